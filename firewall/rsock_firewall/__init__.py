@@ -1,0 +1,1 @@
+"""The inbound traffic that we own, and that the kernel must not see."""

@@ -1,0 +1,96 @@
+"""The values that cross the border of the core: packets, bursts, runs of datagrams.
+
+Nothing here has behaviour.  The link makes ``Packet`` and takes ``Outgoing``; the
+application side makes and takes ``Run``.  Buffers inside a received value are valid
+until the next ``receive`` on the object that made them: who keeps one copies it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+
+
+class Malformed(ValueError):  # noqa: N818 - the field's word, as in "malformed packet"
+    """Bytes from the network that do not parse.  The only exception of every ``parse_*``."""
+
+
+class Checksum(enum.IntEnum):
+    """What is known of a received TCP checksum (virtio_net_hdr flags, include/uapi/linux/virtio_net.h)."""
+
+    VERIFY = 0
+    """Nobody looked: verify it."""
+    VALID = 1
+    """Verified by the NIC or the kernel (VIRTIO_NET_HDR_F_DATA_VALID)."""
+    PARTIAL = 2
+    """Not computed yet, the packet never left this host (VIRTIO_NET_HDR_F_NEEDS_CSUM): do not verify."""
+
+
+class Packet(NamedTuple):
+    """One received IP packet, perhaps several segments merged by GRO."""
+
+    data: memoryview
+    """From the first byte of the IP header; trailing padding of the link may follow."""
+    segment_size: int
+    """TCP payload bytes of each merged segment but the last; 0 when not merged or not known."""
+    checksum: Checksum
+    link_header: bytes
+    """The link header it came with (b"" on header-less links): to answer strangers without a look-up."""
+
+
+class Outgoing(NamedTuple):
+    """One burst to send: IP and TCP headers of the first segment, then the frames."""
+
+    headers: bytes
+    """IP + TCP header.  The IP length covers the whole burst and the IPv4 header checksum is right for it;
+    the TCP checksum field holds the folded, *not* complemented, pseudo-header sum (what NEEDS_CSUM asks for)."""
+    payload: Sequence[Buffer]
+    """Concatenated: the TCP payload of the whole burst."""
+    payload_size: int
+    """Bytes in ``payload``."""
+    segment_size: int
+    """TCP payload bytes of each segment but the last; 0 = one segment, not to be cut."""
+    reply_to: bytes = b""
+    """A received link header to send back reversed; b"" = resolve the next hop by destination address."""
+
+
+class Run(NamedTuple):
+    """Consecutive datagrams of one peer, all of one size but the last, which may be shorter (never longer)."""
+
+    peer: Hashable
+    """Who sent them, or who gets them: opaque to the core, compared and hashed only."""
+    datagrams: list[Buffer]
+    size: int
+    """Bytes of each datagram but the last."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortRange:
+    """TCP ports ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+class Endpoint(NamedTuple):
+    """An IP address and a port; ``scope`` is the device of a link-local IPv6 address, else empty."""
+
+    address: IPAddress
+    port: int
+    scope: str = ""
+
+    def __str__(self) -> str:
+        host = f"{self.address}%{self.scope}" if self.scope else str(self.address)
+        return f"[{host}]:{self.port}" if self.address.version == 6 else f"{host}:{self.port}"

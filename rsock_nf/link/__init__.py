@@ -1,0 +1,140 @@
+"""Where packets enter and leave: the protocol ``Link``, and the door ``open_link``.
+
+One of the two places where the operating system is chosen.  Nothing else in
+``rsock_nf`` knows which one it runs on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
+
+
+class PortSide(enum.Enum):
+    """Which end of a *received* segment carries the server's port."""
+
+    DESTINATION = "destination"
+    """We are the server."""
+    SOURCE = "source"
+    """We are the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which received packets are ours: TCP with an address and a port on the given side, and the ICMP
+    "fragmentation needed" / ICMPv6 "packet too big" about segments that we sent."""
+
+    side: PortSide
+    addresses: tuple[IPAddress, ...]
+    """Server: our own addresses (destination of what we receive); client: the server's (source)."""
+    ports: tuple[PortRange, ...]
+    """The server's ports."""
+
+
+class LinkEvent(enum.Enum):
+    """What happened to the link since the last look."""
+
+    UP = "up"
+    DOWN = "down"
+    MTU = "mtu"
+    """``Link.mtu`` changed."""
+    ADDRESSES = "addresses"
+    """The device's addresses changed."""
+    NEXT_HOP = "next-hop"
+    """The route to a followed destination changed (gateway or source address)."""
+    MOVED = "moved"
+    """The route to a followed destination leads out of another device now; ``Link.moved_to`` names it."""
+    GONE = "gone"
+    """The device was deleted or renamed."""
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """Since the link was opened."""
+
+    received_packets: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    """Bursts as handed to the kernel."""
+    sent_segments: int = 0
+    sent_bytes: int = 0
+    receive_drops: int = 0
+    """Dropped by the kernel because our receive buffer was full (PACKET_STATISTICS tp_drops)."""
+    truncated: int = 0
+    """Received larger than our buffer."""
+    send_full: int = 0
+    """ENOBUFS: dropped because the device queue was full."""
+    too_big: int = 0
+    """Not sent: a frame with its headers above the MTU."""
+    unresolved: int = 0
+    """Not sent: no route or neighbour yet."""
+    send_errors: int = 0
+    """Not sent: anything else."""
+
+
+class Link(Protocol):
+    """One device, as far as our flows are concerned.  Non-blocking throughout."""
+
+    device: str
+    mtu: int
+    """Largest IP packet, bytes."""
+    max_burst_bytes: int
+    """Largest IP packet length of a burst; 0 = this link takes single segments only."""
+    moved_to: str
+
+    def fileno(self) -> int:
+        """Readable when packets wait."""
+
+    def event_fileno(self) -> int:
+        """Readable when ``events`` has something; -1 = never."""
+
+    def receive(self, budget: int) -> list[Packet]:
+        """At most ``budget`` packets; empty when none waits.  Buffers are valid until the next call."""
+
+    def send(self, bursts: Sequence[Outgoing]) -> int:
+        """Send; how many of ``bursts`` are done with (sent, or dropped and counted).
+
+        Less than ``len(bursts)`` means that the send buffer is full: wait until ``fileno`` is writable.
+        """
+
+    def follow(self, remote: IPAddress) -> None:
+        """Resolve the next hop to ``remote`` now and keep it fresh until ``forget``; never blocks."""
+
+    def forget(self, remote: IPAddress) -> None:
+        """Stop following ``remote``."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """Flows to ``remote`` went silent: make the kernel re-check the neighbour at once."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """The source address that the route to ``remote`` prefers; None = no route."""
+
+    def events(self) -> list[LinkEvent]:
+        """What happened since the last call; reads the event descriptor empty."""
+
+    def tick(self, now: float) -> None:
+        """About once a second while traffic flows: neighbours are re-checked, statistics read."""
+
+    def counters(self) -> LinkCounters:
+        """A snapshot."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class LinkError(Exception):
+    """The link cannot be opened or used: one line that names the device and the remedy."""
+
+
+def open_link(device: str, match: Match, *, receive_buffer: int = 32 << 20) -> Link:
+    """Open the link of this operating system on ``device``.
+
+    Raises ``LinkError`` when the device does not exist, is down, is of an unknown kind, or the privilege is missing.
+    """
+    from rsock_nf.link.af_packet import PacketLink
+
+    return PacketLink(device, match, receive_buffer=receive_buffer)

@@ -1,0 +1,42 @@
+"""One instance's settings: what ``config`` ends in and ``runtime`` starts from.  No pydantic here: starting must be fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Where log lines go and which."""
+
+    level: str = "info"
+    """debug | info | warning | error"""
+    file: Path | None = None
+    """None = standard error (foreground) or ``log`` in the state directory (background)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that one instance needs."""
+
+    name: str
+    path: Path
+    """The configuration file, absolute."""
+    digest: str
+    """Hash of the validated configuration (secret included, hashed): tells whether a running instance has the same one."""
+    tunnel: ClientParameters | ServerParameters
+    device: str | None = None
+    """None = the device of the route (client: to the server; server: the default route's)."""
+    addresses: tuple[IPAddress, ...] = ()
+    """Server: the local addresses it answers on; client: the source addresses.  Empty = found on the device."""
+    listen: tuple[Endpoint, ...] = ()
+    """Client: where the application sends its datagrams."""
+    client_ports: tuple[PortRange, ...] = ()
+    """Client: where its source ports come from; empty = chosen by the kernel."""
+    backend: str = "auto"
+    """Firewall backend: auto | nftables | iptables | manual."""
+    log: Log = field(default_factory=Log)
