@@ -1,0 +1,200 @@
+"""One network namespace as a test host: made, entered, and removed with everything that runs in it.
+
+Not a general namespace library: it covers what the laboratory (``lab``) needs, with the
+``ip`` command and ``setns(2)``, and nothing else.  The namespace that the process itself
+runs in is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+NETNS_DIR = Path("/run/netns")
+"""Where iproute2 keeps its named namespaces (ip-netns(8))."""
+_CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns is Python 3.12+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandFailed(RuntimeError):
+    """A command that had to succeed did not: one line with the command and what it said."""
+
+
+class Namespace:
+    """A named network namespace; ``close`` ends its processes and deletes it."""
+
+    def __init__(self, name: str) -> None:
+        """Make it, with ``lo`` up and IPv6 duplicate address detection off (it would delay every address by 1-2 s)."""
+        self.name = name
+        self._sockets: list[socket.socket] = []
+        _checked(["ip", "netns", "add", name])
+        try:
+            self.ip("link set lo up")
+            for scope in ("all", "default"):
+                self.sysctl(f"net.ipv6.conf.{scope}.accept_dad", "0")
+                self.sysctl(f"net.ipv6.conf.{scope}.router_solicitations", "0")
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"Namespace({self.name!r})"
+
+    def ip(self, *commands: str) -> None:
+        """Run ``ip`` subcommands inside, in one batch.  Raises ``CommandFailed``."""
+        _checked(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(commands))
+
+    def nft(self, script: str) -> None:
+        """Load an nft script, atomically.  Raises ``CommandFailed``."""
+        _checked([*self._prefix, "nft", "-f", "-"], stdin=script)
+
+    def run(
+        self, argv: Sequence[str], *, check: bool = True, timeout: float = 60.0, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run to the end and capture the output.  Raises ``CommandFailed`` unless ``check`` is off."""
+        result = subprocess.run(
+            [*self._prefix, *argv], capture_output=True, text=True, timeout=timeout, env=env, check=False
+        )
+        if check and result.returncode != 0:
+            raise CommandFailed(_describe(argv, result))
+        return result
+
+    def popen(self, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
+        """Start a process inside; its pid is the program's own (``ip netns exec`` replaces itself)."""
+        return subprocess.Popen([*self._prefix, *argv], **keywords)
+
+    def python(self, code: str, *arguments: str, **keywords: Any) -> subprocess.Popen[Any]:
+        """Start this interpreter inside, on ``code``."""
+        return self.popen([sys.executable, "-c", code, *arguments], **keywords)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in a thread that has entered the namespace; whatever it opens stays inside.
+
+        Files below ``/proc/sys/net`` and ``/proc/thread-self/net`` are the namespace's.
+        """
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def enter_and_run() -> None:
+            try:
+                with (NETNS_DIR / self.name).open("rb") as handle:
+                    if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+                        error = ctypes.get_errno()
+                        raise OSError(error, f"setns {self.name}: {os.strerror(error)}")
+                outcome.append(function())
+            except BaseException as error:  # noqa: BLE001 - re-raised in the caller's thread
+                failure.append(error)
+
+        thread = threading.Thread(target=enter_and_run, name=f"netns {self.name}")
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket that lives inside, usable from any thread; closed with the namespace at the latest."""
+        made = self.call(lambda: socket.socket(family, kind, protocol))
+        self._sockets.append(made)
+        return made
+
+    def sysctl(self, key: str, value: str | None = None) -> str:
+        """Read, or write and read back, a network sysctl by its dotted name."""
+        path = Path("/proc/sys") / key.replace(".", "/")
+
+        def access() -> str:
+            if value is not None:
+                path.write_text(value)
+            return path.read_text().strip()
+
+        return self.call(access)
+
+    def read(self, path: str) -> str:
+        """A file below ``/proc/thread-self/net`` (``nf_conntrack``, ``tcp``, ``packet``, ...)."""
+        return self.call(lambda: (Path("/proc/thread-self/net") / path).read_text())
+
+    def pids(self) -> list[int]:
+        """The processes that run inside."""
+        inode = (NETNS_DIR / self.name).stat().st_ino
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if (entry / "ns/net").stat().st_ino == inode:
+                        found.append(int(entry.name))
+        return sorted(found)
+
+    def close(self) -> None:
+        """End what runs inside (SIGTERM, after 3 s SIGKILL), delete it.  Idempotent."""
+        for made in self._sockets:
+            made.close()
+        self._sockets.clear()
+        if not (NETNS_DIR / self.name).exists():
+            return
+        _end(self.pids(), signal.SIGTERM, 3.0)
+        _end(self.pids(), signal.SIGKILL, 3.0)
+        _checked(["ip", "netns", "delete", self.name])
+
+    @property
+    def _prefix(self) -> list[str]:
+        return ["ip", "netns", "exec", self.name]
+
+
+def orphans(pattern: str) -> Iterator[str]:
+    """Names of namespaces that match ``pattern``, whose first group is the pid of a maker that is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in sorted(NETNS_DIR.iterdir()):
+            match = re.fullmatch(pattern, entry.name)
+            if match and not Path(f"/proc/{match[1]}").exists():
+                yield entry.name
+
+
+def discard(name: str) -> None:
+    """End what runs in a left-over namespace and delete it."""
+    leftover = Namespace.__new__(Namespace)
+    leftover.name, leftover._sockets = name, []
+    leftover.close()
+
+
+def _end(pids: Sequence[int], number: signal.Signals, patience: float) -> None:
+    """Signal every process, then wait up to ``patience`` seconds for each of them to be gone."""
+    handles: list[int] = []
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(handles[-1], number)
+        for handle in handles:
+            # A pidfd is readable once its process has ended (pidfd_open(2)).
+            select.select([handle], [], [], patience)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _checked(argv: Sequence[str], stdin: str | None = None) -> str:
+    try:
+        result = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError:
+        raise CommandFailed(f"{argv[0]}: command not found (Debian: apt-get install iproute2 nftables)") from None
+    if result.returncode != 0:
+        raise CommandFailed(_describe(argv, result))
+    return result.stdout
+
+
+def _describe(argv: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
+    said = (result.stderr or result.stdout).strip().replace("\n", " | ")
+    return f"{' '.join(argv)}: exit {result.returncode}: {said}"
