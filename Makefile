@@ -1,0 +1,69 @@
+# Everything here is idempotent.  `make demo` and `make test` work on a fresh Debian 12 machine, as root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# What the tunnel itself and its demonstration need; the rest is for tests, their peers and their judges.
+RUN_PACKAGES := python3-venv nftables iproute2 ethtool
+TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
+	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf nginx-light \
+	shellcheck
+
+# Every shell script, found by its first line.
+SCRIPTS = $(shell git ls-files -z .ci bench contrib tests vagrant | xargs -0 -r grep -lE '^\#!/(usr/bin/env bash|bin/(ba)?sh)' --)
+
+.PHONY: help demo test check format bench fuzz wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(VENV)/.run ## the main job: client, strict NAT router and server in namespaces, real traffic through the tunnel
+	@$(PY) -m rsock_nf demo
+
+test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.develop ## lint, format, types, import directions, shell scripts
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/mypy $(wildcard tests bench)
+	@$(VENV)/bin/lint-imports
+	@shellcheck -- $(SCRIPTS)
+
+format: $(VENV)/.develop ## let ruff format and mend what it can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.bench ## the benchmark: writes bench/out
+	@$(PY) -m bench
+
+fuzz: $(VENV)/.develop ## the fuzz and property tests with a hundred times the examples
+	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property $(wildcard tests/fuzz)
+
+wheel: $(VENV)/.develop ## dist/*.whl
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## everything that make made in this directory
+	rm -rf $(VENV) build dist bench/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps.  Each environment contains the one before it, so that `make test` after `make demo` adds and removes nothing.
+$(VENV)/.run: pyproject.toml .ci/venv .ci/apt-install
+	@.ci/apt-install $(RUN_PACKAGES)
+	@.ci/venv $(VENV)
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.run
+	@.ci/apt-install $(TEST_PACKAGES)
+	@.ci/venv $(VENV) test check
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.develop
+	@.ci/venv $(VENV) test check bench
+	@touch $@
