@@ -1,0 +1,137 @@
+"""Holding TCP ports: as long as a ``HeldPort`` lives, the kernel gives its port to nobody else.
+
+What it is: one bound TCP socket for each port, on ``[::]`` and IPv4 at once, that never listens.
+An explicit bind or listen of somebody else fails with EADDRINUSE, the kernel's choice of an
+ephemeral port passes it by, and ``ss -tln`` does not show it.  Neither SO_REUSEADDR nor
+SO_REUSEPORT: with either of them on both sides a foreign bind would succeed (net/ipv4/inet_connection_sock.c,
+``inet_csk_bind_conflict``).
+
+What it is not: a firewall.  The kernel answers a SYN to a held port with RST; the drop rule prevents that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from rsock_nf.core.types import PortRange
+from rsock_nf.link import LinkError
+
+
+class HeldPort:
+    """One TCP port that is ours until ``close``; also a context manager."""
+
+    def __init__(self, holder: socket.socket) -> None:
+        self._socket = holder
+        self.port: int = holder.getsockname()[1]
+
+    def close(self) -> None:
+        """Give the port back; idempotent.  It is free at once: there was no connection, so no TIME_WAIT."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def hold_port(port: int) -> HeldPort:
+    """Hold ``port`` for IPv4 and IPv6.
+
+    Raises ``LinkError`` when it is taken, be it by a listener, a connection or one in TIME_WAIT (which ends
+    within 60 s: who may wait tries again), when it needs a privilege, or when no socket can be had.
+    """
+    try:
+        return _hold(port)
+    except OSError as error:
+        raise LinkError(_why(port, error)) from error
+
+
+def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = os.urandom) -> HeldPort:
+    """Hold a port chosen by the kernel or, with ``ranges``, a random free one of those.
+
+    Every port of ``ranges`` is tried, in a cyclic order that begins at a random one.
+    Raises ``LinkError`` when none is free.
+    """
+    if not ranges:
+        return hold_port(0)
+    taken = 0
+    for port in _from_random_start(ranges, rng):
+        try:
+            return _hold(port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise LinkError(_why(port, error)) from error
+            taken += 1
+    names = ", ".join(map(str, ranges))
+    raise LinkError(f"all {taken} ports of {names} are in use; widen the range, or see `ss -tan` for who has them")
+
+
+def hold_ports(ranges: Sequence[PortRange]) -> list[HeldPort]:
+    """Hold every port of ``ranges`` (disjoint), in their order: all of them, or none and ``LinkError``."""
+    held: list[HeldPort] = []
+    try:
+        for span in ranges:
+            held.extend(hold_port(port) for port in range(span.first, span.last + 1))
+    except BaseException:
+        for port in held:
+            port.close()
+        raise
+    return held
+
+
+def _hold(port: int) -> HeldPort:
+    """Bind ``port``, or any for 0.  Raises ``OSError``."""
+    holder = _unbound_socket()
+    try:
+        if holder.family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            holder.bind(("::", port))
+        else:
+            holder.bind(("", port))
+        return HeldPort(holder)
+    except BaseException:
+        holder.close()
+        raise
+
+
+def _unbound_socket() -> socket.socket:
+    """IPv6 where the kernel has it.
+
+    With ``net.ipv6.conf.*.disable_ipv6`` it has, and ``::`` binds; with ``ipv6.disable=1`` on the kernel's command
+    line it has not.
+    """
+    try:
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+
+def _from_random_start(ranges: Sequence[PortRange], rng: Callable[[int], bytes]) -> Iterator[int]:
+    ports = [port for span in ranges for port in range(span.first, span.last + 1)]
+    start = int.from_bytes(rng(4)) % len(ports)
+    yield from ports[start:]
+    yield from ports[:start]
+
+
+def _why(port: int, error: OSError) -> str:
+    name = f"port {port}" if port else "an ephemeral TCP port"
+    match error.errno:
+        case errno.EADDRINUSE if port:
+            return f"{name} is in use; `ss -tanp sport = :{port}` tells by whom"
+        case errno.EADDRINUSE:
+            return "no ephemeral TCP port is free; see net.ipv4.ip_local_port_range"
+        case errno.EACCES:
+            return f"{name} is privileged; run as root or with CAP_NET_BIND_SERVICE"
+        case errno.EMFILE | errno.ENFILE:
+            return f"{name} cannot be held: too many open files; raise `ulimit -n` (one descriptor for each port)"
+    return f"{name} cannot be held: {error.strerror}"
