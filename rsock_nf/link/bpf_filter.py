@@ -1,0 +1,251 @@
+"""The filter program that selects our packets on a tap.
+
+What it is: a pure function from a ``Match`` to classic BPF, the same for Linux and the BSDs; only the
+``Layout`` differs.  What it is not: the last word on a packet.  It spares us the traffic of others, and
+the core parses what is left.
+
+All loads are at absolute offsets.  Linux's SKF_NET_OFF would let one program serve every device, but
+before Linux 6.16 such loads fail beyond the linear part of an skb, where some drivers keep even the
+TCP header (kernel commit "bpf: support SKF_NET_OFF and SKF_LL_OFF on skb frags").
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from rsock_nf.core.types import PortRange
+from rsock_nf.link import Match, PortSide
+from rsock_nf.link.cbpf import (
+    ADD_X,
+    AND,
+    JEQ,
+    JGE,
+    JSET,
+    LD_B,
+    LD_B_X,
+    LD_H,
+    LD_H_X,
+    LD_W,
+    LD_W_X,
+    LDX_HEADER_LENGTH,
+    LSH,
+    RET,
+    TAX,
+    Assembler,
+    Instruction,
+    encode,
+    interpret,
+)
+
+__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "interpret", "null_layout", "program"]
+
+ACCEPT: Final = 0x40000
+"""Bytes to keep of an accepted packet: more than any packet has."""
+_ETH_IPV4, _ETH_IPV6 = 0x0800, 0x86DD
+_TCP, _ICMP, _ICMP6 = 6, 1, 58
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where, in what a tap shows, the network protocol is told and the IP header begins."""
+
+    network: int
+    """Offset of the IP header."""
+    load: int
+    """Opcode that loads the protocol."""
+    offset: int
+    """Offset of the protocol."""
+    mask: int
+    """Bits of it that count; 0 = all."""
+    ipv4: int
+    ipv6: int
+
+
+ETHERNET: Final = Layout(14, LD_H, 12, 0, _ETH_IPV4, _ETH_IPV6)
+"""Linux: Ethernet and loopback.  BSD: DLT_EN10MB."""
+RAW_IP: Final = Layout(0, LD_B, 0, 0xF0, 0x40, 0x60)
+"""No link header (PPP, TUN, WireGuard; DLT_RAW): the version field tells."""
+
+
+def null_layout(af_inet6: int) -> Layout:
+    """DLT_NULL: the address family as a word in *host* byte order; ``af_inet6`` is the system's (24, 28 or 30)."""
+    ipv4, ipv6 = (int.from_bytes(af.to_bytes(4, sys.byteorder), "big") for af in (2, af_inet6))
+    return Layout(4, LD_W, 0, 0, ipv4, ipv6)
+
+
+def program(match: Match, layout: Layout) -> list[Instruction]:
+    """Instructions that accept what ``match`` describes and nothing else.
+
+    TCP over IPv4 (any header length, no fragment) and IPv6 (no extension headers) with an address *and* a port
+    on the asked side; ICMP type 3 code 4 (RFC 792, RFC 1191) and ICMPv6 type 2 (RFC 4443) that quote such a
+    segment going the other way.  Raises ``ValueError`` when there is nothing to match or too much.
+    """
+    ipv4 = [address.packed for address in match.addresses if address.version == 4]
+    ipv6 = [address.packed for address in match.addresses if address.version == 6]
+    if not match.ports or not match.addresses:
+        raise ValueError("a filter needs at least one address and one port")
+    asm = Assembler()
+    asm.emit(layout.load, layout.offset)
+    if layout.mask:
+        asm.emit(AND, layout.mask)
+    if ipv4:
+        asm.branch(JEQ, layout.ipv4, then="ipv4")
+    if ipv6:
+        asm.branch(JEQ, layout.ipv6, then="ipv6")
+    asm.goto("reject")
+    if ipv4:
+        _ipv4(asm, layout.network, match.side, ipv4)
+    if ipv6:
+        _ipv6(asm, layout.network, match.side, ipv6)
+    asm.label("reject")
+    asm.emit(RET, 0)
+    asm.label("ports")
+    _ports(asm, match.ports)
+    return asm.assemble()
+
+
+def _opposite(side: PortSide) -> PortSide:
+    return PortSide.SOURCE if side is PortSide.DESTINATION else PortSide.DESTINATION
+
+
+def _port(side: PortSide) -> int:
+    """Offset of a port in the TCP header."""
+    return 0 if side is PortSide.SOURCE else 2
+
+
+def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
+    """RFC 791: flags and fragment offset at 6, protocol at 9, source at 12, destination at 16."""
+
+    def address(of: PortSide) -> int:
+        return 12 if of is PortSide.SOURCE else 16
+
+    asm.label("ipv4")
+    asm.emit(LD_H, net + 6)
+    asm.branch(JSET, 0x3FFF, then="reject")  # more fragments, or not the first: ours carry DF
+    asm.emit(LD_B, net + 9)
+    asm.branch(JEQ, _TCP, then="tcp4")
+    asm.branch(JEQ, _ICMP, then="icmp4", otherwise="reject")
+
+    asm.label("tcp4")
+    _addresses(asm, LD_W, net + address(side), addresses, "tcp4 port")
+    asm.label("tcp4 port")
+    asm.emit(LDX_HEADER_LENGTH, net)
+    asm.emit(LD_H_X, net + _port(side))
+    asm.goto("ports")
+
+    asm.label("icmp4")
+    sent = _opposite(side)
+    quoted = net + 8
+    asm.emit(LDX_HEADER_LENGTH, net)
+    asm.emit(LD_H_X, net)
+    asm.branch(JEQ, 0x0304, otherwise="reject")  # destination unreachable, fragmentation needed
+    asm.emit(LD_H_X, quoted + 6)
+    asm.branch(JSET, 0x3FFF, then="reject")
+    asm.emit(LD_B_X, quoted + 9)
+    asm.branch(JEQ, _TCP, otherwise="reject")
+    _addresses(asm, LD_W_X, quoted + address(sent), addresses, "icmp4 port")
+    asm.label("icmp4 port")
+    asm.emit(LD_B_X, quoted)  # the quoted header may carry options too
+    asm.emit(AND, 15)
+    asm.emit(LSH, 2)
+    asm.emit(ADD_X)
+    asm.emit(TAX)
+    asm.emit(LD_H_X, quoted + _port(sent))
+    asm.goto("ports")
+
+
+def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
+    """RFC 8200: next header at 6, source at 8, destination at 24, payload at 40; ICMPv6 quotes from 48."""
+
+    def address(of: PortSide) -> int:
+        return 8 if of is PortSide.SOURCE else 24
+
+    asm.label("ipv6")
+    asm.emit(LD_B, net + 6)
+    asm.branch(JEQ, _TCP, then="tcp6")
+    asm.branch(JEQ, _ICMP6, then="icmp6", otherwise="reject")
+
+    asm.label("tcp6")
+    _addresses(asm, LD_W, net + address(side), addresses, "tcp6 port")
+    asm.label("tcp6 port")
+    asm.emit(LD_H, net + 40 + _port(side))
+    asm.goto("ports")
+
+    asm.label("icmp6")
+    sent = _opposite(side)
+    quoted = net + 48
+    asm.emit(LD_B, net + 40)
+    asm.branch(JEQ, 2, otherwise="reject")  # packet too big
+    asm.emit(LD_B, quoted + 6)
+    asm.branch(JEQ, _TCP, otherwise="reject")
+    _addresses(asm, LD_W, quoted + address(sent), addresses, "icmp6 port")
+    asm.label("icmp6 port")
+    asm.emit(LD_H, quoted + 40 + _port(sent))
+    asm.goto("ports")
+
+
+def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes], found: str) -> None:
+    """Go to ``found`` when the address at ``offset`` is one of ``addresses``, else to "reject".
+
+    A trie over 32-bit words: the addresses of a device mostly share their prefix.
+    """
+    asm.emit(load, offset)
+    groups = [(word, [a[4:] for a in members]) for word, members in groupby(sorted(set(addresses)), lambda a: a[:4])]
+    for n, (word, tails) in enumerate(groups):
+        value = int.from_bytes(word, "big")
+        last = n == len(groups) - 1
+        if tails == [b""]:
+            asm.branch(JEQ, value, then=found, otherwise="reject" if last else "")
+            continue
+        other = "reject" if last else asm.fresh("address")
+        asm.branch(JEQ, value, otherwise=other)
+        _addresses(asm, load, offset + 4, tails, found)
+        if not last:
+            asm.label(other)
+
+
+_BLOCK: Final = 64
+"""Comparisons that share one pair of returns: all of them reach it."""
+
+
+def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
+    """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.
+
+    The sorted values where inside and outside change: an odd number of them at or below the port means inside.
+    """
+    changes: list[int] = []
+    for first, last in sorted((r.first, r.last) for r in ports):
+        if changes and first <= changes[-1]:  # overlaps or touches the one before
+            changes[-1] = max(changes[-1], last + 1)
+        else:
+            changes += [first, last + 1]
+    _search(asm, changes, 0, len(changes), None)
+
+
+def _search(asm: Assembler, changes: list[int], low: int, high: int, block: str | None) -> None:
+    """The subtree that knows: ``low`` changes are at or below the port, those from ``high`` on above it."""
+    opens = block is None and high - low <= _BLOCK
+    if opens:
+        block = asm.fresh("block")
+    middle = (low + high) // 2
+
+    def leaf(count: int) -> str:
+        return f"{block} {'accept' if count % 2 else 'reject'}"
+
+    above = leaf(high) if middle + 1 == high and block else asm.fresh("above")
+    below = leaf(low) if low == middle and block else ""
+    asm.branch(JGE, changes[middle], then=above, otherwise=below)
+    if not below:
+        _search(asm, changes, low, middle, block)
+    if not (middle + 1 == high and block):
+        asm.label(above)
+        _search(asm, changes, middle + 1, high, block)
+    if opens:
+        asm.label(leaf(1))
+        asm.emit(RET, ACCEPT)
+        asm.label(leaf(0))
+        asm.emit(RET, 0)
