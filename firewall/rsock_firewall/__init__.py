@@ -1,1 +1,11 @@
-"""The inbound traffic that we own, and that the kernel must not see."""
+"""The inbound traffic that we own, and that the kernel must not see.
+
+``select(backend)`` gives a ``Firewall``; ``Firewall.hold(policy)`` installs the policy for as long as
+its context lasts.  This package is a leaf: it imports nothing of ``rsock_nf``, and is all that the
+project does to a host's packet filter.  ``firewall/README.md`` is the auditor's guide.
+"""
+
+from rsock_firewall.policy import Counters, Firewall, FirewallError, Held, Policy, PortRange
+from rsock_firewall.select import select
+
+__all__ = ["Counters", "Firewall", "FirewallError", "Held", "Policy", "PortRange", "select"]

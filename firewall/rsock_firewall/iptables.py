@@ -1,0 +1,424 @@
+"""The iptables backend, for kernels without nf_tables: legacy xtables through python-iptables.
+
+Two chains of our own in the ``raw`` table of each address family, and a jump to each at the head of
+PREROUTING and OUTPUT.  libiptc replaces a whole table in one system call, so every change is atomic
+within a family.  Legacy tables have no owner: a foreign flush removes the rules until ``repair``.
+
+python-iptables is imported here only, and late: it is slow, absent on most hosts, and raises anything
+where the xtables libraries are missing.  It is not thread-safe: one lock, and xtables' own file lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rsock_firewall.policy import (
+    Counters,
+    Drop,
+    FirewallError,
+    Held,
+    Policy,
+    PortRange,
+    check_name,
+    inbound,
+    merged,
+    outbound,
+)
+
+IN_PREFIX, OUT_PREFIX = "RSOCK_NF_", "RSOCK_NFO_"
+NAME_SPACE = 28 - len(OUT_PREFIX)
+"""A chain's name has at most 28 characters (XT_EXTENSION_MAXNAMELEN less its NUL)."""
+COMMENT = "rsock-nf "
+"""On the jumps, followed by the instance's name: the chain's own may be a hash."""
+LOCK_WAIT = 5.0
+"""Seconds to wait for another iptables command."""
+COMMITS = 5
+"""Tries against foreign changes between reading and replacing a table (EAGAIN)."""
+ANYTHING = Drop(None, None, None, None)
+_one_at_a_time = threading.RLock()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One rule, as ``iptables-save`` writes it."""
+
+    chain: str
+    target: str
+    device: str | None = None
+    drop: Drop = ANYTHING
+    source_ports: PortRange | None = None
+    destination_ports: PortRange | None = None
+    comment: str | None = None
+
+    def __str__(self) -> str:
+        bits = 32 if self.drop.version == 4 else 128
+        words = [
+            f"-{'A' if self.comment is None else 'I'} {self.chain}",
+            f"-s {self.drop.source}/{bits}" if self.drop.source else "",
+            f"-d {self.drop.destination}/{bits}" if self.drop.destination else "",
+            f"-i {self.device}" if self.device else "",
+            "-p tcp",
+            "-m tcp" if self.source_ports or self.destination_ports else "",
+            f"--sport {_spelt(self.source_ports)}" if self.source_ports else "",
+            f"--dport {_spelt(self.destination_ports)}" if self.destination_ports else "",
+            f'-m comment --comment "{self.comment}"' if self.comment else "",
+            f"-j {self.target}",
+        ]
+        return " ".join(word for word in words if word)
+
+
+def chain_names(name: str) -> tuple[str, str]:
+    """The inbound and the output chain of an instance; a long name becomes a hash."""
+    short = name if len(name) <= NAME_SPACE else hashlib.sha256(name.encode()).hexdigest()[:NAME_SPACE]
+    return IN_PREFIX + short, OUT_PREFIX + short
+
+
+def lines(policy: Policy, version: int) -> list[Line]:
+    """The rules of one address family: a rule for each pair of port ranges (``multiport`` fails in some releases)."""
+    chains = chain_names(policy.name)
+    sets = {"local_ports": merged(policy.local_ports), "remote_ports": merged(policy.remote_ports), None: (None,)}
+    result = []
+    for chain, drops in zip(chains, (inbound(policy), outbound(policy)), strict=True):
+        result += [
+            Line(chain, "DROP", None, drop, source, destination)
+            for drop in drops
+            if drop.version in (None, version)
+            for source in sets[drop.source_ports]
+            for destination in sets[drop.destination_ports]
+        ]
+    comment = COMMENT + policy.name
+    jumps = [Line("PREROUTING", chains[0], policy.device, comment=comment), Line("OUTPUT", chains[1], comment=comment)]
+    return result + jumps
+
+
+def families(policy: Policy) -> list[int]:
+    """The address families that the policy needs rules in; IPv6 without need only where the kernel has it."""
+    versions = {drop.version for drop in inbound(policy)}
+    if versions == {None}:
+        return [4, 6] if Path("/proc/thread-self/net/if_inet6").exists() else [4]
+    return sorted(version for version in versions if version)
+
+
+def render(policy: Policy) -> str:
+    """What ``iptables-restore --noflush`` and ``ip6tables-restore --noflush`` take, under a heading for each."""
+    text = []
+    for version in families(policy):
+        text += [f"# IPv{version}: {'iptables' if version == 4 else 'ip6tables'}-restore --noflush", "*raw"]
+        text += [f":{chain} - [0:0]" for chain in chain_names(policy.name)]
+        text += [*map(str, lines(policy, version)), "COMMIT"]
+    return "\n".join([*text, ""])
+
+
+class Iptables:
+    """See ``policy.Firewall``."""
+
+    name = "iptables"
+
+    def probe(self) -> None:
+        """Read the IPv4 raw table and build a rule; the kernel may load ``iptable_raw`` for that, nothing else changes."""
+        with _table(4):
+            _rule(4, Line("PREROUTING", "DROP", destination_ports=PortRange(1, 1), comment=COMMENT))
+
+    @contextmanager
+    def hold(self, policy: Policy) -> Iterator[Held]:
+        """See ``policy.Firewall.hold``.  Nothing tells whether another live daemon has the same name."""
+        held = IptablesHeld(policy)
+        try:
+            yield held
+        finally:
+            held.release()
+
+    def clear(self, name: str) -> bool:
+        """See ``policy.Firewall.clear``."""
+        chains = chain_names(check_name(name))
+        existed = [_replace(version, chains, []) for version in _loaded_families()]
+        return any(existed)
+
+    def clear_all(self) -> list[str]:
+        """See ``policy.Firewall.clear_all``."""
+        return sorted(name for name in _instances() if self.clear(name))
+
+    def render(self, policy: Policy) -> str:
+        """See ``policy.Firewall.render``."""
+        return render(policy)
+
+    def counters(self, name: str) -> Counters:
+        """See ``policy.Firewall.counters``; since the last update that changed the rules."""
+        total = Counters()
+        chains = chain_names(check_name(name))
+        found = False
+        for version in _loaded_families():
+            with _table(version) as table:
+                found |= table.is_chain(chains[0])
+                total = _sum(total, _counted(table, chains))
+        if not found:
+            raise FirewallError(f"there are no chains {chains[0]} and {chains[1]} in the raw table")
+        return total
+
+
+class IptablesHeld:
+    """See ``policy.Held``."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._chains = chain_names(policy.name)
+        self._carried = Counters()
+        """Counted by rules that were replaced since."""
+        self._installed: dict[int, list[str]] = {}
+        """Family: the fingerprint of what we wrote."""
+        self._released = False
+        try:
+            self._install(policy)
+        except BaseException:
+            self.release()
+            raise
+
+    def update(self, policy: Policy) -> None:
+        """See ``policy.Held.update``.  One commit for each family; a failure of the second undoes the first."""
+        if policy.name != self._policy.name:
+            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        if policy == self._policy:
+            return
+        try:
+            self._install(policy)
+        except FirewallError:
+            self._install(self._policy)
+            raise
+
+    def fileno(self) -> int:
+        """-1: legacy xtables tell nobody of changes."""
+        return -1
+
+    def repair(self) -> bool:
+        """See ``policy.Held.repair``."""
+        if all(_fingerprint(version, self._chains) == mine for version, mine in self._installed.items()):
+            return False
+        self._install(self._policy)
+        return True
+
+    def counters(self) -> Counters:
+        """See ``policy.Held.counters``."""
+        total = self._carried
+        for version in self._installed:
+            with _table(version) as table:
+                total = _sum(total, _counted(table, self._chains))
+        return total
+
+    def release(self) -> None:
+        """See ``policy.Held.release``."""
+        if self._released:
+            return
+        for version in list(self._installed):
+            _replace(version, self._chains, [])
+            del self._installed[version]
+        self._released = True
+
+    def _install(self, policy: Policy) -> None:
+        carried = self.counters()
+        wanted = families(policy)
+        for version in wanted:
+            self._installed.setdefault(version, [])
+            _replace(version, self._chains, lines(policy, version))
+            self._installed[version] = _fingerprint(version, self._chains)
+        for version in [version for version in self._installed if version not in wanted]:
+            _replace(version, self._chains, [])
+            del self._installed[version]
+        self._policy = policy
+        self._carried = carried
+
+
+def _replace(version: int, chains: tuple[str, str], new: list[Line]) -> bool:
+    """In one commit, take out the two chains and the jumps to them, and write ``new``; True if there was something."""
+    for attempt in range(1, COMMITS + 1):
+        with _table(version) as table:
+            existed = _remove(table, chains)
+            if not existed and not new:
+                return False
+            if new:
+                for chain in chains:
+                    table.create_chain(chain)
+            for line in new:
+                chain = _iptc().Chain(table, line.chain)
+                rule = _rule(version, line)
+                if line.comment:
+                    chain.insert_rule(rule)
+                else:
+                    chain.append_rule(rule)
+            try:
+                table.commit()
+            except _iptc().IPTCError as error:
+                if "temporarily unavailable" not in str(error) or attempt == COMMITS:
+                    raise
+            else:
+                return existed
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _remove(table: Any, chains: tuple[str, str]) -> bool:
+    existed = False
+    for builtin in ("PREROUTING", "OUTPUT"):
+        chain = _iptc().Chain(table, builtin)
+        while jump := next((rule for rule in chain.rules if rule.target and rule.target.name in chains), None):
+            chain.delete_rule(jump)
+            existed = True
+    for name in chains:
+        if table.is_chain(name):
+            table.flush_entries(name)
+            table.delete_chain(name)
+            existed = True
+    return existed
+
+
+def _rule(version: int, line: Line) -> Any:
+    iptc = _iptc()
+    rule = iptc.Rule() if version == 4 else iptc.Rule6()
+    rule.protocol = "tcp"
+    if line.drop.source:
+        rule.src = str(line.drop.source)
+    if line.drop.destination:
+        rule.dst = str(line.drop.destination)
+    if line.device:
+        rule.in_interface = line.device
+    if line.source_ports or line.destination_ports:
+        match = rule.create_match("tcp")
+        if line.source_ports:
+            match.sport = _spelt(line.source_ports)
+        if line.destination_ports:
+            match.dport = _spelt(line.destination_ports)
+    if line.comment:
+        rule.create_match("comment").comment = line.comment
+    rule.create_target(line.target)
+    return rule
+
+
+def _fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
+    """Our chains' rules and the jumps to them, without counters."""
+    found = []
+    with _table(version) as table:
+        for chain in ("PREROUTING", "OUTPUT", *chains):
+            if not table.is_chain(chain):
+                continue
+            for rule in _iptc().Chain(table, chain).rules:
+                if chain in chains or (rule.target and rule.target.name in chains):
+                    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=version == 6)
+                    found.append(
+                        f"{chain} {sorted((key, value) for key, value in decoded.items() if key != 'counters')}"
+                    )
+    return found
+
+
+def _counted(table: Any, chains: tuple[str, str]) -> Counters:
+    sums = []
+    for chain in chains:
+        rules = _iptc().Chain(table, chain).rules if table.is_chain(chain) else []
+        counts = [rule.get_counters() for rule in rules]
+        sums += [sum(packets for packets, _ in counts), sum(octets for _, octets in counts)]
+    return Counters(*sums)
+
+
+def _sum(one: Counters, other: Counters) -> Counters:
+    return Counters(*(a + b for a, b in zip(one, other, strict=True)))
+
+
+def _instances() -> set[str]:
+    """Named by the comment on a jump, or by the chain where a foreign flush took the jump."""
+    names = set()
+    for version in _loaded_families():
+        with _table(version) as table:
+            by_chain = {}
+            for rule in _iptc().Chain(table, "PREROUTING").rules:
+                for match in rule.matches:
+                    if match.name == "comment" and match.comment.strip('"').startswith(COMMENT):
+                        by_chain[rule.target.name] = match.comment.strip('"').removeprefix(COMMENT)
+            for chain in table.chains:
+                if chain.name.startswith(IN_PREFIX):
+                    names.add(by_chain.get(chain.name, chain.name.removeprefix(IN_PREFIX)))
+    return names
+
+
+def _loaded_families() -> list[int]:
+    """Those whose raw table this namespace has: looking into another would load it."""
+    result = []
+    for version, path in ((4, "ip_tables_names"), (6, "ip6_tables_names")):
+        try:
+            tables = Path("/proc/thread-self/net", path).read_text().split()
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            raise _unprivileged() from None
+        if "raw" in tables:
+            result.append(version)
+    return result
+
+
+@contextmanager
+def _table(version: int) -> Iterator[Any]:
+    """The raw table as it is now; nothing is written before ``commit``.  Turns what goes wrong into ``FirewallError``."""
+    iptc = _iptc()
+    with _one_at_a_time, _xtables_lock():
+        table = None
+        try:
+            table = iptc.Table("raw", autocommit=False) if version == 4 else iptc.Table6("raw", autocommit=False)
+            table.refresh()
+            yield table
+        except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError) as error:
+            reason = str(error)
+            if "ermi" in reason:  # "Permission denied (you must be root)", "Operation not permitted"
+                raise _unprivileged() from error
+            raise FirewallError(f"iptables (legacy, IPv{version}, table raw): {reason}") from error
+        finally:
+            if table is not None:
+                table.close()
+
+
+@contextmanager
+def _xtables_lock() -> Iterator[None]:
+    """The lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and write."""
+    path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise _unprivileged() from error
+    except OSError as error:
+        raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise FirewallError(f"iptables: another command holds {path} for over {LOCK_WAIT:.0f} s") from None
+                time.sleep(0.02)  # flock has no timeout
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _iptc() -> Any:
+    try:
+        import iptc
+        import iptc.easy
+    except Exception as error:  # whatever python-iptables and ctypes raise
+        raise FirewallError(f"iptables backend unavailable: {type(error).__name__}: {error}") from error
+    return iptc
+
+
+def _spelt(ports: PortRange) -> str:
+    return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
+
+
+def _unprivileged() -> FirewallError:
+    return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")

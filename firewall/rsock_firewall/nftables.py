@@ -1,0 +1,424 @@
+"""The nftables backend: one ``inet`` table for each instance, changed by atomic batches only.
+
+Where the kernel has the flags owner and persist (Linux >= 6.9) the table belongs to the daemon's netlink
+socket: nobody else can change it, a crash leaves it, the restarted daemon takes it over.  Elsewhere it
+is a plain table (never owner alone, which would take the rules away with a killed daemon), and ``repair``
+puts it back after somebody else's flush.
+
+The state is always read from the kernel, never remembered across processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from rsock_firewall import nf_messages as nf
+from rsock_firewall import nft_text
+from rsock_firewall.policy import Counters, Drop, FirewallError, Held, Policy, PortRange, check_name, merged
+
+PLAIN = 0
+OWNED = nf.TABLE_OWNER | nf.TABLE_PERSIST
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What the kernel has under one table's name."""
+
+    flags: int
+    hooks: dict[str, str | None]
+    """Chain, named after its hook: its device (None where a hook has none)."""
+    sets: dict[str, list[PortRange]]
+    rules: list[tuple[str, int]]
+    """(chain, handle).  A rule never changes under its handle, and handles are not used twice."""
+    counted: dict[str, tuple[int, int]]
+    """Chain: (packets, bytes)."""
+    foreign: bool
+    """It holds a rule that rsock-nf did not write."""
+
+    def same_shape(self, policy: Policy, *, ingress: bool) -> bool:
+        """Whether the policy fits into the chains and sets that are there (a kept base chain is what makes a swap gap-free)."""
+        return self.hooks == _hooks(policy, ingress=ingress) and list(self.sets) == list(nft_text.port_sets(policy))
+
+    def stands_for(self, policy: Policy, *, ingress: bool) -> bool:
+        """Whether everything that the policy asks for is there, as far as can be told without reading expressions."""
+        wanted = {chain: len(drops) for chain, drops in nft_text.chains(policy, ingress=ingress).items()}
+        return (
+            self.same_shape(policy, ingress=ingress)
+            and not self.foreign
+            and all(self.sets[name] == list(merged(ports)) for name, ports in nft_text.port_sets(policy).items())
+            and Counter(chain for chain, _ in self.rules) == wanted
+        )
+
+
+class Nftables:
+    """See ``policy.Firewall``."""
+
+    name = "nftables"
+
+    def __init__(self, *, persist: bool | None = None, ingress: bool | None = None) -> None:
+        """None = what this kernel has, found by ``probe``; tests force the paths of older kernels."""
+        self._persist = persist
+        self._ingress = ingress
+        self._probed = False
+
+    def probe(self) -> None:
+        """Offer the kernel a whole table in a batch whose last message must fail: it tells all and changes nothing."""
+        if self._probed:
+            return
+        missing = nf.delete_table(f"{nft_text.TABLE_PREFIX}probe.{os.getpid()}.missing")
+        policy = Policy(f"probe.{os.getpid()}", "lo", (IPv4Address("127.0.0.1"),), (PortRange(1, 1),))
+        refused = None
+        with closing(nf.NfSocket()) as netlink:
+            for persist, ingress in self._to_try():
+                flags = OWNED if persist else PLAIN
+                messages = [*_whole_table(policy, flags, ingress=ingress), missing]
+                refused = _refusal(netlink, messages)
+                if refused.index == len(messages) - 1:
+                    self._persist, self._ingress, self._probed = persist, ingress, True
+                    return
+                if refused.index < 0:
+                    raise _explained(refused, policy)
+        raise FirewallError(f"this kernel's nf_tables lacks what the rules need: {refused}")
+
+    def _to_try(self) -> Iterator[tuple[bool, bool]]:
+        """(persist, ingress), best first."""
+        for persist in (True, False) if self._persist is None else (self._persist,):
+            for ingress in (True, False) if self._ingress is None else (self._ingress,):
+                yield persist, ingress
+
+    @contextmanager
+    def hold(self, policy: Policy) -> Iterator[Held]:
+        """See ``policy.Firewall.hold``.  The table's owner is the socket of the ``Held``."""
+        self.probe()
+        held = NftablesHeld(policy, OWNED if self._persist else PLAIN, ingress=bool(self._ingress))
+        try:
+            yield held
+        finally:
+            held.release()
+
+    def clear(self, name: str) -> bool:
+        """See ``policy.Firewall.clear``.  Refuses a table that a daemon holds, or that has rules of somebody else."""
+        table = nft_text.TABLE_PREFIX + check_name(name)
+        with closing(nf.NfSocket()) as netlink:
+            found = _read(netlink, table)
+            if found is None:
+                return False
+            if found.flags & nf.TABLE_OWNER:
+                raise FirewallError(
+                    f"table inet {table} is held by a running rsock-nf instance {name}: stop that first"
+                )
+            if found.foreign:
+                raise _foreign(table)
+            try:
+                netlink.commit([nf.delete_table(table)])
+            except nf.Refused as refused:
+                if refused.code == errno.ENOENT:
+                    return False
+                raise FirewallError(f"table inet {table} cannot be removed: {refused}") from refused
+            return True
+
+    def clear_all(self) -> list[str]:
+        """See ``policy.Firewall.clear_all``.  Clears what it can before it complains of the first that it cannot."""
+        with closing(nf.NfSocket()) as netlink:
+            tables = [str(table.get_attr("NFTA_TABLE_NAME")) for table in _dump(netlink, nf.get_table(None))]
+        removed, refusals = [], []
+        for table in sorted(table for table in tables if table.startswith(nft_text.TABLE_PREFIX)):
+            name = table.removeprefix(nft_text.TABLE_PREFIX)
+            try:
+                removed += [name] if self.clear(name) else []
+            except FirewallError as error:
+                refusals.append(str(error))
+        if refusals:
+            raise FirewallError("; ".join(refusals))
+        return removed
+
+    def render(self, policy: Policy) -> str:
+        """See ``policy.Firewall.render``: for ``nft -f``."""
+        return nft_text.render(policy, ingress=self._ingress is not False)
+
+    def counters(self, name: str) -> Counters:
+        """See ``policy.Firewall.counters``."""
+        with closing(nf.NfSocket()) as netlink:
+            return _counters(netlink, nft_text.TABLE_PREFIX + check_name(name))
+
+
+class NftablesHeld:
+    """See ``policy.Held``.  Keeps the netlink socket that owns the table."""
+
+    def __init__(self, policy: Policy, flags: int, *, ingress: bool) -> None:
+        self._policy = policy
+        self._flags = flags
+        self._ingress = ingress
+        self._table = nft_text.TABLE_PREFIX + policy.name
+        self._netlink = nf.NfSocket()
+        self._events = nf.ChangeEvents()
+        self._known: Installed | None = None
+        self._generation = -1
+        self._released = False
+        try:
+            self._install(policy, self._left_behind())
+        except BaseException:
+            self._close()
+            raise
+
+    def _left_behind(self) -> Installed | None:
+        """What a predecessor left, for us to take over; raises ``FirewallError`` if it is not ours to take."""
+        found = _read(self._netlink, self._table)
+        if found and found.flags & nf.TABLE_OWNER:
+            raise _live_owner(self._policy.name)
+        if found and found.foreign:
+            raise _foreign(self._table)
+        return found
+
+    def update(self, policy: Policy) -> None:
+        """See ``policy.Held.update``.  Ports change element by element; rules are swapped only when addresses change."""
+        if policy.name != self._policy.name:
+            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        if policy == self._policy:
+            return
+        if self._same_rules(policy) and self._read_generation() == self._generation:
+            self._install(policy, self._known)
+        else:
+            self._install(policy, _read(self._netlink, self._table))
+
+    def fileno(self) -> int:
+        """See ``policy.Held.fileno``: the kernel's notifications of rule changes."""
+        return self._events.fileno()
+
+    def repair(self) -> bool:
+        """See ``policy.Held.repair``.  One small question to the kernel when nothing changed on the host."""
+        self._events.drain()
+        generation = self._read_generation()
+        if generation == self._generation:
+            return False
+        found = _read(self._netlink, self._table)
+        if found and self._stands(found):
+            self._generation = generation
+            return False
+        self._install(self._policy, found)
+        return True
+
+    def counters(self) -> Counters:
+        """See ``policy.Held.counters``."""
+        return _counters(self._netlink, self._table)
+
+    def release(self) -> None:
+        """See ``policy.Held.release``."""
+        if self._released:
+            return
+        try:
+            self._netlink.commit([nf.delete_table(self._table)])
+        except nf.Refused as refused:
+            if refused.code != errno.ENOENT:
+                raise FirewallError(f"table inet {self._table} cannot be removed: {refused}") from refused
+        finally:
+            self._close()
+
+    def _install(self, policy: Policy, found: Installed | None) -> None:
+        if policy.device is not None and not _device_exists(policy.device):
+            raise FirewallError(f"device {policy.device} does not exist: no rules can be put on it")
+        keep_rules = found is not None and self._stands(found) and self._same_rules(policy)
+        messages = self._batch(policy, found, keep_rules=keep_rules)
+        try:
+            if messages:
+                self._netlink.commit(messages)
+        except nf.Refused as refused:
+            raise _explained(refused, policy) from refused
+        self._policy = policy
+        if found and keep_rules and found is self._known:
+            self._generation += bool(messages)  # one commit; if others committed too, ``repair`` sees a difference
+            self._known = replace(found, sets={name: list(merged(p)) for name, p in nft_text.port_sets(policy).items()})
+        else:
+            self._generation = self._read_generation()
+            self._known = _read(self._netlink, self._table)
+
+    def _stands(self, found: Installed) -> bool:
+        known = self._known
+        return (
+            known is not None and found.rules == known.rules and found.stands_for(self._policy, ingress=self._ingress)
+        )
+
+    def _chains(self, policy: Policy) -> dict[str, list[Drop]]:
+        return nft_text.chains(policy, ingress=self._ingress)
+
+    def _same_rules(self, policy: Policy) -> bool:
+        old, new = self._policy, policy
+        return old.device == new.device and self._chains(old) == self._chains(new)
+
+    def _batch(self, policy: Policy, found: Installed | None, *, keep_rules: bool) -> list[nf.Message]:
+        """What turns ``found`` into the policy."""
+        if found is None:
+            return _whole_table(policy, self._flags, ingress=self._ingress)
+        # an orphan of ours has lost the owner flag and kept persist; a plain table can never become an owned one
+        takes_over = bool(self._flags) and found.flags == nf.TABLE_PERSIST
+        fits = found.same_shape(policy, ingress=self._ingress) and not found.foreign
+        if not fits or not (takes_over or found.flags == self._flags):
+            return [
+                nf.delete_table(self._table),
+                *_whole_table(policy, self._flags, found.counted, ingress=self._ingress),
+            ]
+        messages = [nf.new_table(self._table, self._flags)] if takes_over else []
+        for name, ports in nft_text.port_sets(policy).items():
+            old, new = set(found.sets[name]), set(merged(ports))
+            messages += nf.change_elements(self._table, name, sorted(old - new), add=False)
+            messages += nf.change_elements(self._table, name, sorted(new - old), add=True)
+        if not keep_rules:
+            for chain in self._chains(policy):
+                messages += [nf.delete_rules(self._table, chain)]
+            messages += _rules(policy, found.counted, ingress=self._ingress)
+        return messages
+
+    def _read_generation(self) -> int:
+        generation = self._netlink.get(nf.get_generation())
+        return int(generation.get_attr("NFTA_GEN_ID")) if generation else -1
+
+    def _close(self) -> None:
+        self._released = True
+        self._netlink.close()
+        self._events.close()
+
+
+def _hooks(policy: Policy, *, ingress: bool) -> dict[str, str | None]:
+    return {chain: policy.device if chain == "ingress" else None for chain in nft_text.chains(policy, ingress=ingress)}
+
+
+def _whole_table(
+    policy: Policy, flags: int, counted: dict[str, tuple[int, int]] | None = None, *, ingress: bool
+) -> list[nf.Message]:
+    table = nft_text.TABLE_PREFIX + policy.name
+    messages = [nf.new_table(table, flags)]
+    for set_id, (name, ports) in enumerate(nft_text.port_sets(policy).items(), 1):
+        messages += [nf.new_set(table, name, set_id), *nf.change_elements(table, name, list(merged(ports)), add=True)]
+    for chain, device in _hooks(policy, ingress=ingress).items():
+        messages += [nf.new_chain(table, chain, nft_text.PRIORITY, device)]
+    return messages + _rules(policy, counted or {}, ingress=ingress)
+
+
+def _rules(policy: Policy, counted: dict[str, tuple[int, int]], *, ingress: bool) -> list[nf.Message]:
+    """``counted`` by the rules that these replace: the first rule of each chain goes on from there."""
+    table = nft_text.TABLE_PREFIX + policy.name
+    messages = []
+    for chain, drops in nft_text.chains(policy, ingress=ingress).items():
+        start = counted.get(chain, (0, 0))
+        device = policy.device if chain == "prerouting" else None
+        for drop in drops:
+            messages.append(nf.new_rule(table, chain, drop, device, nft_text.COMMENTS[chain], start))
+            start = (0, 0)
+    return messages
+
+
+def _read(netlink: nf.NfSocket, table: str) -> Installed | None:
+    found = netlink.get(nf.get_table(table))
+    if found is None:
+        return None
+    hooks = {}
+    for name in nf.HOOKS:
+        chain = netlink.get(nf.get_chain(table, name))
+        if chain is not None:
+            hook = chain.get_attr("NFTA_CHAIN_HOOK")
+            hooks[name] = hook.get_attr("NFTA_HOOK_DEV") if hook else "no hook"
+    sets = {}
+    for name in ("local_ports", "remote_ports"):
+        if netlink.get(nf.get_set(table, name)) is not None:
+            sets[name] = _ranges(_dump(netlink, nf.get_elements(table, name)))
+    rules: list[tuple[str, int]] = []
+    counted: dict[str, tuple[int, int]] = {}
+    foreign = False
+    for rule in _dump(netlink, nf.get_rules(table)):
+        chain = str(rule.get_attr("NFTA_RULE_CHAIN"))
+        rules.append((chain, int(rule.get_attr("NFTA_RULE_HANDLE"))))
+        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != nft_text.COMMENTS.get(chain)
+        before = counted.get(chain, (0, 0))
+        packets, octets = _rule_counter(rule)
+        counted[chain] = (before[0] + packets, before[1] + octets)
+    return Installed(int(found.get_attr("NFTA_TABLE_FLAGS") or 0), hooks, sets, rules, counted, foreign)
+
+
+def _dump(netlink: nf.NfSocket, message: nf.Message) -> list[nf.Message]:
+    try:
+        return netlink.dump(message)
+    except FileNotFoundError:  # gone since we looked
+        return []
+    except OSError as error:
+        raise FirewallError(f"the rules cannot be read: {error.strerror}") from error
+
+
+def _ranges(messages: list[nf.Message]) -> list[PortRange]:
+    """The intervals of a set from its elements, which come in any order."""
+    edges = []
+    for message in messages:
+        for element in message.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or ():
+            key = element.get_attr("NFTA_SET_ELEM_KEY").get_attr("NFTA_DATA_VALUE")
+            end = bool(element.get_attr("NFTA_SET_ELEM_FLAGS"))
+            edges.append((int(struct.unpack("!H", key)[0]), not end))  # at one port an end sorts before a start
+    result: list[PortRange] = []
+    for port, starts in sorted(edges):
+        if starts:
+            result.append(PortRange(port, 65535))
+        elif result:  # an end without a start (nft writes one at 0) says nothing
+            result[-1] = PortRange(result[-1].first, port - 1)
+    return result
+
+
+def _rule_counter(rule: nf.Message) -> tuple[int, int]:
+    for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ():
+        if expression.get_attr("NFTA_EXPR_NAME") == "counter":
+            data = expression.get_attr("NFTA_EXPR_DATA")
+            return int(data.get_attr("NFTA_COUNTER_PACKETS")), int(data.get_attr("NFTA_COUNTER_BYTES"))
+    return 0, 0
+
+
+def _counters(netlink: nf.NfSocket, table: str) -> Counters:
+    found = _read(netlink, table)
+    if found is None:
+        raise FirewallError(f"there is no table inet {table}")
+    inbound = found.counted.get("ingress") or found.counted.get("prerouting") or (0, 0)
+    return Counters(*inbound, *found.counted.get("output", (0, 0)))
+
+
+def _refusal(netlink: nf.NfSocket, messages: list[nf.Message]) -> nf.Refused:
+    try:
+        netlink.commit(messages)
+    except nf.Refused as refused:
+        return refused
+    raise AssertionError("a batch that deletes a table that does not exist was accepted")
+
+
+def _device_exists(device: str) -> bool:
+    try:
+        socket.if_nametoindex(device)
+    except OSError:
+        return False
+    return True
+
+
+def _explained(refused: nf.Refused, policy: Policy) -> FirewallError:
+    if refused.index < 0 and refused.code == errno.EPERM:
+        return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
+    if refused.index < 0 and refused.code in (errno.EOPNOTSUPP, errno.EINVAL):
+        return FirewallError(f"this kernel has no nf_tables ({os.strerror(refused.code)}); try: modprobe nf_tables")
+    if refused.code == errno.EPERM:
+        return _live_owner(policy.name)
+    device = f" on device {policy.device}" if policy.device else ""
+    return FirewallError(f"nftables refused the rules of instance {policy.name}{device}: {refused}")
+
+
+def _live_owner(name: str) -> FirewallError:
+    table = nft_text.TABLE_PREFIX + name
+    return FirewallError(
+        f"another rsock-nf instance named {name} holds table inet {table}: stop it, or choose another name"
+    )
+
+
+def _foreign(table: str) -> FirewallError:
+    return FirewallError(
+        f"table inet {table} has rules that rsock-nf did not write; if nobody needs them: nft delete table inet {table}"
+    )
