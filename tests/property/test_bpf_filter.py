@@ -235,7 +235,7 @@ def test_libpcap_and_interpreter_agree(match: Match, layout: Layout, linktype: i
             assert bool(interpret(instructions, frame)) == accepted, frame.hex()
     finally:
         pcap.close()
-    assert 20 < accepted_count < 1480
+    assert 10 <= accepted_count <= 1400
 
 
 def test_null_layout_is_the_raw_one_behind_four_bytes(match: Match) -> None:
