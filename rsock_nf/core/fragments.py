@@ -1,0 +1,106 @@
+"""Datagrams larger than a frame: cut into fragment frames, and put together again in bounded memory.
+
+A fragment begins with 8 bytes: identification u32, index u8, count u8, target index u16
+(big-endian); then its part of the datagram.  All fragments but the last are of one size, so
+they make a burst.  As with IP (RFC 8900), one lost fragment loses the datagram: an
+application that asks ``status`` for the MTU never gets here.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from rsock_nf.core.types import Buffer, Malformed
+
+HEADER = struct.Struct("!IBBH")
+MAX_FRAGMENTS = 255
+
+
+class Fragment(NamedTuple):
+    """One parsed fragment."""
+
+    identification: int
+    index: int
+    count: int
+    target: int
+    part: Buffer
+
+
+def split(datagram: Buffer, room: int, identification: int, target: int) -> list[bytes] | None:
+    """``datagram`` as fragment bodies of at most ``room`` bytes each, header included; None = it does not fit in 255."""
+    part = room - HEADER.size
+    count = -(-len(datagram) // part) if part > 0 else MAX_FRAGMENTS + 1
+    if count > MAX_FRAGMENTS:
+        return None
+    return [
+        HEADER.pack(identification & 0xFFFFFFFF, index, count, target) + datagram[index * part : (index + 1) * part]
+        for index in range(count)
+    ]
+
+
+def parse_fragment(body: Buffer) -> Fragment:
+    """Raises ``Malformed``."""
+    if len(body) <= HEADER.size:
+        raise Malformed("fragment shorter than its header")
+    identification, index, count, target = HEADER.unpack_from(body)
+    if not index < count:
+        raise Malformed("fragment index beyond its count")
+    return Fragment(identification, index, count, target, body[HEADER.size :])
+
+
+@dataclass(slots=True)
+class _Partial:
+    parts: list[bytes | None]
+    missing: int
+    since: float
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Reassembly:
+    """Datagrams of one session that are not whole yet."""
+
+    max_bytes: int = 1 << 20
+    max_age: float = 3.0
+    """Seconds until an incomplete datagram is given up."""
+    dropped: int = 0
+    """Datagrams given up."""
+    _partials: dict[tuple[int, int], _Partial] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self._partials)
+
+    def receive(self, now: float, conversation: int, fragment: Fragment) -> bytes | None:
+        """Take one fragment; the datagram, once it is whole."""
+        key = (conversation, fragment.identification)
+        partial = self._partials.get(key)
+        if partial is None:
+            partial = self._partials[key] = _Partial([None] * fragment.count, fragment.count, now)
+        if len(partial.parts) != fragment.count or partial.parts[fragment.index] is not None:
+            return None  # a duplicate, or of another datagram under a reused number
+        part = bytes(fragment.part)
+        partial.parts[fragment.index] = part
+        partial.missing -= 1
+        partial.size += len(part)
+        self._bytes += len(part)
+        if not partial.missing:
+            self._remove(key)
+            return b"".join(part for part in partial.parts if part is not None)
+        while self._bytes > self.max_bytes and self._partials:
+            self._give_up(next(iter(self._partials)))  # the oldest: dicts keep insertion order
+        return None
+
+    def expire(self, now: float) -> None:
+        """Give up what is too old."""
+        for key in [key for key, partial in self._partials.items() if partial.since + self.max_age <= now]:
+            self._give_up(key)
+
+    def _give_up(self, key: tuple[int, int]) -> None:
+        self._remove(key)
+        self.dropped += 1
+
+    def _remove(self, key: tuple[int, int]) -> None:
+        self._bytes -= self._partials.pop(key).size

@@ -1,0 +1,48 @@
+"""Control messages as bytes: one type byte, then fixed fields, big-endian."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from rsock_nf.core import messages
+from rsock_nf.core.messages import Control, Probe
+from rsock_nf.core.types import Buffer, Malformed
+
+_LAYOUT: dict[int, tuple[type, struct.Struct]] = {
+    1: (messages.Ready, struct.Struct("!")),
+    2: (messages.Probe, struct.Struct("!I")),
+    3: (messages.ProbeAnswer, struct.Struct("!III")),
+    4: (messages.FlowDown, struct.Struct("!I")),
+    5: (messages.CloseFlow, struct.Struct("!")),
+    6: (messages.Opened, struct.Struct("!H")),
+    7: (messages.CloseConversation, struct.Struct("!H")),
+    8: (messages.Refused, struct.Struct("!HB")),
+    9: (messages.CloseSession, struct.Struct("!")),
+}
+"""Type byte → (message, its fields in order).  Bytes behind the fields are padding, and ignored."""
+
+_TYPES = {message: (code, fields) for code, (message, fields) in _LAYOUT.items()}
+
+
+def build_control(message: Control) -> bytes:
+    """The body of a control frame, not sealed yet."""
+    code, fields = _TYPES[type(message)]
+    if isinstance(message, Probe):
+        return bytes((code,)) + fields.pack(message.number) + bytes(message.padding)
+    values: list[Any] = [getattr(message, name) for name in message.__slots__]
+    return bytes((code,)) + fields.pack(*values)
+
+
+def parse_control(body: Buffer) -> Control:
+    """The message in an opened control frame.  Raises ``Malformed``."""
+    if not body:
+        raise Malformed("empty control message")
+    known = _LAYOUT.get(body[0])
+    if known is None:
+        raise Malformed(f"control message of unknown type {body[0]}")
+    message, fields = known
+    if len(body) < 1 + fields.size:
+        raise Malformed(f"{message.__name__} of {len(body)} bytes")
+    parsed: Control = message(*fields.unpack_from(body, 1))
+    return parsed
