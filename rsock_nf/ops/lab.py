@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rsock_nf.ops.netns import CommandFailed, Namespace, discard, orphans
+from rsock_nf.ops.netns import CommandFailed, Namespace, orphans
 
 CLIENT_IP = {4: "10.77.1.2", 6: "fd77:1::2"}
 ROUTER_INSIDE_IP = {4: "10.77.1.1", 6: "fd77:1::1"}
@@ -120,7 +120,7 @@ class Lab:
     def __enter__(self) -> Self:
         try:
             for leftover in orphans(rf"{self.prefix}-(\d+)-\d+-(client|router|server)"):
-                discard(leftover)
+                Namespace(leftover, create=False).close()
             for role in ("client", "router", "server") if self.kind else ("client", "server"):
                 self._made[role] = Namespace(f"{self.name}-{role}")
             if self.kind:
@@ -161,7 +161,9 @@ class Lab:
     def counters(self) -> dict[str, int]:
         """The router's counters, in packets (a merged burst is one): ``invalid``, ``refused``, ..."""
         listing = json.loads(self.router.run(["nft", "-j", "list", "counters"]).stdout)
-        return {item["counter"]["name"]: item["counter"]["packets"] for item in listing["nftables"] if "counter" in item}
+        return {
+            item["counter"]["name"]: item["counter"]["packets"] for item in listing["nftables"] if "counter" in item
+        }
 
     def invalid(self) -> int:
         """Packets that the tracker judged INVALID, and dropped."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+S = TypeVar("S", bound=contextlib.AbstractContextManager[Any])
 
 NETNS_DIR = Path("/run/netns")
 """Where iproute2 keeps its named namespaces (ip-netns(8))."""
@@ -29,17 +30,23 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns is Python 3.12+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class CommandFailed(RuntimeError):
+class CommandFailed(RuntimeError):  # noqa: N818 - a sentence, as in "command failed"
     """A command that had to succeed did not: one line with the command and what it said."""
 
 
 class Namespace:
     """A named network namespace; ``close`` ends its processes and deletes it."""
 
-    def __init__(self, name: str) -> None:
-        """Make it, with ``lo`` up and IPv6 duplicate address detection off (it would delay every address by 1-2 s)."""
+    def __init__(self, name: str, *, create: bool = True) -> None:
+        """Make it, with ``lo`` up and IPv6 duplicate address detection off (it would delay every address by 1-2 s).
+
+        ``create=False`` takes over one that exists.
+        """
         self.name = name
-        self._sockets: list[socket.socket] = []
+        self._processes: list[subprocess.Popen[Any]] = []
+        self._opened = contextlib.ExitStack()
+        if not create:
+            return
         _checked(["ip", "netns", "add", name])
         try:
             self.ip("link set lo up")
@@ -73,8 +80,14 @@ class Namespace:
         return result
 
     def popen(self, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
-        """Start a process inside; its pid is the program's own (``ip netns exec`` replaces itself)."""
-        return subprocess.Popen([*self._prefix, *argv], **keywords)
+        """Start a process inside; its pid is the program's own (``ip netns exec`` replaces itself).
+
+        Ended, reaped and its pipes closed with the namespace at the latest.
+        """
+        process = subprocess.Popen([*self._prefix, *argv], **keywords)
+        self._processes.append(process)
+        self._opened.push(process)
+        return process
 
     def python(self, code: str, *arguments: str, **keywords: Any) -> subprocess.Popen[Any]:
         """Start this interpreter inside, on ``code``."""
@@ -90,10 +103,7 @@ class Namespace:
 
         def enter_and_run() -> None:
             try:
-                with (NETNS_DIR / self.name).open("rb") as handle:
-                    if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
-                        error = ctypes.get_errno()
-                        raise OSError(error, f"setns {self.name}: {os.strerror(error)}")
+                _enter(self.name)
                 outcome.append(function())
             except BaseException as error:  # noqa: BLE001 - re-raised in the caller's thread
                 failure.append(error)
@@ -108,8 +118,12 @@ class Namespace:
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket that lives inside, usable from any thread; closed with the namespace at the latest."""
         made = self.call(lambda: socket.socket(family, kind, protocol))
-        self._sockets.append(made)
-        return made
+        return self.keep(made)
+
+    def keep(self, opened: S) -> S:
+        """Close ``opened`` with the namespace at the latest (for an accepted socket, say)."""
+        self._opened.push(opened)
+        return opened
 
     def sysctl(self, key: str, value: str | None = None) -> str:
         """Read, or write and read back, a network sysctl by its dotted name."""
@@ -124,7 +138,7 @@ class Namespace:
 
     def read(self, path: str) -> str:
         """A file below ``/proc/thread-self/net`` (``nf_conntrack``, ``tcp``, ``packet``, ...)."""
-        return self.call(lambda: (Path("/proc/thread-self/net") / path).read_text())
+        return self.call(Path("/proc/thread-self/net", path).read_text)
 
     def pids(self) -> list[int]:
         """The processes that run inside."""
@@ -139,14 +153,18 @@ class Namespace:
 
     def close(self) -> None:
         """End what runs inside (SIGTERM, after 3 s SIGKILL), delete it.  Idempotent."""
-        for made in self._sockets:
-            made.close()
-        self._sockets.clear()
-        if not (NETNS_DIR / self.name).exists():
-            return
-        _end(self.pids(), signal.SIGTERM, 3.0)
-        _end(self.pids(), signal.SIGKILL, 3.0)
-        _checked(["ip", "netns", "delete", self.name])
+        # One just started has perhaps not entered yet, and so is not among ``pids``.
+        _end([process.pid for process in self._processes if process.poll() is None], signal.SIGTERM, 3.0)
+        _end(self._inside(), signal.SIGTERM, 3.0)
+        _end([process.pid for process in self._processes if process.poll() is None], signal.SIGKILL, 3.0)
+        _end(self._inside(), signal.SIGKILL, 3.0)
+        self._processes.clear()
+        self._opened.close()
+        if (NETNS_DIR / self.name).exists():
+            _checked(["ip", "netns", "delete", self.name])
+
+    def _inside(self) -> list[int]:
+        return self.pids() if (NETNS_DIR / self.name).exists() else []
 
     @property
     def _prefix(self) -> list[str]:
@@ -162,11 +180,12 @@ def orphans(pattern: str) -> Iterator[str]:
                 yield entry.name
 
 
-def discard(name: str) -> None:
-    """End what runs in a left-over namespace and delete it."""
-    leftover = Namespace.__new__(Namespace)
-    leftover.name, leftover._sockets = name, []
-    leftover.close()
+def _enter(name: str) -> None:
+    """Move the calling thread into a namespace (setns(2)); raises OSError."""
+    with (NETNS_DIR / name).open("rb") as handle:
+        if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"setns {name}: {os.strerror(error)}")
 
 
 def _end(pids: Sequence[int], number: signal.Signals, patience: float) -> None:

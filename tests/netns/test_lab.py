@@ -29,7 +29,7 @@ def connect(lab: Lab, version: int) -> tuple[socket.socket, socket.socket]:
     client = lab.client.socket(FAMILIES[version], socket.SOCK_STREAM)
     client.settimeout(5)
     client.connect(listener.getsockname()[:2])
-    return client, listener.accept()[0]
+    return client, lab.server.keep(listener.accept()[0])
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -118,16 +118,20 @@ def test_mtu_and_offloads_are_set_where_they_should() -> None:
         assert "generic-receive-offload: on" in features
 
 
-def test_nothing_is_left_after_a_failure_inside() -> None:
-    stubborn = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
-    with pytest.raises(CommandFailed, match="ip -n .*nonsense"), Lab(None) as lab:
-        process = lab.server.python(stubborn, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert lab.server.pids() == [process.pid]
+def start_and_fail(started: list[subprocess.Popen[bytes]]) -> None:
+    with Lab(None) as lab:
+        started.append(lab.server.popen(["sh", "-c", "echo; exec sleep 100"], stdout=subprocess.PIPE))
+        assert started[0].stdout is not None
+        started[0].stdout.readline()
+        assert lab.server.pids() == [started[0].pid]
         lab.client.ip("nonsense")
-    assert process.wait(timeout=5) == -signal.SIGTERM
-    process.communicate()
+
+
+def test_nothing_is_left_after_a_failure_inside() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    with pytest.raises(CommandFailed, match=r"ip -n .*nonsense"):
+        start_and_fail(started)
+    assert started[0].wait(timeout=5) == -signal.SIGTERM
     assert ours() == []
 
 
