@@ -66,17 +66,16 @@ class ReplayWindow:
                 self._seen = self._seen >> excess | run << size - length
                 self._floor += excess
             return run
-        fresh = run & ~self._from(ahead)
-        if ahead >= 0:
-            self._seen |= fresh << ahead
-        else:
-            fresh = fresh >> -ahead << -ahead  # what is below the window is too old
-            self._seen |= fresh >> -ahead
+        below = 0
+        if ahead < 0:
+            # What is below the window is too old.  Right shifts first here as well, for the same reason.
+            below, ahead = -ahead, 0
+            run >>= below
+            if not run:
+                return 0
+        fresh = run & ~(self._seen >> ahead)
+        self._seen |= fresh << ahead
         if excess > 0:
             self._seen >>= excess
             self._floor += excess
-        return fresh
-
-    def _from(self, ahead: int) -> int:
-        """The bitmap as seen from ``_floor + ahead``."""
-        return self._seen >> ahead if ahead >= 0 else self._seen << -ahead
+        return fresh << below

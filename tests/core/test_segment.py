@@ -149,7 +149,7 @@ def test_syn_and_syn_ack_options(key: FlowKey) -> None:
     assert syn_ack.flags == SYN | ACK
     assert bytes(syn_ack.options).hex() == "0204057801010402"
     assert parse_syn_options(syn_ack.options) == offer
-    bare = parse_segment(packet(complete_checksum(build_syn_ack(key, 9, 8, SynOptions(None, None, False)), [])))  # noqa: FBT003
+    bare = parse_segment(packet(complete_checksum(build_syn_ack(key, 9, 8, SynOptions(None, None, False)), [])))
     assert bytes(bare.options) == b""
 
 
