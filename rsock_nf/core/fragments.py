@@ -22,8 +22,8 @@ class Fragment(NamedTuple):
     """One parsed fragment."""
 
     identification: int
-    index: int
-    count: int
+    position: int
+    total: int
     target: int
     part: Buffer
 
@@ -78,11 +78,11 @@ class Reassembly:
         key = (conversation, fragment.identification)
         partial = self._partials.get(key)
         if partial is None:
-            partial = self._partials[key] = _Partial([None] * fragment.count, fragment.count, now)
-        if len(partial.parts) != fragment.count or partial.parts[fragment.index] is not None:
+            partial = self._partials[key] = _Partial([None] * fragment.total, fragment.total, now)
+        if len(partial.parts) != fragment.total or partial.parts[fragment.position] is not None:
             return None  # a duplicate, or of another datagram under a reused number
         part = bytes(fragment.part)
-        partial.parts[fragment.index] = part
+        partial.parts[fragment.position] = part
         partial.missing -= 1
         partial.size += len(part)
         self._bytes += len(part)

@@ -6,7 +6,7 @@ Each default lives here and nowhere else.  Durations are seconds, sizes bytes.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 
@@ -41,7 +41,7 @@ class OnProbe(enum.Enum):
 class Common:
     """Both roles."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     """32 bytes, as ``genkey`` makes them."""
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports, merged and disjoint, ascending."""

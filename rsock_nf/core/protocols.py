@@ -116,9 +116,9 @@ class SessionKeys(Protocol):
 class HelloMessage(Protocol):
     """A hello that authenticated under the secret; only its answer can use the rest."""
 
-    offer: Offer
-    digest: bytes
-    """Tells one hello from another: the same message has the same digest."""
+    @property
+    def offer(self) -> Offer:
+        """What the client tells of itself."""
 
 
 class JoinMessage(NamedTuple):
@@ -162,7 +162,7 @@ class Handshake(Protocol):
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:
         """Client: the challenge sent back, sealed."""
 
-    def read_untrusted(self, message: Buffer) -> HelloMessage | JoinMessage | ConfirmMessage:
+    def read_untrusted(self, message: Buffer, rng: Rng) -> HelloMessage | JoinMessage | ConfirmMessage:
         """Server: what a stranger's first payload is.  Raises ``Malformed``, also for a wrong secret."""
 
     def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:

@@ -193,6 +193,11 @@ class PumpConversation:
         self.sent_datagrams = self.sent_bytes = 0
         self.received_datagrams = self.received_bytes = 0
 
+    def reopen(self) -> None:
+        """The peer does not know it (a new session): opening frames until it does."""
+        self.kind = int(Kind.OPENING)
+        self.prefix = self.target.to_bytes(2, "big")
+
     def opened(self) -> None:
         """The peer knows it: plain data frames from now on."""
         self.kind = int(Kind.DATA)
@@ -406,7 +411,8 @@ class Pump:
                 start = 40 + (offset >> 4) * 4
                 odd = protocol != _TCP
             else:
-                flow, odd = None, True
+                slow.append(packet)
+                continue
             if flow is None or odd or flags & _SPECIAL or not flags & ACK or not start <= total <= len(data):
                 slow.append(packet)
                 continue

@@ -13,6 +13,7 @@ from rsock_nf.core.fragments import Reassembly
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.pump import FlowGroup
+from rsock_nf.core.replay import ReplayWindow
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,10 @@ class Session:
     flows: dict[int, Flow] = field(default_factory=dict)
     """Established flows by flow id."""
     reassembly: Reassembly = field(default_factory=Reassembly)
+    peer: str = ""
+    """Server: where the client was last seen."""
+    numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))
+    """Server: join numbers seen; each is accepted once."""
     used: float = 0.0
     """When it last had a flow or a conversation."""
 

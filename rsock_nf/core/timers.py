@@ -47,6 +47,10 @@ class Deadlines:
         if (timer, key) not in self._when:
             self.set(timer, key, when)
 
+    def get(self, timer: Timer, key: Hashable) -> float | None:
+        """When it falls due; None = it is not armed."""
+        return self._when.get((timer, key))
+
     def cancel(self, timer: Timer, key: Hashable) -> None:
         """Disarm; harmless when it is not armed."""
         self._when.pop((timer, key), None)

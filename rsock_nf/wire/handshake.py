@@ -90,7 +90,6 @@ class _Hello:
     """A hello that authenticated, with the Noise state that its answer goes on from."""
 
     offer: Offer
-    digest: bytes
     noise: NNpsk0
 
 
@@ -116,7 +115,7 @@ class NativeHandshake:
 
     def hello(self, offer: Offer, rng: Rng) -> tuple[bytes, object]:
         """See ``Handshake``."""
-        noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, ephemeral_private=rng(32))
+        noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
         body = _build_offer(offer)
         padding = self.hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
         message = noise.write_message(_padded(body, padding, rng))
@@ -165,13 +164,12 @@ class NativeHandshake:
 
     # -- server
 
-    def read_untrusted(self, message: Buffer) -> HelloMessage | JoinMessage | ConfirmMessage:
+    def read_untrusted(self, message: Buffer, rng: Rng) -> HelloMessage | JoinMessage | ConfirmMessage:
         """See ``Handshake``."""
         kind, body = self._open(message)
         if kind == _HELLO:
-            noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, ephemeral_private=b"")
-            offer = _parse_offer(noise.read_message(body))
-            return _Hello(offer, hashlib.sha256(body).digest(), noise)
+            noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
+            return _Hello(_parse_offer(noise.read_message(body)), noise)
         if kind not in (_JOIN, _CONFIRM) or len(body) < _JOIN_HEAD.size + _TAG:
             raise Malformed("neither hello, join nor confirmation")
         session_id, number = _JOIN_HEAD.unpack_from(body)
@@ -181,7 +179,6 @@ class NativeHandshake:
         """See ``Handshake``."""
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_untrusted() returned")
-        hello.noise.set_ephemeral(rng(32))
         payload = _ANSWER_BODY.pack(
             answer.status, _CIPHERS[answer.cipher], answer.session_id, answer.challenge, answer.targets
         )

@@ -220,28 +220,32 @@ class SealedCodec(_Control):
         while at < size:
             if size - at < HEADER.size + TAG:
                 return opened, bad + 1
-            first = _masked(self._receiving.mask, [payload[at : at + 8]], [payload[at + 8 : at + 24]])[0]
-            frame = HEADER.size + (int.from_bytes(first[:2], "big") & _LENGTH) + TAG
-            step = segment_size or frame
-            stop = at + max((size - at) // step, 1) * step
-            starts = range(at, min(stop, size), step)
-            headers = _masked(
-                self._receiving.mask,
-                [payload[start : start + 8] for start in starts],
-                [payload[start + 8 : start + 24] for start in starts],
-            )
-            for start, header in zip(starts, headers, strict=True):
+            step = segment_size or self._frame_size(payload, at)
+            # A start whose frame is cut short by the payload's end has no sample, and is left for the next round.
+            starts = range(at, max(at + 1, size - HEADER.size - TAG + 1), step)
+            for start, header in zip(starts, self._headers(payload, starts), strict=True):
                 frames = self._open(payload, start, header)
                 if frames is None:
                     bad += 1
                     if not segment_size:
                         return opened, bad  # nothing tells where the next frame begins
-                else:
-                    _append(opened, frames)
-                    if frames.end != start + step:
-                        break  # a shorter frame: what follows it is cut anew
-            at = start + step if frames is None else frames.end
+                    at = start + step
+                    continue
+                _append(opened, frames)
+                at = frames.end
+                if at != start + step:
+                    break  # a shorter frame: what follows it is cut anew
         return opened, bad
+
+    def _frame_size(self, payload: memoryview, at: int) -> int:
+        """What the frame at ``at`` says of its own size."""
+        (header,) = self._headers(payload, range(at, at + 1))
+        return HEADER.size + (int.from_bytes(header[:2], "big") & _LENGTH) + TAG
+
+    def _headers(self, payload: memoryview, starts: range) -> list[bytes]:
+        """The unmasked headers at ``starts``."""
+        masked = [payload[start : start + HEADER.size] for start in starts]
+        return _masked(self._receiving.mask, masked, [payload[start + HEADER.size :] for start in starts])
 
     def _open(self, payload: memoryview, at: int, header: bytes) -> Frames | None:
         word, conversation, counter = HEADER.unpack(header)

@@ -1,0 +1,545 @@
+"""What client and server have in common: the pump's owner, flows and their probes, the verbs of the driver.
+
+The driver calls ``receive_*`` and ``handle_timeout`` with the time, then empties
+``poll_transmit``, ``poll_runs`` and ``poll_event`` and sleeps until ``next_timeout``.
+A packet's way in: pump → (what it could not decide) ``_slow`` → the flow's transition table →
+``_act``.  What only one role does is in ``client`` and ``server``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable
+
+from rsock_nf.core import messages
+from rsock_nf.core.events import Event, FlowClosed, FlowOpened, Suspect
+from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
+from rsock_nf.core.fragments import HEADER as FRAGMENT_HEADER
+from rsock_nf.core.fragments import parse_fragment, split
+from rsock_nf.core.icmp import parse_too_big
+from rsock_nf.core.parameters import Common
+from rsock_nf.core.protocols import Frames, Handshake, Kind, Rng
+from rsock_nf.core.pump import OUR_WINDOW, Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.segment import ACK, FIN, RST, FlowKey, Segment, parse_segment
+from rsock_nf.core.session import Session
+from rsock_nf.core.timers import Deadlines, Timer
+from rsock_nf.core.types import Buffer, Malformed, Outgoing, Packet, Run
+
+ACK_DELAY = 0.02
+"""Seconds that received bytes wait for something to carry their ACK."""
+ACTIVE_PROBE = 1.0
+"""A flow with traffic is probed this often."""
+SWEEP = 1.0
+LINGER = 3.0
+"""A closed flow answers late FINs this long."""
+DEMOTED = 2.0
+"""A demoted flow still receives this long."""
+CLOSE_RETRY = 0.5
+CLOSE_TRIES = 3
+SICK_LOSS = 0.1
+"""A flow is sick when it loses this share more than twice the median of its session's flows."""
+MIN_HEALTHY = 3
+"""With fewer flows than this there is nothing to compare: none is called sick."""
+
+
+class Node:
+    """See the module.  ``rng``: ``os.urandom``, or a seeded one in tests."""
+
+    initiator = False
+
+    def __init__(self, parameters: Common, handshake: Handshake, rng: Rng, *, mtu: int, max_burst_bytes: int) -> None:
+        self._parameters = parameters
+        self._handshake = handshake
+        self._rng = rng
+        self._mtu = mtu
+        seed = int.from_bytes(rng(8), "big")
+        self.pump = Pump(seed=seed, max_burst_bytes=max_burst_bytes, spread=parameters.spread)
+        self._deadlines = Deadlines()
+        self._flows: dict[FlowKey, Flow] = {}
+        """Every flow that exists, established or not."""
+        self._moved: dict[PumpConversation, tuple[int, float]] = {}
+        """Every conversation: (datagrams both ways, when that number last changed)."""
+        self._out: list[Outgoing] = []
+        self._runs: list[Run] = []
+        self._events: deque[Event] = deque()
+        self._suspected = 0.0
+        self._next_fragment = int.from_bytes(rng(4), "big")
+        self.counters: Counter[str] = Counter()
+        """What was dropped or ignored, by reason."""
+
+    # -- the driver's verbs
+
+    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+        """Packets from the link; their buffers are used up when this returns, except what ``poll_runs`` gives."""
+        runs, slow = self.pump.from_link(packets)
+        self._runs += runs
+        for item in slow:
+            self._slow(now, item)
+        if self.pump.owes_acknowledgements:
+            self._out += self.pump.take_unacknowledged(all_of_them=False)
+            self._deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
+
+    def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
+        """Datagrams from the application or the targets."""
+        bursts, slow = self.pump.from_app(runs)
+        self._out += bursts
+        for run in slow:
+            self._slow_run(now, run)
+        if self.pump.stalled:
+            self._probe_stalled(now)
+
+    def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:  # noqa: ARG002 - every verb takes the time
+        """The link's MTU or burst size changed."""
+        self._mtu = mtu
+        self.pump.set_max_burst_bytes(max_burst_bytes)
+        for flow in self._flows.values():
+            if flow.pump and flow.path.reduce(min(flow.mss, self._link_payload(flow.key))):
+                self.pump.set_max_payload(flow.pump, flow.path.size)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        for timer, key in self._deadlines.due(now):
+            self._timeout(now, timer, key)
+
+    def next_timeout(self) -> float | None:
+        """When ``handle_timeout`` wants to be called; None = never."""
+        return self._deadlines.next()
+
+    def poll_transmit(self) -> list[Outgoing]:
+        """What is to be sent, in order."""
+        out, self._out = self._out, []
+        return out
+
+    def poll_runs(self) -> list[Run]:
+        """What is to be delivered, in order."""
+        runs, self._runs = self._runs, []
+        return runs
+
+    def poll_event(self) -> Event | None:
+        """The next event; None = there is none."""
+        return self._events.popleft() if self._events else None
+
+    # -- in: what the pump could not decide
+
+    def _slow(self, now: float, item: Slow) -> None:
+        if isinstance(item, SlowFrames):
+            self._frames(now, item.flow, item.frames)
+        elif isinstance(item, SlowPayload):
+            self._unopened(now, item)
+        else:
+            self._packet(now, item)
+
+    def _packet(self, now: float, packet: Packet) -> None:
+        """A whole packet: of a flow that is not established, with SYN, FIN or RST, or a router's word on size."""
+        try:
+            segment = parse_segment(packet)
+        except Malformed:
+            self._too_big(packet)
+            return
+        flow = self._flows.get(segment.key)
+        if flow is None:
+            self._stranger(now, packet, segment)
+        elif flow.pump is None:
+            self._handshaking(now, flow, segment)
+        elif segment.flags & RST:
+            self._reset(now, flow, segment, flow.pump)
+        elif segment.flags & FIN:
+            self._fin(now, flow, packet, segment)
+        else:
+            self._odd(now, flow, packet, segment)
+
+    def _too_big(self, packet: Packet) -> None:
+        """ICMP for a live flow, about something that it really has in flight; anything else is counted."""
+        try:
+            claim = parse_too_big(packet)
+        except Malformed:
+            self.counters["malformed packets"] += 1
+            return
+        flow = self._flows.get(claim.key)
+        pump = flow.pump if flow else None
+        if flow is None or pump is None or (pump.next_seq - claim.inner_seq - 1) & 0xFFFFFFFF >= max(pump.window, 1):
+            self.counters["ICMP for nothing of ours"] += 1
+            return
+        if flow.path.reduce(claim.mtu - (60 if len(flow.key.local) == 16 else 40)):
+            self.pump.set_max_payload(pump, flow.path.size)
+
+    def _reset(self, now: float, flow: Flow, segment: Segment, pump: PumpFlow) -> None:
+        """RST from outside: only the exact number tears a flow (RFC 5961 section 3)."""
+        if segment.seq == pump.received:
+            self._step(now, flow, Input.RESET)
+        else:
+            self.counters["RST out of sequence"] += 1
+
+    def _fin(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+        pump = flow.pump
+        if pump is None:
+            return
+        expected = segment.seq == pump.received
+        runs, slow = self.pump.receive_final(pump, packet, segment)
+        self._runs += runs
+        sealed = False
+        for item in slow:
+            sealed |= isinstance(item, SlowFrames) and self._frames(now, pump, item.frames, fin=True)
+        if sealed:
+            pump.received = (pump.received + 1) & 0xFFFFFFFF
+            self._step(now, flow, Input.PEER_CLOSE)
+        elif flow.state is State.LINGERING:
+            self._out.append(self.pump.acknowledge(pump))
+        elif not segment.payload and expected:
+            if flow.state is State.CLOSING:
+                pump.received = (pump.received + 1) & 0xFFFFFFFF
+            self._step(now, flow, Input.FIN if flow.state is State.CLOSING else Input.RESET)
+        else:
+            self.counters["FIN out of sequence"] += 1
+
+    def _frames(self, now: float, pump: PumpFlow, frames: Frames, *, fin: bool = False) -> bool:
+        """Authenticated frames that are not plain data.  True = a close frame, in the segment with FIN."""
+        flow = self._flows.get(pump.key)
+        if flow is None or flow.session is None:
+            return False
+        if frames.kind == Kind.CONTROL:
+            try:
+                message = pump.codec.read_control(frames.datagrams[0])
+            except Malformed:
+                self.counters["malformed control messages"] += 1
+                return False
+            if isinstance(message, messages.CloseFlow):
+                return fin
+            self._control(now, flow, flow.session, message)
+        elif frames.kind == Kind.FRAGMENT:
+            for body in frames.datagrams:
+                self._fragment(now, flow.session, frames.conversation, body)
+        else:
+            self._unknown_data(now, flow.session, frames)
+        return False
+
+    def _fragment(self, now: float, session: Session, conversation: int, body: Buffer) -> None:
+        try:
+            fragment = parse_fragment(body)
+        except Malformed:
+            self.counters["malformed fragments"] += 1
+            return
+        datagram = session.reassembly.receive(now, conversation, fragment)
+        self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+        if datagram is None:
+            return
+        known = session.group.conversations.get(conversation)
+        if known is None:
+            opening = fragment.target.to_bytes(2, "big") + datagram
+            self._unknown_data(now, session, Frames(Kind.OPENING, conversation, -1, [opening], len(opening), 0))
+        else:
+            known.received_datagrams += 1
+            known.received_bytes += len(datagram)
+            self._runs.append(Run(known.peer, [datagram], len(datagram)))
+
+    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control) -> None:
+        """Control messages that both roles understand; the roles extend it."""
+        match message:
+            case messages.Probe(number=number):
+                self._answer_probe(flow, session, number)
+            case messages.ProbeAnswer(number=number, flow_id=flow_id, received=received):
+                self._probe_answered(now, session.flows.get(flow_id), number, received)
+            case messages.FlowDown(flow_id=flow_id):
+                down = session.flows.get(flow_id)
+                if down is not None:
+                    self._step(now, down, Input.DEAD, "the peer gave it up")
+            case messages.CloseConversation(conversation=number):
+                conversation = session.group.conversations.get(number)
+                if conversation is not None:
+                    self._end_conversation(conversation)
+            case messages.CloseSession():
+                self._session_closed(now, session)
+            case _:
+                self.counters["unexpected control messages"] += 1
+
+    # -- the flow's table
+
+    def _step(self, now: float, flow: Flow, event: Input, reason: str = "") -> bool:
+        """Apply one input; False = the flow's state has no use for it."""
+        row = TRANSITIONS[flow.state].get(event)
+        if row is None:
+            self.counters[f"{event.value} in {flow.state.value}"] += 1
+            return False
+        was_established = flow.state is State.ESTABLISHED
+        flow.state, action = row
+        if was_established and flow.state is not State.ESTABLISHED:
+            self._left_established(now, flow, reason or event.value)
+        self._act(now, flow, action, reason or event.value)
+        return True
+
+    def _act(self, now: float, flow: Flow, action: Action, reason: str) -> None:
+        """Actions that both roles know; the client adds those of its handshake."""
+        pump = flow.pump
+        match action:
+            case Action.DISCARD:
+                self._discard(now, flow, reason)
+            case Action.DEMOTE:
+                self._tell_others(flow, messages.FlowDown(flow.flow_id))
+                self._deadlines.set(Timer.FORGET, flow, now + DEMOTED)
+            case Action.SEND_FIN if pump:
+                flow.repeat = self.pump.send_control(pump, messages.CloseFlow(), fin=True)
+                flow.tries = 1
+                self._out.append(flow.repeat)
+                self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY)
+            case Action.SEND_FIN_ACK if pump:
+                self._out.append(self.pump.finish(pump))
+                self._deadlines.set(Timer.FORGET, flow, now + LINGER)
+            case Action.SEND_LAST_ACK if pump:
+                self._out.append(self.pump.acknowledge(pump))
+                self._deadlines.cancel(Timer.RETRANSMIT, flow)
+                self._deadlines.set(Timer.FORGET, flow, now + LINGER)
+            case _:
+                pass
+
+    def _establish(self, now: float, flow: Flow) -> None:
+        """The flow carries traffic from now on."""
+        pump, session = flow.pump, flow.session
+        if pump is None or session is None:
+            return
+        flow.since = now
+        flow.path.start(pump.max_payload)
+        session.flows[flow.flow_id] = flow
+        session.used = now
+        session.group.usable.append(pump)
+        self._deadlines.set(Timer.PROBE, flow, now)
+        self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+        self._events.append(FlowOpened(flow.flow_id, flow.key.local_port, flow.key.remote_port))
+
+    def _left_established(self, now: float, flow: Flow, reason: str) -> None:
+        """It carries no traffic any more, however it goes on."""
+        if flow.pump and flow.pump in flow.pump.group.usable:
+            flow.pump.group.usable.remove(flow.pump)
+        if flow.session:
+            flow.session.flows.pop(flow.flow_id, None)
+            flow.session.used = now
+        self._deadlines.cancel(Timer.PROBE, flow)
+        self._events.append(FlowClosed(flow.flow_id, flow.key.local_port, flow.key.remote_port, reason))
+
+    def _discard(self, now: float, flow: Flow, reason: str) -> None:  # noqa: ARG002 - the client needs both
+        """Forget everything about ``flow``."""
+        if self._flows.get(flow.key) is flow:
+            del self._flows[flow.key]
+        if flow.pump:
+            self.pump.drop_flow(flow.pump)
+        self._deadlines.cancel_all(flow)
+
+    def _pump_flow(self, flow: Flow, session: Session) -> PumpFlow:
+        """Hand the flow's sequence numbers over to the pump, which takes its segments from now on."""
+        flow.session = session
+        max_payload = min(flow.mss, self._link_payload(flow.key))
+        flow.pump = PumpFlow(
+            flow,
+            session.group,
+            flow.flow_id,
+            flow.key,
+            session.keys.codec(flow.flow_id, initiator=self.initiator),
+            next_seq=flow.next_seq,
+            received=flow.received,
+            scale=flow.scale,
+            max_payload=max_payload,
+            window=flow.window,
+            identification=flow.template.identification,
+        )
+        self.pump.put_flow(flow.pump)
+        return flow.pump
+
+    def _link_payload(self, key: FlowKey) -> int:
+        return self._mtu - (60 if len(key.local) == 16 else 40)
+
+    def _tell(self, session: Session, message: messages.Control, avoid: Flow | None = None) -> None:
+        """Send a control message on some usable flow."""
+        flows = [flow for flow in session.group.usable if avoid is None or flow is not avoid.pump]
+        if flows:
+            flow = flows[int.from_bytes(self._rng(2), "big") % len(flows)]
+            self._out.append(self.pump.send_control(flow, message))
+
+    def _tell_others(self, flow: Flow, message: messages.Control) -> None:
+        if flow.session:
+            self._tell(flow.session, message, avoid=flow)
+
+    # -- probes
+
+    def _send_probe(self, now: float, flow: Flow) -> None:
+        pump = flow.pump
+        if pump is None or flow.state is not State.ESTABLISHED:
+            return
+        padding = 0
+        if not flow.path.confirmed and not flow.health.unanswered:
+            empty = len(pump.codec.pack_control(0, messages.Probe(0)))  # never sent: only its size is wanted
+            padding = max(flow.path.size - empty, 0)
+        number = flow.health.probe_sent(now, pump.sent_frames + 1, pump.received_frames)
+        if padding:
+            flow.path.probe_sent(number)
+        self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
+        self._deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
+
+    def _answer_probe(self, flow: Flow, session: Session, number: int) -> None:
+        if flow.pump is None:
+            return
+        answer = messages.ProbeAnswer(number, flow.flow_id, flow.pump.received_frames & 0xFFFFFFFF)
+        self._out.append(self.pump.send_control(flow.pump, answer))
+        if flow.pump not in session.group.usable:
+            self._tell(session, answer, avoid=flow)
+
+    def _probe_answered(self, now: float, flow: Flow | None, number: int, received: int) -> None:
+        if flow is None or flow.pump is None or not flow.health.answered(now, number, received):
+            return
+        if flow.path.answered(number):
+            self.pump.set_max_payload(flow.pump, flow.path.size)
+        self._judge(now, flow)
+        if not flow.path.confirmed:
+            self._deadlines.set(Timer.PROBE, flow, now)
+            return
+        active = flow.pump.sent_frames + flow.pump.received_frames > flow.swept_frames + 4
+        self._deadlines.set(Timer.PROBE, flow, now + (ACTIVE_PROBE if active else self._keepalive()))
+
+    def _keepalive(self) -> float:
+        """The period of an idle flow, give or take 20 %."""
+        return self._parameters.keepalive * (0.8 + 0.4 * self._rng(1)[0] / 255)
+
+    def _probe_due(self, now: float, flow: Flow) -> None:
+        """The next probe, or the last one is overdue."""
+        if flow.pump and flow.health.waiting and flow.health.overdue(flow.pump.received_frames):
+            self._tell_others(flow, messages.FlowDown(flow.flow_id))
+            self._step(now, flow, Input.DEAD, "probes are not answered")
+            return
+        if flow.health.unanswered == 1 and flow.session and now - self._suspected > 1.0:
+            silent = [other for other in flow.session.flows.values() if other.health.unanswered]
+            if len(silent) > 1:
+                self._suspected = now
+                self._events.append(Suspect(flow.key.remote))
+        self._send_probe(now, flow)
+
+    def _probe_stalled(self, now: float) -> None:
+        """Bulk found these flows without credit: a probe's ACK jumps over what was lost."""
+        for pump in self.pump.stalled:
+            flow = self._flows.get(pump.key)
+            if flow is not None and not flow.health.waiting:
+                self._send_probe(now, flow)
+        self.pump.stalled.clear()
+
+    def _judge(self, now: float, flow: Flow) -> None:
+        """Take a flow out of use that loses much more than its peers do, and back when it recovers."""
+        session = flow.session
+        if session is None or flow.pump is None or flow.state is not State.ESTABLISHED:
+            return
+        losses = sorted(other.health.loss for other in session.flows.values())
+        median = losses[len(losses) // 2]
+        usable = session.group.usable
+        sick = len(losses) >= MIN_HEALTHY and flow.health.loss > SICK_LOSS + 2 * median
+        if sick and not flow.sick and flow.pump in usable and len(usable) > 1:
+            usable.remove(flow.pump)
+            flow.sick = True
+            self._turned_sick(now, flow)
+
+    # -- conversations
+
+    def _put_conversation(self, now: float, conversation: PumpConversation) -> None:
+        self.pump.put_conversation(conversation)
+        self._moved[conversation] = (0, now)
+        self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+    def _send_large(self, now: float, conversation: PumpConversation, run: Run) -> None:
+        """Datagrams that do not fit a segment leave as fragments."""
+        session_payload = min((flow.max_payload for flow in conversation.group.usable), default=0)
+        if not session_payload:
+            return
+        room = session_payload - conversation.group.usable[0].codec.overhead
+        bursts: list[Outgoing] = []
+        for datagram in run.datagrams:
+            self._next_fragment += 1
+            parts = split(datagram, room, self._next_fragment, conversation.target)
+            if parts is None:
+                self.counters["datagrams too large"] += 1
+                continue
+            fragments: list[Buffer] = list(parts)
+            self.pump.send(conversation, Kind.FRAGMENT, b"", fragments, len(fragments[0]), bursts)
+            conversation.sent_datagrams -= len(fragments) - 1
+        self._out += bursts
+        self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+    def _end_conversation(self, conversation: PumpConversation) -> None:
+        self._moved.pop(conversation, None)
+        self.pump.drop_conversation(conversation)
+
+    # -- timers
+
+    def _timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        """Timers that both roles have."""
+        match timer, key:
+            case Timer.ACKNOWLEDGE, _:
+                self._out += self.pump.take_unacknowledged(all_of_them=True)
+            case Timer.PROBE, Flow() as flow:
+                self._probe_due(now, flow)
+            case Timer.RETRANSMIT, Flow() as flow:
+                self._retransmit(now, flow)
+            case Timer.FORGET, Flow() as flow:
+                self._step(now, flow, Input.EXPIRE)
+            case Timer.SWEEP, _:
+                self._sweep(now)
+            case _:
+                raise AssertionError(f"timer {timer} of {key!r}")
+
+    def _retransmit(self, now: float, flow: Flow) -> None:
+        """A closing segment was not answered; the client also repeats its handshake."""
+        if flow.tries >= CLOSE_TRIES or flow.repeat is None:
+            self._step(now, flow, Input.UNANSWERED)
+            return
+        flow.tries += 1
+        self._out.append(flow.repeat)
+        self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY * flow.tries)
+
+    def _sweep(self, now: float) -> None:
+        """Once a second while there is anything: who moved, who ended."""
+        for conversation, (count, since) in list(self._moved.items()):
+            moved = conversation.sent_datagrams + conversation.received_datagrams
+            if moved != count:
+                self._moved[conversation] = (moved, now)
+            elif now - since >= self._parameters.duration:
+                self._expire_conversation(now, conversation)
+        for flow in self._flows.values():
+            if flow.pump and flow.state is State.ESTABLISHED:
+                frames = flow.pump.sent_frames + flow.pump.received_frames
+                if frames > flow.swept_frames + 4 and not flow.health.waiting:
+                    # The first traffic after silence: do not leave the flow unwatched until its keepalive.
+                    self._hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
+                flow.swept_frames = frames
+        if self._flows or self._moved:
+            self._deadlines.set(Timer.SWEEP, None, now + SWEEP)
+
+    def _hasten(self, timer: Timer, key: Hashable, when: float) -> None:
+        armed = self._deadlines.get(timer, key)
+        if armed is None or armed > when:
+            self._deadlines.set(timer, key, when)
+
+    # -- what the roles define
+
+    def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
+        raise NotImplementedError
+
+    def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
+        raise NotImplementedError
+
+    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+        raise NotImplementedError
+
+    def _unopened(self, now: float, item: SlowPayload) -> None:
+        raise NotImplementedError
+
+    def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
+        raise NotImplementedError
+
+    def _slow_run(self, now: float, run: Run) -> None:
+        raise NotImplementedError
+
+    def _session_closed(self, now: float, session: Session) -> None:
+        raise NotImplementedError
+
+    def _turned_sick(self, now: float, flow: Flow) -> None:
+        raise NotImplementedError
+
+    def _expire_conversation(self, now: float, conversation: PumpConversation) -> None:
+        raise NotImplementedError
+
+
+__all__ = ["ACK", "FRAGMENT_HEADER", "OUR_WINDOW", "Node"]

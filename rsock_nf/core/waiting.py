@@ -1,0 +1,56 @@
+"""Datagrams that wait for a first flow: bounded in number, bytes and age, the oldest go first."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from rsock_nf.core.types import Run
+
+MAX_DATAGRAMS = 512
+MAX_BYTES = 1 << 20
+MAX_AGE = 5.0
+"""Seconds: what is older was given up by the application long ago."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """See the module.  Buffers are copied."""
+
+    dropped: int = 0
+    _queue: deque[tuple[float, Run]] = field(default_factory=deque)
+    _datagrams: int = 0
+    _bytes: int = 0
+
+    def __len__(self) -> int:
+        return self._datagrams
+
+    def put(self, now: float, run: Run) -> None:
+        """Keep ``run``, and drop the oldest where it is too much."""
+        for datagram in run.datagrams:
+            kept = bytes(datagram)
+            self._queue.append((now, Run(run.peer, [kept], len(kept))))
+            self._datagrams += 1
+            self._bytes += len(kept)
+        while self._datagrams > MAX_DATAGRAMS or self._bytes > MAX_BYTES:
+            self._pop()
+            self.dropped += 1
+
+    def take(self, now: float) -> list[Run]:
+        """Everything that is not too old, in order."""
+        self.expire(now)
+        runs = [run for _, run in self._queue]
+        self._queue.clear()
+        self._datagrams = self._bytes = 0
+        return runs
+
+    def expire(self, now: float) -> None:
+        """Drop what is too old."""
+        while self._queue and self._queue[0][0] + MAX_AGE <= now:
+            self._pop()
+            self.dropped += 1
+
+    def _pop(self) -> None:
+        _, run = self._queue.popleft()
+        self._datagrams -= 1
+        self._bytes -= run.size
