@@ -1,0 +1,39 @@
+"""The configuration file: JSON in, frozen ``Settings`` out.
+
+``source`` reads the file, ``values`` knows how ports, endpoints and keys are written, ``model`` (the only importer of
+pydantic) knows the keys, and ``load`` here puts them together.  Defaults do not live here, but in the dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsock_nf.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A file that was read, understood and found consistent."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+    """One line each: what works, but should be known (a secret that others can read, a cipher that seals nothing)."""
+
+
+def load(path: Path) -> Configuration:
+    """Read and validate the file, and resolve the host names in it.
+
+    Raises ``ConfigError``: one line that names the file and the field.
+    """
+    from rsock_nf.config import model  # pydantic costs 0.2 s: `status` and `--help` do without
+
+    return model.load(path)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of the configuration file."""
+    from rsock_nf.config import model
+
+    return model.schema()

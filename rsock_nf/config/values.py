@@ -1,0 +1,178 @@
+"""How ports, endpoints, names and keys are written in a configuration file.
+
+Every ``parse_*`` takes what JSON gave and raises ``ValueError`` with a message that makes sense behind "file: field: ".
+No name is resolved here, and no file is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator
+from ipaddress import AddressValueError, IPv6Address, ip_address
+from typing import NamedTuple
+
+from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+
+SECRET_BYTES = 32
+MAX_RANGES = 256
+"""A classic BPF program has room for 4,096 instructions (BPF_MAXINSNS) and needs at most five for a range."""
+MAX_PORTS = 4096
+"""A server holds a descriptor for each."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_DEVICE = re.compile(r"[^\s/%:\"\\\x00-\x1f]{1,15}")  # IFNAMSIZ 16 with its zero; dev_valid_name(), net/core/dev.c
+_RANGE = re.compile(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+
+
+class HostPort(NamedTuple):
+    """A host as written, not resolved yet, and a port."""
+
+    host: str
+    port: int
+
+
+def parse_name(value: object) -> str:
+    """The name of an instance: it becomes part of a directory's and of a firewall table's name."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise ValueError(f"{shown(value)} cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
+
+
+def parse_device(value: object) -> str:
+    """The name of a network device; whether it exists is seen when the tunnel starts."""
+    if isinstance(value, str) and _DEVICE.fullmatch(value) and value not in {".", ".."}:
+        return value
+    raise ValueError(f"{shown(value)} is not the name of a network device")
+
+
+def parse_ports(value: object) -> tuple[PortRange, ...]:
+    """``"10001-10010,12000"``, a number, or a list of either: disjoint ranges, ascending, adjacent ones joined."""
+    items = value if isinstance(value, list) else [value]
+    ranges = sorted(found for item in items for found in _ranges(item))
+    if not ranges:
+        raise ValueError("no ports are given")
+    joined = ranges[:1]
+    for ports in ranges[1:]:
+        last = joined[-1]
+        if ports.first <= last.last:
+            raise ValueError(f"{last} and {ports} overlap")
+        if ports.first == last.last + 1:
+            joined[-1] = PortRange(last.first, ports.last)
+        else:
+            joined.append(ports)
+    if len(joined) > MAX_RANGES:
+        raise ValueError(f"{len(joined)} separate ranges are too many: at most {MAX_RANGES}")
+    if (count := count_ports(joined)) > MAX_PORTS:
+        raise ValueError(f"{count} ports are too many: at most {MAX_PORTS}")
+    return tuple(joined)
+
+
+def count_ports(ranges: tuple[PortRange, ...] | list[PortRange]) -> int:
+    """How many ports disjoint ranges hold."""
+    return sum(ports.last - ports.first + 1 for ports in ranges)
+
+
+def _ranges(item: object) -> Iterator[PortRange]:
+    if isinstance(item, int) and not isinstance(item, bool):
+        yield PortRange(_port(item), item)
+        return
+    if not isinstance(item, str):
+        raise ValueError(f'{shown(item)} is not a port or a range (want "10001-10010,12000")')  # noqa: TRY004
+    for part in item.split(","):
+        match = _RANGE.fullmatch(part)
+        if not match:
+            raise ValueError(f'"{part.strip()}" is not a port or a range (want "10001-10010,12000")')
+        first, last = _port(int(match[1])), _port(int(match[2] or match[1]))
+        if first > last:
+            raise ValueError(f'"{part.strip()}" ends before it begins')
+        yield PortRange(first, last)
+
+
+def _port(number: int) -> int:
+    if not 1 <= number <= 65535:
+        raise ValueError(f"port {number} is not within 1-65535")
+    return number
+
+
+def parse_address(value: object) -> IPAddress:
+    """A literal IPv4 or IPv6 address without a zone."""
+    address, zone = split_zone(value) if isinstance(value, str) else (None, "")
+    if address is None:
+        raise ValueError(f"{shown(value)} is not an IP address")
+    if zone:
+        raise ValueError(f'{shown(value)}: give the device of a link-local address as "device", not behind a "%"')
+    return address
+
+
+def split_zone(text: str) -> tuple[IPAddress | None, str]:
+    """``"fe80::1%eth0"`` → the address without its zone, and the zone; None when it is not a literal address."""
+    bare, _, zone = text.partition("%")
+    try:
+        address = ip_address(bare)
+    except (AddressValueError, ValueError):
+        return None, ""
+    if zone and not (isinstance(address, IPv6Address) and address.is_link_local and _DEVICE.fullmatch(zone)):
+        return None, ""
+    if "%" in text and not zone:
+        return None, ""
+    return address, zone
+
+
+def parse_host(value: object) -> str:
+    """A literal address (perhaps with a zone) or a host name."""
+    if isinstance(value, str):
+        if split_zone(value)[0] is not None:
+            return value
+        # What consists of digits and dots was meant to be an address: resolvers would read "10.1" as 10.0.0.1.
+        if _HOST.fullmatch(value) and not re.fullmatch(r"[0-9.]+", value):
+            return value
+    raise ValueError(f"{shown(value)} is neither an IP address nor a host name")
+
+
+def parse_host_port(value: object) -> HostPort:
+    """``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``"host.example:9999"``."""
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f'{shown(value)} is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")')
+    host = match[1] or match[2]
+    literal = split_zone(host)[0]
+    if match[1] and (literal is None or literal.version != 6):
+        raise ValueError(f"{shown(value)}: only an IPv6 address stands in brackets")
+    return HostPort(parse_host(host), _port(int(match[3])))
+
+
+def parse_endpoint(value: object) -> Endpoint:
+    """As ``parse_host_port``, but the host must be a literal address."""
+    host, port = parse_host_port(value)
+    address, zone = split_zone(host)
+    if address is None:
+        raise ValueError(f"{shown(value)}: a literal IP address is wanted, not a host name")
+    return Endpoint(address, port, zone)
+
+
+def parse_secret(text: object) -> bytes:
+    """What ``genkey`` printed: 32 bytes in base64.  No message contains the text itself."""
+    try:
+        key = base64.b64decode(text.strip(), validate=True) if isinstance(text, str) else b""
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != SECRET_BYTES:
+        raise ValueError('not a key: 44 characters are wanted, as "rsock-nf genkey" prints them')
+    if len(set(key)) < SECRET_BYTES // 4:  # 32 random bytes with fewer than 8 values: never
+        raise ValueError('too regular to be a random key: make one with "rsock-nf genkey"')
+    return key
+
+
+def format_secret(key: bytes) -> str:
+    """The text that ``parse_secret`` reads."""
+    return base64.b64encode(key).decode("ascii")
+
+
+def shown(value: object) -> str:
+    """A value from the file as JSON writes it, cut short and on one line, for an error message."""
+    text = " ".join(json.dumps(value, ensure_ascii=False).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,350 @@
+"""The configuration file: what is accepted, what it becomes, and the one line that each mistake earns."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsock_nf import config
+from rsock_nf.config.values import format_secret, parse_ports, parse_secret
+from rsock_nf.core.parameters import Cipher, ClientParameters, OnProbe, ServerParameters, Spread
+from rsock_nf.core.types import Endpoint, PortRange
+from rsock_nf.errors import ConfigError
+from rsock_nf.settings import Log
+
+KEY = bytes(range(32))
+SECRET = format_secret(KEY)
+SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret": SECRET}
+CLIENT: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "listen": "127.0.0.1:30000", "secret": SECRET}
+
+Load = Callable[..., config.Configuration]
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.chmod(0o600)
+    return path
+
+
+def message(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{path}: ")
+    return line.removeprefix(f"{path}: ")
+
+
+def test_the_smallest_server_takes_every_default_from_the_dataclasses(tmp_path: Path) -> None:
+    path = write(tmp_path / "edge.json", SERVER)
+    settings = config.load(path).settings
+    assert settings.name == "edge"
+    assert settings.path == path
+    assert settings.tunnel == ServerParameters(secret=KEY, targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),))
+    assert (settings.device, settings.addresses, settings.backend, settings.log) == (None, (), "auto", Log())
+
+
+def test_the_smallest_client_takes_every_default_from_the_dataclasses(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path / "c.json", CLIENT)).settings
+    assert settings.tunnel == ClientParameters(secret=KEY, server=(IPv4Address("203.0.113.5"),))
+    assert settings.listen == (Endpoint(IPv4Address("127.0.0.1"), 30000),)
+    assert settings.client_ports == ()
+
+
+def test_every_server_key(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(SECRET + "\n")
+    (tmp_path / "key").chmod(0o600)
+    keys = {
+        "role": "server",
+        "name": "main.edge",
+        "targets": ["127.0.0.1:9999", "[fe80::2%eth1]:53"],
+        "secret_file": "key",
+        "ports": [443, "8000-8009, 12000"],
+        "type": "tcp",
+        "cipher": "aes-256-gcm",
+        "spread": "conversation",
+        "duration": 30,
+        "keepalive": 2.5,
+        "device": "eth0",
+        "addresses": ["192.0.2.1", "2001:db8::1"],
+        "on_probe": "closed",
+        "max_sessions": 3,
+        "max_conversations": 40,
+        "backend": "iptables",
+        "log": {"level": "debug", "file": "edge.log"},
+    }
+    loaded = config.load(write(tmp_path / "s.json", keys))
+    assert loaded.warnings == ()
+    assert loaded.settings.tunnel == ServerParameters(
+        secret=KEY,
+        ports=(PortRange(443, 443), PortRange(8000, 8009), PortRange(12000, 12000)),
+        cipher=Cipher.AES_256_GCM,
+        spread=Spread.CONVERSATION,
+        duration=30.0,
+        keepalive=2.5,
+        targets=(Endpoint(IPv4Address("127.0.0.1"), 9999), Endpoint(IPv6Address("fe80::2"), 53, "eth1")),
+        on_probe=OnProbe.CLOSED,
+        max_sessions=3,
+        max_conversations=40,
+    )
+    assert loaded.settings.name == "main.edge"
+    assert loaded.settings.device == "eth0"
+    assert loaded.settings.addresses == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+    assert loaded.settings.backend == "iptables"
+    assert loaded.settings.log == Log("debug", tmp_path / "edge.log")
+
+
+def test_every_client_key(tmp_path: Path) -> None:
+    keys = CLIENT | {
+        "server": ["fe80::1%eth0", "2001:db8::5"],
+        "listen": ["127.0.0.1:30000", "[::1]:30001"],
+        "target_index": [0, 3],
+        "flows": 4,
+        "client_ports": "40000-40009",
+        "idle_timeout": 0,
+        "cipher": "chacha20-poly1305",
+    }
+    settings = config.load(write(tmp_path / "c.json", keys)).settings
+    assert isinstance(settings.tunnel, ClientParameters)
+    assert settings.tunnel.server == (IPv6Address("fe80::1"), IPv6Address("2001:db8::5"))
+    assert settings.device == "eth0", "the zone of a link-local server address names the device"
+    assert settings.tunnel.targets == (0, 3)
+    assert (settings.tunnel.flows, settings.tunnel.idle_timeout) == (4, 0.0)
+    assert settings.client_ports == (PortRange(40000, 40009),)
+
+
+def test_host_names_are_resolved_in_the_order_of_the_resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [(socket.AF_INET6, 2, 17, "", ("2001:db8::7", 0, 0, 0)), (socket.AF_INET, 2, 17, "", ("192.0.2.7", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: answers if host == "edge.example" else [])
+    settings = config.load(write(tmp_path / "c.json", CLIENT | {"server": "edge.example"})).settings
+    assert isinstance(settings.tunnel, ClientParameters)
+    assert settings.tunnel.server == (ip_address("2001:db8::7"), ip_address("192.0.2.7"))
+
+
+def test_a_name_that_does_not_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    line = message(write(tmp_path / "c.json", CLIENT | {"server": "edge.example"}))
+    assert line == 'server: cannot resolve "edge.example": Name or service not known'
+
+
+MISTAKES = [
+    # What is written, who writes it, the line that it earns.
+    (SERVER, {"role": "sever"}, 'role: must be "server" or "client", not "sever"'),
+    (SERVER, {"role": ["server"]}, 'role: must be "server" or "client", not ["server"]'),
+    (SERVER, {"role": None}, 'role: must be "server" or "client", not null'),
+    (SERVER, {"prots": 1}, 'prots: unknown key (did you mean "ports"?)'),
+    (SERVER, {"zzz": 1}, "zzz: unknown key"),
+    (SERVER, {"listen": "127.0.0.1:1"}, "listen: only a client has this key"),
+    (CLIENT, {"target": "127.0.0.1:1"}, "target: only a server has this key"),
+    (SERVER, {"log": {"levle": "info"}}, 'log.levle: unknown key (did you mean "level"?)'),
+    (SERVER, {"log": {"level": "all"}}, 'log.level: must be "debug", "info", "warning" or "error", not "all"'),
+    (SERVER, {"log": "x"}, 'log: must be an object, not "x"'),
+    (SERVER, {"log": {"file": ""}}, 'log.file: "" is not the path of a file'),
+    (SERVER, {"target": "127.0.0.1"}, 'target: "127.0.0.1" is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")'),
+    (SERVER, {"target": "::1:9"}, 'target: "::1:9" is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")'),
+    (SERVER, {"target": "127.0.0.1:0"}, "target: port 0 is not within 1-65535"),
+    (SERVER, {"target": "127.1:80"}, 'target: "127.1" is neither an IP address nor a host name'),
+    (SERVER, {"target": "[127.0.0.1]:80"}, 'target: "[127.0.0.1]:80": only an IPv6 address stands in brackets'),
+    (SERVER, {"targets": ["127.0.0.1:9"]}, 'targets: give either this or "target", not both'),
+    (CLIENT, {"listen": "localhost:9"}, 'listen: "localhost:9": a literal IP address is wanted, not a host name'),
+    (CLIENT, {"listen": []}, "listen: the list is empty"),
+    (CLIENT, {"listen": ["127.0.0.1:9", "127.0.0.1:9"]}, "listen: 127.0.0.1:9 is given twice"),
+    (CLIENT, {"server": "fe80::1%"}, 'server: "fe80::1%" is neither an IP address nor a host name'),
+    (CLIENT, {"server": "two words"}, 'server: "two words" is neither an IP address nor a host name'),
+    (CLIENT, {"server": "fe80::1%eth0", "device": "eth1"}, "server: the address lies on one device, but several are named: ['eth0', 'eth1']"),
+    (CLIENT, {"target_index": [0, 1]}, 'target_index: 2 indices for 1 addresses in "listen"'),
+    (CLIENT, {"target_index": -1}, "target_index: -1 is not an index (0-65535) or a list of them"),
+    (CLIENT, {"client_ports": "40000-40003"}, "client_ports: 4 ports are too few for 10 flows"),
+    (CLIENT, {"flows": 0}, "flows: must be greater than or equal to 1, not 0"),
+    (CLIENT, {"flows": "9"}, 'flows: must be a valid integer, not "9"'),
+    (CLIENT, {"idle_timeout": -1}, "idle_timeout: must be greater than or equal to 0, not -1"),
+    (SERVER, {"ports": "10001-"}, 'ports: "10001-" is not a port or a range (want "10001-10010,12000")'),
+    (SERVER, {"ports": "10-1"}, 'ports: "10-1" ends before it begins'),
+    (SERVER, {"ports": "0"}, "ports: port 0 is not within 1-65535"),
+    (SERVER, {"ports": 70000}, "ports: port 70000 is not within 1-65535"),
+    (SERVER, {"ports": "10-20,15"}, "ports: 10-20 and 15 overlap"),
+    (SERVER, {"ports": []}, "ports: no ports are given"),
+    (SERVER, {"ports": [True]}, 'ports: true is not a port or a range (want "10001-10010,12000")'),
+    (SERVER, {"ports": "1-60000"}, "ports: 60000 ports are too many: at most 4096"),
+    (SERVER, {"ports": list(range(1, 1000, 2))}, "ports: 500 separate ranges are too many: at most 256"),
+    (SERVER, {"type": "udp"}, 'type: "udp" is not available yet: only "tcp" is'),
+    (SERVER, {"type": "all"}, 'type: "all" is not available yet: only "tcp" is'),
+    (SERVER, {"type": ["tcp"]}, 'type: must be "tcp", not ["tcp"]'),
+    (SERVER, {"cipher": "aes"}, 'cipher: must be "none", "aes-256-gcm" or "chacha20-poly1305", not "aes"'),
+    (SERVER, {"duration": "5m"}, 'duration: must be a valid number, not "5m"'),
+    (SERVER, {"duration": True}, "duration: must be a valid number, not true"),
+    (SERVER, {"duration": 0}, "duration: must be greater than 0, not 0"),
+    (SERVER, {"keepalive": 0.1}, "keepalive: must be greater than or equal to 0.5, not 0.1"),
+    (SERVER, {"max_sessions": 1.5}, "max_sessions: must be a valid integer, not 1.5"),
+    (SERVER, {"device": "a/b"}, 'device: "a/b" is not the name of a network device'),
+    (SERVER, {"device": None}, "device: null is not the name of a network device"),
+    (SERVER, {"addresses": "10.0.0.256"}, 'addresses: "10.0.0.256" is not an IP address'),
+    (SERVER, {"addresses": "fe80::1%eth0"}, 'addresses: "fe80::1%eth0": give the device of a link-local address as "device", not behind a "%"'),
+    (SERVER, {"name": "a/b"}, "name: \"a/b\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
+    (SERVER, {"name": ".."}, "name: \"..\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
+    (SERVER, {"backend": "pf"}, 'backend: must be "auto", "nftables", "iptables" or "manual", not "pf"'),
+    (SERVER, {"secret": "hunter2"}, 'secret: not a key: 44 characters are wanted, as "rsock-nf genkey" prints them'),
+    (SERVER, {"secret": 12345}, 'secret: not a key: 44 characters are wanted, as "rsock-nf genkey" prints them'),
+    (SERVER, {"secret": "A" * 43 + "="}, 'secret: too regular to be a random key: make one with "rsock-nf genkey"'),
+    (SERVER, {"secret_file": "key"}, 'secret_file: give either this or "secret", not both'),
+    (SERVER, {"device": "\ud800"}, "not JSON: Invalid JSON: unexpected end of hex escape at line 1 column 123"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "change", "expected"), MISTAKES, ids=[line for _, _, line in MISTAKES])
+def test_one_line_for_each_mistake(tmp_path: Path, base: dict[str, Any], change: dict[str, Any], expected: str) -> None:
+    line = message(write(tmp_path / "edge.json", base | change))
+    if expected.startswith("not JSON"):
+        expected, line = expected[: len("not JSON")], line[: len("not JSON")]
+    assert line == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "expected"),
+    [
+        (SERVER, "role", 'role: missing: "server" or "client"'),
+        (SERVER, "target", 'target: missing: where datagrams go, as "127.0.0.1:9999"'),
+        (SERVER, "secret", 'secret: missing: make one with "rsock-nf genkey", the same for both sides'),
+        (CLIENT, "server", "server: missing: the server's address or name"),
+        (CLIENT, "listen", 'listen: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
+    ],
+)
+def test_one_line_for_each_missing_key(tmp_path: Path, base: dict[str, Any], key: str, expected: str) -> None:
+    assert message(write(tmp_path / "edge.json", {k: v for k, v in base.items() if k != key})) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{\n  "role": "server",\n}', "not JSON: line 3, column 1: expecting property name enclosed in double quotes"),
+        ('{"role": "server"', "not JSON: line 1, column 18: expecting ',' delimiter"),
+        ("", "not JSON: line 1, column 1: expecting value"),
+        ("[1]", "a JSON object is wanted, not [1]"),
+        ('{"role": "server", "role": "client"}', "role: given twice"),
+        ('{"log": {"level": "info", "level": "info"}}', "level: given twice"),
+        ('{"duration": NaN}', "NaN is not a JSON number"),
+        ("[" * 100_000, "not JSON that anyone wrote: nested too deeply"),
+        ("9" * 5000, "a number of 5000 digits"),
+        (" " * (2 << 20), "larger than 1 MiB"),
+    ],
+)
+def test_one_line_for_what_is_not_json(tmp_path: Path, text: str, expected: str) -> None:
+    assert message(write(tmp_path / "edge.json", text)).startswith(expected)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert message(tmp_path / "none.json") == "cannot be read: No such file or directory"
+    assert message(tmp_path) == "cannot be read: Is a directory"
+    (tmp_path / "latin1.json").write_bytes(b'{"name": "\xe9"}')
+    assert message(tmp_path / "latin1.json") == "not UTF-8: byte 10"
+
+
+def test_the_file_name_stands_for_the_missing_name_and_is_checked(tmp_path: Path) -> None:
+    line = message(write(tmp_path / "my server.json", SERVER))
+    assert line.startswith('name: "my server" cannot name an instance')
+    assert line.endswith('(it comes from the file\'s name: give a "name")')
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("hunter2", 'not a key: 44 characters are wanted, as "rsock-nf genkey" prints them'),
+    ],
+)
+def test_a_secret_file_that_is_no_good(tmp_path: Path, content: str | None, expected: str) -> None:
+    file = tmp_path / "key"
+    if content:
+        file.write_text(content)
+    keys = {k: v for k, v in SERVER.items() if k != "secret"} | {"secret_file": "key"}
+    line = message(write(tmp_path / "edge.json", keys))
+    assert line == f"secret_file: {file}: {expected}"
+    assert "hunter2" not in line
+
+
+def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "edge.json", SERVER)
+    path.chmod(0o644)
+    assert config.load(path).warnings == (
+        f"{path}: secret: everyone on this host can read it: chmod o-r {path}",
+        f'{path}: cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams',
+    )
+
+
+def test_the_secret_is_in_no_representation(tmp_path: Path) -> None:
+    loaded = config.load(write(tmp_path / "edge.json", SERVER))
+    for form in (repr(loaded), str(loaded.settings), repr(loaded.settings.tunnel)):
+        assert SECRET not in form
+        assert repr(KEY) not in form
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"ports": ["10001-10005", "10006-10010"]}, True),
+        ({"log": {"level": "debug"}}, True),
+        ({"duration": 300.0}, True),
+        ({"duration": 301}, False),
+        ({"ports": "10001-10011"}, False),
+        ({"target": "127.0.0.1:9998"}, False),
+        ({"secret": format_secret(bytes(range(1, 33)))}, False),
+    ],
+)
+def test_the_digest_tells_meanings_apart(tmp_path: Path, change: dict[str, Any], same: bool) -> None:  # noqa: FBT001
+    first = config.load(write(tmp_path / "a.json", SERVER)).settings.digest
+    second = config.load(write(tmp_path / "a.json", SERVER | change)).settings.digest
+    assert (first == second) is same
+
+
+def test_the_schema_knows_the_keys_of_both_roles_and_their_defaults() -> None:
+    definitions = config.schema()["$defs"]
+    server, client = definitions["ServerKeys"]["properties"], definitions["ClientKeys"]["properties"]
+    assert server["ports"]["default"] == "10001-10010"
+    assert client["flows"]["default"] == 10
+    assert "listen" not in server
+    assert "target" not in client
+    assert all(
+        "description" in key or "$ref" in key for key in [*server.values(), *client.values()] if "const" not in key
+    )
+
+
+@given(st.sets(st.integers(1, 65535), min_size=1, max_size=200))
+def test_ports_written_in_any_order_are_the_same_ports(ports: set[int]) -> None:
+    ranges = parse_ports([str(port) for port in ports])
+    assert {port for found in ranges for port in range(found.first, found.last + 1)} == ports
+    assert all(before.last + 1 < after.first for before, after in itertools.pairwise(ranges))
+    assert parse_ports(",".join(map(str, ranges))) == ranges
+
+
+@given(st.text() | st.integers() | st.lists(st.text() | st.integers()) | st.none() | st.floats())
+def test_anything_else_given_as_ports_gives_ports_or_a_value_error(value: object) -> None:
+    try:
+        ranges = parse_ports(value)
+    except ValueError:
+        return
+    assert all(1 <= ports.first <= ports.last <= 65535 for ports in ranges)
+
+
+@given(st.binary(min_size=32, max_size=32).filter(lambda key: len(set(key)) >= 8))
+def test_a_key_survives_its_text_form(key: bytes) -> None:
+    assert parse_secret(format_secret(key) + "\n") == key
+
+
+def test_pydantic_is_imported_by_loading_only() -> None:
+    code = "import sys, rsock_nf.config; assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
