@@ -1,0 +1,215 @@
+"""What the rules do to packets: the kernel is blind to what is ours, a tap is not, and nobody else notices."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from rsock_firewall import Firewall, Policy, PortRange
+from rsock_firewall.iptables import Iptables
+from rsock_firewall.nftables import Nftables
+from tests.firewall.lab import ACK, ADDRESSES, RST, SYN, SYN_ACK, Lab, Segment, Sender, Tap
+
+HELD, FREE = 10005, 9999
+SERVER = Policy("packets", "left", ADDRESSES["host"], (PortRange(10001, 10010),))
+CLIENT = Policy(
+    "packets", "left", ADDRESSES["host"], (PortRange(40001, 40001),), ADDRESSES["peer"], (PortRange(443, 444),)
+)
+BACKENDS: dict[str, Callable[[], Firewall]] = {
+    "owned": Nftables,
+    "plain": lambda: Nftables(persist=False),
+    "prerouting": lambda: Nftables(persist=False, ingress=False),
+    "iptables": Iptables,
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def firewall(request: pytest.FixtureRequest) -> Firewall:
+    return BACKENDS[request.param]()
+
+
+def probes(lab: Lab, source: int, destination: int, version: int) -> list[Segment]:
+    """What makes a kernel without a socket answer RST, every time."""
+    return [lab.segment((source, destination), flags, version) for flags in (SYN, ACK, SYN_ACK)]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_without_rules_every_probe_is_reset(lab: Lab, version: int) -> None:
+    """Or the tests below would pass whatever the rules did."""
+    answers = lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE))
+    assert [bool(answer.flags & RST) for answer in answers] == [True, True, True]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_server_is_silent_on_its_ports_only(lab: Lab, firewall: Firewall, version: int) -> None:
+    with lab.inside(), firewall.hold(SERVER) as held:
+        assert lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE)) == []
+        for neighbour in (10000, 10011):
+            assert len(lab.answered(probes(lab, 5000, neighbour, version), free=(5000, FREE))) == 3
+        counters = held.counters()
+        sizes = 3 * (40 if version == 4 else 60) + len(b"data")
+        assert counters == firewall.counters("packets") == (3, sizes, 0, 0)
+    assert len(lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE))) == 3
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_client_is_silent_to_its_server_only(lab: Lab, firewall: Firewall, version: int) -> None:
+    with lab.inside(), firewall.hold(CLIENT):
+        assert lab.answered(probes(lab, 443, 40001, version), free=(443, FREE)) == []
+        assert len(lab.answered(probes(lab, 443, 40002, version), free=(443, FREE))) == 3, (
+            "a port that it does not hold"
+        )
+        assert len(lab.answered(probes(lab, 442, 40001, version), free=(442, FREE))) == 3, "not the server's port"
+
+
+def test_a_client_of_another_server_is_not_ours(lab: Lab, firewall: Firewall) -> None:
+    elsewhere = dataclasses.replace(CLIENT, remote_addresses=ADDRESSES["beyond"])
+    with lab.inside(), firewall.hold(elsewhere):
+        for version in (4, 6):
+            assert len(lab.answered(probes(lab, 443, 40001, version), free=(443, FREE))) == 3
+
+
+def test_no_ports_no_silence_until_the_update(lab: Lab, firewall: Firewall) -> None:
+    with lab.inside(), firewall.hold(dataclasses.replace(CLIENT, local_ports=())) as held:
+        assert len(lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE))) == 3
+        held.update(CLIENT)
+        assert lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE)) == []
+        before = held.counters().inbound_packets
+        assert before == 3
+        held.update(dataclasses.replace(CLIENT, local_addresses=()))
+        assert lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE)) == []
+        assert held.counters().inbound_packets == before + 3, "counters go on when rules are swapped"
+
+
+def test_any_device(lab: Lab) -> None:
+    for firewall in (Nftables(), Iptables()):
+        with lab.inside(), firewall.hold(dataclasses.replace(SERVER, device=None)):
+            for version in (4, 6):
+                assert lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE)) == []
+
+
+def test_the_output_guard_stops_what_came_by_another_device(lab: Lab, firewall: Firewall) -> None:
+    """The rule is on the right device, the probes come by the left one: the kernel answers, and nobody hears it."""
+    with lab.inside(), firewall.hold(dataclasses.replace(SERVER, device="right")) as held:
+        for version in (4, 6):
+            assert lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE)) == []
+        assert held.counters()[::2] == (0, 6)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_forwarded_traffic_to_the_same_port_passes(lab: Lab, firewall: Firewall, version: int) -> None:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    target = (str(ADDRESSES["beyond"][version == 6]), HELD)
+    with lab.inside("beyond"):
+        listener = socket.create_server(target, family=family)
+    with listener, lab.inside(), firewall.hold(SERVER) as held:
+        with lab.inside("peer"):
+            connection = socket.create_connection(target, timeout=5)
+        with connection, listener.accept()[0] as accepted:
+            connection.sendall(b"through")
+            assert accepted.recv(100) == b"through"
+        assert held.counters().inbound_packets == 0
+
+
+def test_two_instances_side_by_side(lab: Lab, firewall: Firewall) -> None:
+    other = Policy("other", "left", ADDRESSES["host"], (PortRange(20000, 20000),))
+    with lab.inside(), firewall.hold(SERVER):
+        with firewall.hold(other):
+            assert lab.answered(probes(lab, 1, HELD, 4) + probes(lab, 1, 20000, 4), free=(1, FREE)) == []
+        assert len(lab.answered(probes(lab, 1, HELD, 4) + probes(lab, 1, 20000, 4), free=(1, FREE))) == 3
+
+
+STREAM = """
+    import itertools, select, sys
+    from ipaddress import ip_address
+    from tests.firewall.lab import ACK, ADDRESSES, SYN, Segment, Sender
+    pairs = list(zip(ADDRESSES["peer"], ADDRESSES["host"]))
+    segments = [Segment(*pair, 5000, {held}, flags, 1) for flags in (SYN, ACK) for pair in pairs]
+    sender = Sender()
+    print("ready", flush=True)
+    for sent in itertools.count():
+        if sent % 64 == 0 and select.select([sys.stdin], [], [], 0)[0]:
+            break
+        sender.send(segments[sent % len(segments)])
+    print(sent)
+"""
+
+
+@contextmanager
+def stream(lab: Lab) -> Iterator[Callable[[], list[Segment]]]:
+    """Segments to a held port as fast as they go, in both families.
+
+    Gives a function that ends the stream, sees that it flowed, and says what came back from the held port.
+    """
+    with lab.inside("peer"):
+        tap = Tap("eth")
+    with closing(tap), lab.child(STREAM.format(held=HELD), "peer") as child:
+
+        def answers() -> list[Segment]:
+            sent = int(child.communicate("", timeout=10)[0])
+            assert sent > 2000
+            last = lab.segment((5000, FREE), SYN)
+            with lab.inside("peer"):
+                sender = Sender()
+            sender.send(last)
+            sender.close()
+            seen = tap.until(lambda segment: segment.source_port == FREE)
+            return [segment for segment in seen if segment.source_port == HELD]
+
+        yield answers
+
+
+def test_the_stream_is_reset_where_nobody_holds(lab: Lab) -> None:
+    with stream(lab) as answers, lab.inside():
+        with closing(Tap("left")) as host_tap:
+            for _ in range(3000):
+                host_tap.until(lambda _any: True)
+        assert len(answers()) > 1000
+
+
+def test_updates_have_no_gap(lab: Lab, firewall: Firewall) -> None:
+    """Ports come and go beside the held one, its range is cut anew, an address comes and goes: not one RST."""
+    policies = [
+        SERVER,
+        dataclasses.replace(SERVER, local_ports=(PortRange(10001, 10010), PortRange(30000, 30010))),
+        dataclasses.replace(SERVER, local_ports=(PortRange(HELD, HELD), PortRange(HELD + 1, HELD + 1))),
+        dataclasses.replace(SERVER, local_addresses=(*ADDRESSES["host"], *ADDRESSES["beyond"])),
+    ]
+    with lab.inside(), firewall.hold(SERVER) as held, stream(lab) as answers:
+        for policy in policies * 60:
+            held.update(policy)
+        assert held.counters().output_packets == 0, "the output guard had nothing to hide"
+        assert answers() == []
+
+
+HOLD = """
+    import sys
+    from rsock_firewall.iptables import Iptables
+    from rsock_firewall.nftables import Nftables
+    from tests.firewall.test_packets import SERVER
+    with {}.hold(SERVER):
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("backend", ["Nftables()", "Nftables(persist=False)", "Iptables()"])
+def test_kill_and_take_over_have_no_gap(lab: Lab, backend: str) -> None:
+    """kill -9 leaves the rules, the next one takes them over: the kernel sees nothing in between."""
+    code = HOLD.format(backend)
+    firewall: Firewall = Iptables() if backend == "Iptables()" else Nftables()
+    with lab.child(code) as first, stream(lab) as answers, lab.inside():
+        first.kill()
+        first.wait()
+        for _ in range(3):
+            with lab.child(code) as successor:
+                assert firewall.counters("packets").inbound_packets > 0
+                assert firewall.counters("packets").output_packets == 0
+                successor.kill()
+                successor.wait()
+        assert answers() == []
+        assert firewall.clear("packets")
