@@ -107,6 +107,11 @@ class Client(Node):
         self._deadlines.set(Timer.DIAL, slot, now + self._dialer.failed(slot))
 
     @property
+    def remote_text(self) -> str:
+        """The server's address in use."""
+        return self._dialer.remote_text
+
+    @property
     def idle(self) -> bool:
         """Nothing to carry: flows are closed on purpose."""
         return not self._active

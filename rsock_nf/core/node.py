@@ -14,13 +14,12 @@ from collections.abc import Hashable, Iterable
 from rsock_nf.core import messages
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, Suspect
 from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
-from rsock_nf.core.fragments import HEADER as FRAGMENT_HEADER
 from rsock_nf.core.fragments import parse_fragment, split
 from rsock_nf.core.icmp import parse_too_big
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Handshake, Kind, Rng
-from rsock_nf.core.pump import OUR_WINDOW, Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
-from rsock_nf.core.segment import ACK, FIN, RST, FlowKey, Segment, parse_segment
+from rsock_nf.core.pump import Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.segment import FIN, RST, FlowKey, Segment, parse_segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer
 from rsock_nf.core.types import Buffer, Malformed, Outgoing, Packet, Run
@@ -118,6 +117,11 @@ class Node:
     def poll_event(self) -> Event | None:
         """The next event; None = there is none."""
         return self._events.popleft() if self._events else None
+
+    @property
+    def closing(self) -> bool:
+        """Some flow waits for the answer to its FIN."""
+        return any(flow.state is State.CLOSING for flow in self._flows.values())
 
     # -- in: what the pump could not decide
 
@@ -540,6 +544,3 @@ class Node:
 
     def _expire_conversation(self, now: float, conversation: PumpConversation) -> None:
         raise NotImplementedError
-
-
-__all__ = ["ACK", "FRAGMENT_HEADER", "OUR_WINDOW", "Node"]

@@ -70,6 +70,15 @@ class Server(Node):
         for flow in list(self._flows.values()):
             self._step(now, flow, Input.CLOSE)
 
+    def followed(self) -> list[bytes]:
+        """The packed addresses that flows lead to."""
+        return list(self._followed)
+
+    def give_up_flows(self, now: float) -> None:
+        """Close every flow; their clients dial new ones."""
+        for flow in list(self._flows.values()):
+            self._step(now, flow, Input.CLOSE, "asked to reconnect")
+
     def socket_refused(self, now: float, peer: object, reason: str) -> None:  # noqa: ARG002 - for the log
         """The driver could not open the socket of ``ConversationOpened``."""
         conversation = self.pump.conversation(peer)

@@ -1,0 +1,219 @@
+"""The client's side of the driver: the application's sockets, and the local ports of its flows."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Hashable
+from ipaddress import ip_address
+
+from rsock_firewall import FirewallError, Policy
+
+from rsock_nf.core.client import Client
+from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
+from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link.datagram import Listener
+from rsock_nf.link.local_ports import HeldPort, hold_any
+from rsock_nf.link.next_hop import route_to
+from rsock_nf.policy import policy_for
+from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
+from rsock_nf.settings import Settings
+from rsock_nf.wire.handshake import NativeHandshake
+
+PORT_LINGER = 60.0
+"""Seconds that the port of an ended flow stays held and covered by the rules: its server may still send."""
+
+
+class ClientTunnel(Driver):
+    """A running client."""
+
+    core: Client
+
+    def __init__(self, settings: Settings, parameters: ClientParameters, log: logging.Logger) -> None:
+        super().__init__(settings, log)
+        self.parameters = parameters
+        self._listeners: list[Listener] = []
+        self._ports: dict[int, HeldPort] = {}
+        self._released: dict[int, float] = {}
+        """Port → when its flow ended; it lingers in ``_ports``."""
+        self._source: IPAddress | None = None
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        for endpoint in self.settings.listen:
+            listener = Listener(endpoint)
+            stack.callback(listener.close)
+            self._listeners.append(listener)
+        stack.callback(self._close_ports)
+        self.device = self.settings.device or route_to(self.parameters.server[0]).device
+
+    def _close_ports(self) -> None:
+        for port in self._ports.values():
+            port.close()
+        self._ports.clear()
+
+    def _policy(self) -> Policy:
+        held = tuple(PortRange(port, port) for port in sorted(self._ports))
+        return policy_for(self.settings, device=self.device, local_addresses=(), held_ports=held)
+
+    def _match(self) -> Match:
+        return Match(PortSide.SOURCE, self.parameters.server, self.parameters.ports)
+
+    def _make_core(self) -> Client:
+        mtu, burst = link_limits(self._link)
+        handshake = NativeHandshake(self.parameters.secret)
+        return Client(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+
+    def _begin(self) -> None:
+        self._follow()
+        self._resume_reading()
+        self.core.start(self._now())
+        self._settle()
+
+    def _follow(self) -> None:
+        if self._link is not None:
+            for address in self.parameters.server:
+                self._link.follow(address)
+
+    # -- the application
+
+    def _resume_reading(self) -> None:
+        for index, listener in enumerate(self._listeners):
+            self._loop.add_reader(listener.fileno(), self._guarded(self._app_readable, index, listener))
+
+    def _stop_reading(self) -> None:
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+
+    def _app_readable(self, index: int, listener: Listener) -> None:
+        for _ in range(ROUNDS):
+            runs = listener.receive()
+            if not runs:
+                break
+            if len(self._listeners) > 1:
+                runs = [Run((index, run.peer), run.datagrams, run.size) for run in runs]
+            self.core.receive_datagrams(self._now(), runs)
+            self._transmit()
+            if self._backlog or sum([len(run.datagrams) for run in runs]) < BATCH:
+                break
+        self._settle()
+
+    def _deliver(self, runs: list[Run]) -> None:
+        if len(self._listeners) == 1:
+            self._listeners[0].send(runs)
+            return
+        for run in runs:
+            index, peer = self._split(run.peer)
+            self._listeners[index].send([Run(peer, run.datagrams, run.size)])
+
+    @staticmethod
+    def _split(peer: Hashable) -> tuple[int, Hashable]:
+        if not isinstance(peer, tuple):
+            raise TypeError(f"not a peer of several listeners: {peer!r}")
+        return peer[0], peer[1]
+
+    def describe(self, peer: Hashable) -> str:
+        """An application's address, for people."""
+        index, inner = self._split(peer) if len(self._listeners) > 1 else (0, peer)
+        return self._listeners[index].describe(inner)
+
+    @property
+    def listening(self) -> list[Endpoint]:
+        """Where applications may send."""
+        return [listener.local for listener in self._listeners]
+
+    # -- the core's events
+
+    def _event(self, event: Event) -> None:
+        match event:
+            case PortWanted(request=request, remote=remote):
+                self._hold_port(request, ip_address(remote))
+            case PortReleased(port=port):
+                self._released[port] = self._now()
+            case Suspect(remote=remote):
+                if self._link is not None:
+                    self._link.suspect(ip_address(remote))
+            case SessionUp():
+                super()._event(event)
+                self._is_ready()
+            case _:
+                super()._event(event)
+
+    def _hold_port(self, request: int, remote: IPAddress) -> None:
+        """A source port for a flow; the rules cover it before its SYN leaves."""
+        now = self._now()
+        source = self._source_for(remote)
+        if source is None:
+            self.core.port_refused(now, request, f"no route to {remote}")
+            return
+        self._source = source
+        try:
+            port = self._any_port()
+            self._ports[port.port] = port
+            self._apply_policy()
+        except (LinkError, FirewallError) as error:
+            self.core.port_refused(now, request, str(error))
+            self.log.warning("no port for a flow: %s", error)
+            return
+        self.core.receive_port(now, request, source.packed, port.port)
+
+    def _source_for(self, remote: IPAddress) -> IPAddress | None:
+        for address in self.settings.addresses:
+            if address.version == remote.version:
+                return address
+        return self._link.source_for(remote) if self._link is not None else None
+
+    def _any_port(self) -> HeldPort:
+        try:
+            return hold_any(self.settings.client_ports, rng=random_bytes)
+        except LinkError:
+            if not self._released:
+                raise
+            self._drop_ports(list(self._released))  # a narrow range: those that linger give way
+            return hold_any(self.settings.client_ports, rng=random_bytes)
+
+    def _drop_ports(self, ports: list[int]) -> None:
+        for port in ports:
+            del self._released[port]
+            held = self._ports.pop(port, None)
+            if held is not None:
+                held.close()
+
+    def _tick(self, now: float) -> None:
+        super()._tick(now)
+        over = [port for port, since in self._released.items() if now - since >= PORT_LINGER]
+        if over:
+            self._drop_ports(over)
+            with contextlib.suppress(FirewallError):
+                self._apply_policy()
+
+    # -- the link
+
+    def _link_event(self, event: LinkEvent) -> None:
+        if event in (LinkEvent.ADDRESSES, LinkEvent.NEXT_HOP):
+            self._check_source()
+        elif event is LinkEvent.UP:
+            self._follow()
+
+    def _check_source(self) -> None:
+        """Flows from an address that is no longer ours are dead; the session is not."""
+        source = self._source_for(self.parameters.server[0])
+        if source is not None and self._source is not None and source != self._source:
+            self.log.info("our address has changed from %s to %s", self._source, source)
+            self._source = source
+            self.core.reconnect(self._now())
+
+    def _link_renewed(self) -> None:
+        self._follow()
+        self.core.reconnect(self._now())
+
+    def reconnect(self) -> None:
+        """Give up every flow and dial anew."""
+        self.core.reconnect(self._now())
+        self._settle()
+
+    @property
+    def reason(self) -> str:
+        """Why the tunnel carries nothing; empty when it does."""
+        return self.core.reason if hasattr(self, "core") else "starting"

@@ -1,0 +1,373 @@
+"""What both roles drive: the link, the firewall's rules, the core's timer and its events.
+
+The order is the safe one: rules first, then sockets; at the end sockets close, then the rules go.
+
+A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_deliver`` (the role's sockets)
+and ``_transmit``.  When the link's send buffer is full, what is left waits, and the
+application's sockets are not read until it is gone: their buffers are where overload shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from rsock_firewall import FirewallError, Held, Policy, select
+
+from rsock_nf.core.client import Client
+from rsock_nf.core.events import Event, FlowClosed, FlowOpened, Notice, SessionDown, SessionUp
+from rsock_nf.core.server import Server
+from rsock_nf.core.types import Outgoing, Run
+from rsock_nf.errors import TunnelError
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.settings import Settings
+
+BATCH = 64
+"""Packets or datagrams of one read."""
+ROUNDS = 8
+"""Reads of one socket before the others get their turn."""
+TICK = 1.0
+MAX_BACKLOG = 1024
+"""Bursts that may wait for the link; control traffic beyond that is dropped."""
+FAREWELL = 0.3
+"""Seconds in which closing flows may still be answered."""
+
+
+class Driver:
+    """One running instance; ``ClientTunnel`` and ``ServerTunnel`` complete it."""
+
+    core: Client | Server
+
+    def __init__(self, settings: Settings, log: logging.Logger) -> None:
+        self.settings = settings
+        self.log = log
+        self.device = ""
+        self.backend = ""
+        self._started = time.monotonic()
+        self._link: Link | None = None
+        self._held: Held | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._backlog: list[Outgoing] = []
+        self.backlog_dropped = 0
+        self.repairs = 0
+        self._failure: asyncio.Future[Any]
+
+    # -- the life of an instance
+
+    async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
+        """Until ``stop`` is set; ``ready`` is called once, when the tunnel stands.
+
+        Raises ``TunnelError``, one line.  Whatever happens, no socket, rule or port is left behind.
+        """
+        self._ready: Callable[[], None] | None = ready
+        self._loop = asyncio.get_running_loop()
+        self._failure = self._loop.create_future()
+        try:
+            with contextlib.ExitStack() as stack:
+                self._prepare(stack)
+                firewall = select(self.settings.backend)
+                self.backend = firewall.name
+                self._held = stack.enter_context(firewall.hold(self._policy()))
+                stack.callback(self._close_link)
+                self._open_link()
+                self.core = self._make_core()
+                self._watch_rules(stack)
+                self._begin()
+                try:
+                    await self._until(stop)
+                finally:
+                    await self._farewell()
+        except (LinkError, FirewallError) as error:
+            raise TunnelError(str(error)) from error
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        ticker: asyncio.Future[Any] = self._loop.create_task(self._tick_forever())
+        stopping: asyncio.Future[Any] = self._loop.create_task(stop.wait())
+        failure = self._failure
+        try:
+            await asyncio.wait([stopping, ticker, failure], return_when=asyncio.FIRST_COMPLETED)
+            for ended in (ticker, failure):
+                if ended.done():
+                    ended.result()
+        finally:
+            ticker.cancel()
+            stopping.cancel()
+
+    async def _farewell(self) -> None:
+        """Close every flow in order; do not wait for a peer that is gone."""
+        self._stop_reading()
+        self.core.stop(self._now())
+        self._settle()
+        end = self._now() + FAREWELL
+        while self.core.closing and self._now() < end:
+            await asyncio.sleep(0.01)
+        if self._timer:
+            self._timer.cancel()
+
+    def _is_ready(self) -> None:
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready()
+
+    def _guarded(self, call: Callable[..., None], *arguments: object) -> Callable[[], None]:
+        """A callback whose exception ends ``run`` instead of vanishing in the event loop."""
+
+        def guarded() -> None:
+            try:
+                call(*arguments)
+            except Exception as error:  # noqa: BLE001 - handed on to run()
+                if not self._failure.done():
+                    self._failure.set_exception(error)
+
+        return guarded
+
+    @staticmethod
+    def _now() -> float:
+        return time.monotonic()
+
+    # -- rules
+
+    def _watch_rules(self, stack: contextlib.ExitStack) -> None:
+        held = self._held
+        if held is not None and held.fileno() >= 0:
+            descriptor = held.fileno()
+            self._loop.add_reader(descriptor, self._guarded(self._repair))
+            stack.callback(self._loop.remove_reader, descriptor)
+
+    def _repair(self) -> None:
+        try:
+            if self._held is not None and self._held.repair():
+                self.repairs += 1
+                self.log.warning("the firewall rules were changed by somebody else: put back")
+        except FirewallError as error:
+            self.log.error("cannot put the firewall rules back: %s", error)
+
+    def _apply_policy(self) -> None:
+        if self._held is not None:
+            self._held.update(self._policy())
+
+    # -- the link
+
+    def _open_link(self) -> None:
+        link = open_link(self.device, self._match())
+        self._link = link
+        self._loop.add_reader(link.fileno(), self._guarded(self._link_readable))
+        if link.event_fileno() >= 0:
+            self._loop.add_reader(link.event_fileno(), self._guarded(self._link_events))
+
+    def _close_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(ValueError, OSError):
+                self._loop.remove_reader(link.fileno())
+                self._loop.remove_writer(link.fileno())
+                self._loop.remove_reader(link.event_fileno())
+            link.close()
+        self._backlog.clear()
+
+    def _reopen(self, device: str) -> bool:
+        """The link goes to ``device``, which may be the same one come back; rules first.  False = not yet."""
+        self._close_link()
+        self.device = device
+        try:
+            self._apply_policy()
+            self._open_link()
+        except (LinkError, FirewallError) as error:
+            self.log.debug("device %s: %s", device, error)
+            self._close_link()
+            return False
+        link = self._link
+        if link is not None:
+            self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
+        self.log.info("using device %s", device)
+        self._link_renewed()
+        self._settle()
+        return True
+
+    def _link_events(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        for event in link.events():
+            self.log.debug("device %s: %s", self.device, event.value)
+            if event is LinkEvent.MTU:
+                self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
+            elif event is LinkEvent.GONE:
+                self.log.warning("device %s is gone: waiting for it", self.device)
+                self._close_link()
+                return
+            elif event is LinkEvent.MOVED and self.settings.device is None:
+                self.log.info("the route has moved from device %s to %s", self.device, link.moved_to)
+                self._reopen(link.moved_to)
+                return
+            else:
+                self._link_event(event)
+        self._settle()
+
+    def _link_readable(self) -> None:
+        link = self._link
+        core = self.core
+        for _ in range(ROUNDS):
+            if link is None or link is not self._link:
+                return
+            packets = link.receive(BATCH)
+            if not packets:
+                break
+            core.receive_packets(time.monotonic(), packets)
+            runs = core.poll_runs()
+            if runs:
+                self._deliver(runs)
+            self._transmit()
+            if len(packets) < BATCH:
+                break
+        self._settle()
+
+    def _transmit(self) -> None:
+        """Send what the core has; what the link does not take now waits, with its buffers copied."""
+        bursts = self.core.poll_transmit()
+        if not bursts:
+            return
+        link = self._link
+        if link is None:
+            return
+        if self._backlog:
+            self._keep(bursts)
+            return
+        done = link.send(bursts)
+        if done < len(bursts):
+            self._keep(bursts[done:])
+            self._loop.add_writer(link.fileno(), self._guarded(self._link_writable))
+            self._stop_reading()
+
+    def _keep(self, bursts: Sequence[Outgoing]) -> None:
+        room = MAX_BACKLOG - len(self._backlog)
+        self.backlog_dropped += max(len(bursts) - room, 0)
+        self._backlog += [burst._replace(payload=[b"".join(burst.payload)]) for burst in bursts[: max(room, 0)]]
+
+    def _link_writable(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        del self._backlog[: link.send(self._backlog)]
+        if not self._backlog:
+            self._loop.remove_writer(link.fileno())
+            self._resume_reading()
+
+    # -- the core's outputs
+
+    def _settle(self) -> None:
+        """After anything that was put into the core: deliver, send, obey its events, re-arm its timer."""
+        core = self.core
+        runs = core.poll_runs()
+        if runs:
+            self._deliver(runs)
+        while (event := core.poll_event()) is not None:
+            self._event(event)
+        self._transmit()
+        due = core.next_timeout()
+        if due is not None and (self._timer is None or due < self._timer_at):
+            if self._timer:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = self._loop.call_at(due, self._guarded(self._timeout))
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self.core.handle_timeout(self._now())
+        self._settle()
+
+    def _event(self, event: Event) -> None:
+        """Events that both roles only log."""
+        match event:
+            case SessionUp(session_id=session_id, peer=peer):
+                self.log.info("session %016x with %s is up", session_id, peer)
+            case SessionDown(session_id=session_id, reason=reason):
+                self.log.info("session %016x is down: %s", session_id, reason)
+            case FlowOpened(flow_id=flow_id, local_port=local, remote_port=remote):
+                self.log.info("flow %d, port %d to %d, is up", flow_id, local, remote)
+            case FlowClosed(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
+                self.log.info("flow %d, port %d to %d, is down: %s", flow_id, local, remote, reason)
+            case Notice(text=text):
+                self.log.info("%s", text)
+            case _:
+                raise AssertionError(f"unhandled {event!r}")
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._tick(self._now())
+            self._settle()
+
+    def _tick(self, now: float) -> None:
+        """Once a second."""
+        if self._link is not None:
+            self._link.tick(now)
+            self._link_events()
+        else:
+            self._reopen(self.device)
+        if self._held is not None and self._held.fileno() < 0:
+            self._repair()
+
+    # -- what an operator sees
+
+    def reconnect(self) -> None:
+        """Give up every flow and build new ones."""
+        raise NotImplementedError
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state of the instance as plain JSON types."""
+        from rsock_nf.runtime.snapshot import snapshot
+
+        return snapshot(self, self._now())
+
+    # -- what the roles define
+
+    def describe(self, peer: Hashable) -> str:
+        """One end of a conversation, for people."""
+        raise NotImplementedError
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        raise NotImplementedError
+
+    def _policy(self) -> Policy:
+        raise NotImplementedError
+
+    def _match(self) -> Match:
+        raise NotImplementedError
+
+    def _make_core(self) -> Client | Server:
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _deliver(self, runs: list[Run]) -> None:
+        raise NotImplementedError
+
+    def _stop_reading(self) -> None:
+        raise NotImplementedError
+
+    def _resume_reading(self) -> None:
+        raise NotImplementedError
+
+    def _link_event(self, event: LinkEvent) -> None:
+        raise NotImplementedError
+
+    def _link_renewed(self) -> None:
+        raise NotImplementedError
+
+
+def link_limits(link: Link | None) -> tuple[int, int]:
+    """(MTU, burst size) of the link that was just opened."""
+    if link is None:
+        raise AssertionError("no link")
+    return link.mtu, link.max_burst_bytes
+
+
+random_bytes = os.urandom

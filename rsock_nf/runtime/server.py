@@ -1,0 +1,180 @@
+"""The server's side of the driver: its ports, and one socket toward the target for each conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Hashable
+from ipaddress import ip_address
+
+from rsock_firewall import FirewallError, Policy
+
+from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
+from rsock_nf.core.parameters import ServerParameters
+from rsock_nf.core.server import Server
+from rsock_nf.core.types import IPAddress, Run
+from rsock_nf.errors import TunnelError
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link.datagram import Dialled
+from rsock_nf.link.local_ports import hold_ports
+from rsock_nf.link.next_hop import default_device, device_addresses
+from rsock_nf.policy import policy_for
+from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
+from rsock_nf.settings import Settings
+from rsock_nf.wire.handshake import NativeHandshake
+
+
+class ServerTunnel(Driver):
+    """A running server."""
+
+    core: Server
+
+    def __init__(self, settings: Settings, parameters: ServerParameters, log: logging.Logger) -> None:
+        super().__init__(settings, log)
+        self.parameters = parameters
+        self.addresses: tuple[IPAddress, ...] = ()
+        self._sockets: dict[Hashable, Dialled] = {}
+        self._paused = False
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        device = self.settings.device or default_device()
+        if device is None:
+            raise TunnelError('no default route tells which device to use: set "device" in the configuration')
+        self.device = device
+        self.addresses = self.settings.addresses or device_addresses(device)
+        if not self.addresses:
+            raise TunnelError(f"device {device} has no address: give it one, or set \"device\" or \"addresses\"")
+        for port in hold_ports(self.parameters.ports):
+            stack.callback(port.close)
+        stack.callback(self._close_sockets)
+
+    def _close_sockets(self) -> None:
+        for peer in list(self._sockets):
+            self._close_socket(peer)
+
+    def _policy(self) -> Policy:
+        return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
+
+    def _match(self) -> Match:
+        return Match(PortSide.DESTINATION, self.addresses, self.parameters.ports)
+
+    def _make_core(self) -> Server:
+        mtu, burst = link_limits(self._link)
+        handshake = NativeHandshake(self.parameters.secret)
+        return Server(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+
+    def _begin(self) -> None:
+        self._is_ready()
+
+    # -- the targets
+
+    def _resume_reading(self) -> None:
+        self._paused = False
+        for peer, socket in self._sockets.items():
+            self._loop.add_reader(socket.fileno(), self._guarded(self._target_readable, peer, socket))
+
+    def _stop_reading(self) -> None:
+        self._paused = True
+        for socket in self._sockets.values():
+            self._loop.remove_reader(socket.fileno())
+
+    def _target_readable(self, peer: Hashable, socket: Dialled) -> None:
+        for _ in range(ROUNDS):
+            runs = socket.receive(peer)
+            if not runs:
+                break
+            self.core.receive_datagrams(self._now(), runs)
+            self._transmit()
+            if self._backlog or sum([len(run.datagrams) for run in runs]) < BATCH:
+                break
+        self._settle()
+
+    def _deliver(self, runs: list[Run]) -> None:
+        sockets = self._sockets
+        for run in runs:
+            socket = sockets.get(run.peer)
+            if socket is None:
+                self._drain_events()  # the conversation is new: its event comes before its first datagram
+                socket = sockets.get(run.peer)
+            if socket is not None:
+                socket.send([run])
+
+    def _drain_events(self) -> None:
+        while (event := self.core.poll_event()) is not None:
+            self._event(event)
+
+    def _event(self, event: Event) -> None:
+        match event:
+            case ConversationOpened(peer=peer, target=target):
+                self._open_socket(peer, target)
+            case ConversationClosed(peer=peer):
+                self._close_socket(peer)
+            case Follow(remote=remote):
+                if self._link is not None:
+                    self._link.follow(ip_address(remote))
+            case Forget(remote=remote):
+                if self._link is not None:
+                    self._link.forget(ip_address(remote))
+            case Suspect(remote=remote):
+                if self._link is not None:
+                    self._link.suspect(ip_address(remote))
+            case _:
+                super()._event(event)
+
+    def _open_socket(self, peer: Hashable, target: int) -> None:
+        try:
+            socket = Dialled(self.parameters.targets[target])
+        except LinkError as error:
+            self.log.error("%s", error)
+            self.core.socket_refused(self._now(), peer, str(error))
+            return
+        self._sockets[peer] = socket
+        if not self._paused:
+            self._loop.add_reader(socket.fileno(), self._guarded(self._target_readable, peer, socket))
+
+    def _close_socket(self, peer: Hashable) -> None:
+        socket = self._sockets.pop(peer, None)
+        if socket is not None:
+            self._loop.remove_reader(socket.fileno())
+            socket.close()
+
+    def describe(self, peer: Hashable) -> str:
+        """The local end of a conversation's socket, for people."""
+        socket = self._sockets.get(peer)
+        return f"{socket.local} → {socket.target}" if socket else "closed"
+
+    # -- the link
+
+    def _link_event(self, event: LinkEvent) -> None:
+        if event is LinkEvent.ADDRESSES and not self.settings.addresses:
+            self._follow_addresses()
+
+    def _follow_addresses(self) -> None:
+        """Rules and filter name our addresses: both follow them."""
+        addresses = device_addresses(self.device)
+        if addresses and set(addresses) != set(self.addresses):
+            self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
+            self.addresses = addresses
+            if not self._reopen(self.device):
+                self.log.error("device %s cannot be opened again", self.device)
+
+    def _link_renewed(self) -> None:
+        if self._link is not None:
+            for remote in self.core.followed():
+                self._link.follow(ip_address(remote))
+
+    def _reopen(self, device: str) -> bool:
+        with contextlib.suppress(LinkError, FirewallError):
+            if not self.settings.addresses:
+                self.addresses = device_addresses(device) or self.addresses
+        return super()._reopen(device)
+
+    def reconnect(self) -> None:
+        """A server dials nobody: its clients are told that their flows are down, and dial."""
+        self.core.give_up_flows(self._now())
+        self._settle()
+
+    @property
+    def reason(self) -> str:
+        """A server that runs has nothing to explain."""
+        return ""

@@ -1,0 +1,120 @@
+"""A running instance as plain JSON types: what ``status`` shows and programs read."""
+
+from __future__ import annotations
+
+import dataclasses
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from rsock_nf.core.client import Client
+from rsock_nf.core.flow import Flow
+from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.session import Session
+from rsock_nf.core.types import Endpoint
+
+if TYPE_CHECKING:
+    from rsock_nf.runtime.driver import Driver
+
+
+def snapshot(driver: Driver, now: float) -> dict[str, Any]:
+    """Rates are the reader's business: counters only grow, and ``uptime`` is the clock."""
+    core = getattr(driver, "core", None)
+    client = isinstance(core, Client)
+    sessions = [] if core is None else [core.session] if isinstance(core, Client) else list(core.sessions.values())
+    held = driver._held  # noqa: SLF001 - the snapshot is the driver's own, in a file of its own
+    counted = held.counters() if held is not None else None
+    link = driver._link  # noqa: SLF001
+    described = [_session(driver, session, now) for session in sessions if session is not None]
+    return {
+        "name": driver.settings.name,
+        "role": "client" if client else "server",
+        "uptime": round(now - driver._started, 3),  # noqa: SLF001
+        "state": _state(driver, described),
+        "reason": getattr(driver, "reason", ""),
+        "config": str(driver.settings.path),
+        "cipher": driver.settings.tunnel.cipher.value,
+        "mtu": min((session["mtu"] for session in described if session["mtu"]), default=None),
+        "sessions": described,
+        "link": {
+            "device": driver.device,
+            "mtu": link.mtu if link else None,
+            "counters": dataclasses.asdict(link.counters()) if link else {},
+        },
+        "firewall": {
+            "backend": driver.backend,
+            "dropped": counted.inbound_packets if counted else 0,
+            "guarded": counted.output_packets if counted else 0,
+            "repairs": driver.repairs,
+        },
+        "counters": dict(core.counters) if core is not None else {},
+    }
+
+
+def _state(driver: Driver, sessions: list[dict[str, Any]]) -> str:
+    core = getattr(driver, "core", None)
+    if core is None:
+        return "starting"
+    if not isinstance(core, Client):
+        return "serving"
+    if core.idle:
+        return "idle"
+    return "connected" if any(session["flows"] for session in sessions) else "connecting"
+
+
+def _session(driver: Driver, session: Session, now: float) -> dict[str, Any]:
+    usable = session.group.usable
+    overhead = usable[0].codec.overhead if usable else 0
+    conversations = list(session.group.conversations.values())
+    return {
+        "id": f"{session.session_id:016x}",
+        "peer": session.peer or getattr(getattr(driver, "core", None), "remote_text", ""),
+        "cipher": session.cipher.value,
+        "age": round(now - session.created, 3),
+        "mtu": session.usable_payload() - overhead if usable else None,
+        "no_credit": session.group.no_credit,
+        "flows": [_flow(flow, now) for flow in session.flows.values()],
+        "conversations": len(conversations),
+        "conversation_list": [
+            {
+                "number": conversation.number,
+                "peer": driver.describe(conversation.peer),
+                "target": conversation.target,
+                "tx_datagrams": conversation.sent_datagrams,
+                "rx_datagrams": conversation.received_datagrams,
+            }
+            for conversation in conversations[:100]
+        ],
+        "tx_datagrams": sum(conversation.sent_datagrams for conversation in conversations),
+        "rx_datagrams": sum(conversation.received_datagrams for conversation in conversations),
+        "tx_bytes": sum(conversation.sent_bytes for conversation in conversations),
+        "rx_bytes": sum(conversation.received_bytes for conversation in conversations),
+    }
+
+
+def _flow(flow: Flow, now: float) -> dict[str, Any]:
+    pump = flow.pump
+    health = flow.health
+    return {
+        "id": flow.flow_id,
+        "state": "sick" if flow.sick else flow.state.value,
+        "local": _endpoint(flow.key, local=True),
+        "remote": _endpoint(flow.key, local=False),
+        "age": round(now - flow.since, 3),
+        "rtt_ms": None if health.srtt is None else round(health.srtt * 1000, 3),
+        "loss_out": round(health.loss, 4),
+        "unanswered_probes": health.unanswered,
+        "max_payload": pump.max_payload if pump else None,
+        "in_flight": pump.in_flight if pump else 0,
+        "tx_frames": pump.sent_frames if pump else 0,
+        "rx_frames": pump.received_frames if pump else 0,
+        "tx_bytes": pump.sent_bytes if pump else 0,
+        "rx_bytes": pump.received_bytes if pump else 0,
+        "bad_frames": pump.bad_frames if pump else 0,
+        "replayed": pump.replayed if pump else 0,
+        "out_of_window": pump.out_of_window if pump else 0,
+    }
+
+
+def _endpoint(key: FlowKey, *, local: bool) -> str:
+    address, port = (key.local, key.local_port) if local else (key.remote, key.remote_port)
+    return str(Endpoint(ip_address(address), port))
