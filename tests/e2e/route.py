@@ -1,0 +1,61 @@
+"""How the programs of a test reach each other: plain UDP, or the tunnel through a router that lets no UDP pass."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsock_nf.ops.lab import Lab, Router
+from rsock_nf.ops.lab_tunnel import LISTEN, TARGET, Tunnel
+from rsock_nf.ops.netns import Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Datagrams sent to ``host``:``port`` on the client's host come out at UDP port ``TARGET[1]`` of the server's."""
+
+    lab: Lab
+    host: str
+    port: int
+    tunnelled: bool
+
+    def judge(self) -> None:
+        """What has to be true once the traffic is over: it went where the test says, and nobody took offence."""
+        counters = self.lab.counters()
+        assert counters["invalid"] == 0
+        assert self.lab.rsts() == 0
+        if self.tunnelled:
+            assert counters["tcp_inside"] > 0
+            assert counters["tcp_outside"] > 0
+            assert counters["udp_refused"] == 0  # nobody even tried
+
+
+@contextlib.contextmanager
+def directly(version: int = 4) -> Iterator[Route]:
+    """No tunnel: shows that the programs and this harness work."""
+    with Lab(Router(block_udp=False)) as lab:
+        yield Route(lab, lab.server_ip[version], TARGET[1], tunnelled=False)
+
+
+@contextlib.contextmanager
+def through_tunnel(directory: Path, version: int = 4, **common: object) -> Iterator[Route]:
+    """The tunnel; UDP is blocked on the way, so that nothing else can have carried it."""
+    with Lab(Router(block_udp=True)) as lab, Tunnel(lab, directory, version=version, client=common, server=common):
+        yield Route(lab, *LISTEN, tunnelled=True)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Ask until it holds; a failure names what did not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def wait_for_port(namespace: Namespace, port: int, kind: str = "tcp") -> None:
+    """Until a program on that host listens (``tcp``) or is bound (``udp``)."""
+    flag = {"tcp": "-Htln", "udp": "-Huln"}[kind]
+    wait_until(lambda: bool(namespace.run(["ss", flag, f"sport = :{port}"]).stdout), f"{kind} port {port}")
