@@ -38,6 +38,7 @@ TABLE_OWNER, TABLE_PERSIST = 2, 4
 """NFT_TABLE_F_OWNER (Linux >= 5.12), NFT_TABLE_F_PERSIST (>= 6.9)."""
 HOOKS = {"prerouting": 0, "output": 3, "ingress": 5}
 """NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT, NF_INET_INGRESS."""
+NF_DROP, NF_ACCEPT = 0, 1
 ELEMENTS_PER_MESSAGE = 500
 """An attribute holds 65,535 bytes; a range takes at most 48."""
 META_IIFNAME, META_NFPROTO, META_L4PROTO = 6, 15, 16
@@ -107,35 +108,35 @@ class NfSocket:
             raise first_error
 
     def dump(self, message: Message) -> list[Message]:
-        """Every object that answers ``message``, decoded.  Raises ``OSError`` (ENOENT: no such table)."""
-        for _ in range(5):  # NLM_F_DUMP_INTR: changed while we read
-            interrupted, found = self._request(message, NLM_F_DUMP)
-            if not interrupted:
+        """Every object that answers ``message``, decoded; empty if what holds them is gone."""
+        for _ in range(5):
+            found = self._request(message, NLM_F_DUMP)
+            if found is not None:
                 return found
-        raise OSError(errno.EINTR, "the rule set keeps changing while it is read")
+        raise FirewallError("the firewall's rules keep changing while they are read")
 
     def get(self, message: Message) -> Message | None:
         """The one object that ``message`` names; None if there is none."""
-        try:
-            return self._request(message, NLM_F_ACK)[1][0]
-        except FileNotFoundError:
-            return None
+        found = self._request(message, NLM_F_ACK)
+        return found[0] if found else None
 
-    def _request(self, message: Message, flags: int) -> tuple[bool, list[Message]]:
+    def _request(self, message: Message, flags: int) -> list[Message] | None:
+        """What answers; None = changed while it was read (NLM_F_DUMP_INTR)."""
         message["header"]["flags"] = NLM_F_REQUEST | flags
         self._send(self._encode(message))
         interrupted = False
         found: list[Message] = []
         for kind, header_flags, _sequence, body in self._answers(self._sequence):
             interrupted |= bool(header_flags & NLM_F_DUMP_INTR)
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
-                if code == errno.EINTR:
-                    return True, []
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return interrupted, found
-            found.append(_decode(type(message), kind, body))
+            if kind not in {NLMSG_ERROR, NLMSG_DONE}:
+                found.append(_decode(type(message), kind, body))
+                continue
+            code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
+            if code == errno.ENOENT:
+                return []
+            if code and code != errno.EINTR:
+                raise _failed(OSError(code, os.strerror(code)))
+            return None if interrupted or code else found
         raise AssertionError("_answers ends only by an exception")
 
     def _encode(self, message: Message) -> bytes:
@@ -152,7 +153,7 @@ class NfSocket:
             self._socket.send(data)
         except OSError as error:
             # some kernels and containers refuse in sendmsg() what others refuse in the answer
-            raise _unanswered(error) from error
+            raise _failed(error) from error
 
     def _answers(self, oldest: int) -> Iterator[tuple[int, int, int, bytes]]:
         """(type, flags, sequence, body) of what answers request ``oldest`` or later; ends only by the caller or an error."""
@@ -162,7 +163,7 @@ class NfSocket:
                 self._socket.settimeout(max(0.001, deadline - time.monotonic()))
                 data = self._socket.recv(1 << 18)
             except OSError as error:
-                raise _unanswered(error) from error
+                raise _failed(error) from error
             offset = 0
             while offset + 16 <= len(data):
                 length, kind, flags, sequence, _port = struct.unpack_from("=IHHII", data, offset)
@@ -253,7 +254,7 @@ def new_chain(table: str, chain: str, priority: int, device: str | None) -> Mess
         "NFTA_CHAIN_TABLE": table,
         "NFTA_CHAIN_NAME": chain,
         "NFTA_CHAIN_HOOK": _nested(hook),
-        "NFTA_CHAIN_POLICY": 1,  # NF_ACCEPT
+        "NFTA_CHAIN_POLICY": NF_ACCEPT,
         "NFTA_CHAIN_TYPE": "filter",
     }
     return _message(nftsocket.nft_chain_msg, nftsocket.NFT_MSG_NEWCHAIN, attributes, NLM_F_CREATE)
@@ -335,7 +336,7 @@ def _expressions(drop: Drop, device: str | None, counted: tuple[int, int]) -> li
     for ports, offset in ((drop.source_ports, 0), (drop.destination_ports, 2)):
         if ports:
             result += [_payload(TRANSPORT_HEADER, offset, 2), _expression("lookup", set=ports, sreg=1)]
-    verdict = _nested({"NFTA_DATA_VERDICT": _nested({"NFTA_VERDICT_CODE": 0})})  # NF_DROP
+    verdict = _nested({"NFTA_DATA_VERDICT": _nested({"NFTA_VERDICT_CODE": NF_DROP})})
     counter = _expression("counter", bytes=counted[1], packets=counted[0])
     return [*result, counter, _expression("immediate", dreg=0, data=verdict)]
 
@@ -384,7 +385,9 @@ def _decode(cls: Any, kind: int, body: bytes) -> Message:
     return message
 
 
-def _unanswered(error: OSError) -> FirewallError:
+def _failed(error: OSError) -> FirewallError:
     if isinstance(error, PermissionError):
         return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
-    return FirewallError(f"nf_tables gave no answer: {error.strerror or error}")
+    if isinstance(error, TimeoutError):
+        return FirewallError("nf_tables gave no answer")
+    return FirewallError(f"nf_tables cannot be asked: {error.strerror or error}")

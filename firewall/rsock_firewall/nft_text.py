@@ -13,6 +13,10 @@ COMMENTS = {"ingress": "rsock-nf: ours", "prerouting": "rsock-nf: ours", "output
 """By chain.  Also how ``clear`` knows our rules from somebody else's."""
 
 
+SETS = ("local_ports", "remote_ports")
+"""Those that a table may have."""
+
+
 def port_sets(policy: Policy) -> dict[str, tuple[Ports, ...]]:
     """The named sets of a policy's table, in order."""
     sets = {"local_ports": policy.local_ports}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from rsock_firewall import nf_messages as nf
 from rsock_firewall import nft_text
@@ -28,13 +29,22 @@ PLAIN = 0
 OWNED = nf.TABLE_OWNER | nf.TABLE_PERSIST
 
 
+class Hook(NamedTuple):
+    """Where a base chain hangs."""
+
+    number: int
+    priority: int
+    device: str | None
+    policy: int
+
+
 @dataclass(frozen=True, slots=True)
 class Installed:
     """What the kernel has under one table's name."""
 
     flags: int
-    hooks: dict[str, str | None]
-    """Chain, named after its hook: its device (None where a hook has none)."""
+    hooks: dict[str, Hook]
+    """By chain."""
     sets: dict[str, list[PortRange]]
     rules: list[tuple[str, int]]
     """(chain, handle).  A rule never changes under its handle, and handles are not used twice."""
@@ -128,7 +138,7 @@ class Nftables:
     def clear_all(self) -> list[str]:
         """See ``policy.Firewall.clear_all``.  Clears what it can before it complains of the first that it cannot."""
         with closing(nf.NfSocket()) as netlink:
-            tables = [str(table.get_attr("NFTA_TABLE_NAME")) for table in _dump(netlink, nf.get_table(None))]
+            tables = [str(table.get_attr("NFTA_TABLE_NAME")) for table in netlink.dump(nf.get_table(None))]
         removed, refusals = [], []
         for table in sorted(table for table in tables if table.startswith(nft_text.TABLE_PREFIX)):
             name = table.removeprefix(nft_text.TABLE_PREFIX)
@@ -286,8 +296,11 @@ class NftablesHeld:
         self._events.close()
 
 
-def _hooks(policy: Policy, *, ingress: bool) -> dict[str, str | None]:
-    return {chain: policy.device if chain == "ingress" else None for chain in nft_text.chains(policy, ingress=ingress)}
+def _hooks(policy: Policy, *, ingress: bool) -> dict[str, Hook]:
+    return {
+        chain: Hook(nf.HOOKS[chain], nft_text.PRIORITY, policy.device if chain == "ingress" else None, nf.NF_ACCEPT)
+        for chain in nft_text.chains(policy, ingress=ingress)
+    }
 
 
 def _whole_table(
@@ -297,8 +310,8 @@ def _whole_table(
     messages = [nf.new_table(table, flags)]
     for set_id, (name, ports) in enumerate(nft_text.port_sets(policy).items(), 1):
         messages += [nf.new_set(table, name, set_id), *nf.change_elements(table, name, list(merged(ports)), add=True)]
-    for chain, device in _hooks(policy, ingress=ingress).items():
-        messages += [nf.new_chain(table, chain, nft_text.PRIORITY, device)]
+    for chain, hook in _hooks(policy, ingress=ingress).items():
+        messages += [nf.new_chain(table, chain, hook.priority, hook.device)]
     return messages + _rules(policy, counted or {}, ingress=ingress)
 
 
@@ -319,36 +332,31 @@ def _read(netlink: nf.NfSocket, table: str) -> Installed | None:
     found = netlink.get(nf.get_table(table))
     if found is None:
         return None
-    hooks = {}
-    for name in nf.HOOKS:
-        chain = netlink.get(nf.get_chain(table, name))
-        if chain is not None:
-            hook = chain.get_attr("NFTA_CHAIN_HOOK")
-            hooks[name] = hook.get_attr("NFTA_HOOK_DEV") if hook else "no hook"
-    sets = {}
-    for name in ("local_ports", "remote_ports"):
-        if netlink.get(nf.get_set(table, name)) is not None:
-            sets[name] = _ranges(_dump(netlink, nf.get_elements(table, name)))
+    hooks = {name: _read_hook(chain) for name in nf.HOOKS if (chain := netlink.get(nf.get_chain(table, name)))}
+    sets = {
+        name: _ranges(netlink.dump(nf.get_elements(table, name)))
+        for name in nft_text.SETS
+        if netlink.get(nf.get_set(table, name)) is not None
+    }
     rules: list[tuple[str, int]] = []
     counted: dict[str, tuple[int, int]] = {}
     foreign = False
-    for rule in _dump(netlink, nf.get_rules(table)):
+    for rule in netlink.dump(nf.get_rules(table)):
         chain = str(rule.get_attr("NFTA_RULE_CHAIN"))
         rules.append((chain, int(rule.get_attr("NFTA_RULE_HANDLE"))))
-        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != nft_text.COMMENTS.get(chain)
+        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != nft_text.COMMENTS.get(chain, "")
         before = counted.get(chain, (0, 0))
         packets, octets = _rule_counter(rule)
         counted[chain] = (before[0] + packets, before[1] + octets)
     return Installed(int(found.get_attr("NFTA_TABLE_FLAGS") or 0), hooks, sets, rules, counted, foreign)
 
 
-def _dump(netlink: nf.NfSocket, message: nf.Message) -> list[nf.Message]:
-    try:
-        return netlink.dump(message)
-    except FileNotFoundError:  # gone since we looked
-        return []
-    except OSError as error:
-        raise FirewallError(f"the rules cannot be read: {error.strerror}") from error
+def _read_hook(chain: nf.Message) -> Hook:
+    hook = chain.get_attr("NFTA_CHAIN_HOOK")
+    if hook is None:
+        return Hook(-1, 0, None, 0)
+    number, priority = hook.get_attr("NFTA_HOOK_HOOKNUM"), hook.get_attr("NFTA_HOOK_PRIORITY")
+    return Hook(number, priority, hook.get_attr("NFTA_HOOK_DEV"), chain.get_attr("NFTA_CHAIN_POLICY"))
 
 
 def _ranges(messages: list[nf.Message]) -> list[PortRange]:
