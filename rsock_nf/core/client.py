@@ -147,7 +147,7 @@ class Client(Node):
         self._out.append(flow.repeat)
         self._deadlines.set(Timer.RETRANSMIT, flow, now + (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries)
         flow.tries += 1
-        if flow.state is State.HELLO_SENT and flow.tries > 2:  # noqa: PLR2004 - twice unanswered
+        if flow.state is State.HELLO_SENT:
             self._turns(now, another_hello=True)
 
     def _unanswered(self, now: float, flow: Flow) -> None:

@@ -126,7 +126,7 @@ class NativeHandshake:
         if not isinstance(pending, _Pending):
             raise TypeError("not what hello() returned")
         kind, body = self._open(message)
-        if kind != _ANSWER:
+        if kind != _ANSWER or pending.noise.finished:
             raise Malformed("not an answer to a hello")
         payload = pending.noise.read_message(body)
         if len(payload) != _ANSWER_BODY.size:
