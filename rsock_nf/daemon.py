@@ -1,0 +1,194 @@
+"""One instance from its configuration to its end: lock, log, control socket, signals, and the tunnel within.
+
+The same code runs in the foreground and, started by ``ops.launch``, in the background.  Order at the end: the tunnel
+takes its sockets and rules down, then the control socket goes, then the directory, then the lock.
+
+Not here: the tunnel (``runtime``), and rules that a dead instance left (``ops.leftovers``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from rsock_nf import config
+from rsock_nf.config import Configuration
+from rsock_nf.errors import ConfigError, RsockError, TunnelError
+from rsock_nf.ops.control_server import serve_control
+from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.log import InstanceLog
+from rsock_nf.ops.rates import Rates
+from rsock_nf.settings import Settings
+
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
+_RATE_PERIOD = 5.0
+
+
+class Tunnel(Protocol):
+    """What ``rsock_nf.runtime.Tunnel`` is to this module."""
+
+    async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
+        """Carry traffic until ``stop`` is set; call ``ready`` once it does.  Raises ``TunnelError``.  Undoes all of its doing."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Its state, for ``status``."""
+
+    def reconnect(self) -> None:
+        """Dial every flow anew."""
+
+
+MakeTunnel: TypeAlias = Callable[[Settings, logging.Logger], Tunnel]
+
+
+def run(configuration: Configuration, *, ready_fd: int | None = None, make_tunnel: MakeTunnel | None = None) -> int:
+    """Be the instance until a signal ends it; the exit status.
+
+    ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor; log lines go to a
+    file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
+    """
+    settings = configuration.settings
+    announcement = Announcement(ready_fd)
+    instance = Instance(settings.name)
+    try:
+        with instance.claim(settings.path, settings.digest):
+            log = InstanceLog(settings.name, settings.log, instance.log_path if ready_fd is not None else None)
+            with contextlib.closing(log):
+                for line in configuration.warnings:
+                    log.logger.warning("%s", line)
+                _raise_descriptor_limit()
+                return asyncio.run(_Daemon(settings, instance, log, announcement, make_tunnel or _tunnel).run())
+    except RsockError as error:
+        announcement.failed(str(error))
+        if ready_fd is None:
+            raise
+        return error.exit_code
+
+
+class Announcement:
+    """The pipe to a parent that waits for us to be ready; without one, nothing."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def ready(self) -> None:
+        """Traffic is carried: the parent may go, and with it the terminal."""
+        if self._tell("ready"):
+            with open(os.devnull, "r+b") as null:  # noqa: PTH123 - for its descriptor
+                for standard in (0, 1, 2):
+                    os.dup2(null.fileno(), standard)
+
+    def failed(self, reason: str) -> None:
+        """It will not work, for this reason."""
+        self._tell(f"error: {' '.join(reason.split())}")
+
+    def _tell(self, line: str) -> bool:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return False
+        with contextlib.suppress(BrokenPipeError):  # the parent gave up; it will signal us
+            os.write(descriptor, f"{line}\n".encode())
+        os.close(descriptor)
+        return True
+
+
+class _Daemon:
+    """The life of an instance that has its lock and its log."""
+
+    def __init__(
+        self, settings: Settings, instance: Instance, log: InstanceLog, announcement: Announcement, make: MakeTunnel
+    ) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._log = log
+        self._announcement = announcement
+        self._make = make
+        self._rates = Rates()
+
+    async def run(self) -> int:
+        """The exit status: 0 when a signal ended it, 1 when the tunnel did."""
+        logger = self._log.logger
+        try:
+            return await self._carry()
+        except Exception as error:
+            if _expected(error):
+                if not self._log.on_stderr:  # where whoever catches it writes it
+                    logger.error("%s", error)  # noqa: TRY400 - one line says it all
+                raise TunnelError(str(error)) from error
+            logger.exception("unexpected: this is a defect of rsock-nf")
+            raise TunnelError(f"unexpected {type(error).__name__}: {error} (the log has more)") from error
+        finally:
+            logger.info("down")
+
+    async def _carry(self) -> int:
+        tunnel = self._make(self._settings, self._log.logger)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in _STOP:
+            loop.add_signal_handler(number, self._stop, stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+        def reconnect(_: dict[str, Any]) -> dict[str, Any]:
+            tunnel.reconnect()
+            return {}
+
+        def status(_: dict[str, Any]) -> dict[str, Any]:
+            return {"pid": os.getpid(), **self._rates.added_to(tunnel.snapshot())}
+
+        handlers = {"status": status, "reconnect": reconnect}
+        async with await serve_control(self._instance.control_path, handlers):
+            sampling = asyncio.create_task(self._sample(tunnel))
+            try:
+                await tunnel.run(ready=self._ready, stop=stop)
+            finally:
+                sampling.cancel()
+        return 0
+
+    def _ready(self) -> None:
+        self._log.logger.info("up: pid %d, %s", os.getpid(), self._settings.path)
+        self._announcement.ready()
+
+    def _stop(self, stop: asyncio.Event, number: signal.Signals) -> None:
+        self._log.logger.info("%s: going down", number.name)
+        stop.set()
+
+    def _reload(self) -> None:
+        """The log's level and file, from the configuration as it is now; nothing else changes in a running tunnel."""
+        logger = self._log.logger
+        try:
+            log = config.load(self._settings.path).settings.log
+            self._log.apply(log)
+            logger.info("SIGHUP: log level %s", log.level)
+        except (ConfigError, TunnelError) as error:
+            logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
+
+    async def _sample(self, tunnel: Tunnel) -> None:
+        while True:
+            self._rates.sample(time.monotonic(), tunnel.snapshot())
+            await asyncio.sleep(_RATE_PERIOD)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether it is one of those that are one clear line by themselves."""
+    from rsock_firewall import FirewallError
+    from rsock_nf.link import LinkError
+
+    return isinstance(error, (RsockError, LinkError, FirewallError))
+
+
+def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:
+    from rsock_nf.runtime import Tunnel as RealTunnel
+
+    return RealTunnel(settings, logger)
+
+
+def _raise_descriptor_limit() -> None:
+    """A server holds a descriptor for each port and each conversation; the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

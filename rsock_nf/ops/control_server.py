@@ -1,0 +1,62 @@
+"""Answering ``control``: the instance's end of the socket in its directory, on the tunnel's own event loop.
+
+Who can reach the socket is told by the directory (mode 0700) and the socket (0600); there is no further check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rsock_nf.errors import ControlError, RsockError
+
+Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+_LINE_BYTES = 64 << 10
+_PATIENCE = 2.0
+"""Seconds that a question may take to arrive, and its answer to leave."""
+
+
+async def serve_control(path: Path, handlers: Mapping[str, Handler]) -> asyncio.Server:
+    """Listen on ``path``, and call the verb's handler for each question.
+
+    A handler gets the whole question and returns the answer; it must not block.  A ``RsockError`` that it raises is
+    passed on to the asker.  Raises ``ControlError`` when the socket cannot be made.
+    """
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                reply = _reply(await reader.readline(), handlers)
+                writer.write(json.dumps(reply).encode() + b"\n")
+                await writer.drain()
+        except (TimeoutError, ValueError, OSError):
+            pass  # an asker that is slow, endless (ValueError: over the limit) or gone is not our trouble
+        finally:
+            writer.close()
+
+    try:
+        server = await asyncio.start_unix_server(converse, path=path, limit=_LINE_BYTES)
+    except OSError as error:
+        raise ControlError(f"{path}: no control socket can be made: {error.strerror or error}") from None
+    os.chmod(path, 0o600)  # noqa: PTH101 - pathlib's twin is held to block, as this does, for microseconds
+    return server
+
+
+def _reply(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+    try:
+        question = json.loads(line)
+        verb = question["verb"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {"ok": False, "error": 'a line of JSON with a "verb" is wanted'}
+    handler = handlers.get(verb) if isinstance(verb, str) else None
+    if handler is None:
+        return {"ok": False, "error": f"unknown verb {json.dumps(verb)}"}
+    try:
+        return {"ok": True, "answer": handler(question)}
+    except RsockError as error:
+        return {"ok": False, "error": str(error)}

@@ -1,0 +1,59 @@
+"""Removing the firewall rules of instances that no longer run, without any memory of them.
+
+What they were is found in the host's tables by name, by every backend that may have written there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from rsock_firewall import Firewall, FirewallError
+from rsock_nf.errors import InstanceError
+
+
+def clear_rules(name: str) -> list[str]:
+    """Remove what instance ``name`` left; the backends where there was something.
+
+    Raises ``InstanceError`` naming what could not be removed, after trying every backend.
+    """
+    removed, refusals = [], []
+    for backend in _backends():
+        try:
+            if backend.clear(name):
+                removed.append(backend.name)
+        except FirewallError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise InstanceError("; ".join(refusals))
+    return removed
+
+
+def clear_all_rules() -> list[str]:
+    """Remove the rules of every instance that does not run, in this network namespace; their names."""
+    removed: set[str] = set()
+    refusals = []
+    for backend in _backends():
+        try:
+            removed.update(backend.clear_all())
+        except FirewallError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise InstanceError("; ".join(refusals))
+    return sorted(removed)
+
+
+def _backends() -> list[Firewall]:
+    """Those that can have written here.  A kernel without nf_tables, or a host without python-iptables, has no rules."""
+    from rsock_firewall.iptables import Iptables
+    from rsock_firewall.nftables import Nftables
+
+    found: list[Firewall] = []
+    nftables = Nftables()
+    try:
+        nftables.probe()
+        found.append(nftables)
+    except FirewallError:
+        pass
+    if importlib.util.find_spec("iptc") is not None:
+        found.append(Iptables())
+    return found

@@ -1,0 +1,27 @@
+"""Whether this process may do what a tunnel needs, seen before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_NEEDED = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
+
+
+def missing() -> list[str]:
+    """The capabilities that are needed and not effective; empty when all is well."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return [] if os.geteuid() == 0 else sorted(_NEEDED)
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+    return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+
+
+def refusal(what: str) -> str | None:
+    """One line that says why ``what`` cannot be done, or None when it can."""
+    lacking = missing()
+    if not lacking:
+        return None
+    who = "run it as root" if os.geteuid() != 0 else "this root has been stripped of them (container?)"
+    return f"{what} needs {' and '.join(lacking)}: {who}"
