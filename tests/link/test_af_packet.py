@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from rsock_nf.core.checksum import checksum, pseudo_header_sum
-from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet, PortRange
+from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet, PortRange
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.af_packet import PacketLink
 from rsock_nf.link.mmsg import BatchReader
@@ -30,6 +30,8 @@ SERVER = {4: ip_address("10.9.0.2"), 6: ip_address("fd09::2")}
 TO_SERVER = Match(PortSide.DESTINATION, tuple(SERVER.values()), PORTS)
 TO_CLIENT = Match(PortSide.SOURCE, tuple(SERVER.values()), PORTS)
 ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
+BLIND = "table inet t { chain c { type filter hook prerouting priority -300; meta l4proto tcp drop; } }"
+"""The hosts' own TCP must not answer with RSTs."""
 PATIENCE = 5.0
 
 
@@ -71,6 +73,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
             host.namespace.ip(
                 f"addr add {addresses[4]}/24 dev v0", f"addr add {addresses[6]}/64 dev v0 nodad", "link set v0 up"
             )
+            host.namespace.nft(BLIND)
         yield client, server
     finally:
         for host in made:
@@ -104,7 +107,7 @@ def outgoing(
         struct.pack_into("!H", ip, 10, checksum(bytes(ip)))
     else:
         ip = bytearray(struct.pack("!IHBB16s16s", 6 << 28 | 0x12345, length, 6, 64, source, destination))
-    pieces = [payload[: len(payload) // 3], memoryview(payload)[len(payload) // 3 :]]
+    pieces: list[Buffer] = [payload[: len(payload) // 3], memoryview(payload)[len(payload) // 3 :]]
     return Outgoing(bytes(ip) + tcp, pieces, len(payload), size)
 
 
@@ -163,9 +166,9 @@ def test_a_burst_arrives_whole(hosts: tuple[Host, Host], version: int) -> None:
     assert payload_of(data) == payload
     assert (size, state) == (1400, Checksum.PARTIAL)
     assert link_header == server.mac() + client.mac() + ETHERTYPE[version]
-    sent, received = near.counters(), far.counters()
-    assert (sent.sent_packets, sent.sent_segments, sent.sent_bytes) == (1, 44, len(data))
-    assert (received.received_packets, received.received_bytes, received.receive_drops) == (1, len(data), 0)
+    sender, receiver = near.counters(), far.counters()
+    assert (sender.sent_packets, sender.sent_segments, sender.sent_bytes) == (1, 44, len(data))
+    assert (receiver.received_packets, receiver.received_bytes, receiver.receive_drops) == (1, len(data), 0)
     # ... and the answer goes back by the link header it came with.
     answer = outgoing(version, b"answer", 0, ports=(10001, 40000))._replace(reply_to=link_header)
     assert far.send([answer]) == 1
@@ -383,7 +386,7 @@ def test_truncated_packets_are_counted(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
     far._reader = BatchReader(4, 200)
-    near.send([toward(server, outgoing(4, text(n), 0)) for n in (100, 500, 101)])
+    near.send([toward(server, outgoing(4, text(size), 0)) for size in (100, 500, 101)])
     got = collect(far, 201)
     assert [len(payload_of(data)) for data, *_ in got] == [100, 101]
     assert far.counters().truncated == 1
