@@ -30,7 +30,7 @@ SERVER = {4: ip_address("10.9.0.2"), 6: ip_address("fd09::2")}
 TO_SERVER = Match(PortSide.DESTINATION, tuple(SERVER.values()), PORTS)
 TO_CLIENT = Match(PortSide.SOURCE, tuple(SERVER.values()), PORTS)
 ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
-BLIND = "table inet t { chain c { type filter hook prerouting priority -300; meta l4proto tcp drop; } }"
+BLIND = "table inet t { chain c { type filter hook prerouting priority -300; meta l4proto tcp drop; }; }"
 """The hosts' own TCP must not answer with RSTs."""
 PATIENCE = 5.0
 
