@@ -11,112 +11,24 @@ where the xtables libraries are missing.  It is not thread-safe: one lock, and x
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rsock_firewall.policy import (
-    Counters,
-    Drop,
-    FirewallError,
-    Held,
-    Policy,
-    PortRange,
-    check_name,
-    inbound,
-    merged,
-    outbound,
-)
+from rsock_firewall import iptables_text as text
+from rsock_firewall.iptables_text import COMMENT, IN_PREFIX, Line, chain_names, families, lines, spelt
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name
 
-IN_PREFIX, OUT_PREFIX = "RSOCK_NF_", "RSOCK_NFO_"
-NAME_SPACE = 28 - len(OUT_PREFIX)
-"""A chain's name has at most 28 characters (XT_EXTENSION_MAXNAMELEN less its NUL)."""
-COMMENT = "rsock-nf "
-"""On the jumps, followed by the instance's name: the chain's own may be a hash."""
 LOCK_WAIT = 5.0
 """Seconds to wait for another iptables command."""
 COMMITS = 5
 """Tries against foreign changes between reading and replacing a table (EAGAIN)."""
-ANYTHING = Drop(None, None, None, None)
 _one_at_a_time = threading.RLock()
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One rule, as ``iptables-save`` writes it."""
-
-    chain: str
-    target: str
-    device: str | None = None
-    drop: Drop = ANYTHING
-    source_ports: PortRange | None = None
-    destination_ports: PortRange | None = None
-    comment: str | None = None
-
-    def __str__(self) -> str:
-        bits = 32 if self.drop.version == 4 else 128
-        words = [
-            f"-{'A' if self.comment is None else 'I'} {self.chain}",
-            f"-s {self.drop.source}/{bits}" if self.drop.source else "",
-            f"-d {self.drop.destination}/{bits}" if self.drop.destination else "",
-            f"-i {self.device}" if self.device else "",
-            "-p tcp",
-            "-m tcp" if self.source_ports or self.destination_ports else "",
-            f"--sport {_spelt(self.source_ports)}" if self.source_ports else "",
-            f"--dport {_spelt(self.destination_ports)}" if self.destination_ports else "",
-            f'-m comment --comment "{self.comment}"' if self.comment else "",
-            f"-j {self.target}",
-        ]
-        return " ".join(word for word in words if word)
-
-
-def chain_names(name: str) -> tuple[str, str]:
-    """The inbound and the output chain of an instance; a long name becomes a hash."""
-    short = name if len(name) <= NAME_SPACE else hashlib.sha256(name.encode()).hexdigest()[:NAME_SPACE]
-    return IN_PREFIX + short, OUT_PREFIX + short
-
-
-def lines(policy: Policy, version: int) -> list[Line]:
-    """The rules of one address family: a rule for each pair of port ranges (``multiport`` fails in some releases)."""
-    chains = chain_names(policy.name)
-    sets = {"local_ports": merged(policy.local_ports), "remote_ports": merged(policy.remote_ports), None: (None,)}
-    result = []
-    for chain, drops in zip(chains, (inbound(policy), outbound(policy)), strict=True):
-        result += [
-            Line(chain, "DROP", None, drop, source, destination)
-            for drop in drops
-            if drop.version in (None, version)
-            for source in sets[drop.source_ports]
-            for destination in sets[drop.destination_ports]
-        ]
-    comment = COMMENT + policy.name
-    jumps = [Line("PREROUTING", chains[0], policy.device, comment=comment), Line("OUTPUT", chains[1], comment=comment)]
-    return result + jumps
-
-
-def families(policy: Policy) -> list[int]:
-    """The address families that the policy needs rules in; IPv6 without need only where the kernel has it."""
-    versions = {drop.version for drop in inbound(policy)}
-    if versions == {None}:
-        return [4, 6] if Path("/proc/thread-self/net/if_inet6").exists() else [4]
-    return sorted(version for version in versions if version)
-
-
-def render(policy: Policy) -> str:
-    """What ``iptables-restore --noflush`` and ``ip6tables-restore --noflush`` take, under a heading for each."""
-    text = []
-    for version in families(policy):
-        text += [f"# IPv{version}: {'iptables' if version == 4 else 'ip6tables'}-restore --noflush", "*raw"]
-        text += [f":{chain} - [0:0]" for chain in chain_names(policy.name)]
-        text += [*map(str, lines(policy, version)), "COMMIT"]
-    return "\n".join([*text, ""])
 
 
 class Iptables:
@@ -150,7 +62,7 @@ class Iptables:
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
-        return render(policy)
+        return text.render(policy)
 
     def counters(self, name: str) -> Counters:
         """See ``policy.Firewall.counters``; since the last update that changed the rules."""
@@ -292,9 +204,9 @@ def _rule(version: int, line: Line) -> Any:
     if line.source_ports or line.destination_ports:
         match = rule.create_match("tcp")
         if line.source_ports:
-            match.sport = _spelt(line.source_ports)
+            match.sport = spelt(line.source_ports)
         if line.destination_ports:
-            match.dport = _spelt(line.destination_ports)
+            match.dport = spelt(line.destination_ports)
     if line.comment:
         rule.create_match("comment").comment = line.comment
     rule.create_target(line.target)
@@ -414,10 +326,6 @@ def _iptc() -> Any:
     except Exception as error:  # whatever python-iptables and ctypes raise
         raise FirewallError(f"iptables backend unavailable: {type(error).__name__}: {error}") from error
     return iptc
-
-
-def _spelt(ports: PortRange) -> str:
-    return str(ports.first) if ports.first == ports.last else f"{ports.first}:{ports.last}"
 
 
 def _unprivileged() -> FirewallError:

@@ -29,7 +29,7 @@ NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNLGRP_NFTABLES = 7
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
-NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_NO_ENOBUFS = 270, 1, 10, 5
 SO_SNDBUFFORCE = 32
@@ -179,8 +179,12 @@ class ChangeEvents:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # that something changed is all we want to know
+        try:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        except OSError as error:
+            self._socket.close()
+            raise _failed(error) from error
 
     def fileno(self) -> int:
         """For select and asyncio."""

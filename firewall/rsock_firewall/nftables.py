@@ -13,59 +13,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
 from rsock_firewall import nf_messages as nf
 from rsock_firewall import nft_text
+from rsock_firewall.nft_state import Installed, hooks_of, read
 from rsock_firewall.policy import Counters, Drop, FirewallError, Held, Policy, PortRange, check_name, merged
 
 PLAIN = 0
 OWNED = nf.TABLE_OWNER | nf.TABLE_PERSIST
-
-
-class Hook(NamedTuple):
-    """Where a base chain hangs."""
-
-    number: int
-    priority: int
-    device: str | None
-    policy: int
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """What the kernel has under one table's name."""
-
-    flags: int
-    hooks: dict[str, Hook]
-    """By chain."""
-    sets: dict[str, list[PortRange]]
-    rules: list[tuple[str, int]]
-    """(chain, handle).  A rule never changes under its handle, and handles are not used twice."""
-    counted: dict[str, tuple[int, int]]
-    """Chain: (packets, bytes)."""
-    foreign: bool
-    """It holds a rule that rsock-nf did not write."""
-
-    def same_shape(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether the policy fits into the chains and sets that are there (a kept base chain is what makes a swap gap-free)."""
-        return self.hooks == _hooks(policy, ingress=ingress) and list(self.sets) == list(nft_text.port_sets(policy))
-
-    def stands_for(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether everything that the policy asks for is there, as far as can be told without reading expressions."""
-        wanted = {chain: len(drops) for chain, drops in nft_text.chains(policy, ingress=ingress).items()}
-        return (
-            self.same_shape(policy, ingress=ingress)
-            and not self.foreign
-            and all(self.sets[name] == list(merged(ports)) for name, ports in nft_text.port_sets(policy).items())
-            and Counter(chain for chain, _ in self.rules) == wanted
-        )
 
 
 class Nftables:
@@ -118,7 +77,7 @@ class Nftables:
         """See ``policy.Firewall.clear``.  Refuses a table that a daemon holds, or that has rules of somebody else."""
         table = nft_text.TABLE_PREFIX + check_name(name)
         with closing(nf.NfSocket()) as netlink:
-            found = _read(netlink, table)
+            found = read(netlink, table)
             if found is None:
                 return False
             if found.flags & nf.TABLE_OWNER:
@@ -181,7 +140,7 @@ class NftablesHeld:
 
     def _left_behind(self) -> Installed | None:
         """What a predecessor left, for us to take over; raises ``FirewallError`` if it is not ours to take."""
-        found = _read(self._netlink, self._table)
+        found = read(self._netlink, self._table)
         if found and found.flags & nf.TABLE_OWNER:
             raise _live_owner(self._policy.name)
         if found and found.foreign:
@@ -197,7 +156,7 @@ class NftablesHeld:
         if self._same_rules(policy) and self._read_generation() == self._generation:
             self._install(policy, self._known)
         else:
-            self._install(policy, _read(self._netlink, self._table))
+            self._install(policy, read(self._netlink, self._table))
 
     def fileno(self) -> int:
         """See ``policy.Held.fileno``: the kernel's notifications of rule changes."""
@@ -209,7 +168,7 @@ class NftablesHeld:
         generation = self._read_generation()
         if generation == self._generation:
             return False
-        found = _read(self._netlink, self._table)
+        found = read(self._netlink, self._table)
         if found and self._stands(found):
             self._generation = generation
             return False
@@ -248,7 +207,7 @@ class NftablesHeld:
             self._known = replace(found, sets={name: list(merged(p)) for name, p in nft_text.port_sets(policy).items()})
         else:
             self._generation = self._read_generation()
-            self._known = _read(self._netlink, self._table)
+            self._known = read(self._netlink, self._table)
 
     def _stands(self, found: Installed) -> bool:
         known = self._known
@@ -296,13 +255,6 @@ class NftablesHeld:
         self._events.close()
 
 
-def _hooks(policy: Policy, *, ingress: bool) -> dict[str, Hook]:
-    return {
-        chain: Hook(nf.HOOKS[chain], nft_text.PRIORITY, policy.device if chain == "ingress" else None, nf.NF_ACCEPT)
-        for chain in nft_text.chains(policy, ingress=ingress)
-    }
-
-
 def _whole_table(
     policy: Policy, flags: int, counted: dict[str, tuple[int, int]] | None = None, *, ingress: bool
 ) -> list[nf.Message]:
@@ -310,7 +262,7 @@ def _whole_table(
     messages = [nf.new_table(table, flags)]
     for set_id, (name, ports) in enumerate(nft_text.port_sets(policy).items(), 1):
         messages += [nf.new_set(table, name, set_id), *nf.change_elements(table, name, list(merged(ports)), add=True)]
-    for chain, hook in _hooks(policy, ingress=ingress).items():
+    for chain, hook in hooks_of(policy, ingress=ingress).items():
         messages += [nf.new_chain(table, chain, hook.priority, hook.device)]
     return messages + _rules(policy, counted or {}, ingress=ingress)
 
@@ -328,64 +280,8 @@ def _rules(policy: Policy, counted: dict[str, tuple[int, int]], *, ingress: bool
     return messages
 
 
-def _read(netlink: nf.NfSocket, table: str) -> Installed | None:
-    found = netlink.get(nf.get_table(table))
-    if found is None:
-        return None
-    hooks = {name: _read_hook(chain) for name in nf.HOOKS if (chain := netlink.get(nf.get_chain(table, name)))}
-    sets = {
-        name: _ranges(netlink.dump(nf.get_elements(table, name)))
-        for name in nft_text.SETS
-        if netlink.get(nf.get_set(table, name)) is not None
-    }
-    rules: list[tuple[str, int]] = []
-    counted: dict[str, tuple[int, int]] = {}
-    foreign = False
-    for rule in netlink.dump(nf.get_rules(table)):
-        chain = str(rule.get_attr("NFTA_RULE_CHAIN"))
-        rules.append((chain, int(rule.get_attr("NFTA_RULE_HANDLE"))))
-        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != nft_text.COMMENTS.get(chain, "")
-        before = counted.get(chain, (0, 0))
-        packets, octets = _rule_counter(rule)
-        counted[chain] = (before[0] + packets, before[1] + octets)
-    return Installed(int(found.get_attr("NFTA_TABLE_FLAGS") or 0), hooks, sets, rules, counted, foreign)
-
-
-def _read_hook(chain: nf.Message) -> Hook:
-    hook = chain.get_attr("NFTA_CHAIN_HOOK")
-    if hook is None:
-        return Hook(-1, 0, None, 0)
-    number, priority = hook.get_attr("NFTA_HOOK_HOOKNUM"), hook.get_attr("NFTA_HOOK_PRIORITY")
-    return Hook(number, priority, hook.get_attr("NFTA_HOOK_DEV"), chain.get_attr("NFTA_CHAIN_POLICY"))
-
-
-def _ranges(messages: list[nf.Message]) -> list[PortRange]:
-    """The intervals of a set from its elements, which come in any order."""
-    edges = []
-    for message in messages:
-        for element in message.get_attr("NFTA_SET_ELEM_LIST_ELEMENTS") or ():
-            key = element.get_attr("NFTA_SET_ELEM_KEY").get_attr("NFTA_DATA_VALUE")
-            end = bool(element.get_attr("NFTA_SET_ELEM_FLAGS"))
-            edges.append((int(struct.unpack("!H", key)[0]), not end))  # at one port an end sorts before a start
-    result: list[PortRange] = []
-    for port, starts in sorted(edges):
-        if starts:
-            result.append(PortRange(port, 65535))
-        elif result:  # an end without a start (nft writes one at 0) says nothing
-            result[-1] = PortRange(result[-1].first, port - 1)
-    return result
-
-
-def _rule_counter(rule: nf.Message) -> tuple[int, int]:
-    for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ():
-        if expression.get_attr("NFTA_EXPR_NAME") == "counter":
-            data = expression.get_attr("NFTA_EXPR_DATA")
-            return int(data.get_attr("NFTA_COUNTER_PACKETS")), int(data.get_attr("NFTA_COUNTER_BYTES"))
-    return 0, 0
-
-
 def _counters(netlink: nf.NfSocket, table: str) -> Counters:
-    found = _read(netlink, table)
+    found = read(netlink, table)
     if found is None:
         raise FirewallError(f"there is no table inet {table}")
     inbound = found.counted.get("ingress") or found.counted.get("prerouting") or (0, 0)

@@ -80,7 +80,7 @@ class Counters(NamedTuple):
     """Since the rules were installed; summed over all rules and both address families."""
 
     inbound_packets: int = 0
-    """Kept from the kernel's TCP."""
+    """Kept from the kernel's TCP; what GRO merged counts once."""
     inbound_bytes: int = 0
     """Their IP lengths, summed."""
     output_packets: int = 0
@@ -117,7 +117,10 @@ class Firewall(Protocol):
         """Raise ``FirewallError``, one clear line, if this backend cannot work here.  Changes nothing."""
 
     def hold(self, policy: Policy) -> AbstractContextManager[Held]:
-        """Install the policy, taking over what a killed predecessor of the same name left."""
+        """Install the policy, taking over what a killed predecessor of the same name left.
+
+        For a ``with`` statement or an ``ExitStack``; whoever lets go of the context manager lets go of the rules.
+        """
 
     def clear(self, name: str) -> bool:
         """Remove what an instance left, without any memory of it; True if there was something."""

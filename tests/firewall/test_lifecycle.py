@@ -16,6 +16,7 @@ import pytest
 
 from rsock_firewall import Firewall, FirewallError, Policy, PortRange, nf_messages, select
 from rsock_firewall.iptables import Iptables
+from rsock_firewall.iptables_text import Line
 from rsock_firewall.nftables import Nftables
 from tests.firewall.lab import ADDRESSES, Lab
 
@@ -285,8 +286,8 @@ def test_an_iptables_update_that_fails_in_ipv6_is_undone_in_ipv4(lab: Lab, monke
 
     good = iptables.lines
 
-    def bad(policy: Policy, version: int) -> list[iptables.Line]:
-        jump_to_nowhere = [iptables.Line("PREROUTING", "NOWHERE", comment="rsock-nf life")]
+    def bad(policy: Policy, version: int) -> list[Line]:
+        jump_to_nowhere = [Line("PREROUTING", "NOWHERE", comment="rsock-nf life")]
         return good(policy, version) + (jump_to_nowhere if version == 6 and policy == MORE else [])
 
     monkeypatch.setattr(iptables, "lines", bad)
