@@ -40,6 +40,7 @@ TAG = 16
 _LENGTH = 0x3FFF
 _NONCE = struct.Struct("!4xQ")
 _SAMPLE = 16
+_PADDING = bytes(_SAMPLE - HEADER.size)
 _FLOW_KEYS = struct.Struct("32s32s16s4s")
 _FLOW_INFO = struct.Struct("!16sIB")
 
@@ -203,14 +204,15 @@ class SealedCodec(_Control):
             headers.append(header)
             sealed.append(encrypt(_NONCE.pack(number), prefix + datagram if prefix else datagram, header))
         payload: list[Buffer] = []
-        for header, body in zip(_masked(self._sending.mask, headers, sealed), sealed, strict=True):
+        samples = [body[:_SAMPLE] for body in sealed]
+        for header, body in zip(_masked(self._sending.mask, headers, samples), sealed, strict=True):
             payload += (header, body)
         return payload
 
     def pack_control(self, counter: int, message: Control) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._seal_control(counter, message)
-        return _masked(self._sending.mask, [header], [sealed])[0] + sealed
+        return _masked(self._sending.mask, [header], [sealed[:_SAMPLE]])[0] + sealed
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
         """See ``FlowCodec``."""
@@ -223,19 +225,51 @@ class SealedCodec(_Control):
             step = segment_size or self._frame_size(payload, at)
             # A start whose frame is cut short by the payload's end has no sample, and is left for the next round.
             starts = range(at, max(at + 1, size - HEADER.size - TAG + 1), step)
-            for start, header in zip(starts, self._headers(payload, starts), strict=True):
-                frames = self._open(payload, start, header)
+            headers = self._headers(payload, starts)
+            done = 0
+            while done < len(starts):
+                frames = self._open_run(payload, starts[done:], headers[done:])
                 if frames is None:
                     bad += 1
                     if not segment_size:
                         return opened, bad  # nothing tells where the next frame begins
-                    at = start + step
+                    at = starts[done] + step
+                    done += 1
                     continue
-                _append(opened, frames)
+                opened.append(frames)
+                done += len(frames.datagrams)
                 at = frames.end
-                if at != start + step:
+                if at != starts[done - 1] + step:
                     break  # a shorter frame: what follows it is cut anew
         return opened, bad
+
+    def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
+        """The frame at the first of ``starts``, and those after it that continue its run; None = it is not ours."""
+        word, conversation, counter = HEADER.unpack(headers[0])
+        length = word & _LENGTH
+        start = starts[0] + HEADER.size
+        end = start + length + TAG
+        if end > len(payload):
+            return None
+        if word >> 14 == Kind.CONTROL:
+            return self._open_control(headers[0], payload[start:end], end)
+        decrypt = self._receiving.data.decrypt
+        datagrams: list[Buffer] = []
+        like = headers[0][:4]
+        step = starts.step
+        number = counter
+        try:
+            for header in headers:
+                if header[:4] != like or int.from_bytes(header[4:], "big") != number:
+                    break
+                datagrams.append(decrypt(_NONCE.pack(number), payload[start : start + length + TAG], header))
+                end = start + length + TAG
+                number += 1
+                start += step
+        except InvalidTag:
+            if not datagrams:
+                return None
+        return Frames(word >> 14, conversation, counter, datagrams, length, end)
 
     def _frame_size(self, payload: memoryview, at: int) -> int:
         """What the frame at ``at`` says of its own size."""
@@ -245,45 +279,14 @@ class SealedCodec(_Control):
     def _headers(self, payload: memoryview, starts: range) -> list[bytes]:
         """The unmasked headers at ``starts``."""
         masked = [payload[start : start + HEADER.size] for start in starts]
-        return _masked(self._receiving.mask, masked, [payload[start + HEADER.size :] for start in starts])
-
-    def _open(self, payload: memoryview, at: int, header: bytes) -> Frames | None:
-        word, conversation, counter = HEADER.unpack(header)
-        length = word & _LENGTH
-        start = at + HEADER.size
-        end = start + length + TAG
-        if end > len(payload):
-            return None
-        if word >> 14 == Kind.CONTROL:
-            return self._open_control(header, payload[start:end], end)
-        try:
-            datagram = self._receiving.data.decrypt(_NONCE.pack(counter), payload[start:end], header)
-        except InvalidTag:
-            return None
-        return Frames(word >> 14, conversation, counter, [datagram], length, end)
-
-
-def _append(opened: list[Frames], frames: Frames) -> None:
-    """Add one opened frame, to the run before it where it continues that."""
-    if opened and frames.kind != Kind.CONTROL:
-        last = opened[-1]
-        if (
-            frames.kind == last.kind
-            and frames.conversation == last.conversation
-            and frames.counter == last.counter + len(last.datagrams)
-            and frames.size <= last.size
-            and len(last.datagrams[-1]) == last.size
-        ):
-            last.datagrams.append(frames.datagrams[0])
-            opened[-1] = last._replace(end=frames.end)
-            return
-    opened.append(frames)
+        samples = [payload[start + HEADER.size : start + HEADER.size + _SAMPLE] for start in starts]
+        return _masked(self._receiving.mask, masked, samples)
 
 
 def _masked(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
-    """Headers XOR mask, which works both ways; the mask of each is AES of the first 16 bytes of its sample."""
-    masks = mask.update(b"".join([sample[:_SAMPLE] for sample in samples]))
+    """Headers XOR mask, which works both ways; the mask of each is AES of the 16 bytes behind it."""
+    masks = mask.update(b"".join(samples))
     size = len(masks)
-    plain = b"".join([bytes(header) + bytes(8) for header in headers])
+    plain = _PADDING.join((*headers, b""))
     mixed = (int.from_bytes(plain, "big") ^ int.from_bytes(masks, "big")).to_bytes(size, "big")
     return [mixed[at : at + 8] for at in range(0, size, _SAMPLE)]
