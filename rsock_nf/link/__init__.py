@@ -101,6 +101,12 @@ class Link(Protocol):
         Less than ``len(bursts)`` means that the send buffer is full: wait until ``fileno`` is writable.
         """
 
+    def rematch(self, match: Match) -> None:
+        """Receive what ``match`` describes from now on (our addresses changed), without a gap.
+
+        Raises ``LinkError`` when it cannot be expressed as one filter.
+        """
+
     def follow(self, remote: IPAddress) -> None:
         """Resolve the next hop to ``remote`` now and keep it fresh until ``forget``; never blocks."""
 
