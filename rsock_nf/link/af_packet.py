@@ -69,7 +69,7 @@ _DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 class PacketLink:
     """``Link`` over AF_PACKET on ``device``.
 
-    ``receive_buffer``: bytes asked for; a super-packet is charged about its size and a half.  Needs CAP_NET_RAW; with
+    ``receive_buffer``: bytes asked for; the kernel doubles it and charges a super-packet about twice its size.  Needs CAP_NET_RAW; with
     CAP_NET_ADMIN too the buffer may exceed net.core.rmem_max.  After ``LinkEvent.GONE`` it is of no more use: close it.
     Raises ``LinkError``.
     """
@@ -281,7 +281,9 @@ class PacketLink:
         """A burst was refused: GSO goes off for good if its first segment alone is accepted, else it was not GSO's fault."""
         first, *rest = cut(burst)
         sent = self._counters.sent_packets
-        if self._send_cut([first], link) and self._counters.sent_packets > sent:
+        if not self._send_cut([first], link):
+            return False
+        if self._counters.sent_packets > sent:
             self.max_burst_bytes = 0
             self._send_cut(rest, link, resume=True)
         return True
@@ -326,10 +328,13 @@ class PacketLink:
         """Down or gone?  A bound socket gets ENXIO for both."""
         try:
             (index,) = self._interface("i", _SIOCGIFINDEX)
-            event = LinkEvent.DOWN if index == self._index else LinkEvent.GONE
+            (flags,) = self._interface("H", _SIOCGIFFLAGS)
         except OSError:
-            event = LinkEvent.GONE
-        self._events[event] = None
+            index = flags = 0
+        if index != self._index:
+            self._events[LinkEvent.GONE] = None
+        elif not flags & _IFF_UP:  # else the error tells of an outage that is over, as netlink will
+            self._events[LinkEvent.DOWN] = None
 
     def _reread_mtu(self) -> None:
         with contextlib.suppress(OSError):  # a device that is gone says so elsewhere
