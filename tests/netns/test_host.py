@@ -1,0 +1,228 @@
+"""What the tunnel does to its host: what it says, no more, and nothing when it has gone, however it went."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from rsock_nf.ops.lab_traffic import Application, EchoTarget
+from rsock_nf.ops.lab_tunnel import Role
+from rsock_nf.ops.netns import Namespace
+from tests.netns.conftest import Site
+from tests.netns.judges import host_state, wait_until
+
+ROLES: tuple[Role, Role] = ("server", "client")
+STATEFUL_FIREWALL = """
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+        meta l4proto ipv6-icmp accept
+    }
+    chain output { type filter hook output priority filter; policy accept; ct state invalid counter drop; }
+}
+"""
+
+
+def states(site: Site) -> dict[Role, dict[str, str]]:
+    return {role: host_state(site.host(role)) for role in ROLES}
+
+
+def rules_of(host: Namespace) -> str:
+    """As nft lists them, without what changes by itself: counts, the table's owner, the client's ports of the day."""
+    listed = re.sub(r"counter packets \d+ bytes \d+", "counter", host.run(["nft", "list", "ruleset"]).stdout)
+    listed = re.sub(r" *# progname.*|\n\s*flags (owner|persist).*|(?s:(set local_ports \{)[^}]*?\n\t\})", r"\2", listed)
+    return "\n".join(line.rstrip() for line in listed.splitlines())
+
+
+def complaints(said: subprocess.CompletedProcess[str]) -> list[str]:
+    """The error lines, without the warnings that a start always gives."""
+    return [line for line in said.stderr.splitlines() if not line.startswith("rsock-nf: warning")]
+
+
+def has_rules(site: Site, role: Role) -> bool:
+    return "drop" in site.host(role).run(["nft", "list", "ruleset"]).stdout
+
+
+def has_ended(site: Site, role: Role) -> bool:
+    return not site.tunnel.pids(role)
+
+
+def test_a_stateful_host_firewall_with_policy_drop_does_not_notice(build: Callable[..., Site]) -> None:
+    """Ingress comes before everything: neither the chains nor the tracker of the host see a packet of ours."""
+    site = build(up=False)
+    for role in ROLES:
+        site.host(role).nft(STATEFUL_FIREWALL)
+    with site.tunnel, site.watch() as wires:
+        site.carries()
+        for role in ROLES:
+            host = site.host(role)
+            assert [line for line in host.read("nf_conntrack").splitlines() if " tcp " in line] == []
+            assert host.run(["ss", "-Htan"]).stdout == ""
+            assert "counter packets 0" in host.run(["nft", "list", "chain", "inet", "filter", "output"]).stdout
+    site.no_offence()
+    assert wires.resets() == 0
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_down_restores_the_host_byte_for_byte(build: Callable[..., Site], backend: str) -> None:
+    both = {"backend": backend}
+    site = build(up=False, client=both, server=both)
+    for role in ROLES:
+        site.host(role).nft(STATEFUL_FIREWALL.replace("policy drop", "policy accept"))
+        host_state(site.host(role))  # loads the raw tables, so that they are listed before and after
+    before = states(site)
+    with site.watch() as wires:
+        with site.tunnel:
+            site.carries()
+            during = states(site)
+        after = states(site)
+    touched, untouched = ("nft", "iptables") if backend == "nftables" else ("iptables", "nft")
+    for role in ROLES:
+        assert during[role][touched] != before[role][touched]
+        for name in (untouched, "sysctls", "links", "addresses", "routes", "tcp"):
+            assert during[role][name] == before[role][name], name
+        assert after[role] == before[role]
+    site.no_offence()
+    assert wires.resets() == 0
+
+
+def test_the_rules_are_those_that_the_rules_command_printed(build: Callable[..., Site]) -> None:
+    site = build(up=False)
+    expected = {}
+    for role in ROLES:
+        host = site.host(role)
+        assert rules_of(host) == ""
+        host.nft(site.tunnel.command(role, "rules", "--config", str(site.tunnel.config(role))).stdout)
+        expected[role] = rules_of(host)
+        host.run(["nft", "flush", "ruleset"])
+    with site.tunnel:
+        for role in ROLES:
+            assert "hook ingress" in expected[role]
+            assert rules_of(site.host(role)) == expected[role]
+
+
+def test_flushing_the_ruleset_during_traffic_breaks_nothing(site: Site) -> None:
+    with site.watch() as wires, EchoTarget(site.lab) as target, Application(site.lab) as application:
+        returned = 0
+        for _ in range(5):
+            for role in ROLES:
+                site.host(role).run(["nft", "flush", "ruleset"])
+            found = application.exchange(1000)
+            returned += found.returned
+        assert (returned, target.corrupted) == (5000, 0)
+        for role in ROLES:
+            wait_until(partial(has_rules, site, role), "the rules to be back")
+    site.no_offence()
+    assert wires.resets() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_it_cleanly(build: Callable[..., Site], number: signal.Signals) -> None:
+    site = build(up=False)
+    before = states(site)
+    with site.watch() as wires:
+        site.tunnel.up("server")
+        site.tunnel.up("client")
+        site.carries(200)
+        for role in ("client", "server"):
+            (pid,) = site.tunnel.pids(role)
+            os.kill(pid, number)
+            wait_until(partial(has_ended, site, role), f"the {role} to end")
+        assert states(site) == before
+    assert wires.resets() == 0
+
+
+def test_down_after_kill_leaves_nothing(build: Callable[..., Site]) -> None:
+    site = build(up=False)
+    before = states(site)
+    with site.watch() as wires:
+        site.tunnel.up("server")
+        site.tunnel.up("client")
+        site.carries(200)
+        for role in ROLES:
+            site.kill(role)
+            assert has_rules(site, role)  # the kernel stays blind
+        for role in ROLES:
+            site.tunnel.down(role)
+            site.tunnel.down(role)  # twice in a row
+        assert states(site) == before
+    assert wires.resets() == 0
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_up_after_kill_takes_over(build: Callable[..., Site], role: Role) -> None:
+    site = build(up=False)
+    before = states(site)
+    with site.watch() as wires:
+        with site.tunnel:
+            site.carries(200)
+            site.kill(role)
+            site.tunnel.up(role)
+            if role == "server":  # the client notices by itself; the next test measures how soon
+                with EchoTarget(site.lab), Application(site.lab) as application:
+                    wait_until(lambda: application.ping(1).returned == 1, "the client to come back")
+            site.carries()
+        assert states(site) == before
+    assert wires.resets() == 0
+
+
+def test_a_wrong_secret_gets_nothing(build: Callable[..., Site]) -> None:
+    site = build(up=False)
+    before = states(site)
+    other = site.tunnel.command("client", "genkey").stdout.strip()
+    site.tunnel.rewrite("client", secret=other)
+    with EchoTarget(site.lab) as target, Application(site.lab) as application:
+        site.tunnel.up("server")
+        said = site.tunnel.command(
+            "client", "up", "--config", str(site.tunnel.config("client")), "--timeout", "3", check=False
+        )
+        assert said.returncode == 1
+        assert len(complaints(said)) == 1
+        assert other not in said.stderr + site.tunnel.log("server") + site.tunnel.log("client")
+        assert application.ping(1).returned == 0
+        assert target.seen == set()
+        site.tunnel.down("server")
+    assert states(site) == before
+    site.no_offence()
+
+
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(build: Callable[..., Site]) -> None:
+    site = build(up=False)
+    taken = site.lab.server.socket(socket.AF_INET, socket.SOCK_STREAM)
+    taken.bind(("0.0.0.0", 10005))
+    taken.listen()
+    before = states(site)
+    said = site.tunnel.command("server", "up", "--config", str(site.tunnel.config("server")), check=False)
+    assert said.returncode == 1
+    assert "10005" in complaints(said)[0]
+    assert len(complaints(said)) == 1
+    assert states(site) == before
+
+
+def test_nobody_answers_where_no_server_is(build: Callable[..., Site]) -> None:
+    """The server's kernel refuses (RST): `up` says so, or that nobody answered, and undoes everything."""
+    site = build(up=False)
+    before = states(site)
+    said = site.tunnel.command(
+        "client", "up", "--config", str(site.tunnel.config("client")), "--timeout", "2", check=False
+    )
+    assert said.returncode == 1
+    assert len(complaints(said)) == 1
+    assert states(site) == before
+
+
+def test_a_second_up_changes_nothing(site: Site) -> None:
+    for role in ROLES:
+        again = site.tunnel.command(role, "up", "--config", str(site.tunnel.config(role)))
+        assert len(again.stdout.strip().splitlines()) <= 1
+    site.carries(200)
+    assert len(site.tunnel.pids("client")) == len(site.tunnel.pids("server")) == 1

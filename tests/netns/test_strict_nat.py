@@ -1,0 +1,104 @@
+"""Load through the strict stateful NAT: nothing INVALID, no RST, whatever happens on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from rsock_nf.ops.lab import Router
+from tests.netns.conftest import Site
+from tests.netns.judges import flood, flood_both_ways, tracked_flows
+
+FLOWS = 10
+KINDS = {
+    "plain": Router(),
+    "maxseg-1400": Router(maxseg=1400),
+    "no-wscale": Router(strip_wscale=True),
+}
+LEAST = 5_000
+"""Datagrams a second that must arrive at full load, on a machine as busy as it may be: a tunnel that stalls has far less."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_way_at_full_load(build: Callable[..., Site], kind: str, version: int, soak: float) -> None:
+    site = build(KINDS[kind], version=version)
+    dialled = tracked_flows(site.lab)
+    with site.watch() as wires:
+        found = flood(site.lab, soak)
+    site.no_offence()
+    assert wires.resets() == 0
+    assert found.received > LEAST * soak
+    assert found.duplicates == 0
+    assert len(dialled) == FLOWS
+    assert tracked_flows(site.lab) == dialled  # none died of the load
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_way_load(build: Callable[..., Site], kind: str, version: int, soak: float) -> None:
+    site = build(KINDS[kind], version=version)
+    dialled = tracked_flows(site.lab)
+    with site.watch() as wires:
+        found = flood_both_ways(site.lab, soak, rate=20_000)
+    site.no_offence()
+    assert wires.resets() == 0
+    assert found["received"] > LEAST * soak
+    assert tracked_flows(site.lab) == dialled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_black_hole_of_one_flow_at_full_load(build: Callable[..., Site], version: int) -> None:
+    """The tracker sees the flow's segments pass and nothing come back: who runs out of the window is INVALID for ever."""
+    site = build(version=version)
+    before = tracked_flows(site.lab)
+
+    def swallow() -> None:
+        time.sleep(1)  # well into the load
+        with site.lab.black_hole("tcp sport 10003"), site.lab.black_hole("tcp dport 10003"):
+            time.sleep(5)
+
+    with site.watch() as wires:
+        found = flood(site.lab, 9, during=swallow)
+    assert site.lab.counters()["blackholed"] > 0
+    site.no_offence()
+    assert wires.resets() == 0
+    assert found.received > LEAST * 9
+    kept = before - {flow for flow in before if flow[1] == "10003"}
+    assert len(kept) == FLOWS - 1
+    assert kept <= tracked_flows(site.lab)  # nobody else's flow died of it
+
+
+@pytest.mark.slow
+def test_a_flow_that_loses_everything_is_avoided_within_a_second(build: Callable[..., Site]) -> None:
+    """One flow in ten for 5 of 7 s would be 7 % of the datagrams."""
+    site = build()
+
+    def swallow() -> None:
+        time.sleep(0.5)
+        with site.lab.black_hole("tcp dport 10003"):
+            time.sleep(5)
+
+    found = flood(site.lab, 7, rate=10_000, during=swallow)
+    assert 0 < found.lost < 0.015
+    site.no_offence()
+
+
+@pytest.mark.slow
+def test_random_loss_on_the_way_costs_no_more_than_it_takes(build: Callable[..., Site]) -> None:
+    site = build(Router(loss=5), up=False)
+    for host in (site.lab.client, site.lab.server):
+        site.lab.offload(host, tso=False)  # the router then loses segments, not whole bursts
+    with site.tunnel, site.watch() as wires:
+        found = flood(site.lab, 5, rate=10_000)
+        assert 0.03 < found.lost < 0.08
+        assert found.duplicates == 0
+        site.no_offence()
+    assert wires.resets() == 0
