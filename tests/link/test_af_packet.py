@@ -32,6 +32,8 @@ TO_CLIENT = Match(PortSide.SOURCE, tuple(SERVER.values()), PORTS)
 ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
 BLIND = "table inet t { chain c { type filter hook prerouting priority -300; meta l4proto tcp drop; }; }"
 """The hosts' own TCP must not answer with RSTs."""
+SHAPE = ("tc", "qdisc", "replace", "dev", "v0", "root", "tbf", "rate", "8kbit", "burst", "2000", "limit")
+"""A shaper that holds nearly everything up to a limit of bytes: what it queues stays charged to the socket."""
 PATIENCE = 5.0
 
 
@@ -352,9 +354,7 @@ def test_a_full_send_buffer_stops_and_a_full_queue_drops(hosts: tuple[Host, Host
     client, server = hosts
     near = client.open(TO_CLIENT)
     near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
-    # A shaper that holds everything: what it queues stays charged to the socket.
-    shape = ("tc", "qdisc", "replace", "dev", "v0", "root", "tbf", "rate", "8kbit", "burst", "2000", "limit")
-    client.run(*shape, "10000000")
+    client.run(*SHAPE, "10000000")
     bursts = [toward(server, outgoing(4, text(1400), 0))] * 500
     done = near.send(bursts)
     assert 0 < done < 500
@@ -362,11 +362,24 @@ def test_a_full_send_buffer_stops_and_a_full_queue_drops(hosts: tuple[Host, Host
     assert not select.select([], [near.fileno()], [], 0)[1]
     client.run("tc", "qdisc", "del", "dev", "v0", "root")  # drops the queue
     assert select.select([], [near.fileno()], [], PATIENCE)[1]
-    client.run(*shape, "3000")
+    client.run(*SHAPE, "3000")
     assert near.send(bursts) == 500
     counters = near.counters()
     assert counters.send_full > 400
     assert counters.send_full + counters.sent_packets == done + 500
+
+
+def test_a_burst_cut_in_software_is_never_sent_twice(hosts: tuple[Host, Host]) -> None:
+    client, server = hosts
+    near = client.open(TO_CLIENT)
+    near.max_burst_bytes = 0
+    near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+    client.run(*SHAPE, "10000000")
+    burst = toward(server, outgoing(4, text(44 * 1400), 1400))
+    assert near.send([burst, burst]) == 1
+    counters = near.counters()
+    assert 0 < counters.sent_segments < 44
+    assert counters.send_full == 1
 
 
 def test_a_full_receive_buffer_is_counted_once(hosts: tuple[Host, Host]) -> None:
@@ -412,6 +425,14 @@ def test_down_up_and_deleted(hosts: tuple[Host, Host]) -> None:
     near.receive(8)
     assert near.send([burst]) == 1
     assert LinkEvent.GONE in near.events()
+
+
+def test_an_outage_that_is_over_is_not_reported_by_the_socket(hosts: tuple[Host, Host]) -> None:
+    client, _ = hosts
+    near = client.open(TO_CLIENT)
+    client.namespace.ip("link set v0 down", "link set v0 up")
+    assert near.receive(8) == []  # takes the pending ENETDOWN
+    assert not near._events
 
 
 def test_close_is_idempotent_and_keeps_the_counters(hosts: tuple[Host, Host]) -> None:
@@ -509,16 +530,24 @@ def test_nothing_to_match(lone: Host) -> None:
         lone.open(Match(PortSide.SOURCE, (), PORTS), "lo")
 
 
-def test_missing_privilege() -> None:
-    code = (
-        "import os\n"
-        "from ipaddress import ip_address\n"
-        "from rsock_nf.core.types import PortRange\n"
-        "from rsock_nf.link import LinkError, Match, PortSide, open_link\n"
-        "import rsock_nf.link.af_packet\n"  # nobody may not read this interpreter's files
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "try: open_link('lo', Match(PortSide.SOURCE, (ip_address('127.0.0.1'),), (PortRange(1, 2),)))\n"
-        "except LinkError as error: print(error)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert result.stdout == "lo: no permission for a packet socket: run as root or grant CAP_NET_RAW\n"
+OPEN_LO = (
+    "from ipaddress import ip_address\n"
+    "from rsock_nf.core.types import PortRange\n"
+    "from rsock_nf.link import LinkError, Match, PortSide, open_link\n"
+    "try: link = open_link('lo', Match(PortSide.SOURCE, (ip_address('127.0.0.9'),), (PortRange(1, 1),)))\n"
+    "except LinkError as error: print(error)\n"
+    "else: print('open'); link.close()\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        ("-net_raw", "lo: no permission for a packet socket: run as root or grant CAP_NET_RAW\n"),
+        ("-net_admin", "open\n"),  # with buffers as large as sysctl allows
+    ],
+)
+def test_missing_privilege(without: str, says: str) -> None:
+    argv = ["setpriv", "--bounding-set", without, sys.executable, "-c", OPEN_LO]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.stdout, result.stderr) == (says, "")
