@@ -14,7 +14,6 @@ import logging
 import os
 import resource
 import signal
-import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -24,11 +23,9 @@ from rsock_nf.errors import ConfigError, RsockError, TunnelError
 from rsock_nf.ops.control_server import serve_control
 from rsock_nf.ops.instance import Instance
 from rsock_nf.ops.log import InstanceLog
-from rsock_nf.ops.rates import Rates
 from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
-_RATE_PERIOD = 5.0
 
 
 class Tunnel(Protocol):
@@ -109,18 +106,17 @@ class _Daemon:
         self._log = log
         self._announcement = announcement
         self._make = make
-        self._rates = Rates()
 
     async def run(self) -> int:
         """The exit status: 0 when a signal ended it, 1 when the tunnel did."""
         logger = self._log.logger
         try:
             return await self._carry()
+        except RsockError as error:
+            if not self._log.on_stderr:  # where whoever catches it writes it
+                logger.error("%s", error)  # noqa: TRY400 - one line says it all
+            raise
         except Exception as error:
-            if _expected(error):
-                if not self._log.on_stderr:  # where whoever catches it writes it
-                    logger.error("%s", error)  # noqa: TRY400 - one line says it all
-                raise TunnelError(str(error)) from error
             logger.exception("unexpected: this is a defect of rsock-nf")
             raise TunnelError(f"unexpected {type(error).__name__}: {error} (the log has more)") from error
         finally:
@@ -139,15 +135,11 @@ class _Daemon:
             return {}
 
         def status(_: dict[str, Any]) -> dict[str, Any]:
-            return {"pid": os.getpid(), **self._rates.added_to(tunnel.snapshot())}
+            return {"pid": os.getpid(), **tunnel.snapshot()}
 
         handlers = {"status": status, "reconnect": reconnect}
         async with await serve_control(self._instance.control_path, handlers):
-            sampling = asyncio.create_task(self._sample(tunnel))
-            try:
-                await tunnel.run(ready=self._ready, stop=stop)
-            finally:
-                sampling.cancel()
+            await tunnel.run(ready=self._ready, stop=stop)
         return 0
 
     def _ready(self) -> None:
@@ -167,19 +159,6 @@ class _Daemon:
             logger.info("SIGHUP: log level %s", log.level)
         except (ConfigError, TunnelError) as error:
             logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
-
-    async def _sample(self, tunnel: Tunnel) -> None:
-        while True:
-            self._rates.sample(time.monotonic(), tunnel.snapshot())
-            await asyncio.sleep(_RATE_PERIOD)
-
-
-def _expected(error: Exception) -> bool:
-    """Whether it is one of those that are one clear line by themselves."""
-    from rsock_firewall import FirewallError
-    from rsock_nf.link import LinkError
-
-    return isinstance(error, (RsockError, LinkError, FirewallError))
 
 
 def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:

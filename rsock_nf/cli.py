@@ -1,0 +1,294 @@
+"""The command line: parses, calls, prints.  What the commands do is in ``ops``, ``config`` and ``daemon``.
+
+Everything heavy is imported by the command that needs it, so that ``--help`` and ``status`` feel instant.
+Exit status: 0 done, 1 it cannot be done on this host now, 2 wrong arguments or configuration (nothing was touched).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsock_nf import __version__
+from rsock_nf.errors import InstanceError, RsockError
+
+if TYPE_CHECKING:
+    from rsock_nf.config import Configuration
+    from rsock_nf.ops.instance import Instance
+
+PROGRAM = "rsock-nf"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser, commands = _parser()
+    arguments, extra = parser.parse_known_args(argv)
+    if extra and arguments.command != "demo":
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(extra)}")
+    arguments.extra = extra
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # `rsock-nf status | head`: who reads us has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RsockError as error:
+        _complain(str(error))
+        return error.exit_code
+    except Exception as error:
+        if os.environ.get("RSOCK_NF_DEBUG") == "1":
+            raise
+        _complain(f"unexpected {type(error).__name__}: {error} (RSOCK_NF_DEBUG=1 shows where)")
+        return 1
+    else:
+        return status
+
+
+def _complain(line: str) -> None:
+    print(f"{PROGRAM}: {' '.join(line.split())}", file=sys.stderr)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Carry an application's UDP inside many fake-TCP flows that the kernel never sees."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *, add_help: bool = True
+    ) -> argparse.ArgumentParser:
+        described = f"{text[:1].upper()}{text[1:]}."
+        made = subparsers.add_parser(name, help=text, description=described, add_help=add_help)
+        made.set_defaults(run=run)
+        return made
+
+    up = command("up", _up, "install the rules and start an instance; returns once it stands")
+    _config_argument(up, required=True)
+    up.add_argument("--foreground", action="store_true", help="stay, log to standard error, keep dialling")
+    up.add_argument("--timeout", type=_seconds, default=15.0, metavar="SECONDS", help="how long to wait (default 15)")
+    up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
+
+    down = command("down", _down, "stop an instance (default: every one) and remove its rules, also after a crash")
+    _instance_arguments(down)
+    status = command("status", _status, "show sessions, flows, conversations, loss, RTT, MTU and counters")
+    _instance_arguments(status)
+    status.add_argument(
+        "--json", action="store_true", help="for programs: a list, or one object if an instance is named"
+    )
+    status.add_argument("--watch", action="store_true", help="again every second, with rates")
+    _config_argument(command("check", _check, "validate a configuration file"), required=True)
+    _config_argument(command("rules", _rules, "print the exact firewall rules, touch nothing"), required=True)
+    command("genkey", _genkey, "make a secret")
+    command("schema", _schema, "print the JSON schema of the configuration file")
+    _config_argument(command("doctor", _doctor, "check whether this host can run a tunnel"), required=False)
+    _instance_arguments(command("reconnect", _reconnect, "dial every flow of a client anew"))
+    # The demonstration parses its own options, --help among them.
+    command("demo", _demo, "show the tunnel at work in network namespaces (as root)", add_help=False)
+    return parser, subparsers.choices
+
+
+def _config_argument(parser: argparse.ArgumentParser | argparse._MutuallyExclusiveGroup, *, required: bool) -> None:
+    parser.add_argument("-c", "--config", type=Path, required=required, metavar="FILE", help="the configuration file")
+
+
+def _instance_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    _config_argument(which, required=False)
+    which.add_argument("-n", "--name", help="the instance's name")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0-3600)")
+    return value
+
+
+# -- starting and stopping
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    configuration = _loaded(arguments.config, warn=arguments.ready_fd is None)
+    _require_privileges("up")
+    if arguments.foreground:
+        from rsock_nf import daemon
+
+        return daemon.run(configuration, ready_fd=arguments.ready_fd)
+    from rsock_nf.ops import launch
+    from rsock_nf.ops.leftovers import clear_rules
+
+    settings = configuration.settings
+    if launch.running_alike(settings):
+        print(f"{settings.name}: is already running with this configuration")
+        return 0
+    command = launch.background_command(settings.path)
+    launch.start(settings, command, timeout=arguments.timeout, clear=clear_rules)
+    print(f"{settings.name}: up")
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    _require_privileges("down")
+    from rsock_nf.ops import launch
+    from rsock_nf.ops.instance import instances
+    from rsock_nf.ops.leftovers import clear_all_rules, clear_rules
+
+    named = _named(arguments)
+    if named:
+        print(launch.stop(named.name, clear_rules))
+        return 0
+    failed = False
+    found = instances()
+    for instance in found:
+        try:
+            print(launch.stop(instance.name, clear_rules))
+        except InstanceError as error:
+            _complain(str(error))
+            failed = True
+    orphans = clear_all_rules()
+    for name in orphans:
+        print(f"{name}: was not running; removed the rules that it left")
+    if not found and not orphans:
+        print("nothing was running")
+    return 1 if failed else 0
+
+
+def _reconnect(arguments: argparse.Namespace) -> int:
+    from rsock_nf.ops.control import ask
+
+    for instance in _running(arguments):
+        ask(instance, "reconnect")
+        print(f"{instance.name}: dials anew")
+    return 0
+
+
+# -- looking
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    import json
+    import time
+
+    from rsock_nf.ops.control import ask
+    from rsock_nf.ops.status import Snapshot, render
+
+    before: dict[str, Snapshot] = {}
+    while True:
+        found = [ask(instance, "status") for instance in _running(arguments)]
+        if arguments.json:
+            one = arguments.name or arguments.config
+            print(json.dumps(found[0] if one else found, indent=None if arguments.watch else 2))
+        else:
+            if arguments.watch and sys.stdout.isatty():
+                print("\x1b[H\x1b[J", end="")
+            print("\n\n".join(render(snapshot, before.get(snapshot["name"])) for snapshot in found))
+        if not arguments.watch:
+            return 0
+        before = {snapshot["name"]: snapshot for snapshot in found}
+        sys.stdout.flush()
+        time.sleep(1)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    settings = _loaded(arguments.config).settings
+    print(f"{settings.path}: valid; instance {settings.name}")
+    return 0
+
+
+def _rules(arguments: argparse.Namespace) -> int:
+    from rsock_nf.ops.rules import rules_for
+
+    print(rules_for(_loaded(arguments.config).settings).rstrip("\n"))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rsock_nf.ops import doctor
+
+    findings = doctor.examine(_loaded(arguments.config).settings if arguments.config else None)
+    for finding in findings:
+        print(finding)
+    return 1 if any(finding.verdict is doctor.Verdict.FAIL for finding in findings) else 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from rsock_nf.ops.demo import main as demo
+
+    return demo(arguments.extra)
+
+
+# -- making
+
+
+def _genkey(_: argparse.Namespace) -> int:
+    from rsock_nf.config.values import SECRET_BYTES, format_secret
+
+    print(format_secret(os.urandom(SECRET_BYTES)))
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    import json
+
+    from rsock_nf import config
+
+    print(json.dumps(config.schema(), indent=2))
+    return 0
+
+
+# -- what the commands share
+
+
+def _loaded(path: Path, *, warn: bool = True) -> Configuration:
+    from rsock_nf import config
+
+    configuration = config.load(path)
+    for line in configuration.warnings if warn else ():
+        _complain(f"warning: {line}")
+    return configuration
+
+
+def _require_privileges(command: str) -> None:
+    from rsock_nf.ops.privileges import refusal
+
+    reason = refusal(command)
+    if reason:
+        raise InstanceError(reason)
+
+
+def _named(arguments: argparse.Namespace) -> Instance | None:
+    """The instance that the arguments name; None = they name none."""
+    from rsock_nf.config.values import parse_name
+    from rsock_nf.ops.instance import Instance
+    from rsock_nf.ops.launch import name_of
+
+    if arguments.config:
+        return Instance(name_of(arguments.config))
+    if arguments.name is None:
+        return None
+    try:
+        return Instance(parse_name(arguments.name))
+    except ValueError as error:
+        raise InstanceError(f"--name: {error}") from None
+
+
+def _running(arguments: argparse.Namespace) -> list[Instance]:
+    """The named instance, or all that run.  Raises ``InstanceError`` when there is none."""
+    from rsock_nf.ops.instance import instances
+
+    named = _named(arguments)
+    found = [instance for instance in ([named] if named else instances()) if instance.is_running()]
+    if not found:
+        raise InstanceError(f"instance {named.name} is not running" if named else "no instance is running")
+    return found

@@ -1,0 +1,205 @@
+"""``rsock-nf doctor``: what of this host a tunnel needs, looked at one by one, each with its remedy.
+
+It reads, and opens a socket or two; it changes nothing.  What it finds is a forecast, not a guarantee: ``up`` has the
+last word.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import fcntl
+import importlib.util
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsock_firewall import FirewallError, select
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.types import PortRange
+from rsock_nf.errors import RsockError
+from rsock_nf.link import LinkError
+from rsock_nf.ops import privileges
+from rsock_nf.ops.instance import instances
+from rsock_nf.settings import Settings
+
+_NET = Path("/sys/class/net")
+_SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
+_FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO
+    "tso": (0x1E, "bursts are cut in software"),
+    "gso": (0x23, "every segment costs the whole way through the kernel"),
+    "gro": (0x2B, "received segments come one by one"),
+}
+
+
+class Verdict(enum.Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Verdict
+    subject: str
+    text: str
+    """What was found and, unless all is well, what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.verdict.value:<5} {self.subject}: {self.text}"
+
+
+def examine(settings: Settings | None) -> list[Finding]:
+    """Everything, in the order in which ``up`` would stumble over it; without settings, what every instance needs."""
+    findings = [_kernel(), _privileges(), _packet_socket(), *_firewall(settings.backend if settings else "auto")]
+    device = _device(settings)
+    if isinstance(device, Finding):
+        findings.append(device)
+    else:
+        findings += [*_device_state(device), *_offloads(device), *_bridge(device)]
+    if settings and isinstance(settings.tunnel, ServerParameters):
+        findings.append(_ports(settings.tunnel.ports))
+    return [*findings, *_dead_instances()]
+
+
+def _kernel() -> Finding:
+    release = os.uname().release
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < (6, 9):
+        text = f"{release}: no persistent nftables tables (6.9): rules are watched and put back instead"
+        return Finding(Verdict.OK, "kernel", text)
+    return Finding(Verdict.OK, "kernel", f"{release}: rules can be owned by the instance and outlive its crash")
+
+
+def _privileges() -> Finding:
+    refusal = privileges.refusal("a tunnel")
+    return Finding(Verdict.FAIL if refusal else Verdict.OK, "privileges", refusal or "CAP_NET_ADMIN, CAP_NET_RAW")
+
+
+def _packet_socket() -> Finding:
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except PermissionError:
+        return Finding(Verdict.FAIL, "packet socket", "not permitted: CAP_NET_RAW is wanted")
+    except OSError as error:
+        return Finding(Verdict.FAIL, "packet socket", f"{error.strerror}: a kernel with CONFIG_PACKET is wanted")
+    return Finding(Verdict.OK, "packet socket", "AF_PACKET can be opened")
+
+
+def _firewall(backend: str) -> Iterator[Finding]:
+    try:
+        chosen = select(backend)
+    except FirewallError as error:
+        yield Finding(Verdict.FAIL, "firewall", str(error))
+        return
+    yield Finding(Verdict.OK, "firewall", f"{chosen.name} works here")
+    if chosen.name == "nftables" and importlib.util.find_spec("iptc") is None:
+        yield Finding(Verdict.OK, "firewall", 'no iptables backend (optional: pip install "rsock-nf[iptables]")')
+
+
+def _device(settings: Settings | None) -> str | Finding:
+    """The device that the instance would take, or why there is none."""
+    from rsock_nf.link.next_hop import default_device, route_to
+
+    if settings and settings.device:
+        return settings.device
+    try:
+        if settings and isinstance(settings.tunnel, ClientParameters):
+            return route_to(settings.tunnel.server[0]).device
+        found = default_device()
+    except (LinkError, RsockError) as error:
+        return Finding(Verdict.FAIL, "device", str(error))
+    if found is None:
+        return Finding(Verdict.FAIL, "device", 'no default route tells which one: set "device" in the configuration')
+    return found
+
+
+def _device_state(device: str) -> Iterator[Finding]:
+    entry = _NET / device
+    if not entry.exists():
+        yield Finding(Verdict.FAIL, "device", f"{device} does not exist: `ip link` lists those that do")
+        return
+    if not int((entry / "flags").read_text(), 16) & 1:  # IFF_UP
+        yield Finding(Verdict.FAIL, "device", f"{device} is down: ip link set {device} up")
+        return
+    mtu = int((entry / "mtu").read_text())
+    if mtu < 1280:
+        yield Finding(Verdict.WARN, "device", f"{device}, MTU {mtu}: IPv6 wants 1280: ip link set {device} mtu 1280")
+    else:
+        yield Finding(Verdict.OK, "device", f"{device}, MTU {mtu}")
+
+
+def _offloads(device: str) -> Iterator[Finding]:
+    for name, (command, consequence) in _FEATURES.items():
+        enabled = _feature(device, command)
+        if enabled is None:
+            continue  # the device does not exist, or has nothing to tell
+        if enabled:
+            yield Finding(Verdict.OK, name, f"on, {device}")
+        else:
+            yield Finding(Verdict.WARN, name, f"off, {device}: {consequence}: ethtool -K {device} {name} on")
+
+
+def _feature(device: str, command: int) -> bool | None:
+    """One of the device's offloads, by the ioctl of struct ethtool_value; None = it cannot be told."""
+    value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
+    request = struct.pack("16sP", device.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            fcntl.ioctl(asked, _SIOCETHTOOL, request.ljust(40, b"\0"))
+        except OSError:
+            return None
+    return bool(struct.unpack("=II", value.raw)[1])
+
+
+def _bridge(device: str) -> Iterator[Finding]:
+    """A bridge port hides its traffic from us; a bridge that calls iptables may drop it before our socket sees it."""
+    if (_NET / device / "brport").exists():
+        bridge = (_NET / device / "brport" / "bridge").resolve().name
+        text = f'{device} is a port of {bridge}: set "device": "{bridge}"'
+        yield Finding(Verdict.WARN, "bridge", text)
+    calls = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if (_NET / device / "bridge").exists() and calls.exists() and calls.read_text().strip() == "1":
+        text = f"{device} is a bridge, and bridged packets pass iptables (Docker sets that): use backend nftables, or "
+        yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
+
+
+def _ports(ports: tuple[PortRange, ...]) -> Finding:
+    used = sorted(port for port in _tcp_ports_in_use() if any(port in found for found in ports))
+    if used:
+        shown = ", ".join(map(str, used[:5])) + (", ..." if len(used) > 5 else "")
+        text = f'in use on this host: {shown}: choose other "ports", or stop who has them (ss -tanp)'
+        return Finding(Verdict.FAIL, "ports", text)
+    return Finding(Verdict.OK, "ports", f"free: {','.join(map(str, ports))}")
+
+
+def _tcp_ports_in_use() -> set[int]:
+    """Local ports of listening and connected TCP sockets (proc_pid_net(5))."""
+    used: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        used.update(int(line.split()[1].rpartition(":")[2], 16) for line in lines)
+    return used
+
+
+def _dead_instances() -> Iterator[Finding]:
+    try:
+        found = instances()
+        for instance in found:
+            if not instance.is_running():
+                text = f"{instance.name} ended without `down`: rsock-nf down --name {instance.name}"
+                yield Finding(Verdict.WARN, "leftovers", text)
+    except RsockError as error:
+        yield Finding(Verdict.WARN, "leftovers", str(error))

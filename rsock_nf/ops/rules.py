@@ -1,0 +1,45 @@
+"""``rsock-nf rules``: the text of the rules that an instance installs, or has installed.  Touches nothing."""
+
+from __future__ import annotations
+
+from rsock_firewall import FirewallError, select
+from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.types import PortRange
+from rsock_nf.errors import RsockError, TunnelError
+from rsock_nf.link import LinkError
+from rsock_nf.ops.control import ask
+from rsock_nf.ops.instance import Instance
+from rsock_nf.policy import policy_for
+from rsock_nf.settings import Settings
+
+
+def rules_for(settings: Settings) -> str:
+    """As the backend's own tool would load them.
+
+    The source ports of a client are those that its running instance holds; while it does not run, there are none.
+    Raises ``TunnelError`` when the device or the backend cannot be told.
+    """
+    from rsock_nf.link.next_hop import default_device, device_addresses, route_to
+
+    tunnel = settings.tunnel
+    try:
+        if isinstance(tunnel, ClientParameters):
+            device = settings.device or route_to(tunnel.server[0]).device
+            policy = policy_for(settings, device=device, local_addresses=(), held_ports=_held_ports(settings))
+        else:
+            found = settings.device or default_device()
+            if found is None:
+                raise TunnelError('no default route tells which device to use: set "device" in the configuration')
+            addresses = settings.addresses or tuple(device_addresses(found))
+            policy = policy_for(settings, device=found, local_addresses=addresses)
+        return select(settings.backend).render(policy)
+    except (FirewallError, LinkError) as error:
+        raise TunnelError(str(error)) from None
+
+
+def _held_ports(settings: Settings) -> tuple[PortRange, ...]:
+    try:
+        firewall = ask(Instance(settings.name), "status")["firewall"]
+    except (RsockError, KeyError):
+        return ()
+    return tuple(PortRange(port, port) for port in firewall.get("local_ports", ()))

@@ -1,0 +1,118 @@
+"""Snapshots of running instances as text for people.  Programs take ``status --json``: the same, unchanged.
+
+Counters only grow, so rates come from two snapshots of one instance, apart by the difference of their ``uptime``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+Snapshot: TypeAlias = dict[str, Any]
+
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_MAX_FLOWS = 32
+_FLOW_HEAD = ("flow", "state", "local", "remote", "RTT ms", "loss out", "frames out", "in")
+
+
+def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
+    """The state of one instance; with the snapshot ``before``, rates too."""
+    lines = [
+        f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
+        *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
+        f"  link      {_link(snapshot['link'])}",
+        f"  firewall  {_firewall(snapshot['firewall'])}",
+    ]
+    if snapshot.get("mtu"):
+        lines.append(f"  MTU       {snapshot['mtu']} bytes for the application's datagrams")
+    elapsed = snapshot["uptime"] - before["uptime"] if before else 0.0
+    earlier = {session["id"]: session for session in before["sessions"]} if before else {}
+    for session in snapshot["sessions"]:
+        lines += ["", *_session(session, earlier.get(session["id"]), elapsed)]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """``"7 s"``, ``"12 min 05 s"``, ``"3 h 07 min"``, ``"2 d 03 h"``."""
+    whole = int(seconds)
+    for above, name, below, low in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= above:
+            return f"{whole // above} {name} {whole % above // below:02} {low}"
+    return f"{whole} s"
+
+
+def size(count: float) -> str:
+    """Bytes, in powers of a thousand and three digits."""
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    digits = 0 if unit == 0 or count >= 100 else 1 if count >= 10 else 2
+    return f"{count:.{digits}f} {_UNITS[unit]}"
+
+
+def _link(link: dict[str, Any]) -> str:
+    counters = link.get("counters") or {}
+    parts = [f"{link['device']}, MTU {link['mtu']}"]
+    if counters:
+        parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
+        troubles = ("receive_drops", "truncated", "send_full", "too_big", "unresolved", "send_errors")
+        parts += [f"{counters[key]} {key.replace('_', ' ')}" for key in troubles if counters.get(key)]
+    return "; ".join(parts)
+
+
+def _firewall(firewall: dict[str, Any]) -> str:
+    text = f"{firewall['backend']}; {firewall['dropped']} packets kept from the kernel"
+    if firewall.get("guarded"):
+        text += f"; {firewall['guarded']} of the kernel's own segments stopped"
+    if firewall.get("repairs"):
+        text += f"; put back {firewall['repairs']} times"
+    return text
+
+
+def _session(session: dict[str, Any], before: dict[str, Any] | None, elapsed: float) -> list[str]:
+    flows = session["flows"]
+    owns = f"{_counted(len(flows), 'flow')}, {_counted(session['conversations'], 'conversation')}"
+    lines = [f"  session {session['id']}  {session['peer']}  cipher {session['cipher']}  {owns}"]
+    for label, way in (("out", "tx"), ("in", "rx")):
+        datagrams, octets = session[f"{way}_datagrams"], session[f"{way}_bytes"]
+        line = f"    {label:<4}{_counted(datagrams, 'datagram')}, {size(octets)}"
+        if before and elapsed > 0:
+            packets = max(0, datagrams - before[f"{way}_datagrams"]) / elapsed
+            bits = max(0, octets - before[f"{way}_bytes"]) * 8 / elapsed
+            line += f"; now {packets:.0f} datagrams/s, {bits / 1e6:.2f} Mbit/s"
+        lines.append(line)
+    if flows:
+        rows = [_flow(flow) for flow in flows[:_MAX_FLOWS]]
+        lines += [f"    {line}" for line in _table([_FLOW_HEAD, *rows])]
+    if len(flows) > _MAX_FLOWS:
+        lines.append(f"    and {len(flows) - _MAX_FLOWS} more")
+    return lines
+
+
+def _flow(flow: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(flow["id"]),
+        flow["state"],
+        flow["local"],
+        flow["remote"],
+        "-" if flow.get("rtt_ms") is None else f"{flow['rtt_ms']:.1f}",
+        f"{flow['loss_out']:.1%}",
+        str(flow["tx_frames"]),
+        str(flow["rx_frames"]),
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Columns as wide as their widest cell; the first four to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < 4 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

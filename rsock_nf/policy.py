@@ -1,0 +1,27 @@
+"""What the firewall is to keep from the kernel, told from the settings: one function for the runtime and for ``rules``."""
+
+from __future__ import annotations
+
+from rsock_firewall import Policy
+from rsock_nf.core.parameters import ServerParameters
+from rsock_nf.core.types import IPAddress, PortRange
+from rsock_nf.settings import Settings
+
+
+def policy_for(
+    settings: Settings,
+    *,
+    device: str | None,
+    local_addresses: tuple[IPAddress, ...],
+    held_ports: tuple[PortRange, ...] = (),
+) -> Policy:
+    """The instance's policy on ``device``.
+
+    Server: what comes to its ports at ``local_addresses``.  Client: what comes from the server's ports to the source
+    ports that it holds now, ``held_ports`` (none before it dials), whatever the local address.
+    Raises ``rsock_firewall.FirewallError`` when the addresses contradict each other.
+    """
+    tunnel = settings.tunnel
+    if isinstance(tunnel, ServerParameters):
+        return Policy(settings.name, device, local_addresses, tunnel.ports)
+    return Policy(settings.name, device, local_addresses, held_ports, tunnel.server, tunnel.ports)
