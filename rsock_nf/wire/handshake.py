@@ -4,10 +4,13 @@ The first flow of a session carries Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise 
 hello = message 1, answer = message 2, then a confirmation that echoes the answer's challenge.
 Further flows say *join* with the session's keys, are challenged, and confirm.
 
-Each of these messages travels in an envelope: 16 random bytes, then kind and body masked by
-AES-256-CTR under a key from the secret.  The mask hides structure (an X25519 point, a
-repeated session id); it authenticates nothing, what is inside does.  Hello and join are
-padded to at least the size of their answers, and by a random bit more.
+Each of these messages travels in an envelope, a synthetic-IV one (the construction of RFC 5297
+with a keyed hash): 16 bytes of BLAKE2s over kind and body, which then are the initial counter
+of AES-256-CTR over kind and body, both under keys from the secret.  It hides structure (an
+X25519 point, a repeated session id), and whoever lacks the secret gets past it only with a
+recorded message: garbage never looks like a join, and costs no Diffie-Hellman.  No two
+messages are alike inside but a repeated "gone", so no counter is used for two.  Hello and join are padded to at
+least the size of their answers, and by a random bit more.
 ``docs/wire.md`` has every byte.
 """
 
@@ -108,8 +111,8 @@ class NativeHandshake:
     _join_answer_size = _ENVELOPE + CHALLENGE + _TAG
 
     def __init__(self, secret: bytes) -> None:
-        material = hkdf(secret, b"", b"rsock-nf secret", 96)
-        self._psk, self._mask, self._gone = material[:32], material[32:64], material[64:]
+        material = hkdf(secret, b"", b"rsock-nf secret", 128)
+        self._psk, self._mask, self._gone, self._seal = (material[at : at + 32] for at in range(0, 128, 32))
 
     # -- client
 
@@ -119,7 +122,7 @@ class NativeHandshake:
         body = _build_offer(offer)
         padding = self.hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
         message = noise.write_message(_padded(body, padding, rng))
-        return self._envelope(_HELLO, message, rng), _Pending(noise, offer.cipher)
+        return self._envelope(_HELLO, message), _Pending(noise, offer.cipher)
 
     def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, SessionKeys]:
         """See ``Handshake``."""
@@ -143,7 +146,7 @@ class NativeHandshake:
         body = _build_offer(offer)
         padding = self._join_answer_size - (_ENVELOPE + len(head) + len(body) + _TAG)
         sealed = _native(keys).join.encrypt(_NONCE.pack(number), _padded(body, padding, rng), head)
-        return self._envelope(_JOIN, head + sealed, rng)
+        return self._envelope(_JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
         """See ``Handshake``."""
@@ -156,11 +159,11 @@ class NativeHandshake:
             raise Malformed("not an answer to a join")
         return _decrypt(_native(keys).join_answer, number, body, b"", CHALLENGE)
 
-    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:
+    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:  # noqa: ARG002 - the nonce is the number
         """See ``Handshake``."""
         head = _JOIN_HEAD.pack(session_id, number)
         sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
-        return self._envelope(_CONFIRM, head + sealed, rng)
+        return self._envelope(_CONFIRM, head + sealed)
 
     # -- server
 
@@ -175,7 +178,7 @@ class NativeHandshake:
         session_id, number = _JOIN_HEAD.unpack_from(body)
         return (JoinMessage if kind == _JOIN else ConfirmMessage)(session_id, number, body)
 
-    def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:
+    def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:  # noqa: ARG002 - Noise has its key
         """See ``Handshake``."""
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_untrusted() returned")
@@ -184,21 +187,21 @@ class NativeHandshake:
         )
         message = hello.noise.write_message(payload)
         keys = NativeKeys.derive(answer.cipher, *reversed(hello.noise.split()))
-        return self._envelope(_ANSWER, message, rng), keys
+        return self._envelope(_ANSWER, message), keys
 
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
         """See ``Handshake``."""
         head, sealed = join.message[: _JOIN_HEAD.size], join.message[_JOIN_HEAD.size :]
         return _parse_offer(_decrypt(_native(keys).join, join.number, sealed, head))
 
-    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes, rng: Rng) -> bytes:
+    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes, rng: Rng) -> bytes:  # noqa: ARG002 - as in confirm
         """See ``Handshake``."""
         sealed = _native(keys).join_answer.encrypt(_NONCE.pack(number), challenge, b"")
-        return self._envelope(_JOIN_ANSWER, sealed, rng)
+        return self._envelope(_JOIN_ANSWER, sealed)
 
-    def gone(self, join: JoinMessage, rng: Rng) -> bytes:
+    def gone(self, join: JoinMessage, rng: Rng) -> bytes:  # noqa: ARG002 - the same join, the same word
         """See ``Handshake``."""
-        return self._envelope(_GONE, self._gone_mac(join.message), rng)
+        return self._envelope(_GONE, self._gone_mac(join.message))
 
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:
         """See ``Handshake``."""
@@ -207,15 +210,22 @@ class NativeHandshake:
 
     # -- the envelope
 
-    def _envelope(self, kind: int, body: bytes, rng: Rng) -> bytes:
-        salt = rng(_SALT)
-        return salt + self._masked(salt, bytes((kind,)) + body)
+    def _envelope(self, kind: int, body: bytes) -> bytes:
+        opened = bytes((kind,)) + body
+        salt = self._salt(opened)
+        return salt + self._masked(salt, opened)
 
     def _open(self, message: Buffer) -> tuple[int, bytes]:
         if len(message) <= _ENVELOPE:
             raise Malformed(f"envelope of {len(message)} bytes")
-        opened = self._masked(bytes(message[:_SALT]), bytes(message[_SALT:]))
+        salt = bytes(message[:_SALT])
+        opened = self._masked(salt, bytes(message[_SALT:]))
+        if not hmac.compare_digest(self._salt(opened), salt):
+            raise Malformed("envelope of somebody without the secret")
         return opened[0], opened[1:]
+
+    def _salt(self, opened: bytes) -> bytes:
+        return hashlib.blake2s(opened, key=self._seal, digest_size=_SALT).digest()
 
     def _masked(self, salt: bytes, data: bytes) -> bytes:
         return BlockCipher(AES(self._mask), CTR(salt)).encryptor().update(data)

@@ -70,7 +70,10 @@ def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction:
     data, control, mask, token = _FLOW_KEYS.unpack(hkdf(session_key, b"", info, _FLOW_KEYS.size))
     aead = AESGCM if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
     return DirectionKeys(
-        aead(data), aead(control), BlockCipher(AES(mask), ECB()).encryptor(), int.from_bytes(token, "big")
+        aead(data),
+        aead(control),
+        BlockCipher(AES(mask), ECB()).encryptor(),  # noqa: S305 - a header mask, as in RFC 9001 section 5.4.3
+        int.from_bytes(token, "big"),
     )
 
 
