@@ -406,13 +406,23 @@ def route_to(remote: IPAddress) -> Route:
 
 
 def default_device(version: int | None = None) -> str | None:
-    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first; None = no such route."""
+    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
+
+    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
+    """
     with contextlib.closing(RouteSocket()) as kernel:
         for probe in [probe for each in ((version,) if version else (4, 6)) for probe in _PROBES[each]]:
             found = _route(kernel, ip_address(probe))
             if found is not None:
                 return kernel.device(index=found.ifindex).name
-    return None
+        indexes = {
+            a.ifindex
+            for a in kernel.addresses()
+            if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
+        }
+        devices = [kernel.device(index=index) for index in indexes]
+        names = [device.name for device in devices if not device.flags & rtnl.IFF_LOOPBACK]
+    return names[0] if len(names) == 1 else None
 
 
 def device_addresses(device: str) -> tuple[IPAddress, ...]:

@@ -39,7 +39,7 @@ class ServerTunnel(Driver):
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         device = self.settings.device or default_device()
         if device is None:
-            raise TunnelError('no default route tells which device to use: set "device" in the configuration')
+            raise TunnelError('neither a default route nor a single device with an address tells which device to use: set "device"')
         self.device = device
         self.addresses = self.settings.addresses or device_addresses(device)
         if not self.addresses:
