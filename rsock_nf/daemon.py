@@ -76,23 +76,23 @@ class Announcement:
 
     def ready(self) -> None:
         """Traffic is carried: the parent may go, and with it the terminal."""
-        if self._tell("ready"):
+        if self._descriptor is not None:
             with open(os.devnull, "r+b") as null:  # noqa: PTH123 - for its descriptor
                 for standard in (0, 1, 2):
                     os.dup2(null.fileno(), standard)
+        self._tell("ready")
 
     def failed(self, reason: str) -> None:
         """It will not work, for this reason."""
         self._tell(f"error: {' '.join(reason.split())}")
 
-    def _tell(self, line: str) -> bool:
+    def _tell(self, line: str) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
-            return False
+            return
         with contextlib.suppress(BrokenPipeError):  # the parent gave up; it will signal us
             os.write(descriptor, f"{line}\n".encode())
         os.close(descriptor)
-        return True
 
 
 class _Daemon:

@@ -26,6 +26,8 @@ from rsock_nf.errors import InstanceError
 
 RUN_DIR_VARIABLE = "RSOCK_NF_RUN_DIR"
 """Overrides ``/run/rsock-nf``: for tests, and for instances in network namespaces."""
+_UNSETTLED = 0.01
+"""Seconds to look again: between a holder's lock and its record, or a look at the lock and its end, microseconds pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class Instance:
         except ProcessLookupError:
             process = -1
         if record is None or process < 0:
-            time.sleep(0.01)  # between a holder's lock and its record: microseconds
+            time.sleep(_UNSETTLED)
             return
         try:
             # The descriptor stands for one process.  If that one is what the record says, and the lock is still held,
@@ -146,6 +148,8 @@ class Instance:
             if _start_time(record.pid) == record.started and self.is_running():
                 signal.pidfd_send_signal(process, number)
                 select.select([process], [], [], timeout)
+            else:
+                time.sleep(_UNSETTLED)
         except ProcessLookupError:
             pass
         except PermissionError:
@@ -179,7 +183,7 @@ class Instance:
                 # A look by ``is_running`` holds the lock for microseconds; a running instance for good.
                 if time.monotonic() > deadline:
                     raise InstanceError(f"instance {self.name} is already running") from None
-                time.sleep(0.01)
+                time.sleep(_UNSETTLED)
                 continue
             # The name may stand for a newer directory by now.
             with contextlib.suppress(FileNotFoundError):

@@ -53,7 +53,7 @@ def size(count: float) -> str:
 
 def _link(link: dict[str, Any]) -> str:
     counters = link.get("counters") or {}
-    parts = [f"{link['device']}, MTU {link['mtu']}"]
+    parts = [f"{link['device']}, MTU {link['mtu']}" if link.get("mtu") else f"{link['device'] or 'none yet'}, not open"]
     if counters:
         parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
         troubles = ("receive_drops", "truncated", "send_full", "too_big", "unresolved", "send_errors")

@@ -1,0 +1,73 @@
+"""An instance whose tunnel is a fake: the real lock, log, control socket and signals around nothing.
+
+fake_daemon.py BEHAVIOUR CONFIG --ready-fd N
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rsock_nf import config, daemon
+from rsock_nf.errors import TunnelError
+from rsock_nf.settings import Settings
+
+
+class FakeTunnel:
+    """``behaviour``: ready | silent | refused | broken | stubborn | late-failure."""
+
+    def __init__(self, behaviour: str, settings: Settings, log: logging.Logger) -> None:
+        self.behaviour = behaviour
+        self.settings = settings
+        self.log = log
+        self.reconnects = 0
+
+    async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
+        self.log.debug("a line for those who want to know everything: %r", self.settings)
+        match self.behaviour:
+            case "refused":
+                raise TunnelError("ports: 10001 is taken by another process")
+            case "broken":
+                raise ZeroDivisionError("of no use\nto anyone")
+            case "silent":
+                await stop.wait()
+            case "stubborn":
+                asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                ready()
+                await asyncio.Event().wait()
+            case "late-failure":
+                ready()
+                raise TunnelError("device eth0 is gone")
+            case _:
+                ready()
+                await stop.wait()
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"name": self.settings.name, "state": "connecting", "reason": "no answer from 203.0.113.5",
+                "sessions": [], "reconnects": self.reconnects}  # fmt: skip
+
+    def reconnect(self) -> None:
+        self.reconnects += 1
+
+
+def main() -> int:
+    behaviour, path, option, descriptor = sys.argv[1:]
+    assert option == "--ready-fd"
+    if behaviour == "dead":
+        sys.stderr.write("Traceback\nImportError: no module named soap\n")
+        return 3
+    return daemon.run(
+        config.load(Path(path)),
+        ready_fd=int(descriptor),
+        make_tunnel=lambda settings, log: FakeTunnel(behaviour, settings, log),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The command line as a user meets it: exit statuses, single lines, and how fast it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsock_nf import __version__, cli
+from rsock_nf.config.values import format_secret, parse_secret
+from rsock_nf.ops import instance, privileges
+from rsock_nf.ops.instance import RUN_DIR_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+SECRET = format_secret(bytes(range(32)))
+
+
+@pytest.fixture(autouse=True)
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "run"))
+
+
+@pytest.fixture
+def server_file(tmp_path: Path) -> Path:
+    path = tmp_path / "edge.json"
+    keys = {"role": "server", "target": "127.0.0.1:9", "secret": SECRET, "cipher": "aes-256-gcm", "device": "lo"}
+    path.write_text(json.dumps({**keys, "addresses": "192.0.2.1", "backend": "manual"}))
+    path.chmod(0o600)
+    return path
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"rsock-nf {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "rsock-nf: error: the following arguments are required: COMMAND"),
+        (["up"], "rsock-nf up: error: the following arguments are required: -c/--config"),
+        (["genkey", "--now"], "rsock-nf genkey: error: unrecognized arguments: --now"),
+        (["up", "-c", "x", "--timeout", "0"], "rsock-nf up: error: argument --timeout: '0' is not a number of seconds (0-3600)"),
+        (["down", "-c", "x", "-n", "y"], "rsock-nf down: error: argument -n/--name: not allowed with argument -c/--config"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == line
+
+
+@pytest.mark.parametrize("command", ["up", "check", "rules"])
+def test_a_bad_configuration_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text('{"role": "server", "prots": "1"}')
+    assert cli.main([command, "--config", str(path)]) == 2
+    assert capsys.readouterr().err == f'rsock-nf: {path}: prots: unknown key (did you mean "ports"?)\n'
+
+
+def test_check(capsys: pytest.CaptureFixture[str], server_file: Path) -> None:
+    assert cli.main(["check", "-c", str(server_file)]) == 0
+    assert capsys.readouterr() == (f"{server_file}: valid; instance edge\n", "")
+    server_file.chmod(0o644)
+    assert cli.main(["check", "-c", str(server_file)]) == 0
+    assert capsys.readouterr().err == (
+        f"rsock-nf: warning: {server_file}: secret: everyone on this host can read it: chmod o-r {server_file}\n"
+    )
+
+
+def test_rules_of_a_server_touch_nothing_and_need_no_route(
+    capsys: pytest.CaptureFixture[str], server_file: Path
+) -> None:
+    assert cli.main(["rules", "-c", str(server_file)]) == 0
+    text = capsys.readouterr().out
+    assert "table inet rsock_nf_edge" in text
+    assert "10001-10010" in text
+    assert "192.0.2.1" in text
+
+
+def test_genkey_makes_another_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["genkey"]) == cli.main(["genkey"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert parse_secret(first) != parse_secret(second)
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "rsock-nf"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["status"], "no instance is running"),
+        (["status", "-n", "edge"], "instance edge is not running"),
+        (["reconnect"], "no instance is running"),
+        (["status", "-n", "../etc"], "--name: \"../etc\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
+    ],
+)  # fmt: skip
+def test_commands_that_find_no_instance(capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
+    assert cli.main(words) == 1
+    assert capsys.readouterr() == ("", f"rsock-nf: {line}\n")
+
+
+def test_status_of_a_dead_instance_is_not_its_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+    dead = instance.Instance("edge")
+    dead.directory.mkdir(parents=True)
+    (dead.directory / "state.json").write_text('{"pid": 1, "started": "1", "config": "/x", "digest": "y"}')
+    assert cli.main(["status", "--name", "edge"]) == 1
+    assert capsys.readouterr().err == "rsock-nf: instance edge is not running\n"
+
+
+@pytest.mark.parametrize("words", [["up", "-c", "FILE"], ["down"]])
+def test_without_privileges_nothing_is_tried(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path, words: list[str]
+) -> None:
+    monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main([str(server_file) if word == "FILE" else word for word in words]) == 1
+    line = f"rsock-nf: {words[0]} needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root\n"
+    assert capsys.readouterr().err == line
+    assert not instance.run_dir().exists()
+
+
+def test_an_unexpected_error_is_one_line_unless_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> int:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(cli, "_genkey", fail)
+    assert cli.main(["genkey"]) == 1
+    assert capsys.readouterr().err == "rsock-nf: unexpected RuntimeError: two lines (RSOCK_NF_DEBUG=1 shows where)\n"
+    monkeypatch.setenv("RSOCK_NF_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        cli.main(["genkey"])
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_genkey", interrupt)
+    assert cli.main(["genkey"]) == 130
+
+
+def test_a_reader_that_has_enough_is_no_traceback() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as nobody:
+        result = subprocess.run(
+            [sys.executable, "-m", "rsock_nf", "schema"],
+            cwd=ROOT, stdout=nobody, stderr=subprocess.PIPE, check=False, timeout=60,
+        )  # fmt: skip
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["genkey"]])
+def test_quick_commands_import_nothing_heavy(words: list[str]) -> None:
+    """Counted, not timed: a busy machine must not fail a test."""
+    code = (
+        "import sys\nfrom rsock_nf.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = {'pydantic', 'pyroute2', 'iptc', 'cryptography', 'asyncio', 'rsock_nf.runtime'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_bare_checkout_runs_without_installation(tmp_path: Path) -> None:
+    """As ``python -m`` in the checkout, and as the background process starts: by path, from another directory."""
+    checkout = tmp_path / "checkout"
+    (checkout / "firewall").mkdir(parents=True)
+    (checkout / "rsock_nf").symlink_to(ROOT / "rsock_nf")
+    (checkout / "firewall" / "rsock_firewall").symlink_to(ROOT / "firewall" / "rsock_firewall")
+    code = (
+        "import runpy, sys\n"
+        f"sys.path[:] = [path for path in sys.path if not path.startswith({str(ROOT)!r}) or '.venv' in path]\n"
+        f"sys.meta_path[:] = [found for found in sys.meta_path if 'editable' not in repr(found)]\n"
+        "sys.argv = ['rsock-nf', '--version']\n"
+        f"runpy.run_path({str(ROOT / 'rsock_nf' / '__main__.py')!r}, run_name='__main__')"
+    )
+    by_path = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (by_path.returncode, by_path.stdout) == (0, f"rsock-nf {__version__}\n"), by_path.stderr
+    by_module = subprocess.run(
+        [sys.executable, "-m", "rsock_nf", "--version"],
+        cwd=checkout, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (by_module.returncode, by_module.stdout) == (0, f"rsock-nf {__version__}\n"), by_module.stderr
+
+
+def test_the_answer_to_down_when_nothing_ever_ran_is_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsock_nf.ops.leftovers._backends", list)
+    for _ in range(2):
+        assert cli.main(["down"]) == 0
+        assert cli.main(["down", "--name", "edge"]) == 0
+    assert capsys.readouterr().out == "nothing was running\nedge: was not running\n" * 2

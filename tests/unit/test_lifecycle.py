@@ -1,0 +1,314 @@
+"""Starting and stopping real processes around a fake tunnel: what ``up`` and ``down`` promise whatever happens."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rsock_nf import config
+from rsock_nf.config.values import format_secret
+from rsock_nf.errors import ControlError, InstanceError, TunnelError
+from rsock_nf.ops import launch
+from rsock_nf.ops.control import ask
+from rsock_nf.ops.instance import RUN_DIR_VARIABLE, Instance, instances, run_dir
+from rsock_nf.settings import Settings
+
+FAKE = Path(__file__).with_name("fake_daemon.py")
+SECRET = format_secret(bytes(range(32)))
+
+
+class Host:
+    """A run directory, configuration files, and a firewall that only remembers what was cleared."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.cleared: list[str] = []
+
+    def settings(self, stem: str = "edge", **keys: object) -> Settings:
+        path = self.directory / f"{stem}.json"
+        path.write_text(json.dumps({"role": "server", "target": "127.0.0.1:9", "secret": SECRET, **keys}))
+        path.chmod(0o600)
+        return config.load(path).settings
+
+    def start(self, settings: Settings, behaviour: str = "ready", *, timeout: float = 20.0) -> Instance:
+        command = [sys.executable, str(FAKE), behaviour, str(settings.path)]
+        launch.start(settings, command, timeout=timeout, clear=self.clear)
+        return Instance(settings.name)
+
+    def clear(self, name: str) -> list[str]:
+        self.cleared.append(name)
+        return []
+
+    def stop(self, name: str = "edge") -> str:
+        return launch.stop(name, self.clear)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", *sys.path]))
+    made = Host(tmp_path)
+    yield made
+    for instance in instances():
+        instance.stop(grace=0.1)
+        instance.discard()
+
+
+def pid_of(instance: Instance) -> int:
+    record = instance.record()
+    assert record is not None
+    return record.pid
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """Signal a process and wait for its end."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, number)
+        assert select.select([process], [], [], 10)[0], "the process did not end"
+    finally:
+        os.close(process)
+
+
+def test_up_returns_when_it_stands_and_down_leaves_nothing(host: Host) -> None:
+    instance = host.start(host.settings())
+    assert instance.is_running()
+    assert instance.directory.stat().st_mode & 0o777 == 0o700
+    assert instance.control_path.stat().st_mode & 0o777 == 0o600
+    assert ask(instance, "status")["pid"] == pid_of(instance) != os.getpid()
+    assert host.stop() == "edge: stopped"
+    assert not run_dir().exists()
+    assert host.cleared == ["edge"]
+
+
+def test_the_background_process_keeps_no_terminal_and_no_directory(host: Host) -> None:
+    pid = pid_of(host.start(host.settings()))
+    assert [str(Path(f"/proc/{pid}/fd/{standard}").readlink()) for standard in (0, 1, 2)] == ["/dev/null"] * 3
+    assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+    assert os.getsid(pid) == pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_three_signals_end_it_in_order(host: Host, number: signal.Signals) -> None:
+    instance = host.start(host.settings())
+    kill(pid_of(instance), number)
+    assert not instance.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("refused", "ports: 10001 is taken by another process"),
+        ("broken", "unexpected ZeroDivisionError: of no use to anyone (the log has more)"),
+        ("dead", "instance edge ended while starting (status 3): ImportError: no module named soap"),
+    ],
+)
+def test_a_start_that_fails_says_why_and_leaves_nothing(host: Host, behaviour: str, expected: str) -> None:
+    with pytest.raises(TunnelError) as caught:
+        host.start(host.settings(), behaviour)
+    assert str(caught.value) == expected
+    assert host.cleared == ["edge"]
+    assert not run_dir().exists()
+
+
+def test_a_start_that_takes_too_long_is_undone_and_says_what_it_waited_for(host: Host) -> None:
+    with pytest.raises(TunnelError, match=r"^instance edge is not up within 5 s: no answer from 203.0.113.5$"):
+        host.start(host.settings(), "silent", timeout=5)
+    assert host.cleared == ["edge"]
+    assert not run_dir().exists()
+
+
+def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupt(_: Settings, process: subprocess.Popen[str], *__: object) -> None:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_await_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        host.start(host.settings())
+    assert started[0].returncode is not None
+    assert host.cleared == ["edge"]
+
+
+def test_the_same_configuration_runs_once(host: Host) -> None:
+    settings = host.settings()
+    assert not launch.running_alike(settings)
+    host.start(settings)
+    assert launch.running_alike(host.settings())
+    with pytest.raises(
+        InstanceError, match=r"with what .*edge.json said before: run `rsock-nf down --name edge` first"
+    ):
+        launch.running_alike(host.settings(ports="20000-20009"))
+    with pytest.raises(TunnelError, match=r"^instance edge is already running$"):
+        host.start(settings)
+    assert Instance("edge").is_running(), "a second start must not take down the first"
+
+
+def test_the_same_name_from_another_file_is_refused(host: Host) -> None:
+    host.start(host.settings())
+    with pytest.raises(InstanceError, match=r'already running, from .*edge\.json: give .*other\.json another "name"'):
+        launch.running_alike(host.settings("other", name="edge"))
+
+
+def test_several_instances_live_side_by_side(host: Host) -> None:
+    for name in ("one", "two"):
+        host.start(host.settings(name))
+    assert [instance.name for instance in instances() if instance.is_running()] == ["one", "two"]
+    host.stop("one")
+    assert [instance.name for instance in instances() if instance.is_running()] == ["two"]
+
+
+def test_down_after_kill_9_removes_what_is_left_and_up_works_too(host: Host) -> None:
+    settings = host.settings()
+    instance = host.start(settings)
+    kill(pid_of(instance), signal.SIGKILL)
+    assert not instance.is_running()
+    assert instance.directory.exists()
+    assert host.start(settings).is_running(), "up takes over what a killed one left"
+    kill(pid_of(instance), signal.SIGKILL)
+    assert host.stop() == "edge: was not running; removed the files that it left"
+    assert host.stop() == "edge: was not running"
+    assert not run_dir().exists()
+
+
+def test_down_does_not_signal_a_reused_pid(host: Host) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        instance = Instance("edge")
+        instance.directory.mkdir(parents=True)
+        record = {"pid": bystander.pid, "started": "1", "config": "/x", "digest": "y"}
+        (instance.directory / "state.json").write_text(json.dumps(record))
+        assert host.stop() == "edge: was not running; removed the files that it left"
+        assert bystander.poll() is None
+        # Even when somebody else holds the lock at that moment.
+        held, release = threading.Event(), threading.Event()
+        holding = threading.Thread(target=hold_lock, args=(instance, record, held, release))
+        holding.start()
+        assert held.wait(10)
+        with pytest.raises(InstanceError, match="its process does not end"):
+            instance.stop(grace=0.2)
+        release.set()
+        holding.join()
+        assert bystander.poll() is None
+
+
+def hold_lock(instance: Instance, record: dict[str, object], held: threading.Event, release: threading.Event) -> None:
+    with instance.claim(Path("/x"), "y"):
+        (instance.directory / "state.json").write_text(json.dumps(record))
+        held.set()
+        release.wait(10)
+
+
+def test_one_that_ignores_sigterm_is_killed(host: Host) -> None:
+    instance = host.start(host.settings(), "stubborn")
+    assert instance.stop(grace=0.3)
+    assert not instance.is_running()
+
+
+def test_a_tunnel_that_fails_later_leaves_its_log(host: Host) -> None:
+    instance = host.start(host.settings(), "late-failure")
+    wait_for_end(instance)
+    assert "ERROR   device eth0 is gone" in instance.log_path.read_text()
+    assert not instance.control_path.exists()
+    assert host.stop() == "edge: was not running; removed the files that it left"
+
+
+def wait_for_end(instance: Instance) -> None:
+    descriptor = os.open(instance.directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # blocks as long as the instance lives
+    finally:
+        os.close(descriptor)
+
+
+def test_sighup_reads_the_log_level_again_and_reopens_the_file(host: Host) -> None:
+    instance = host.start(host.settings(log={"level": "warning", "file": "edge.log"}))
+    log = host.directory / "edge.log"
+    assert "a line for those" not in log.read_text()
+    rotated = log.rename(host.directory / "edge.log.1")
+    host.settings(log={"level": "info", "file": "edge.log"})
+    os.kill(pid_of(instance), signal.SIGHUP)
+    # The control socket is served by the same loop, after the signal.
+    while not (log.exists() and "SIGHUP: log level info" in log.read_text()):
+        ask(instance, "status")
+    assert "SIGHUP" not in rotated.read_text()
+    instance_path = host.directory / "edge.json"
+    instance_path.write_text("{")
+    os.kill(pid_of(instance), signal.SIGHUP)
+    while "SIGHUP: nothing changed:" not in log.read_text():
+        ask(instance, "status")
+    assert instance.is_running()
+
+
+def test_no_secret_in_the_most_talkative_log(host: Host) -> None:
+    settings = host.settings(log={"level": "debug", "file": "edge.log"})
+    host.start(settings)
+    host.stop()
+    text = (host.directory / "edge.log").read_text()
+    assert "a line for those who want to know everything" in text
+    assert SECRET not in text
+    assert repr(settings.tunnel.secret) not in text
+
+
+def test_the_control_socket(host: Host) -> None:
+    instance = host.start(host.settings())
+    assert ask(instance, "reconnect") == {}
+    assert ask(instance, "status")["reconnects"] == 1
+    with pytest.raises(ControlError, match=r'^instance edge: unknown verb "fly"$'):
+        ask(instance, "fly")
+
+
+@pytest.mark.parametrize("question", [b"\n", b"[]\n", b"{}\n", b'{"verb": []}\n', b"\xff\n", b"[" * 60_000 + b"\n"])
+def test_the_control_socket_answers_nonsense_with_an_error(host: Host, question: bytes) -> None:
+    instance = host.start(host.settings())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(instance.control_path))
+        connection.sendall(question)
+        assert json.loads(connection.makefile().readline())["ok"] is False
+    assert ask(instance, "status")["name"] == "edge"
+
+
+def test_the_control_socket_hangs_up_on_an_endless_question(host: Host) -> None:
+    instance = host.start(host.settings())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(instance.control_path))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(b"x" * (4 << 20))
+    assert ask(instance, "status")["name"] == "edge"
+
+
+def test_asking_one_that_does_not_run(host: Host) -> None:
+    assert not run_dir().exists()
+    with pytest.raises(InstanceError, match=r"^instance edge is not running$"):
+        ask(Instance("edge"), "status")
+    kill(pid_of(host.start(host.settings())), signal.SIGKILL)
+    with pytest.raises(InstanceError, match=r"^instance edge is not running$"):
+        ask(Instance("edge"), "status")
+
+
+@pytest.mark.parametrize("write", [Path.unlink, lambda path: path.write_text("{")])
+def test_down_by_a_configuration_file_that_is_gone_or_broken(host: Host, write: Callable[[Path], object]) -> None:
+    settings = host.settings("odd", name="edge")
+    host.start(settings)
+    write(settings.path)
+    assert launch.name_of(settings.path) == "edge"
+
+
+def test_a_path_too_long_for_a_socket_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(host.directory / ("x" * 120)))
+    with pytest.raises(TunnelError, match="no control socket can be made: AF_UNIX path too long"):
+        host.start(host.settings())

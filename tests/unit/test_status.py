@@ -1,0 +1,131 @@
+"""What ``status`` prints, word for word, for snapshots as the runtime makes them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from rsock_nf.ops.status import duration, render, size
+
+FLOW = {
+    "id": 1,
+    "state": "established",
+    "local": "10.0.0.2:40001",
+    "remote": "203.0.113.5:10001",
+    "rtt_ms": 12.345,
+    "loss_out": 0.0125,
+    "tx_frames": 1200,
+    "rx_frames": 900,
+}
+SNAPSHOT: dict[str, Any] = {
+    "name": "edge",
+    "role": "client",
+    "uptime": 3725.5,
+    "state": "connected",
+    "reason": "",
+    "mtu": 1452,
+    "sessions": [
+        {
+            "id": "00000000deadbeef",
+            "peer": "203.0.113.5",
+            "cipher": "none",
+            "flows": [FLOW, {**FLOW, "id": 12, "state": "sick", "rtt_ms": None, "loss_out": 1.0, "rx_frames": 0}],
+            "conversations": 1,
+            "tx_datagrams": 1200,
+            "tx_bytes": 1_440_000,
+            "rx_datagrams": 900,
+            "rx_bytes": 57_600,
+        }
+    ],
+    "link": {
+        "device": "eth0",
+        "mtu": 1500,
+        "counters": {"received_packets": 91, "sent_packets": 62, "receive_drops": 3, "truncated": 0},
+    },
+    "firewall": {"backend": "nftables", "dropped": 91, "guarded": 0, "repairs": 0},
+}
+
+EXPECTED = """\
+edge  client  connected  up 1 h 02 min
+  link      eth0, MTU 1500; 91 packets in, 62 out; 3 receive drops
+  firewall  nftables; 91 packets kept from the kernel
+  MTU       1452 bytes for the application's datagrams
+
+  session 00000000deadbeef  203.0.113.5  cipher none  2 flows, 1 conversation
+    out 1200 datagrams, 1.44 MB
+    in  900 datagrams, 57.6 KB
+    flow  state        local           remote             RTT ms  loss out  frames out   in
+    1     established  10.0.0.2:40001  203.0.113.5:10001    12.3      1.2%        1200  900
+    12    sick         10.0.0.2:40001  203.0.113.5:10001       -    100.0%        1200    0"""
+
+
+def test_one_session_as_people_see_it() -> None:
+    assert render(SNAPSHOT) == EXPECTED
+
+
+def test_rates_come_from_two_snapshots_and_their_clock() -> None:
+    later = copy.deepcopy(SNAPSHOT)
+    later["uptime"] += 2
+    later["sessions"][0] |= {"tx_datagrams": 3200, "tx_bytes": 3_840_000, "rx_datagrams": 0}
+    lines = render(later, SNAPSHOT).splitlines()
+    assert "    out 3200 datagrams, 3.84 MB; now 1000 datagrams/s, 9.60 Mbit/s" in lines
+    assert "    in  0 datagrams, 57.6 KB; now 0 datagrams/s, 0.00 Mbit/s" in lines, (
+        "a conversation that ended counts back"
+    )
+
+
+def test_a_session_that_is_new_and_a_clock_that_stands_still_have_no_rates() -> None:
+    assert "now" not in render(SNAPSHOT, SNAPSHOT)
+    other = copy.deepcopy(SNAPSHOT)
+    other["sessions"][0]["id"] = "1"
+    other["uptime"] -= 1
+    assert "now" not in render(SNAPSHOT, other)
+
+
+def test_a_tunnel_that_carries_nothing_says_why() -> None:
+    starting = {
+        **SNAPSHOT,
+        "state": "connecting",
+        "reason": "no answer from 203.0.113.5",
+        "mtu": None,
+        "sessions": [],
+        "link": {"device": "eth0", "mtu": None, "counters": {}},
+        "firewall": {"backend": "iptables", "dropped": 5, "guarded": 2, "repairs": 1},
+    }
+    assert render(starting).splitlines() == [
+        "edge  client  connecting  up 1 h 02 min",
+        "  reason    no answer from 203.0.113.5",
+        "  link      eth0, not open",
+        "  firewall  iptables; 5 packets kept from the kernel; 2 of the kernel's own segments stopped; put back 1 times",
+    ]
+
+
+def test_many_flows_are_cut_short() -> None:
+    many = copy.deepcopy(SNAPSHOT)
+    many["sessions"][0]["flows"] = [FLOW] * 40
+    assert render(many).splitlines()[-1] == "    and 8 more"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.9, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min 00 s"),
+        (725, "12 min 05 s"),
+        (11220, "3 h 07 min"),
+        (183600, "2 d 03 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (57_600, "57.6 KB"), (999_700, "1.00 MB"), (1.5e14, "150 TB"), (2e18, "2000 PB")],
+)  # fmt: skip
+def test_sizes(count: float, text: str) -> None:
+    assert size(count) == text
