@@ -259,9 +259,7 @@ class Client(Node):
                 self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
             case Action.CONFIRM if flow.session and isinstance(flow.pending, bytes):
                 keys = flow.session.keys
-                message = self._handshake.confirm(
-                    keys, flow.session.session_id, flow.flow_id, flow.pending, self._rng
-                )
+                message = self._handshake.confirm(keys, flow.session.session_id, flow.flow_id, flow.pending, self._rng)
                 self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
                 self._pump_flow(flow, flow.session)
             case Action.OPEN:
@@ -487,5 +485,5 @@ _REFUSALS: dict[int, str] = {
 
 def _refusal(status: Status, cipher: str) -> str:
     if status is Status.CIPHER:
-        return f"the server uses cipher {cipher}: set \"cipher\": \"{cipher}\" on this side too"
+        return f'the server uses cipher {cipher}: set "cipher": "{cipher}" on this side too'
     return "the server has as many sessions as it allows (max_sessions)"

@@ -92,4 +92,3 @@ class HalfOpenTable:
         self._by_digest.pop(entry.digest, None)
         if self._by_name.get((entry.session_id, entry.number)) is entry:
             del self._by_name[entry.session_id, entry.number]
-

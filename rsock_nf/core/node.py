@@ -18,7 +18,7 @@ from rsock_nf.core.fragments import parse_fragment, split
 from rsock_nf.core.icmp import parse_too_big
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Handshake, Kind, Rng
-from rsock_nf.core.pump import Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump import Handover, Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
 from rsock_nf.core.segment import FIN, RST, FlowKey, Segment, parse_segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer
@@ -331,19 +331,10 @@ class Node:
         """Hand the flow's sequence numbers over to the pump, which takes its segments from now on."""
         flow.session = session
         max_payload = min(flow.mss, self._link_payload(flow.key))
-        flow.pump = PumpFlow(
-            flow,
-            session.group,
-            flow.flow_id,
-            flow.key,
-            session.keys.codec(flow.flow_id, initiator=self.initiator),
-            next_seq=flow.next_seq,
-            received=flow.received,
-            scale=flow.scale,
-            max_payload=max_payload,
-            window=flow.window,
-            identification=flow.template.identification,
-        )
+        codec = session.keys.codec(flow.flow_id, initiator=self.initiator)
+        identification = flow.template.identification
+        start = Handover(flow.next_seq, flow.received, flow.scale, flow.window, max_payload, identification)
+        flow.pump = PumpFlow(session.group, flow.flow_id, flow.key, codec, start)
         self.pump.put_flow(flow.pump)
         return flow.pump
 

@@ -54,7 +54,9 @@ class FlowCodec(Protocol):
     sealed: bool
     """Data frames carry counters."""
 
-    def pack(self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]) -> list[Buffer]:
+    def pack(
+        self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
+    ) -> list[Buffer]:
         """The payload of a burst: a frame for each of ``datagrams`` (all of one size, the last may be shorter).
 
         ``prefix`` goes before each datagram, inside its frame; ``counter`` is the first frame's.

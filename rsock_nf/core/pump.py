@@ -47,6 +47,23 @@ _V6 = struct.Struct("!4xHB37xIIBBH")
 _TCP = 6
 
 
+class Handover(NamedTuple):
+    """Where a flow stands when the handshake is over."""
+
+    next_seq: int
+    """Of the next byte that we send."""
+    received: int
+    """Highest received sequence number + length."""
+    scale: int | None
+    """The window scale of either side; None = there is none."""
+    window: int
+    """Bytes that the peer last advertised, scaled."""
+    max_payload: int
+    """Largest TCP payload of one segment."""
+    identification: int
+    """Of the next IPv4 header."""
+
+
 class PumpFlow:
     """What the pump knows of one established flow.  Read by its owner; written by the pump and ``Pump``'s verbs."""
 
@@ -67,10 +84,10 @@ class PumpFlow:
         "next_seq",
         "out_of_window",
         "owner",
+        "receive_window",
         "received",
         "received_bytes",
         "received_frames",
-        "receive_window",
         "replay",
         "replayed",
         "scale",
@@ -83,45 +100,30 @@ class PumpFlow:
         "window",
     )
 
-    def __init__(
-        self,
-        owner: object,
-        group: FlowGroup,
-        flow_id: int,
-        key: FlowKey,
-        codec: FlowCodec,
-        *,
-        next_seq: int,
-        received: int,
-        scale: int | None,
-        max_payload: int,
-        window: int,
-        identification: int,
-    ) -> None:
-        self.owner = owner
+    def __init__(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> None:
         self.group = group
         self.flow_id = flow_id
         self.key = key
         self.codec = codec
-        self.template = HeaderTemplate(key, identification)
-        self.max_payload = max_payload
+        self.template = HeaderTemplate(key, start.identification)
+        self.max_payload = start.max_payload
         """Largest TCP payload of one segment."""
-        self.burst_bytes = max_payload
+        self.burst_bytes = start.max_payload
         self.counter = 0
         self.control_counter = 0
         self.replay = ReplayWindow()
         self.control_replay = ReplayWindow()
         # Sending.  The peer scales its window as we scale ours: both did, or neither (RFC 7323 section 2.2).
-        self.next_seq = next_seq
-        self.highest_ack = next_seq
-        self.scale = scale or 0
-        self.window = window
+        self.next_seq = start.next_seq
+        self.highest_ack = start.next_seq
+        self.scale = start.scale or 0
+        self.window = start.window
         """Bytes that the peer last advertised, scaled."""
-        self.bulk_window = window * 3 // 4
+        self.bulk_window = start.window * 3 // 4
         self.stalled = False
         """Bulk wanted to go out on this flow and had no credit."""
         # Receiving.
-        self.received = received
+        self.received = start.received
         """Highest received sequence number + length, modulo 2**32: what we acknowledge."""
         self.receive_window = OUR_WINDOW << self.scale
         self.unacknowledged = 0

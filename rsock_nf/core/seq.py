@@ -20,7 +20,7 @@ def add(a: int, n: int) -> int:
 
 
 def diff(a: int, b: int) -> int:
-    """How far ``a`` is ahead of ``b``: ``-2**31 .. 2**31 - 1``, so that ``add(b, diff(a, b)) == a``."""
+    """The signed distance from ``b`` to ``a``, ``-2**31 .. 2**31 - 1``: adding it to ``b`` gives ``a``."""
     return ((a - b + HALF) & MASK) - HALF
 
 

@@ -18,7 +18,17 @@ from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.half_open import HalfOpen, HalfOpenTable
 from rsock_nf.core.node import SWEEP, Node
 from rsock_nf.core.parameters import OnProbe, ServerParameters
-from rsock_nf.core.protocols import Answer, ConfirmMessage, Frames, Handshake, HelloMessage, JoinMessage, Kind, Rng, Status
+from rsock_nf.core.protocols import (
+    Answer,
+    ConfirmMessage,
+    Frames,
+    Handshake,
+    HelloMessage,
+    JoinMessage,
+    Kind,
+    Rng,
+    Status,
+)
 from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, SlowPayload
 from rsock_nf.core.segment import (
     ACK,
@@ -245,7 +255,7 @@ class Server(Node):
 
     # -- flows
 
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:  # noqa: ARG002
         """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or somebody tries."""
         if segment.flags & SYN and not segment.flags & ACK:
             self._syn(now, packet, segment)
@@ -263,13 +273,14 @@ class Server(Node):
         flow = self._flows.get(segment.key)
         if flow is None:
             return
-        if isinstance(message, ConfirmMessage) and message.number == flow.flow_id and flow.session:
-            if message.session_id == flow.session.session_id and flow.pump and flow.pump.received_frames == 0:
-                self._ready(flow, item.packet)
-                return
-        self._first_payload(now, item.packet, segment)
+        session_id = flow.session.session_id if flow.session else -1
+        again = isinstance(message, ConfirmMessage) and message[:2] == (session_id, flow.flow_id)
+        if again and item.flow.received_frames == 0:
+            self._ready(flow, item.packet)
+        else:
+            self._first_payload(now, item.packet, segment)
 
-    def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
+    def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:  # noqa: ARG002
         raise AssertionError("a server's flows are established from the first")
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:
@@ -296,7 +307,7 @@ class Server(Node):
         datagrams: list[Buffer] = []
         target = -1
         for body in frames.datagrams:
-            if len(body) >= 2:  # noqa: PLR2004 - the target index
+            if len(body) >= 2:
                 target = int.from_bytes(body[:2], "big")
                 datagrams.append(body[2:])
         conversation = session.group.conversations.get(frames.conversation)

@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy
-
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
 from rsock_nf.core.parameters import ClientParameters

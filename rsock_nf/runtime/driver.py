@@ -19,7 +19,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rsock_firewall import FirewallError, Held, Policy, select
-
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, Notice, SessionDown, SessionUp
 from rsock_nf.core.server import Server
@@ -107,7 +106,7 @@ class Driver:
         self.core.stop(self._now())
         self._settle()
         end = self._now() + FAREWELL
-        while self.core.closing and self._now() < end:
+        while self.core.closing and self._now() < end:  # noqa: ASYNC110 - the core is polled, it calls nobody
             await asyncio.sleep(0.01)
         if self._timer:
             self._timer.cancel()
@@ -148,7 +147,7 @@ class Driver:
                 self.repairs += 1
                 self.log.warning("the firewall rules were changed by somebody else: put back")
         except FirewallError as error:
-            self.log.error("cannot put the firewall rules back: %s", error)
+            self.log.error("cannot put the firewall rules back: %s", error)  # noqa: TRY400 - one line says it all
 
     def _apply_policy(self) -> None:
         if self._held is not None:

@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy
-
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.server import Server
@@ -39,11 +38,13 @@ class ServerTunnel(Driver):
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         device = self.settings.device or default_device()
         if device is None:
-            raise TunnelError('neither a default route nor a single device with an address tells which device to use: set "device"')
+            raise TunnelError(
+                'neither a default route nor a single device with an address tells which device to use: set "device"'
+            )
         self.device = device
         self.addresses = self.settings.addresses or device_addresses(device)
         if not self.addresses:
-            raise TunnelError(f"device {device} has no address: give it one, or set \"device\" or \"addresses\"")
+            raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
         for port in hold_ports(self.parameters.ports):
             stack.callback(port.close)
         stack.callback(self._close_sockets)
@@ -125,7 +126,7 @@ class ServerTunnel(Driver):
         try:
             socket = Dialled(self.parameters.targets[target])
         except LinkError as error:
-            self.log.error("%s", error)
+            self.log.error("%s", error)  # noqa: TRY400 - one line says it all
             self.core.socket_refused(self._now(), peer, str(error))
             return
         self._sockets[peer] = socket

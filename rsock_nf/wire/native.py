@@ -111,7 +111,14 @@ class PlainCodec(_Control):
     overhead = HEADER.size
     sealed = False
 
-    def pack(self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]) -> list[Buffer]:  # noqa: ARG002 - no counters here
+    def pack(
+        self,
+        kind: int,
+        conversation: int,
+        counter: int,  # noqa: ARG002 - no counters here
+        prefix: bytes,
+        datagrams: Sequence[Buffer],
+    ) -> list[Buffer]:
         """See ``FlowCodec``."""
         first, last = datagrams[0], datagrams[-1]
         token = self._sending.token
@@ -197,7 +204,9 @@ class SealedCodec(_Control):
     overhead = HEADER.size + TAG
     sealed = True
 
-    def pack(self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]) -> list[Buffer]:
+    def pack(
+        self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
+    ) -> list[Buffer]:
         """See ``FlowCodec``."""
         encrypt = self._sending.data.encrypt
         headers, sealed = [], []
