@@ -168,8 +168,8 @@ def _reconnect(arguments: argparse.Namespace) -> int:
     from rsock_nf.ops.control import ask
 
     for instance in _running(arguments):
-        ask(instance, "reconnect")
-        print(f"{instance.name}: dials anew")
+        dials = ask(instance, "reconnect")["dials"]
+        print(f"{instance.name}: {'dials anew' if dials else 'is a server, and does not dial'}")
     return 0
 
 
@@ -209,14 +209,14 @@ def _check(arguments: argparse.Namespace) -> int:
 def _rules(arguments: argparse.Namespace) -> int:
     from rsock_nf.ops.rules import rules_for
 
-    print(rules_for(_loaded(arguments.config).settings).rstrip("\n"))
+    print(rules_for(_loaded(arguments.config, warn=False).settings).rstrip("\n"))
     return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from rsock_nf.ops import doctor
 
-    findings = doctor.examine(_loaded(arguments.config).settings if arguments.config else None)
+    findings = doctor.examine(_loaded(arguments.config, warn=False).settings if arguments.config else None)
     for finding in findings:
         print(finding)
     return 1 if any(finding.verdict is doctor.Verdict.FAIL for finding in findings) else 0

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from rsock_nf import config
 from rsock_nf.config import Configuration
+from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import ConfigError, RsockError, TunnelError
 from rsock_nf.ops.control_server import serve_control
 from rsock_nf.ops.instance import Instance
@@ -131,8 +132,10 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
         def reconnect(_: dict[str, Any]) -> dict[str, Any]:
-            tunnel.reconnect()
-            return {}
+            dials = isinstance(self._settings.tunnel, ClientParameters)
+            if dials:
+                tunnel.reconnect()
+            return {"dials": dials}
 
         def status(_: dict[str, Any]) -> dict[str, Any]:
             return {"pid": os.getpid(), **tunnel.snapshot()}

@@ -264,10 +264,18 @@ def test_no_secret_in_the_most_talkative_log(host: Host) -> None:
 
 def test_the_control_socket(host: Host) -> None:
     instance = host.start(host.settings())
-    assert ask(instance, "reconnect") == {}
-    assert ask(instance, "status")["reconnects"] == 1
+    assert ask(instance, "reconnect") == {"dials": False}, "a server"
+    assert ask(instance, "status")["reconnects"] == 0
     with pytest.raises(ControlError, match=r'^instance edge: unknown verb "fly"$'):
         ask(instance, "fly")
+
+
+def test_a_client_dials_anew_when_asked(host: Host) -> None:
+    path = host.directory / "c.json"
+    path.write_text(json.dumps({"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "secret": SECRET}))
+    instance = host.start(config.load(path).settings)
+    assert ask(instance, "reconnect") == {"dials": True}
+    assert ask(instance, "status")["reconnects"] == 1
 
 
 @pytest.mark.parametrize("question", [b"\n", b"[]\n", b"{}\n", b'{"verb": []}\n', b"\xff\n", b"[" * 60_000 + b"\n"])

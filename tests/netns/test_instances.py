@@ -1,0 +1,211 @@
+"""Several instances on one host, by the command line: they do not meet, and what `down` promises holds whatever
+happened to them before.  One namespace; the firewall backends are the real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsock_nf.config.values import format_secret
+from rsock_nf.ops.instance import RUN_DIR_VARIABLE
+from rsock_nf.ops.netns import Namespace
+
+SECRET = format_secret(bytes(range(32)))
+PORTS = {"one": "10001-10003", "two": "10011-10013", "three": "10021-10023"}
+
+
+class Host:
+    """A namespace with a device ``v0``, and configuration files of servers in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.run_dir = directory / "run"
+        self.namespace = Namespace(f"rsnf-inst-{os.getpid()}")
+        try:
+            self.namespace.ip("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up")
+            self.namespace.ip("addr add 192.0.2.1/24 dev v0", "addr add 2001:db8::1/64 dev v0 nodad")
+            self.before = self.state()
+        except BaseException:
+            self.namespace.close()
+            raise
+
+    def write(self, stem: str, **keys: Any) -> Path:
+        path = self.directory / f"{stem}.json"
+        base = {"role": "server", "target": "127.0.0.1:9", "secret": SECRET, "device": "v0", "cipher": "aes-256-gcm"}
+        path.write_text(json.dumps({**base, "ports": PORTS.get(stem, "20001-20003"), **keys}))
+        path.chmod(0o600)
+        return path
+
+    def run(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        argv = [*prefix, sys.executable, "-m", "rsock_nf", *words]
+        environment = {**os.environ, RUN_DIR_VARIABLE: str(self.run_dir)}
+        return self.namespace.run(argv, check=False, timeout=60, env=environment)
+
+    def up(self, path: Path) -> None:
+        result = self.run("up", "--config", str(path))
+        assert result.returncode == 0, result.stderr
+
+    def status(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.run("status", "--json").stdout)
+        return found
+
+    def pid(self, name: str) -> int:
+        return int(json.loads((self.run_dir / name / "state.json").read_text())["pid"])
+
+    def kill(self, name: str) -> None:
+        process = os.pidfd_open(self.pid(name))
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        assert select.select([process], [], [], 10)[0], "the process did not end"
+        os.close(process)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an instance may leave behind."""
+        return {
+            "nftables": self.namespace.run(["nft", "list", "ruleset"]).stdout,
+            "iptables": [
+                self.namespace.run([f"{tool}-legacy", "-t", "raw", "-S"]).stdout for tool in ("iptables", "ip6tables")
+            ],
+            "sockets": self.namespace.run(["ss", "-H", "-a", "-n", "-A", "tcp,udp,packet"]).stdout,
+            "processes": self.namespace.pids(),
+            "files": self.run_dir.exists(),
+        }
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    try:
+        yield made
+    finally:
+        made.namespace.close()
+
+
+def test_three_instances_with_two_backends_live_side_by_side(host: Host) -> None:
+    for name in PORTS:
+        host.up(host.write(name, backend="iptables" if name == "three" else "nftables"))
+    assert [(found["name"], found["firewall"]["backend"]) for found in host.status()] == [
+        ("one", "nftables"),
+        ("three", "iptables"),
+        ("two", "nftables"),
+    ]
+    assert host.run("down", "--name", "one").stdout == "one: stopped\n"
+    assert [found["name"] for found in host.status()] == ["three", "two"]
+    tables = host.namespace.run(["nft", "list", "tables"]).stdout
+    assert ("rsock_nf_one" in tables, "rsock_nf_two" in tables) == (False, True)
+    assert host.run("down").stdout == "three: stopped\ntwo: stopped\n"
+    assert host.state() == host.before
+
+
+def test_bare_down_after_every_instance_was_killed(host: Host) -> None:
+    for name in PORTS:
+        host.up(host.write(name, backend="iptables" if name == "three" else "nftables"))
+        host.kill(name)
+    assert "rsock_nf_one" in host.namespace.run(["nft", "list", "tables"]).stdout, "rules outlive a crash"
+    result = host.run("down")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "one: was not running; removed the nftables rules and files that it left",
+        "three: was not running; removed the iptables rules and files that it left",
+        "two: was not running; removed the nftables rules and files that it left",
+    ]
+    assert host.state() == host.before
+    assert host.run("down").stdout == "nothing was running\n"
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_rules_whose_files_are_gone_are_found_in_the_kernel(host: Host, backend: str) -> None:
+    host.up(host.write("one", backend=backend))
+    host.kill("one")
+    shutil.rmtree(host.run_dir)
+    assert host.run("down").stdout == "one: was not running; removed the rules that it left\n"
+    assert host.state() == host.before
+
+
+def test_files_whose_rules_are_gone_as_after_a_reboot(host: Host) -> None:
+    host.up(host.write("one", backend="nftables"))
+    host.kill("one")
+    host.namespace.run(["nft", "flush", "ruleset"])
+    assert host.run("status").stderr == "rsock-nf: no instance is running\n"
+    assert host.run("down", "--config", str(host.directory / "one.json")).stdout == (
+        "one: was not running; removed the files that it left\n"
+    )
+    assert host.state() == host.before
+
+
+def test_a_second_up_is_told_apart_from_a_change_and_from_a_namesake(host: Host) -> None:
+    path = host.write("one")
+    host.up(path)
+    pid = host.pid("one")
+    again = host.run("up", "-c", str(path))
+    assert (again.returncode, again.stdout) == (0, "one: is already running with this configuration\n")
+    changed = host.run("up", "-c", str(host.write("one", ports="10001-10004")))
+    assert changed.returncode == 1
+    assert changed.stderr == (
+        f"rsock-nf: instance one is already running, with what {path} said before: run `rsock-nf down --name one` first\n"
+    )
+    other = host.write("other", name="one")
+    namesake = host.run("up", "-c", str(other))
+    assert namesake.returncode == 1
+    assert namesake.stderr == f'rsock-nf: instance one is already running, from {path}: give {other} another "name"\n'
+    assert host.pid("one") == pid
+
+
+def test_ports_of_another_instance_are_taken_and_it_does_not_suffer(host: Host) -> None:
+    host.up(host.write("one"))
+    result = host.run("up", "-c", str(host.write("two", ports="10003-10005")))
+    assert result.returncode == 1
+    assert "10003" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [found["name"] for found in host.status()] == ["one"]
+    assert "rsock_nf_two" not in host.namespace.run(["nft", "list", "tables"]).stdout
+    assert not (host.run_dir / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"), [({"device": "nosuch0"}, "nosuch0"), ({"addresses": "198.51.100.9", "device": "v9"}, "v9")]
+)
+def test_a_device_that_does_not_exist_is_named_and_nothing_is_left(host: Host, keys: dict[str, Any], said: str) -> None:
+    result = host.run("up", "-c", str(host.write("one", **keys)))
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert host.state() == host.before
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_root_without_the_capabilities_is_told_before_anything_happens(host: Host, command: str) -> None:
+    words = ["up", "-c", str(host.write("one"))] if command == "up" else ["down"]
+    prefix = ("setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-all")
+    result = host.run(*words, prefix=prefix)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"rsock-nf: {command} needs CAP_NET_ADMIN and CAP_NET_RAW: this root has been stripped of them (container?)\n"
+    )
+    assert host.state() == host.before
+
+
+def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
+    path = str(host.write("one"))
+    fit = host.run("doctor", "-c", path)
+    assert fit.returncode == 0, fit.stdout
+    assert "ok    device: v0, MTU 1500" in fit.stdout.splitlines()
+    taken = host.namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
+    taken.bind(("192.0.2.1", 10002))
+    taken.listen()
+    unfit = host.run("doctor", "-c", path)
+    assert unfit.returncode == 1
+    assert (
+        'FAIL  ports: in use on this host: 10002: choose other "ports", or stop who has them (ss -tanp)' in unfit.stdout
+    )
+    assert host.state()["nftables"] == host.before["nftables"]
