@@ -161,12 +161,13 @@ class NextHops:
     def suspect(self, remote: IPAddress) -> None:
         """Flows to ``remote`` went silent: have its next hop checked at once.
 
-        An entry with a link address is probed (about 3 s until it FAILs, and then resolved by broadcast); without one,
-        or with one in a state of unknown origin, NTF_USE.
+        An entry with a link address is probed without the 5 s of delay that NTF_USE brings: in 3 s it is confirmed, or
+        FAILED and then resolved by broadcast.  Without one, or when another program (a routing daemon) keeps it: NTF_USE.
         """
         entry = self._entry_of(remote)
         if entry is None:
             return
+        self._read_entry(entry)
         if entry.state & _PROBEABLE and not entry.flags & rtnl.NTF_EXT_LEARNED:
             with contextlib.suppress(OSError):
                 self._requests.probe_neighbour(self._link.ifindex, entry.address)
@@ -246,8 +247,6 @@ class NextHops:
         if hop is None or not self._resolves or hop.packed in self._entries:
             return
         entry = self._entries[hop.packed] = _Entry(hop)
-        with contextlib.suppress(OSError):  # the kernel has none yet
-            self._update_entry(entry, self._requests.neighbour(self._link.ifindex, hop))
         self._use(entry)
 
     @property
@@ -256,15 +255,27 @@ class NextHops:
         return self._link.link_type == _ETHERNET and not self._link.flags & (rtnl.IFF_NOARP | rtnl.IFF_LOOPBACK)
 
     def _use(self, entry: _Entry) -> None:
-        if self._link.up:  # or else once it is
-            with contextlib.suppress(OSError):  # gone: that is news of its own
-                self._requests.use_neighbour(self._link.ifindex, entry.address)
+        """NTF_USE, but not to a permanent entry: it would lose just that (net/core/neighbour.c, ``__neigh_update``)."""
+        if not self._link.up:  # once it is
+            return
+        self._read_entry(entry)
+        if not entry.state & _LASTING:
+            with contextlib.suppress(OSError):  # the device is gone: that is news of its own
+                self._requests.use_neighbour(self._link.ifindex, entry.address, entry.flags)
+
+    def _read_entry(self, entry: _Entry) -> None:
+        with contextlib.suppress(OSError):  # the kernel has none
+            self._update_entry(entry, self._requests.neighbour(self._link.ifindex, entry.address))
 
     def _update_entry(self, entry: _Entry, told: Neighbour) -> None:
+        before = entry.lladdr
         entry.state, entry.flags = told.state, told.flags
-        entry.lladdr = told.lladdr or entry.lladdr
+        entry.lladdr = told.lladdr or before
         if told.state & rtnl.NUD_REACHABLE:
             entry.retried = False
+        if entry.lladdr != before:
+            for followed in self._followed.values():
+                self._render(followed)
 
     def _render(self, followed: _Followed) -> None:
         """Put its link header where ``header`` finds it."""
@@ -351,14 +362,10 @@ class NextHops:
             entry.state = 0
             self._use(entry)
             return
-        before = entry.lladdr
         self._update_entry(entry, told)
         if told.state & rtnl.NUD_FAILED and not entry.retried:
             entry.retried = True
             self._use(entry)
-        if entry.lladdr != before:
-            for followed in self._followed.values():
-                self._render(followed)
 
     def _read_all(self, found: dict[LinkEvent, None]) -> None:
         """News were lost: look at everything."""
@@ -370,8 +377,7 @@ class NextHops:
             return
         self._hear_device(link, found, deleted=False)
         for entry in self._entries.values():
-            with contextlib.suppress(OSError):
-                self._update_entry(entry, self._requests.neighbour(self._link.ifindex, entry.address))
+            self._read_entry(entry)
 
     def _read_addresses(self, found: dict[LinkEvent, None] | None = None) -> None:
         self._ranked = _ranked(self._requests.addresses(), self._link.ifindex)

@@ -214,10 +214,13 @@ class RouteSocket:
         """The kernel's entry.  Raises ``OSError`` (ENOENT)."""
         return parse_neighbour(self._ask(_neighbour(index, address), _RTM_GETNEIGH))
 
-    def use_neighbour(self, index: int, address: IPAddress) -> None:
-        """NTF_USE: as if a packet were sent to it, so the kernel resolves or re-checks.  Its outcome is news."""
+    def use_neighbour(self, index: int, address: IPAddress, flags: int = 0) -> None:
+        """NTF_USE: as if a packet were sent to it, so the kernel resolves or re-checks.  Its outcome is news.
+
+        ``flags`` are the entry's so far: without NTF_EXT_LEARNED it would lose that.
+        """
         request = _neighbour(index, address)
-        request["flags"] = _NTF_USE
+        request["flags"] = _NTF_USE | flags & NTF_EXT_LEARNED
         self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK | _NLM_F_CREATE)
 
     def probe_neighbour(self, index: int, address: IPAddress) -> None:
