@@ -17,10 +17,14 @@ TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gc
 # Every shell script, found by its first line.
 SCRIPTS = $(shell git ls-files -z .ci bench contrib tests vagrant | xargs -0 -r grep -lE '^\#!/(usr/bin/env bash|bin/(ba)?sh)' --)
 
-.PHONY: help demo test check format bench fuzz wheel clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help venv demo test check lint types imports scripts format bench fuzz wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+venv: $(VENV)/.run ## .venv/bin/rsock-nf, and what it needs to run
 
 demo: $(VENV)/.run ## the main job: client, strict NAT router and server in namespaces, real traffic through the tunnel
 	@$(PY) -m rsock_nf demo
@@ -28,23 +32,32 @@ demo: $(VENV)/.run ## the main job: client, strict NAT router and server in name
 test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.develop ## lint, format, types, import directions, shell scripts
+check: lint types imports scripts ## all of the static checks
+
+lint: $(VENV)/.develop ## ruff: rules and format
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.develop ## mypy --strict, of the packages and of tests and benchmark
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/mypy $(wildcard tests bench)
+	@$(VENV)/bin/mypy tests bench
+
+imports: $(VENV)/.develop ## who may import whom
 	@$(VENV)/bin/lint-imports
+
+scripts: $(VENV)/.develop ## shellcheck
 	@shellcheck -- $(SCRIPTS)
 
 format: $(VENV)/.develop ## let ruff format and mend what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.bench ## the benchmark: writes bench/out
+bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes docs/performance.md
 	@$(PY) -m bench
 
-fuzz: $(VENV)/.develop ## the fuzz and property tests with a hundred times the examples
-	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property $(wildcard tests/fuzz)
+fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECONDS=60), then the properties at length
+	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
 
 wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
