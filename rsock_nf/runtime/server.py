@@ -156,8 +156,12 @@ class ServerTunnel(Driver):
         if addresses and set(addresses) != set(self.addresses):
             self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
             self.addresses = addresses
-            if not self._reopen(self.device):
-                self.log.error("device %s cannot be opened again", self.device)
+            try:
+                self._apply_policy()
+                if self._link is not None:
+                    self._link.rematch(self._match())
+            except (LinkError, FirewallError) as error:
+                self.log.error("rules and filter keep the old addresses: %s", error)  # noqa: TRY400 - one line says it all
 
     def _link_renewed(self) -> None:
         if self._link is not None:
