@@ -93,7 +93,11 @@ def to_socket_address(endpoint: Endpoint) -> SocketAddress:
     """What bind and connect take.  Raises ``OSError`` when the scope is no device."""
     if endpoint.address.version == 4:
         return str(endpoint.address), endpoint.port
-    return str(endpoint.address), endpoint.port, 0, socket.if_nametoindex(endpoint.scope) if endpoint.scope else 0
+    try:
+        scope = socket.if_nametoindex(endpoint.scope) if endpoint.scope else 0
+    except OSError:  # comes without errno
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+    return str(endpoint.address), endpoint.port, 0, scope
 
 
 def why_not(action: str, endpoint: Endpoint, error: OSError) -> str:

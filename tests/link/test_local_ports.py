@@ -144,10 +144,12 @@ def test_a_connection_counts_as_in_use() -> None:
 
 
 def test_without_ipv6_it_is_held_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
     def ipv4_only(family: int, kind: int) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        return socket.SocketType(family, kind)
+        return real(family, kind)
 
     with monkeypatch.context() as patch:
         patch.setattr("rsock_nf.link.local_ports.socket.socket", ipv4_only)

@@ -357,7 +357,12 @@ def test_lost_news_are_made_up_for(here: Namespace, hops: NextHops, monkeypatch:
     )
     read = hops._news.news
     heard: list[tuple[list[bytes], bool]] = []
-    monkeypatch.setattr(hops._news, "news", lambda: heard.append(read()) or heard[-1])
+
+    def overheard() -> tuple[list[bytes], bool]:
+        heard.append(read())
+        return heard[-1]
+
+    monkeypatch.setattr(hops._news, "news", overheard)
     assert set(hops.events()) == {LinkEvent.MTU, LinkEvent.ADDRESSES, LinkEvent.NEXT_HOP}
     ((messages, overrun),) = heard
     assert overrun
