@@ -269,14 +269,16 @@ def _require_privileges(command: str) -> None:
 
 def _named(arguments: argparse.Namespace) -> Instance | None:
     """The instance that the arguments name; None = they name none."""
-    from rsock_nf.config.values import parse_name
     from rsock_nf.ops.instance import Instance
-    from rsock_nf.ops.launch import name_of
 
     if arguments.config:
+        from rsock_nf.ops.launch import name_of
+
         return Instance(name_of(arguments.config))
     if arguments.name is None:
         return None
+    from rsock_nf.config.values import parse_name
+
     try:
         return Instance(parse_name(arguments.name))
     except ValueError as error:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rsock_nf.settings import Settings
+if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none of them
+    from rsock_nf.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
