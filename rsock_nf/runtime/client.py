@@ -213,6 +213,11 @@ class ClientTunnel(Driver):
         self._settle()
 
     @property
+    def held_ports(self) -> list[int]:
+        """The source ports of its flows, and of those that ended a moment ago."""
+        return sorted(self._ports)
+
+    @property
     def reason(self) -> str:
         """Why the tunnel carries nothing; empty when it does."""
         return self.core.reason if hasattr(self, "core") else "starting"

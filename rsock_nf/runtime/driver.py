@@ -321,6 +321,11 @@ class Driver:
         """Give up every flow and build new ones."""
         raise NotImplementedError
 
+    @property
+    def held_ports(self) -> list[int]:
+        """The local ports that the rules cover, beyond the configuration's."""
+        return []
+
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""
         from rsock_nf.runtime.snapshot import snapshot

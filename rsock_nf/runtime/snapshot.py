@@ -45,6 +45,7 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
             "dropped": counted.inbound_packets if counted else 0,
             "guarded": counted.output_packets if counted else 0,
             "repairs": driver.repairs,
+            "local_ports": driver.held_ports,
         },
         "counters": dict(core.counters) if core is not None else {},
     }
