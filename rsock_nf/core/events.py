@@ -93,13 +93,6 @@ class Suspect:
     remote: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something for the log: one line."""
-
-    text: str
-
-
 Event: TypeAlias = (
     PortWanted
     | PortReleased
@@ -112,5 +105,4 @@ Event: TypeAlias = (
     | Follow
     | Forget
     | Suspect
-    | Notice
 )
