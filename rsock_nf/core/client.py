@@ -275,6 +275,9 @@ class Client(Node):
         session = flow.session
         if session is None or (self.session is not None and self.session is not session):
             self._step(now, flow, Input.CLOSE)  # a second hello came through as well
+            slot = self._dialer.slots[flow.slot]
+            slot.dialled = None
+            self._redial(now, slot, 0.0)
             return
         self._deadlines.cancel(Timer.RETRANSMIT, flow)
         self._answered_joins = True
@@ -295,10 +298,11 @@ class Client(Node):
             self.receive_datagrams(now, [run])
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control) -> None:
+        if flow.state is State.CONFIRMING:
+            self._step(now, flow, Input.READY)  # whatever it says, the server has the flow; its Ready may be lost
         match message:
             case messages.Ready():
-                if flow.state is State.CONFIRMING:
-                    self._step(now, flow, Input.READY)
+                pass
             case messages.Opened(conversation=number):
                 conversation = self.group.conversations.get(number)
                 if conversation is not None:

@@ -149,6 +149,8 @@ class Flow:
         self.template = HeaderTemplate(key, identification)
         self.next_seq = 0
         self.received = 0
+        self.isn = -1
+        """Server: the client's initial sequence number, by which its SYN is known when it comes again."""
         self.mss = 0
         """The MSS option of the SYN-ACK, as it reached the client."""
         self.scale: int | None = None

@@ -7,9 +7,10 @@ gets the same answer, whoever sends it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rsock_nf.core.protocols import Offer, SessionKeys
+from rsock_nf.core.segment import FlowKey
 
 MAX_ENTRIES = 256
 MAX_AGE = 10.0
@@ -19,6 +20,7 @@ RATE = 20.0
 BURST = 40.0
 """And at once: a client with many flows joins with all of them."""
 _MAX_SOURCES = 1024
+MAX_SAID_BY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,15 @@ class HalfOpen:
     since: float
     joined: bool
     """Of an existing session."""
+    said_by: dict[FlowKey, int] = field(default_factory=dict)
+    """Who said it, behind a handshake that proved the address → the client's initial sequence number there.
+    A recorded message may be said by others too; a confirmation counts only from one of these."""
+
+    def heard_from(self, key: FlowKey, isn: int) -> None:
+        """``key`` said it; the one that said it first gives way when there are too many."""
+        if key not in self.said_by and len(self.said_by) >= MAX_SAID_BY:
+            del self.said_by[next(iter(self.said_by))]
+        self.said_by[key] = isn
 
 
 class HalfOpenTable:

@@ -185,7 +185,10 @@ class Node:
         for item in slow:
             sealed |= isinstance(item, SlowFrames) and self._frames(now, pump, item.frames, fin=True)
         if sealed:
-            pump.received = (pump.received + 1) & 0xFFFFFFFF
+            # Frames that overtook the FIN in this batch have moved ``received`` already.
+            end = (segment.seq + len(segment.payload) + 1) & 0xFFFFFFFF
+            if (end - pump.received) & 0xFFFFFFFF < 0x80000000:
+                pump.received = end
             self._step(now, flow, Input.PEER_CLOSE)
         elif flow.state is State.LINGERING:
             self._out.append(self.pump.acknowledge(pump))
@@ -369,8 +372,8 @@ class Node:
         self._deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
 
     def _answer_probe(self, flow: Flow, session: Session, number: int) -> None:
-        if flow.pump is None:
-            return
+        if flow.pump is None or flow.state not in (State.ESTABLISHED, State.CONFIRMING):
+            return  # behind our FIN there is no sequence space; a demoted flow sends nothing
         answer = messages.ProbeAnswer(number, flow.flow_id, flow.pump.received_frames & 0xFFFFFFFF)
         self._out.append(self.pump.send_control(flow.pump, answer))
         if flow.pump not in session.group.usable:

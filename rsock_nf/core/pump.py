@@ -142,6 +142,10 @@ class PumpFlow:
         """So many received bytes call for an ACK at once: window/16."""
         return self.receive_window >> 4
 
+    def in_window(self, seq: int) -> bool:
+        """A segment that begins at ``seq`` is at most a window away from the highest received."""
+        return (seq - self.received + self.receive_window) & _MASK < 2 * self.receive_window
+
     def acked(self, ack: int, window: int) -> None:
         """Take an ACK: it counts only up to our highest sent, and moves nothing but the credit."""
         ahead = (ack - self.highest_ack) & _MASK
@@ -421,6 +425,11 @@ class Pump:
             if packet.checksum == Checksum.VERIFY and not _valid(packet):
                 flow.bad_checksums += 1
                 continue
+            if not flow.in_window(seq):
+                flow.out_of_window += 1
+                if total > start:
+                    slow.append(SlowPayload(flow, packet))  # perhaps a NAT has given this flow's place to somebody new
+                continue
             flow.acked(ack, window)
             if total > start:
                 self._payload(flow, packet, data[start:total], seq, runs, slow)
@@ -430,10 +439,6 @@ class Pump:
         self, flow: PumpFlow, packet: Packet, payload: memoryview, seq: int, runs: list[Run], slow: list[Slow]
     ) -> None:
         """The frames in one received packet.  Only what authenticates moves the highest received number."""
-        ahead = (seq - flow.received) & _MASK
-        if flow.receive_window <= ahead <= _MASK - flow.receive_window:
-            flow.out_of_window += 1
-            return
         opened, bad = flow.codec.unpack(payload, packet.segment_size)
         flow.bad_frames += bad
         if not opened:
@@ -477,6 +482,9 @@ class Pump:
         """A segment of ``flow`` with FIN, which its owner looked at first: its frames, as ``from_link`` would."""
         runs: list[Run] = []
         slow: list[Slow] = []
+        if not flow.in_window(segment.seq):
+            flow.out_of_window += 1
+            return runs, slow
         flow.acked(segment.ack, segment.window)
         if segment.payload:
             self._payload(flow, packet, segment.payload, segment.seq, runs, slow)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_nf.core import messages
 from rsock_nf.core.cookie import Cookie
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
 from rsock_nf.core.flow import Flow, Input, State
-from rsock_nf.core.half_open import HalfOpen, HalfOpenTable
+from rsock_nf.core.half_open import MAX_AGE, HalfOpen, HalfOpenTable
 from rsock_nf.core.node import SWEEP, Node
 from rsock_nf.core.parameters import OnProbe, ServerParameters
 from rsock_nf.core.protocols import (
@@ -133,7 +134,8 @@ class Server(Node):
             if isinstance(message, ConfirmMessage):
                 self._confirmed(now, packet, segment, message)
                 return
-            if not self._cookie.check(segment.key, (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK, now):
+            isn = (segment.seq - 1) & _MASK
+            if not self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now):
                 self.counters["hellos without a handshake"] += 1
                 return
             digest = hashlib.sha256(segment.payload).digest()
@@ -149,19 +151,23 @@ class Server(Node):
                 answer = self._hello(now, message, digest)
         except Malformed:
             self.counters["payloads from strangers"] += 1
-            if self._config.on_probe is OnProbe.CLOSED:
+            if self._config.on_probe is OnProbe.CLOSED and segment.key not in self._flows:
                 self._refuse(packet, segment)
             return
+        entry = self._half_open.find(digest)
+        if entry is not None:
+            entry.heard_from(segment.key, isn)
+            self._deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
         self._reply(packet, segment, answer)
 
     def _hello(self, now: float, hello: HelloMessage, digest: bytes) -> bytes:
+        if hello.offer.mss < SMALLEST_PAYLOAD:
+            raise Malformed(f"hello with an MSS of {hello.offer.mss}")
         status = Status.WELCOME
         if hello.offer.cipher is not self._config.cipher:
             status = Status.CIPHER
-        elif len(self.sessions) >= self._config.max_sessions and not self._make_room(now):
+        elif not self._has_room():
             status = Status.FULL
-        if hello.offer.mss < SMALLEST_PAYLOAD:
-            raise Malformed(f"hello with an MSS of {hello.offer.mss}")
         session_id = int.from_bytes(self._rng(8), "big")
         challenge = self._rng(16)
         answer = Answer(status, self._config.cipher, session_id, challenge, len(self._config.targets))
@@ -195,9 +201,12 @@ class Server(Node):
             return
         if self._handshake.read_confirm(entry.keys, confirm) != entry.challenge:
             raise Malformed("another challenge than ours")
+        if segment.key not in entry.said_by:
+            self.counters["confirmations from elsewhere"] += 1  # who says it has proved no address
+            return
         session = self.sessions.get(entry.session_id)
         if session is None:
-            if entry.joined:
+            if entry.joined or not self._make_room(now):
                 return
             session = self._new_session(now, entry, segment)
         if not entry.joined and not session.numbers.accept(confirm.number):
@@ -222,6 +231,7 @@ class Server(Node):
         self, now: float, packet: Packet, segment: Segment, session: Session, entry: HalfOpen, number: int
     ) -> None:
         flow = Flow(number, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big"))
+        flow.isn = entry.said_by[segment.key]
         flow.mss = min(entry.offer.mss, self._link_payload(segment.key))
         flow.scale = entry.offer.window_scale
         flow.next_seq = segment.ack
@@ -255,10 +265,16 @@ class Server(Node):
 
     # -- flows
 
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:  # noqa: ARG002
-        """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or somebody tries."""
+    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+        """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or it is the old one again.
+
+        The old one gets a challenge ACK (RFC 5961 section 4): to a SYN-ACK, trackers would start over with us.
+        """
         if segment.flags & SYN and not segment.flags & ACK:
-            self._syn(now, packet, segment)
+            if segment.seq == flow.isn and flow.pump:
+                self._out.append(self.pump.acknowledge(flow.pump))
+            else:
+                self._syn(now, packet, segment)
         else:
             self.counters["odd segments"] += 1
 
@@ -370,17 +386,30 @@ class Server(Node):
             self._end_conversation(conversation)
         self._events.append(SessionDown(session.session_id, reason))
 
+    def _has_room(self) -> bool:
+        """For another session, be it in the place of one that has no flow."""
+        full = len(self.sessions) >= self._config.max_sessions
+        return not full or any(not session.flows for session in self.sessions.values())
+
     def _make_room(self, now: float) -> bool:
-        """A new client and no room: the session that was longest without a flow goes."""
-        unused = [session for session in self.sessions.values() if not session.flows]
-        if not unused:
+        """A new client has proved itself: where there is no room, the session that was longest without a flow goes."""
+        if not self._has_room():
             return False
-        self._end_session(now, min(unused, key=lambda session: session.used), "made room for another", tell=False)
+        if len(self.sessions) >= self._config.max_sessions:
+            unused = [session for session in self.sessions.values() if not session.flows]
+            self._end_session(now, min(unused, key=lambda session: session.used), "made room for another", tell=False)
         return True
+
+    def _timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        if timer is Timer.HALF_OPEN:
+            self._half_open.expire(now)
+            if len(self._half_open):
+                self._deadlines.set(Timer.HALF_OPEN, None, now + SWEEP)
+        else:
+            super()._timeout(now, timer, key)
 
     def _sweep(self, now: float) -> None:
         super()._sweep(now)
-        self._half_open.expire(now)
         for session in list(self.sessions.values()):
             session.reassembly.expire(now)
             if session.flows or session.group.conversations:
