@@ -1,0 +1,282 @@
+"""A ``Client`` and a ``Server`` on a virtual clock, a wire between them, and what must hold in every scenario.
+
+    with Pair(seed=3, cipher=Cipher.NONE) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(1.0)
+        assert pair.heard("app") == [b"hello"]
+
+Leaving the ``with`` block without an exception checks the standing orders: the judge in the middle of the wire found no
+packet of ours INVALID, nobody sent RST, nothing went to a conversation that is not open, and no datagram was delivered
+that was not sent.  One ``seed`` decides everything random; there is no other clock than ``now``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import TracebackType
+from typing import Any, Self
+
+from rsock_nf.core.client import Client
+from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, PortReleased, PortWanted
+from rsock_nf.core.flow import Flow, State
+from rsock_nf.core.node import Node
+from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
+from rsock_nf.core.server import Server
+from rsock_nf.core.types import Endpoint, Packet, Run
+from rsock_nf.wire.handshake import NativeHandshake
+from tests.core.conntrack import STARTED_OVER
+from tests.core.wire import Conditions, Nat, Toward, Wire
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+CLIENT_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("10.0.0.1"), 6: IPv6Address("fd00::1")}
+SERVER_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.2.2"), 6: IPv6Address("fd02::2")}
+TARGETS = (Endpoint(ip_address("192.0.2.2"), 9), Endpoint(ip_address("192.0.2.2"), 19))
+START = 1000.0
+
+
+class Pair:
+    """See the module.  ``client`` and ``server``: parameters that differ from the defaults."""
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        cipher: Cipher = Cipher.NONE,
+        client: dict[str, Any] | None = None,
+        server: dict[str, Any] | None = None,
+        conditions: Conditions | None = None,
+        family: int = 4,
+        nat: Nat | None = None,
+        mtu: int = 1500,
+        burst: int = 64_000,
+        resets_allowed: bool = False,
+        late_syns: bool = False,
+        **wire: Any,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.now = START
+        self.family = family
+        self.mtu, self.burst = mtu, burst
+        self.wire = Wire(random.Random(seed + 1), nat=nat, **wire)
+        if conditions is not None:
+            self.wire.conditions = dict.fromkeys(Toward, conditions)
+        self._resets_allowed = resets_allowed
+        self._late_syns = late_syns
+        self._client_parameters = ClientParameters(
+            **{"secret": SECRET, "cipher": cipher, "server": (SERVER_ADDRESS[family],), **(client or {})}
+        )
+        self._server_parameters = ServerParameters(
+            **{"secret": SECRET, "cipher": cipher, "targets": TARGETS, **(server or {})}
+        )
+        self.address = CLIENT_ADDRESS[family]
+        self._port = 40_000
+        self.ports: set[int] = set()
+        """Local ports that the client holds."""
+        self.client = self._make_client()
+        self.server = self._make_server()
+        self.events: list[tuple[float, Toward, Event]] = []
+        """(when, at which end, what)."""
+        self.sockets: dict[Hashable, int] = {}
+        """The server's open sockets toward targets: peer → target."""
+        self.at_target: list[tuple[Hashable, bytes]] = []
+        self.at_app: list[tuple[Hashable, bytes]] = []
+        self.echo = False
+        """Targets send everything back."""
+        self._said: Counter[bytes] = Counter()
+
+    def _make_client(self) -> Client:
+        parameters = self._client_parameters
+        handshake = NativeHandshake(parameters.secret)
+        return Client(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+
+    def _make_server(self) -> Server:
+        parameters = self._server_parameters
+        handshake = NativeHandshake(parameters.secret)
+        return Server(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+
+    # -- what happens to the two
+
+    def start(self) -> None:
+        self.client.start(self.now)
+        self.flush()
+
+    def up(self, within: float = 10.0) -> None:
+        """Start, and run until every slot has its flow."""
+        self.start()
+        self.run_until(lambda: all(slot.flow for slot in self.client._dialer.slots), within)
+
+    def restart_server(self) -> None:
+        """The process is killed and started again: nothing is said, nothing is kept."""
+        self.server = self._make_server()
+        self.sockets.clear()
+
+    def replace_client(self) -> None:
+        """Another client process, on the same host."""
+        self.client = self._make_client()
+        self.ports.clear()
+
+    # -- traffic
+
+    def say(self, peer: Hashable, *datagrams: bytes) -> None:
+        """The application sends, in one read."""
+        self._said.update(datagrams)
+        self.client.receive_datagrams(self.now, runs_of(peer, datagrams))
+        self.flush()
+
+    def reply(self, peer: Hashable, *datagrams: bytes) -> None:
+        """A target sends to the server's socket of conversation ``peer``."""
+        self._said.update(datagrams)
+        self.server.receive_datagrams(self.now, runs_of(peer, datagrams))
+        self.flush()
+
+    def heard(self, peer: Hashable | None = None) -> list[bytes]:
+        """What the targets got; of one conversation if ``peer`` is given."""
+        return [datagram for who, datagram in self.at_target if peer is None or who == peer]
+
+    def server_peer(self) -> Hashable:
+        """The server's only open conversation."""
+        (peer,) = self.sockets
+        return peer
+
+    # -- the clock
+
+    def flush(self) -> None:
+        """Empty both ends: events, datagrams, packets."""
+        for toward, node in self._ends():
+            while (event := node.poll_event()) is not None:
+                self.events.append((self.now, toward, event))
+                self._event(event)
+            for run in node.poll_runs():
+                self._deliver(node, run)
+            for burst in node.poll_transmit():
+                self.wire.send(self.now, Toward.SERVER if toward is Toward.CLIENT else Toward.CLIENT, burst)
+        if any(node._events or node._out or node._runs for _, node in self._ends()):
+            self.flush()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.run_until(lambda: False, seconds, must=False)
+
+    def run_until(self, condition: Callable[[], bool], within: float, *, must: bool = True) -> float:
+        """Let time pass until ``condition``; how long that took.  Fails after ``within`` seconds."""
+        began, end = self.now, self.now + within
+        self.flush()
+        while not condition():
+            upcoming = [when for when in (self.wire.next_arrival(), *self._timeouts()) if when is not None]
+            if not upcoming or min(upcoming) > end:
+                self.now = end
+                assert not must, f"did not happen within {within} s; the client says: {self.client.reason!r}"
+                break
+            self.now = max(self.now, min(upcoming))
+            self._receive()
+            for _, node in self._ends():
+                due = node.next_timeout()
+                if due is not None and due <= self.now:
+                    node.handle_timeout(self.now)
+            self.flush()
+        return self.now - began
+
+    def _receive(self) -> None:
+        batch: list[Packet] = []
+        direction: Toward | None = None
+        for toward, packet in self.wire.arrived(self.now):
+            if batch and toward is not direction:
+                self._hand_over(direction, batch)
+                batch = []
+            direction = toward
+            batch.append(packet)
+        self._hand_over(direction, batch)
+
+    def _hand_over(self, toward: Toward | None, batch: list[Packet]) -> None:
+        if batch:
+            (self.server if toward is Toward.SERVER else self.client).receive_packets(self.now, batch)
+            self.flush()
+
+    def _ends(self) -> tuple[tuple[Toward, Node], ...]:
+        return (Toward.CLIENT, self.client), (Toward.SERVER, self.server)
+
+    def _timeouts(self) -> tuple[float | None, float | None]:
+        return self.client.next_timeout(), self.server.next_timeout()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, PortWanted):
+            self._port += 1
+            self.ports.add(self._port)
+            self.client.receive_port(self.now, event.request, self.address.packed, self._port)
+        elif isinstance(event, PortReleased):
+            self.ports.discard(event.port)
+        elif isinstance(event, ConversationOpened):
+            assert event.peer not in self.sockets, "opened twice"
+            self.sockets[event.peer] = event.target
+        elif isinstance(event, ConversationClosed):
+            del self.sockets[event.peer]
+
+    def _deliver(self, node: Node, run: Run) -> None:
+        datagrams = [bytes(datagram) for datagram in run.datagrams]
+        assert all(len(datagram) == run.size for datagram in datagrams[:-1]), "a run of unequal sizes"
+        assert len(datagrams[-1]) <= run.size, "a run whose last datagram is longer"
+        for datagram in datagrams:
+            assert datagram in self._said, f"delivered, but never sent: {datagram[:40]!r}"
+        if node is self.client:
+            self.at_app += [(run.peer, datagram) for datagram in datagrams]
+            return
+        assert run.peer in self.sockets, "delivered to a conversation that is not open"
+        self.at_target += [(run.peer, datagram) for datagram in datagrams]
+        if self.echo:
+            self.server.receive_datagrams(self.now, runs_of(run.peer, datagrams))
+
+    # -- looking
+
+    def flows(self, node: Node, state: State = State.ESTABLISHED) -> list[Flow]:
+        """The flows of one end that are in ``state``."""
+        return [flow for flow in node._flows.values() if flow.state is state]
+
+    def count(self, kind: type[Event], at: Toward | None = None) -> int:
+        """How many events of a kind there were."""
+        return sum(isinstance(event, kind) and at in (None, side) for _, side, event in self.events)
+
+    # -- the standing orders
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """What holds always; see the module."""
+        invalid = [
+            crossing
+            for crossing in self.wire.invalid
+            if not (self._late_syns and crossing.verdict.endswith(STARTED_OVER))
+        ]
+        wrong = Counter(f"{crossing.verdict} toward the {crossing.toward.value}" for crossing in invalid)
+        assert not wrong, f"INVALID for a strict firewall: {dict(wrong)}, first at {invalid[0].now - START:.3f} s"
+        if not self._resets_allowed:
+            assert not self.wire.resets, f"{len(self.wire.resets)} RSTs of ours"
+        held = {flow.key.local_port for flow in self.client._flows.values()}
+        assert held == self.ports, "ports held and flows differ"
+
+
+def runs_of(peer: Hashable, datagrams: Sequence[bytes]) -> list[Run]:
+    """``datagrams`` as a driver gathers them: equal sizes, the last of a run may be shorter."""
+    runs: list[Run] = []
+    for datagram in datagrams:
+        run = runs[-1] if runs else None
+        if run is not None and len(run.datagrams[-1]) == run.size >= len(datagram):
+            run.datagrams.append(datagram)
+        else:
+            runs.append(Run(peer, [datagram], len(datagram)))
+    return runs
+
+
+def numbered(count: int, size: int, tag: bytes = b"", first: int = 0) -> list[bytes]:
+    """Datagrams that are all different."""
+    return [(tag + b"%08d" % at).ljust(size, b".")[:size] for at in range(first, first + count)]
