@@ -17,9 +17,11 @@ from rsock_nf.ops.lab import Lab, Router
 from rsock_nf.ops.lab_traffic import Application, EchoTarget
 from rsock_nf.ops.lab_tunnel import Role, Tunnel
 from rsock_nf.ops.netns import Namespace
-from tests.netns.judges import Wires, wait_until
+from tests.netns.judges import Wires, tracked_flows, wait_until
 
 STRICT = Router()
+FLOWS = 10
+"""One for each of the default ports."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,6 +74,11 @@ class Site:
     def watch(self) -> Wires:
         """``with site.watch() as wires:`` - every RST on every wire from here on."""
         return Wires(self.lab, self.tunnel.directory / "wires")
+
+    def all_flows(self) -> set[tuple[str, str]]:
+        """Wait until every flow is dialled (they are staggered); the router's view of them."""
+        wait_until(lambda: len(tracked_flows(self.lab)) >= FLOWS, f"{FLOWS} flows")
+        return tracked_flows(self.lab)
 
     def no_offence(self) -> None:
         """Assert that the router found nothing to object to."""

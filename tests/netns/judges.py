@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import signal
@@ -147,15 +148,26 @@ def host_state(host: Namespace) -> dict[str, str]:
         "nft": said("nft", "list", "ruleset"),
         # The heading carries the time, and a policy line the packets so far.
         "iptables": re.sub(r"(?m)^#.*\n|\[\d+:\d+\]", "", "".join(saved)),
-        "sysctls": said("sysctl", "-a", "--pattern", r"^net\.", "--ignore"),
+        # How many connections are tracked at the moment is no setting.
+        "sysctls": re.sub("(?m)^.*nf_conntrack_count.*$", "", said("sysctl", "-a", "--pattern", r"^net\.", "--ignore")),
         "links": said("ip", "-details", "link"),
         "addresses": said("ip", "address"),
         "routes": said("ip", "route", "show", "table", "all") + said("ip", "-6", "route", "show", "table", "all"),
         "tcp": said("ss", "-Htan"),
         "udp": said("ss", "-Huan"),
-        "packet sockets": "".join(host.read("packet").splitlines(keepends=True)[1:]),
+        # Type, protocol, interface; the other columns are addresses and fill levels.
+        "packet sockets": "\n".join(" ".join(line.split()[2:5]) for line in host.read("packet").splitlines()),
         "processes": " ".join(map(str, host.pids())),
     }
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Line by line, what came and what went."""
+    found: list[str] = []
+    for name, old in before.items():
+        delta = difflib.ndiff(old.splitlines(), after[name].splitlines())
+        found += [f"{name}: {line}" for line in delta if line[:2] in ("- ", "+ ")]
+    return found
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10) -> float:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from rsock_nf.ops.lab import Router
-from tests.netns.conftest import Site
+from tests.netns.conftest import FLOWS, Site
 from tests.netns.judges import flood, flood_both_ways, tracked_flows
 
-FLOWS = 10
 KINDS = {
     "plain": Router(),
     "maxseg-1400": Router(maxseg=1400),
@@ -27,7 +26,7 @@ LEAST = 5_000
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_way_at_full_load(build: Callable[..., Site], kind: str, version: int, soak: float) -> None:
     site = build(KINDS[kind], version=version)
-    dialled = tracked_flows(site.lab)
+    dialled = site.all_flows()
     with site.watch() as wires:
         found = flood(site.lab, soak)
     site.no_offence()
@@ -44,7 +43,7 @@ def test_one_way_at_full_load(build: Callable[..., Site], kind: str, version: in
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_way_load(build: Callable[..., Site], kind: str, version: int, soak: float) -> None:
     site = build(KINDS[kind], version=version)
-    dialled = tracked_flows(site.lab)
+    dialled = site.all_flows()
     with site.watch() as wires:
         found = flood_both_ways(site.lab, soak, rate=20_000)
     site.no_offence()
@@ -58,7 +57,7 @@ def test_two_way_load(build: Callable[..., Site], kind: str, version: int, soak:
 def test_a_black_hole_of_one_flow_at_full_load(build: Callable[..., Site], version: int) -> None:
     """The tracker sees the flow's segments pass and nothing come back: who runs out of the window is INVALID for ever."""
     site = build(version=version)
-    before = tracked_flows(site.lab)
+    before = site.all_flows()
 
     def swallow() -> None:
         time.sleep(1)  # well into the load

@@ -39,7 +39,7 @@ def test_a_segment_far_ahead_does_not_move_the_acknowledgements(
     site = build(version=version)
     application = site.application()
     site.target()
-    before = tracked_flows(site.lab)
+    before = site.all_flows()
     with Forger(site.lab, toward=toward) as forger, site.watch() as wires:
         application.exchange(500)
         forger.send(forger.last_seen(), ahead=20_000, flags="PA", payload=os.urandom(400))
@@ -75,22 +75,21 @@ def test_a_reset_in_sequence_costs_one_flow_and_no_traffic(site: Site, toward: s
     application = site.application()
     site.target()
     with Forger(site.lab, toward=toward) as forger:
-        application.exchange(500)
-        port = forger.last_seen().server_port
+        site.all_flows()
 
         def flows() -> dict[int, int]:
             described = site.tunnel.status("client")["sessions"][0]["flows"]
             return {flow["id"]: int(flow["remote"].rpartition(":")[2]) for flow in described if flow["state"] != "sick"}
 
         before = flows()
-        application.exchange(200)
-        seen = forger.last_seen(port)
+        application.exchange(500)
+        seen = forger.last_seen()
         forger.send(seen, ahead=0, flags="R")
         wait_until(lambda: set(before) - set(flows()) != set(), "the flow to be given up")
         wait_until(lambda: len(flows()) == len(before), "its replacement")
         found = application.exchange(5000)
     assert found.lost == 0
-    assert port in flows().values()
+    assert seen.server_port in flows().values()
     assert site.lab.invalid() == 0
 
 
