@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from bench.measure import OUT, Carrier, Samples, direct, measure_load, measure_trips, relay, settle, tunnel
+from bench.measure import OUT, Carrier, Samples, direct, measure_load, measure_trips, other_load, relay, settle, tunnel
 
 SIZES = (64, 512, 1200, 1400)
 SEALED = ("aes-256-gcm", "chacha20-poly1305")
@@ -91,8 +91,10 @@ def main() -> int:
     subprocess.run(["make", "-s", "-C", str(Path(__file__).parent)], check=True)
     with contextlib.ExitStack() as stack:
         carriers = open_carriers(stack, with_tunnel=not arguments.without_tunnel)
+        shares = [other_load()]
         results = measure_all(carriers, arguments)
-    text = report.render(results, GOAL_SIZE, PACED)
+        shares.append(other_load())
+    text = report.render(results, GOAL_SIZE, PACED, max(shares))
     print(text)
     (OUT / "results.json").write_text(json.dumps(report.as_json(results), indent=1) + "\n")
     report.write_between_markers(arguments.out, text, command_line(sys.argv[1:]))

@@ -131,6 +131,13 @@ def measure_trips(carrier: Carrier, size: int, seconds: float) -> Trip:
     return Trip(got["p50_us"], got["p99_us"], 1 - got["received"] / got["offered"])
 
 
+def other_load(seconds: float = 1.0) -> float:
+    """Share of the machine that others use, with every carrier idle: what it is above a few percent spoils the numbers."""
+    before = _machine_cpu()
+    time.sleep(seconds)
+    return (_machine_cpu() - before) / seconds / (os.cpu_count() or 1)
+
+
 def settle() -> None:
     """Let queues and sockets of the measurement before drain, so that it leaves nothing to the next."""
     time.sleep(0.2)

@@ -56,10 +56,10 @@ def median_trip(results: Results, cell: Cell) -> Trip | None:
     return Trip(median(s.p50 for s in samples), median(s.p99 for s in samples), median(s.lost for s in samples))
 
 
-def render(results: Results, goal_size: int, paced: int) -> str:
-    """Everything as Markdown."""
+def render(results: Results, goal_size: int, paced: int, other_load: float) -> str:
+    """Everything as Markdown; ``other_load`` is the share of the machine that others used."""
     parts = [
-        _circumstances(max(len(s.loads) for s in results.values())),
+        _circumstances(max(len(s.loads) for s in results.values()), other_load),
         "### Unlimited load, plain application (sendmmsg, recvmmsg)",
         _load_table(results, gso=False, rate=0),
         "### Unlimited load, application with UDP GSO and GRO",
@@ -200,7 +200,7 @@ def _goal(name: str, found: float, sense: str, wanted: float) -> str:
     return f"| {name} | {'≥' if sense == '>=' else '≤'} {wanted:g} | {found:.2f} | {'met' if met else '**missed**'} |"
 
 
-def _circumstances(repetitions: int) -> str:
+def _circumstances(repetitions: int, other_load: float) -> str:
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -208,4 +208,5 @@ def _circumstances(repetitions: int) -> str:
     ]
     cpus = f"{len(models)} × {models[0]}" if models else platform.machine()
     where = f"Linux {platform.release()}, Python {platform.python_version()}, {cpus}"
-    return f"{where}; every number is the median of {repetitions} measurements."
+    noise = f"others used {other_load:.0%} of the machine before or after"
+    return f"{where}; every number is the median of {repetitions} measurements; {noise}."
