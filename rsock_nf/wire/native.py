@@ -153,7 +153,8 @@ class PlainCodec(_Control):
         if headers.count(headers[0]) != count:
             return self._unpack_each(payload, segment_size, 0)
         end = count * frame
-        datagrams: list[Buffer] = [payload[at : at + length] for at in range(HEADER.size, end, frame)]
+        # + 1: the last of a run of empty datagrams begins at the very end.
+        datagrams: list[Buffer] = [payload[at : at + length] for at in range(HEADER.size, end + 1, frame)]
         run = Frames(kind, conversation, -1, datagrams, length, end)
         if end == size:
             return [run], 0
