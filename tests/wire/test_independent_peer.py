@@ -294,6 +294,29 @@ def test_used_number_is_not_answered(cipher: Cipher) -> None:
     assert site.send(flow.segment(peer.join(site.secret, session, session_id, 3, site.offer(flow), 0))) == []
 
 
+def test_recorded_handshake_buys_nothing() -> None:
+    site = Site(Cipher.NONE)
+    recorded: list[bytes] = []
+    envelope = site.secret.envelope
+
+    def record(kind: int, body: bytes) -> bytes:
+        recorded.append(envelope(kind, body))
+        return recorded[-1]
+
+    site.secret.envelope = record  # type: ignore[method-assign]
+    _, session, session_id = site.hello()
+    site.join(session, session_id, 2)
+    hello, confirmation, join, second = recorded
+    site.pass_time(15.0)  # probes went unanswered: no flow is left
+    site.events()
+    for message, answered in ((confirmation, 0), (join, 0), (second, 0), (hello, 1), (hello, 1), (confirmation, 0)):
+        flow = site.dial()
+        assert [len(segment.payload) for _, segment in site.send(flow.segment(message))] == [93] * answered
+    assert list(site.server.sessions) == [session_id]
+    assert list(site.server.pump.flows()) == []
+    assert site.events() == []
+
+
 @ciphers
 def test_other_cipher_is_named(cipher: Cipher) -> None:
     site = Site(cipher)
