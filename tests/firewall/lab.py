@@ -22,13 +22,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from rsock_firewall.policy import IPAddress
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
+SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 SYN, RST, ACK, SYN_ACK = 0x02, 0x04, 0x10, 0x12
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,21 +71,23 @@ class Tap:
     def __init__(self, device: str) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)  # a flood of our own would fill the buffer
         self._socket.bind((device, ETH_P_ALL))
 
     def until(self, wanted: Callable[[Segment], bool], seconds: float = 5.0) -> list[Segment]:
-        """Every TCP segment up to the first that is wanted; fails if none comes."""
+        """Every TCP segment up to the first that is wanted; fails if none comes, or if the tap lost any."""
         deadline = time.monotonic() + seconds
         seen: list[Segment] = []
         while not seen or not wanted(seen[-1]):
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
-                data, address = self._socket.recvfrom(65535)
+                segment = _parse(self._socket.recv(65535))
             except TimeoutError:
-                pytest.fail(f"not seen within {seconds} s; seen: {seen[-20:]}")
-            segment = _parse(data) if address[2] != socket.PACKET_OUTGOING else None
+                raise AssertionError(f"not seen within {seconds} s; seen: {seen[-20:]}") from None
             if segment:
                 seen.append(segment)
+        _packets, lost = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        assert lost == 0
         return seen
 
     def close(self) -> None:

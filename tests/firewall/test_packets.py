@@ -152,11 +152,8 @@ def stream(lab: Lab) -> Iterator[Callable[[], list[Segment]]]:
         def answers() -> list[Segment]:
             sent = int(child.communicate("", timeout=10)[0])
             assert sent > 2000
-            last = lab.segment((5000, FREE), SYN)
-            with lab.inside("peer"):
-                sender = Sender()
-            sender.send(last)
-            sender.close()
+            with lab.inside("peer"), closing(Sender()) as sender:
+                sender.send(lab.segment((5000, FREE), SYN))
             seen = tap.until(lambda segment: segment.source_port == FREE)
             return [segment for segment in seen if segment.source_port == HELD]
 
@@ -207,7 +204,6 @@ def test_kill_and_take_over_have_no_gap(lab: Lab, backend: str) -> None:
         first.wait()
         for _ in range(3):
             with lab.child(code) as successor:
-                assert firewall.counters("packets").inbound_packets > 0
                 assert firewall.counters("packets").output_packets == 0
                 successor.kill()
                 successor.wait()
