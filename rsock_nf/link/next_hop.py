@@ -16,16 +16,25 @@ depends on the network (ARP, neighbour discovery) comes as news.
 from __future__ import annotations
 
 import contextlib
-import errno
-from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from typing import Final, NamedTuple
+from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link import rtnetlink as rtnl
-from rsock_nf.link.rtnetlink import Device, DeviceAddress, Neighbour, RouteReply, RouteSocket
+from rsock_nf.link.routes import (
+    Route,
+    default_device,
+    device_addresses,
+    find_device,
+    find_route,
+    is_temporary,
+    ranked,
+    route_to,
+)
+from rsock_nf.link.rtnetlink import Device, Neighbour, RouteSocket
+
+__all__ = ["RECHECK", "RETRY", "NextHops", "Route", "default_device", "device_addresses", "route_to"]
 
 RECHECK: Final = 15.0
 """Seconds from one NTF_USE of a neighbour to the next while traffic flows."""
@@ -37,24 +46,11 @@ _LOOPBACK: Final = 772
 _HEADERLESS: Final = (512, 519, 65534, 768, 769, 776)
 """ARPHRD_PPP, RAWIP, NONE (TUN, WireGuard), TUNNEL, TUNNEL6, SIT (include/uapi/linux/if_arp.h)"""
 _ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
+_SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP
 _PROBEABLE: Final = rtnl.NUD_REACHABLE | rtnl.NUD_STALE | rtnl.NUD_DELAY
 _AF_UNSPEC: Final = 0
 _AF_IP: Final = (2, 10)
-_PROBES: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
-"""Destinations outside every local network, to ask the routing table about; nothing is sent to them.  Two, because
-some hosts blackhole the prefixes that are reserved for documentation."""
-
-
-class Route(NamedTuple):
-    """How packets to one destination leave this host."""
-
-    device: str
-    source: IPAddress | None
-    gateway: IPAddress | None
-    """None = on-link."""
-    local: bool
-    """The destination is an address of this host, so ``device`` is the loopback device."""
 
 
 @dataclass(slots=True)
@@ -219,12 +215,12 @@ class NextHops:
     def _look_up(self, followed: _Followed) -> None:
         """The route as the host has it; where it leads out of another device, the one that ours would offer."""
         remote = followed.remote
-        route = _route(
+        route = find_route(
             self._requests, remote, self._link.ifindex if remote.version == 6 and remote.is_link_local else 0
         )
         followed.ifindex = route.ifindex if route else 0
         if route and route.ifindex != self._link.ifindex:
-            route = _route(self._requests, remote, self._link.ifindex)
+            route = find_route(self._requests, remote, self._link.ifindex)
         if route is None or route.ifindex != self._link.ifindex:
             followed.next_hop = followed.source = None
         else:
@@ -380,9 +376,9 @@ class NextHops:
             self._read_entry(entry)
 
     def _read_addresses(self, found: dict[LinkEvent, None] | None = None) -> None:
-        self._ranked = _ranked(self._requests.addresses(), self._link.ifindex)
+        self._ranked = ranked(self._requests.addresses(), self._link.ifindex)
         self._addresses_stale = False
-        self._temporary = {a.address for a in self._ranked if _is_temporary(a)}
+        self._temporary = {a.address for a in self._ranked if is_temporary(a)}
         before, self.addresses = self.addresses, tuple(a.address for a in self._ranked)
         if found is not None and self.addresses != before:
             found[LinkEvent.ADDRESSES] = None
@@ -395,89 +391,8 @@ class NextHops:
         self._drop_unused()
 
 
-# -- before there is a link
-
-
-def route_to(remote: IPAddress) -> Route:
-    """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
-    with contextlib.closing(RouteSocket()) as kernel:
-        scope = getattr(remote, "scope_id", None)
-        if remote.is_link_local and remote.version == 6 and not scope:
-            raise LinkError(f"{remote}: a link-local address needs its device, as in {remote}%eth0")
-        found = _route(kernel, remote, _find(kernel, scope).ifindex if scope else 0)
-        if found is None:
-            raise LinkError(f"no route to {remote}; `ip route get {remote}` says why")
-        device = kernel.device(index=found.ifindex).name
-        return Route(device, found.source, found.gateway, found.kind == rtnl.RTN_LOCAL)
-
-
-def default_device(version: int | None = None) -> str | None:
-    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
-
-    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
-    """
-    with contextlib.closing(RouteSocket()) as kernel:
-        for probe in [probe for each in ((version,) if version else (4, 6)) for probe in _PROBES[each]]:
-            found = _route(kernel, ip_address(probe))
-            if found is not None:
-                return kernel.device(index=found.ifindex).name
-        indexes = {
-            a.ifindex
-            for a in kernel.addresses()
-            if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
-        }
-        devices = [kernel.device(index=index) for index in indexes]
-        names = [device.name for device in devices if not device.flags & rtnl.IFF_LOOPBACK]
-    return names[0] if len(names) == 1 else None
-
-
-def device_addresses(device: str) -> tuple[IPAddress, ...]:
-    """Its addresses of global scope (the loopback device: of host scope too), lasting and usable ones first.
-
-    Raises ``LinkError`` when there is no such device.
-    """
-    with contextlib.closing(RouteSocket()) as kernel:
-        link = _find(kernel, device)
-        scopes = (rtnl.SCOPE_GLOBAL, rtnl.SCOPE_HOST) if link.flags & rtnl.IFF_LOOPBACK else (rtnl.SCOPE_GLOBAL,)
-        return tuple(a.address for a in _ranked(kernel.addresses(), link.ifindex) if a.scope in scopes)
-
-
-_SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
-
-
-def _ranked(addresses: Iterable[DeviceAddress], ifindex: int) -> list[DeviceAddress]:
-    """Those of a device that can be used: global before others, settled before tentative, lasting before temporary."""
-    own = [a for a in addresses if a.ifindex == ifindex and not a.flags & rtnl.IFA_F_DADFAILED]
-    return sorted(
-        own, key=lambda a: (a.scope, a.flags & (rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DEPRECATED) != 0, _is_temporary(a))
-    )
-
-
-def _is_temporary(address: DeviceAddress) -> bool:
-    """On IPv4 the same bit marks a second address of a subnet."""
-    return isinstance(address.address, IPv6Address) and address.flags & rtnl.IFA_F_TEMPORARY != 0
-
-
-def _find(kernel: RouteSocket, device: str) -> Device:
-    try:
-        return kernel.device(device)
-    except OSError as error:
-        if error.errno in {errno.ENODEV, errno.ERANGE, errno.EINVAL}:
-            raise LinkError(f"{device}: no such device; `ip link` lists them") from error
-        raise LinkError(f"{device}: {error.strerror}") from error
-
-
 def _find_supported(kernel: RouteSocket, device: str) -> Device:
-    link = _find(kernel, device)
+    link = find_device(kernel, device)
     if link.link_type not in {_ETHERNET, _LOOPBACK, *_HEADERLESS}:
         raise LinkError(f"{device}: link type {link.link_type} is not supported, only Ethernet and header-less ones")
     return link
-
-
-def _route(kernel: RouteSocket, remote: IPAddress, ifindex: int = 0) -> RouteReply | None:
-    """None also for routes that lead nowhere (unreachable, blackhole, prohibit) or to many."""
-    try:
-        found = kernel.route(remote, ifindex)
-    except OSError:
-        return None
-    return found if found.kind in {rtnl.RTN_UNICAST, rtnl.RTN_LOCAL} else None
