@@ -90,7 +90,7 @@ class Client(Node):
             self._events.append(PortReleased(port))
             return
         slot.port_wanted = False
-        key = FlowKey(local, port, self._dialer.remote, slot.port)
+        key = FlowKey(local, port, slot.remote, slot.port)
         flow = Flow(self._number(), key, state=State.SYN_SENT, identification=self._random16(), slot=request)
         slot.dialled = flow
         self._flows[key] = flow
@@ -128,7 +128,8 @@ class Client(Node):
     def _dial(self, slot: Slot) -> None:
         if self._active and slot.dialled is None and not slot.port_wanted:
             slot.port_wanted = True
-            self._events.append(PortWanted(slot.index, self._dialer.remote))
+            slot.remote = self._dialer.remote
+            self._events.append(PortWanted(slot.index, slot.remote))
 
     def _repeat(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
         flow.repeat = segment
@@ -281,9 +282,9 @@ class Client(Node):
             return
         self._deadlines.cancel(Timer.RETRANSMIT, flow)
         self._answered_joins = True
+        self.reason = ""
         if self.session is None:
             self.session = session
-            self.reason = ""
             for conversation in list(self.group.conversations.values()):
                 conversation.reopen()
             self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
@@ -355,17 +356,18 @@ class Client(Node):
     def _session_closed(self, now: float, session: Session) -> None:
         """The server said goodbye."""
         if session is self.session:
-            self._lose_session(now, "the server ended the session")
+            self._lose_session(now, "the server ended the session", Input.CLOSE)
 
-    def _lose_session(self, now: float, reason: str) -> None:
-        """Conversations stay; flows of the session are worthless."""
+    def _lose_session(self, now: float, reason: str, event: Input = Input.DEAD) -> None:
+        """Conversations stay; flows of the session are worthless: ``event`` is what becomes of them."""
         session, self.session = self.session, None
         if session is None:
             return
         self.reason = reason
         self._events.append(SessionDown(session.session_id, reason))
-        for flow in [flow for flow in self._flows.values() if flow.session is session]:
-            self._step(now, flow, Input.DEAD, reason)
+        carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
+        for flow in [flow for flow in self._flows.values() if flow.session is session and flow.state in carrying]:
+            self._step(now, flow, event, reason)
         for flow in [flow for flow in self._flows.values() if flow.state is State.JOIN_SENT]:
             self._step(now, flow, Input.TURNED_AWAY, reason)
         if self._active:

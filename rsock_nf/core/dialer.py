@@ -29,6 +29,8 @@ class Slot:
     dialled: Flow | None = None
     """On its way to be."""
     port_wanted: bool = False
+    remote: bytes = b""
+    """The server's packed address that the port was asked for."""
     failures: int = 0
 
 

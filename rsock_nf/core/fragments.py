@@ -31,7 +31,7 @@ class Fragment(NamedTuple):
 def split(datagram: Buffer, room: int, identification: int, target: int) -> list[bytes] | None:
     """``datagram`` as fragment bodies of at most ``room`` bytes each, header included; None = it does not fit in 255."""
     part = room - HEADER.size
-    count = -(-len(datagram) // part) if part > 0 else MAX_FRAGMENTS + 1
+    count = max(-(-len(datagram) // part), 1) if part > 0 else MAX_FRAGMENTS + 1
     if count > MAX_FRAGMENTS:
         return None
     return [
@@ -42,7 +42,7 @@ def split(datagram: Buffer, room: int, identification: int, target: int) -> list
 
 def parse_fragment(body: Buffer) -> Fragment:
     """Raises ``Malformed``."""
-    if len(body) <= HEADER.size:
+    if len(body) < HEADER.size:
         raise Malformed("fragment shorter than its header")
     identification, index, count, target = HEADER.unpack_from(body)
     if not index < count:

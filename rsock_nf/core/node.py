@@ -191,6 +191,8 @@ class Node:
                 pump.received = end
             self._step(now, flow, Input.PEER_CLOSE)
         elif flow.state is State.LINGERING:
+            if flow.repeat and pump.in_flight:
+                self._out.append(flow.repeat)  # our own FIN has not arrived
             self._out.append(self.pump.acknowledge(pump))
         elif not segment.payload and expected:
             if flow.state is State.CLOSING:
@@ -289,7 +291,8 @@ class Node:
                 self._out.append(flow.repeat)
                 self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY)
             case Action.SEND_FIN_ACK if pump:
-                self._out.append(self.pump.finish(pump))
+                flow.repeat = self.pump.finish(pump)
+                self._out.append(flow.repeat)
                 self._deadlines.set(Timer.FORGET, flow, now + LINGER)
             case Action.SEND_LAST_ACK if pump:
                 self._out.append(self.pump.acknowledge(pump))
@@ -345,8 +348,12 @@ class Node:
         return self._mtu - (60 if len(key.local) == 16 else 40)
 
     def _tell(self, session: Session, message: messages.Control, avoid: Flow | None = None) -> None:
-        """Send a control message on some usable flow."""
-        flows = [flow for flow in session.group.usable if avoid is None or flow is not avoid.pump]
+        """Send a control message on some usable flow that has credit left: whoever needs it asks again."""
+        flows = [
+            flow
+            for flow in session.group.usable
+            if (avoid is None or flow is not avoid.pump) and flow.in_flight < flow.bulk_window
+        ]
         if flows:
             flow = flows[int.from_bytes(self._rng(2), "big") % len(flows)]
             self._out.append(self.pump.send_control(flow, message))
@@ -451,8 +458,9 @@ class Node:
                 self.counters["datagrams too large"] += 1
                 continue
             fragments: list[Buffer] = list(parts)
+            before = conversation.sent_datagrams
             self.pump.send(conversation, Kind.FRAGMENT, b"", fragments, len(fragments[0]), bursts)
-            conversation.sent_datagrams -= len(fragments) - 1
+            conversation.sent_datagrams = before + (conversation.sent_datagrams == before + len(fragments))
         self._out += bursts
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 

@@ -326,8 +326,10 @@ class Pump:
             flow = self._pick(conversation, frame)
             if flow is None:
                 group.no_credit += n - start
+                conversation.sent_datagrams += start
                 return n
             if frame > flow.max_payload:
+                conversation.sent_datagrams += start
                 return start
             count = 1 if self._per_datagram else (flow.burst_bytes // frame if self._max_burst_bytes else 1)
             count = min(count, n - start, (flow.bulk_window - flow.in_flight) // frame)

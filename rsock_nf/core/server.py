@@ -69,12 +69,14 @@ class Server(Node):
         self._config = parameters
         self._cookie = Cookie(rng(32))
         self._half_open = HalfOpenTable()
+        self._stopping = False
         self.sessions: dict[int, Session] = {}
         self._followed: Counter[bytes] = Counter()
         """Remote addresses, by how many flows lead there."""
 
     def stop(self, now: float) -> None:
-        """The process ends: tell every client, close every flow."""
+        """The process ends: tell every client, close every flow, take no new ones."""
+        self._stopping = True
         for session in list(self.sessions.values()):
             for _ in range(2):  # a lost one costs the client only time
                 self._tell(session, messages.CloseSession())
@@ -102,7 +104,7 @@ class Server(Node):
     # -- strangers
 
     def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
-        if segment.flags & RST:
+        if segment.flags & RST or self._stopping:
             return
         if segment.flags & SYN:
             if not segment.flags & ACK:
