@@ -87,8 +87,15 @@ class Tcp(NamedTuple):
     window: int
     payload: bytes
     options: bytes
-    checksums: bool
-    """IP header and TCP checksum are right."""
+    packet: bytes = b""
+    """The whole packet, where it is one."""
+
+    @property
+    def checksums(self) -> bool:
+        """IP header and TCP checksum are right."""
+        start = len(self.packet) - len(self.payload) - len(self.options) - 20
+        pseudo = self.source[0] + self.destination[0] + struct.pack("!II", len(self.packet) - start, 6)
+        return (start == 40 or _sum16(self.packet[:start]) == 0) and _sum16(pseudo + self.packet[start:]) == 0
 
     @property
     def kind(self) -> str:
@@ -112,17 +119,13 @@ def parse_tcp(packet: bytes) -> Tcp:
     if packet[0] >> 4 == 4:
         start, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
         source, destination, protocol = packet[12:16], packet[16:20], packet[9]
-        right = _sum16(packet[:start]) == 0xFFFF
     else:
         start, total = 40, 40 + int.from_bytes(packet[4:6], "big")
         source, destination, protocol = packet[8:24], packet[24:40], packet[6]
-        right = True
     if protocol != 6 or total > len(packet):
         raise ValueError(f"protocol {protocol}, {total} bytes of {len(packet)}")
     sport, dport, seq, ack, offset, flags, window = struct.unpack_from("!HHIIBBH", packet, start)
     data = start + (offset >> 4) * 4
-    pseudo = source + destination + struct.pack("!II", total - start, 6)
-    right = right and _sum16(pseudo + packet[start:total]) == 0xFFFF
     return Tcp(
         (source, sport),
         (destination, dport),
@@ -132,17 +135,13 @@ def parse_tcp(packet: bytes) -> Tcp:
         window,
         packet[data:total],
         packet[start + 20 : data],
-        right,
+        packet[:total],
     )
 
 
 def _sum16(data: bytes) -> int:
-    if len(data) & 1:
-        data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
+    """Ones' complement sum, 0 for a right checksum."""
+    return int.from_bytes(data + b"\0" * (len(data) & 1), "big") % 0xFFFF
 
 
 def before(a: int, b: int) -> bool:
@@ -219,7 +218,7 @@ class Tracker:
 
     def judge(self, now: float, tcp: Tcp) -> str:
         """Why this packet is INVALID; the empty string where it is not."""
-        if not tcp.checksums:
+        if tcp.packet and not tcp.checksums:
             return "bad checksum"
         if tcp.flags & ~PSH not in _VALID_FLAGS:
             return f"invalid flag combination {tcp.flags:#x}"
@@ -279,7 +278,7 @@ def _packet(connection: Connection, now: float, tcp: Tcp) -> str:
 
 
 def _in_window(connection: Connection, direction: int, tcp: Tcp) -> str:
-    """The four bounds, and what a packet within them teaches."""
+    """The four bounds."""
     sender, receiver = connection.sides[direction], connection.sides[1 - direction]
     seq, end, ack = tcp.seq, tcp.end, tcp.ack
     if sender.max_window == 0:
@@ -300,6 +299,12 @@ def _in_window(connection: Connection, direction: int, tcp: Tcp) -> str:
         return f"ACK of data not seen yet, by {(ack - receiver.end) & _MASK}"
     if before(ack, (receiver.end - max(sender.max_window, _MAX_ACK_WINDOW)) & _MASK):
         return "ACK overly delayed"
+    _learn(sender, receiver, tcp, end, ack)
+    return ""
+
+
+def _learn(sender: Side, receiver: Side, tcp: Tcp, end: int, ack: int) -> None:
+    """What a packet within the bounds says of both ends."""
     window = tcp.window if tcp.flags & SYN else tcp.window << (sender.scale or 0)
     sender.max_window = max(sender.max_window, window)
     if after(end, sender.end):
@@ -312,4 +317,3 @@ def _in_window(connection: Connection, direction: int, tcp: Tcp) -> str:
         receiver.max_end = (ack + max(window, 1)) & _MASK
     if ack == receiver.end:
         receiver.unacknowledged = False
-    return ""

@@ -72,7 +72,9 @@ class Pair:
         self._server_parameters = ServerParameters(
             **{"secret": SECRET, "cipher": cipher, "targets": TARGETS, **(server or {})}
         )
-        self.address = CLIENT_ADDRESS[family]
+        self.port_delay = 0.0
+        """Seconds until the client's driver holds a port."""
+        self._wanted: list[tuple[float, PortWanted]] = []
         self._port = 40_000
         self.ports: set[int] = set()
         """Local ports that the client holds."""
@@ -154,6 +156,12 @@ class Pair:
                 self._deliver(node, run)
             for burst in node.poll_transmit():
                 self.wire.send(self.now, Toward.SERVER if toward is Toward.CLIENT else Toward.CLIENT, burst)
+        while self._wanted and self._wanted[0][0] <= self.now:
+            _, wanted = self._wanted.pop(0)
+            self._port += 1
+            self.ports.add(self._port)
+            local = CLIENT_ADDRESS[4 if len(wanted.remote) == 4 else 6].packed
+            self.client.receive_port(self.now, wanted.request, local, self._port)
         if any(node._events or node._out or node._runs for _, node in self._ends()):
             self.flush()
 
@@ -199,14 +207,12 @@ class Pair:
     def _ends(self) -> tuple[tuple[Toward, Node], ...]:
         return (Toward.CLIENT, self.client), (Toward.SERVER, self.server)
 
-    def _timeouts(self) -> tuple[float | None, float | None]:
-        return self.client.next_timeout(), self.server.next_timeout()
+    def _timeouts(self) -> tuple[float | None, ...]:
+        return (*(node.next_timeout() for _, node in self._ends()), *(when for when, _ in self._wanted[:1]))
 
     def _event(self, event: Event) -> None:
         if isinstance(event, PortWanted):
-            self._port += 1
-            self.ports.add(self._port)
-            self.client.receive_port(self.now, event.request, self.address.packed, self._port)
+            self._wanted.append((self.now + self.port_delay, event))
         elif isinstance(event, PortReleased):
             self.ports.discard(event.port)
         elif isinstance(event, ConversationOpened):

@@ -13,7 +13,7 @@ def segment(
     seq: int, ack: int, flags: int, size: int = 0, *, reply: bool = False, window: int = 65535, options: bytes = b""
 ) -> Tcp:
     source, destination = (B, A) if reply else (A, B)
-    return Tcp(source, destination, seq, ack, flags, window, bytes(size), options, checksums=True)
+    return Tcp(source, destination, seq, ack, flags, window, bytes(size), options)
 
 
 def established(options: bytes = SCALE_7, server_options: bytes = SCALE_7) -> Tracker:

@@ -1,0 +1,306 @@
+"""A session outlives its flows, the client's addresses and, for the client's side, the server."""
+
+from collections import Counter
+
+import pytest
+
+from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
+from rsock_nf.core.parameters import Cipher, OnProbe
+from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
+from tests.core.wire import Conditions, Nat, Toward
+
+PUBLIC, OTHER_PUBLIC = b"\xc6\x33\x64\x01", b"\xc6\x33\x64\x02"
+
+
+def talk(pair: Pair, seconds: float, *, tag: bytes, back: bool = True) -> None:
+    """Every 20 ms a datagram from the application, and one back to every open socket."""
+    for at in range(int(seconds / 0.02)):
+        pair.say("app", b"%s up %d" % (tag, at))
+        if back:
+            for peer in list(pair.sockets):
+                pair.reply(peer, b"%s down %d" % (tag, at))
+        pair.run(0.02)
+
+
+def session_ids(pair: Pair) -> set[int]:
+    return {event.session_id for _, _, event in pair.events if isinstance(event, SessionUp)}
+
+
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.CHACHA20_POLY1305])
+def test_it_survives_the_loss_of_all_flows(cipher: Cipher) -> None:
+    """Nothing passes for eight seconds: the same session, the same conversation, the same socket afterwards."""
+    with Pair(cipher=cipher) as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        peer = pair.server_peer()
+        pair.wire.drop.append(lambda *_: True)
+        talk(pair, 8.0, tag=b"lost")
+        assert not pair.flows(pair.client)
+        pair.wire.drop.clear()
+        pair.at_target.clear()
+        pair.run_until(lambda: bool(pair.flows(pair.client)), within=32.0)
+        talk(pair, 1.0, tag=b"after")
+        assert len(session_ids(pair)) == 1
+        assert pair.server_peer() == peer
+        assert pair.count(ConversationOpened) == 1
+        assert Counter(who for who, _ in pair.at_target).keys() == {peer}
+
+
+@pytest.mark.parametrize("on_probe", OnProbe)
+@pytest.mark.parametrize("new_address", [None, OTHER_PUBLIC])
+def test_a_nat_that_forgets_and_a_new_public_address(new_address: bytes | None, on_probe: OnProbe) -> None:
+    """What comes from the new place belongs to no flow; ``closed`` answers it with RST, which the client understands."""
+    nat = Nat(PUBLIC)
+    with Pair(nat=nat, server={"on_probe": on_probe}, resets_allowed=on_probe is OnProbe.CLOSED) as pair:
+        pair.up()
+        talk(pair, 12.0, tag=b"before")
+        peer = pair.server_peer()
+        nat.rebind(new_address)
+        pair.at_target.clear()
+        began = pair.now
+        while not pair.at_target:
+            talk(pair, 0.1, tag=b"moved")
+            assert pair.now - began < 5.0
+        talk(pair, 3.0, tag=b"after")
+        assert pair.at_target[-1] == (peer, b"after up 149")
+        assert pair.at_app[-1][1].startswith(b"after down")
+        assert len(session_ids(pair)) == 1
+        assert pair.count(ConversationOpened) == 1
+        assert len(pair.flows(pair.client)) == 10
+        session = next(iter(pair.server.sessions.values()))
+        assert str(session.peer).startswith("198.51.100.2" if new_address else "198.51.100.1")
+
+
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+@pytest.mark.parametrize("on_probe", OnProbe)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_server_restarts_under_traffic(*, back: bool, on_probe: OnProbe, cipher: Cipher) -> None:
+    """Back within five seconds, also if the server stays silent: a new session, new sockets, the old conversation."""
+    closed = on_probe is OnProbe.CLOSED
+    with Pair(cipher=cipher, server={"on_probe": on_probe}, resets_allowed=closed) as pair:
+        pair.up()
+        talk(pair, 3.0, tag=b"before", back=back)
+        number = next(iter(pair.client.group.conversations))
+        pair.restart_server()
+        pair.at_target.clear()
+        began = pair.now
+        while not pair.at_target:
+            talk(pair, 0.1, tag=b"after", back=back)
+            assert pair.now - began < 5.0
+        assert list(pair.client.group.conversations) == [number]
+        assert len(session_ids(pair)) == 2
+        assert pair.count(SessionDown, Toward.CLIENT) == 1
+        if back:
+            pair.at_app.clear()
+            talk(pair, 1.0, tag=b"and back")
+            assert len(pair.at_app) > 40
+
+
+def test_a_server_restarts_while_the_application_is_quiet() -> None:
+    """The keepalive finds out; then the first datagram finds everything ready."""
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        pair.run(5.0)
+        pair.restart_server()
+        pair.run(20.0)
+        pair.say("app", b"hello again")
+        pair.run(0.1)
+        assert pair.heard()[-1] == b"hello again"
+
+
+def test_a_server_restarts_and_only_targets_talk() -> None:
+    """The first datagram of a target after the restart has no socket to come to: the client's probes find out."""
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 12.0, tag=b"before")
+        pair.restart_server()
+        pair.run(15.0)
+        assert len(session_ids(pair)) == 2
+
+
+def test_a_client_restarts() -> None:
+    """A new process knows nothing: a new session, and the old one is gone when nothing is left of it."""
+    with Pair(client={"idle_timeout": 0.0}) as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        pair.replace_client()
+        pair.up()
+        talk(pair, 1.0, tag=b"after")
+        assert len(pair.server.sessions) == 2
+        assert len(pair.sockets) == 2
+        pair.run(1000.0)
+        assert len(pair.server.sessions) == 1
+
+
+def test_the_client_stops() -> None:
+    """It says goodbye, every flow ends with FIN both ways, and the server keeps nothing."""
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        pair.client.stop(pair.now)
+        pair.flush()
+        assert pair.client.closing
+        took = pair.run_until(lambda: not pair.client.closing, 5.0)
+        assert took < 0.1
+        pair.run(5.0)
+        assert not pair.client._flows
+        assert not pair.server._flows
+        assert not pair.server.sessions
+        assert not pair.sockets
+        sent = dict(pair.wire.sent)
+        pair.run(1000.0)
+        assert pair.wire.sent == sent, "nothing more is said"
+
+
+def test_the_server_stops() -> None:
+    """The client ends its flows too, so that the server need not wait, and dials on."""
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 12.0, tag=b"before")
+        pair.server.stop(pair.now)
+        pair.flush()
+        took = pair.run_until(lambda: not pair.server.closing, 5.0)
+        assert took < 0.1
+        assert pair.client.reason == "the server ended the session"
+        assert not pair.flows(pair.client)
+        assert {str(flow.state.value) for flow in pair.server._flows.values()} == {"lingering"}
+        pair.restart_server()
+        pair.run_until(lambda: bool(pair.flows(pair.client)), 5.0)
+
+
+@pytest.mark.parametrize("lost", [Toward.CLIENT, Toward.SERVER])
+@pytest.mark.parametrize("k", range(1, 8))
+def test_the_last_packets_may_be_lost(lost: Toward, k: int) -> None:
+    """Whichever packet of the goodbye is lost, both ends come to their end."""
+    with Pair(client={"flows": 1}) as pair:
+        pair.up()
+        pair.run(1.0)
+        seen = Counter[Toward]()
+
+        def nth(toward: Toward, _: bytes) -> bool:
+            seen[toward] += 1
+            return toward is lost and seen[toward] == k
+
+        pair.wire.drop.append(nth)
+        pair.client.stop(pair.now)
+        pair.flush()
+        pair.run_until(lambda: not pair.client.closing, 2.0)
+        pair.run(8.0)
+        assert not pair.client._flows
+        assert not pair.server._flows
+
+
+def test_reconnect() -> None:
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        peer = pair.server_peer()
+        ports = set(pair.ports)
+        pair.client.reconnect(pair.now)
+        pair.flush()
+        talk(pair, 3.0, tag=b"after")
+        pair.run(4.0)
+        assert len(pair.ports) == 10
+        assert not ports & pair.ports
+        assert pair.server_peer() == peer
+        assert len(session_ids(pair)) == 1
+        assert pair.client.reason == ""
+
+
+def test_the_server_gives_up_flows() -> None:
+    with Pair() as pair:
+        pair.up()
+        pair.run(11.0)
+        pair.server.give_up_flows(pair.now)
+        pair.flush()
+        pair.run_until(lambda: pair.count(FlowOpened, Toward.CLIENT) == 20, 2.0)
+        assert len(session_ids(pair)) == 1
+
+
+def test_wrong_secret() -> None:
+    with Pair(client={"secret": b"x" * 32}) as pair:
+        pair.start()
+        pair.run(40.0)
+        assert "does not answer our hello: is the secret the same on both sides?" in pair.client.reason
+        assert "192.0.2.2 port 100" in pair.client.reason
+        assert not pair.server.sessions
+        assert len(pair.server._half_open) == 0
+        assert not pair.flows(pair.server)
+
+
+def test_wrong_secret_against_a_server_that_closes() -> None:
+    with Pair(client={"secret": b"x" * 32}, server={"on_probe": OnProbe.CLOSED}, resets_allowed=True) as pair:
+        pair.start()
+        pair.run(5.0)
+        assert "refuses port" in pair.client.reason
+        assert "(RST)" in pair.client.reason
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(Cipher.NONE, Cipher.AES_256_GCM), (Cipher.AES_256_GCM, Cipher.NONE)])
+def test_different_ciphers(ours: Cipher, theirs: Cipher) -> None:
+    with Pair(client={"cipher": ours}, server={"cipher": theirs}) as pair:
+        pair.start()
+        pair.run(10.0)
+        expected = f'the server uses cipher {theirs.value}: set "cipher": "{theirs.value}" on this side too'
+        assert pair.client.reason == expected
+        assert not pair.server.sessions
+
+
+def test_nobody_there() -> None:
+    with Pair() as pair:
+        pair.wire.drop.append(lambda toward, _: toward is Toward.CLIENT)
+        pair.start()
+        pair.run(20.0)
+        assert pair.client.reason.startswith("no answer from 192.0.2.2 on port 100")
+        sent = pair.wire.sent[Toward.SERVER]
+        pair.run(300.0)
+        assert pair.wire.sent[Toward.SERVER] - sent < 300 / 20 * 10 * 5, "it backs off"
+
+
+def test_a_full_server_turns_hellos_away_and_forgets_the_session_without_flows() -> None:
+    with Pair(server={"max_sessions": 1}) as pair:
+        pair.up()
+        first = next(iter(pair.server.sessions))
+        old = pair.client
+        pair.replace_client()
+        pair.start()
+        pair.run_until(lambda: pair.client.reason.startswith("the server has as many sessions"), 5.0)
+        assert list(pair.server.sessions) == [first]
+        old.stop(pair.now)
+        pair.run_until(lambda: pair.client.session is not None, 60.0)
+        assert first not in pair.server.sessions
+
+
+def test_the_secret_is_not_in_the_parameters_text() -> None:
+    with Pair() as pair:
+        assert SECRET.decode() not in repr(pair._client_parameters)
+
+
+def test_a_second_address_of_the_server_is_tried() -> None:
+    dead = SERVER_ADDRESS[4] + 7
+    with Pair(client={"server": (dead, SERVER_ADDRESS[4])}) as pair:
+        pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[16:20] == dead.packed)
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 40.0)
+
+
+def test_addresses_of_both_families() -> None:
+    """While a port is being got, the other address may have become the one to use: the port is for the first."""
+    with Pair(client={"server": (SERVER_ADDRESS[4], SERVER_ADDRESS[6])}) as pair:
+        pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[0] >> 4 == 4)
+        pair.port_delay = 0.3
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 60.0)
+        assert pair.client.remote_text == str(SERVER_ADDRESS[6])
+
+
+def test_a_slow_path_is_not_a_dead_one() -> None:
+    """A round trip of 700 ms from the start: SYNs are repeated before the answer comes, and still it stands."""
+    with Pair(conditions=Conditions(delay=0.35)) as pair:
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 15.0)
+        pair.say("app", *numbered(50, 1000))
+        pair.run(30.0)
+        assert len(pair.heard()) == 50
+        assert len(pair.flows(pair.client)) == 10
