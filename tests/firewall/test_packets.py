@@ -11,7 +11,7 @@ import pytest
 
 from rsock_firewall import Firewall, Policy, PortRange
 from rsock_firewall.iptables import Iptables
-from rsock_firewall.nftables import Nftables
+from rsock_firewall.nftables import OWNED, PLAIN, Nftables, NftablesHeld
 from tests.firewall.lab import ACK, ADDRESSES, RST, SYN, SYN_ACK, Lab, Segment, Sender, Tap
 
 HELD, FREE = 10005, 9999
@@ -209,3 +209,19 @@ def test_kill_and_take_over_have_no_gap(lab: Lab, backend: str) -> None:
                 successor.wait()
         assert answers() == []
         assert firewall.clear("packets")
+
+
+@pytest.mark.parametrize("persist", [True, False])
+def test_two_hundred_take_overs_have_no_gap(lab: Lab, persist: bool) -> None:  # noqa: FBT001
+    """As after kill -9: the kernel closes the owner's socket, and nothing else happens."""
+    flags = OWNED if persist else PLAIN
+    with lab.inside():
+        NftablesHeld(SERVER, flags, ingress=True)._close()
+        with stream(lab) as answers:
+            for _ in range(200):
+                NftablesHeld(SERVER, flags, ingress=True)._close()
+            counters = Nftables().counters("packets")
+            assert counters.inbound_packets > 0, "counters outlive a crash"
+            assert counters.output_packets == 0
+            assert answers() == []
+        assert Nftables().clear("packets")
