@@ -96,7 +96,8 @@ class Client(Node):
         self._flows[key] = flow
         isn = int.from_bytes(self._rng(4), "big")
         flow.next_seq = (isn + 1) & _MASK
-        headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE)
+        headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE, flow.template.identification)
+        flow.template.identification = (flow.template.identification + 1) & 0xFFFF
         self._repeat(now, flow, Outgoing(headers, [], 0, 0), SYN_RETRY)
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
@@ -290,7 +291,6 @@ class Client(Node):
             self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
         self._establish(now, flow)
         slot = self._dialer.slots[flow.slot]
-        self._dialer.succeeded(slot)
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
             self._step(now, previous, Input.CLOSE)
@@ -298,7 +298,7 @@ class Client(Node):
         for run in self._waiting.take(now):
             self.receive_datagrams(now, [run])
 
-    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control) -> None:
+    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         if flow.state is State.CONFIRMING:
             self._step(now, flow, Input.READY)  # whatever it says, the server has the flow; its Ready may be lost
         match message:
@@ -319,7 +319,7 @@ class Client(Node):
                 if conversation is not None:
                     self._forget_conversation(now, conversation)
             case _:
-                super()._control(now, flow, session, message)
+                super()._control(now, flow, session, message, received)
 
     # -- the way down
 

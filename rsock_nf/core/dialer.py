@@ -57,10 +57,6 @@ class Dialer:
         """The same for a person."""
         return str(ip_address(self.remote))
 
-    def succeeded(self, slot: Slot) -> None:
-        """A flow was established."""
-        slot.failures = 0
-
     def failed(self, slot: Slot) -> float:
         """A dial failed: seconds to wait.  When every slot has failed, the next address gets its turn."""
         slot.failures += 1
@@ -69,11 +65,15 @@ class Dialer:
         return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
 
     def broken(self, now: float, slot: Slot) -> float:
-        """An established flow ended: seconds to wait before its replacement."""
+        """An established flow ended, or should: seconds to wait before its replacement.
+
+        Being established alone clears no failures: somebody may reset every flow as soon as it carries something.
+        """
         flow = slot.flow
         if flow is not None and now - flow.since < STEADY:
             slot.failures += 1
             return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
+        slot.failures = 0
         return 0.0
 
     def reset(self) -> None:
