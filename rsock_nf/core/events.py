@@ -73,6 +73,16 @@ class FlowClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowSick:
+    """A flow is to be replaced, and carries no bulk until then if there is another."""
+
+    flow_id: int
+    local_port: int
+    remote_port: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Packets will go to this packed address: keep its next hop."""
 
@@ -102,6 +112,7 @@ Event: TypeAlias = (
     | SessionDown
     | FlowOpened
     | FlowClosed
+    | FlowSick
     | Follow
     | Forget
     | Suspect

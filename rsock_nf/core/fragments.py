@@ -16,6 +16,9 @@ from rsock_nf.core.types import Buffer, Malformed
 
 HEADER = struct.Struct("!IBBH")
 MAX_FRAGMENTS = 255
+_ENTRY = 400
+_PART = 64
+"""About what an entry, and each part of it, costs beside the bytes of the datagram: small parts are charged too."""
 
 
 class Fragment(NamedTuple):
@@ -55,7 +58,8 @@ class _Partial:
     parts: list[bytes | None]
     missing: int
     since: float
-    size: int = 0
+    size: int
+    """Bytes charged for it."""
 
 
 @dataclass(slots=True)
@@ -78,7 +82,9 @@ class Reassembly:
         key = (conversation, fragment.identification)
         partial = self._partials.get(key)
         if partial is None:
-            partial = self._partials[key] = _Partial([None] * fragment.total, fragment.total, now)
+            charge = _ENTRY + _PART * fragment.total
+            partial = self._partials[key] = _Partial([None] * fragment.total, fragment.total, now, charge)
+            self._bytes += charge
         if len(partial.parts) != fragment.total or partial.parts[fragment.position] is not None:
             return None  # a duplicate, or of another datagram under a reused number
         part = bytes(fragment.part)

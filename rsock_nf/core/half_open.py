@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rsock_nf.core.protocols import Offer, SessionKeys
 from rsock_nf.core.segment import FlowKey
@@ -21,6 +22,17 @@ BURST = 40.0
 """And at once: a client with many flows joins with all of them."""
 _MAX_SOURCES = 1024
 MAX_SAID_BY = 8
+
+
+class Said(NamedTuple):
+    """Where in sequence space a hello or join was said, and where its confirmation must be."""
+
+    isn: int
+    """The client's initial sequence number."""
+    seq: int
+    """Of the confirmation."""
+    ack: int
+    """What the confirmation acknowledges: our answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +50,15 @@ class HalfOpen:
     since: float
     joined: bool
     """Of an existing session."""
-    said_by: dict[FlowKey, int] = field(default_factory=dict)
-    """Who said it, behind a handshake that proved the address → the client's initial sequence number there.
+    said_by: dict[FlowKey, Said] = field(default_factory=dict)
+    """Who said it, behind a handshake that proved the address.
     A recorded message may be said by others too; a confirmation counts only from one of these."""
 
-    def heard_from(self, key: FlowKey, isn: int) -> None:
+    def heard_from(self, key: FlowKey, said: Said) -> None:
         """``key`` said it; the one that said it first gives way when there are too many."""
         if key not in self.said_by and len(self.said_by) >= MAX_SAID_BY:
             del self.said_by[next(iter(self.said_by))]
-        self.said_by[key] = isn
+        self.said_by[key] = said
 
 
 class HalfOpenTable:

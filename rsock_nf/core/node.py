@@ -12,12 +12,12 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 
 from rsock_nf.core import messages
-from rsock_nf.core.events import Event, FlowClosed, FlowOpened, Suspect
+from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, Suspect
 from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
 from rsock_nf.core.fragments import parse_fragment, split
 from rsock_nf.core.icmp import parse_too_big
 from rsock_nf.core.parameters import Common
-from rsock_nf.core.protocols import Frames, Handshake, Kind, Rng
+from rsock_nf.core.protocols import MAX_FRAME, Frames, Handshake, Kind, Rng
 from rsock_nf.core.pump import Handover, Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
 from rsock_nf.core.segment import FIN, RST, FlowKey, Segment, parse_segment
 from rsock_nf.core.session import Session
@@ -37,6 +37,9 @@ CLOSE_RETRY = 0.5
 CLOSE_TRIES = 3
 SICK_LOSS = 0.1
 """A flow is sick when it loses this share more than twice the median of its session's flows."""
+REPLACE_AT = 2**31
+"""Sealed data frames sent on a flow after which it is replaced: their counter, the nonce, has 32 bits."""
+END_AT = 3 * 2**30
 MIN_HEALTHY = 3
 """With fewer flows than this there is nothing to compare: none is called sick."""
 
@@ -127,7 +130,7 @@ class Node:
 
     def _slow(self, now: float, item: Slow) -> None:
         if isinstance(item, SlowFrames):
-            self._frames(now, item.flow, item.frames)
+            self._frames(now, item)
         elif isinstance(item, SlowPayload):
             self._unopened(now, item)
         else:
@@ -183,7 +186,7 @@ class Node:
         self._runs += runs
         sealed = False
         for item in slow:
-            sealed |= isinstance(item, SlowFrames) and self._frames(now, pump, item.frames, fin=True)
+            sealed |= isinstance(item, SlowFrames) and self._frames(now, item, fin=True)
         if sealed:
             # Frames that overtook the FIN in this batch have moved ``received`` already.
             end = (segment.seq + len(segment.payload) + 1) & 0xFFFFFFFF
@@ -201,8 +204,9 @@ class Node:
         else:
             self.counters["FIN out of sequence"] += 1
 
-    def _frames(self, now: float, pump: PumpFlow, frames: Frames, *, fin: bool = False) -> bool:
+    def _frames(self, now: float, item: SlowFrames, *, fin: bool = False) -> bool:
         """Authenticated frames that are not plain data.  True = a close frame, in the segment with FIN."""
+        pump, frames, received = item
         flow = self._flows.get(pump.key)
         if flow is None or flow.session is None:
             return False
@@ -214,7 +218,7 @@ class Node:
                 return False
             if isinstance(message, messages.CloseFlow):
                 return fin
-            self._control(now, flow, flow.session, message)
+            self._control(now, flow, flow.session, message, received)
         elif frames.kind == Kind.FRAGMENT:
             for body in frames.datagrams:
                 self._fragment(now, flow.session, frames.conversation, body)
@@ -241,13 +245,16 @@ class Node:
             known.received_bytes += len(datagram)
             self._runs.append(Run(known.peer, [datagram], len(datagram)))
 
-    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control) -> None:
-        """Control messages that both roles understand; the roles extend it."""
+    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
+        """Control messages that both roles understand; the roles extend it.
+
+        ``received``: frames received on ``flow`` up to and with this one.
+        """
         match message:
             case messages.Probe(number=number):
-                self._answer_probe(flow, session, number)
-            case messages.ProbeAnswer(number=number, flow_id=flow_id, received=received):
-                self._probe_answered(now, session.flows.get(flow_id), number, received)
+                self._answer_probe(flow, session, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
+            case messages.ProbeAnswer(number=number, flow_id=flow_id, received=arrived):
+                self._probe_answered(now, session.flows.get(flow_id), number, arrived)
             case messages.FlowDown(flow_id=flow_id):
                 down = session.flows.get(flow_id)
                 if down is not None:
@@ -345,7 +352,7 @@ class Node:
         return flow.pump
 
     def _link_payload(self, key: FlowKey) -> int:
-        return self._mtu - (60 if len(key.local) == 16 else 40)
+        return min(self._mtu - (60 if len(key.local) == 16 else 40), MAX_FRAME)
 
     def _tell(self, session: Session, message: messages.Control, avoid: Flow | None = None) -> None:
         """Send a control message on some usable flow that has credit left: whoever needs it asks again."""
@@ -370,7 +377,7 @@ class Node:
             return
         padding = 0
         if not flow.path.confirmed and not flow.health.unanswered:
-            empty = len(pump.codec.pack_control(0, messages.Probe(0)))  # never sent: only its size is wanted
+            empty = pump.codec.control_size(messages.Probe(0))
             padding = max(flow.path.size - empty, 0)
         number = flow.health.probe_sent(now, pump.sent_frames + 1, pump.received_frames)
         if padding:
@@ -378,10 +385,9 @@ class Node:
         self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
         self._deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
 
-    def _answer_probe(self, flow: Flow, session: Session, number: int) -> None:
+    def _answer_probe(self, flow: Flow, session: Session, answer: messages.ProbeAnswer) -> None:
         if flow.pump is None or flow.state not in (State.ESTABLISHED, State.CONFIRMING):
             return  # behind our FIN there is no sequence space; a demoted flow sends nothing
-        answer = messages.ProbeAnswer(number, flow.flow_id, flow.pump.received_frames & 0xFFFFFFFF)
         self._out.append(self.pump.send_control(flow.pump, answer))
         if flow.pump not in session.group.usable:
             self._tell(session, answer, avoid=flow)
@@ -435,6 +441,18 @@ class Node:
         if sick and not flow.sick and flow.pump in usable and len(usable) > 1:
             usable.remove(flow.pump)
             flow.sick = True
+            text = f"loses {flow.health.loss:.0%} of what we send on it, half of the flows lose less than {median:.0%}"
+            self._events.append(FlowSick(flow.flow_id, flow.key.local_port, flow.key.remote_port, text))
+            self._turned_sick(now, flow)
+
+    def _worn_out(self, now: float, flow: Flow, pump: PumpFlow) -> None:
+        """Its counters will run out: it is replaced long before, and ends in any case before one could come twice."""
+        if pump.counter >= END_AT:
+            self._step(now, flow, Input.DEAD, "its counters have run out")
+        elif pump.counter >= REPLACE_AT and not flow.sick:
+            flow.sick = True
+            text = "has used up half of its counters"
+            self._events.append(FlowSick(flow.flow_id, flow.key.local_port, flow.key.remote_port, text))
             self._turned_sick(now, flow)
 
     # -- conversations
@@ -503,9 +521,10 @@ class Node:
                 self._moved[conversation] = (moved, now)
             elif now - since >= self._parameters.duration:
                 self._expire_conversation(now, conversation)
-        for flow in self._flows.values():
+        for flow in list(self._flows.values()):
             if flow.pump and flow.state is State.ESTABLISHED:
                 frames = flow.pump.sent_frames + flow.pump.received_frames
+                self._worn_out(now, flow, flow.pump)
                 if frames > flow.swept_frames + 4 and not flow.health.waiting:
                     # The first traffic after silence: do not leave the flow unwatched until its keepalive.
                     self._hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)

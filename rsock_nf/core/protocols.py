@@ -31,6 +31,10 @@ class Kind(enum.IntEnum):
     """A sealed control message."""
 
 
+MAX_FRAME = 16384
+"""Bytes of the longest frame, header and tag included: its length has 14 bits."""
+
+
 class Frames(NamedTuple):
     """Consecutive frames of one kind and conversation, opened and authenticated."""
 
@@ -70,6 +74,9 @@ class FlowCodec(Protocol):
 
     def pack_control(self, counter: int, message: Control) -> bytes:
         """One sealed control frame."""
+
+    def control_size(self, message: Control) -> int:
+        """Bytes that ``pack_control`` makes of it."""
 
     def read_control(self, body: Buffer) -> Control:
         """The message in an opened control frame.  Raises ``Malformed``."""
@@ -164,8 +171,13 @@ class Handshake(Protocol):
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:
         """Client: the challenge sent back, sealed."""
 
-    def read_untrusted(self, message: Buffer, rng: Rng) -> HelloMessage | JoinMessage | ConfirmMessage:
-        """Server: what a stranger's first payload is.  Raises ``Malformed``, also for a wrong secret."""
+    def read_untrusted(
+        self, message: Buffer, rng: Rng, *, hello: bool = True
+    ) -> HelloMessage | JoinMessage | ConfirmMessage:
+        """Server: what a stranger's payload is.  Raises ``Malformed``, also for a wrong secret.
+
+        A hello costs public-key operations: ``hello`` False refuses it before them.
+        """
 
     def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:
         """Server: (second message, the session's keys)."""

@@ -215,6 +215,8 @@ class SlowFrames(NamedTuple):
 
     flow: PumpFlow
     frames: Frames
+    received: int
+    """Frames received on the flow up to and with these: what the batch brought behind them is not in it."""
 
 
 class SlowPayload(NamedTuple):
@@ -478,7 +480,7 @@ class Pump:
                     conversation.opened()
                 runs.append(Run(conversation.peer, datagrams, frames.size))
                 return
-        slow.append(SlowFrames(flow, frames))
+        slow.append(SlowFrames(flow, frames, flow.received_frames))
 
     def receive_final(self, flow: PumpFlow, packet: Packet, segment: Segment) -> tuple[list[Run], list[Slow]]:
         """A segment of ``flow`` with FIN, which its owner looked at first: its frames, as ``from_link`` would."""

@@ -16,7 +16,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.cookie import Cookie
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
 from rsock_nf.core.flow import Flow, Input, State
-from rsock_nf.core.half_open import MAX_AGE, HalfOpen, HalfOpenTable
+from rsock_nf.core.half_open import MAX_AGE, HalfOpen, HalfOpenTable, Said
 from rsock_nf.core.node import SWEEP, Node
 from rsock_nf.core.parameters import OnProbe, ServerParameters
 from rsock_nf.core.protocols import (
@@ -130,37 +130,49 @@ class Server(Node):
         self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
 
     def _first_payload(self, now: float, packet: Packet, segment: Segment) -> None:
-        """A hello, a join, or a confirmation; anything else is treated as ``on_probe`` says."""
+        """A hello, a join, or a confirmation; anything else is treated as ``on_probe`` says.
+
+        What costs least is asked first: a hello costs a Diffie-Hellman only behind a handshake that proved the
+        address, below the rate limit, and once.
+        """
+        isn = (segment.seq - 1) & _MASK
+        first = self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now)
+        digest = hashlib.sha256(segment.payload).digest() if first else b""
+        known = self._half_open.find(digest) if first else None
+        if known is None and first and not self._half_open.allow(now, segment.key.remote):
+            self.counters["hellos above the rate limit"] += 1
+            return
         try:
-            message = self._handshake.read_untrusted(segment.payload, self._rng)
-            if isinstance(message, ConfirmMessage):
-                self._confirmed(now, packet, segment, message)
-                return
-            isn = (segment.seq - 1) & _MASK
-            if not self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now):
-                self.counters["hellos without a handshake"] += 1
-                return
-            digest = hashlib.sha256(segment.payload).digest()
-            known = self._half_open.find(digest)
-            if known is not None:
-                answer = known.answer
-            elif not self._half_open.allow(now, segment.key.remote):
-                self.counters["hellos above the rate limit"] += 1
-                return
-            elif isinstance(message, JoinMessage):
-                answer = self._join(now, message, digest)
-            else:
-                answer = self._hello(now, message, digest)
+            answer = known.answer if known else self._answer(now, packet, segment, digest)
         except Malformed:
             self.counters["payloads from strangers"] += 1
             if self._config.on_probe is OnProbe.CLOSED and segment.key not in self._flows:
                 self._refuse(packet, segment)
             return
+        if not answer:
+            return
         entry = self._half_open.find(digest)
         if entry is not None:
-            entry.heard_from(segment.key, isn)
+            seq = (segment.seq + len(segment.payload)) & _MASK
+            entry.heard_from(segment.key, Said(isn, seq, (segment.ack + len(answer)) & _MASK))
             self._deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
         self._reply(packet, segment, answer)
+
+    def _answer(self, now: float, packet: Packet, segment: Segment, digest: bytes) -> bytes:
+        """To a payload that was not answered before; b"" = none is due.  ``digest`` b"": not the first of its flow.
+
+        Raises ``Malformed``.
+        """
+        message = self._handshake.read_untrusted(segment.payload, self._rng, hello=bool(digest))
+        if isinstance(message, ConfirmMessage):
+            self._confirmed(now, packet, segment, message)
+            return b""
+        if not digest:
+            self.counters["hellos without a handshake"] += 1
+            return b""
+        if isinstance(message, JoinMessage):
+            return self._join(now, message, digest)
+        return self._hello(now, message, digest)
 
     def _hello(self, now: float, hello: HelloMessage, digest: bytes) -> bytes:
         if hello.offer.mss < SMALLEST_PAYLOAD:
@@ -203,7 +215,8 @@ class Server(Node):
             return
         if self._handshake.read_confirm(entry.keys, confirm) != entry.challenge:
             raise Malformed("another challenge than ours")
-        if segment.key not in entry.said_by:
+        said = entry.said_by.get(segment.key)
+        if said is None or (segment.seq, segment.ack) != said[1:]:
             self.counters["confirmations from elsewhere"] += 1  # who says it has proved no address
             return
         session = self.sessions.get(entry.session_id)
@@ -233,7 +246,7 @@ class Server(Node):
         self, now: float, packet: Packet, segment: Segment, session: Session, entry: HalfOpen, number: int
     ) -> None:
         flow = Flow(number, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big"))
-        flow.isn = entry.said_by[segment.key]
+        flow.isn = entry.said_by[segment.key].isn
         flow.mss = min(entry.offer.mss, self._link_payload(segment.key))
         flow.scale = entry.offer.window_scale
         flow.next_seq = segment.ack
@@ -284,19 +297,23 @@ class Server(Node):
         """Nothing authenticates: the confirmation again, since our answer was lost, or a new client behind this NAT."""
         try:
             segment = parse_segment(item.packet)
-            message = self._handshake.read_untrusted(segment.payload, self._rng)
         except Malformed:
             self.counters["payloads that do not authenticate"] += 1
             return
         flow = self._flows.get(segment.key)
-        if flow is None:
-            return
-        session_id = flow.session.session_id if flow.session else -1
-        again = isinstance(message, ConfirmMessage) and message[:2] == (session_id, flow.flow_id)
-        if again and item.flow.received_frames == 0:
+        if flow is not None and item.flow.received_frames == 0 and self._confirms(flow, segment):
             self._ready(flow, item.packet)
         else:
             self._first_payload(now, item.packet, segment)
+
+    def _confirms(self, flow: Flow, segment: Segment) -> bool:
+        """It is the confirmation that opened ``flow``, or looks like it."""
+        try:
+            message = self._handshake.read_untrusted(segment.payload, self._rng, hello=False)
+        except Malformed:
+            return False
+        session_id = flow.session.session_id if flow.session else -1
+        return isinstance(message, ConfirmMessage) and message[:2] == (session_id, flow.flow_id)
 
     def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:  # noqa: ARG002
         raise AssertionError("a server's flows are established from the first")

@@ -20,7 +20,7 @@ from typing import Any
 
 from rsock_firewall import FirewallError, Held, Policy, select
 from rsock_nf.core.client import Client
-from rsock_nf.core.events import Event, FlowClosed, FlowOpened, SessionDown, SessionUp
+from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import Outgoing, Run
 from rsock_nf.errors import TunnelError
@@ -294,6 +294,8 @@ class Driver:
                 self.log.info("flow %d, port %d to %d, is up", flow_id, local, remote)
             case FlowClosed(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
                 self.log.info("flow %d, port %d to %d, is down: %s", flow_id, local, remote, reason)
+            case FlowSick(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
+                self.log.info("flow %d, port %d to %d, will be replaced: it %s", flow_id, local, remote, reason)
             case _:
                 raise AssertionError(f"unhandled {event!r}")
 

@@ -167,10 +167,12 @@ class NativeHandshake:
 
     # -- server
 
-    def read_untrusted(self, message: Buffer, rng: Rng) -> HelloMessage | JoinMessage | ConfirmMessage:
+    def read_untrusted(
+        self, message: Buffer, rng: Rng, *, hello: bool = True
+    ) -> HelloMessage | JoinMessage | ConfirmMessage:
         """See ``Handshake``."""
         kind, body = self._open(message)
-        if kind == _HELLO:
+        if kind == _HELLO and hello:
             noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
             return _Hello(_parse_offer(noise.read_message(body)), noise)
         if kind not in (_JOIN, _CONFIRM) or len(body) < _JOIN_HEAD.size + _TAG:

@@ -84,6 +84,10 @@ class _Control:
         self._sending = sending
         self._receiving = receiving
 
+    def control_size(self, message: Control) -> int:
+        """See ``FlowCodec``."""
+        return HEADER.size + len(build_control(message)) + TAG
+
     def read_control(self, body: Buffer) -> Control:
         """See ``FlowCodec``."""
         return parse_control(body)
