@@ -40,6 +40,8 @@ SICK_LOSS = 0.1
 REPLACE_AT = 2**31
 """Sealed data frames sent on a flow after which it is replaced: their counter, the nonce, has 32 bits."""
 END_AT = 3 * 2**30
+BLACK_HOLE_LOSS = 0.5
+"""From this loss on it may be that only small frames pass: the path's MTU is confirmed again."""
 MIN_HEALTHY = 3
 """With fewer flows than this there is nothing to compare: none is called sick."""
 
@@ -434,6 +436,8 @@ class Node:
         session = flow.session
         if session is None or flow.pump is None or flow.state is not State.ESTABLISHED:
             return
+        if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
+            flow.path.start(flow.path.size)  # RFC 8899 section 4.3: is it still true?
         losses = sorted(other.health.loss for other in session.flows.values())
         median = losses[len(losses) // 2]
         usable = session.group.usable

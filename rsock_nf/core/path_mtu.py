@@ -1,7 +1,7 @@
 """What size of segment a path really lets through, found by padded probes (after RFC 8899, for one flow).
 
 The handshake's MSS is where it starts.  A probe padded to that size either comes back, and
-the size is confirmed, or is lost twice while small probes are answered: then the next lower
+the size is confirmed, or is lost three times while small probes are answered: then the next lower
 size is tried.  A router that says "too big" shortens the search (``reduce``).
 """
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 PLATEAUS = (1400, 1360, 1320, 1240, 1160, 1000, 536)
 """TCP payload sizes tried below the handshake's: what common tunnels leave of 1,500 bytes."""
-_LOST_PROBES = 2
+_LOST_PROBES = 3
+"""RFC 8899 section 5.1.2, MAX_PROBES."""
 
 
 @dataclass(slots=True)
