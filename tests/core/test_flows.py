@@ -1,0 +1,380 @@
+"""A flow's health, its path's MTU, its counters and its table."""
+
+import struct
+from collections import Counter
+from itertools import product
+
+import pytest
+
+from rsock_nf.core.events import FlowClosed, FlowOpened, Suspect
+from rsock_nf.core.flow import TRANSITIONS, Flow, Input, State
+from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.timers import Deadlines, Timer
+from tests.core.conntrack import parse_tcp
+from tests.core.pair import SERVER_ADDRESS, Pair, numbered
+from tests.core.wire import Conditions, Toward
+
+KEY = FlowKey(b"\x0a\0\0\x01", 40_000, b"\xc0\0\x02\x02", 10_001)
+
+
+def port_of(packet: bytes) -> int:
+    """The client's."""
+    tcp = parse_tcp(packet)
+    return tcp.destination[1] if 10_001 <= tcp.source[1] <= 10_010 else tcp.source[1]
+
+
+def load(pair: Pair, seconds: float, *, size: int = 600, back: bool = True) -> None:
+    for at in range(int(seconds / 0.02)):
+        pair.say("app", *numbered(10, size, b"u", 10 * at))
+        if back:
+            for peer in pair.sockets:
+                pair.reply(peer, *numbered(10, size, b"d", 10 * at))
+        pair.run(0.02)
+
+
+# -- health
+
+
+@pytest.mark.parametrize("bad", Toward)
+def test_a_flow_that_loses_half_is_avoided_and_replaced(bad: Toward) -> None:
+    """In either direction: only the sending end can tell, and only the client can dial."""
+    with Pair(client={"flows": 5}) as pair:
+        pair.up()
+        load(pair, 12.0)
+        sick = pair.flows(pair.client)[2]
+        port = sick.key.local_port
+        lossy = pair.rng.__class__(9)
+        pair.wire.drop.append(lambda toward, packet: toward is bad and port_of(packet) == port and lossy.random() < 0.5)
+        load(pair, 12.0)
+        assert sick not in pair.flows(pair.client)
+        assert len(pair.flows(pair.client)) == len(pair.flows(pair.server)) == 5
+        assert pair.count(FlowClosed, Toward.CLIENT) == 1, "the others are well"
+
+
+def test_the_same_loss_on_all_flows_makes_none_of_them_sick() -> None:
+    with Pair(client={"flows": 5}, conditions=Conditions(loss=0.25), late_syns=True) as pair:
+        pair.start()
+        pair.run(5.0)
+        load(pair, 20.0)
+        assert not [flow for flow in pair.flows(pair.client) if flow.sick]
+        losses = [flow.health.loss for flow in pair.flows(pair.client)]
+        assert all(0.15 < loss < 0.35 for loss in losses)
+
+
+def test_a_replacement_is_made_before_the_break() -> None:
+    with Pair(client={"flows": 4}) as pair:
+        pair.up()
+        load(pair, 12.0)
+        port = pair.flows(pair.client)[0].key.local_port
+        lossy = pair.rng.__class__(9)
+        pair.wire.drop.append(
+            lambda toward, packet: toward is Toward.SERVER and port_of(packet) == port and lossy.random() < 0.5
+        )
+        load(pair, 12.0)
+        opened = [when for when, side, event in pair.events if side is Toward.CLIENT and isinstance(event, FlowOpened)]
+        closed = [when for when, side, event in pair.events if side is Toward.CLIENT and isinstance(event, FlowClosed)]
+        assert opened[-1] <= closed[0]
+
+
+def test_several_silent_flows_make_the_next_hop_suspect() -> None:
+    with Pair() as pair:
+        pair.up()
+        load(pair, 2.0)
+        pair.wire.drop.append(lambda *_: True)
+        load(pair, 1.5)
+        assert pair.count(Suspect, Toward.CLIENT) >= 1
+
+
+def test_round_trip_and_loss_are_measured() -> None:
+    with Pair(conditions=Conditions(delay=0.04), client={"flows": 2}) as pair:
+        pair.up()
+        load(pair, 5.0)
+        for node in (pair.client, pair.server):
+            for flow in pair.flows(node):
+                assert flow.health.srtt == pytest.approx(0.08, abs=0.005)
+                assert flow.health.loss == 0.0
+
+
+def test_an_unused_tunnel_is_quiet() -> None:
+    """Keepalives only: ten flows, each probed from both ends every ten seconds, with its answer and an ACK for it."""
+    with Pair(client={"idle_timeout": 0.0}) as pair:
+        pair.up()
+        pair.run(20.0)
+        before = sum(pair.wire.sent.values())
+        pair.run(100.0)
+        assert 100 <= sum(pair.wire.sent.values()) - before <= 10 * 2 * 13 * 3
+
+
+# -- path MTU
+
+
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+@pytest.mark.parametrize("mtu", [1480, 1400, 1300, 1280])
+@pytest.mark.parametrize("toward", Toward)
+def test_a_black_hole_for_large_segments_from_the_start(cipher: Cipher, mtu: int, toward: Toward) -> None:
+    """A tunnel on the way eats what is larger, and says nothing: the flows shrink, large datagrams become fragments."""
+    with Pair(cipher=cipher, client={"flows": 3}) as pair:
+        pair.wire.conditions = {end: Conditions(mtu=mtu if end is toward else 65535) for end in Toward}
+        pair.up()
+        load(pair, 8.0, size=1400)
+        sender = pair.client if toward is Toward.SERVER else pair.server
+        for flow in pair.flows(sender):
+            assert flow.path.confirmed
+            assert mtu - 40 - 120 <= flow.path.size <= mtu - 40
+        pair.run(1.0)
+        pair.at_target.clear()
+        pair.at_app.clear()
+        pair.say("app", *numbered(20, 1400, b"x"))
+        pair.reply(pair.server_peer(), *numbered(20, 1400, b"y"))
+        pair.run(0.5)
+        assert len(pair.at_target) == len(pair.at_app) == 20
+
+
+@pytest.mark.parametrize("flows", [1, 2, 5])
+def test_a_black_hole_that_comes_later(flows: int) -> None:
+    """The route changes: what was confirmed is not true any more."""
+    with Pair(client={"flows": flows}) as pair:
+        pair.up()
+        load(pair, 5.0, size=1400)
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(mtu=1300))
+        load(pair, 10.0, size=1400)
+        pair.at_target.clear()
+        pair.at_app.clear()
+        pair.say("app", *numbered(20, 1400, b"x"))
+        pair.reply(pair.server_peer(), *numbered(20, 1400, b"y"))
+        pair.run(0.5)
+        assert len(pair.at_target) == len(pair.at_app) == 20
+
+
+def test_two_lost_probes_are_no_black_hole() -> None:
+    """RFC 8899 section 5.1.2: MAX_PROBES is 3."""
+    with Pair(client={"flows": 1}) as pair:
+        lost = Counter[Toward]()
+
+        def lose(toward: Toward, packet: bytes) -> bool:
+            lost[toward] += len(packet) == 1500
+            return len(packet) == 1500 and lost[toward] <= 2
+
+        pair.wire.drop.append(lose)
+        pair.up()
+        pair.run(10.0)
+        assert lost[Toward.SERVER] == lost[Toward.CLIENT] == 3
+        for node in (pair.client, pair.server):
+            assert pair.flows(node)[0].path.size == 1460
+
+
+def too_big(about: bytes, mtu: int) -> bytes:
+    """ICMP fragmentation needed about a packet, from a router on the way (RFC 1191)."""
+    inner = about[:28]
+    icmp = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + inner
+    total = int.from_bytes(icmp + b"\0" * (len(icmp) & 1), "big") % 0xFFFF or 0xFFFF
+    icmp = icmp[:2] + (0xFFFF - total).to_bytes(2, "big") + icmp[4:]
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(icmp), 1, 0, 60, 1, 0, b"\x0a\xff\xff\x01", about[12:16])
+    header = int.from_bytes(ip, "big") % 0xFFFF or 0xFFFF
+    return ip[:10] + (0xFFFF - header).to_bytes(2, "big") + ip[12:] + icmp
+
+
+def test_icmp_too_big_shrinks_the_flow_at_once() -> None:
+    with Pair(client={"flows": 2}) as pair:
+
+        def router(toward: Toward, packet: bytes) -> bool:
+            if toward is Toward.SERVER and len(packet) > 1300:
+                pair.wire.inject(pair.now + 0.005, Toward.CLIENT, too_big(packet, 1300), behind_judge=True)
+                return True
+            return False
+
+        pair.wire.drop.append(router)
+        pair.up()
+        pair.run(1.0)
+        pair.say("app", *numbered(40, 1400))
+        pair.run(0.3)
+        assert len(pair.heard()) == 40
+        assert {flow.path.size for flow in pair.flows(pair.client)} == {1260}
+        assert {flow.path.size for flow in pair.flows(pair.server)} == {1460}, "the other direction is another path"
+
+
+@pytest.mark.parametrize("what", ["seq", "port", "larger", "tiny"])
+def test_a_forged_too_big(what: str) -> None:
+    with Pair(client={"flows": 1}) as pair:
+        pair.up()
+        pair.run(5.0)
+        flow = pair.flows(pair.client)[0]
+        pump = flow.pump
+        assert pump is not None
+        key = flow.key
+        seq = pump.next_seq - 100 if what in ("larger", "tiny") else pump.next_seq + 100
+        port = key.local_port + (what == "port")
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 1500, 1, 0, 60, 6, 0, key.local, key.remote)
+        inner = ip + struct.pack("!HHI", port, key.remote_port, seq & 0xFFFFFFFF)
+        mtu = {"larger": 9000, "tiny": 68}.get(what, 1000)
+        pair.wire.inject(pair.now, Toward.CLIENT, too_big(inner, mtu), behind_judge=True)
+        pair.run(3.0)
+        assert flow.path.size == (536 if what == "tiny" else 1460), "nothing goes below what every path has"
+        assert pair.client.counters["ICMP for nothing of ours"] == (what in ("seq", "port"))
+
+
+def test_the_link_shrinks() -> None:
+    with Pair(client={"flows": 2}) as pair:
+        pair.up()
+        pair.run(3.0)
+        pair.client.receive_mtu(pair.now, 1300, 64_000)
+        pair.wire.conditions[Toward.SERVER] = Conditions(mtu=1300)
+        pair.say("app", *numbered(40, 1400))
+        pair.run(0.3)
+        assert len(pair.heard()) == 40
+
+
+def test_a_link_without_bursts() -> None:
+    with Pair(burst=0) as pair:
+        pair.up()
+        pair.say("app", *numbered(50, 1000))
+        pair.reply("nobody", b"unknown")
+        pair.run(0.3)
+        assert len(pair.heard()) == 50
+        pair.client.receive_mtu(pair.now, 1500, 64_000)
+        pair.say("app", *numbered(50, 1000, b"b"))
+        pair.run(0.3)
+        assert len(pair.heard()) == 100
+        assert pair.server.counters["data from a closed conversation"] == 1
+
+
+# -- wear
+
+
+@pytest.mark.parametrize("end", Toward)
+def test_a_flow_is_replaced_before_its_counter_is_used_up(end: Toward) -> None:
+    """Make before break at 2**31, whichever end's counter it is; a nonce is never used twice."""
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 2}) as pair:
+        pair.up()
+        pair.say("app", b"first")
+        pair.run(12.0)
+        worn = pair.flows(pair.client)[0].flow_id
+        sender = pair.client if end is Toward.CLIENT else pair.server
+        flow = next(flow for flow in pair.flows(sender) if flow.flow_id == worn)
+        assert flow.pump is not None
+        flow.pump.counter = 1 << 31
+        load(pair, 5.0)
+        assert worn not in {flow.flow_id for flow in pair.flows(pair.client)}
+        assert len(pair.flows(pair.client)) == 2
+        assert len(pair.heard()) == 2501
+
+
+def test_a_flow_that_cannot_be_replaced_ends_before_its_counter_wraps() -> None:
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 1}) as pair:
+        pair.up()
+        pair.run(12.0)
+        pair.wire.drop.append(lambda _, packet: parse_tcp(packet).kind == "SYN")
+        flow = pair.flows(pair.client)[0]
+        assert flow.pump is not None
+        flow.pump.counter = (1 << 32) - 1000
+        load(pair, 3.0, back=False)
+        assert flow not in pair.flows(pair.client)
+        assert flow.pump.counter < 1 << 32
+
+
+# -- the table
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    reached = {State.SYN_SENT, State.ESTABLISHED}  # where clients' and servers' flows begin
+    for rows in TRANSITIONS.values():
+        reached |= {state for state, _ in rows.values()}
+    assert reached == set(State) == set(TRANSITIONS)
+    for state in State:
+        seen, todo = {state}, [state]
+        while todo:
+            todo += [to for to, _ in TRANSITIONS[todo.pop()].values() if to not in seen and not seen.add(to)]  # type: ignore[func-returns-value]
+        assert State.CLOSED in seen
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(State, Input)), ids=lambda value: value.name)
+def test_every_input_in_every_state(state: State, event: Input) -> None:
+    """Is a row of the table, or is dropped and counted; nothing raises."""
+    with Pair() as pair:
+        node = pair.client
+        node.start(pair.now)
+        flow = Flow(1, KEY, state=state, identification=0, slot=0)
+        flow.mss = 1460
+        node._flows[KEY] = flow
+        known = event in TRANSITIONS[state]
+        if event is Input.ANSWER or (event is Input.READY and known) or event in (Input.SAY_JOIN, Input.SYN_ACK):
+            node._active = False  # its action needs a session, which this flow has not: what it does is seen elsewhere
+        assert node._step(pair.now, flow, event) is known
+        if known:
+            assert (flow.state if event is not Input.SYN_ACK else State.TCP_UP) is TRANSITIONS[state][event][
+                0
+            ] or state is State.CONFIRMING
+        else:
+            assert flow.state is state
+            assert node.counters[f"{event.value} in {state.value}"] == 1
+        node._flows.clear()
+        node._events.clear()
+
+
+# -- timers
+
+
+def test_every_timer_is_handled() -> None:
+    """Each that the enumeration names is armed by somebody in ordinary life, and none is left over."""
+    armed: set[Timer] = set()
+    plain = Deadlines.set
+
+    class Spy(Deadlines):
+        def set(self, timer: Timer, key: object, when: float) -> None:
+            armed.add(timer)
+            plain(self, timer, key, when)
+
+    with Pair() as pair:
+        pair.client._deadlines = Spy()
+        pair.server._deadlines = Spy()
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(3.0)
+        pair.client.stop(pair.now)
+        pair.flush()
+        pair.run(900.0)
+        assert armed == set(Timer)
+        assert pair.server.next_timeout() is None
+
+
+def test_deadlines() -> None:
+    deadlines = Deadlines()
+    assert deadlines.next() is None
+    deadlines.set(Timer.PROBE, "a", 3.0)
+    deadlines.set(Timer.PROBE, "b", 2.0)
+    deadlines.set(Timer.PROBE, "a", 1.0)
+    deadlines.set_if_unset(Timer.PROBE, "b", 0.5)
+    deadlines.set(Timer.DIAL, "c", 4.0)
+    assert deadlines.next() == 1.0
+    deadlines.cancel(Timer.PROBE, "nothing")
+    seen = []
+    for timer, key in deadlines.due(3.5):
+        seen.append((timer, key))
+        if key == "a":
+            deadlines.set(Timer.PROBE, "a", 3.2)  # armed meanwhile, and due too
+            deadlines.cancel_all("b")
+        if len(seen) == 2:
+            break
+    assert seen == [(Timer.PROBE, "a"), (Timer.PROBE, "a")]
+    assert deadlines.get(Timer.DIAL, "c") == 4.0
+
+
+def test_nothing_is_left_of_closed_flows() -> None:
+    """Hundreds of flows come and go: neither flows nor deadlines pile up."""
+    with Pair(client={"flows": 3}, conditions=Conditions(loss=0.1), late_syns=True) as pair:
+        pair.up()
+        for _ in range(40):
+            pair.client.reconnect(pair.now)
+            pair.flush()
+            pair.run(2.0)
+        pair.run(60.0)
+        assert len(pair.client._flows) <= 3
+        assert len(pair.server._flows) <= 6
+        for node in (pair.client, pair.server):
+            flows = {key for _, key in node._deadlines._when if isinstance(key, Flow)}
+            assert flows <= set(node._flows.values())
+            assert len(node._deadlines._heap) < 200
+            assert len(list(node.pump.flows())) <= 6
+        assert len(pair.server.followed()) <= 1
+        assert str(SERVER_ADDRESS[4]) in pair.client.remote_text
