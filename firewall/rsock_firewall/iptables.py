@@ -22,7 +22,7 @@ from typing import Any
 
 from rsock_firewall import iptables_text as text
 from rsock_firewall.iptables_text import COMMENT, IN_PREFIX, Line, chain_names, families, lines, spelt
-from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
 
 LOCK_WAIT = 5.0
 """Seconds to wait for another iptables command."""
@@ -59,6 +59,15 @@ class Iptables:
     def clear_all(self) -> list[str]:
         """See ``policy.Firewall.clear_all``."""
         return sorted(name for name in _instances() if self.clear(name))
+
+    def left_behind(self, name: str) -> tuple[PortRange, ...]:
+        """See ``policy.Firewall.left_behind``."""
+        chain, _ = chain_names(check_name(name))
+        found: list[PortRange] = []
+        for version in _loaded_families():
+            with _table(version) as table:
+                found += _destination_ports(table, chain)
+        return merged(found)
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
@@ -211,6 +220,14 @@ def _rule(version: int, line: Line) -> Any:
         rule.create_match("comment").comment = line.comment
     rule.create_target(line.target)
     return rule
+
+
+def _destination_ports(table: Any, chain: str) -> Iterator[PortRange]:
+    for rule in _iptc().Chain(table, chain).rules if table.is_chain(chain) else ():
+        for match in rule.matches:
+            if match.name == "tcp" and match.dport:
+                first, _, last = match.dport.partition(":")
+                yield PortRange(int(first), int(last or first))
 
 
 def _fingerprint(version: int, chains: tuple[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rsock_firewall import nft_text
-from rsock_firewall.policy import Counters, Held, Policy, check_name
+from rsock_firewall.policy import Counters, Held, Policy, PortRange, check_name
 
 
 def _print(text: str) -> None:
@@ -47,6 +47,11 @@ class Manual:
     def clear_all(self) -> list[str]:
         """Empty, for the same reason."""
         return []
+
+    def left_behind(self, name: str) -> tuple[PortRange, ...]:
+        """See ``policy.Firewall.left_behind``: what an operator installed is not looked at."""
+        check_name(name)
+        return ()
 
     def render(self, policy: Policy) -> str:
         """For ``nft -f``."""

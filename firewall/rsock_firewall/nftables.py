@@ -109,6 +109,12 @@ class Nftables:
             raise FirewallError("; ".join(refusals))
         return removed
 
+    def left_behind(self, name: str) -> tuple[PortRange, ...]:
+        """See ``policy.Firewall.left_behind``."""
+        with closing(nf.NfSocket()) as netlink:
+            found = read(netlink, nft_text.TABLE_PREFIX + check_name(name))
+        return tuple(found.sets.get("local_ports", ())) if found else ()
+
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``: for ``nft -f``."""
         return nft_text.render(policy, ingress=self._ingress is not False)

@@ -128,6 +128,9 @@ class Firewall(Protocol):
     def clear_all(self) -> list[str]:
         """``clear`` every instance in this network namespace; the names of those removed."""
 
+    def left_behind(self, name: str) -> tuple[PortRange, ...]:
+        """The local ports that the rules of a killed instance still cover: its peers may send to them for a while."""
+
     def render(self, policy: Policy) -> str:
         """The exact rules as text that the system's own tool loads."""
 

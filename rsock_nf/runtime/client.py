@@ -8,13 +8,14 @@ from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy
+from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.datagram import Listener
-from rsock_nf.link.local_ports import HeldPort, hold_any
+from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
 from rsock_nf.link.next_hop import route_to
 from rsock_nf.policy import policy_for
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
@@ -46,6 +47,14 @@ class ClientTunnel(Driver):
             self._listeners.append(listener)
         stack.callback(self._close_ports)
         self.device = self.settings.device or route_to(self.parameters.server[0]).device
+
+    def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:
+        """Flows of a killed predecessor: its server still probes them, and the kernel must not answer."""
+        now = self._now()
+        for port in (port for span in ports for port in range(span.first, span.last + 1)):
+            with contextlib.suppress(LinkError):  # somebody else has it by now: it is theirs
+                self._ports[port] = hold_port(port)
+                self._released[port] = now
 
     def _close_ports(self) -> None:
         for port in self._ports.values():

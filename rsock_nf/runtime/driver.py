@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from rsock_firewall import FirewallError, Held, Policy, select
+from rsock_firewall import FirewallError, Held, Policy, PortRange, select
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
 from rsock_nf.core.server import Server
@@ -73,6 +73,7 @@ class Driver:
                 self._prepare(stack)
                 firewall = select(self.settings.backend)
                 self.backend = firewall.name
+                self._inherit(firewall.left_behind(self.settings.name))
                 self._held = stack.enter_context(firewall.hold(self._policy()))
                 stack.callback(self._close_link)
                 self._open_link()
@@ -340,6 +341,9 @@ class Driver:
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         raise NotImplementedError
+
+    def _inherit(self, ports: tuple[PortRange, ...]) -> None:
+        """The rules of a killed predecessor cover these local ports."""
 
     def _policy(self) -> Policy:
         raise NotImplementedError

@@ -128,6 +128,8 @@ def test_clear_all_names_every_instance(lab: Lab, backend: str) -> None:
 def test_what_a_killed_one_left_is_taken_over(lab: Lab, backend: str) -> None:
     leave_behind(lab, backend)
     with lab.inside():
+        assert BACKENDS[backend]().left_behind("life") == POLICY.local_ports
+        assert BACKENDS[backend]().left_behind("nobody") == ()
         with BACKENDS[backend]().hold(MORE):
             taken = lab.state()
         with BACKENDS[backend]().hold(MORE):
