@@ -88,7 +88,7 @@ class ClientTunnel(Driver):
 
     def _resume_reading(self) -> None:
         for index, listener in enumerate(self._listeners):
-            self._loop.add_reader(listener.fileno(), self._guarded(self._app_readable, index, listener))
+            self._loop.add_reader(listener.fileno(), self._app_readable, index, listener)
 
     def _stop_reading(self) -> None:
         for listener in self._listeners:

@@ -68,6 +68,7 @@ class Driver:
         self._ready: Callable[[], None] | None = ready
         self._loop = asyncio.get_running_loop()
         self._failure = self._loop.create_future()
+        self._loop.set_exception_handler(self._failed)
         try:
             with contextlib.ExitStack() as stack:
                 self._prepare(stack)
@@ -117,17 +118,11 @@ class Driver:
             ready, self._ready = self._ready, None
             ready()
 
-    def _guarded(self, call: Callable[..., None], *arguments: object) -> Callable[[], None]:
-        """A callback whose exception ends ``run`` instead of vanishing in the event loop."""
-
-        def guarded() -> None:
-            try:
-                call(*arguments)
-            except Exception as error:  # noqa: BLE001 - handed on to run()
-                if not self._failure.done():
-                    self._failure.set_exception(error)
-
-        return guarded
+    def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback ends ``run`` instead of vanishing in the event loop's log."""
+        error = context.get("exception") or RuntimeError(str(context.get("message")))
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     @staticmethod
     def _now() -> float:
@@ -139,7 +134,7 @@ class Driver:
         held = self._held
         if held is not None and held.fileno() >= 0:
             descriptor = held.fileno()
-            self._loop.add_reader(descriptor, self._guarded(self._repair))
+            self._loop.add_reader(descriptor, self._repair)
             stack.callback(self._loop.remove_reader, descriptor)
 
     def _repair(self) -> None:
@@ -159,9 +154,9 @@ class Driver:
     def _open_link(self) -> None:
         link = open_link(self.device, self._match())
         self._link = link
-        self._loop.add_reader(link.fileno(), self._guarded(self._link_readable))
+        self._loop.add_reader(link.fileno(), self._link_readable)
         if link.event_fileno() >= 0:
-            self._loop.add_reader(link.event_fileno(), self._guarded(self._link_events))
+            self._loop.add_reader(link.event_fileno(), self._link_events)
 
     def _close_link(self) -> None:
         link, self._link = self._link, None
@@ -244,7 +239,7 @@ class Driver:
         done = link.send(bursts)
         if done < len(bursts):
             self._keep(bursts[done:])
-            self._loop.add_writer(link.fileno(), self._guarded(self._link_writable))
+            self._loop.add_writer(link.fileno(), self._link_writable)
             self._stop_reading()
 
     def _keep(self, bursts: Sequence[Outgoing]) -> None:
@@ -277,7 +272,7 @@ class Driver:
             if self._timer:
                 self._timer.cancel()
             self._timer_at = due
-            self._timer = self._loop.call_at(due, self._guarded(self._timeout))
+            self._timer = self._loop.call_at(due, self._timeout)
 
     def _timeout(self) -> None:
         self._timer = None

@@ -72,7 +72,7 @@ class ServerTunnel(Driver):
     def _resume_reading(self) -> None:
         self._paused = False
         for peer, socket in self._sockets.items():
-            self._loop.add_reader(socket.fileno(), self._guarded(self._target_readable, peer, socket))
+            self._loop.add_reader(socket.fileno(), self._target_readable, peer, socket)
 
     def _stop_reading(self) -> None:
         self._paused = True
@@ -131,7 +131,7 @@ class ServerTunnel(Driver):
             return
         self._sockets[peer] = socket
         if not self._paused:
-            self._loop.add_reader(socket.fileno(), self._guarded(self._target_readable, peer, socket))
+            self._loop.add_reader(socket.fileno(), self._target_readable, peer, socket)
 
     def _close_socket(self, peer: Hashable) -> None:
         socket = self._sockets.pop(peer, None)
