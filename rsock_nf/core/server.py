@@ -140,14 +140,12 @@ class Server(Node):
         digest = hashlib.sha256(segment.payload).digest() if first else b""
         known = self._half_open.find(digest) if first else None
         if known is None and first and not self._half_open.allow(now, segment.key.remote):
-            self.counters["hellos above the rate limit"] += 1
+            self._turn_away(packet, segment, "hellos above the rate limit")
             return
         try:
             answer = known.answer if known else self._answer(now, packet, segment, digest)
         except Malformed:
-            self.counters["payloads from strangers"] += 1
-            if self._config.on_probe is OnProbe.CLOSED and segment.key not in self._flows:
-                self._refuse(packet, segment)
+            self._turn_away(packet, segment, "payloads from strangers")
             return
         if not answer:
             return
@@ -273,8 +271,11 @@ class Server(Node):
         headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
         self._out.append(Outgoing(headers, [payload], len(payload), 0, packet.link_header))
 
-    def _refuse(self, packet: Packet, segment: Segment) -> None:
-        """``on_probe: closed``: as a kernel without a listener (RFC 9293 section 3.10.7.1)."""
+    def _turn_away(self, packet: Packet, segment: Segment, reason: str) -> None:
+        """Silence or, with ``on_probe: closed``, what a kernel without a listener says (RFC 9293 section 3.10.7.1)."""
+        self.counters[reason] += 1
+        if self._config.on_probe is not OnProbe.CLOSED or segment.key in self._flows:
+            return
         headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
         self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
 

@@ -65,7 +65,7 @@ def test_a_blind_reset_or_fin_changes_nothing(site: Site, toward: str, flags: st
         forger.send(forger.last_seen(), ahead=5_000, flags=flags)
         found = application.exchange(5000)
     assert found.lost == 0
-    assert {flow["id"] for flow in site.tunnel.status("client")["sessions"][0]["flows"]} == before
+    assert {flow["id"] for flow in site.tunnel.status("client")["sessions"][0]["flows"]} >= before
     site.no_offence()
 
 
