@@ -21,6 +21,7 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 _VALID_FLAGS: Final = {SYN, SYN | ACK, RST, RST | ACK, FIN | ACK, ACK}
 _MAX_ACK_WINDOW: Final = 66_000
 _ORIGINAL, _REPLY = 0, 1
+RST_TOO_OLD: Final = "RST before what was acknowledged"
 STARTED_OVER: Final = ", after a SYN and its answer came again"
 """The end of the reason where the judge itself lost track: a SYN that the wire doubles or holds back until data have
 followed it makes nf_conntrack take both ends for new, with any server whose SYN-ACK keeps no state."""
@@ -263,7 +264,7 @@ def _packet(connection: Connection, now: float, tcp: Tcp) -> str:
         new = State.SYN_RECV
     other = connection.sides[1 - direction]
     if kind == "RST" and other.max_ack is not None and before(tcp.seq, other.max_ack):
-        return "RST before what was acknowledged"
+        return RST_TOO_OLD
     if reason := _in_window(connection, direction, tcp):
         return reason + (STARTED_OVER if connection.started_over else "")
     connection.last_kind, connection.ignored_syn = kind, None

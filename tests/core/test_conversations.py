@@ -1,0 +1,442 @@
+"""Conversations: numbers, ends, limits; datagrams that wait, and datagrams too large for a segment."""
+
+from collections import Counter
+
+import pytest
+
+from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowOpened, PortWanted
+from rsock_nf.core.fragments import HEADER, MAX_FRAGMENTS, Reassembly, parse_fragment, split
+from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.types import Malformed, Run
+from rsock_nf.core.waiting import MAX_AGE, MAX_BYTES, MAX_DATAGRAMS, Waiting
+from tests.core.pair import Pair, numbered
+from tests.core.wire import Conditions, Merge, Toward
+
+SHORT = {"duration": 10.0, "idle_timeout": 0.0}
+SHORT_SERVER = {"duration": 10.0}
+
+
+def idle(pair: Pair) -> bool:
+    return pair.client.idle
+
+
+def numbers(pair: Pair) -> list[int]:
+    """Of the client's conversations."""
+    return list(pair.client.group.conversations)
+
+
+# -- from opening to end
+
+
+def test_each_peer_has_its_own_socket() -> None:
+    with Pair() as pair:
+        pair.up()
+        for peer in range(50):
+            pair.say(("app", peer), b"from %d" % peer)
+        pair.run(0.2)
+        assert len(pair.sockets) == 50
+        for socket, datagram in list(pair.at_target):
+            pair.reply(socket, b"to" + datagram[4:])
+        pair.run(0.2)
+        assert Counter(pair.at_app) == Counter((("app", peer), b"to %d" % peer) for peer in range(50))
+
+
+def test_any_of_the_first_datagrams_may_arrive_first() -> None:
+    """All are of the opening kind until something comes back, and the conversation opens once."""
+    with Pair(conditions=Conditions(reorder=0.9, reorder_delay=0.3), late_syns=True) as pair:
+        pair.up(within=30.0)
+        for at in range(50):
+            pair.say("app", b"%d" % at)
+            pair.run(0.002)
+        pair.run(1.0)
+        assert Counter(pair.heard()) == Counter(b"%d" % at for at in range(50))
+        assert pair.count(ConversationOpened) == 1
+
+
+def test_the_first_may_be_lost_too() -> None:
+    with Pair() as pair:
+        pair.up()
+        pair.run(1.0)
+        lost = [0]
+
+        def first_three(toward: Toward, _: bytes) -> bool:
+            lost[0] += toward is Toward.SERVER
+            return toward is Toward.SERVER and lost[0] <= 3
+
+        pair.wire.drop.append(first_three)
+        for at in range(10):
+            pair.say("app", b"%d" % at)
+        pair.run(0.5)
+        assert len(pair.heard()) == 7
+
+
+@pytest.mark.parametrize("direction", ["up", "down", "none"])
+def test_it_lives_while_either_direction_moves(direction: str) -> None:
+    with Pair(client=SHORT, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"open")
+        pair.run(0.1)
+        peer = pair.server_peer()
+        for _ in range(10):
+            pair.run(5.0)
+            if direction == "up":
+                pair.say("app", b"up")
+            elif direction == "down" and pair.sockets:
+                pair.reply(peer, b"down")
+        assert len(pair.sockets) == len(numbers(pair)) == (0 if direction == "none" else 1)
+        assert pair.count(ConversationClosed) == (direction == "none")
+
+
+def test_its_end_comes_to_both_sides_at_about_the_same_time() -> None:
+    with Pair(client=SHORT, server={"duration": 1000.0}) as pair:
+        pair.up()
+        pair.say("app", b"open")
+        pair.run(15.0)
+        assert not pair.sockets, "the close frame ended it there"
+    with Pair(client={"duration": 1000.0}, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"open")
+        pair.run(15.0)
+        assert not numbers(pair), "and here"
+
+
+@pytest.mark.parametrize("lost_close", [False, True])
+def test_the_next_datagram_opens_a_new_one(*, lost_close: bool) -> None:
+    """Also if the server ended it and the client was not told."""
+    with Pair(client={"duration": 1000.0}, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"one")
+        pair.run(1.0)
+        old = pair.server_peer()
+        if lost_close:
+            pair.wire.drop.append(lambda *_: 8.0 < pair.now - began < 14.0)
+        began = pair.now
+        pair.run(16.0)
+        assert not pair.sockets
+        assert len(numbers(pair)) == lost_close
+        pair.say("app", b"two")
+        pair.run(3.0)
+        pair.say("app", b"three")
+        pair.run(0.2)
+        assert pair.heard()[-1] == b"three"
+        assert pair.server_peer() != old
+
+
+def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
+    """65,536 numbers, round-robin, and a rest for each: who needs more is told so by the counter."""
+    with Pair(client=SHORT, server={"max_conversations": 4, **SHORT_SERVER}) as pair:
+        pair.up()
+        client = pair.client
+        started: dict[int, float] = {}
+        for number in range(0x10000 - 3):  # as if all but three had ended now
+            client._ended[(client._next_conversation + number) & 0xFFFF] = pair.now
+        for peer in range(5):
+            pair.say(peer, b"hello %d" % peer)
+        assert len(numbers(pair)) == 3
+        assert client.counters["no conversation number free"] == 2
+        started = dict.fromkeys(numbers(pair), pair.now)
+        pair.run(12.0)
+        assert not numbers(pair), "ended by silence"
+        pair.run(7.9)
+        pair.say("early", b"nothing is free yet")
+        assert not numbers(pair)
+        pair.run(0.2)
+        pair.say("later", b"free")
+        assert len(numbers(pair)) == 1
+        assert not set(numbers(pair)) & started.keys(), "those three ended later, and rest still"
+
+
+def test_late_frames_of_an_ended_conversation_go_nowhere() -> None:
+    with Pair(client=SHORT, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"one")
+        pair.run(1.0)
+        pair.reply(pair.server_peer(), b"opened")
+        pair.run(1.0)
+        pair.say("app", b"two")
+        conversation = pair.client.pump.conversation("app")
+        assert conversation is not None
+        assert conversation.kind == 0
+        pair.run(30.0)
+        pair.client._put_conversation(pair.now, conversation)  # as a frame that was very long on its way
+        pair.say("app", b"late")
+        pair.run(0.5)
+        assert pair.heard() == [b"one", b"two"]
+        assert pair.server.counters["data for no conversation"] == 1
+        assert not numbers(pair), "the server said that there is none"
+
+
+def test_data_of_the_server_for_an_ended_conversation() -> None:
+    with Pair(client=SHORT, server={"duration": 1000.0}) as pair:
+        pair.up()
+        pair.say("app", b"one")
+        pair.run(1.0)
+        peer = pair.server_peer()
+        cut = pair.now
+        pair.wire.drop.append(lambda _, packet: 8 < pair.now - cut < 12 and len(packet) < 70)
+        pair.run(13.0)
+        assert not numbers(pair)
+        assert peer in pair.sockets, "the close frame was lost"
+        pair.reply(peer, b"anybody?")
+        pair.run(0.5)
+        assert peer not in pair.sockets
+
+
+def test_no_such_target() -> None:
+    with Pair(client={"targets": (7,)}) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(0.5)
+        assert pair.client.reason == "the server refuses a conversation: it has no such target"
+        assert pair.client.counters["conversations refused"] == 1
+        assert not pair.sockets
+        assert not numbers(pair)
+
+
+def test_targets_by_socket() -> None:
+    with Pair(client={"targets": (1, 0)}) as pair:
+        pair.up()
+        pair.say((0, "app"), b"first socket")
+        pair.say((1, "app"), b"second socket")
+        pair.run(0.5)
+        assert sorted(pair.sockets.values()) == [0, 1]
+        assert {pair.sockets[peer]: datagram for peer, datagram in pair.at_target} == {
+            1: b"first socket",
+            0: b"second socket",
+        }
+
+
+def test_the_server_has_a_limit() -> None:
+    with Pair(server={"max_conversations": 3}) as pair:
+        pair.up()
+        for peer in range(6):
+            pair.say(peer, b"hello %d" % peer)
+            pair.run(0.1)
+        assert len(pair.sockets) == 3
+        assert pair.client.counters["conversations refused"] == 3
+        assert "max_conversations" in pair.client.reason
+
+
+def test_the_server_cannot_open_a_socket() -> None:
+    with Pair() as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(0.015)
+        peer = pair.server_peer()
+        pair.server.socket_refused(pair.now, peer, "Too many open files")
+        pair.flush()
+        pair.run(0.5)
+        assert not pair.sockets
+        assert not numbers(pair)
+        assert "could not open a socket toward its target" in pair.client.reason
+
+
+# -- waiting and idling
+
+
+def test_the_first_datagrams_wait_for_the_first_flow() -> None:
+    with Pair() as pair:
+        pair.start()
+        pair.say("app", *numbered(100, 500))
+        pair.run(1.0)
+        assert Counter(pair.heard()) == Counter(numbered(100, 500))
+
+
+def test_the_queue_is_bounded_in_number_bytes_and_age() -> None:
+    with Pair() as pair:
+        pair.wire.drop.append(lambda *_: pair.now < held)
+        held = pair.now + 3.0
+        pair.start()
+        pair.say("app", *numbered(MAX_DATAGRAMS + 100, 100))
+        assert len(pair.client._waiting) == MAX_DATAGRAMS
+        pair.run_until(lambda: bool(pair.heard()), 20.0)
+        pair.run(0.5)
+        assert Counter(pair.heard()) == Counter(numbered(MAX_DATAGRAMS, 100, first=100)), "the oldest go first"
+    waiting = Waiting()
+    waiting.put(0.0, Run("app", [bytes(60_000)] * 30, 60_000))
+    assert len(waiting) == MAX_BYTES // 60_000
+    waiting.put(1.0, Run("app", [b"young"], 5))
+    assert [run.datagrams for run in waiting.take(MAX_AGE)] == [[b"young"]]
+    assert waiting.take(MAX_AGE) == []
+    assert waiting.dropped == 30
+    assert waiting._bytes == len(waiting) == 0
+
+
+def test_what_waits_is_a_copy() -> None:
+    buffer = bytearray(b"before")
+    waiting = Waiting()
+    waiting.put(0.0, Run("app", [memoryview(buffer)], 6))
+    buffer[:] = b"behind"
+    assert waiting.take(0.0)[0].datagrams == [b"before"]
+
+
+def test_an_idle_tunnel_closes_its_flows_and_is_silent() -> None:
+    with Pair(client={"duration": 10.0, "idle_timeout": 5.0}, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(11.5)
+        assert not idle(pair)
+        pair.run(15.0)
+        assert idle(pair)
+        assert not pair.client._flows
+        assert not pair.server._flows
+        sent = dict(pair.wire.sent)
+        events = len(pair.events)
+        pair.run(500.0)
+        assert pair.wire.sent == sent
+        assert len(pair.events) == events
+        assert pair.client.next_timeout() is None, "not even a timer"
+
+
+@pytest.mark.parametrize("asleep", [30.0, 3000.0])
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+def test_the_first_datagram_wakes_it_and_is_not_lost(asleep: float, cipher: Cipher) -> None:
+    """Same session if the server remembers it, another if not."""
+    with Pair(cipher=cipher, client={"duration": 10.0, "idle_timeout": 5.0}, server=SHORT_SERVER) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(20.0 + asleep)
+        assert idle(pair)
+        remembered = bool(pair.server.sessions)
+        assert remembered is (asleep < 600.0)
+        began = pair.now
+        pair.say("app", b"wake up")
+        pair.run_until(lambda: pair.heard()[-1] == b"wake up", 1.0)
+        assert pair.now - began < 0.5
+        assert not idle(pair)
+
+
+def test_it_never_idles_if_told_so() -> None:
+    with Pair(client=SHORT) as pair:
+        pair.up()
+        pair.run(300.0)
+        assert len(pair.flows(pair.client)) == 10
+        assert pair.count(FlowOpened, Toward.CLIENT) == 10
+
+
+def test_a_datagram_just_while_it_falls_asleep() -> None:
+    with Pair(client={"idle_timeout": 5.0}) as pair:
+        pair.up()
+        pair.run_until(lambda: pair.client.idle, 10.0)
+        pair.say("app", b"not yet")
+        pair.run(1.0)
+        assert pair.heard() == [b"not yet"]
+        pair.run(5.0)
+        assert len(pair.flows(pair.client)) == 10
+        assert pair.count(PortWanted) == 20
+
+
+# -- fragments
+
+LIMIT = 1460 - 8
+"""A datagram that just fits with ``cipher: none``."""
+
+
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+@pytest.mark.parametrize("merge", [Merge.NONE, Merge.SIZED, Merge.UNSIZED])
+def test_sizes_around_the_limits(cipher: Cipher, merge: Merge) -> None:
+    with Pair(cipher=cipher, conditions=Conditions(merge=merge), client={"flows": 2}) as pair:
+        pair.up()
+        around = [LIMIT - 27, LIMIT - 26, LIMIT - 25, LIMIT - 3, LIMIT - 2, LIMIT - 1, LIMIT, LIMIT + 1, LIMIT + 9]
+        sizes = [*around, 2 * LIMIT - 16, 2 * LIMIT - 15, 9000, 65507]
+        sent = [bytes([at]) * size for at, size in enumerate(sizes)]
+        for opened in range(2):
+            for datagram in sent:
+                pair.say("app", datagram)
+            pair.run(0.5)
+            assert Counter(pair.heard()) == Counter(sent * (opened + 1))
+        for datagram in sent:
+            pair.reply(pair.server_peer(), datagram)
+        pair.run(0.5)
+        assert Counter(datagram for _, datagram in pair.at_app) == Counter(sent)
+
+
+@pytest.mark.parametrize("last", [b"", b"x", bytes(1452), bytes(8999)])
+def test_a_run_of_large_datagrams_with_a_shorter_last_one(last: bytes) -> None:
+    with Pair(client={"flows": 1}) as pair:
+        pair.up()
+        datagrams = [*numbered(3, 9000), last]
+        pair._said.update(datagrams)
+        for _ in range(2):
+            pair.client.receive_datagrams(pair.now, [Run("app", list(datagrams), 9000)])
+            pair.run(0.3)
+        assert Counter(pair.heard()) == Counter(datagrams * 2)
+        pair.server.receive_datagrams(pair.now, [Run(pair.server_peer(), list(datagrams), 9000)])
+        pair.run(0.3)
+        assert Counter(datagram for _, datagram in pair.at_app) == Counter(datagrams)
+
+
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+def test_fragments_over_a_bad_wire(cipher: Cipher) -> None:
+    """One lost fragment loses the datagram; none comes damaged (``Pair`` looks), and memory stays bounded."""
+    wire = Conditions(loss=0.1, duplicate=0.1, reorder=0.5)
+    with Pair(4, cipher=cipher, conditions=wire, late_syns=True, client={"flows": 3}) as pair:
+        pair.start()
+        pair.run(3.0)
+        for at in range(300):
+            pair.say("app", *numbered(2, 5000, first=2 * at))
+            pair.run(0.01)
+        pair.run(1.0)
+        heard = Counter(pair.heard())
+        assert 200 < len(heard) < 500, "about 0.9 to the power of 4"
+        if cipher is not Cipher.NONE:
+            assert max(heard.values()) == 1
+        session = next(iter(pair.server.sessions.values()))
+        assert 0 < session.reassembly._bytes <= session.reassembly.max_bytes
+        pair.run(5.0)
+        assert len(session.reassembly) == session.reassembly._bytes == 0
+        assert session.reassembly.dropped > 50
+
+
+def test_a_conversation_of_large_datagrams_only() -> None:
+    """Its first fragments carry the target themselves."""
+    with Pair(client={"targets": (1,)}) as pair:
+        pair.up()
+        pair.say("app", bytes(4000))
+        pair.run(0.5)
+        assert pair.heard() == [bytes(4000)]
+        assert list(pair.sockets.values()) == [1]
+
+
+def test_larger_than_what_fits_in_255_fragments() -> None:
+    with Pair(clamp_mss=256, conditions=Conditions(mtu=296), client={"flows": 1}) as pair:
+        pair.up()
+        pair.say("app", bytes(65_000), b"small")
+        pair.run(0.5)
+        assert pair.heard() == [b"small"]
+        assert pair.client.counters["datagrams too large"] == 1
+
+
+def test_reassembly_is_bounded_whatever_comes() -> None:
+    """Beginnings of datagrams that never end: old ones are given up."""
+    reassembly = Reassembly(max_bytes=100_000)
+    for identification in range(5000):
+        body = HEADER.pack(identification, identification % 255, 255, 0) + bytes(identification % 1400)
+        assert reassembly.receive(0.0, 1, parse_fragment(body)) is None
+        assert reassembly._bytes <= 100_000
+    assert reassembly.dropped > 4000
+    reassembly.expire(3.0)
+    assert len(reassembly) == reassembly._bytes == 0
+
+
+@pytest.mark.parametrize("body", [b"", bytes(7), HEADER.pack(1, 3, 3, 0) + b"x", HEADER.pack(1, 0, 0, 0) + b"x"])
+def test_malformed_fragments(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_fragment(body)
+
+
+@pytest.mark.parametrize("size", [0, 1, 91, 92, 93, 184, 92 * MAX_FRAGMENTS, 92 * MAX_FRAGMENTS + 1])
+def test_split_and_join(size: int) -> None:
+    datagram = bytes(at % 251 for at in range(size))
+    parts = split(datagram, 100, 7, 3)
+    if size > 92 * MAX_FRAGMENTS:
+        assert parts is None
+        return
+    assert parts is not None
+    assert all(len(part) == 100 for part in parts[:-1])
+    whole = [Reassembly().receive(0.0, 1, parse_fragment(parts[0]))] if len(parts) == 1 else None
+    if whole is None:
+        reassembly = Reassembly()
+        whole = [reassembly.receive(0.0, 1, parse_fragment(part)) for part in reversed(parts)]
+        assert len(reassembly) == reassembly._bytes == 0
+    assert whole[-1] == datagram
