@@ -304,6 +304,8 @@ class Client(Node):
         match message:
             case messages.Ready():
                 pass
+            case messages.FlowDown(flow_id=flow_id) if flow_id == flow.flow_id and self.group.usable == [flow.pump]:
+                self._turned_sick(now, flow)  # it still carries what it carries, until there is another
             case messages.Opened(conversation=number):
                 conversation = self.group.conversations.get(number)
                 if conversation is not None:

@@ -329,8 +329,20 @@ class Server(Node):
         super()._discard(now, flow, reason)
 
     def _turned_sick(self, now: float, flow: Flow) -> None:  # noqa: ARG002 - as the base has it
-        """Only the client can replace it: say so."""
-        self._tell_others(flow, messages.FlowDown(flow.flow_id))
+        """Only the client can replace it: say so, on the flow itself where there is no other."""
+        if flow.session is None or flow.pump is None:
+            return
+        usable = flow.session.group.usable
+        alone = usable == [flow.pump]
+        if flow.pump in usable and not alone:
+            usable.remove(flow.pump)
+        self._tell(flow.session, messages.FlowDown(flow.flow_id), avoid=None if alone else flow)
+
+    def _judge(self, now: float, flow: Flow) -> None:
+        """Also: what the client was told may have been lost."""
+        if flow.sick:
+            self._turned_sick(now, flow)
+        super()._judge(now, flow)
 
     # -- conversations
 

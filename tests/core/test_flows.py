@@ -8,8 +8,10 @@ import pytest
 
 from rsock_nf.core.events import FlowClosed, FlowOpened, Suspect
 from rsock_nf.core.flow import TRANSITIONS, Flow, Input, State
+from rsock_nf.core.messages import Control, FlowDown
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer
 from tests.core.conntrack import parse_tcp
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered
@@ -271,6 +273,54 @@ def test_a_flow_that_cannot_be_replaced_ends_before_its_counter_wraps() -> None:
         load(pair, 3.0, back=False)
         assert flow not in pair.flows(pair.client)
         assert flow.pump.counter < 1 << 32
+
+
+def test_a_worn_flow_that_is_the_only_one() -> None:
+    """The server cannot dial: it says so on the flow itself, and the client dials before it lets go."""
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 1}) as pair:
+        pair.up()
+        pair.say("app", b"first")
+        pair.run(12.0)
+        flow = pair.flows(pair.server)[0]
+        assert flow.pump is not None
+        flow.pump.counter = 1 << 31
+        load(pair, 5.0)
+        opened = [when for when, side, event in pair.events if side is Toward.CLIENT and isinstance(event, FlowOpened)]
+        closed = [when for when, side, event in pair.events if side is Toward.CLIENT and isinstance(event, FlowClosed)]
+        assert len(opened) == 2
+        assert opened[1] <= closed[0]
+        pair.run(1.0)
+        assert len(pair.heard()) == len(pair.at_app) + 1 == 2501
+
+
+def test_the_server_goes_on_saying_that_a_flow_is_sick() -> None:
+    """Its word may be lost like any other: nobody else can know that the way to the client is bad."""
+    with Pair(client={"flows": 5}) as pair:
+        pair.up()
+        load(pair, 12.0)
+        flow = pair.flows(pair.server)[2]
+        told = []
+        plain = pair.server._tell
+        deaf = True
+
+        def tell(session: Session, message: Control, avoid: Flow | None = None) -> None:
+            if isinstance(message, FlowDown):
+                told.append(message.flow_id)
+                if deaf:
+                    return
+            plain(session, message, avoid)
+
+        pair.server._tell = tell  # type: ignore[method-assign]
+        flow.health.loss = 0.5
+        load(pair, 3.0)
+        assert flow in pair.flows(pair.server)
+        assert set(told) == {flow.flow_id}
+        deaf = False
+        load(pair, 5.0)
+        assert flow.flow_id not in {other.flow_id for other in pair.flows(pair.client)}
+        assert len(pair.flows(pair.client)) == 5
+        pair.run(15.0)
+        assert flow not in pair.flows(pair.server), "nobody answers its probes any more"
 
 
 # -- the table
