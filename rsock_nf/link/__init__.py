@@ -41,7 +41,7 @@ class LinkEvent(enum.Enum):
     UP = "up"
     DOWN = "down"
     MTU = "mtu"
-    """``Link.mtu`` changed."""
+    """``Link.mtu`` or ``Link.max_burst_bytes`` changed."""
     ADDRESSES = "addresses"
     """The device's addresses changed."""
     NEXT_HOP = "next-hop"

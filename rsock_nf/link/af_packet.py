@@ -285,6 +285,7 @@ class PacketLink:
             return False
         if self._counters.sent_packets > sent:
             self.max_burst_bytes = 0
+            self._events[LinkEvent.MTU] = None  # tells the owner to make no more bursts
             self._send_cut(rest, link, resume=True)
         return True
 

@@ -14,7 +14,7 @@ from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Sus
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
-from rsock_nf.link.datagram import Listener
+from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
 from rsock_nf.link.next_hop import route_to
 from rsock_nf.policy import policy_for
@@ -38,7 +38,8 @@ class ClientTunnel(Driver):
         self._ports: dict[int, HeldPort] = {}
         self._released: dict[int, float] = {}
         """Port → when its flow ended; it lingers in ``_ports``."""
-        self._source: IPAddress | None = None
+        self._sources: dict[IPAddress, IPAddress] = {}
+        """Server address → the source address of the flows to it."""
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         for endpoint in self.settings.listen:
@@ -46,7 +47,7 @@ class ClientTunnel(Driver):
             stack.callback(listener.close)
             self._listeners.append(listener)
         stack.callback(self._close_ports)
-        self.device = self.settings.device or route_to(self.parameters.server[0]).device
+        self.device = self.settings.device or _first_route(self.parameters.server)
 
     def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:
         """Flows of a killed predecessor: its server still probes them, and the kernel must not answer."""
@@ -155,11 +156,16 @@ class ClientTunnel(Driver):
         if source is None:
             self.core.port_refused(now, request, f"no route to {remote}")
             return
-        self._source = source
+        self._sources[remote] = source
         try:
             port = self._any_port()
             self._ports[port.port] = port
-            self._apply_policy()
+            try:
+                self._apply_policy()
+            except FirewallError:
+                del self._ports[port.port]
+                port.close()
+                raise
         except (LinkError, FirewallError) as error:
             self.core.port_refused(now, request, str(error))
             self.log.warning("no port for a flow: %s", error)
@@ -206,11 +212,18 @@ class ClientTunnel(Driver):
 
     def _check_source(self) -> None:
         """Flows from an address that is no longer ours are dead; the session is not."""
-        source = self._source_for(self.parameters.server[0])
-        if source is not None and self._source is not None and source != self._source:
-            self.log.info("our address has changed from %s to %s", self._source, source)
-            self._source = source
+        remote = ip_address(self.core.remote_text)
+        source, used = self._source_for(remote), self._sources.get(remote)
+        if source is not None and used is not None and source != used:
+            self.log.info("our address has changed from %s to %s", used, source)
+            self._sources[remote] = source
             self.core.reconnect(self._now())
+
+    def _wanted_device(self) -> str:
+        if self.settings.device is None:
+            with contextlib.suppress(LinkError):
+                return route_to(ip_address(self.core.remote_text)).device
+        return self.device
 
     def _link_renewed(self) -> None:
         self._follow()
@@ -221,6 +234,10 @@ class ClientTunnel(Driver):
         self.core.reconnect(self._now())
         self._settle()
 
+    def socket_counters(self) -> list[DatagramCounters]:
+        """See ``Driver``."""
+        return [listener.counters for listener in self._listeners]
+
     @property
     def held_ports(self) -> list[int]:
         """The source ports of its flows, and of those that ended a moment ago."""
@@ -230,3 +247,14 @@ class ClientTunnel(Driver):
     def reason(self) -> str:
         """Why the tunnel carries nothing; empty when it does."""
         return self.core.reason if hasattr(self, "core") else "starting"
+
+
+def _first_route(addresses: tuple[IPAddress, ...]) -> str:
+    """The device toward the first of ``addresses`` that any route leads to.  Raises ``LinkError``."""
+    refusal: LinkError | None = None
+    for address in addresses:
+        try:
+            return route_to(address).device
+        except LinkError as error:
+            refusal = refusal or error
+    raise refusal or LinkError("server: no address is given")

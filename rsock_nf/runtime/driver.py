@@ -21,10 +21,12 @@ from typing import Any
 from rsock_firewall import FirewallError, Held, Policy, PortRange, select
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
+from rsock_nf.core.flow import Flow
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.link.datagram import DatagramCounters
 from rsock_nf.settings import Settings
 
 BATCH = 64
@@ -35,7 +37,8 @@ TICK = 1.0
 MAX_BACKLOG = 1024
 """Bursts that may wait for the link; control traffic beyond that is dropped."""
 FAREWELL = 0.3
-"""Seconds in which closing flows may still be answered."""
+"""Seconds in which closing flows may still be answered; two round trips where those are longer."""
+MAX_FAREWELL = 2.0
 
 
 class Driver:
@@ -54,6 +57,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._backlog: list[Outgoing] = []
+        self._stopping = False
         self.backlog_dropped = 0
         self.repairs = 0
         self._failure: asyncio.Future[Any]
@@ -104,10 +108,12 @@ class Driver:
 
     async def _farewell(self) -> None:
         """Close every flow in order; do not wait for a peer that is gone."""
+        self._stopping = True
         self._stop_reading()
+        trips = [flow.health.srtt or 0.0 for flow in self._live_flows() if not flow.health.unanswered]
         self.core.stop(self._now())
         self._settle()
-        end = self._now() + FAREWELL
+        end = self._now() + min(max(FAREWELL, 2 * max(trips, default=0.0)), MAX_FAREWELL)
         while self.core.closing and self._now() < end:  # noqa: ASYNC110 - the core is polled, it calls nobody
             await asyncio.sleep(0.01)
         if self._timer:
@@ -119,10 +125,12 @@ class Driver:
             ready()
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception in a callback ends ``run`` instead of vanishing in the event loop's log."""
-        error = context.get("exception") or RuntimeError(str(context.get("message")))
-        if not self._failure.done():
+        """An exception in a callback of ours ends ``run`` instead of vanishing; of anybody else's it is logged."""
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception) and not self._failure.done():
             self._failure.set_exception(error)
+        else:
+            self.log.error("%s: %s", context.get("message"), error)
 
     @staticmethod
     def _now() -> float:
@@ -166,7 +174,10 @@ class Driver:
                 self._loop.remove_writer(link.fileno())
                 self._loop.remove_reader(link.event_fileno())
             link.close()
-        self._backlog.clear()
+        if self._backlog:
+            self._backlog.clear()
+            if not self._stopping:
+                self._resume_reading()  # nothing is left to wait for
 
     def _reopen(self, device: str) -> bool:
         """The link goes to ``device``, which may be the same one come back; rules first.  False = not yet."""
@@ -199,10 +210,12 @@ class Driver:
                 self.log.warning("device %s is gone: waiting for it", self.device)
                 self._close_link()
                 return
-            elif event is LinkEvent.MOVED and self.settings.device is None:
-                self.log.info("the route has moved from device %s to %s", self.device, link.moved_to)
-                self._reopen(link.moved_to)
-                return
+            elif event is LinkEvent.MOVED:
+                device = self._wanted_device()
+                if device != self.device:
+                    self.log.info("the route has moved from device %s to %s", self.device, device)
+                    self._reopen(device)
+                    return
             else:
                 self._link_event(event)
         self._settle()
@@ -307,20 +320,20 @@ class Driver:
             self._link.tick(now)
             self._link_events()
         else:
-            self._reopen(self.device)
+            self._reopen(self._wanted_device())
         if self._held is not None and self._held.fileno() < 0:
             self._repair()
 
     # -- what an operator sees
 
-    def reconnect(self) -> None:
-        """Give up every flow and build new ones."""
-        raise NotImplementedError
-
     @property
     def held_ports(self) -> list[int]:
         """The local ports that the rules cover, beyond the configuration's."""
         return []
+
+    def socket_counters(self) -> list[DatagramCounters]:
+        """Of every open socket toward applications or targets."""
+        raise NotImplementedError
 
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""
@@ -328,7 +341,16 @@ class Driver:
 
         return snapshot(self, self._now())
 
+    def _live_flows(self) -> list[Flow]:
+        core = self.core
+        sessions = [core.session] if isinstance(core, Client) else list(core.sessions.values())
+        return [flow for session in sessions if session is not None for flow in session.flows.values()]
+
     # -- what the roles define
+
+    def _wanted_device(self) -> str:
+        """The device that this instance belongs on now; the present one when nothing tells of another."""
+        raise NotImplementedError
 
     def describe(self, peer: Hashable) -> str:
         """One end of a conversation, for people."""

@@ -14,7 +14,7 @@ from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
-from rsock_nf.link.datagram import Dialled
+from rsock_nf.link.datagram import DatagramCounters, Dialled
 from rsock_nf.link.local_ports import hold_ports
 from rsock_nf.link.next_hop import default_device, device_addresses
 from rsock_nf.policy import policy_for
@@ -152,7 +152,9 @@ class ServerTunnel(Driver):
 
     def _follow_addresses(self) -> None:
         """Rules and filter name our addresses: both follow them."""
-        addresses = device_addresses(self.device)
+        addresses: tuple[IPAddress, ...] = ()
+        with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event
+            addresses = device_addresses(self.device)
         if addresses and set(addresses) != set(self.addresses):
             self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
             self.addresses = addresses
@@ -162,6 +164,10 @@ class ServerTunnel(Driver):
                     self._link.rematch(self._match())
             except (LinkError, FirewallError) as error:
                 self.log.error("rules and filter keep the old addresses: %s", error)  # noqa: TRY400 - one line says it all
+
+    def _wanted_device(self) -> str:
+        """Where the world comes in; that one client is reached through another device moves nothing."""
+        return self.settings.device or default_device() or self.device
 
     def _link_renewed(self) -> None:
         if self._link is not None:
@@ -174,10 +180,9 @@ class ServerTunnel(Driver):
                 self.addresses = device_addresses(device) or self.addresses
         return super()._reopen(device)
 
-    def reconnect(self) -> None:
-        """A server dials nobody: its clients are told that their flows are down, and dial."""
-        self.core.give_up_flows(self._now())
-        self._settle()
+    def socket_counters(self) -> list[DatagramCounters]:
+        """See ``Driver``."""
+        return [socket.counters for socket in self._sockets.values()]
 
     @property
     def reason(self) -> str:

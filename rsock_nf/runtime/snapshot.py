@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from rsock_firewall import FirewallError
 from rsock_nf.core.client import Client
 from rsock_nf.core.flow import Flow
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import Endpoint
+from rsock_nf.link.datagram import DatagramCounters
+
+_TARGET_INDEX = 2
+"""An opening frame carries so many bytes more than a plain one: the MTU is what fits either."""
 
 if TYPE_CHECKING:
     from rsock_nf.runtime.driver import Driver
@@ -22,7 +28,9 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
     client = isinstance(core, Client)
     sessions = [] if core is None else [core.session] if isinstance(core, Client) else list(core.sessions.values())
     held = driver._held  # noqa: SLF001 - the snapshot is the driver's own, in a file of its own
-    counted = held.counters() if held is not None else None
+    counted = None
+    with contextlib.suppress(FirewallError):  # somebody changes the rules at this moment: the next look will tell
+        counted = held.counters() if held is not None else None
     link = driver._link  # noqa: SLF001
     described = [_session(driver, session, now) for session in sessions if session is not None]
     return {
@@ -47,8 +55,16 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
             "repairs": driver.repairs,
             "local_ports": driver.held_ports,
         },
+        "sockets": _sum(driver.socket_counters()),
+        "backlog_dropped": driver.backlog_dropped,
         "counters": dict(core.counters) if core is not None else {},
     }
+
+
+def _sum(counters: list[DatagramCounters]) -> dict[str, int]:
+    """The application's or the targets' sockets, those that are open now, summed."""
+    names = [field.name for field in dataclasses.fields(DatagramCounters)]
+    return {name: sum(getattr(one, name) for one in counters) for name in names}
 
 
 def _state(driver: Driver, sessions: list[dict[str, Any]]) -> str:
@@ -71,8 +87,9 @@ def _session(driver: Driver, session: Session, now: float) -> dict[str, Any]:
         "peer": session.peer or getattr(getattr(driver, "core", None), "remote_text", ""),
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
-        "mtu": session.usable_payload() - overhead if usable else None,
+        "mtu": session.usable_payload() - overhead - _TARGET_INDEX if usable else None,
         "no_credit": session.group.no_credit,
+        "fragments_dropped": session.reassembly.dropped,
         "flows": [_flow(flow, now) for flow in session.flows.values()],
         "conversations": len(conversations),
         "conversation_list": [
@@ -111,6 +128,7 @@ def _flow(flow: Flow, now: float) -> dict[str, Any]:
         "tx_bytes": pump.sent_bytes if pump else 0,
         "rx_bytes": pump.received_bytes if pump else 0,
         "bad_frames": pump.bad_frames if pump else 0,
+        "bad_checksums": pump.bad_checksums if pump else 0,
         "replayed": pump.replayed if pump else 0,
         "out_of_window": pump.out_of_window if pump else 0,
     }
