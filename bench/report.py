@@ -127,7 +127,7 @@ def plot(results: Results, path: Path, goal_size: int) -> None:
     axes[2].invert_yaxis()
     axes[2].set(title=f"Carrier's CPU, plain, {goal_size:,} bytes", xlabel="CPU seconds per GB received")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(_COLOURS), frameon=False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
