@@ -90,6 +90,10 @@ class Client(Node):
             self._events.append(PortReleased(port))
             return
         slot.port_wanted = False
+        if slot.remote != self._dialer.remote:  # another address has got its turn meanwhile
+            self._events.append(PortReleased(port))
+            self._dial(slot)
+            return
         key = FlowKey(local, port, slot.remote, slot.port)
         flow = Flow(self._number(), key, state=State.SYN_SENT, identification=self._random16(), slot=request)
         slot.dialled = flow
@@ -98,6 +102,7 @@ class Client(Node):
         flow.next_seq = (isn + 1) & _MASK
         headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE, flow.template.identification)
         flow.template.identification = (flow.template.identification + 1) & 0xFFFF
+        self._dialer.sent(now)
         self._repeat(now, flow, Outgoing(headers, [], 0, 0), SYN_RETRY)
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
@@ -134,6 +139,7 @@ class Client(Node):
 
     def _repeat(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
         flow.repeat = segment
+        flow.repeat_since = now
         flow.tries = 1
         self._out.append(segment)
         self._deadlines.set(Timer.RETRANSMIT, flow, now + after)
@@ -167,6 +173,18 @@ class Client(Node):
             self._answered_joins = False
         self._step(now, flow, Input.UNANSWERED)
 
+    def _pass_over(self, now: float) -> None:
+        """No session, and not one SYN-ACK from the address in use: give the next one its turn."""
+        reason = f"no answer from {self._dialer.remote_text}"
+        if self.session is not None or not self._dialer.pass_over(now):
+            return
+        self.reason = reason
+        for slot in self._dialer.slots:
+            flow, slot.dialled = slot.dialled, None
+            if flow is not None:
+                self._step(now, flow, Input.UNANSWERED, reason)
+            self._deadlines.set(Timer.DIAL, slot, now + slot.stagger)
+
     # -- the handshake
 
     def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
@@ -195,6 +213,8 @@ class Client(Node):
         flow.scale = None if options.window_scale is None else min(options.window_scale, 14)
         flow.window = segment.window
         flow.received = (segment.seq + 1) & _MASK
+        flow.repeat_answered(now)
+        self._dialer.answered()
         self._step(now, flow, Input.SYN_ACK)
 
     def _turns(self, now: float, *, another_hello: bool = False) -> None:
@@ -236,6 +256,7 @@ class Client(Node):
         flow.received = (segment.seq + len(payload)) & _MASK
         flow.session = session
         flow.pending = challenge
+        flow.repeat_answered(now)
         self._step(now, flow, Input.ANSWER)
 
     def _turned_away(self, now: float, flow: Flow, reason: str) -> None:
@@ -467,6 +488,7 @@ class Client(Node):
         elif self._active and 0 < self._config.idle_timeout <= now - self._unused_since:
             self._sleep(now)
         if self._active:
+            self._pass_over(now)
             self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)
 
     def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:  # noqa: ARG002 - as the base has it

@@ -1,4 +1,8 @@
-"""When and where the client dials: one slot for each server port in use, with back-off and jitter."""
+"""When and where the client dials: one slot for each server port in use, with back-off and jitter.
+
+Of several server addresses the first gets ``SILENT`` seconds, then the next one, and so on: a dead one must not cost
+the patience of whoever waits for the tunnel.  Once each has had its turn, back-off decides as with a single one.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 STEADY = 10.0
 """A flow that lived this long is replaced at once; a shorter life counts as a failure."""
+SILENT = 2.0
+"""Seconds without any SYN-ACK after which the next address gets its turn: each port has had two SYNs or three."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +47,10 @@ class Dialer:
         self._rng = rng
         self._addresses = [address.packed for address in parameters.server]
         self._current = 0
+        self._untried = len(self._addresses) - 1
+        """Addresses that have not had their turn since the last ``reset``."""
+        self._unanswered_since: float | None = None
+        """When the first SYN went to the address in use, if no SYN-ACK came since; None = none sent, or one came."""
         ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
         count = min(parameters.flows, len(ports))
         # Spread over the whole list when there are more ports than flows.
@@ -57,11 +67,32 @@ class Dialer:
         """The same for a person."""
         return str(ip_address(self.remote))
 
+    def sent(self, now: float) -> None:
+        """A SYN leaves for the address in use."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+
+    def answered(self) -> None:
+        """A SYN-ACK came: this address is not a dead one, whatever follows."""
+        self._untried = 0
+
+    def pass_over(self, now: float) -> bool:
+        """True = the address in use is silent, and another one, untried, takes its place."""
+        if not self._untried or self._unanswered_since is None or now - self._unanswered_since < SILENT:
+            return False
+        self._untried -= 1
+        self._next_address()
+        return True
+
+    def _next_address(self) -> None:
+        self._current = (self._current + 1) % len(self._addresses)
+        self._unanswered_since = None
+
     def failed(self, slot: Slot) -> float:
         """A dial failed: seconds to wait.  When every slot has failed, the next address gets its turn."""
         slot.failures += 1
         if all(other.failures and other.flow is None for other in self.slots) and slot is self.slots[0]:
-            self._current = (self._current + 1) % len(self._addresses)
+            self._next_address()
         return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
 
     def broken(self, now: float, slot: Slot) -> float:
@@ -80,6 +111,8 @@ class Dialer:
         """The server is back, or the path has changed: old failures say nothing."""
         for slot in self.slots:
             slot.failures = 0
+        self._untried = len(self._addresses) - 1
+        self._unanswered_since = None
 
     def _jitter(self, seconds: float) -> float:
         return seconds * (0.75 + 0.5 * self._rng(1)[0] / 255)

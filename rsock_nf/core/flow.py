@@ -161,6 +161,8 @@ class Flow:
         self.repeat: Outgoing | None = None
         """The segment that is sent again, at the same place in sequence space, until it is answered."""
         self.tries = 0
+        self.repeat_since = 0.0
+        """When ``repeat`` was sent first."""
         # Once it is:
         self.path = PathMtu()
         self.sick = False
@@ -169,6 +171,11 @@ class Flow:
 
     def __repr__(self) -> str:
         return f"<flow {self.flow_id} {self.state.value} {self.key.local_port}→{self.key.remote_port}>"
+
+    def repeat_answered(self, now: float) -> None:
+        """What came answers ``repeat``: a round-trip time, if that was sent once (RFC 6298 section 3)."""
+        if self.tries == 1:
+            self.health.sample(max(now - self.repeat_since, 0.0))
 
     def segment(self, payload: bytes, *, window: int, flags: int = PSH | ACK) -> Outgoing:
         """A segment before the flow is established."""

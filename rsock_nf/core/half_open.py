@@ -33,6 +33,8 @@ class Said(NamedTuple):
     """Of the confirmation."""
     ack: int
     """What the confirmation acknowledges: our answer."""
+    answered: float | None
+    """When; None = more than once, so the confirmation tells no round-trip time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class HalfOpen:
 
     def heard_from(self, key: FlowKey, said: Said) -> None:
         """``key`` said it; the one that said it first gives way when there are too many."""
-        if key not in self.said_by and len(self.said_by) >= MAX_SAID_BY:
+        if key in self.said_by:
+            said = said._replace(answered=None)
+        elif len(self.said_by) >= MAX_SAID_BY:
             del self.said_by[next(iter(self.said_by))]
         self.said_by[key] = said
 

@@ -3,6 +3,9 @@
 A probe travels on the flow itself; its answer tells how many frames arrived there so far,
 so each side learns the loss in its *sending* direction.  Round-trip time is estimated as
 RFC 6298 does; each probe has a number of its own, so no sample is ambiguous.
+
+A queue that fills on the way (bufferbloat) looks like a dead path until the answer comes: every unanswered probe
+doubles the time-out, and whatever the peer lets us hear meanwhile counts as a sign of life.
 """
 
 from __future__ import annotations
@@ -10,17 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MIN_RTO = 0.1
-"""Seconds.  Less would take a busy host for a dead path."""
+MIN_RTO = 0.2
+"""Seconds, Linux's TCP_RTO_MIN.  Less would take a busy host, or a queue that fills, for a dead path."""
 MAX_RTO = 3.0
 INITIAL_RTO = 0.5
 GIVE_UP_SILENT = 3
-"""Unanswered probes in a row, with nothing else received either, after which a flow is dead."""
+"""Unanswered probes in a row after which a flow is dead, if nothing was heard for as long as the last two waited
+(what was on its way when the first one left still comes in)."""
 GIVE_UP = 8
-"""Unanswered probes in a row after which it is dead even if something is received."""
+"""Unanswered probes in a row after which it is dead even if something is heard."""
 MIN_SAMPLE = 32
 """Frames sent between two answered probes below which they say nothing about loss."""
 _LOSS_WEIGHT = 0.25
+_ROUNDING = 1e-3
+"""Seconds by which a sum of time-outs may fall short of the time that passed."""
 
 
 class _Sent(NamedTuple):
@@ -41,44 +47,55 @@ class Health:
     """Probes in a row without an answer."""
     next_number: int = 1
     _outstanding: dict[int, _Sent] = field(default_factory=dict)
-    _received_frames: int = 0
-    """The pump's counter when the first unanswered probe was sent."""
+    _heard: tuple[int, int] = (0, 0)
+    """(frames received, highest ACK) when last looked at."""
+    _silent_since: float = 0.0
+    """When the first probe was sent after which ``_heard`` has not changed."""
     _answered_sent: int = 0
     _answered_received: int = 0
 
     @property
     def rto(self) -> float:
-        """How long to wait for an answer, seconds."""
-        if self.srtt is None:
-            return INITIAL_RTO
-        return min(max(self.srtt + 4 * self.rttvar, MIN_RTO), MAX_RTO)
+        """How long to wait for the next answer, seconds: doubled for each probe unanswered (RFC 6298 section 5.5)."""
+        return self._rto(self.unanswered)
+
+    def _rto(self, unanswered: int) -> float:
+        base = INITIAL_RTO if self.srtt is None else max(self.srtt + 4 * self.rttvar, MIN_RTO)
+        return min(base * (1 << unanswered), MAX_RTO)
 
     @property
     def waiting(self) -> bool:
         """The last probe is not answered yet."""
         return bool(self._outstanding)
 
-    def probe_sent(self, now: float, sent_frames: int, received_frames: int) -> int:
-        """Account for a probe, which is frame ``sent_frames`` of this flow; its number."""
-        if not self._outstanding:
-            self._received_frames = received_frames
+    def probe_sent(self, now: float, sent_frames: int, heard: tuple[int, int]) -> int:
+        """Account for a probe, which is frame ``sent_frames`` of this flow; its number.
+
+        ``heard``: frames received on the flow, and its highest ACK.
+        """
+        if not self._outstanding or heard != self._heard:
+            self._heard, self._silent_since = heard, now
         number = self.next_number
         self.next_number = (number + 1) & 0xFFFFFFFF
         self._outstanding[number] = _Sent(now, sent_frames)
         return number
 
-    def overdue(self, received_frames: int) -> bool:
-        """The last probe was not answered in time.  True = the flow is dead."""
+    def overdue(self, now: float, heard: tuple[int, int]) -> bool:
+        """The last probe was not answered in time.  True = the flow is dead.  ``heard``: see ``probe_sent``."""
         self.unanswered += 1
-        silent = received_frames == self._received_frames
-        return self.unanswered >= GIVE_UP or (silent and self.unanswered >= GIVE_UP_SILENT)
+        if self.unanswered < GIVE_UP_SILENT:
+            return False
+        if self.unanswered >= GIVE_UP:
+            return True
+        patience = sum(self._rto(unanswered) for unanswered in range(1, GIVE_UP_SILENT))
+        return heard == self._heard and now - self._silent_since >= patience - _ROUNDING
 
     def answered(self, now: float, number: int, received: int) -> bool:
         """An answer came: ``received`` frames arrived at the peer.  False = to no probe of ours."""
         sent = self._outstanding.get(number)
         if sent is None:
             return False
-        self._sample(max(now - sent.at, 0.0))
+        self.sample(max(now - sent.at, 0.0))
         self._outstanding.clear()
         self.unanswered = 0
         frames = sent.frames - self._answered_sent
@@ -89,7 +106,8 @@ class Health:
             self._answered_sent, self._answered_received = sent.frames, received
         return True
 
-    def _sample(self, rtt: float) -> None:
+    def sample(self, rtt: float) -> None:
+        """Take a round-trip time, seconds.  From outside: of a handshake segment that was sent once (Karn's rule)."""
         if self.srtt is None:
             self.srtt, self.rttvar = rtt, rtt / 2
         else:

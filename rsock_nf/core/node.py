@@ -381,7 +381,7 @@ class Node:
         if not flow.path.confirmed and not flow.health.unanswered:
             empty = pump.codec.control_size(messages.Probe(0))
             padding = max(flow.path.size - empty, 0)
-        number = flow.health.probe_sent(now, pump.sent_frames + 1, pump.received_frames)
+        number = flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))
         if padding:
             flow.path.probe_sent(number)
         self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
@@ -412,7 +412,8 @@ class Node:
 
     def _probe_due(self, now: float, flow: Flow) -> None:
         """The next probe, or the last one is overdue."""
-        if flow.pump and flow.health.waiting and flow.health.overdue(flow.pump.received_frames):
+        pump = flow.pump
+        if pump and flow.health.waiting and flow.health.overdue(now, (pump.received_frames, pump.highest_ack)):
             self._tell_others(flow, messages.FlowDown(flow.flow_id))
             self._step(now, flow, Input.DEAD, "probes are not answered")
             return

@@ -152,7 +152,7 @@ class Server(Node):
         entry = self._half_open.find(digest)
         if entry is not None:
             seq = (segment.seq + len(segment.payload)) & _MASK
-            entry.heard_from(segment.key, Said(isn, seq, (segment.ack + len(answer)) & _MASK))
+            entry.heard_from(segment.key, Said(isn, seq, (segment.ack + len(answer)) & _MASK, now))
             self._deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
         self._reply(packet, segment, answer)
 
@@ -214,7 +214,7 @@ class Server(Node):
         if self._handshake.read_confirm(entry.keys, confirm) != entry.challenge:
             raise Malformed("another challenge than ours")
         said = entry.said_by.get(segment.key)
-        if said is None or (segment.seq, segment.ack) != said[1:]:
+        if said is None or (segment.seq, segment.ack) != (said.seq, said.ack):
             self.counters["confirmations from elsewhere"] += 1  # who says it has proved no address
             return
         session = self.sessions.get(entry.session_id)
@@ -244,7 +244,10 @@ class Server(Node):
         self, now: float, packet: Packet, segment: Segment, session: Session, entry: HalfOpen, number: int
     ) -> None:
         flow = Flow(number, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big"))
-        flow.isn = entry.said_by[segment.key].isn
+        said = entry.said_by[segment.key]
+        flow.isn = said.isn
+        if said.answered is not None:
+            flow.health.sample(max(now - said.answered, 0.0))
         flow.mss = min(entry.offer.mss, self._link_payload(segment.key))
         flow.scale = entry.offer.window_scale
         flow.next_seq = segment.ack

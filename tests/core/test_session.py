@@ -282,7 +282,39 @@ def test_a_second_address_of_the_server_is_tried() -> None:
     with Pair(client={"server": (dead, SERVER_ADDRESS[4])}) as pair:
         pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[16:20] == dead.packed)
         pair.start()
-        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 40.0)
+        pair.run_until(lambda: pair.client.session is not None, 3.5)
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 2.0)
+
+
+def test_addresses_are_tried_in_their_order_and_then_with_back_off() -> None:
+    """Two or three seconds for each that is silent, and no storm when none of them answers."""
+    servers = tuple(SERVER_ADDRESS[4] + at for at in (5, 6, 7))
+    with Pair(client={"server": servers}) as pair:
+        order: list[int] = []
+        syns: list[float] = []
+
+        def dead(_: Toward, packet: bytes) -> bool:
+            syns.append(pair.now)
+            last = packet[19] - SERVER_ADDRESS[4].packed[3]
+            if not order or order[-1] != last:
+                order.append(last)
+            return True
+
+        pair.wire.drop.append(dead)
+        pair.start()
+        pair.run(8.0)
+        assert order == [5, 6, 7]
+        pair.run(112.0)
+        assert set(order[3:]) == {5, 6, 7}
+        assert len([when for when in syns if when > pair.now - 60]) < 10 * 4 * 4, "ten slots, 30 s of back-off"
+
+
+def test_an_address_that_answers_its_syns_is_not_passed_over() -> None:
+    """It is alive, and says why it takes nobody: the reason must not be covered by the next address's silence."""
+    with Pair(client={"server": (SERVER_ADDRESS[4], SERVER_ADDRESS[4] + 7), "secret": bytes(range(32))}) as pair:
+        pair.start()
+        pair.run(5.0)
+        assert pair.client.remote_text == str(SERVER_ADDRESS[4])
 
 
 def test_addresses_of_both_families() -> None:
