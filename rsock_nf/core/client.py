@@ -7,6 +7,7 @@ conversation for ``idle_timeout`` → every flow closes, and the next datagram s
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from rsock_nf.core import messages
@@ -50,8 +51,10 @@ class Client(Node):
         self._waiting = Waiting()
         self._next_flow = 0
         self._next_conversation = int.from_bytes(rng(2), "big")
-        self._ended: dict[int, float] = {}
-        """Conversation number → when it ended."""
+        self._unused_numbers = 0x10000
+        """Conversation numbers, from ``_next_conversation`` on, that no conversation has had yet."""
+        self._ended: OrderedDict[int, float] = OrderedDict()
+        """Conversation number → when it ended, the first to end first."""
         self._active = False
         """Flows are wanted."""
         self._unused_since = 0.0
@@ -438,17 +441,28 @@ class Client(Node):
 
     def _new_conversation(self, now: float, run: Run) -> PumpConversation | None:
         """Numbers go round; one is not used again within 2 × ``duration`` of its end."""
-        in_use = self.group.conversations
-        for _ in range(0x10000):
+        number = self._free_number(now)
+        if number is None:
+            return None
+        target = self._target(run.peer)
+        conversation = PumpConversation(self.group, number, run.peer, target=target, opening=True)
+        self._put_conversation(now, conversation)
+        return conversation
+
+    def _free_number(self, now: float) -> int | None:
+        """One that was never used, else the one that ended first: a flood of new peers must not cost a search each."""
+        if self._unused_numbers:
+            self._unused_numbers -= 1
             number = self._next_conversation
             self._next_conversation = (number + 1) & 0xFFFF
-            if number not in in_use and self._ended.get(number, -1e9) + 2 * self._config.duration <= now:
-                self._ended.pop(number, None)
-                target = self._target(run.peer)
-                conversation = PumpConversation(self.group, number, run.peer, target=target, opening=True)
-                self._put_conversation(now, conversation)
-                return conversation
-        return None
+            return number
+        if not self._ended:
+            return None
+        number, ended = next(iter(self._ended.items()))
+        if ended + 2 * self._config.duration > now:
+            return None
+        del self._ended[number]
+        return number
 
     def _target(self, peer: Hashable) -> int:
         """Which of the server's targets: a driver with several sockets says so in ``peer``'s first item."""

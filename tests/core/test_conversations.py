@@ -1,6 +1,7 @@
 """Conversations: numbers, ends, limits; datagrams that wait, and datagrams too large for a segment."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 
 import pytest
 
@@ -128,8 +129,9 @@ def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
         pair.up()
         client = pair.client
         started: dict[int, float] = {}
-        for number in range(0x10000 - 3):  # as if all but three had ended now
+        for number in range(3, 0x10000):  # as if all but three had been used, and had ended now
             client._ended[(client._next_conversation + number) & 0xFFFF] = pair.now
+        client._unused_numbers = 3
         for peer in range(5):
             pair.say(peer, b"hello %d" % peer)
         assert len(numbers(pair)) == 3
@@ -144,6 +146,44 @@ def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
         pair.say("later", b"free")
         assert len(numbers(pair)) == 1
         assert not set(numbers(pair)) & started.keys(), "those three ended later, and rest still"
+
+
+class Looks(OrderedDict[int, float]):
+    """Counts how many ended numbers are looked at."""
+
+    count = 0
+
+    def items(self) -> Iterator[tuple[int, float]]:  # type: ignore[override]
+        for item in super().items():
+            self.count += 1
+            yield item
+
+    def __contains__(self, number: object) -> bool:
+        self.count += 1
+        return super().__contains__(number)
+
+    def get(self, number: int, default: float | None = None) -> float | None:  # type: ignore[override]
+        self.count += 1
+        return super().get(number, default)
+
+
+def test_a_number_is_found_without_a_search() -> None:
+    """A flood of new application addresses when every number rests: one look each, not 65,536."""
+    with Pair(client=SHORT) as pair:
+        pair.up()
+        pair.client._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now))
+        pair.client._unused_numbers = 0
+        looks.count = 0
+        for peer in range(100):
+            pair.say(peer, b"hello")
+        assert pair.client.counters["no conversation number free"] == 100
+        assert looks.count == 100
+        pair.client._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now - 1000.0))
+        looks.count = 0
+        for peer in range(100):
+            pair.say(peer, b"hello")
+        assert sorted(numbers(pair)) == list(range(100))
+        assert looks.count == 100
 
 
 def test_late_frames_of_an_ended_conversation_go_nowhere() -> None:
