@@ -40,22 +40,25 @@ class TooBig(NamedTuple):
     key: FlowKey
     """The flow as we send on it: local is the inner source."""
     mtu: int
-    """Largest IP packet that fits, bytes: at least 576 (IPv4) or 1,280 (IPv6).  Not compared with anything known."""
+    """Largest IP packet that fits, bytes: at least 576 (IPv4) or 1,280 (IPv6).  Not compared with anything known.
+    0 = the router, older than RFC 1191, does not say: ``plateau_below`` what the flow uses."""
     inner_seq: int
     """Sequence number of the segment that did not fit."""
 
 
 def plateau_below(mtu: int) -> int:
-    """The next smaller MTU in common use (RFC 1191 section 7), for a router that does not say which one it has."""
-    return next((plateau for plateau in PLATEAUS if plateau < mtu), PLATEAUS[-1])
+    """The next smaller IPv4 MTU in common use (RFC 1191 section 7), for a router that does not say which one it has.
+
+    ``mtu``: the one in use.  The inner total length, which the RFC goes by, is that of a whole burst when the packet
+    that did not fit was one.
+    """
+    return max(next((plateau for plateau in PLATEAUS if plateau < mtu), 0), MIN_MTU_V4)
 
 
-def parse_too_big(packet: Packet, mtu_in_use: int = 1500) -> TooBig:
+def parse_too_big(packet: Packet) -> TooBig:
     """The claim in ``packet``: ICMP type 3 code 4 (RFC 1191), or ICMPv6 type 2 (RFC 4443 section 3.2).
 
-    A next-hop MTU of 0, from routers before RFC 1191, becomes the plateau below ``mtu_in_use``: the inner total
-    length, which the RFC goes by, is not looked at, since it is that of a whole burst when the packet that did not
-    fit was one.  The ICMP checksum is verified where the packet says ``Checksum.VERIFY``.
+    The ICMP checksum is verified where the packet says ``Checksum.VERIFY``.
 
     Raises ``Malformed``, also for every other type, for ICMPv6 MTUs below 1,280, and where the inner packet is not
     TCP or not a first fragment.
@@ -83,8 +86,8 @@ def parse_too_big(packet: Packet, mtu_in_use: int = 1500) -> TooBig:
         if word < MIN_MTU_V6:
             raise Malformed(f"ICMPv6 packet too big with MTU {word}")
         return TooBig(key, word, inner_seq)
-    mtu = word & 0xFFFF or plateau_below(mtu_in_use)
-    return TooBig(key, max(mtu, MIN_MTU_V4), inner_seq)
+    mtu = word & 0xFFFF
+    return TooBig(key, max(mtu, MIN_MTU_V4) if mtu else 0, inner_seq)
 
 
 def _parse_inner_v4(inner: memoryview) -> tuple[FlowKey, int]:

@@ -15,7 +15,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, Suspect
 from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
 from rsock_nf.core.fragments import parse_fragment, split
-from rsock_nf.core.icmp import parse_too_big
+from rsock_nf.core.icmp import parse_too_big, plateau_below
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import MAX_FRAME, Frames, Handshake, Kind, Rng
 from rsock_nf.core.pump import Handover, Pump, PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
@@ -169,7 +169,8 @@ class Node:
         if flow is None or pump is None or (pump.next_seq - claim.inner_seq - 1) & 0xFFFFFFFF >= max(pump.window, 1):
             self.counters["ICMP for nothing of ours"] += 1
             return
-        if flow.path.reduce(claim.mtu - (60 if len(flow.key.local) == 16 else 40)):
+        headers = 60 if len(flow.key.local) == 16 else 40
+        if flow.path.reduce((claim.mtu or plateau_below(flow.path.size + headers)) - headers):
             self.pump.set_max_payload(pump, flow.path.size)
 
     def _reset(self, now: float, flow: Flow, segment: Segment, pump: PumpFlow) -> None:

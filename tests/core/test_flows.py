@@ -196,6 +196,24 @@ def test_icmp_too_big_shrinks_the_flow_at_once() -> None:
         assert {flow.path.size for flow in pair.flows(pair.server)} == {1460}, "the other direction is another path"
 
 
+def test_a_router_that_does_not_say_which_size_fits() -> None:
+    """RFC 1191 section 7: the plateau below what *this flow* uses, not below what the link has."""
+    with Pair(client={"flows": 1}) as pair:
+        pair.wire.conditions[Toward.SERVER] = Conditions(mtu=1300)
+
+        def router(toward: Toward, packet: bytes) -> bool:
+            if toward is Toward.SERVER and len(packet) > 1100:
+                known = len(packet) > 1300
+                pair.wire.inject(pair.now, Toward.CLIENT, too_big(packet, 1300 if known else 0), behind_judge=True)
+                return True
+            return False
+
+        pair.wire.drop.append(router)
+        pair.up()
+        pair.run(5.0)
+        assert [flow.path.size for flow in pair.flows(pair.client)] == [1006 - 40]
+
+
 @pytest.mark.parametrize("what", ["seq", "port", "larger", "tiny"])
 def test_a_forged_too_big(what: str) -> None:
     with Pair(client={"flows": 1}) as pair:
