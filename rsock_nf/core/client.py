@@ -33,7 +33,7 @@ MESSAGE_TRIES = 4
 
 
 class Client(Node):
-    """See the module.  ``server``: the addresses to try are ``parameters.server``, in that order."""
+    """See the module.  Where it dials: ``parameters.server`` (the addresses, in that order) and ``parameters.ports``."""
 
     initiator = True
 
@@ -285,7 +285,7 @@ class Client(Node):
                 self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
             case Action.CONFIRM if flow.session and isinstance(flow.pending, bytes):
                 keys = flow.session.keys
-                message = self._handshake.confirm(keys, flow.session.session_id, flow.flow_id, flow.pending, self._rng)
+                message = self._handshake.confirm(keys, flow.session.session_id, flow.flow_id, flow.pending)
                 self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
                 self._pump_flow(flow, flow.session)
             case Action.OPEN:

@@ -69,7 +69,6 @@ class Input(enum.Enum):
 class Action(enum.Enum):
     """What the owner does on a transition."""
 
-    NOTHING = "–"
     WAIT_TURN = "ACK, wait for a turn"
     HELLO = "send hello"
     JOIN = "send join"

@@ -434,7 +434,7 @@ class Node:
         self.pump.stalled.clear()
 
     def _judge(self, now: float, flow: Flow) -> None:
-        """Take a flow out of use that loses much more than its peers do, and back when it recovers."""
+        """Take a flow out of use that loses much more than its peers do: it does not come back, another is dialled for it."""
         session = flow.session
         if session is None or flow.pump is None or flow.state is not State.ESTABLISHED:
             return

@@ -58,7 +58,7 @@ class ClientParameters(Common):
     """A client."""
 
     server: tuple[IPAddress, ...] = ()
-    """The server's addresses in order of preference; flows go to the first that answers."""
+    """The server's addresses in order of preference: one that answers no SYN gives way to the next, and flows go to one at a time."""
     flows: int = 10
     """At most this many flows, and at most one for each server port."""
     idle_timeout: float = 60.0

@@ -55,8 +55,6 @@ class FlowCodec(Protocol):
 
     overhead: int
     """Bytes that a data frame adds to its datagram."""
-    sealed: bool
-    """Data frames carry counters."""
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
@@ -168,7 +166,7 @@ class Handshake(Protocol):
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
         """Client: the challenge, or the word that the session is gone.  Raises ``Malformed``."""
 
-    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:
+    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
         """Client: the challenge sent back, sealed."""
 
     def read_untrusted(
@@ -179,16 +177,16 @@ class Handshake(Protocol):
         A hello costs public-key operations: ``hello`` False refuses it before them.
         """
 
-    def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:
+    def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:
         """Server: (second message, the session's keys)."""
 
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
         """Server.  Raises ``Malformed`` unless the session's client made it."""
 
-    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes, rng: Rng) -> bytes:
+    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
         """Server: challenge whoever sent the join."""
 
-    def gone(self, join: JoinMessage, rng: Rng) -> bytes:
+    def gone(self, join: JoinMessage) -> bytes:
         """Server: it does not know the session that this join names."""
 
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:

@@ -83,7 +83,6 @@ class PumpFlow:
         "max_payload",
         "next_seq",
         "out_of_window",
-        "owner",
         "receive_window",
         "received",
         "received_bytes",

@@ -13,34 +13,14 @@ payload.  TCP outside of RFC 9293 section 3.1 (urgent data, options after the ha
 
 from __future__ import annotations
 
-import enum
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from rsock_nf.core.checksum import IPPROTO_TCP, ONES, checksum, fold, ones_sum, pseudo_header_sum
+from rsock_nf.core.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
 from rsock_nf.core.types import Buffer, Checksum, Malformed, Packet
 
-
-class Flags(enum.IntFlag):
-    """TCP control bits (RFC 9293 section 3.1).
-
-    For naming and printing.  ``IntFlag`` operators cost about a microsecond, so the data path keeps flags as
-    plain ints and tests them against the constants below.
-    """
-
-    FIN = 0x01
-    SYN = 0x02
-    RST = 0x04
-    PSH = 0x08
-    ACK = 0x10
-    URG = 0x20
-    ECE = 0x40
-    CWR = 0x80
-
-
-FIN: Final = 0x01
+FIN: Final = 0x01  # control bits, RFC 9293 section 3.1
 SYN: Final = 0x02
 RST: Final = 0x04
 PSH: Final = 0x08
@@ -49,8 +29,6 @@ ACK: Final = 0x10
 IPV4_HEADER: Final = 20
 IPV6_HEADER: Final = 40
 TCP_HEADER: Final = 20
-TCP_CHECKSUM: Final = 16
-"""Offset of the checksum field in the TCP header."""
 MAX_IP_LENGTH: Final = 65535
 HOP_LIMIT: Final = 64
 """Linux's default for the IPv4 TTL and the IPv6 hop limit."""
@@ -108,7 +86,7 @@ class Segment(NamedTuple):
     seq: int
     ack: int
     flags: int
-    """Control bits, see ``Flags``."""
+    """Control bits: ``FIN`` to ``ACK``, and those that we never send."""
     window: int
     """As it stands in the header: not scaled."""
     payload: memoryview
@@ -376,15 +354,3 @@ def _with_options(header: bytes, options: bytes) -> bytes:
     offset = len(header) - TCP_HEADER + 12
     words = TCP_HEADER + len(options) >> 2
     return b"".join((header[:offset], (words << 4).to_bytes(1, "big"), header[offset + 1 :], options))
-
-
-def complete_checksum(headers: bytes, payload: Iterable[Buffer]) -> bytes:
-    """``headers`` of an ``Outgoing`` with the TCP checksum computed: for links where nobody else does it.
-
-    Only for one segment; a burst has to be cut first.  ``headers`` may carry TCP options.
-    """
-    tcp = IPV6_HEADER if headers[0] >> 4 == 6 else (headers[0] & 0x0F) << 2
-    # The field holds the pseudo-header sum, so summing the segment as it stands includes it.
-    value = checksum(headers[tcp:] + b"".join(payload))
-    field = tcp + TCP_CHECKSUM
-    return headers[:field] + value.to_bytes(2, "big") + headers[field + 2 :]

@@ -183,7 +183,7 @@ class Server(Node):
         session_id = int.from_bytes(self._rng(8), "big")
         challenge = self._rng(16)
         answer = Answer(status, self._config.cipher, session_id, challenge, len(self._config.targets))
-        message, keys = self._handshake.answer(hello, answer, self._rng)
+        message, keys = self._handshake.answer(hello, answer)
         if status is Status.WELCOME:
             entry = HalfOpen(session_id, -1, hello.offer, keys, challenge, message, digest, now, joined=False)
             self._half_open.put(entry)
@@ -192,12 +192,12 @@ class Server(Node):
     def _join(self, now: float, join: JoinMessage, digest: bytes) -> bytes:
         session = self.sessions.get(join.session_id)
         if session is None:
-            return self._handshake.gone(join, self._rng)
+            return self._handshake.gone(join)
         offer = self._handshake.read_join(session.keys, join)
         if offer.mss < SMALLEST_PAYLOAD or len(session.flows) >= MAX_FLOWS or not session.numbers.accept(join.number):
             raise Malformed("join with a number used before, or for one flow too many")
         challenge = self._rng(16)
-        message = self._handshake.join_answer(session.keys, join.number, challenge, self._rng)
+        message = self._handshake.join_answer(session.keys, join.number, challenge)
         entry = HalfOpen(
             join.session_id, join.number, offer, session.keys, challenge, message, digest, now, joined=True
         )

@@ -159,7 +159,7 @@ class NativeHandshake:
             raise Malformed("not an answer to a join")
         return _decrypt(_native(keys).join_answer, number, body, b"", CHALLENGE)
 
-    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes, rng: Rng) -> bytes:  # noqa: ARG002 - the nonce is the number
+    def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
         """See ``Handshake``."""
         head = _JOIN_HEAD.pack(session_id, number)
         sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
@@ -180,7 +180,7 @@ class NativeHandshake:
         session_id, number = _JOIN_HEAD.unpack_from(body)
         return (JoinMessage if kind == _JOIN else ConfirmMessage)(session_id, number, body)
 
-    def answer(self, hello: HelloMessage, answer: Answer, rng: Rng) -> tuple[bytes, SessionKeys]:  # noqa: ARG002 - Noise has its key
+    def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:
         """See ``Handshake``."""
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_untrusted() returned")
@@ -196,12 +196,12 @@ class NativeHandshake:
         head, sealed = join.message[: _JOIN_HEAD.size], join.message[_JOIN_HEAD.size :]
         return _parse_offer(_decrypt(_native(keys).join, join.number, sealed, head))
 
-    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes, rng: Rng) -> bytes:  # noqa: ARG002 - as in confirm
+    def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
         """See ``Handshake``."""
         sealed = _native(keys).join_answer.encrypt(_NONCE.pack(number), challenge, b"")
         return self._envelope(_JOIN_ANSWER, sealed)
 
-    def gone(self, join: JoinMessage, rng: Rng) -> bytes:  # noqa: ARG002 - the same join, the same word
+    def gone(self, join: JoinMessage) -> bytes:
         """See ``Handshake``."""
         return self._envelope(_GONE, self._gone_mac(join.message))
 

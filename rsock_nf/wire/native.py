@@ -113,7 +113,6 @@ class PlainCodec(_Control):
     """``cipher: none``: data frames in the clear behind a token, control frames sealed."""
 
     overhead = HEADER.size
-    sealed = False
 
     def pack(
         self,
@@ -207,7 +206,6 @@ class SealedCodec(_Control):
     """Every frame sealed, every header masked."""
 
     overhead = HEADER.size + TAG
-    sealed = True
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]

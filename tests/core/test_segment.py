@@ -11,19 +11,18 @@ from rsock_nf.core.segment import (
     HEADERS_V6,
     PSH,
     SYN,
-    Flags,
     FlowKey,
     HeaderTemplate,
     SynOptions,
     build_syn,
     build_syn_ack,
-    complete_checksum,
     flow_label,
     initial_window,
     parse_segment,
     parse_syn_options,
 )
 from rsock_nf.core.types import Checksum, Malformed, Packet
+from rsock_nf.link.segmentation import complete
 
 V4 = FlowKey(bytes([192, 0, 2, 1]), 40000, bytes([198, 51, 100, 7]), 10001)
 V6 = FlowKey(bytes.fromhex("20010db8" + "00" * 11 + "01"), 40000, bytes.fromhex("20010db8" + "00" * 11 + "02"), 10001)
@@ -36,7 +35,7 @@ def packet(data: bytes, state: Checksum = Checksum.VERIFY) -> Packet:
 
 def one_segment(key: FlowKey, payload: bytes) -> bytes:
     """As it is on the wire, checksums and all."""
-    return complete_checksum(HeaderTemplate(key).build(1, 2, ACK, 500, len(payload)), [payload]) + payload
+    return complete(HeaderTemplate(key).build(1, 2, ACK, 500, len(payload)), payload)
 
 
 def with_options_v4(options: bytes) -> bytes:
@@ -140,16 +139,16 @@ def test_header_structs_read_what_the_fast_path_needs() -> None:
 
 @BOTH
 def test_syn_and_syn_ack_options(key: FlowKey) -> None:
-    syn = parse_segment(packet(complete_checksum(build_syn(key, 7, 1400, 7), [])))
-    assert Flags(syn.flags) == Flags.SYN
+    syn = parse_segment(packet(complete(build_syn(key, 7, 1400, 7), b"")))
+    assert syn.flags == SYN
     assert bytes(syn.options).hex() == "0204057801010402" + "01030307"
     assert parse_syn_options(syn.options) == SynOptions(1400, 7, sack_permitted=True)
     offer = SynOptions(1400, None, sack_permitted=True)
-    syn_ack = parse_segment(packet(complete_checksum(build_syn_ack(key, 9, 8, offer), [])))
+    syn_ack = parse_segment(packet(complete(build_syn_ack(key, 9, 8, offer), b"")))
     assert syn_ack.flags == SYN | ACK
     assert bytes(syn_ack.options).hex() == "0204057801010402"
     assert parse_syn_options(syn_ack.options) == offer
-    bare = parse_segment(packet(complete_checksum(build_syn_ack(key, 9, 8, SynOptions(None, None, False)), [])))
+    bare = parse_segment(packet(complete(build_syn_ack(key, 9, 8, SynOptions(None, None, False)), b"")))
     assert bytes(bare.options) == b""
 
 

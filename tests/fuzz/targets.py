@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from scapy.utils import RawPcapReader
 
+from rsock_nf.config.values import parse_secret
 from rsock_nf.core import messages
 from rsock_nf.core.fragments import parse_fragment, split
 from rsock_nf.core.icmp import parse_too_big
@@ -20,7 +21,6 @@ from rsock_nf.core.segment import parse_segment, parse_syn_options
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.wire.control import build_control, parse_control
 from rsock_nf.wire.handshake import NativeHandshake, _build_offer, _parse_offer
-from rsock_nf.wire.keys import parse_secret
 from rsock_nf.wire.native import flow_codec
 from rsock_nf.wire.noise import NNpsk0
 

@@ -19,8 +19,8 @@ from rsock_nf.core.segment import (
     SynOptions,
     build_syn,
     build_syn_ack,
-    complete_checksum,
 )
+from rsock_nf.link.segmentation import complete
 
 CAPTURE = Path(__file__).with_name("flow.pcap")
 LINKTYPE_RAW = 101
@@ -36,13 +36,13 @@ def flow(client: str, server: str, mss: int) -> list[bytes]:
 
     def send(sender: FlowKey, flags: int, payload: bytes = b"") -> None:
         headers = sides[sender].build(position[sender], position[sender.reversed()], flags, 512, len(payload))
-        done.append(complete_checksum(headers, [payload]) + payload)
+        done.append(complete(headers, payload))
         position[sender] = (position[sender] + len(payload) + bool(flags & FIN)) & 0xFFFF_FFFF
 
-    done.append(complete_checksum(build_syn(key, position[key], mss, 7, 0x1234), []))
+    done.append(complete(build_syn(key, position[key], mss, 7, 0x1234), b""))
     position[key] += 1
     offer = SynOptions(mss, 7, sack_permitted=True)
-    done.append(complete_checksum(build_syn_ack(key.reversed(), position[key.reversed()], position[key], offer), []))
+    done.append(complete(build_syn_ack(key.reversed(), position[key.reversed()], position[key], offer), b""))
     position[key.reversed()] += 1
     send(key, ACK)
     send(key, ACK | PSH, bytes(range(200)))

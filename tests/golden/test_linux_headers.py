@@ -19,11 +19,11 @@ from rsock_nf.core.segment import (
     SynOptions,
     build_syn,
     build_syn_ack,
-    complete_checksum,
     parse_segment,
     parse_syn_options,
 )
 from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.link.segmentation import complete
 
 HERE = Path(__file__).parent
 LINK_HEADER = 14
@@ -62,7 +62,7 @@ def rebuilt(captured: bytes) -> bytes:
         headers = HeaderTemplate(key, identification(captured)).build(
             segment.seq, segment.ack, segment.flags, segment.window, len(segment.payload)
         )
-    return complete_checksum(headers, [segment.payload]) + bytes(segment.payload)
+    return complete(headers, segment.payload)
 
 
 @pytest.mark.parametrize("number", range(20))

@@ -18,13 +18,13 @@ from rsock_nf.core.segment import (
     SynOptions,
     build_syn,
     build_syn_ack,
-    complete_checksum,
     flow_label,
     initial_window,
     parse_segment,
     parse_syn_options,
 )
 from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.link.segmentation import complete
 
 u8, u16, u32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
 keys = st.sampled_from([4, 16]).flatmap(
@@ -74,7 +74,7 @@ def test_segment(key: FlowKey, seq: int, ack: int, flags: int, window: int, payl
     headers = HeaderTemplate(key, start).build(seq, ack, flags, window, len(payload))
     expected = Segment(key.reversed(), seq, ack, flags, window, memoryview(payload), memoryview(b""))
     assert parse(headers + payload, Checksum.PARTIAL) == expected
-    wire = complete_checksum(headers, [payload]) + payload
+    wire = complete(headers, payload)
     assert parse(wire, Checksum.VERIFY) == expected
     tcp = dissect(key, wire)
     assert (tcp.seq, tcp.ack, int(tcp.flags), tcp.window, tcp.dataofs) == (seq, ack, flags, window, 5)
@@ -92,7 +92,7 @@ def test_sums_of_a_burst(key: FlowKey, size: int, start: int) -> None:
 
 @given(keys, u32, st.integers(1, 65535), st.none() | st.integers(0, 14), u16)
 def test_syn(key: FlowKey, seq: int, mss: int, window_scale: int | None, start: int) -> None:
-    wire = complete_checksum(build_syn(key, seq, mss, window_scale, start), [])
+    wire = complete(build_syn(key, seq, mss, window_scale, start), b"")
     segment = parse(wire, Checksum.VERIFY)
     assert segment[:5] == (key.reversed(), seq, 0, SYN, initial_window(mss))
     assert parse_syn_options(segment.options) == SynOptions(mss, window_scale, sack_permitted=True)
@@ -104,7 +104,7 @@ def test_syn(key: FlowKey, seq: int, mss: int, window_scale: int | None, start: 
 
 @given(keys, u32, u32, offers)
 def test_syn_ack(key: FlowKey, seq: int, ack: int, offer: SynOptions) -> None:
-    wire = complete_checksum(build_syn_ack(key, seq, ack, offer), [])
+    wire = complete(build_syn_ack(key, seq, ack, offer), b"")
     segment = parse(wire, Checksum.VERIFY)
     assert segment[:4] == (key.reversed(), seq, ack, SYN | ACK)
     assert parse_syn_options(segment.options) == offer
@@ -117,7 +117,7 @@ def test_syn_ack(key: FlowKey, seq: int, ack: int, offer: SynOptions) -> None:
 def test_a_wrong_sum_is_never_taken(key: FlowKey, payload: bytes, error: int) -> None:
     """Any change of the checksum field but to its other zero."""
     headers = HeaderTemplate(key).build(1, 1, ACK, 1, len(payload))
-    wire = bytearray(complete_checksum(headers, [payload]) + payload)
+    wire = bytearray(complete(headers, payload))
     field = len(headers) - 4
     right = int.from_bytes(wire[field : field + 2])
     wrong = right ^ error

@@ -54,7 +54,7 @@ def test_hello_and_answer(cipher: Cipher) -> None:
     read = server.read_untrusted(golden["hello"], lambda _: vectors.EPHEMERALS[1])
     assert not isinstance(read, tuple)
     assert read.offer == offer
-    answer, server_keys = server.answer(read, said, scripted)
+    answer, server_keys = server.answer(read, said)
     assert answer == golden["answer"]
     heard, client_keys = client.read_answer(pending, golden["answer"])
     assert heard == said
@@ -75,11 +75,11 @@ def test_join_confirmation_and_gone(cipher: Cipher) -> None:
     assert isinstance(join, tuple)
     assert join[:2] == (session_id, number)
     assert handshake.read_join(keys, join) == offer  # type: ignore[arg-type]
-    assert handshake.join_answer(keys, number, challenge, scripted) == golden["join answer"]
+    assert handshake.join_answer(keys, number, challenge) == golden["join answer"]
     assert handshake.read_join_answer(keys, number, golden["join"], golden["join answer"]) == challenge
-    assert handshake.gone(join, scripted) == golden["gone"]  # type: ignore[arg-type]
+    assert handshake.gone(join) == golden["gone"]  # type: ignore[arg-type]
     assert isinstance(handshake.read_join_answer(keys, number, golden["join"], golden["gone"]), Gone)
-    assert handshake.confirm(keys, session_id, 1, challenge, scripted) == golden["confirmation"]
+    assert handshake.confirm(keys, session_id, 1, challenge) == golden["confirmation"]
 
 
 def packed(codec: FlowCodec) -> list[str]:

@@ -62,7 +62,7 @@ def meet(cipher: Cipher = Cipher.NONE, seed: int = 1) -> Ends:
     client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
     hello, pending = client.hello(Offer(cipher, 1460, 7), seeded(seed))
     said = Answer(Status.WELCOME, cipher, SESSION_ID, CHALLENGE, 3)
-    answer, server_keys = server.answer(read_hello(server, hello, seed + 1), said, seeded(seed + 2))
+    answer, server_keys = server.answer(read_hello(server, hello, seed + 1), said)
     heard, client_keys = client.read_answer(pending, answer)
     assert heard == said
     return Ends(client, server, client_keys, server_keys, hello, answer, heard)
@@ -86,7 +86,7 @@ def read_confirm(server: NativeHandshake, confirm: bytes) -> ConfirmMessage:
 @ciphers
 def test_hello_answer_confirmation(cipher: Cipher) -> None:
     ends = meet(cipher)
-    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 1, ends.heard.challenge, seeded(3))
+    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 1, ends.heard.challenge)
     message = read_confirm(ends.server, confirm)
     assert message[:2] == (SESSION_ID, 1)
     assert ends.server.read_confirm(ends.server_keys, message) == CHALLENGE
@@ -106,9 +106,9 @@ def test_join_answer_confirmation(cipher: Cipher) -> None:
     message = read_join(ends.server, join)
     assert message[:2] == (SESSION_ID, 2)
     assert ends.server.read_join(ends.server_keys, message) == offer
-    answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE, seeded(5))
+    answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE)
     assert ends.client.read_join_answer(ends.client_keys, 2, join, answer) == CHALLENGE
-    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE, seeded(6))
+    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
     assert ends.server.read_confirm(ends.server_keys, read_confirm(ends.server, confirm)) == CHALLENGE
 
 
@@ -132,7 +132,7 @@ def test_offer_arrives_as_it_was(offer: Offer, seed: int) -> None:
 def test_answer_arrives_as_it_was(said: Answer) -> None:
     client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
     hello, pending = client.hello(Offer(said.cipher, 1460, 7), seeded(1))
-    answer, _ = server.answer(read_hello(server, hello), said, seeded(3))
+    answer, _ = server.answer(read_hello(server, hello), said)
     assert client.read_answer(pending, answer)[0] == said
 
 
@@ -140,7 +140,7 @@ def test_other_cipher_is_named_by_the_server() -> None:
     client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
     hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
     said = Answer(Status.CIPHER, Cipher.AES_256_GCM, 0, bytes(16), 0)
-    answer, _ = server.answer(read_hello(server, hello), said, seeded(3))
+    answer, _ = server.answer(read_hello(server, hello), said)
     assert client.read_answer(pending, answer)[0] == said
 
 
@@ -151,7 +151,7 @@ def test_another_secret_gets_nothing() -> None:
     ends = meet()
     stranger = NativeHandshake(bytes(32))
     join = ends.client.join(ends.client_keys, SESSION_ID, 2, Offer(Cipher.NONE, 1460, 7), seeded(4))
-    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE, seeded(4))
+    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
     for message in (ends.hello, join, confirm):
         with pytest.raises(Malformed):
             stranger.read_untrusted(message, seeded(5))
@@ -181,9 +181,9 @@ def all_messages() -> list[tuple[str, bytes, Callable[[bytes], object]]]:
     client, server, keys = ends.client, ends.server, ends.server_keys
     _, pending = client.hello(offer, seeded(1))
     join = client.join(ends.client_keys, SESSION_ID, 2, offer, seeded(4))
-    confirm = client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE, seeded(4))
-    answer = server.join_answer(keys, 2, CHALLENGE, seeded(5))
-    gone = server.gone(read_join(server, join), seeded(6))
+    confirm = client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
+    answer = server.join_answer(keys, 2, CHALLENGE)
+    gone = server.gone(read_join(server, join))
     return [
         ("hello", ends.hello, lambda message: read_hello(server, message)),
         ("answer", ends.answer, lambda message: client.read_answer(pending, message)),
@@ -240,11 +240,11 @@ def test_offer_with_an_impossible_field_is_malformed(at: int, value: int, monkey
 def test_replayed_hello_gets_keys_that_the_first_pending_does_not_have() -> None:
     ends = meet()
     said = Answer(Status.WELCOME, Cipher.NONE, 5, CHALLENGE, 1)
-    _, keys = ends.server.answer(read_hello(ends.server, ends.hello, 77), said, seeded(78))
+    _, keys = ends.server.answer(read_hello(ends.server, ends.hello, 77), said)
     assert isinstance(keys, NativeKeys)
     assert isinstance(ends.client_keys, NativeKeys)
     assert keys.session_key != ends.client_keys.session_key
-    confirm = ends.client.confirm(ends.client_keys, 5, 1, CHALLENGE, seeded(3))
+    confirm = ends.client.confirm(ends.client_keys, 5, 1, CHALLENGE)
     with pytest.raises(Malformed):
         ends.server.read_confirm(keys, read_confirm(ends.server, confirm))
 
@@ -253,7 +253,7 @@ def test_hello_has_one_answer_and_the_answer_one_reading() -> None:
     client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
     hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
     said = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, CHALLENGE, 3)
-    answer, _ = server.answer(read_hello(server, hello), said, seeded(3))
+    answer, _ = server.answer(read_hello(server, hello), said)
     client.read_answer(pending, answer)
     with pytest.raises(Malformed):
         client.read_answer(pending, answer)
@@ -262,7 +262,7 @@ def test_hello_has_one_answer_and_the_answer_one_reading() -> None:
 def test_join_and_confirmation_are_of_one_session_and_one_number() -> None:
     ends, other = meet(seed=1), meet(seed=50)
     join = ends.client.join(ends.client_keys, SESSION_ID, 2, Offer(Cipher.NONE, 1460, 7), seeded(4))
-    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE, seeded(4))
+    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
     read_a_join, read_a_confirm = read_join(ends.server, join), read_confirm(ends.server, confirm)
     with pytest.raises(Malformed):
         other.server.read_join(other.server_keys, read_a_join)
@@ -279,7 +279,7 @@ def test_join_and_confirmation_are_of_one_session_and_one_number() -> None:
 def test_join_answer_is_of_one_number() -> None:
     ends = meet()
     offer = Offer(Cipher.NONE, 1460, 7)
-    answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE, seeded(5))
+    answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE)
     join = ends.client.join(ends.client_keys, SESSION_ID, 3, offer, seeded(4))
     with pytest.raises(Malformed):
         ends.client.read_join_answer(ends.client_keys, 3, join, answer)
@@ -289,7 +289,7 @@ def test_gone_is_of_one_join_and_one_secret() -> None:
     ends = meet()
     offer = Offer(Cipher.NONE, 1460, 7)
     join, other = (ends.client.join(ends.client_keys, SESSION_ID, n, offer, seeded(n)) for n in (2, 3))
-    gone = ends.server.gone(read_join(ends.server, join), seeded(6))
+    gone = ends.server.gone(read_join(ends.server, join))
     assert isinstance(ends.client.read_join_answer(ends.client_keys, 2, join, gone), Gone)
     with pytest.raises(Malformed):
         ends.client.read_join_answer(ends.client_keys, 3, other, gone)
@@ -303,9 +303,9 @@ def test_hello_and_join_are_at_least_as_long_as_their_answers(offer: Offer, seed
     ends = meet()
     hello, _ = ends.client.hello(offer, seeded(seed))
     join = ends.client.join(ends.client_keys, SESSION_ID, 2, offer, seeded(seed))
-    join_answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE, seeded(5))
-    gone = ends.server.gone(read_join(ends.server, join), seeded(6))
-    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE, seeded(7))
+    join_answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE)
+    gone = ends.server.gone(read_join(ends.server, join))
+    confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
     assert len(ends.answer) == ANSWER_SIZE == NativeHandshake.hello_answer_size
     assert len(hello) in HELLO_SIZES
     assert len(join) in JOIN_SIZES
@@ -333,6 +333,6 @@ def test_objects_of_another_wire_format_are_a_type_error() -> None:
     with pytest.raises(TypeError):
         ends.client.read_answer(object(), ends.answer)
     with pytest.raises(TypeError):
-        ends.server.answer(object(), ends.heard, seeded(1))  # type: ignore[arg-type]
+        ends.server.answer(object(), ends.heard)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
-        ends.client.confirm(object(), 1, 1, CHALLENGE, seeded(1))  # type: ignore[arg-type]
+        ends.client.confirm(object(), 1, 1, CHALLENGE)  # type: ignore[arg-type]

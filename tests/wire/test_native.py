@@ -88,8 +88,8 @@ def test_run_comes_out_as_it_was(
     for segment_size in (0, frame) if len(datagrams) > 1 else (0,):
         opened, bad = unpack(receiver(cipher), payload, segment_size)
         assert bad == 0
-        assert each(opened, sealed=codec.sealed) == [
-            Opened(kind, conversation, counter + at if codec.sealed else -1, prefix + datagram)
+        assert each(opened, sealed=(cipher is not Cipher.NONE)) == [
+            Opened(kind, conversation, counter + at if (cipher is not Cipher.NONE) else -1, prefix + datagram)
             for at, datagram in enumerate(datagrams)
         ]
 
@@ -140,7 +140,7 @@ def test_datagrams_may_be_any_buffer(cipher: Cipher, datagram: bytes) -> None:
     buffers: list[Buffer] = [memoryview(datagram), bytearray(datagram), datagram]
     payload = b"".join(codec.pack(Kind.OPENING, 7, 0, b"\0\1", buffers))
     opened, _ = unpack(receiver(cipher), payload)
-    assert [frame.body for frame in each(opened, sealed=codec.sealed)] == [b"\0\1" + datagram] * 3
+    assert [frame.body for frame in each(opened, sealed=(cipher is not Cipher.NONE))] == [b"\0\1" + datagram] * 3
 
 
 @ciphers
@@ -180,7 +180,7 @@ def mixtures(draw: st.DrawFn) -> tuple[Cipher, list[bytes], list[Opened]]:
             kind, conversation = draw(kinds), draw(st.integers(0, 3))
             body = draw(st.binary(max_size=40))
             frames.append(b"".join(codec.pack(kind, conversation, counter, b"", [body])))
-            expected.append(Opened(kind, conversation, counter if codec.sealed else -1, body))
+            expected.append(Opened(kind, conversation, counter if (cipher is not Cipher.NONE) else -1, body))
             counter += 1
     return cipher, frames, expected
 
@@ -253,8 +253,8 @@ def test_runs_break_where_counters_or_conversations_do(cipher: Cipher) -> None:
     payload += b"".join(codec.pack(Kind.DATA, 1, 10, b"", [b"d" * 50]))
     opened, bad = unpack(receiver(cipher), payload)
     assert bad == 0
-    assert b"".join(one.body[:1] for one in each(opened, sealed=codec.sealed)) == b"abcd"
-    if codec.sealed:
+    assert b"".join(one.body[:1] for one in each(opened, sealed=(cipher is not Cipher.NONE))) == b"abcd"
+    if cipher is not Cipher.NONE:
         assert [(run.conversation, run.counter, len(run.datagrams)) for run in opened] == [
             (0xBEEF, 0, 2), (0xBEEF, 9, 1), (1, 10, 1),
         ]  # fmt: skip
@@ -276,7 +276,7 @@ def test_truncated_payload_gives_the_whole_frames_before_the_cut(
     for segment_size in (0, frame):
         opened, bad = unpack(receiver(cipher), payload[:cut], segment_size)
         whole = min(cut // frame, len(datagrams))
-        assert [one.body for one in each(opened, sealed=codec.sealed)] == datagrams[:whole]
+        assert [one.body for one in each(opened, sealed=(cipher is not Cipher.NONE))] == datagrams[:whole]
         assert bad == (1 if cut % frame or (cut == 0 and cipher is Cipher.NONE) else 0)
 
 
