@@ -8,6 +8,7 @@ A packet's way in: pump → (what it could not decide) ``_slow`` → the flow's 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 
@@ -46,7 +47,7 @@ MIN_HEALTHY = 3
 """With fewer flows than this there is nothing to compare: none is called sick."""
 
 
-class Node:
+class Node(ABC):
     """See the module.  ``rng``: ``os.urandom``, or a seeded one in tests."""
 
     initiator = False
@@ -545,29 +546,38 @@ class Node:
 
     # -- what the roles define
 
+    @abstractmethod
     def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
-        raise NotImplementedError
+        """A segment of no flow."""
 
+    @abstractmethod
     def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
-        raise NotImplementedError
+        """A segment of a flow that is not established."""
 
+    @abstractmethod
     def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
-        raise NotImplementedError
+        """A segment that has no place on an established flow: with SYN, or a flag too many."""
 
+    @abstractmethod
     def _unopened(self, now: float, item: SlowPayload) -> None:
-        raise NotImplementedError
+        """A payload of which nothing authenticates, or that is out of window."""
 
+    @abstractmethod
     def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        raise NotImplementedError
+        """Authenticated data of a conversation that is not open."""
 
+    @abstractmethod
     def _slow_run(self, now: float, run: Run) -> None:
-        raise NotImplementedError
+        """Datagrams that the pump could not send: new peer, no flow, too large."""
 
+    @abstractmethod
     def _session_closed(self, now: float, session: Session) -> None:
-        raise NotImplementedError
+        """The peer said goodbye."""
 
+    @abstractmethod
     def _turned_sick(self, now: float, flow: Flow) -> None:
-        raise NotImplementedError
+        """``flow`` should be replaced: it loses too much, or its counters run out."""
 
+    @abstractmethod
     def _expire_conversation(self, now: float, conversation: PumpConversation) -> None:
-        raise NotImplementedError
+        """Nothing has moved in it for ``duration``."""
