@@ -18,10 +18,15 @@ def policy_for(
     """The instance's policy on ``device``.
 
     Server: what comes to its ports at ``local_addresses``.  Client: what comes from the server's ports to the source
-    ports that it holds now, ``held_ports`` (none before it dials), whatever the local address.
+    ports that it holds now, ``held_ports`` (none before it dials), whatever the local address; with the manual
+    backend: all that it may ever hold.
     Raises ``rsock_firewall.FirewallError`` when the addresses contradict each other.
     """
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
         return Policy(settings.name, device, local_addresses, tunnel.ports)
+    if settings.backend == "manual":
+        held_ports = (
+            settings.client_ports
+        )  # the operator's rules cannot follow the flows: they cover every port at once
     return Policy(settings.name, device, local_addresses, held_ports, tunnel.server, tunnel.ports)

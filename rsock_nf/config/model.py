@@ -309,6 +309,9 @@ def _client(path: Path, keys: ClientKeys, secret: bytes) -> tuple[str | None, Cl
     wanted = min(keys.flows, values.count_ports(keys.ports))
     if keys.client_ports and (held := values.count_ports(keys.client_ports)) < wanted:
         raise ConfigError(path, "client_ports", f"{held} ports are too few for {wanted} flows")
+    if keys.backend == "manual" and not keys.client_ports:
+        remedy = 'with "backend": "manual" name the source ports that your rules cover, for example "20000-20099"'
+        raise ConfigError(path, "client_ports", remedy)
     found = [pair for host in keys.server for pair in _resolve(path, "server", host)]
     device = _device(path, keys.device, {zone for _, zone in found if zone})
     return device, ClientParameters(

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
+
+_LOG = logging.getLogger("rsock_nf")
 
 Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -60,3 +63,6 @@ def _reply(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
         return {"ok": True, "answer": handler(question)}
     except RsockError as error:
         return {"ok": False, "error": str(error)}
+    except Exception as error:  # noqa: BLE001 - logged, and told to whoever asked
+        _LOG.exception("control: %s failed", verb)  # the tunnel goes on: to be asked must not end it
+        return {"ok": False, "error": f"{verb} failed: {error}"}

@@ -180,6 +180,9 @@ class ServerTunnel(Driver):
                 self.addresses = device_addresses(device) or self.addresses
         return super()._reopen(device)
 
+    def reconnect(self) -> None:
+        """A server dials nobody: nothing to do."""
+
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Driver``."""
         return [socket.counters for socket in self._sockets.values()]
