@@ -284,9 +284,9 @@ def test_an_update_that_fails_changes_nothing(lab: Lab, backend: str, monkeypatc
 
 
 def test_an_iptables_update_that_fails_in_ipv6_is_undone_in_ipv4(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rsock_firewall import iptables
+    from rsock_firewall import iptables, iptables_text
 
-    good = iptables.lines
+    good = iptables_text.lines
 
     def bad(policy: Policy, version: int) -> list[Line]:
         jump_to_nowhere = [Line("PREROUTING", "NOWHERE", comment="rsock-nf life")]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,7 +167,7 @@ def test_adjacent_ranges_stay_apart() -> None:
         ({"remote_addresses": (V6,)}, "no address family in common"),
     ],
 )
-def test_a_policy_that_cannot_be(change: dict[str, object], complaint: str) -> None:
+def test_a_policy_that_cannot_be(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(FirewallError, match=complaint):
         dataclasses.replace(POLICIES["server-ipv4"], **change)
 

@@ -168,7 +168,11 @@ MISTAKES = [
     (CLIENT, {"server": "fe80::1%eth0", "device": "eth1"}, "server: the address lies on one device, but several are named: ['eth0', 'eth1']"),
     (CLIENT, {"target_index": [0, 1]}, 'target_index: 2 indices for 1 addresses in "listen"'),
     (CLIENT, {"target_index": -1}, "target_index: -1 is not an index (0-65535) or a list of them"),
-    (CLIENT, {"backend": "manual"}, 'client_ports: with "backend": "manual" name the source ports'),
+    (
+        CLIENT,
+        {"backend": "manual"},
+        'client_ports: with "backend": "manual" name the source ports that your rules cover, for example "20000-20099"',
+    ),
     (CLIENT, {"client_ports": "40000-40003"}, "client_ports: 4 ports are too few for 10 flows"),
     (CLIENT, {"flows": 0}, "flows: must be greater than or equal to 1, not 0"),
     (CLIENT, {"flows": "9"}, 'flows: must be a valid integer, not "9"'),
