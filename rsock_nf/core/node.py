@@ -399,6 +399,9 @@ class Node(ABC):
     def _probe_answered(self, now: float, flow: Flow | None, number: int, received: int) -> None:
         if flow is None or flow.pump is None or not flow.health.answered(now, number, received):
             return
+        usable = flow.pump.group.usable
+        if flow.state is State.ESTABLISHED and not flow.sick and flow.pump not in usable:
+            usable.append(flow.pump)
         if flow.path.answered(number):
             self.pump.set_max_payload(flow.pump, flow.path.size)
         self._judge(now, flow)
@@ -424,6 +427,13 @@ class Node(ABC):
             if len(silent) > 1:
                 self._suspected = now
                 self._events.append(Suspect(flow.key.remote))
+        if (
+            flow.health.unanswered
+            and flow.pump
+            and flow.pump in flow.pump.group.usable
+            and len(flow.pump.group.usable) > 1
+        ):
+            flow.pump.group.usable.remove(flow.pump)  # until it answers: the others carry the bulk meanwhile
         self._send_probe(now, flow)
 
     def _probe_stalled(self, now: float) -> None:

@@ -80,8 +80,9 @@ def test_a_black_hole_of_one_flow_at_full_load(build: Callable[..., Site], versi
 
 
 @pytest.mark.slow
-def test_a_flow_that_loses_everything_is_avoided_within_a_second(build: Callable[..., Site]) -> None:
-    """One flow in ten for 5 of 7 s would be 7 % of the datagrams."""
+def test_a_flow_that_loses_everything_is_avoided_within_two_seconds(build: Callable[..., Site]) -> None:
+    """One flow in ten for 5 of 7 s would be 7 % of the datagrams, for 2 s 2.9 %: the probe of an active flow is due after a
+    second at the latest, and overdue after 200 ms, more on a busy machine."""
     site = build()
 
     def swallow() -> None:
@@ -90,7 +91,7 @@ def test_a_flow_that_loses_everything_is_avoided_within_a_second(build: Callable
             time.sleep(5)
 
     found = flood(site.lab, 7, rate=10_000, during=swallow)
-    assert 0 < found.lost < 0.015
+    assert 0 < found.lost < 0.029
     site.no_offence()
 
 
