@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,39 @@ from rsock_firewall.iptables_text import COMMENT, IN_PREFIX, Line, chain_names, 
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
 
 LOCK_WAIT = 5.0
-"""Seconds to wait for another iptables command."""
+"""Seconds to wait for another iptables command, where waiting harms nobody."""
+UPDATE_WAIT = 0.5
+"""The same, while traffic waits too."""
 COMMITS = 5
 """Tries against foreign changes between reading and replacing a table (EAGAIN)."""
-_one_at_a_time = threading.RLock()
+
+
+class Busy(FirewallError):  # noqa: N818 - what it says, not what went wrong
+    """Another iptables command holds xtables' lock."""
+
+
+class XtablesLock:
+    """One thread of ours and no other iptables command at a time; re-entrant, so that several reads and writes wait once."""
+
+    def __init__(self) -> None:
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[None]:
+        """Wait that long at most; 0 = one try.  Raises ``Busy``."""
+        with self._threads:
+            descriptor = _take_file_lock(seconds) if self._depth == 0 else -1
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+_lock = XtablesLock()
 
 
 class Iptables:
@@ -95,45 +124,58 @@ class IptablesHeld:
         self._chains = chain_names(policy.name)
         self._carried = Counters()
         """Counted by rules that were replaced since."""
+        self._last = Counters()
+        """What ``counters`` said last."""
         self._installed: dict[int, list[str]] = {}
         """Family: the fingerprint of what we wrote."""
         self._released = False
         try:
-            self._install(policy)
+            with _lock.held(LOCK_WAIT):
+                self._install(policy)
         except BaseException:
             self.release()
             raise
 
     def update(self, policy: Policy) -> None:
-        """See ``policy.Held.update``.  One commit for each family; a failure of the second undoes the first."""
+        """See ``policy.Held.update``.  One commit for each family; a failure of the second undoes the first.
+
+        Raises ``Busy``, with nothing changed, when another iptables command does not end within ``UPDATE_WAIT``.
+        """
         if policy.name != self._policy.name:
             raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
         if policy == self._policy:
             return
-        try:
-            self._install(policy)
-        except FirewallError:
-            self._install(self._policy)
-            raise
+        with _lock.held(UPDATE_WAIT):
+            try:
+                self._install(policy)
+            except FirewallError:
+                self._install(self._policy)
+                raise
 
     def fileno(self) -> int:
         """-1: legacy xtables tell nobody of changes."""
         return -1
 
     def repair(self) -> bool:
-        """See ``policy.Held.repair``."""
-        if all(_fingerprint(version, self._chains) == mine for version, mine in self._installed.items()):
+        """See ``policy.Held.repair``.  Waits for nobody: while another iptables command is at work, False."""
+        try:
+            with _lock.held(0):
+                if all(_fingerprint(version, self._chains) == mine for version, mine in self._installed.items()):
+                    return False
+                self._install(self._policy)
+                return True
+        except Busy:
             return False
-        self._install(self._policy)
-        return True
 
     def counters(self) -> Counters:
-        """See ``policy.Held.counters``."""
-        total = self._carried
-        for version in self._installed:
-            with _table(version) as table:
-                total = _sum(total, _counted(table, self._chains))
-        return total
+        """See ``policy.Held.counters``.  Waits for nobody: while another iptables command is at work, what was known last."""
+        with suppress(Busy), _lock.held(0):
+            total = self._carried
+            for version in self._installed:
+                with _table(version) as table:
+                    total = _sum(total, _counted(table, self._chains))
+            self._last = total
+        return self._last
 
     def release(self) -> None:
         """See ``policy.Held.release``."""
@@ -294,7 +336,7 @@ def _loaded_families() -> list[int]:
 def _table(version: int) -> Iterator[Any]:
     """The raw table as it is now; nothing is written before ``commit``.  Turns what goes wrong into ``FirewallError``."""
     iptc = _iptc()
-    with _one_at_a_time, _xtables_lock():
+    with _lock.held(LOCK_WAIT):
         table = None
         try:
             table = iptc.Table("raw", autocommit=False) if version == 4 else iptc.Table6("raw", autocommit=False)
@@ -310,9 +352,11 @@ def _table(version: int) -> Iterator[Any]:
                 table.close()
 
 
-@contextmanager
-def _xtables_lock() -> Iterator[None]:
-    """The lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and write."""
+def _take_file_lock(seconds: float) -> int:
+    """The lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and write.
+
+    Returns the descriptor: closing it lets go.
+    """
     path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -320,19 +364,17 @@ def _xtables_lock() -> Iterator[None]:
         raise _unprivileged() from error
     except OSError as error:
         raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
-    try:
-        deadline = time.monotonic() + LOCK_WAIT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise FirewallError(f"iptables: another command holds {path} for over {LOCK_WAIT:.0f} s") from None
-                time.sleep(0.02)  # flock has no timeout
-        yield
-    finally:
-        os.close(descriptor)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise Busy(f"iptables: another command holds {path} for over {seconds:g} s") from None
+            time.sleep(0.02)  # flock has no timeout
+        else:
+            return descriptor
 
 
 @cache

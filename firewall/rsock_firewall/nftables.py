@@ -137,6 +137,8 @@ class NftablesHeld:
         self._events = nf.ChangeEvents()
         self._known: Installed | None = None
         self._generation = -1
+        self._ifindex: int | None = None
+        """Of the device when the rules were last seen on it: a device of the same name may be another one."""
         self._released = False
         try:
             self._install(policy, self._left_behind())
@@ -154,12 +156,16 @@ class NftablesHeld:
         return found
 
     def update(self, policy: Policy) -> None:
-        """See ``policy.Held.update``.  Ports change element by element; rules are swapped only when addresses change."""
+        """See ``policy.Held.update``.  Ports change element by element; rules are swapped only when addresses change.
+
+        A device that was made anew under its old name has lost its chain (Linux < 6.16): that is looked at, always.
+        """
         if policy.name != self._policy.name:
             raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
-        if policy == self._policy:
+        same_device = self._ifindex == _index_of(self._policy.device)
+        if policy == self._policy and same_device:
             return
-        if self._same_rules(policy) and self._read_generation() == self._generation:
+        if same_device and self._same_rules(policy) and self._read_generation() == self._generation:
             self._install(policy, self._known)
         else:
             self._install(policy, read(self._netlink, self._table))
@@ -171,12 +177,12 @@ class NftablesHeld:
     def repair(self) -> bool:
         """See ``policy.Held.repair``.  One small question to the kernel when nothing changed on the host."""
         self._events.drain()
-        generation = self._read_generation()
-        if generation == self._generation:
+        generation, ifindex = self._read_generation(), _index_of(self._policy.device)
+        if (generation, ifindex) == (self._generation, self._ifindex):
             return False
         found = read(self._netlink, self._table)
         if found and self._stands(found):
-            self._generation = generation
+            self._generation, self._ifindex = generation, ifindex
             return False
         self._install(self._policy, found)
         return True
@@ -198,7 +204,8 @@ class NftablesHeld:
             self._close()
 
     def _install(self, policy: Policy, found: Installed | None) -> None:
-        if policy.device is not None and not _device_exists(policy.device):
+        ifindex = _index_of(policy.device)
+        if policy.device is not None and ifindex is None:
             raise FirewallError(f"device {policy.device} does not exist: no rules can be put on it")
         keep_rules = found is not None and self._stands(found) and self._same_rules(policy)
         messages = self._batch(policy, found, keep_rules=keep_rules)
@@ -207,7 +214,7 @@ class NftablesHeld:
                 self._netlink.commit(messages)
         except nf.Refused as refused:
             raise _explained(refused, policy) from refused
-        self._policy = policy
+        self._policy, self._ifindex = policy, ifindex
         if found and keep_rules and found is self._known:
             self._generation += bool(messages)  # one commit; if others committed too, ``repair`` sees a difference
             self._known = replace(found, sets={name: list(merged(p)) for name, p in nft_text.port_sets(policy).items()})
@@ -302,12 +309,12 @@ def _refusal(netlink: nf.NfSocket, messages: list[nf.Message]) -> nf.Refused:
     raise AssertionError("a batch that deletes a table that does not exist was accepted")
 
 
-def _device_exists(device: str) -> bool:
+def _index_of(device: str | None) -> int | None:
+    """None = there is no such device, or none is asked for."""
     try:
-        socket.if_nametoindex(device)
+        return socket.if_nametoindex(device) if device is not None else None
     except OSError:
-        return False
-    return True
+        return None
 
 
 def _explained(refused: nf.Refused, policy: Policy) -> FirewallError:
