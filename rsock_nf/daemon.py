@@ -141,7 +141,7 @@ class _Daemon:
             return {"pid": os.getpid(), **tunnel.snapshot()}
 
         handlers = {"status": status, "reconnect": reconnect}
-        async with await serve_control(self._instance.control_path, handlers):
+        async with await serve_control(self._instance.control_path, handlers, self._log.logger):
             await tunnel.run(ready=self._ready, stop=stop)
         return 0
 
@@ -157,7 +157,7 @@ class _Daemon:
         """The log's level and file, from the configuration as it is now; nothing else changes in a running tunnel."""
         logger = self._log.logger
         try:
-            log = config.load(self._settings.path).settings.log
+            log = config.load_log(self._settings.path)  # no name is resolved: this is the event loop
             self._log.apply(log)
             logger.info("SIGHUP: log level %s", log.level)
         except (ConfigError, TunnelError) as error:

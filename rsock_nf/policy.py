@@ -26,7 +26,6 @@ def policy_for(
     if isinstance(tunnel, ServerParameters):
         return Policy(settings.name, device, local_addresses, tunnel.ports)
     if settings.backend == "manual":
-        held_ports = (
-            settings.client_ports
-        )  # the operator's rules cannot follow the flows: they cover every port at once
+        # The operator's rules cannot follow the flows: they cover every port at once.
+        held_ports = settings.client_ports
     return Policy(settings.name, device, local_addresses, held_ports, tunnel.server, tunnel.ports)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none of them
-    from rsock_nf.settings import Settings
+    from rsock_nf.settings import Log, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,16 @@ def load(path: Path) -> Configuration:
     from rsock_nf.config import model  # pydantic costs 0.2 s: `status` and `--help` do without
 
     return model.load(path)
+
+
+def load_log(path: Path) -> Log:
+    """Read the file again for ``log`` alone: every key is checked, but no name resolved and no secret file read.
+
+    Takes milliseconds, so an event loop may call it.  Raises ``ConfigError``.
+    """
+    from rsock_nf.config import model
+
+    return model.load_log(path)
 
 
 def schema() -> dict[str, Any]:

@@ -217,9 +217,19 @@ def load(path: Path) -> Configuration:
         listen=keys.listen if isinstance(keys, ClientKeys) else (),
         client_ports=keys.client_ports if isinstance(keys, ClientKeys) else (),
         backend=keys.backend,
-        log=Log(keys.log.level, path.parent / keys.log.file if keys.log.file else None),
+        log=_log(path, keys),
     )
     return Configuration(settings, tuple(f"{path}: {line}" for line in warnings))
+
+
+def load_log(path: Path) -> Log:
+    """See ``rsock_nf.config.load_log``."""
+    path = path.absolute()
+    return _log(path, _validate(path, source.read_object(path)))
+
+
+def _log(path: Path, keys: CommonKeys) -> Log:
+    return Log(keys.log.level, path.parent / keys.log.file if keys.log.file else None)
 
 
 def _validate(path: Path, raw: dict[str, Any]) -> ServerKeys | ClientKeys:

@@ -15,8 +15,6 @@ from typing import Any, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
 
-_LOG = logging.getLogger("rsock_nf")
-
 Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 _LINE_BYTES = 64 << 10
@@ -24,18 +22,18 @@ _PATIENCE = 2.0
 """Seconds that a question may take to arrive, and its answer to leave."""
 
 
-async def serve_control(path: Path, handlers: Mapping[str, Handler]) -> asyncio.Server:
+async def serve_control(path: Path, handlers: Mapping[str, Handler], log: logging.Logger) -> asyncio.Server:
     """Listen on ``path``, and call the verb's handler for each question.
 
-    A handler gets the whole question and returns the answer; it must not block.  A ``RsockError`` that it raises is
-    passed on to the asker.  Raises ``ControlError`` when the socket cannot be made.
+    A handler gets the whole question and returns the answer, which JSON can hold; it must not block.  What it raises is
+    told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
+    tunnel.  Raises ``ControlError`` when the socket cannot be made.
     """
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
-                reply = _reply(await reader.readline(), handlers)
-                writer.write(json.dumps(reply).encode() + b"\n")
+                writer.write(_reply(await reader.readline(), handlers, log) + b"\n")
                 await writer.drain()
         except (TimeoutError, ValueError, OSError):
             pass  # an asker that is slow, endless (ValueError: over the limit) or gone is not our trouble
@@ -50,19 +48,23 @@ async def serve_control(path: Path, handlers: Mapping[str, Handler]) -> asyncio.
     return server
 
 
-def _reply(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) -> bytes:
     try:
         question = json.loads(line)
         verb = question["verb"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        return {"ok": False, "error": 'a line of JSON with a "verb" is wanted'}
+        return _refusal('a line of JSON with a "verb" is wanted')
     handler = handlers.get(verb) if isinstance(verb, str) else None
     if handler is None:
-        return {"ok": False, "error": f"unknown verb {json.dumps(verb)}"}
+        return _refusal(f"unknown verb {json.dumps(verb)}")
     try:
-        return {"ok": True, "answer": handler(question)}
+        return json.dumps({"ok": True, "answer": handler(question)}).encode()
     except RsockError as error:
-        return {"ok": False, "error": str(error)}
-    except Exception as error:  # noqa: BLE001 - logged, and told to whoever asked
-        _LOG.exception("control: %s failed", verb)  # the tunnel goes on: to be asked must not end it
-        return {"ok": False, "error": f"{verb} failed: {error}"}
+        return _refusal(str(error))
+    except Exception as error:
+        log.exception("control: %s failed", verb)
+        return _refusal(f"{verb} failed: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _refusal(reason: str) -> bytes:
+    return json.dumps({"ok": False, "error": reason}).encode()

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rsock_firewall import FirewallError
 from rsock_nf import config, daemon
 from rsock_nf.errors import TunnelError
 from rsock_nf.settings import Settings
 
 
 class FakeTunnel:
-    """``behaviour``: ready | silent | refused | broken | stubborn | late-failure."""
+    """``behaviour``: ready | silent | refused | broken | stubborn | late-failure | secretive."""
 
     def __init__(self, behaviour: str, settings: Settings, log: logging.Logger) -> None:
         self.behaviour = behaviour
@@ -49,6 +50,8 @@ class FakeTunnel:
                 await stop.wait()
 
     def snapshot(self) -> dict[str, Any]:
+        if self.behaviour == "secretive":
+            raise FirewallError("nftables refused:\nno such table")
         return {"name": self.settings.name, "state": "connecting", "reason": "no answer from 203.0.113.5",
                 "sessions": [], "reconnects": self.reconnects}  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import socket
@@ -21,6 +22,7 @@ from rsock_nf.config.values import format_secret, parse_ports, parse_secret
 from rsock_nf.core.parameters import Cipher, ClientParameters, OnProbe, ServerParameters, Spread
 from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.errors import ConfigError
+from rsock_nf.policy import policy_for
 from rsock_nf.settings import Log
 
 KEY = bytes(range(32))
@@ -288,6 +290,29 @@ def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Pat
         f"{path}: secret: everyone on this host can read it: chmod o-r {path}",
         f'{path}: cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams',
     )
+
+
+def test_the_log_alone_needs_no_resolver_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("a name was looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    keys = {"role": "client", "server": "relay.example", "listen": "127.0.0.1:9", "secret_file": "gone"}
+    path = write(tmp_path / "c.json", keys | {"log": {"level": "debug", "file": "c.log"}})
+    assert config.load_log(path) == Log("debug", tmp_path / "c.log")
+    with pytest.raises(ConfigError, match=r"log.level: must be"):
+        config.load_log(write(path, keys | {"log": {"level": "all"}}))
+
+
+def test_manual_rules_of_a_client_cover_all_of_its_ports(tmp_path: Path) -> None:
+    keys = CLIENT | {"backend": "manual", "client_ports": "20000-20099"}
+    settings = config.load(write(tmp_path / "c.json", keys)).settings
+    held = (PortRange(20005, 20005),)
+    assert policy_for(settings, device="eth0", local_addresses=(), held_ports=held).local_ports == (
+        PortRange(20000, 20099),
+    )
+    other = dataclasses.replace(settings, backend="auto")
+    assert policy_for(other, device="eth0", local_addresses=(), held_ports=held).local_ports == held
 
 
 def test_the_secret_is_in_no_representation(tmp_path: Path) -> None:

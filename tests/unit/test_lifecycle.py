@@ -270,6 +270,30 @@ def test_the_control_socket(host: Host) -> None:
         ask(instance, "fly")
 
 
+def test_a_status_that_fails_is_told_and_logged_and_ends_nothing(host: Host) -> None:
+    instance = host.start(host.settings(), "secretive")
+    for _ in range(2):
+        with pytest.raises(ControlError) as caught:
+            ask(instance, "status")
+        assert str(caught.value) == "instance edge: status failed: FirewallError: nftables refused: no such table"
+    assert ask(instance, "reconnect") == {"dials": False}
+    assert "ERROR   control: status failed" in instance.log_path.read_text()
+    assert host.stop() == "edge: stopped"
+
+
+def test_sighup_resolves_no_name(host: Host) -> None:
+    """The resolver may take half a minute, and the event loop that waited for it would carry nothing."""
+    settings = host.settings(log={"level": "warning", "file": "edge.log"})
+    instance = host.start(settings)
+    keys = {"role": "server", "target": "no.such.host.invalid:9", "secret": SECRET}
+    settings.path.write_text(json.dumps({**keys, "log": {"level": "info", "file": "edge.log"}}))
+    os.kill(pid_of(instance), signal.SIGHUP)
+    log = host.directory / "edge.log"
+    while "SIGHUP" not in log.read_text():
+        ask(instance, "status")
+    assert "SIGHUP: log level info" in log.read_text()
+
+
 def test_a_client_dials_anew_when_asked(host: Host) -> None:
     path = host.directory / "c.json"
     path.write_text(json.dumps({"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "secret": SECRET}))
