@@ -57,6 +57,23 @@ def test_two_way_load(build: Callable[..., Site], kind: str, version: int, soak:
 
 
 @pytest.mark.slow
+def test_full_load_with_iptables(build: Callable[..., Site]) -> None:
+    """Legacy tables have no owner and no ingress hook; what passes the router must be the same."""
+    both = {"backend": "iptables"}
+    site = build(client=both, server=both)
+    dialled = site.all_flows()
+    for host in (site.lab.client, site.lab.server):
+        assert "-A RSOCK_NF_" in host.run(["iptables-legacy-save", "-t", "raw"]).stdout
+    with site.watch() as wires:
+        found = flood(site.lab, SHORT)
+    site.no_offence()
+    assert wires.resets() == 0
+    assert found.received > LEAST * SHORT
+    assert found.duplicates == 0
+    assert tracked_flows(site.lab) == dialled
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_black_hole_of_one_flow_at_full_load(build: Callable[..., Site], version: int) -> None:
     """The tracker sees the flow's segments pass and nothing come back: who runs out of the window is INVALID for ever."""
