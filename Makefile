@@ -12,10 +12,10 @@ PY := $(VENV)/bin/python
 RUN_PACKAGES := python3-venv nftables iproute2 ethtool
 TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
 	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf nginx-light \
-	shellcheck
+	shellcheck procps iputils-ping
 
 # Every shell script, found by its first line.
-SCRIPTS = $(shell git ls-files -z .ci bench contrib tests vagrant | xargs -0 -r grep -lE '^\#!/(usr/bin/env bash|bin/(ba)?sh)' --)
+SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
 
 FUZZ_SECONDS ?= 60
 
