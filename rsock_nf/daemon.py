@@ -30,7 +30,7 @@ _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the orig
 
 
 class Tunnel(Protocol):
-    """What ``rsock_nf.runtime.Tunnel`` is to this module."""
+    """What ``rsock_nf.runtime.make_tunnel`` makes, to this module."""
 
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Carry traffic until ``stop`` is set; call ``ready`` once it does.  Raises ``TunnelError``.  Undoes all of its doing."""
@@ -165,9 +165,11 @@ class _Daemon:
 
 
 def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:
-    from rsock_nf.runtime import Tunnel as RealTunnel
+    from rsock_nf.runtime import (
+        make_tunnel,
+    )  # asyncio, pyroute2 and cryptography: not for tests with a tunnel of theirs
 
-    return RealTunnel(settings, logger)
+    return make_tunnel(settings, logger)
 
 
 def _raise_descriptor_limit() -> None:

@@ -69,6 +69,8 @@ class Client(Node):
             return
         self._active = True
         self._unused_since = now
+        if not self.group.usable:
+            self.reason = f"dialling {self._dialer.remote_text}, no answer yet"
         for slot in self._dialer.slots:
             self._deadlines.set(Timer.DIAL, slot, now + slot.stagger)
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)
@@ -78,11 +80,11 @@ class Client(Node):
         if self.session:
             for _ in range(2):  # a lost one costs the server only time
                 self._tell(self.session, messages.CloseSession())
-        self._close_flows(now)
+        self._close_flows(now, "this side ends")
 
     def reconnect(self, now: float) -> None:
         """Give up every flow and dial anew: same session, same conversations."""
-        self._sleep(now)
+        self._sleep(now, "all are dialled anew")
         self._dialer.reset()
         self.start(now)
 
@@ -317,7 +319,7 @@ class Client(Node):
         slot = self._dialer.slots[flow.slot]
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
-            self._step(now, previous, Input.CLOSE)
+            self._step(now, previous, Input.CLOSE, "another has taken its place")
         self._turns(now)
         for run in self._waiting.take(now):
             self.receive_datagrams(now, [run])
@@ -401,14 +403,14 @@ class Client(Node):
             for slot in self._dialer.slots:
                 self._hasten(Timer.DIAL, slot, now + slot.stagger)
 
-    def _close_flows(self, now: float) -> None:
+    def _close_flows(self, now: float, reason: str) -> None:
         self._active = False
         for flow in list(self._flows.values()):
-            self._step(now, flow, Input.CLOSE)
+            self._step(now, flow, Input.CLOSE, reason)
 
-    def _sleep(self, now: float) -> None:
+    def _sleep(self, now: float, reason: str) -> None:
         """No flows until the next datagram."""
-        self._close_flows(now)
+        self._close_flows(now, reason)
         for slot in self._dialer.slots:
             slot.port_wanted = False
             self._deadlines.cancel(Timer.DIAL, slot)
@@ -500,7 +502,7 @@ class Client(Node):
         if self._moved:
             self._unused_since = now
         elif self._active and 0 < self._config.idle_timeout <= now - self._unused_since:
-            self._sleep(now)
+            self._sleep(now, "nothing is left to carry")
         if self._active:
             self._pass_over(now)
             self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)

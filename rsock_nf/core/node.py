@@ -177,7 +177,7 @@ class Node(ABC):
     def _reset(self, now: float, flow: Flow, segment: Segment, pump: PumpFlow) -> None:
         """RST from outside: only the exact number tears a flow (RFC 5961 section 3)."""
         if segment.seq == pump.received:
-            self._step(now, flow, Input.RESET)
+            self._step(now, flow, Input.RESET, "a RST came from outside")
         else:
             self.counters["RST out of sequence"] += 1
 
@@ -196,7 +196,7 @@ class Node(ABC):
             end = (segment.seq + len(segment.payload) + 1) & 0xFFFFFFFF
             if (end - pump.received) & 0xFFFFFFFF < 0x80000000:
                 pump.received = end
-            self._step(now, flow, Input.PEER_CLOSE)
+            self._step(now, flow, Input.PEER_CLOSE, "the other side closed it")
         elif flow.state is State.LINGERING:
             if flow.repeat and pump.in_flight:
                 self._out.append(flow.repeat)  # our own FIN has not arrived
@@ -204,7 +204,8 @@ class Node(ABC):
         elif not segment.payload and expected:
             if flow.state is State.CLOSING:
                 pump.received = (pump.received + 1) & 0xFFFFFFFF
-            self._step(now, flow, Input.FIN if flow.state is State.CLOSING else Input.RESET)
+            answer = flow.state is State.CLOSING
+            self._step(now, flow, Input.FIN if answer else Input.RESET, "" if answer else "a FIN came from outside")
         else:
             self.counters["FIN out of sequence"] += 1
 

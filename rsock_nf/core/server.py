@@ -81,7 +81,7 @@ class Server(Node):
             for _ in range(2):  # a lost one costs the client only time
                 self._tell(session, messages.CloseSession())
         for flow in list(self._flows.values()):
-            self._step(now, flow, Input.CLOSE)
+            self._step(now, flow, Input.CLOSE, "this side ends")
 
     def followed(self) -> list[bytes]:
         """The packed addresses that flows lead to."""

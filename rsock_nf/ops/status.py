@@ -20,6 +20,7 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     lines = [
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
+        *_targets(snapshot.get("refused_by") or {}),
         f"  link      {_link(snapshot['link'])}",
         f"  firewall  {_firewall(snapshot['firewall'])}",
     ]
@@ -49,6 +50,11 @@ def size(count: float) -> str:
         unit += 1
     digits = 0 if unit == 0 or count >= 100 else 1 if count >= 10 else 2
     return f"{count:.{digits}f} {_UNITS[unit]}"
+
+
+def _targets(refused: dict[str, int]) -> list[str]:
+    """A line for each target that said that nobody listens there."""
+    return [f"  target    {target}: nobody listens there: refused {count} times" for target, count in refused.items()]
 
 
 def _link(link: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The asyncio driver: file descriptors in, ``poll_*`` drained, one timer re-armed.
 
 Between the sans-IO core, the link, the application's sockets and the firewall; it decides
-nothing about the protocol.  ``Tunnel`` is one running instance.
+nothing about the protocol.  ``make_tunnel`` makes one instance.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rsock_nf.runtime.server import ServerTunnel
 from rsock_nf.settings import Settings
 
 
-def Tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | ServerTunnel:  # noqa: N802 - stands for two classes
+def make_tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | ServerTunnel:
     """The tunnel that ``settings`` describe, not started yet."""
     if isinstance(settings.tunnel, ClientParameters):
         return ClientTunnel(settings, settings.tunnel, log)
     return ServerTunnel(settings, settings.tunnel, log)
 
 
-__all__ = ["ClientTunnel", "ServerTunnel", "Tunnel"]
+__all__ = ["ClientTunnel", "ServerTunnel", "make_tunnel"]

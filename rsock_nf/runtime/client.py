@@ -13,6 +13,7 @@ from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
+from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
@@ -47,6 +48,7 @@ class ClientTunnel(Driver):
             stack.callback(listener.close)
             self._listeners.append(listener)
         stack.callback(self._close_ports)
+        _refuse_own(self.parameters.server)
         self.device = self.settings.device or _first_route(self.parameters.server)
 
     def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:
@@ -139,8 +141,10 @@ class ClientTunnel(Driver):
             case PortWanted(request=request, remote=remote):
                 self._hold_port(request, ip_address(remote))
             case PortReleased(port=port):
+                self.log.debug("port %d is no longer used", port)
                 self._released[port] = self._now()
             case Suspect(remote=remote):
+                self.log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
                 if self._link is not None:
                     self._link.suspect(ip_address(remote))
             case SessionUp():
@@ -170,6 +174,7 @@ class ClientTunnel(Driver):
             self.core.port_refused(now, request, str(error))
             self.log.warning("no port for a flow: %s", error)
             return
+        self.log.debug("dialling %s from %s, port %d", remote, source, port.port)
         self.core.receive_port(now, request, source.packed, port.port)
 
     def _source_for(self, remote: IPAddress) -> IPAddress | None:
@@ -247,6 +252,17 @@ class ClientTunnel(Driver):
     def reason(self) -> str:
         """Why the tunnel carries nothing; empty when it does."""
         return self.core.reason if hasattr(self, "core") else "starting"
+
+
+def _refuse_own(addresses: tuple[IPAddress, ...]) -> None:
+    """Raise ``LinkError`` if one of ``addresses`` is this host's: what a host sends to itself passes no device."""
+    for address in addresses:
+        with contextlib.suppress(LinkError):  # no route: told where it matters
+            if not route_to(address).local:
+                continue
+            raise TunnelError(
+                f"server: {address} is an address of this host: client and server need two hosts, or two network namespaces"
+            )
 
 
 def _first_route(addresses: tuple[IPAddress, ...]) -> str:

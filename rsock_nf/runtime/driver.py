@@ -18,15 +18,17 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from rsock_firewall import FirewallError, Held, Policy, PortRange, select
+from rsock_firewall import Counters, FirewallError, Held, Policy, PortRange, select
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
 from rsock_nf.core.flow import Flow
 from rsock_nf.core.server import Server
+from rsock_nf.core.session import Session
 from rsock_nf.core.types import Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.runtime.journal import Journal
 from rsock_nf.settings import Settings
 
 BATCH = 64
@@ -51,7 +53,7 @@ class Driver:
         self.log = log
         self.device = ""
         self.backend = ""
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._link: Link | None = None
         self._held: Held | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -60,6 +62,7 @@ class Driver:
         self._stopping = False
         self.backlog_dropped = 0
         self.repairs = 0
+        self._journal = Journal(log)
         self._failure: asyncio.Future[Any]
 
     # -- the life of an instance
@@ -203,7 +206,7 @@ class Driver:
         if link is None:
             return
         for event in link.events():
-            self.log.debug("device %s: %s", self.device, event.value)
+            self.log.debug("device %s (MTU %d): %s", self.device, link.mtu, event.value)
             if event is LinkEvent.MTU:
                 self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
             elif event is LinkEvent.GONE:
@@ -298,11 +301,11 @@ class Driver:
             case SessionUp(session_id=session_id, peer=peer):
                 self.log.info("session %016x with %s is up", session_id, peer)
             case SessionDown(session_id=session_id, reason=reason):
-                self.log.info("session %016x is down: %s", session_id, reason)
+                self.log.info("session %016x has ended: %s", session_id, reason)
             case FlowOpened(flow_id=flow_id, local_port=local, remote_port=remote):
                 self.log.info("flow %d, port %d to %d, is up", flow_id, local, remote)
             case FlowClosed(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
-                self.log.info("flow %d, port %d to %d, is down: %s", flow_id, local, remote, reason)
+                self.log.info("flow %d, port %d to %d, has ended: %s", flow_id, local, remote, reason)
             case FlowSick(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
                 self.log.info("flow %d, port %d to %d, will be replaced: it %s", flow_id, local, remote, reason)
             case _:
@@ -323,8 +326,34 @@ class Driver:
             self._reopen(self._wanted_device())
         if self._held is not None and self._held.fileno() < 0:
             self._repair()
+        self._journal.tick(self, now)
 
     # -- what an operator sees
+
+    @property
+    def link(self) -> Link | None:
+        """None = not open: it has not started, or its device is gone."""
+        return self._link
+
+    def rule_counters(self) -> Counters | None:
+        """What the firewall's rules dropped; None = there are none, or somebody changes them at this moment."""
+        with contextlib.suppress(FirewallError):
+            return self._held.counters() if self._held is not None else None
+        return None
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that stand; a client has at most one."""
+        core = getattr(self, "core", None)
+        if core is None:
+            return []
+        found = [core.session] if isinstance(core, Client) else list(core.sessions.values())
+        return [session for session in found if session is not None]
+
+    @property
+    def reason(self) -> str:
+        """Why the tunnel carries nothing; empty when it does."""
+        raise NotImplementedError
 
     @property
     def held_ports(self) -> list[int]:
@@ -335,6 +364,10 @@ class Driver:
         """Of every open socket toward applications or targets."""
         raise NotImplementedError
 
+    def refusals(self) -> dict[str, int]:
+        """How often each target said that nobody listens there, since the start; only those that did."""
+        return {}
+
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""
         from rsock_nf.runtime.snapshot import snapshot
@@ -342,9 +375,7 @@ class Driver:
         return snapshot(self, self._now())
 
     def _live_flows(self) -> list[Flow]:
-        core = self.core
-        sessions = [core.session] if isinstance(core, Client) else list(core.sessions.values())
-        return [flow for session in sessions if session is not None for flow in session.flows.values()]
+        return [flow for session in self.sessions for flow in session.flows.values()]
 
     # -- what the roles define
 

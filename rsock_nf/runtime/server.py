@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Hashable
 from ipaddress import ip_address
 
@@ -34,6 +36,10 @@ class ServerTunnel(Driver):
         self.addresses: tuple[IPAddress, ...] = ()
         self._sockets: dict[Hashable, Dialled] = {}
         self._paused = False
+        self._closed = Counter[str]()
+        """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
+        self._refused = Counter[str]()
+        """Refusals by target, of the sockets that are closed by now."""
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         device = self.settings.device or default_device()
@@ -117,6 +123,7 @@ class ServerTunnel(Driver):
                 if self._link is not None:
                     self._link.forget(ip_address(remote))
             case Suspect(remote=remote):
+                self.log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
                 if self._link is not None:
                     self._link.suspect(ip_address(remote))
             case _:
@@ -138,6 +145,9 @@ class ServerTunnel(Driver):
         if socket is not None:
             self._loop.remove_reader(socket.fileno())
             socket.close()
+            self._closed.update(dataclasses.asdict(socket.counters))
+            if socket.counters.refused:
+                self._refused[str(socket.target)] += socket.counters.refused
 
     def describe(self, peer: Hashable) -> str:
         """The local end of a conversation's socket, for people."""
@@ -185,7 +195,15 @@ class ServerTunnel(Driver):
 
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Driver``."""
-        return [socket.counters for socket in self._sockets.values()]
+        return [DatagramCounters(**self._closed), *(socket.counters for socket in self._sockets.values())]
+
+    def refusals(self) -> dict[str, int]:
+        """See ``Driver``."""
+        found = Counter(self._refused)
+        for socket in self._sockets.values():
+            if socket.counters.refused:
+                found[str(socket.target)] += socket.counters.refused
+        return dict(found)
 
     @property
     def reason(self) -> str:

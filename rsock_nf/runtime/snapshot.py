@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from rsock_firewall import FirewallError
 from rsock_nf.core.client import Client
 from rsock_nf.core.flow import Flow
+from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import Endpoint
@@ -25,22 +24,19 @@ if TYPE_CHECKING:
 def snapshot(driver: Driver, now: float) -> dict[str, Any]:
     """Rates are the reader's business: counters only grow, and ``uptime`` is the clock."""
     core = getattr(driver, "core", None)
-    client = isinstance(core, Client)
-    sessions = [] if core is None else [core.session] if isinstance(core, Client) else list(core.sessions.values())
-    held = driver._held  # noqa: SLF001 - the snapshot is the driver's own, in a file of its own
-    counted = None
-    with contextlib.suppress(FirewallError):  # somebody changes the rules at this moment: the next look will tell
-        counted = held.counters() if held is not None else None
-    link = driver._link  # noqa: SLF001
-    described = [_session(driver, session, now) for session in sessions if session is not None]
+    client = isinstance(driver.settings.tunnel, ClientParameters)
+    counted = driver.rule_counters()
+    link = driver.link
+    described = [_session(driver, session, now) for session in driver.sessions]
     return {
         "name": driver.settings.name,
         "role": "client" if client else "server",
-        "uptime": round(now - driver._started, 3),  # noqa: SLF001
+        "uptime": round(now - driver.started, 3),
         "state": _state(driver, described),
-        "reason": getattr(driver, "reason", ""),
+        "reason": driver.reason,
         "config": str(driver.settings.path),
         "cipher": driver.settings.tunnel.cipher.value,
+        "ports": ",".join(map(str, driver.settings.tunnel.ports)),
         "mtu": min((session["mtu"] for session in described if session["mtu"]), default=None),
         "sessions": described,
         "link": {
@@ -56,13 +52,20 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
             "local_ports": driver.held_ports,
         },
         "sockets": _sum(driver.socket_counters()),
+        "refused_by": driver.refusals(),
         "backlog_dropped": driver.backlog_dropped,
         "counters": dict(core.counters) if core is not None else {},
     }
 
 
+def application_mtu(session: Session) -> int | None:
+    """Bytes of the largest datagram that travels in one piece; None = no flow carries anything."""
+    usable = session.group.usable
+    return session.usable_payload() - usable[0].codec.overhead - _TARGET_INDEX if usable else None
+
+
 def _sum(counters: list[DatagramCounters]) -> dict[str, int]:
-    """The application's or the targets' sockets, those that are open now, summed."""
+    """The application's or the targets' sockets, summed: those that are open, and at a server those that were."""
     names = [field.name for field in dataclasses.fields(DatagramCounters)]
     return {name: sum(getattr(one, name) for one in counters) for name in names}
 
@@ -79,15 +82,13 @@ def _state(driver: Driver, sessions: list[dict[str, Any]]) -> str:
 
 
 def _session(driver: Driver, session: Session, now: float) -> dict[str, Any]:
-    usable = session.group.usable
-    overhead = usable[0].codec.overhead if usable else 0
     conversations = list(session.group.conversations.values())
     return {
         "id": f"{session.session_id:016x}",
         "peer": session.peer or getattr(getattr(driver, "core", None), "remote_text", ""),
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
-        "mtu": session.usable_payload() - overhead - _TARGET_INDEX if usable else None,
+        "mtu": application_mtu(session),
         "no_credit": session.group.no_credit,
         "fragments_dropped": session.reassembly.dropped,
         "flows": [_flow(flow, now) for flow in session.flows.values()],

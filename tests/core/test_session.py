@@ -251,6 +251,7 @@ def test_nobody_there() -> None:
     with Pair() as pair:
         pair.wire.drop.append(lambda toward, _: toward is Toward.CLIENT)
         pair.start()
+        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
         pair.run(20.0)
         assert pair.client.reason.startswith("no answer from 192.0.2.2 on port 100")
         sent = pair.wire.sent[Toward.SERVER]

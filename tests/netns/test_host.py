@@ -231,6 +231,31 @@ def test_nobody_answers_where_no_server_is(build: Callable[..., Site]) -> None:
     assert unchanged(site, before)
 
 
+def test_a_target_that_nobody_serves_is_named_in_status_and_log(site: Site) -> None:
+    with Application(site.lab) as application:
+        application.ping(3)  # nobody answers: there is no target
+    wait_until(lambda: "nobody listens there" in site.tunnel.log("server"), "the server to log the dead target")
+    assert "WARNING target 127.0.0.1:9999: nobody listens there" in site.tunnel.log("server")
+    said = site.tunnel.command("server", "status").stdout
+    assert "  target    127.0.0.1:9999: nobody listens there: refused " in said
+    status = site.tunnel.status("server")
+    assert status["refused_by"]["127.0.0.1:9999"] == status["sockets"]["refused"] > 0
+
+
+def test_a_server_on_the_same_host_is_refused(build: Callable[..., Site]) -> None:
+    """What a host sends to itself passes no device: such a tunnel would dial for ever."""
+    site = build(up=False)
+    before = states(site)
+    address = site.lab.client_ip[4]
+    site.tunnel.rewrite("client", server=address)
+    said = site.tunnel.command("client", "up", "--config", str(site.tunnel.config("client")), check=False)
+    assert said.returncode == 1
+    assert complaints(said) == [
+        f"rsock-nf: server: {address} is an address of this host: client and server need two hosts, or two network namespaces"
+    ]
+    assert unchanged(site, before)
+
+
 def test_a_second_up_changes_nothing(site: Site) -> None:
     for role in ROLES:
         again = site.tunnel.command(role, "up", "--config", str(site.tunnel.config(role)))

@@ -102,6 +102,11 @@ def test_a_tunnel_that_carries_nothing_says_why() -> None:
     ]
 
 
+def test_a_target_that_nobody_serves_is_named() -> None:
+    dead = {**SNAPSHOT, "refused_by": {"127.0.0.1:9999": 3}}
+    assert render(dead).splitlines()[1] == "  target    127.0.0.1:9999: nobody listens there: refused 3 times"
+
+
 def test_many_flows_are_cut_short() -> None:
     many = copy.deepcopy(SNAPSHOT)
     many["sessions"][0]["flows"] = [FLOW] * 40

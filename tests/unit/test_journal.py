@@ -1,0 +1,111 @@
+"""What a running instance logs of itself: seldom enough, and at debug everything that changed."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, Journal
+
+
+class Fake:
+    """As much of a driver as the journal looks at."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.refused: dict[str, int] = {}
+        self.sessions: list[Any] = []
+        self.core = SimpleNamespace(counters={})
+
+    def refusals(self) -> dict[str, int]:
+        return self.refused
+
+    def describe(self, peer: object) -> str:
+        return f"from {peer}"
+
+    def carry(self, mtu: int, conversations: dict[int, str]) -> None:
+        """One session with these conversations, whose frames have eight bytes of header."""
+        flow = SimpleNamespace(codec=SimpleNamespace(overhead=8))
+        listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
+        group = SimpleNamespace(usable=[flow], conversations=listed)
+        self.sessions = [SimpleNamespace(session_id=0xABC, group=group, usable_payload=lambda: mtu + 10)]
+
+
+class Book:
+    """A journal, its fake driver, and what it has written so far."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture, level: int) -> None:
+        self.driver = Fake()
+        log = logging.getLogger("tests.journal")
+        caplog.set_level(level, log.name)
+        self._journal = Journal(log)
+        self._caplog = caplog
+
+    def at(self, now: float) -> list[str]:
+        """The lines of one tick."""
+        self._caplog.clear()
+        self._journal.tick(cast("Driver", self.driver), now)
+        return [record.getMessage() for record in self._caplog.records]
+
+
+def test_the_reason_is_logged_when_it_changes_and_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    book.driver.reason = "dialling 192.0.2.1, no answer yet"
+    assert book.at(0) == ["dialling 192.0.2.1, no answer yet"]
+    assert book.at(1) == []
+    logged = 0
+    for second in range(2, 3602):
+        book.driver.reason = f"no answer from 192.0.2.1 on port {second}"
+        logged += len(book.at(second))
+    assert 8 <= logged <= 8 + 3600 / LONGEST_PAUSE
+
+
+def test_a_tunnel_that_stood_in_between_gives_its_reason_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    for _ in range(2):
+        book.driver.reason = "the server was restarted"
+        assert book.at(10) == ["the server was restarted"]
+        book.driver.reason = ""
+        assert book.at(10) == []
+
+
+def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    assert book.at(0) == []
+    lines = []
+    for second in range(1, 62):
+        book.driver.refused = {"127.0.0.1:9999": second}
+        lines += book.at(second)
+    said = "target 127.0.0.1:9999: nobody listens there (connection refused, {} times so far)"
+    assert lines == [said.format(1), said.format(61)]
+    assert book.at(61 + 2 * REMINDER) == [], "it refuses no more"
+
+
+def test_at_debug_what_changed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.DEBUG)
+    book.driver.carry(1400, {7: "10.0.0.2:4000"})
+    book.driver.core.counters = {"segments of no flow": 2}
+    assert book.at(0) == [
+        "session 0000000000000abc: conversation 7 begins: from 10.0.0.2:4000",
+        "session 0000000000000abc: MTU for the application is 1400",
+        "counted 2 more: segments of no flow",
+    ]
+    assert book.at(1) == []
+    book.driver.carry(1300, {})
+    book.driver.core.counters = {"segments of no flow": 5}
+    assert book.at(2) == [
+        "session 0000000000000abc: conversation 7 has ended: from 10.0.0.2:4000",
+        "session 0000000000000abc: MTU for the application is 1300",
+        "counted 3 more: segments of no flow",
+    ]
+
+
+def test_at_info_none_of_that(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    book.driver.carry(1400, {7: "10.0.0.2:4000"})
+    book.driver.core.counters = {"segments of no flow": 2}
+    assert book.at(0) == []
