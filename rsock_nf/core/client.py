@@ -1,13 +1,13 @@
-"""The client: dials flows, opens sessions, gives the application's datagrams to conversations.
+"""The client, whatever the wire: dials flows, gives the application's datagrams to conversations, sleeps.
 
-The way up: ``start`` → a port for each slot (``PortWanted``) → SYN → SYN-ACK → the first flow
-says hello, the others wait and then join → confirmation → traffic.  The way down: no
-conversation for ``idle_timeout`` → every flow closes, and the next datagram starts over.
+The way up: ``start`` → a port for each slot (``PortWanted``) → SYN → SYN-ACK → what the wire asks for
+(``native_client``) → traffic.  The way down: no conversation for ``idle_timeout`` → every flow closes, and the next
+datagram starts over.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from abc import abstractmethod
 from collections.abc import Hashable
 
 from rsock_nf.core import messages
@@ -15,8 +15,9 @@ from rsock_nf.core.dialer import Dialer, Slot
 from rsock_nf.core.events import PortReleased, PortWanted, SessionDown, SessionUp
 from rsock_nf.core.flow import Action, Flow, Input, State
 from rsock_nf.core.node import Node
+from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.protocols import Frames, Gone, Handshake, Kind, Offer, Rng, Status
+from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, SlowPayload
 from rsock_nf.core.segment import ACK, DEFAULT_MSS, RST, SYN, FlowKey, Segment, build_syn, parse_syn_options
 from rsock_nf.core.session import Session
@@ -37,10 +38,8 @@ class Client(Node):
 
     initiator = True
 
-    def __init__(
-        self, parameters: ClientParameters, handshake: Handshake, rng: Rng, *, mtu: int, max_burst_bytes: int
-    ) -> None:
-        super().__init__(parameters, handshake, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
+    def __init__(self, parameters: ClientParameters, rng: Rng, *, mtu: int, max_burst_bytes: int) -> None:
+        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
         self._config = parameters
         self.session: Session | None = None
         self.group = FlowGroup(self)
@@ -50,16 +49,10 @@ class Client(Node):
         self._dialer = Dialer(parameters, rng)
         self._waiting = Waiting()
         self._next_flow = 0
-        self._next_conversation = int.from_bytes(rng(2), "big")
-        self._unused_numbers = 0x10000
-        """Conversation numbers, from ``_next_conversation`` on, that no conversation has had yet."""
-        self._ended: OrderedDict[int, float] = OrderedDict()
-        """Conversation number → when it ended, the first to end first."""
+        self._numbers = Numbering(self._random16(), 2 * parameters.duration)
         self._active = False
         """Flows are wanted."""
         self._unused_since = 0.0
-        self._answered_joins = True
-        """Joins do not go unanswered; two in a row that do mean that the session is lost."""
 
     # -- the driver's verbs
 
@@ -160,22 +153,11 @@ class Client(Node):
         self._out.append(flow.repeat)
         self._deadlines.set(Timer.RETRANSMIT, flow, now + (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries)
         flow.tries += 1
-        if flow.state is State.HELLO_SENT:
-            self._turns(now, another_hello=True)
 
     def _unanswered(self, now: float, flow: Flow) -> None:
         """A SYN, hello, join or confirmation has been sent often enough."""
         if flow.state is State.SYN_SENT:
             self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
-        elif flow.state is State.HELLO_SENT:
-            self.reason = (
-                f"{self._dialer.remote_text} port {flow.key.remote_port} is open, but does not answer our hello: "
-                "is the secret the same on both sides?"
-            )
-        elif flow.state in (State.JOIN_SENT, State.CONFIRMING) and self.session and not self.group.usable:
-            if not self._answered_joins:
-                self._lose_session(now, "joins are not answered")
-            self._answered_joins = False
         self._step(now, flow, Input.UNANSWERED)
 
     def _pass_over(self, now: float) -> None:
@@ -205,8 +187,8 @@ class Client(Node):
                 self._syn_ack(now, flow, segment)
         elif segment.flags & SYN:
             self._out.append(flow.segment(b"", window=OUR_WINDOW, flags=ACK))  # our ACK was lost
-        elif segment.payload and flow.state in (State.HELLO_SENT, State.JOIN_SENT) and segment.seq == flow.received:
-            self._answer(now, flow, segment)
+        else:
+            self._opening(now, flow, segment)
 
     def _syn_ack(self, now: float, flow: Flow, segment: Segment) -> None:
         try:
@@ -222,54 +204,13 @@ class Client(Node):
         self._dialer.answered()
         self._step(now, flow, Input.SYN_ACK)
 
-    def _turns(self, now: float, *, another_hello: bool = False) -> None:
-        """Flows that wait: they join when there is a session, else one of them says hello."""
-        waiting = [flow for flow in self._flows.values() if flow.state is State.TCP_UP]
-        for flow in waiting:
-            if self.session:
-                self._step(now, flow, Input.SAY_JOIN)
-            elif another_hello or not any(
-                other.state is State.HELLO_SENT or (other.state is State.CONFIRMING) for other in self._flows.values()
-            ):
-                self._step(now, flow, Input.SAY_HELLO)
-                return
+    @abstractmethod
+    def _turns(self, now: float) -> None:
+        """Flows that look established (``TCP_UP``): what they do next."""
 
-    def _answer(self, now: float, flow: Flow, segment: Segment) -> None:
-        """To a hello or a join; what is not the answer is ignored, as if it had not come."""
-        payload = segment.payload
-        try:
-            if flow.state is State.JOIN_SENT:
-                if self.session is None:
-                    return
-                join = bytes(flow.repeat.payload[0]) if flow.repeat else b""
-                challenge = self._handshake.read_join_answer(self.session.keys, flow.flow_id, join, payload)
-                if isinstance(challenge, Gone):
-                    self._turned_away(now, flow, "the server was restarted")
-                    return
-                session = self.session
-            else:
-                answer, keys = self._handshake.read_answer(flow.pending, payload)
-                if answer.status is not Status.WELCOME:
-                    self._turned_away(now, flow, _refusal(answer.status, answer.cipher.value))
-                    return
-                session = Session(answer.session_id, keys, self._config.cipher, self.group, now)
-                challenge = answer.challenge
-        except Malformed:
-            self.counters["answers that are none"] += 1
-            return
-        flow.window = segment.window << (flow.scale or 0)
-        flow.received = (segment.seq + len(payload)) & _MASK
-        flow.session = session
-        flow.pending = challenge
-        flow.repeat_answered(now)
-        self._step(now, flow, Input.ANSWER)
-
-    def _turned_away(self, now: float, flow: Flow, reason: str) -> None:
-        self.reason = reason
-        if flow.state is State.JOIN_SENT:
-            self._lose_session(now, reason)  # which turns away every flow that was joining
-        else:
-            self._step(now, flow, Input.TURNED_AWAY, reason)
+    @abstractmethod
+    def _opening(self, now: float, flow: Flow, segment: Segment) -> None:
+        """A segment without SYN and RST of a flow that looks established and carries no traffic yet."""
 
     def _act(self, now: float, flow: Flow, action: Action, reason: str) -> None:
         match action:
@@ -277,26 +218,10 @@ class Client(Node):
                 self._deadlines.cancel(Timer.RETRANSMIT, flow)
                 self._out.append(flow.segment(b"", window=OUR_WINDOW, flags=ACK))
                 self._turns(now)
-            case Action.HELLO:
-                message, flow.pending = self._handshake.hello(self._offer(flow), self._rng)
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-            case Action.JOIN if self.session:
-                message = self._handshake.join(
-                    self.session.keys, self.session.session_id, flow.flow_id, self._offer(flow), self._rng
-                )
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-            case Action.CONFIRM if flow.session and isinstance(flow.pending, bytes):
-                keys = flow.session.keys
-                message = self._handshake.confirm(keys, flow.session.session_id, flow.flow_id, flow.pending)
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-                self._pump_flow(flow, flow.session)
             case Action.OPEN:
                 self._open(now, flow)
             case _:
                 super()._act(now, flow, action, reason)
-
-    def _offer(self, flow: Flow) -> Offer:
-        return Offer(self._config.cipher, flow.mss, flow.scale)
 
     def _open(self, now: float, flow: Flow) -> None:
         """The server is ready on this flow: it carries traffic."""
@@ -308,7 +233,6 @@ class Client(Node):
             self._redial(now, slot, 0.0)
             return
         self._deadlines.cancel(Timer.RETRANSMIT, flow)
-        self._answered_joins = True
         self.reason = ""
         if self.session is None:
             self.session = session
@@ -325,8 +249,6 @@ class Client(Node):
             self.receive_datagrams(now, [run])
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
-        if flow.state is State.CONFIRMING:
-            self._step(now, flow, Input.READY)  # whatever it says, the server has the flow; its Ready may be lost
         match message:
             case messages.Ready():
                 pass
@@ -442,29 +364,13 @@ class Client(Node):
         return min(flow.max_payload for flow in usable) - usable[0].codec.overhead - len(conversation.prefix)
 
     def _new_conversation(self, now: float, run: Run) -> PumpConversation | None:
-        """Numbers go round; one is not used again within 2 × ``duration`` of its end."""
-        number = self._free_number(now)
+        number = self._numbers.take(now)
         if number is None:
             return None
         target = self._target(run.peer)
         conversation = PumpConversation(self.group, number, run.peer, target=target, opening=True)
         self._put_conversation(now, conversation)
         return conversation
-
-    def _free_number(self, now: float) -> int | None:
-        """One that was never used, else the one that ended first: a flood of new peers must not cost a search each."""
-        if self._unused_numbers:
-            self._unused_numbers -= 1
-            number = self._next_conversation
-            self._next_conversation = (number + 1) & 0xFFFF
-            return number
-        if not self._ended:
-            return None
-        number, ended = next(iter(self._ended.items()))
-        if ended + 2 * self._config.duration > now:
-            return None
-        del self._ended[number]
-        return number
 
     def _target(self, peer: Hashable) -> int:
         """Which of the server's targets: a driver with several sockets says so in ``peer``'s first item."""
@@ -477,13 +383,13 @@ class Client(Node):
         self._forget_conversation(now, conversation)
 
     def _forget_conversation(self, now: float, conversation: PumpConversation) -> None:
-        self._ended[conversation.number] = now
+        self._numbers.give_back(now, conversation.number)
         self._end_conversation(conversation)
 
     def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:  # noqa: ARG002 - as the base has it
         """The server still sends on a conversation that ended here."""
         self.counters["data for no conversation"] += len(frames.datagrams)
-        if frames.kind == Kind.DATA and frames.conversation in self._ended:
+        if frames.kind == Kind.DATA and self._numbers.has_ended(frames.conversation):
             self._tell(session, messages.CloseConversation(frames.conversation))
 
     # -- the rest
@@ -527,9 +433,3 @@ _REFUSALS: dict[int, str] = {
     messages.RefusalReason.LIMIT: "it has as many as it allows (max_conversations)",
     messages.RefusalReason.SOCKET: "it could not open a socket toward its target",
 }
-
-
-def _refusal(status: Status, cipher: str) -> str:
-    if status is Status.CIPHER:
-        return f'the server uses cipher {cipher}: set "cipher": "{cipher}" on this side too'
-    return "the server has as many sessions as it allows (max_sessions)"

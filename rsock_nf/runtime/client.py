@@ -11,6 +11,7 @@ from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
+from rsock_nf.core.native_client import NativeClient
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
@@ -74,7 +75,7 @@ class ClientTunnel(Driver):
     def _make_core(self) -> Client:
         mtu, burst = link_limits(self._link)
         handshake = NativeHandshake(self.parameters.secret)
-        return Client(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+        return NativeClient(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
 
     def _begin(self) -> None:
         self._follow()

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
+from rsock_nf.core.native_server import NativeServer
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
@@ -68,7 +69,7 @@ class ServerTunnel(Driver):
     def _make_core(self) -> Server:
         mtu, burst = link_limits(self._link)
         handshake = NativeHandshake(self.parameters.secret)
-        return Server(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+        return NativeServer(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
 
     def _begin(self) -> None:
         self._is_ready()

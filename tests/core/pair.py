@@ -20,12 +20,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Self
 
-from rsock_nf.core.client import Client
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, PortReleased, PortWanted
 from rsock_nf.core.flow import Flow, State
+from rsock_nf.core.native_client import NativeClient
+from rsock_nf.core.native_server import NativeServer
 from rsock_nf.core.node import Node
 from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
-from rsock_nf.core.server import Server
 from rsock_nf.core.types import Endpoint, Packet, Run
 from rsock_nf.wire.handshake import NativeHandshake
 from tests.core.conntrack import RST_TOO_OLD, STARTED_OVER
@@ -90,15 +90,15 @@ class Pair:
         """Targets send everything back."""
         self._said: Counter[bytes] = Counter()
 
-    def _make_client(self) -> Client:
+    def _make_client(self) -> NativeClient:
         parameters = self._client_parameters
         handshake = NativeHandshake(parameters.secret)
-        return Client(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        return NativeClient(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
-    def _make_server(self) -> Server:
+    def _make_server(self) -> NativeServer:
         parameters = self._server_parameters
         handshake = NativeHandshake(parameters.secret)
-        return Server(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        return NativeServer(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
     # -- what happens to the two
 

@@ -128,10 +128,11 @@ def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
     with Pair(client=SHORT, server={"max_conversations": 4, **SHORT_SERVER}) as pair:
         pair.up()
         client = pair.client
+        rule = client._numbers
         started: dict[int, float] = {}
         for number in range(3, 0x10000):  # as if all but three had been used, and had ended now
-            client._ended[(client._next_conversation + number) & 0xFFFF] = pair.now
-        client._unused_numbers = 3
+            rule._ended[(rule._next + number) & 0xFFFF] = pair.now
+        rule._unused = 3
         for peer in range(5):
             pair.say(peer, b"hello %d" % peer)
         assert len(numbers(pair)) == 3
@@ -171,14 +172,14 @@ def test_a_number_is_found_without_a_search() -> None:
     """A flood of new application addresses when every number rests: one look each, not 65,536."""
     with Pair(client=SHORT) as pair:
         pair.up()
-        pair.client._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now))
-        pair.client._unused_numbers = 0
+        pair.client._numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now))
+        pair.client._numbers._unused = 0
         looks.count = 0
         for peer in range(100):
             pair.say(peer, b"hello")
         assert pair.client.counters["no conversation number free"] == 100
         assert looks.count == 100
-        pair.client._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now - 1000.0))
+        pair.client._numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now - 1000.0))
         looks.count = 0
         for peer in range(100):
             pair.say(peer, b"hello")

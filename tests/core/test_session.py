@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
+from rsock_nf.core.flow import Input
 from rsock_nf.core.parameters import Cipher, OnProbe
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Nat, Toward
@@ -208,11 +209,12 @@ def test_reconnect() -> None:
         assert pair.client.reason == ""
 
 
-def test_the_server_gives_up_flows() -> None:
+def test_the_server_closes_every_flow() -> None:
     with Pair() as pair:
         pair.up()
         pair.run(11.0)
-        pair.server.give_up_flows(pair.now)
+        for flow in list(pair.server._flows.values()):
+            pair.server._step(pair.now, flow, Input.CLOSE)
         pair.flush()
         pair.run_until(lambda: pair.count(FlowOpened, Toward.CLIENT) == 20, 2.0)
         assert len(session_ids(pair)) == 1

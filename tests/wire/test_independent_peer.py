@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowClosed, SessionUp
+from rsock_nf.core.native_server import NativeServer
 from rsock_nf.core.parameters import Cipher, OnProbe, ServerParameters
-from rsock_nf.core.server import Server
 from rsock_nf.core.types import Checksum, Endpoint, Packet, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.handshake import NativeHandshake
@@ -37,7 +37,7 @@ class Site:
         self.restart()
 
     def restart(self) -> None:
-        self.server = Server(
+        self.server = NativeServer(
             self.parameters, NativeHandshake(SECRET), self.random.randbytes, mtu=1500, max_burst_bytes=64000
         )
 
