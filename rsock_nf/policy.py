@@ -8,6 +8,12 @@ from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.settings import Settings
 
 
+def fake_tcp_ports(settings: Settings) -> tuple[PortRange, ...]:
+    """The server's ports that must be kept from its kernel, over both wires: none where only UDP is carried."""
+    tunnels = (settings.tunnel, settings.rsock) if settings.rsock else (settings.tunnel,)
+    return tuple(sorted(span for tunnel in tunnels if tunnel.carriers.tcp for span in tunnel.ports))
+
+
 def policy_for(
     settings: Settings,
     *,
@@ -19,13 +25,15 @@ def policy_for(
 
     Server: what comes to its ports at ``local_addresses``.  Client: what comes from the server's ports to the source
     ports that it holds now, ``held_ports`` (none before it dials), whatever the local address; with the manual
-    backend: all that it may ever hold.
+    backend: all that it may ever hold.  UDP carriers are ordinary sockets: nothing is dropped for them.
     Raises ``rsock_firewall.FirewallError`` when the addresses contradict each other.
     """
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
-        return Policy(settings.name, device, local_addresses, tunnel.ports)
-    if settings.backend == "manual":
+        return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings))
+    if not tunnel.carriers.tcp:
+        held_ports = ()
+    elif settings.backend == "manual":
         # The operator's rules cannot follow the flows: they cover every port at once.
         held_ports = settings.client_ports
     return Policy(settings.name, device, local_addresses, held_ports, tunnel.server, tunnel.ports)

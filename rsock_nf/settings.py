@@ -29,12 +29,14 @@ class Settings:
     digest: str
     """Hash of the validated configuration (secret included, hashed): tells whether a running instance has the same one."""
     tunnel: ClientParameters | ServerParameters
+    rsock: ServerParameters | None = None
+    """Server: a second wire, the original's, on ports of its own; ``tunnel`` is then native."""
     device: str | None = None
     """None = the device of the route (client: to the server; server: the default route's)."""
     addresses: tuple[IPAddress, ...] = ()
     """Server: the local addresses it answers on; client: the source addresses.  Empty = found on the device."""
-    listen: tuple[Endpoint, ...] = ()
-    """Client: where the application sends its datagrams."""
+    listen: tuple[Endpoint | Path, ...] = ()
+    """Client: where the application sends its datagrams: a UDP endpoint, or the absolute path of a Unix-domain datagram socket."""
     client_ports: tuple[PortRange, ...] = ()
     """Client: where its source ports come from; empty = chosen by the kernel."""
     backend: str = "auto"

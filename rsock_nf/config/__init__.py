@@ -1,7 +1,7 @@
 """The configuration file: JSON in, frozen ``Settings`` out.
 
 ``source`` reads the file, ``values`` knows how ports, endpoints and keys are written, ``model`` (the only importer of
-pydantic) knows the keys, and ``load`` here puts them together.  Defaults do not live here, but in the dataclasses.
+pydantic) knows the keys, ``assemble`` what they mean together.  Defaults do not live here, but in the dataclasses.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def load(path: Path) -> Configuration:
 
     Raises ``ConfigError``: one line that names the file and the field.
     """
-    from rsock_nf.config import model  # pydantic costs 0.2 s: `status` and `--help` do without
+    from rsock_nf.config import assemble  # pydantic costs 0.2 s: `status` and `--help` do without
 
-    return model.load(path)
+    return assemble.load(path)
 
 
 def load_log(path: Path) -> Log:
@@ -38,9 +38,9 @@ def load_log(path: Path) -> Log:
 
     Takes milliseconds, so an event loop may call it.  Raises ``ConfigError``.
     """
-    from rsock_nf.config import model
+    from rsock_nf.config import assemble
 
-    return model.load_log(path)
+    return assemble.load_log(path)
 
 
 def schema() -> dict[str, Any]:

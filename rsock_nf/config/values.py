@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv6Address, ip_address
+from pathlib import Path
 from typing import NamedTuple
 
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
@@ -152,6 +153,23 @@ def parse_endpoint(value: object) -> Endpoint:
     if address is None:
         raise ValueError(f"{shown(value)}: a literal IP address is wanted, not a host name")
     return Endpoint(address, port, zone)
+
+
+def parse_listen(value: object) -> Endpoint | Path:
+    """As ``parse_endpoint``, or ``"unix:/path"``: the path of a Unix-domain datagram socket, as written."""
+    if not (isinstance(value, str) and value.startswith("unix:")):
+        return parse_endpoint(value)
+    text = value.removeprefix("unix:")
+    if not text or "\0" in text or text.endswith("/"):
+        raise ValueError(f'{shown(value)} is not the path of a socket (want "unix:/run/rsock.sock")')
+    return Path(text)
+
+
+def parse_hash(value: object) -> str:
+    """The key of the original's wire: any text without a zero character, even an empty one."""
+    if isinstance(value, str) and "\0" not in value and value.isprintable():
+        return value
+    raise ValueError("not a key of the original: printable text is wanted")
 
 
 def parse_secret(text: object) -> bytes:

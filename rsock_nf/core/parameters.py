@@ -10,6 +10,41 @@ from dataclasses import dataclass, field
 
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 
+DEFAULT_HASH = "hello135"
+"""The key that the original falls back to; everyone knows it."""
+RSOCK_KEEPALIVE = 4.0
+"""``Common.keepalive`` where the wire is the original's: what its own peers take."""
+
+
+class Carriers(enum.Enum):
+    """What the flows are; the ports are the same for either kind."""
+
+    TCP = "tcp"
+    """Segments that look like TCP, behind a drop rule."""
+    UDP = "udp"
+    """Datagrams of ordinary UDP sockets."""
+    ALL = "all"
+    """Both at once."""
+
+    @property
+    def tcp(self) -> bool:
+        """Whether there are fake-TCP flows."""
+        return self is not Carriers.UDP
+
+    @property
+    def udp(self) -> bool:
+        """Whether there are UDP flows."""
+        return self is not Carriers.TCP
+
+
+class Wire(enum.Enum):
+    """What the bytes in the flows look like."""
+
+    NATIVE = "native"
+    """Authenticated; ``docs/wire.md``."""
+    RSOCK = "rsock"
+    """The original's: ``hash_key`` is no authentication, IPv4 only, one target."""
+
 
 class Cipher(enum.Enum):
     """How data frames are protected; control frames are always sealed."""
@@ -41,8 +76,12 @@ class OnProbe(enum.Enum):
 class Common:
     """Both roles."""
 
-    secret: bytes = field(repr=False)
-    """32 bytes, as ``genkey`` makes them."""
+    secret: bytes = field(default=b"", repr=False)
+    """32 bytes, as ``genkey`` makes them; empty where the wire is the original's."""
+    wire: Wire = Wire.NATIVE
+    hash_key: bytes = field(default=DEFAULT_HASH.encode(), repr=False)
+    """The original's wire only: what its frames are checked with, as the bytes of the text (perhaps none)."""
+    carriers: Carriers = Carriers.TCP
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports, merged and disjoint, ascending."""
     cipher: Cipher = Cipher.NONE
@@ -50,7 +89,7 @@ class Common:
     duration: float = 300.0
     """A conversation lives while either direction moved within this time."""
     keepalive: float = 10.0
-    """An idle flow is probed at this period (± 20 % jitter)."""
+    """An idle flow is probed at this period (± 20 % jitter); the original's wire: ``RSOCK_KEEPALIVE``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +104,8 @@ class ClientParameters(Common):
     """Flows close this long after the last conversation ended; 0 = never."""
     targets: tuple[int, ...] = (0,)
     """For each local listening socket, the index of its target in the server's list."""
+    rsock_version: int = 2
+    """The original's wire only: 2 (a head of 23 bytes) or 1 (19 bytes).  A server answers as it was addressed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Hashable
 from ipaddress import ip_address
+from pathlib import Path
 
 from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
@@ -45,6 +46,8 @@ class ClientTunnel(Driver):
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         for endpoint in self.settings.listen:
+            if isinstance(endpoint, Path):
+                raise TypeError(endpoint)
             listener = Listener(endpoint)
             stack.callback(listener.close)
             self._listeners.append(listener)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rsock_nf import config
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
-from rsock_nf.core.parameters import Cipher, ClientParameters, OnProbe, ServerParameters, Spread
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread, Wire
 from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.errors import ConfigError
 from rsock_nf.policy import policy_for
@@ -188,9 +188,27 @@ MISTAKES = [
     (SERVER, {"ports": [True]}, 'ports: true is not a port or a range (want "10001-10010,12000")'),
     (SERVER, {"ports": "1-60000"}, "ports: 60000 ports are too many: at most 4096"),
     (SERVER, {"ports": list(range(1, 1000, 2))}, "ports: 500 separate ranges are too many: at most 256"),
-    (SERVER, {"type": "udp"}, 'type: "udp" is not available yet: only "tcp" is'),
-    (SERVER, {"type": "all"}, 'type: "all" is not available yet: only "tcp" is'),
-    (SERVER, {"type": ["tcp"]}, 'type: must be "tcp", not ["tcp"]'),
+    (SERVER, {"type": "icmp"}, 'type: must be "tcp", "udp" or "all", not "icmp"'),
+    (SERVER, {"type": ["tcp"]}, 'type: must be "tcp", "udp" or "all", not ["tcp"]'),
+    (SERVER, {"wire": "kcp"}, 'wire: must be "native" or "rsock", not "kcp"'),
+    (SERVER, {"wire": "rsock"}, 'secret: has a meaning with "wire": "native" only'),
+    (SERVER, {"hash": "s3cret"}, 'hash: has a meaning with "wire": "rsock" only'),
+    (CLIENT, {"rsock_version": 1}, 'rsock_version: has a meaning with "wire": "rsock" only'),
+    (SERVER, {"rsock": {}}, "rsock.ports: missing: the ports of this wire"),
+    (SERVER, {"rsock": {"ports": 9, "prots": 1}}, 'rsock.prots: unknown key (did you mean "ports"?)'),
+    (SERVER, {"rsock": {"ports": 9, "secret": SECRET}}, "rsock.secret: unknown key"),
+    (
+        SERVER,
+        {"rsock": {"ports": "10008-10012"}},
+        'rsock.ports: 10008-10010 is also in "ports": it is by its port that the wire of a packet is known',
+    ),
+    (SERVER, {"rsock": {"ports": 9}, "addresses": "::1"}, 'rsock: this wire is IPv4 only, and "addresses" has no IPv4 address'),
+    (CLIENT, {"rsock": {"ports": 9}}, "rsock: only a server has this key"),
+    (SERVER, {"tunnels": []}, "tunnels: only a client has this key"),
+    (CLIENT, {"tunnels": [{"listen": "127.0.0.1:9"}]}, 'listen: give either this or "tunnels", not both'),
+    (CLIENT, {"listen": "unix:"}, 'listen: "unix:" is not the path of a socket (want "unix:/run/rsock.sock")'),
+    (CLIENT, {"listen": "unix:/run/"}, 'listen: "unix:/run/" is not the path of a socket (want "unix:/run/rsock.sock")'),
+    (CLIENT, {"listen": "unix:/" + "x" * 107}, "listen: /" + "x" * 107 + ": too long for a socket: at most 107 bytes"),
     (SERVER, {"cipher": "aes"}, 'cipher: must be "none", "aes-256-gcm" or "chacha20-poly1305", not "aes"'),
     (SERVER, {"duration": "5m"}, 'duration: must be a valid number, not "5m"'),
     (SERVER, {"duration": True}, "duration: must be a valid number, not true"),
@@ -209,6 +227,38 @@ MISTAKES = [
     (SERVER, {"secret": "A" * 43 + "="}, 'secret: too regular to be a random key: make one with "rsock-nf genkey"'),
     (SERVER, {"secret_file": "key"}, 'secret_file: give either this or "secret", not both'),
     (SERVER, {"device": "\ud800"}, "not JSON: Invalid JSON: unexpected end of hex escape at line 1 column 123"),
+]  # fmt: skip
+
+
+RSOCK_SERVER: dict[str, Any] = {"role": "server", "wire": "rsock", "target": "127.0.0.1:9999"}
+RSOCK_CLIENT: dict[str, Any] = {"role": "client", "wire": "rsock", "server": "203.0.113.5", "listen": "127.0.0.1:30000"}
+TUNNELS: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "secret": SECRET}
+MISTAKES += [
+    *(
+        (RSOCK_SERVER, {key: value}, f'{key}: has a meaning with "wire": "native" only')
+        for key, value in {"secret_file": "k", "cipher": "none", "rsock": {"ports": 9}}.items()
+    ),
+    (RSOCK_CLIENT, {"target_index": 1}, 'target_index: has a meaning with "wire": "native" only'),
+    (RSOCK_SERVER, {"targets": ["127.0.0.1:9"]}, 'targets: with "wire": "rsock" there is one: give it as "target"'),
+    (RSOCK_SERVER, {"target": ["127.0.0.1:9", "127.0.0.1:8"]}, 'target: "wire": "rsock" has one target'),
+    (RSOCK_SERVER, {"addresses": ["192.0.2.1", "2001:db8::1"]}, 'addresses: "wire": "rsock" is IPv4 only'),
+    (RSOCK_SERVER, {"rsock_version": 2}, "rsock_version: only a client has this key"),
+    (RSOCK_SERVER, {"hash": 5}, "hash: not a key of the original: printable text is wanted"),
+    (RSOCK_SERVER, {"hash": "a\0"}, "hash: not a key of the original: printable text is wanted"),
+    (RSOCK_CLIENT, {"rsock_version": 3}, "rsock_version: must be 1 or 2, not 3"),
+    (RSOCK_CLIENT, {"server": "2001:db8::5"}, 'server: "2001:db8::5" has no IPv4 address, and "wire": "rsock" is IPv4 only'),
+    (TUNNELS, {}, 'listen: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
+    (TUNNELS, {"tunnels": []}, "tunnels: the list is empty"),
+    (TUNNELS, {"tunnels": [{"target": 1}]}, 'tunnels[0].listen: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
+    (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9", "target": -1}]}, "tunnels[0].target: must be greater than or equal to 0, not -1"),
+    (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9", "port": 1}]}, "tunnels[0].port: unknown key"),
+    (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9"}] * 2}, "tunnels[1].listen: 127.0.0.1:9 is given twice"),
+    (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9"}], "target_index": 1}, 'target_index: give either this or "tunnels", not both'),
+    (
+        {k: v for k, v in RSOCK_CLIENT.items() if k != "listen"},
+        {"tunnels": [{"listen": "127.0.0.1:9", "target": 1}]},
+        'tunnels: "wire": "rsock" has one target: its number is 0',
+    ),
 ]  # fmt: skip
 
 
@@ -264,6 +314,90 @@ def test_the_file_name_stands_for_the_missing_name_and_is_checked(tmp_path: Path
     line = message(write(tmp_path / "my server.json", SERVER))
     assert line.startswith('name: "my server" cannot name an instance')
     assert line.endswith('(it comes from the file\'s name: give a "name")')
+
+
+def test_the_original_wire_has_defaults_of_its_own(tmp_path: Path) -> None:
+    server = config.load(write(tmp_path / "s.json", RSOCK_SERVER)).settings.tunnel
+    target = Endpoint(IPv4Address("127.0.0.1"), 9999)
+    assert server == ServerParameters(wire=Wire.RSOCK, hash_key=b"hello135", keepalive=4.0, targets=(target,))
+    changed = RSOCK_CLIENT | {"hash": "", "rsock_version": 1, "keepalive": 7, "type": "all"}
+    client = config.load(write(tmp_path / "c.json", changed)).settings.tunnel
+    assert client == ClientParameters(
+        wire=Wire.RSOCK,
+        hash_key=b"",
+        keepalive=7.0,
+        carriers=Carriers.ALL,
+        rsock_version=1,
+        server=(IPv4Address("203.0.113.5"),),
+    )
+
+
+def test_the_original_wire_takes_the_ipv4_addresses_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [(socket.AF_INET6, 2, 17, "", ("2001:db8::7", 0, 0, 0)), (socket.AF_INET, 2, 17, "", ("192.0.2.7", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    tunnel = config.load(write(tmp_path / "c.json", RSOCK_CLIENT | {"server": "edge.example"})).settings.tunnel
+    assert isinstance(tunnel, ClientParameters)
+    assert tunnel.server == (ip_address("192.0.2.7"),)
+
+
+def test_warnings_say_that_the_original_key_is_no_authentication(tmp_path: Path) -> None:
+    path = write(tmp_path / "edge.json", RSOCK_SERVER)
+    weak = "hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+    default = '"hello135" is what everybody has: choose another, on both sides'
+    assert config.load(path).warnings == (f'{path}: wire "rsock": {weak}', f"{path}: hash: {default}")
+    assert config.load(write(path, RSOCK_SERVER | {"hash": "s3cret"})).warnings == (f'{path}: wire "rsock": {weak}',)
+    native = SERVER | {"cipher": "aes-256-gcm", "rsock": {"ports": 443}}
+    assert config.load(write(path, native)).warnings == (f"{path}: rsock: {weak}", f"{path}: rsock.hash: {default}")
+
+
+def test_a_second_wire_inherits_what_is_not_given(tmp_path: Path) -> None:
+    keys = SERVER | {"duration": 77, "keepalive": 9, "max_sessions": 5, "type": "all"}
+    least = config.load(write(tmp_path / "s.json", keys | {"rsock": {"ports": "443"}})).settings
+    assert isinstance(least.tunnel, ServerParameters)
+    assert least.rsock == ServerParameters(
+        wire=Wire.RSOCK,
+        ports=(PortRange(443, 443),),
+        carriers=Carriers.ALL,
+        duration=77.0,
+        keepalive=4.0,
+        max_sessions=5,
+        targets=least.tunnel.targets,
+    )
+    own = {"ports": "443", "hash": "k", "type": "tcp", "target": "127.0.0.1:53", "duration": 30, "max_conversations": 9}
+    second = config.load(write(tmp_path / "s.json", keys | {"rsock": own})).settings.rsock
+    assert second is not None
+    assert (second.hash_key, second.carriers, second.duration, second.max_conversations) == (
+        b"k",
+        Carriers.TCP,
+        30.0,
+        9,
+    )
+    assert second.targets == (Endpoint(IPv4Address("127.0.0.1"), 53),)
+
+
+def test_the_policy_covers_both_wires_and_nothing_that_is_udp(tmp_path: Path) -> None:
+    def covered(**keys: object) -> tuple[object, ...]:
+        settings = config.load(write(tmp_path / "s.json", SERVER | keys)).settings
+        return tuple(policy_for(settings, device="eth0", local_addresses=()).local_ports)
+
+    native, original = PortRange(10001, 10010), PortRange(443, 443)
+    assert covered(rsock={"ports": 443}) == (original, native)
+    assert covered(type="all", rsock={"ports": 443, "type": "udp"}) == (native,)
+    assert covered(type="udp", rsock={"ports": 443, "type": "tcp"}) == (original,)
+    assert covered(type="udp") == ()
+    client = config.load(write(tmp_path / "c.json", CLIENT | {"type": "udp", "backend": "manual"})).settings
+    held = (PortRange(20005, 20005),)
+    assert policy_for(client, device="eth0", local_addresses=(), held_ports=held).local_ports == ()
+
+
+def test_tunnels_say_which_listen_leads_to_which_target(tmp_path: Path) -> None:
+    tunnels = [{"listen": "127.0.0.1:30000"}, {"listen": "[::1]:30001", "target": 3}, {"listen": "unix:app.sock"}]
+    settings = config.load(write(tmp_path / "c.json", TUNNELS | {"tunnels": tunnels})).settings
+    assert isinstance(settings.tunnel, ClientParameters)
+    assert settings.tunnel.targets == (0, 3, 0)
+    first, second, third = settings.listen
+    assert (first, second) == (Endpoint(IPv4Address("127.0.0.1"), 30000), Endpoint(IPv6Address("::1"), 30001))
+    assert third == tmp_path / "app.sock", "a relative path starts at the file's directory"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +466,8 @@ def test_the_secret_is_in_no_representation(tmp_path: Path) -> None:
         ({"duration": 301}, False),
         ({"ports": "10001-10011"}, False),
         ({"target": "127.0.0.1:9998"}, False),
+        ({"type": "all"}, False),
+        ({"rsock": {"ports": 443}}, False),
         ({"secret": format_secret(bytes(range(1, 33)))}, False),
     ],
 )

@@ -1,0 +1,290 @@
+"""What the keys mean together, and how they become ``Settings``: names are resolved and secrets read here.
+
+Not here: what one key may hold (``model``), and the original's files (``original``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rsock_nf.config import Configuration, source, values
+from rsock_nf.config.model import ClientKeys, CommonKeys, ServerKeys, validate
+from rsock_nf.config.values import HostPort, shown
+from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
+from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.errors import ConfigError
+from rsock_nf.settings import Log, Settings
+
+T = TypeVar("T")
+
+_SUN_PATH = 107
+"""Bytes of a Unix-domain socket's path: 108 with its zero (unix(7))."""
+_NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "target_index", "rsock")
+_RSOCK_ONLY = ("hash", "rsock_version")
+
+
+def load(path: Path) -> Configuration:
+    """See ``rsock_nf.config.load``."""
+    path = path.absolute()
+    return assemble(path, source.read_object(path))
+
+
+def assemble(path: Path, raw: dict[str, Any]) -> Configuration:
+    """The settings that the object ``raw`` means; ``path`` is where it stands.  Raises ``ConfigError``."""
+    name = source.instance_name(path, raw)
+    keys = validate(path, raw)
+    _check_wire(path, keys)
+    secret, warnings = _secret(path, keys) if keys.wire is Wire.NATIVE else (b"", [])
+    warnings += _weaknesses(keys)
+    client = keys if isinstance(keys, ClientKeys) else None
+    device, tunnel = _server(path, keys, secret) if isinstance(keys, ServerKeys) else _client(path, keys, secret)
+    settings = Settings(
+        name=name,
+        path=path,
+        digest=_digest(keys, secret),
+        tunnel=tunnel,
+        rsock=_second_wire(path, keys, tunnel) if isinstance(tunnel, ServerParameters) else None,
+        device=device,
+        addresses=keys.addresses,
+        listen=tuple(_listen(path, field, listen) for field, listen, _ in _local_ends(path, client)) if client else (),
+        client_ports=client.client_ports if client else (),
+        backend=keys.backend,
+        log=_log(path, keys),
+    )
+    return Configuration(settings, tuple(f"{path}: {line}" for line in warnings))
+
+
+def load_log(path: Path) -> Log:
+    """See ``rsock_nf.config.load_log``."""
+    path = path.absolute()
+    return _log(path, validate(path, source.read_object(path)))
+
+
+def _log(path: Path, keys: CommonKeys) -> Log:
+    return Log(keys.log.level, path.parent / keys.log.file if keys.log.file else None)
+
+
+def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
+    """Raises ``ConfigError`` about a key that has no meaning with the wire, or that asks for what it cannot do."""
+    given = keys.model_fields_set
+    other = _RSOCK_ONLY if keys.wire is Wire.NATIVE else _NATIVE_ONLY
+    for field in (field for field in other if field in given):
+        if field == "targets":
+            raise ConfigError(path, field, 'with "wire": "rsock" there is one: give it as "target"')
+        wanted = Wire.RSOCK if keys.wire is Wire.NATIVE else Wire.NATIVE
+        raise ConfigError(path, field, f'has a meaning with "wire": "{wanted.value}" only')
+    if keys.wire is Wire.NATIVE:
+        return
+    if any(address.version != 4 for address in keys.addresses):
+        raise ConfigError(path, "addresses", '"wire": "rsock" is IPv4 only')
+    if isinstance(keys, ServerKeys) and len(keys.target) > 1:
+        raise ConfigError(path, "target", '"wire": "rsock" has one target')
+    if isinstance(keys, ClientKeys) and any(tunnel.target for tunnel in keys.tunnels):
+        raise ConfigError(path, "tunnels", '"wire": "rsock" has one target: its number is 0')
+
+
+def _weaknesses(keys: CommonKeys) -> list[str]:
+    """What the wires that are configured do not give."""
+    found = []
+    second = keys.rsock if isinstance(keys, ServerKeys) else None
+    if keys.wire is Wire.NATIVE and keys.cipher is Cipher.NONE:
+        found.append('cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams')
+    if keys.wire is Wire.RSOCK or second:
+        where, key = ("rsock", second.hash) if second else ('wire "rsock"', keys.hash)
+        found.append(
+            f"{where}: hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+        )
+        if key == DEFAULT_HASH:
+            found.append(
+                f'{"rsock.hash" if second else "hash"}: "{key}" is what everybody has: choose another, on both sides'
+            )
+    return found
+
+
+def _secret(path: Path, keys: CommonKeys) -> tuple[bytes, list[str]]:
+    """The secret, and what is to be said about where it stands."""
+    if keys.secret and keys.secret_file is not None:
+        raise ConfigError(path, "secret_file", 'give either this or "secret", not both')
+    if keys.secret:
+        return keys.secret, _exposed(path, "secret: ")
+    if keys.secret_file is None:
+        raise ConfigError(path, "secret", 'missing: make one with "rsock-nf genkey", the same for both sides')
+    file = path.parent / keys.secret_file
+    text = source.read_text(file, "secret_file", owner=path)
+    try:
+        return values.parse_secret(text), _exposed(file, f"secret_file: {file}: ")
+    except ValueError as error:
+        raise ConfigError(path, "secret_file", f"{file}: {error}") from None
+
+
+def _exposed(path: Path, field: str) -> list[str]:
+    return [f"{field}everyone on this host can read it: chmod o-r {path}"] if source.others_can_read(path) else []
+
+
+def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, ServerParameters]:
+    if keys.target and keys.targets:
+        raise ConfigError(path, "targets", 'give either this or "target", not both')
+    targets = keys.target or keys.targets
+    if not targets:
+        raise ConfigError(path, "target", 'missing: where datagrams go, as "127.0.0.1:9999"')
+    field = "target" if keys.target else "targets"
+    return keys.device, ServerParameters(
+        **_common(keys, secret),
+        targets=tuple(_target(path, field, target) for target in targets),
+        on_probe=keys.on_probe,
+        max_sessions=keys.max_sessions,
+        max_conversations=keys.max_conversations,
+    )
+
+
+def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> ServerParameters | None:
+    """The original's wire beside the native one; what is not given is as there."""
+    if not isinstance(keys, ServerKeys) or keys.rsock is None:
+        return None
+    second = keys.rsock
+    for ports in second.ports:
+        for taken in native.ports:
+            if ports.first <= taken.last and taken.first <= ports.last:
+                both = PortRange(max(ports.first, taken.first), min(ports.last, taken.last))
+                remedy = "it is by its port that the wire of a packet is known"
+                raise ConfigError(path, "rsock.ports", f'{both} is also in "ports": {remedy}')
+    if keys.addresses and all(address.version != 4 for address in keys.addresses):
+        raise ConfigError(path, "rsock", 'this wire is IPv4 only, and "addresses" has no IPv4 address')
+    given = second.model_fields_set
+
+    def chosen(field: str, inherited: T) -> T:
+        return getattr(second, field) if field in given else inherited
+
+    return ServerParameters(
+        wire=Wire.RSOCK,
+        hash_key=second.hash.encode(),
+        carriers=chosen("type", native.carriers),
+        ports=second.ports,
+        spread=chosen("spread", native.spread),
+        duration=chosen("duration", native.duration),
+        keepalive=second.keepalive,
+        targets=(_target(path, "rsock.target", second.target),) if second.target else native.targets[:1],
+        on_probe=native.on_probe,
+        max_sessions=chosen("max_sessions", native.max_sessions),
+        max_conversations=chosen("max_conversations", native.max_conversations),
+    )
+
+
+def _common(keys: CommonKeys, secret: bytes) -> dict[str, Any]:
+    """The parameters of either role."""
+    original = keys.wire is Wire.RSOCK
+    return {
+        "secret": secret,
+        "wire": keys.wire,
+        "hash_key": keys.hash.encode(),
+        "carriers": keys.type,
+        "ports": keys.ports,
+        "cipher": keys.cipher,
+        "spread": keys.spread,
+        "duration": keys.duration,
+        "keepalive": RSOCK_KEEPALIVE if original and "keepalive" not in keys.model_fields_set else keys.keepalive,
+    }
+
+
+def _target(path: Path, field: str, target: HostPort) -> Endpoint:
+    address, zone = _resolve(path, field, target.host)[0]
+    return Endpoint(address, target.port, zone)
+
+
+def _client(path: Path, keys: ClientKeys, secret: bytes) -> tuple[str | None, ClientParameters]:
+    wanted = min(keys.flows, values.count_ports(keys.ports))
+    if keys.client_ports and (held := values.count_ports(keys.client_ports)) < wanted:
+        raise ConfigError(path, "client_ports", f"{held} ports are too few for {wanted} flows")
+    if keys.backend == "manual" and keys.type.tcp and not keys.client_ports:
+        remedy = 'with "backend": "manual" name the source ports that your rules cover, for example "20000-20099"'
+        raise ConfigError(path, "client_ports", remedy)
+    found = [pair for host in keys.server for pair in _server_addresses(path, keys, host)]
+    device = _device(path, keys.device, {zone for _, zone in found if zone})
+    return device, ClientParameters(
+        **_common(keys, secret),
+        server=tuple(dict.fromkeys(address for address, _ in found)),
+        flows=keys.flows,
+        idle_timeout=keys.idle_timeout,
+        targets=tuple(target for _, _, target in _local_ends(path, keys)),
+        rsock_version=keys.rsock_version,
+    )
+
+
+def _server_addresses(path: Path, keys: ClientKeys, host: str) -> list[tuple[IPAddress, str]]:
+    found = _resolve(path, "server", host)
+    if keys.wire is Wire.NATIVE:
+        return found
+    usable: list[tuple[IPAddress, str]] = [pair for pair in found if pair[0].version == 4]
+    if not usable:
+        raise ConfigError(path, "server", f'{shown(host)} has no IPv4 address, and "wire": "rsock" is IPv4 only')
+    return usable
+
+
+def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, Endpoint | Path, int]]:
+    """Field, where the application sends to, target: for each local end, whichever way they are written."""
+    given = keys.model_fields_set
+    if not keys.tunnels:
+        if not keys.listen:
+            raise ConfigError(
+                path, "listen", 'missing: where the application sends its datagrams, as "127.0.0.1:30000"'
+            )
+        indices = keys.target_index * len(keys.listen) if len(keys.target_index) == 1 else keys.target_index
+        if len(indices) != len(keys.listen):
+            raise ConfigError(
+                path, "target_index", f'{len(indices)} indices for {len(keys.listen)} addresses in "listen"'
+            )
+        return [("listen", listen, target) for listen, target in zip(keys.listen, indices, strict=True)]
+    for field in ("listen", "target_index"):
+        if field in given:
+            raise ConfigError(path, field, 'give either this or "tunnels", not both')
+    listens = [tunnel.listen for tunnel in keys.tunnels]
+    for index, listen in enumerate(listens):
+        if listen in listens[:index]:
+            raise ConfigError(path, f"tunnels[{index}].listen", f"{listen} is given twice")
+    return [(f"tunnels[{index}].listen", one.listen, one.target) for index, one in enumerate(keys.tunnels)]
+
+
+def _listen(path: Path, field: str, listen: Endpoint | Path) -> Endpoint | Path:
+    """A socket's path is absolute from here on."""
+    if not isinstance(listen, Path):
+        return listen
+    absolute = path.parent / listen
+    if len(os.fsencode(absolute)) > _SUN_PATH:
+        raise ConfigError(path, field, f"{absolute}: too long for a socket: at most {_SUN_PATH} bytes")
+    return absolute
+
+
+def _device(path: Path, device: str | None, zones: set[str]) -> str | None:
+    """The configured device, which the zones of link-local server addresses must agree with, or stand in for."""
+    devices = zones | ({device} if device else set())
+    if len(devices) > 1:
+        raise ConfigError(path, "server", f"the address lies on one device, but several are named: {sorted(devices)}")
+    return devices.pop() if devices else None
+
+
+def _resolve(path: Path, field: str, host: str) -> list[tuple[IPAddress, str]]:
+    """Addresses and zones of a host, in the resolver's order of preference (RFC 6724)."""
+    literal, zone = values.split_zone(host)
+    if literal is not None:
+        return [(literal, zone)]
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(path, field, f"cannot resolve {shown(host)}: {reason}") from None
+    found = [values.split_zone(str(answer[4][0])) for answer in answers]
+    return list(dict.fromkeys((address, zone) for address, zone in found if address is not None))
+
+
+def _digest(keys: CommonKeys, secret: bytes) -> str:
+    """Equal for files that mean the same: order, white space, log level and where the secret stands do not matter.
+
+    Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
+    """
+    meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "log"}}
+    text = repr((meaning, keys.log.file, hashlib.sha256(secret).hexdigest()))
+    return hashlib.sha256(text.encode()).hexdigest()
