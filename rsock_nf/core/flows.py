@@ -142,7 +142,7 @@ class Flows(ABC):
     def _pump_flow(self, flow: Flow, session: Session) -> PumpFlow:
         """Hand the flow's sequence numbers over to the pump, which takes its segments from now on."""
         flow.session = session
-        max_payload = min(flow.mss, self._link_payload(flow.key))
+        max_payload = self._ceiling(flow)
         codec = session.keys.codec(flow.flow_id, initiator=self.initiator)
         identification = flow.template.identification
         start = Handover(flow.next_seq, flow.received, flow.scale, flow.window, max_payload, identification)
@@ -192,19 +192,42 @@ class Flows(ABC):
             self._tell(session, answer, avoid=flow)
 
     def _probe_answered(self, now: float, flow: Flow | None, number: int, received: int) -> None:
-        if flow is None or flow.pump is None or not flow.health.answered(now, number, received):
+        if flow is None or flow.pump is None:
+            return
+        if flow.path.larger_passed(now, number):
+            self.pump.set_max_payload(flow.pump, flow.path.size)
+            return
+        if not flow.health.answered(now, number, received):
             return
         usable = flow.pump.group.usable
         if flow.state is State.ESTABLISHED and not flow.sick and flow.pump not in usable:
             usable.append(flow.pump)
-        if flow.path.answered(number):
+        if flow.path.answered(now, number):
             self.pump.set_max_payload(flow.pump, flow.path.size)
         self._judge(now, flow)
         if not flow.path.confirmed:
             self._deadlines.set(Timer.PROBE, flow, now)
             return
+        self._try_larger(now, flow, flow.pump)
         active = flow.pump.sent_frames + flow.pump.received_frames > flow.swept_frames + 4
         self._deadlines.set(Timer.PROBE, flow, now + (ACTIVE_PROBE if active else self._keepalive()))
+
+    def _try_larger(self, now: float, flow: Flow, pump: PumpFlow) -> None:
+        """Where more might pass than is used, ask the path, beside the flow's ordinary probes."""
+        probe = flow.path.larger(now, self._ceiling(flow))
+        if probe is not None and flow.state is State.ESTABLISHED:
+            number, size = probe
+            padding = size - pump.codec.control_size(messages.Probe(0))
+            self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
+
+    def _widened(self, now: float, flow: Flow) -> None:
+        flow.path.widened(now)
+        if flow.state is State.ESTABLISHED and not flow.health.waiting:
+            self._hasten(Timer.PROBE, flow, now)
+
+    def _ceiling(self, flow: Flow) -> int:
+        """The largest TCP payload that handshake and link allow."""
+        return min(flow.mss, self._link_payload(flow.key))
 
     def _keepalive(self) -> float:
         """The period of an idle flow, give or take 20 %."""

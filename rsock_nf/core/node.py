@@ -60,13 +60,16 @@ class Node(Flows):
         if self.pump.stalled:
             self._probe_stalled(now)
 
-    def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:  # noqa: ARG002 - every verb takes the time
+    def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:
         """The link's MTU or burst size changed."""
+        wider = mtu > self._mtu
         self._mtu = mtu
         self.pump.set_max_burst_bytes(max_burst_bytes)
         for flow in self._flows.values():
-            if flow.pump and flow.path.reduce(min(flow.mss, self._link_payload(flow.key))):
+            if flow.pump and flow.path.reduce(now, self._ceiling(flow)):
                 self.pump.set_max_payload(flow.pump, flow.path.size)
+            elif wider:
+                self._widened(now, flow)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
@@ -106,7 +109,7 @@ class Node(Flows):
         try:
             segment = parse_segment(packet)
         except Malformed:
-            self._too_big(packet)
+            self._too_big(now, packet)
             return
         flow = self._flows.get(segment.key)
         if flow is None:
@@ -120,7 +123,7 @@ class Node(Flows):
         else:
             self._odd(now, flow, packet, segment)
 
-    def _too_big(self, packet: Packet) -> None:
+    def _too_big(self, now: float, packet: Packet) -> None:
         """ICMP for a live flow, about something that it really has in flight; anything else is counted."""
         try:
             claim = parse_too_big(packet)
@@ -133,7 +136,7 @@ class Node(Flows):
             self.counters["ICMP for nothing of ours"] += 1
             return
         headers = 60 if len(flow.key.local) == 16 else 40
-        if flow.path.reduce((claim.mtu or plateau_below(flow.path.size + headers)) - headers):
+        if flow.path.reduce(now, (claim.mtu or plateau_below(flow.path.size + headers)) - headers):
             self.pump.set_max_payload(pump, flow.path.size)
 
     def _reset(self, now: float, flow: Flow, segment: Segment, pump: PumpFlow) -> None:

@@ -3,6 +3,9 @@
 The handshake's MSS is where it starts.  A probe padded to that size either comes back, and
 the size is confirmed, or is lost three times while small probes are answered: then the next lower
 size is tried.  A router that says "too big" shortens the search (``reduce``).
+
+A path may become wider again, and three probes may be lost by accident.  So larger sizes are tried from time to time,
+by probes of their own: one that is lost says nothing about the flow's health.
 """
 
 from __future__ import annotations
@@ -11,8 +14,12 @@ from dataclasses import dataclass
 
 PLATEAUS = (1400, 1360, 1320, 1240, 1160, 1000, 536)
 """TCP payload sizes tried below the handshake's: what common tunnels leave of 1,500 bytes."""
+RAISE_AFTER = 600.0
+"""Seconds until larger sizes are tried (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER)."""
 _LOST_PROBES = 3
 """RFC 8899 section 5.1.2, MAX_PROBES."""
+_LARGER = 0x80000000
+"""Probes of larger sizes have numbers from here on; a flow's other probes never get that far."""
 
 
 @dataclass(slots=True)
@@ -24,25 +31,32 @@ class PathMtu:
     _probe: int = 0
     """The number of the padded probe on its way; 0 = none."""
     _lost: int = 0
+    _raise_at: float = 0.0
+    _candidate: int = 0
+    """The larger size that is tried; 0 = none."""
+    _tries: int = 0
+    _number: int = _LARGER
+    """Of the last probe of a larger size."""
 
     def start(self, size: int) -> None:
         """``size``: the handshake's MSS, or the link's, whichever is less."""
         self.size = size
         self.confirmed = False
-        self._lost = 0
+        self._lost = self._candidate = 0
 
-    def reduce(self, size: int) -> bool:
+    def reduce(self, now: float, size: int) -> bool:
         """A router or the link says that no more than ``size`` bytes pass.  True = that is less than we thought."""
         if size >= self.size:
             return False
         self.start(size)
+        self._raise_at = now + RAISE_AFTER
         return True
 
     def probe_sent(self, number: int) -> None:
         """Probe ``number`` was padded to ``size``."""
         self._probe = number
 
-    def answered(self, number: int) -> bool:
+    def answered(self, now: float, number: int) -> bool:
         """Probe ``number`` was answered.  True = ``size`` was reduced."""
         if not self._probe or self.confirmed:
             return False
@@ -56,4 +70,39 @@ class PathMtu:
         lower = next((size for size in PLATEAUS if size < self.size), self.size)
         self.confirmed = lower == self.size
         self.size, self._lost = lower, 0
+        self._raise_at = now + RAISE_AFTER
+        return True
+
+    # -- upwards
+
+    def widened(self, now: float) -> None:
+        """The link takes more than it did: do not wait for the next attempt."""
+        self._raise_at = now
+        self._candidate = 0
+
+    def larger(self, now: float, ceiling: int) -> tuple[int, int] | None:
+        """(number, size) of a probe to send now; None = ``size`` is the ceiling, or it is not time.
+
+        ``ceiling``: what handshake and link allow.  It is tried first, then what is in between.
+        """
+        if not self.confirmed or self.size >= ceiling or now < self._raise_at:
+            return None
+        if not self.size < self._candidate <= ceiling:
+            self._candidate, self._tries = ceiling, 0
+        elif self._tries >= _LOST_PROBES:
+            between = (size for size in PLATEAUS if self.size < size < self._candidate)
+            self._candidate, self._tries = next(between, 0), 0
+            if not self._candidate:
+                self._raise_at = now + RAISE_AFTER
+                return None
+        self._tries += 1
+        self._number = self._number + 1 & 0xFFFFFFFF | _LARGER
+        return self._number, self._candidate
+
+    def larger_passed(self, now: float, number: int) -> bool:
+        """Whether probe ``number`` was the last one of a larger size: then that is ``size`` now."""
+        if number != self._number or not self._candidate:
+            return False
+        self.size, self._candidate = self._candidate, 0
+        self._raise_at = now + RAISE_AFTER
         return True

@@ -245,6 +245,51 @@ def test_the_link_shrinks() -> None:
         assert len(pair.heard()) == 40
 
 
+@pytest.mark.parametrize("traffic", [True, False])
+def test_the_link_widens_again(traffic: bool) -> None:
+    """Both ends go up as soon as they may, with or without something to carry."""
+    with Pair(client={"flows": 2}) as pair:
+        pair.up()
+        pair.run(3.0)
+        for node in (pair.client, pair.server):
+            node.receive_mtu(pair.now, 1300, 64_000)
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(mtu=1300))
+        pair.say("app", *numbered(4, 1200))
+        pair.run(3.0)
+        assert {flow.path.size for node in (pair.client, pair.server) for flow in pair.flows(node)} == {1260}
+        for node in (pair.client, pair.server):
+            node.receive_mtu(pair.now, 1500, 64_000)
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+        if traffic:
+            load(pair, 2.0, size=1200)
+        else:
+            pair.run(2.0)
+        flows = [flow for node in (pair.client, pair.server) for flow in pair.flows(node)]
+        assert [flow.path.size for flow in flows] == [1460] * 4
+        assert [flow.pump.max_payload for flow in flows if flow.pump] == [1460] * 4
+
+
+@pytest.mark.parametrize(("really", "found"), [(65535, 1460), (1500 - 48, 1400), (1300, 1240)])
+def test_a_path_becomes_wider(really: int, found: int) -> None:
+    """What was measured once is looked at again every ten minutes, and costs no flow its place."""
+    with Pair(client={"flows": 1, "idle_timeout": 0.0}) as pair:
+        pair.wire.conditions[Toward.SERVER] = Conditions(mtu=1290)
+        pair.up()
+        pair.run(20.0)
+        (flow,) = pair.flows(pair.client)
+        assert flow.path.size == 1240
+        pair.wire.conditions[Toward.SERVER] = Conditions(mtu=really)
+        pair.run(560.0)
+        assert flow.path.size == 1240
+        pair.run(200.0)
+        assert flow.path.size == found
+        assert pair.flows(pair.client) == [flow]
+        assert flow.health.unanswered == 0
+        sent = pair.wire.sent[Toward.SERVER]
+        pair.run(400.0)
+        assert pair.wire.sent[Toward.SERVER] - sent <= 400 / 8 * 3, "and then there is peace again"
+
+
 def test_a_link_without_bursts() -> None:
     with Pair(burst=0) as pair:
         pair.up()
