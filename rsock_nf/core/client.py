@@ -157,6 +157,7 @@ class Client(Node):
     def _unanswered(self, now: float, flow: Flow) -> None:
         """A SYN, hello, join or confirmation has been sent often enough."""
         if flow.state is State.SYN_SENT:
+            self._dialer.slots[flow.slot].unanswered = True
             self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
         self._step(now, flow, Input.UNANSWERED)
 
@@ -202,6 +203,7 @@ class Client(Node):
         flow.received = (segment.seq + 1) & _MASK
         flow.repeat_answered(now)
         self._dialer.answered()
+        self._dialer.slots[flow.slot].unanswered = False
         self._step(now, flow, Input.SYN_ACK)
 
     @abstractmethod
@@ -244,6 +246,11 @@ class Client(Node):
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
             self._step(now, previous, Input.CLOSE, "another has taken its place")
+        for other in self._dialer.revived():
+            if other.resting:
+                self._hasten(Timer.DIAL, other, now + other.stagger)
+            elif other.dialled is not None and other.dialled.state is State.SYN_SENT:
+                self._hasten(Timer.RETRANSMIT, other.dialled, now + other.stagger)
         self._turns(now)
         for run in self._waiting.take(now):
             self.receive_datagrams(now, [run])
@@ -350,6 +357,9 @@ class Client(Node):
         if not self.group.usable:
             self._waiting.put(now, run)
             self.start(now)
+            urgent = self._dialer.urgent(now)
+            if urgent is not None:
+                self._hasten(Timer.DIAL, urgent, now)
             return
         done = 0
         if run.size <= self._room(conversation):

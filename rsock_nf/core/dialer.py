@@ -2,10 +2,14 @@
 
 Of several server addresses the first gets ``SILENT`` seconds, then the next one, and so on: a dead one must not cost
 the patience of whoever waits for the tunnel.  Once each has had its turn, back-off decides as with a single one.
+
+With more ports than slots, one that does not answer gives its slot to the next: the server need not serve them all.
+When a path comes back, one flow finds out, and the others need not sit out their back-off.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -19,6 +23,8 @@ FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 STEADY = 10.0
 """A flow that lived this long is replaced at once; a shorter life counts as a failure."""
+URGENT = 2.0
+"""While datagrams wait and no flow is up, a dial at least this often, whatever the back-off says."""
 SILENT = 2.0
 """Seconds without any SYN-ACK after which the next address gets its turn: each port has had two SYNs or three."""
 
@@ -38,6 +44,13 @@ class Slot:
     remote: bytes = b""
     """The server's packed address that the port was asked for."""
     failures: int = 0
+    unanswered: bool = False
+    """The last dial ended without a SYN-ACK: what kept it away kept it from the others too, or the port is not served."""
+
+    @property
+    def resting(self) -> bool:
+        """It leads nowhere, and nothing is on its way."""
+        return self.flow is None and self.dialled is None and not self.port_wanted
 
 
 class Dialer:
@@ -55,6 +68,9 @@ class Dialer:
         count = min(parameters.flows, len(ports))
         # Spread over the whole list when there are more ports than flows.
         chosen = [ports[at * len(ports) // count] for at in range(count)]
+        self._spare = deque(sorted(set(ports).difference(chosen)))
+        """Ports without a slot, the next to be tried first."""
+        self._last_dial = 0.0
         self.slots = [Slot(index, port, index * STAGGER) for index, port in enumerate(chosen)]
 
     @property
@@ -69,6 +85,7 @@ class Dialer:
 
     def sent(self, now: float) -> None:
         """A SYN leaves for the address in use."""
+        self._last_dial = now
         if self._unanswered_since is None:
             self._unanswered_since = now
 
@@ -91,6 +108,9 @@ class Dialer:
     def failed(self, slot: Slot) -> float:
         """A dial failed: seconds to wait.  When every slot has failed, the next address gets its turn."""
         slot.failures += 1
+        if slot.unanswered and self._spare:
+            self._spare.append(slot.port)
+            slot.port = self._spare.popleft()
         if all(other.failures and other.flow is None for other in self.slots) and slot is self.slots[0]:
             self._next_address()
         return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
@@ -106,6 +126,20 @@ class Dialer:
             return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
         slot.failures = 0
         return 0.0
+
+    def revived(self) -> list[Slot]:
+        """A flow is up: the slots that need not wait any longer, since nobody has answered their SYNs."""
+        slots = [slot for slot in self.slots if slot.flow is None and slot.unanswered]
+        for slot in slots:
+            slot.failures = 0
+        return slots
+
+    def urgent(self, now: float) -> Slot | None:
+        """Datagrams wait, no flow is up: a slot to dial now; None = one was dialled a moment ago."""
+        if now - self._last_dial < URGENT:
+            return None
+        resting = [slot for slot in self.slots if slot.resting]
+        return min(resting, key=lambda slot: slot.failures, default=None)
 
     def reset(self) -> None:
         """The server is back, or the path has changed: old failures say nothing."""

@@ -7,6 +7,7 @@ import pytest
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
 from rsock_nf.core.flow import Input
 from rsock_nf.core.parameters import Cipher, OnProbe
+from rsock_nf.core.types import PortRange
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Nat, Toward
 
@@ -328,6 +329,50 @@ def test_addresses_of_both_families() -> None:
         pair.start()
         pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 60.0)
         assert pair.client.remote_text == str(SERVER_ADDRESS[6])
+
+
+@pytest.mark.parametrize("outage", [6.0, 25.0, 90.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_after_an_outage_every_flow_returns_at_once(outage: float, seed: int) -> None:
+    """Nothing passes for a while, and the application goes on trying: no back-off may keep it waiting afterwards."""
+    with Pair(seed) as pair:
+        pair.up()
+        talk(pair, 3.0, tag=b"before")
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+        talk(pair, outage, tag=b"lost")
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+        pair.at_target.clear()
+        began = pair.now
+        while not pair.at_target:
+            talk(pair, 0.1, tag=b"after")
+            assert pair.now - began < 3.0
+        began = pair.now
+        while len(pair.flows(pair.client)) < 10:
+            talk(pair, 0.1, tag=b"more")
+            assert pair.now - began < 5.0
+
+
+def test_an_outage_is_no_storm_of_syns() -> None:
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+        pair.run(60.0)
+        before = pair.wire.sent[Toward.SERVER]
+        talk(pair, 60.0, tag=b"lost")
+        assert pair.wire.sent[Toward.SERVER] - before <= 60 / 2 * 4 + 10 * 4 * 3
+
+
+def test_a_server_that_serves_few_of_the_ports() -> None:
+    """More ports than flows: a port that does not answer gives its slot to another, until every slot has its flow."""
+    served = range(10001, 10011)
+    with Pair(client={"ports": (PortRange(10001, 10020),)}) as pair:
+        pair.wire.drop.append(
+            lambda toward, packet: toward is Toward.SERVER and int.from_bytes(packet[22:24], "big") not in served
+        )
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 90.0)
+        assert sorted(flow.key.remote_port for flow in pair.flows(pair.client)) == list(served)
 
 
 def test_a_slow_path_is_not_a_dead_one() -> None:
