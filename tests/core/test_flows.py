@@ -246,7 +246,7 @@ def test_the_link_shrinks() -> None:
 
 
 @pytest.mark.parametrize("traffic", [True, False])
-def test_the_link_widens_again(traffic: bool) -> None:
+def test_the_link_widens_again(*, traffic: bool) -> None:
     """Both ends go up as soon as they may, with or without something to carry."""
     with Pair(client={"flows": 2}) as pair:
         pair.up()
