@@ -93,7 +93,11 @@ class Link(Protocol):
         """Readable when ``events`` has something; -1 = never."""
 
     def receive(self, budget: int) -> list[Packet]:
-        """At most ``budget`` packets; empty when none waits.  Buffers are valid until the next call."""
+        """At most ``budget`` packets; empty when none waits.  Buffers are valid until the next call.
+
+        A link whose kernel hands out a whole buffer at once (/dev/bpf) gives all of it, however many packets that is:
+        ``fileno`` tells nothing of what has been read already.
+        """
 
     def send(self, bursts: Sequence[Outgoing]) -> int:
         """Send; how many of ``bursts`` are done with (sent, or dropped and counted).

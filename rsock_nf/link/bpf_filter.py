@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from rsock_nf.core.types import PortRange
 from rsock_nf.link import Match, PortSide
@@ -42,6 +42,8 @@ from rsock_nf.link.cbpf import (
 )
 
 __all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "interpret", "null_layout", "program"]
+
+ByteOrder: TypeAlias = Literal["little", "big"]
 
 ACCEPT: Final = 0x40000
 """Bytes to keep of an accepted packet: more than any packet has."""
@@ -71,9 +73,12 @@ RAW_IP: Final = Layout(0, LD_B, 0, 0xF0, 0x40, 0x60)
 """No link header (PPP, TUN, WireGuard; DLT_RAW): the version field tells."""
 
 
-def null_layout(af_inet6: int) -> Layout:
-    """DLT_NULL: the address family as a word in *host* byte order; ``af_inet6`` is the system's (24, 28 or 30)."""
-    ipv4, ipv6 = (int.from_bytes(af.to_bytes(4, sys.byteorder), "big") for af in (2, af_inet6))
+def null_layout(af_inet6: int, byteorder: ByteOrder = sys.byteorder) -> Layout:
+    """DLT_NULL: the address family as a word in *host* byte order; DLT_LOOP: the same in network byte order, "big".
+
+    ``af_inet6`` is the system's (24, 28 or 30).
+    """
+    ipv4, ipv6 = (int.from_bytes(af.to_bytes(4, byteorder), "big") for af in (2, af_inet6))
     return Layout(4, LD_W, 0, 0, ipv4, ipv6)
 
 
