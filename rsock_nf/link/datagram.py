@@ -83,6 +83,10 @@ class DatagramCounters:
     """Errors other than ECONNREFUSED reported by a read; they are about earlier sends."""
     sent_singly: int = 0
     """Tried one by one because the kernel refused their run, or one like it."""
+    unanswerable: int = 0
+    """Dropped: the sender's Unix-domain socket is bound to nothing that can be answered."""
+    oversize: int = 0
+    """Dropped: came through a Unix-domain socket, and is longer than a UDP datagram can be."""
 
 
 class Slots:

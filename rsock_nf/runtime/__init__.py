@@ -7,7 +7,6 @@ nothing about the protocol.  ``make_tunnel`` makes one instance.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from rsock_nf.core.parameters import ClientParameters, Wire
 from rsock_nf.errors import TunnelError
@@ -20,7 +19,6 @@ def make_tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | Serve
     """The tunnel that ``settings`` describe, not started yet.  Raises ``TunnelError``."""
     _refuse_udp(settings)
     _refuse_rsock(settings)
-    _refuse_unix(settings)
     if isinstance(settings.tunnel, ClientParameters):
         return ClientTunnel(settings, settings.tunnel, log)
     return ServerTunnel(settings, settings.tunnel, log)
@@ -36,11 +34,6 @@ def _refuse_rsock(settings: Settings) -> None:
         raise TunnelError(f'{settings.path}: wire: only "native" is available yet')
     if settings.rsock is not None:
         raise TunnelError(f"{settings.path}: rsock: a second wire is not available yet")
-
-
-def _refuse_unix(settings: Settings) -> None:
-    if any(isinstance(listen, Path) for listen in settings.listen):
-        raise TunnelError(f"{settings.path}: listen: a Unix-domain socket is not available yet")
 
 
 __all__ = ["ClientTunnel", "ServerTunnel", "make_tunnel"]

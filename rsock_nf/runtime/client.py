@@ -20,6 +20,7 @@ from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
 from rsock_nf.link.next_hop import route_to
+from rsock_nf.link.unix_datagram import UnixListener
 from rsock_nf.policy import policy_for
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
 from rsock_nf.settings import Settings
@@ -37,7 +38,7 @@ class ClientTunnel(Driver):
     def __init__(self, settings: Settings, parameters: ClientParameters, log: logging.Logger) -> None:
         super().__init__(settings, log)
         self.parameters = parameters
-        self._listeners: list[Listener] = []
+        self._listeners: list[Listener | UnixListener] = []
         self._ports: dict[int, HeldPort] = {}
         self._released: dict[int, float] = {}
         """Port → when its flow ended; it lingers in ``_ports``."""
@@ -46,9 +47,7 @@ class ClientTunnel(Driver):
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         for endpoint in self.settings.listen:
-            if isinstance(endpoint, Path):
-                raise TypeError(endpoint)
-            listener = Listener(endpoint)
+            listener = UnixListener(endpoint) if isinstance(endpoint, Path) else Listener(endpoint)
             stack.callback(listener.close)
             self._listeners.append(listener)
         stack.callback(self._close_ports)
@@ -101,7 +100,7 @@ class ClientTunnel(Driver):
         for listener in self._listeners:
             self._loop.remove_reader(listener.fileno())
 
-    def _app_readable(self, index: int, listener: Listener) -> None:
+    def _app_readable(self, index: int, listener: Listener | UnixListener) -> None:
         for _ in range(ROUNDS):
             runs = listener.receive()
             if not runs:
@@ -134,7 +133,7 @@ class ClientTunnel(Driver):
         return self._listeners[index].describe(inner)
 
     @property
-    def listening(self) -> list[Endpoint]:
+    def listening(self) -> list[Endpoint | Path]:
         """Where applications may send."""
         return [listener.local for listener in self._listeners]
 
