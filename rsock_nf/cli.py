@@ -1,7 +1,8 @@
 """The command line: parses, calls, prints.  What the commands do is in ``ops``, ``config`` and ``daemon``.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` and ``status`` feel instant.
-Exit status: 0 done, 1 it cannot be done on this host now, 2 wrong arguments or configuration (nothing was touched).
+Exit status: 0 done, 1 it cannot be done on this host now (``status``: not everything that is shown runs; ``doctor``:
+something is in the way), 2 wrong arguments or configuration (nothing was touched), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rsock_nf.ops.instance import Instance
 
 PROGRAM = "rsock-nf"
+_TIMEOUT = 15.0
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -72,8 +74,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     up = command("up", _up, "install the rules and start an instance; returns once it stands")
     _config_argument(up, required=True)
-    up.add_argument("--foreground", action="store_true", help="stay, log to standard error, keep dialling")
-    up.add_argument("--timeout", type=_seconds, default=15.0, metavar="SECONDS", help="how long to wait (default 15)")
+    up.add_argument(
+        "--foreground", action="store_true", help="stay, log to standard error, and keep dialling until it stands"
+    )
+    up.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="undo everything and fail unless it stands after so long "
+        f"(default {_TIMEOUT:g}; with --foreground: no limit)",
+    )
     up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
 
     down = command("down", _down, "stop an instance (default: every one) and remove its rules, also after a crash")
@@ -119,21 +129,23 @@ def _seconds(text: str) -> float:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    configuration = _loaded(arguments.config, warn=arguments.ready_fd is None)
+    configuration = _loaded(arguments.config, warn=not arguments.foreground)  # in the foreground the log has them
     _require_privileges("up")
+    settings = configuration.settings
+    from rsock_nf.ops import launch
+
+    alike = arguments.ready_fd is None and launch.running_alike(settings)
+    if alike and not arguments.foreground:
+        print(f"{settings.name}: is already running with this configuration")
+        return 0
     if arguments.foreground:
         from rsock_nf import daemon
 
-        return daemon.run(configuration, ready_fd=arguments.ready_fd)
-    from rsock_nf.ops import launch
+        return daemon.run(configuration, timeout=arguments.timeout, ready_fd=arguments.ready_fd)
     from rsock_nf.ops.leftovers import clear_rules
 
-    settings = configuration.settings
-    if launch.running_alike(settings):
-        print(f"{settings.name}: is already running with this configuration")
-        return 0
     command = launch.background_command(settings.path)
-    launch.start(settings, command, timeout=arguments.timeout, clear=clear_rules)
+    launch.start(settings, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
     print(f"{settings.name}: up")
     return 0
 
@@ -141,6 +153,7 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     _require_privileges("down")
     from rsock_nf.ops import launch
+    from rsock_nf.ops.holder import lost_holders
     from rsock_nf.ops.instance import instances
     from rsock_nf.ops.leftovers import clear_all_rules, clear_rules
 
@@ -149,10 +162,10 @@ def _down(arguments: argparse.Namespace) -> int:
         print(launch.stop(named.name, clear_rules))
         return 0
     failed = False
-    found = instances()
-    for instance in found:
+    found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
+    for name in found:
         try:
-            print(launch.stop(instance.name, clear_rules))
+            print(launch.stop(name, clear_rules))
         except InstanceError as error:
             _complain(str(error))
             failed = True
@@ -167,9 +180,12 @@ def _down(arguments: argparse.Namespace) -> int:
 def _reconnect(arguments: argparse.Namespace) -> int:
     from rsock_nf.ops.control import ask
 
-    for instance in _running(arguments):
-        dials = ask(instance, "reconnect")["dials"]
-        print(f"{instance.name}: {'dials anew' if dials else 'is a server, and does not dial'}")
+    named = _named(arguments)
+    dialling = [instance.name for instance in _running(named) if ask(instance, "reconnect")["dials"]]
+    if not dialling:
+        raise InstanceError(f"instance {named.name} is a server: it does not dial" if named else "no client is running")
+    for name in dialling:
+        print(f"{name}: dials anew")
     return 0
 
 
@@ -180,21 +196,26 @@ def _status(arguments: argparse.Namespace) -> int:
     import json
     import time
 
-    from rsock_nf.ops.control import ask
     from rsock_nf.ops.status import Snapshot, render
+    from rsock_nf.ops.survey import runs, survey
 
     before: dict[str, Snapshot] = {}
+    named = _named(arguments)
     while True:
-        found = [ask(instance, "status") for instance in _running(arguments)]
+        found = survey(named)
+        well = bool(found) and all(map(runs, found))
         if arguments.json:
-            one = arguments.name or arguments.config
-            print(json.dumps(found[0] if one else found, indent=None if arguments.watch else 2))
+            print(json.dumps(found[0] if named else found, indent=None if arguments.watch else 2))
+        elif not found:
+            _complain("no instance is running")
+        elif named and found[0]["state"] == "down":
+            _complain(found[0]["reason"])
         else:
             if arguments.watch and sys.stdout.isatty():
                 print("\x1b[H\x1b[J", end="")
             print("\n\n".join(render(snapshot, before.get(snapshot["name"])) for snapshot in found))
-        if not arguments.watch:
-            return 0
+        if not (arguments.watch and any(map(runs, found))):
+            return 0 if well else 1
         before = {snapshot["name"]: snapshot for snapshot in found}
         sys.stdout.flush()
         time.sleep(1)
@@ -285,11 +306,10 @@ def _named(arguments: argparse.Namespace) -> Instance | None:
         raise InstanceError(f"--name: {error}") from None
 
 
-def _running(arguments: argparse.Namespace) -> list[Instance]:
+def _running(named: Instance | None) -> list[Instance]:
     """The named instance, or all that run.  Raises ``InstanceError`` when there is none."""
     from rsock_nf.ops.instance import instances
 
-    named = _named(arguments)
     found = [instance for instance in ([named] if named else instances()) if instance.is_running()]
     if not found:
         raise InstanceError(f"instance {named.name} is not running" if named else "no instance is running")

@@ -45,9 +45,16 @@ class Tunnel(Protocol):
 MakeTunnel: TypeAlias = Callable[[Settings, logging.Logger], Tunnel]
 
 
-def run(configuration: Configuration, *, ready_fd: int | None = None, make_tunnel: MakeTunnel | None = None) -> int:
+def run(
+    configuration: Configuration,
+    *,
+    timeout: float | None = None,
+    ready_fd: int | None = None,
+    make_tunnel: MakeTunnel | None = None,
+) -> int:
     """Be the instance until a signal ends it; the exit status.
 
+    ``timeout``: end with ``TunnelError`` if it does not stand after so many seconds; None = keep trying.
     ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor; log lines go to a
     file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
     """
@@ -61,7 +68,8 @@ def run(configuration: Configuration, *, ready_fd: int | None = None, make_tunne
                 for line in configuration.warnings:
                     log.logger.warning("%s", line)
                 _raise_descriptor_limit()
-                return asyncio.run(_Daemon(settings, instance, log, announcement, make_tunnel or _tunnel).run())
+                daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
+                return asyncio.run(daemon.run(timeout))
     except RsockError as error:
         announcement.failed(str(error))
         if ready_fd is None:
@@ -107,23 +115,30 @@ class _Daemon:
         self._log = log
         self._announcement = announcement
         self._make = make
+        self._stood = False
+        self._too_late = ""
 
-    async def run(self) -> int:
-        """The exit status: 0 when a signal ended it, 1 when the tunnel did."""
+    async def run(self, patience: float | None) -> int:
+        """Return 0 when a signal ended it.  Raises ``RsockError`` when the tunnel fails, or does not stand in time."""
         logger = self._log.logger
         try:
-            return await self._carry()
+            return await self._carry(patience)
         except RsockError as error:
+            if self._stood:
+                self._instance.fail(str(error))
             if not self._log.on_stderr:  # where whoever catches it writes it
                 logger.error("%s", error)  # noqa: TRY400 - one line says it all
             raise
         except Exception as error:
             logger.exception("unexpected: this is a defect of rsock-nf")
-            raise TunnelError(f"unexpected {type(error).__name__}: {error} (the log has more)") from error
+            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (log: {self._log.file})"
+            if self._stood:
+                self._instance.fail(reason)
+            raise TunnelError(reason) from error
         finally:
             logger.info("down")
 
-    async def _carry(self) -> int:
+    async def _carry(self, patience: float | None) -> int:
         tunnel = self._make(self._settings, self._log.logger)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -142,10 +157,21 @@ class _Daemon:
 
         handlers = {"status": status, "reconnect": reconnect}
         async with await serve_control(self._instance.control_path, handlers, self._log.logger):
+            if patience is not None:
+                loop.call_later(patience, self._give_up, tunnel, stop, patience)
             await tunnel.run(ready=self._ready, stop=stop)
+        if self._too_late:
+            raise TunnelError(self._too_late)
         return 0
 
+    def _give_up(self, tunnel: Tunnel, stop: asyncio.Event, patience: float) -> None:
+        if not self._stood:
+            reason = tunnel.snapshot()["reason"]
+            self._too_late = f"instance {self._settings.name} is not up within {patience:g} s: {reason}"
+            stop.set()
+
     def _ready(self) -> None:
+        self._stood = True
         self._log.logger.info("up: pid %d, %s", os.getpid(), self._settings.path)
         self._announcement.ready()
 

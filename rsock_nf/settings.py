@@ -16,7 +16,7 @@ class Log:
     level: str = "info"
     """debug | info | warning | error"""
     file: Path | None = None
-    """None = standard error (foreground) or ``log`` in the state directory (background)."""
+    """None = standard error (foreground) or ``log`` in the instance's directory (background)."""
 
 
 @dataclass(frozen=True, slots=True)

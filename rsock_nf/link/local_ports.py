@@ -127,7 +127,7 @@ def _why(port: int, error: OSError) -> str:
     name = f"port {port}" if port else "an ephemeral TCP port"
     match error.errno:
         case errno.EADDRINUSE if port:
-            return f"{name} is in use; `ss -tanp sport = :{port}` tells by whom"
+            return f"{name} is in use; `ss -tanp sport = :{port}` or `rsock-nf status` tells by whom"
         case errno.EADDRINUSE:
             return "no ephemeral TCP port is free; see net.ipv4.ip_local_port_range"
         case errno.EACCES:

@@ -1,6 +1,6 @@
 """``rsock-nf doctor``: what of this host a tunnel needs, looked at one by one, each with its remedy.
 
-It reads, and opens a socket or two; it changes nothing.  What it finds is a forecast, not a guarantee: ``up`` has the
+It reads, and opens sockets for a moment; it changes nothing.  What it finds is a forecast, not a guarantee: ``up`` has the
 last word.
 """
 
@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_firewall import FirewallError, select
+from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
 from rsock_nf.link import LinkError
-from rsock_nf.ops import privileges
+from rsock_nf.ops import namespaces, privileges
+from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import instances
+from rsock_nf.ops.survey import runs, survey
 from rsock_nf.settings import Settings
 
 _NET = Path("/sys/class/net")
@@ -66,8 +69,8 @@ def examine(settings: Settings | None) -> list[Finding]:
     else:
         findings += [*_device_state(device), *_offloads(device), *_bridge(device)]
     if settings and isinstance(settings.tunnel, ServerParameters):
-        findings.append(_ports(settings.tunnel.ports))
-    return [*findings, *_dead_instances()]
+        findings.append(_ports(settings.name, settings.tunnel.ports))
+    return [*findings, *_leftovers()]
 
 
 def _kernel() -> Finding:
@@ -173,33 +176,53 @@ def _bridge(device: str) -> Iterator[Finding]:
         yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
 
 
-def _ports(ports: tuple[PortRange, ...]) -> Finding:
-    used = sorted(port for port in _tcp_ports_in_use() if any(port in found for found in ports))
-    if used:
-        shown = ", ".join(map(str, used[:5])) + (", ..." if len(used) > 5 else "")
-        text = f'in use on this host: {shown}: choose other "ports", or stop who has them (ss -tanp)'
-        return Finding(Verdict.FAIL, "ports", text)
-    return Finding(Verdict.OK, "ports", f"free: {','.join(map(str, ports))}")
+def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
+    """Whether ``up`` could hold them now: tried, for a port that is held and never listens is in no table of the kernel's."""
+    from rsock_nf.link.local_ports import hold_port
 
-
-def _tcp_ports_in_use() -> set[int]:
-    """Local ports of listening and connected TCP sockets (proc_pid_net(5))."""
-    used: set[int] = set()
-    for table in ("tcp", "tcp6"):
+    taken, why = [], ""
+    for port in (port for span in ports for port in range(span.first, span.last + 1)):
         try:
-            lines = Path("/proc/net", table).read_text().splitlines()[1:]
-        except OSError:
+            hold_port(port).close()
+        except LinkError as error:
+            taken.append(port)
+            why = why or str(error)
+    if not taken:
+        return Finding(Verdict.OK, "ports", f"free: {','.join(map(str, ports))}")
+    holding = _instances_on(taken)
+    if name in holding:
+        return Finding(Verdict.OK, "ports", f"{','.join(map(str, ports))}: held by this instance, which is running")
+    if holding:
+        other = min(holding)
+        text = f'instance {other} holds {holding[other]}: choose other "ports", or rsock-nf down --name {other}'
+        return Finding(Verdict.FAIL, "ports", text)
+    more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
+    return Finding(Verdict.FAIL, "ports", f'{why}{more}: choose other "ports", or stop who has them')
+
+
+def _instances_on(taken: list[int]) -> dict[str, str]:
+    """The running servers of this network namespace that have one of these ports, and all ports that they have."""
+    found = {}
+    for instance in instances():
+        record = instance.record()
+        if record is None or record.netns != namespaces.current():
             continue
-        used.update(int(line.split()[1].rpartition(":")[2], 16) for line in lines)
-    return used
+        try:
+            status = ask(instance, "status")
+        except RsockError:
+            continue
+        if status.get("role") == "server" and any(
+            port in span for span in parse_ports(status["ports"]) for port in taken
+        ):
+            found[instance.name] = status["ports"]
+    return found
 
 
-def _dead_instances() -> Iterator[Finding]:
+def _leftovers() -> Iterator[Finding]:
     try:
-        found = instances()
-        for instance in found:
-            if not instance.is_running():
-                text = f"{instance.name} ended without `down`: rsock-nf down --name {instance.name}"
+        for snapshot in survey(None):
+            if not runs(snapshot):
+                text = f"{snapshot['name']} {snapshot['state']}: {snapshot['reason']}"
                 yield Finding(Verdict.WARN, "leftovers", text)
     except RsockError as error:
         yield Finding(Verdict.WARN, "leftovers", str(error))

@@ -2,30 +2,33 @@
 
 Whether an instance runs is told by one thing only: somebody holds an ``flock(2)`` on the directory.  The kernel drops
 it with its holder, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.  ``state.json`` says more about
-the holder; it is believed only while the lock is held.
+the holder, or about the last one, if that did not end in order.  The log outlives the instance, and ``down``.
 
-Not here: starting and stopping (``launch``), and talking to the holder (``control``).
+Not here: starting and stopping (``launch``), talking to the holder (``control``), and finding one whose directory was
+deleted (``holder``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
-import select
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rsock_nf.errors import InstanceError
+from rsock_nf.ops import namespaces
+from rsock_nf.ops.holder import holders, run_dir, signal_and_wait
 
-RUN_DIR_VARIABLE = "RSOCK_NF_RUN_DIR"
-"""Overrides ``/run/rsock-nf``: for tests, and for instances in network namespaces."""
+_LOGS = {"log", "log.1"}
 _UNSETTLED = 0.01
 """Seconds to look again: between a holder's lock and its record, or a look at the lock and its end, microseconds pass."""
 
@@ -41,6 +44,14 @@ class Record:
     """The configuration file, absolute."""
     digest: str
     """``Settings.digest``."""
+    netns: int | None = None
+    """``namespaces.current()`` of the holder: where its rules are."""
+    ended: str | None = None
+    """Why it ended, if by an error of its own after it had stood; its rules went with it."""
+
+
+_REQUIRED = {"pid": int, "config": str, "digest": str}
+_OPTIONAL = {"started": str, "netns": int, "ended": str}
 
 
 class Instance:
@@ -51,35 +62,46 @@ class Instance:
         self.directory = run_dir() / name
         self.control_path = self.directory / "control"
         self.log_path = self.directory / "log"
-        self._state_path = self.directory / "state.json"
+        self.state_path = self.directory / "state.json"
+        self._ended: str | None = None
 
     def __repr__(self) -> str:
         return f"Instance({self.name!r})"
 
     @contextlib.contextmanager
     def claim(self, config: Path, digest: str) -> Iterator[None]:
-        """Be the instance: hold the lock, and remove the directory at the end.  After an exception the log stays.
+        """Be the instance: hold the lock, and remove everything but the log at the end; after ``fail``, the record stays too.
 
-        Raises ``InstanceError`` when somebody else is, or when the directory cannot be made.
+        Raises ``InstanceError`` when somebody else is, or when the files cannot be made.
         """
         descriptor = self._lock_new()
+        record = Record(os.getpid(), _start_time(os.getpid()), str(config), digest, namespaces.current())
         try:
-            self.control_path.unlink(missing_ok=True)
-            record = Record(os.getpid(), _start_time(os.getpid()), str(config), digest)
-            temporary = self._state_path.with_suffix(".new")
-            temporary.write_text(json.dumps(dataclasses.asdict(record)) + "\n")
-            temporary.replace(self._state_path)
             try:
-                yield
-            except BaseException:
-                for path in (self.control_path, self._state_path):
-                    path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty: there is a log
-                    self.directory.rmdir()
-                raise
-            shutil.rmtree(self.directory, ignore_errors=True)
+                self.control_path.unlink(missing_ok=True)
+                self._write(record)
+            except OSError as error:
+                raise InstanceError(f"{self.state_path}: cannot be written: {error.strerror}") from None
+            yield
         finally:
-            os.close(descriptor)
+            try:
+                # Unless the directory was deleted, and another holds its name by now.
+                with contextlib.suppress(OSError):
+                    if os.fstat(descriptor).st_ino == self.directory.stat().st_ino:
+                        self._remove_files()
+                        if self._ended is not None:
+                            self.directory.mkdir(mode=0o700, exist_ok=True)
+                            self._write(dataclasses.replace(record, ended=self._ended))
+            finally:
+                os.close(descriptor)
+
+    def fail(self, reason: str) -> None:
+        """To be called by the holder: it ends by an error, which the record is to tell."""
+        self._ended = reason
+
+    def exists(self) -> bool:
+        """Whether it runs, or has left more than a log."""
+        return self.state_path.exists() or self.control_path.exists() or self.is_running()
 
     def is_running(self) -> bool:
         """Whether somebody holds the lock at this moment."""
@@ -95,10 +117,14 @@ class Instance:
         return False
 
     def record(self) -> Record | None:
-        """What the holder wrote; None when it has not yet, or when there is nothing to read."""
+        """What the holder wrote, or the last one; None when there is nothing, or when it makes no sense."""
         try:
-            return Record(**json.loads(self._state_path.read_text()))
-        except (OSError, ValueError, TypeError):
+            written: dict[str, Any] = json.loads(self.state_path.read_text())
+            well = all(isinstance(written[name], kind) for name, kind in _REQUIRED.items()) and all(
+                written.get(name) is None or isinstance(written[name], kind) for name, kind in _OPTIONAL.items()
+            )
+            return Record(**written) if well else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def stop(self, *, grace: float = 5.0) -> bool:
@@ -113,49 +139,64 @@ class Instance:
             while self.is_running() and (left := deadline - time.monotonic()) > 0:
                 self._signal_and_wait(number, left)
         if self.is_running():
-            raise InstanceError(f"instance {self.name}: its process does not end")
+            holder = self._holder()
+            whose = f"process {holder} does" if holder else "somebody holds a lock on"
+            what = (
+                "not end"
+                if holder
+                else f"{self.directory}, and {self.state_path.name} does not tell who: fuser -v there does"
+            )
+            raise InstanceError(f"instance {self.name}: {whose} {what}")
         return True
 
     def discard(self) -> bool:
-        """Remove what a dead holder left; False when there was nothing.  A live one's files are not touched."""
+        """Remove what a dead holder left but its log; False when there was nothing.  A live one's files are not touched."""
         descriptor = self._open()
         if descriptor is None:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(self.directory)
+            return self._remove_files()
         except BlockingIOError:
             return False
         except OSError as error:
             raise InstanceError(f"{self.directory}: cannot be removed: {error.strerror}") from None
         finally:
             os.close(descriptor)
-        return True
+
+    def _remove_files(self) -> bool:
+        """All but logs, and the directory if there is none; whether there was anything.  Raises ``OSError``."""
+        others = [entry for entry in self.directory.iterdir() if entry.name not in _LOGS]
+        for entry in others:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        with contextlib.suppress(OSError):  # not empty: there is a log
+            self.directory.rmdir()
+            return True
+        return bool(others)
+
+    def _write(self, record: Record) -> None:
+        temporary = self.state_path.with_suffix(".new")
+        temporary.write_text(json.dumps(dataclasses.asdict(record)) + "\n")
+        temporary.replace(self.state_path)
+
+    def _holder(self) -> int | None:
+        """The process that holds the lock: from the record or, if that is lost or wrong, from the kernel."""
+        record = self.record()
+        if record and _start_time(record.pid) == record.started:
+            return record.pid
+        return next((found.pid for found in holders() if found.name == self.name and not found.deleted), None)
 
     def _signal_and_wait(self, number: signal.Signals, timeout: float) -> None:
         """Send to the holder and wait for its end, at most ``timeout`` seconds; returns early if it is not known yet."""
-        record = self.record()
-        try:
-            process = os.pidfd_open(record.pid) if record else -1
-        except ProcessLookupError:
-            process = -1
-        if record is None or process < 0:
+        pid = self._holder()
+        # ``signal_and_wait`` looks again once it has a descriptor, which stands for one process: no reused pid can be hit.
+        if pid in (None, os.getpid()) or not signal_and_wait(
+            pid, number, timeout, lambda: self._holder() == pid and self.is_running()
+        ):
             time.sleep(_UNSETTLED)
-            return
-        try:
-            # The descriptor stands for one process.  If that one is what the record says, and the lock is still held,
-            # no reused pid can be hit.
-            if _start_time(record.pid) == record.started and self.is_running():
-                signal.pidfd_send_signal(process, number)
-                select.select([process], [], [], timeout)
-            else:
-                time.sleep(_UNSETTLED)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            raise InstanceError(f"instance {self.name}: process {record.pid} belongs to another user") from None
-        finally:
-            os.close(process)
 
     def _open(self) -> int | None:
         try:
@@ -163,7 +204,7 @@ class Instance:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InstanceError(f"{self.directory}: {error.strerror} (are you root?)") from None
+            raise InstanceError(f"{self.directory}: {error.strerror}{_remedy(error)}") from None
 
     def _lock_new(self) -> int:
         """Lock the directory, made if it is not there, for ourselves alone."""
@@ -172,7 +213,7 @@ class Instance:
             try:
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise InstanceError(f"{self.directory}: cannot be made: {error.strerror} (are you root?)") from None
+                raise InstanceError(f"{self.directory}: cannot be made: {error.strerror}{_remedy(error)}") from None
             descriptor = self._open()
             if descriptor is None:
                 continue  # removed by its last holder just now
@@ -193,25 +234,25 @@ class Instance:
             os.close(descriptor)
 
 
-def run_dir() -> Path:
-    """Where the instances' directories are."""
-    return Path(os.environ.get(RUN_DIR_VARIABLE, "/run/rsock-nf"))
-
-
 def instances() -> list[Instance]:
-    """Every instance that has a directory, running or not, by name."""
+    """Every instance that runs or has left more than a log, by name."""
     try:
-        return [Instance(entry.name) for entry in sorted(run_dir().iterdir()) if entry.is_dir()]
+        found = [Instance(entry.name) for entry in sorted(run_dir().iterdir()) if entry.is_dir()]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise InstanceError(f"{run_dir()}: {error.strerror} (are you root?)") from None
+        raise InstanceError(f"{run_dir()}: {error.strerror}{_remedy(error)}") from None
+    return [instance for instance in found if instance.exists()]
 
 
 def remove_run_dir() -> None:
     """Remove the parent directory when the last instance is gone."""
     with contextlib.suppress(OSError):
         run_dir().rmdir()
+
+
+def _remedy(error: OSError) -> str:
+    return " (are you root?)" if error.errno in (errno.EACCES, errno.EPERM) else ""
 
 
 def _start_time(pid: int) -> str | None:

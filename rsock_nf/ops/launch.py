@@ -13,13 +13,16 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
+from rsock_nf.ops import namespaces
 from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import Instance, instances, remove_run_dir
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders
+from rsock_nf.ops.instance import Instance, Record, instances, remove_run_dir
 from rsock_nf.settings import Settings
 
 Clear: TypeAlias = Callable[[str], list[str]]
@@ -31,22 +34,68 @@ _GRACE = 5.0
 def running_alike(settings: Settings) -> bool:
     """Whether this very configuration runs already.
 
-    Raises ``InstanceError`` when the name is taken by an instance with another one.
+    Raises ``InstanceError`` when the name is taken: by an instance with another one, by one in another network
+    namespace, be it alive or dead, or by a process whose directory was deleted.
     """
     instance = Instance(settings.name)
     if not instance.is_running():
+        _refuse_remains(instance)
         return False
-    record = instance.record()
-    if record and record.config != str(settings.path):
+    record = _settled_record(instance)
+    if record.netns not in (None, namespaces.current()):
+        raise InstanceError(
+            f'instance {settings.name} is already running, in another network namespace: give {settings.path} another "name", '
+            f"or set {RUN_DIR_VARIABLE} to a directory for this namespace"
+        )
+    if record.config != str(settings.path):
         raise InstanceError(
             f'instance {settings.name} is already running, from {record.config}: give {settings.path} another "name"'
         )
-    if record and record.digest != settings.digest:
+    if record.digest != settings.digest:
         raise InstanceError(
             f"instance {settings.name} is already running, with what {settings.path} said before: "
             f"run `rsock-nf down --name {settings.name}` first"
         )
     return True
+
+
+def _settled_record(instance: Instance) -> Record:
+    """Of a running instance.  Raises ``InstanceError`` when it stays missing or makes no sense."""
+    deadline = time.monotonic() + 0.5
+    while (record := instance.record()) is None:  # it is written a moment after the lock is taken
+        if time.monotonic() > deadline:
+            fault = "does not say what an instance writes" if instance.state_path.exists() else "is missing"
+            raise InstanceError(
+                f"instance {instance.name} is running, but {instance.state_path} {fault}: "
+                f"run `rsock-nf down --name {instance.name}` first"
+            )
+        time.sleep(0.01)
+    return record
+
+
+def _refuse_remains(instance: Instance) -> None:
+    """Raise ``InstanceError`` for what a start under this name would bury: a process, or rules elsewhere."""
+    name = instance.name
+    lost = next((found for found in lost_holders() if found.name == name), None)
+    if lost:
+        raise InstanceError(
+            f"instance {name} still runs, as process {lost.pid}, though {instance.directory} was deleted: "
+            f"run `rsock-nf down --name {name}` first"
+        )
+    _refuse_elsewhere(instance)
+
+
+def _refuse_elsewhere(instance: Instance) -> None:
+    """Raise ``InstanceError`` if the instance is dead and its rules stand in another network namespace."""
+    record = instance.record()
+    if record is None or record.ended is not None or instance.is_running():
+        return
+    command = f"rsock-nf down --name {instance.name}"
+    remedy = namespaces.remedy(record.netns, command)
+    if remedy not in (None, command):
+        raise InstanceError(
+            f"instance {instance.name} died in another network namespace, where its rules still stand: run `{remedy}`"
+        )
 
 
 def background_command(path: Path) -> list[str]:
@@ -92,7 +141,8 @@ def start(settings: Settings, command: Sequence[str], *, timeout: float, clear: 
 def _await_ready(settings: Settings, process: subprocess.Popen[str], announcement: IO[str], timeout: float) -> None:
     ready, _, _ = select.select([announcement], [], [], timeout)
     if not ready:
-        raise TunnelError(f"instance {settings.name} is not up within {timeout:g} s: {_reason(settings.name)}")
+        reason = _reason(settings.name)  # first, for it is asked of a process that ends soon
+        raise TunnelError(f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}")
     line = announcement.readline().rstrip("\n")
     if line == "ready":
         return
@@ -100,7 +150,13 @@ def _await_ready(settings: Settings, process: subprocess.Popen[str], announcemen
         raise TunnelError(line.removeprefix("error: "))
     process.wait(_GRACE)
     last_words = (process.stderr.read().strip().splitlines() if process.stderr else []) or ["without a word"]
-    raise TunnelError(f"instance {settings.name} ended while starting (status {process.returncode}): {last_words[-1]}")
+    raise TunnelError(
+        f"instance {settings.name} ended while starting (status {process.returncode}): {last_words[-1]} {_log_hint(settings)}"
+    )
+
+
+def _log_hint(settings: Settings) -> str:
+    return f"(log: {settings.log.file or Instance(settings.name).log_path})"
 
 
 def _reason(name: str) -> str:
@@ -137,7 +193,15 @@ def stop(name: str, clear: Clear) -> str:
 
     Raises ``InstanceError`` when it does not end, or when its rules cannot be removed.
     """
-    was_running = Instance(name).stop(grace=_GRACE)
+    instance = Instance(name)
+    was_running = instance.stop(grace=_GRACE)
+    for lost in [found for found in lost_holders() if found.name == name]:
+        was_running = True
+        if not end(lost, grace=_GRACE) and lost.netns != namespaces.current():
+            raise InstanceError(
+                f"instance {name}: process {lost.pid} had to be killed; its rules stand in its network namespace"
+            )
+    _refuse_elsewhere(instance)
     left = undo(name, clear)
     if was_running:
         return f"{name}: stopped"

@@ -17,10 +17,13 @@ _FLOW_HEAD = ("flow", "state", "local", "remote", "RTT ms", "loss out", "frames 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     """The state of one instance; with the snapshot ``before``, rates too."""
+    if "role" not in snapshot:  # it could not be asked (``survey``)
+        return f"{snapshot['name']}  {snapshot['state']}: {snapshot['reason']}"
     lines = [
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
         *_targets(snapshot.get("refused_by") or {}),
+        *([f"  ports     {snapshot['ports']}"] if snapshot.get("ports") else []),
         f"  link      {_link(snapshot['link'])}",
         f"  firewall  {_firewall(snapshot['firewall'])}",
     ]

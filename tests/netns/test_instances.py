@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from rsock_nf.config.values import format_secret
-from rsock_nf.ops.instance import RUN_DIR_VARIABLE
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE
 from rsock_nf.ops.netns import Namespace
 
 SECRET = format_secret(bytes(range(32)))
@@ -78,7 +78,7 @@ class Host:
             ],
             "sockets": self.namespace.run(["ss", "-H", "-a", "-n", "-A", "tcp,udp,packet"]).stdout,
             "processes": self.namespace.pids(),
-            "files": self.run_dir.exists(),
+            "files": [str(path) for path in self.run_dir.rglob("*") if path.is_file() and path.name != "log"],
         }
 
 
@@ -136,7 +136,7 @@ def test_files_whose_rules_are_gone_as_after_a_reboot(host: Host) -> None:
     host.up(host.write("one", backend="nftables"))
     host.kill("one")
     host.namespace.run(["nft", "flush", "ruleset"])
-    assert host.run("status").stderr == "rsock-nf: no instance is running\n"
+    assert "its rules still stand" in host.run("status").stdout, "it does not look: not everybody may"
     assert host.run("down", "--config", str(host.directory / "one.json")).stdout == (
         "one: was not running; removed the files that it left\n"
     )
@@ -169,7 +169,7 @@ def test_ports_of_another_instance_are_taken_and_it_does_not_suffer(host: Host) 
     assert len(result.stderr.splitlines()) == 1
     assert [found["name"] for found in host.status()] == ["one"]
     assert "rsock_nf_two" not in host.namespace.run(["nft", "list", "tables"]).stdout
-    assert not (host.run_dir / "two").exists()
+    assert [path.name for path in (host.run_dir / "two").iterdir()] == ["log"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,71 @@ def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
     unfit = host.run("doctor", "-c", path)
     assert unfit.returncode == 1
     assert (
-        'FAIL  ports: in use on this host: 10002: choose other "ports", or stop who has them (ss -tanp)' in unfit.stdout
+        "FAIL  ports: port 10002 is in use; `ss -tanp sport = :10002` or `rsock-nf status` tells by whom: choose other"
+        in unfit.stdout
     )
     assert host.state()["nftables"] == host.before["nftables"]
+
+
+def test_doctor_names_the_instance_that_holds_the_ports(host: Host) -> None:
+    path = host.write("one")
+    host.up(path)
+    own = host.run("doctor", "-c", str(path))
+    assert "ok    ports: 10001-10003: held by this instance, which is running" in own.stdout
+    other = host.run("doctor", "-c", str(host.write("two", ports="10003-10005")))
+    assert other.returncode == 1
+    assert (
+        'FAIL  ports: instance one holds 10001-10003: choose other "ports", or rsock-nf down --name one' in other.stdout
+    )
+
+
+def test_what_died_in_another_namespace_is_left_to_that_namespace(host: Host) -> None:
+    """Files without their rules would look as if all were well, while a host stays deaf on these ports."""
+    path = host.write("one")
+    host.up(path)
+    host.kill("one")
+    environment = {**os.environ, RUN_DIR_VARIABLE: str(host.run_dir)}
+
+    def from_outside(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "rsock_nf", *words]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    remedy = f"ip netns exec {host.namespace.name} rsock-nf down --name one"
+    for words in (["down", "--name", "one"], ["up", "--config", str(path)]):
+        refused = from_outside(*words)
+        assert (refused.returncode, refused.stderr.splitlines()[-1]) == (
+            1,
+            f"rsock-nf: instance one died in another network namespace, where its rules still stand: run `{remedy}`",
+        )
+    (crashed,) = json.loads(from_outside("status", "--json").stdout)
+    assert crashed["state"] == "crashed"
+    assert crashed["reason"].endswith(f"its rules still stand: {remedy}")
+    assert "rsock_nf_one" in host.state()["nftables"]
+    assert host.run("down", "--name", "one").returncode == 0
+    assert host.state() == host.before
+
+
+def test_down_reaches_a_living_instance_from_any_namespace(host: Host) -> None:
+    """It takes its own rules down, where they are."""
+    host.up(host.write("one"))
+    environment = {**os.environ, RUN_DIR_VARIABLE: str(host.run_dir)}
+    argv = [sys.executable, "-m", "rsock_nf", "down", "--name", "one"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "one: stopped\n")
+    assert host.state() == host.before
+
+
+def test_an_instance_whose_directory_was_deleted_is_found_and_stopped(host: Host) -> None:
+    path = host.write("one")
+    host.up(path)
+    pid = host.pid("one")
+    shutil.rmtree(host.run_dir)
+    second = host.run("up", "-c", str(path))
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == (
+        f"rsock-nf: instance one still runs, as process {pid}, though {host.run_dir / 'one'} was deleted: "
+        "run `rsock-nf down --name one` first"
+    )
+    assert f"WARN  leftovers: one lost: process {pid} runs" in host.run("doctor").stdout.replace("warn", "WARN")
+    assert host.run("down").stdout == "one: stopped\n"
+    assert host.state() == host.before

@@ -52,7 +52,7 @@ class FakeTunnel:
     def snapshot(self) -> dict[str, Any]:
         if self.behaviour == "secretive":
             raise FirewallError("nftables refused:\nno such table")
-        return {"name": self.settings.name, "state": "connecting", "reason": "no answer from 203.0.113.5",
+        return {"name": self.settings.name, "role": "server", "state": "connecting", "reason": "no answer from 203.0.113.5",
                 "sessions": [], "reconnects": self.reconnects}  # fmt: skip
 
     def reconnect(self) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from rsock_nf import __version__, cli
 from rsock_nf.config.values import format_secret, parse_secret
-from rsock_nf.ops import instance, privileges
-from rsock_nf.ops.instance import RUN_DIR_VARIABLE
+from rsock_nf.ops import holder, instance, namespaces, privileges
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 SECRET = format_secret(bytes(range(32)))
@@ -112,12 +112,73 @@ def test_commands_that_find_no_instance(capsys: pytest.CaptureFixture[str], word
     assert capsys.readouterr() == ("", f"rsock-nf: {line}\n")
 
 
-def test_status_of_a_dead_instance_is_not_its_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+def leave(**record: object) -> instance.Instance:
+    """What an instance left whose process is gone."""
     dead = instance.Instance("edge")
     dead.directory.mkdir(parents=True)
-    (dead.directory / "state.json").write_text('{"pid": 1, "started": "1", "config": "/x", "digest": "y"}')
-    assert cli.main(["status", "--name", "edge"]) == 1
-    assert capsys.readouterr().err == "rsock-nf: instance edge is not running\n"
+    written = {"pid": 4711, "started": "1", "config": "/x", "digest": "y", "netns": namespaces.current(), **record}
+    dead.state_path.write_text(json.dumps(written))
+    return dead
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--name", "edge"]])
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "crashed: process 4711 is gone; its rules still stand: rsock-nf down --name edge"),
+        ({"netns": 1}, "crashed: process 4711 is gone, and its network namespace with its rules too: rsock-nf down --name edge"),
+        ({"pid": "4711"}, "crashed: STATE does not tell when or where; its rules may still stand: rsock-nf down --name edge"),
+        ({"ended": "device eth0 is gone"}, "failed: device eth0 is gone (log: LOG; rsock-nf down --name edge forgets it)"),
+    ],
+)  # fmt: skip
+def test_status_lists_what_ended_without_down(
+    capsys: pytest.CaptureFixture[str], words: list[str], record: dict[str, object], said: str
+) -> None:
+    dead = leave(**record)
+    line = said.replace("STATE", str(dead.state_path)).replace("LOG", str(dead.log_path))
+    assert cli.main(words) == 1
+    assert capsys.readouterr() == (f"edge  {line}\n", "")
+    state, _, reason = line.partition(": ")
+    assert cli.main([*words, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    (one,) = [found] if "--name" in words else found
+    assert (one["name"], one["state"], one["reason"]) == ("edge", state, reason)
+
+
+def test_status_json_with_nothing_running_is_json_of_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["status", "--json", "--name", "edge"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"name": "edge", "state": "down", "reason": "instance edge is not running"}
+
+
+def test_down_of_what_died_in_another_network_namespace_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rules are there, out of reach: to remove the files would hide them."""
+    dead = leave(netns=99)
+    monkeypatch.setattr(namespaces, "way_into", lambda inode: f"ip netns exec blue{inode}")
+    monkeypatch.setattr(privileges, "missing", list)
+    for words in (["down"], ["down", "--name", "edge"]):
+        monkeypatch.setattr("rsock_nf.ops.leftovers._backends", list)
+        assert cli.main(words) == 1
+        assert capsys.readouterr().err == (
+            "rsock-nf: instance edge died in another network namespace, where its rules still stand: "
+            "run `ip netns exec blue99 rsock-nf down --name edge`\n"
+        )
+        assert dead.state_path.exists()
+    assert cli.main(["status"]) == 1
+    assert capsys.readouterr().out == (
+        "edge  crashed: process 4711 is gone; its rules still stand: ip netns exec blue99 rsock-nf down --name edge\n"
+    )
+
+
+def test_a_namespace_is_entered_by_a_process_that_lives_there() -> None:
+    inode = namespaces.current()
+    assert inode is not None
+    assert (namespaces.way_into(inode) or "").startswith(("nsenter --net --target ", "ip netns exec "))
+    assert namespaces.way_into(1) is None
 
 
 @pytest.mark.parametrize("words", [["up", "-c", "FILE"], ["down"]])
@@ -129,7 +190,7 @@ def test_without_privileges_nothing_is_tried(
     assert cli.main([str(server_file) if word == "FILE" else word for word in words]) == 1
     line = f"rsock-nf: {words[0]} needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root\n"
     assert capsys.readouterr().err == line
-    assert not instance.run_dir().exists()
+    assert not holder.run_dir().exists()
 
 
 def test_an_unexpected_error_is_one_line_unless_asked_for(

@@ -6,11 +6,11 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +19,13 @@ import pytest
 from rsock_nf import config
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
-from rsock_nf.ops import launch
+from rsock_nf.ops import launch, namespaces
 from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import RUN_DIR_VARIABLE, Instance, instances, run_dir
-from rsock_nf.settings import Settings
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir
+from rsock_nf.ops.instance import Instance, instances
+from rsock_nf.ops.log import InstanceLog
+from rsock_nf.ops.survey import runs, survey
+from rsock_nf.settings import Log, Settings
 
 FAKE = Path(__file__).with_name("fake_daemon.py")
 SECRET = format_secret(bytes(range(32)))
@@ -88,7 +91,7 @@ def test_up_returns_when_it_stands_and_down_leaves_nothing(host: Host) -> None:
     assert instance.control_path.stat().st_mode & 0o777 == 0o600
     assert ask(instance, "status")["pid"] == pid_of(instance) != os.getpid()
     assert host.stop() == "edge: stopped"
-    assert not run_dir().exists()
+    assert left() == ["edge/log"]
     assert host.cleared == ["edge"]
 
 
@@ -103,30 +106,32 @@ def test_the_background_process_keeps_no_terminal_and_no_directory(host: Host) -
 def test_three_signals_end_it_in_order(host: Host, number: signal.Signals) -> None:
     instance = host.start(host.settings())
     kill(pid_of(instance), number)
-    assert not instance.directory.exists()
+    assert left() == ["edge/log"]
 
 
 @pytest.mark.parametrize(
     ("behaviour", "expected"),
     [
         ("refused", "ports: 10001 is taken by another process"),
-        ("broken", "unexpected ZeroDivisionError: of no use to anyone (the log has more)"),
-        ("dead", "instance edge ended while starting (status 3): ImportError: no module named soap"),
+        ("broken", "unexpected ZeroDivisionError: of no use to anyone (log: LOG)"),
+        ("dead", "instance edge ended while starting (status 3): ImportError: no module named soap (log: LOG)"),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(host: Host, behaviour: str, expected: str) -> None:
     with pytest.raises(TunnelError) as caught:
         host.start(host.settings(), behaviour)
-    assert str(caught.value) == expected
+    assert str(caught.value) == expected.replace("LOG", str(Instance("edge").log_path))
     assert host.cleared == ["edge"]
-    assert not run_dir().exists()
+    assert left() == ([] if behaviour == "dead" else ["edge/log"])
 
 
 def test_a_start_that_takes_too_long_is_undone_and_says_what_it_waited_for(host: Host) -> None:
-    with pytest.raises(TunnelError, match=r"^instance edge is not up within 5 s: no answer from 203.0.113.5$"):
+    with pytest.raises(
+        TunnelError, match=r"^instance edge is not up within 5 s: no answer from 203.0.113.5 \(log: .*/edge/log\)$"
+    ):
         host.start(host.settings(), "silent", timeout=5)
     assert host.cleared == ["edge"]
-    assert not run_dir().exists()
+    assert left() == ["edge/log"]
 
 
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +186,7 @@ def test_down_after_kill_9_removes_what_is_left_and_up_works_too(host: Host) -> 
     kill(pid_of(instance), signal.SIGKILL)
     assert host.stop() == "edge: was not running; removed the files that it left"
     assert host.stop() == "edge: was not running"
-    assert not run_dir().exists()
+    assert left() == ["edge/log"]
 
 
 def test_down_does_not_signal_a_reused_pid(host: Host) -> None:
@@ -192,23 +197,129 @@ def test_down_does_not_signal_a_reused_pid(host: Host) -> None:
         (instance.directory / "state.json").write_text(json.dumps(record))
         assert host.stop() == "edge: was not running; removed the files that it left"
         assert bystander.poll() is None
-        # Even when somebody else holds the lock at that moment.
-        held, release = threading.Event(), threading.Event()
-        holding = threading.Thread(target=hold_lock, args=(instance, record, held, release))
-        holding.start()
-        assert held.wait(10)
-        with pytest.raises(InstanceError, match="its process does not end"):
-            instance.stop(grace=0.2)
-        release.set()
-        holding.join()
-        assert bystander.poll() is None
 
 
-def hold_lock(instance: Instance, record: dict[str, object], held: threading.Event, release: threading.Event) -> None:
-    with instance.claim(Path("/x"), "y"):
-        (instance.directory / "state.json").write_text(json.dumps(record))
-        held.set()
-        release.wait(10)
+def left() -> list[str]:
+    """Every file in the state directory."""
+    return sorted(str(path.relative_to(run_dir())) for path in run_dir().rglob("*") if not path.is_dir())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, _: path.unlink(),
+        lambda path, _: path.write_text("{"),
+        lambda path, _: path.write_text('{"pid": "many", "started": [], "config": 1, "digest": null}'),
+        lambda path, pid: path.write_text(json.dumps({"pid": pid, "started": "1", "config": "/x", "digest": "y"})),
+    ],
+)
+def test_down_asks_the_kernel_who_holds_an_instance_whose_record_is_lost(
+    host: Host, write: Callable[[Path, int], object]
+) -> None:
+    settings = host.settings()
+    instance = host.start(settings)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        write(instance.state_path, bystander.pid)
+        if instance.record() is None:
+            fault = (
+                r"state.json (is missing|does not say what an instance writes): run `rsock-nf down --name edge` first"
+            )
+            with pytest.raises(InstanceError, match=fault):
+                launch.running_alike(settings)
+        assert host.stop() == "edge: stopped"
+        assert bystander.poll() is None, "a reused pid is not signalled"
+    assert left() == ["edge/log"]
+
+
+def test_a_lock_that_nobody_can_be_named_for_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no /proc to ask, and the record is gone."""
+    instance = host.start(host.settings())
+    pid = pid_of(instance)
+    instance.state_path.unlink()
+    monkeypatch.setattr("rsock_nf.ops.instance.holders", lambda: iter(()))
+    with pytest.raises(InstanceError, match=r"somebody holds a lock on .*edge, and state.json does not tell who"):
+        instance.stop(grace=0.1)
+    kill(pid, signal.SIGKILL)
+
+
+def test_an_instance_whose_directory_was_deleted_is_found_and_named(host: Host) -> None:
+    settings = host.settings()
+    instance = host.start(settings)
+    pid = pid_of(instance)
+    shutil.rmtree(run_dir())
+    with pytest.raises(
+        InstanceError, match=rf"edge still runs, as process {pid}, though .*edge was deleted: run `rsock-nf down"
+    ):
+        launch.running_alike(settings)
+    assert survey(None) == [
+        {
+            "name": "edge",
+            "state": "lost",
+            "reason": f"process {pid} runs, but {instance.directory} was deleted: rsock-nf down --name edge",
+            "pid": pid,
+        }
+    ]
+    assert host.stop() == "edge: stopped"
+    assert list(holders()) == []
+    assert host.stop() == "edge: was not running"
+
+
+def test_one_that_lost_its_directory_does_not_touch_its_successors(host: Host) -> None:
+    settings = host.settings()
+    pid = pid_of(host.start(settings))
+    shutil.rmtree(run_dir())
+    successor = host.start(settings)
+    kill(pid, signal.SIGTERM)
+    assert ask(successor, "status")["pid"] == pid_of(successor)
+
+
+def test_an_instance_of_another_network_namespace_is_not_this_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = host.settings()
+    host.start(settings)
+    monkeypatch.setattr(namespaces, "current", lambda: 1)
+    with pytest.raises(
+        InstanceError, match=r'in another network namespace: give .*edge.json another "name", or set RSOCK_NF_RUN_DIR'
+    ):
+        launch.running_alike(settings)
+
+
+def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> None:
+    host.start(host.settings("one"))
+    host.start(host.settings("two"), "secretive")
+    found = survey(None)
+    assert [runs(snapshot) for snapshot in found] == [True, False]
+    assert found[1]["state"] == "silent"
+    assert "no such table" in found[1]["reason"]
+
+
+def test_the_log_goes_on_after_down(host: Host) -> None:
+    instance = Instance("edge")
+    for _ in range(2):
+        host.start(host.settings())
+        host.stop()
+    assert instance.log_path.read_text().count(" up: pid ") == 2
+    assert instance.log_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_in_the_state_directory_is_kept_small(tmp_path: Path) -> None:
+    log = InstanceLog("edge", Log(), tmp_path / "log")
+    for _ in range(3000):
+        log.logger.info("x" * 1000)
+    log.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
+    assert all(path.stat().st_size <= 1 << 20 for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["log", "state.new"])
+def test_a_full_disk_is_one_line_that_names_the_file(host: Host, what: str) -> None:
+    """/dev/full in the place of a file is as good as a full /run."""
+    directory = run_dir() / "edge"
+    directory.mkdir(parents=True)
+    (directory / what).symlink_to("/dev/full" if what != "log" else "/nowhere/log")
+    with pytest.raises(
+        TunnelError, match=r"^\S*edge/(state.json|log): cannot be written: No space|^log: \S*edge/log: cannot be"
+    ):
+        host.start(host.settings())
 
 
 def test_one_that_ignores_sigterm_is_killed(host: Host) -> None:
@@ -222,6 +333,9 @@ def test_a_tunnel_that_fails_later_leaves_its_log(host: Host) -> None:
     wait_for_end(instance)
     assert "ERROR   device eth0 is gone" in instance.log_path.read_text()
     assert not instance.control_path.exists()
+    record = instance.record()
+    assert record is not None
+    assert record.ended == "device eth0 is gone"
     assert host.stop() == "edge: was not running; removed the files that it left"
 
 

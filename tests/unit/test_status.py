@@ -25,6 +25,7 @@ SNAPSHOT: dict[str, Any] = {
     "uptime": 3725.5,
     "state": "connected",
     "reason": "",
+    "ports": "10001-10010",
     "mtu": 1452,
     "sessions": [
         {
@@ -49,6 +50,7 @@ SNAPSHOT: dict[str, Any] = {
 
 EXPECTED = """\
 edge  client  connected  up 1 h 02 min
+  ports     10001-10010
   link      eth0, MTU 1500; 91 packets in, 62 out; 3 receive drops
   firewall  nftables; 91 packets kept from the kernel
   MTU       1452 bytes for the application's datagrams
@@ -97,6 +99,7 @@ def test_a_tunnel_that_carries_nothing_says_why() -> None:
     assert render(starting).splitlines() == [
         "edge  client  connecting  up 1 h 02 min",
         "  reason    no answer from 203.0.113.5",
+        "  ports     10001-10010",
         "  link      eth0, not open",
         "  firewall  iptables; 5 packets kept from the kernel; 2 of the kernel's own segments stopped; put back 1 times",
     ]
