@@ -62,7 +62,8 @@ def test_a_foreign_bind_or_listen_fails(held: HeldPort, family: socket.AddressFa
 
 def test_a_second_hold_names_port_and_remedy(held: HeldPort) -> None:
     with pytest.raises(
-        LinkError, match=rf"^port {held.port} is in use; `ss -tanp sport = :{held.port}` or `rsock-nf status` tells by whom$"
+        LinkError,
+        match=rf"^port {held.port} is in use; `ss -tanp sport = :{held.port}` or `rsock-nf status` tells by whom$",
     ):
         hold_port(held.port)
 
