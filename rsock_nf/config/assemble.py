@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from rsock_nf.config import Configuration, source, values
 from rsock_nf.config.model import ClientKeys, CommonKeys, ServerKeys, validate
+from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
@@ -55,6 +56,7 @@ def assemble(path: Path, raw: dict[str, Any]) -> Configuration:
         backend=keys.backend,
         log=_log(path, keys),
     )
+    refuse_impossible(settings)
     return Configuration(settings, tuple(f"{path}: {line}" for line in warnings))
 
 
@@ -113,6 +115,8 @@ def _secret(path: Path, keys: CommonKeys) -> tuple[bytes, list[str]]:
         return keys.secret, _exposed(path, "secret: ")
     if keys.secret_file is None:
         raise ConfigError(path, "secret", 'missing: make one with "rsock-nf genkey", the same for both sides')
+    if values.is_secret(keys.secret_file):  # which must not appear in a message about a file
+        raise ConfigError(path, "secret_file", 'this is a secret itself, not the path of a file: give it as "secret"')
     file = path.parent / keys.secret_file
     text = source.read_text(file, "secret_file", owner=path)
     try:

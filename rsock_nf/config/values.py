@@ -86,7 +86,7 @@ def _ranges(item: object) -> Iterator[PortRange]:
     for part in item.split(","):
         match = _RANGE.fullmatch(part)
         if not match:
-            raise ValueError(f'"{part.strip()}" is not a port or a range (want "10001-10010,12000")')
+            raise ValueError(f'{shown(part.strip())} is not a port or a range (want "10001-10010,12000")')
         first, last = _port(int(match[1])), _port(int(match[2] or match[1]))
         if first > last:
             raise ValueError(f'"{part.strip()}" ends before it begins')
@@ -185,12 +185,28 @@ def parse_secret(text: object) -> bytes:
     return key
 
 
+def is_secret(text: str) -> bool:
+    """Whether ``parse_secret`` reads it."""
+    try:
+        parse_secret(text)
+    except ValueError:
+        return False
+    return True
+
+
 def format_secret(key: bytes) -> str:
     """The text that ``parse_secret`` reads."""
     return base64.b64encode(key).decode("ascii")
 
 
 def shown(value: object) -> str:
-    """A value from the file as JSON writes it, cut short and on one line, for an error message."""
+    """A value from the file as JSON writes it, cut short and on one line, for an error message.
+
+    What may be a secret in the wrong place, or contain one, is not shown.
+    """
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
+        return "an object" if isinstance(value, dict) else "a list of objects"
+    if any(isinstance(item, str) and is_secret(item) for item in (value if isinstance(value, list) else [value])):
+        return "a secret"
     text = " ".join(json.dumps(value, ensure_ascii=False).split())
     return text if len(text) <= 60 else text[:57] + "..."

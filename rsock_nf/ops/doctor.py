@@ -28,6 +28,7 @@ from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import instances
 from rsock_nf.ops.survey import runs, survey
+from rsock_nf.policy import fake_tcp_ports
 from rsock_nf.settings import Settings
 
 _NET = Path("/sys/class/net")
@@ -69,7 +70,7 @@ def examine(settings: Settings | None) -> list[Finding]:
     else:
         findings += [*_device_state(device), *_offloads(device), *_bridge(device)]
     if settings and isinstance(settings.tunnel, ServerParameters):
-        findings.append(_ports(settings.name, settings.tunnel.ports))
+        findings.append(_ports(settings.name, fake_tcp_ports(settings)))
     return [*findings, *_leftovers()]
 
 

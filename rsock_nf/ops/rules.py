@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from rsock_firewall import FirewallError, select
+from rsock_firewall import FirewallError, Policy, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
 from rsock_nf.link import LinkError
+from rsock_nf.ops import privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import Instance
 from rsock_nf.policy import policy_for
@@ -17,7 +18,7 @@ def rules_for(settings: Settings) -> str:
     """As the backend's own tool would load them.
 
     The source ports of a client are those that its running instance holds; while it does not run, there are none.
-    Raises ``TunnelError`` when the device or the backend cannot be told.
+    Needs no privilege.  Raises ``TunnelError`` when the device or the backend cannot be told.
     """
     from rsock_nf.link.next_hop import default_device, device_addresses, route_to
 
@@ -32,9 +33,23 @@ def rules_for(settings: Settings) -> str:
                 raise TunnelError('no default route tells which device to use: set "device" in the configuration')
             addresses = settings.addresses or tuple(device_addresses(found))
             policy = policy_for(settings, device=found, local_addresses=addresses)
-        return select(settings.backend).render(policy)
+        return _rendered(settings.backend, policy)
     except (FirewallError, LinkError) as error:
         raise TunnelError(str(error)) from None
+
+
+def _rendered(backend: str, policy: Policy) -> str:
+    try:
+        return select(backend).render(policy)
+    except FirewallError:
+        if not privileges.missing():
+            raise
+    # Who may not change rules cannot find out either which backend works: the text is that of the one that ``auto`` tries first.
+    if backend == "iptables":
+        from rsock_firewall import iptables_text
+
+        return iptables_text.render(policy)
+    return select("manual").render(policy)
 
 
 def _held_ports(settings: Settings) -> tuple[PortRange, ...]:

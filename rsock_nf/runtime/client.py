@@ -51,7 +51,8 @@ class ClientTunnel(Driver):
             stack.callback(listener.close)
             self._listeners.append(listener)
         stack.callback(self._close_ports)
-        _refuse_own(self.parameters.server)
+        if self.parameters.carriers.tcp:
+            _refuse_own(self.parameters.server)
         self.device = self.settings.device or _first_route(self.parameters.server)
 
     def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:

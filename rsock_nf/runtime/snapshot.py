@@ -11,8 +11,9 @@ from rsock_nf.core.flow import Flow
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Endpoint
+from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.settings import Settings
 
 _TARGET_INDEX = 2
 """An opening frame carries so many bytes more than a plain one: the MTU is what fits either."""
@@ -36,7 +37,7 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
         "reason": driver.reason,
         "config": str(driver.settings.path),
         "cipher": driver.settings.tunnel.cipher.value,
-        "ports": ",".join(map(str, driver.settings.tunnel.ports)),
+        "ports": ",".join(map(str, _ports(driver.settings))),
         "mtu": min((session["mtu"] for session in described if session["mtu"]), default=None),
         "sessions": described,
         "link": {
@@ -62,6 +63,11 @@ def application_mtu(session: Session) -> int | None:
     """Bytes of the largest datagram that travels in one piece; None = no flow carries anything."""
     usable = session.group.usable
     return session.usable_payload() - usable[0].codec.overhead - _TARGET_INDEX if usable else None
+
+
+def _ports(settings: Settings) -> list[PortRange]:
+    """The server's, over both wires."""
+    return sorted([*settings.tunnel.ports, *(settings.rsock.ports if settings.rsock else ())])
 
 
 def _sum(counters: list[DatagramCounters]) -> dict[str, int]:

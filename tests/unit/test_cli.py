@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rsock_firewall import FirewallError
 from rsock_nf import __version__, cli
 from rsock_nf.config.values import format_secret, parse_secret
 from rsock_nf.ops import holder, instance, namespaces, privileges
@@ -85,6 +86,50 @@ def test_rules_of_a_server_touch_nothing_and_need_no_route(
     assert "table inet rsock_nf_edge" in text
     assert "10001-10010" in text
     assert "192.0.2.1" in text
+
+
+def test_rules_need_no_privilege(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path
+) -> None:
+    keys = json.loads(server_file.read_text())
+    monkeypatch.setattr("rsock_firewall.nftables.Nftables.probe", refuse)
+    monkeypatch.setattr("rsock_firewall.iptables.Iptables.probe", refuse)
+    for backend, expected in (("auto", "table inet"), ("nftables", "table inet"), ("iptables", "*raw")):
+        server_file.write_text(json.dumps({**keys, "backend": backend}))
+        monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN"])
+        assert cli.main(["rules", "-c", str(server_file)]) == 0
+        assert expected in capsys.readouterr().out
+        monkeypatch.setattr(privileges, "missing", list)
+        assert cli.main(["rules", "-c", str(server_file)]) == 1
+        assert "not permitted" in capsys.readouterr().err, "who has the privilege is told what is wrong"
+
+
+def refuse(_: object) -> None:
+    raise FirewallError("not permitted")
+
+
+@pytest.mark.parametrize(
+    ("roles", "words", "status", "out", "err"),
+    [
+        ({"a": True, "b": False}, [], 0, "a: dials anew\n", ""),
+        ({"b": False}, [], 1, "", "rsock-nf: no client is running\n"),
+        ({"b": False}, ["-n", "b"], 1, "", "rsock-nf: instance b is a server: it does not dial\n"),
+    ],
+)
+def test_reconnect_is_about_clients(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    roles: dict[str, bool],
+    words: list[str],
+    status: int,
+    out: str,
+    err: str,
+) -> None:
+    monkeypatch.setattr("rsock_nf.ops.instance.instances", lambda: [instance.Instance(name) for name in roles])
+    monkeypatch.setattr(instance.Instance, "is_running", lambda _: True)
+    monkeypatch.setattr("rsock_nf.ops.control.ask", lambda asked, _: {"dials": roles[asked.name]})
+    assert cli.main(["reconnect", *words]) == status
+    assert capsys.readouterr() == (out, err)
 
 
 def test_genkey_makes_another_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import select
@@ -16,16 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf import config
+from rsock_nf import cli, config, daemon
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
-from rsock_nf.ops import launch, namespaces
+from rsock_nf.ops import launch, namespaces, privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir
 from rsock_nf.ops.instance import Instance, instances
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.survey import runs, survey
 from rsock_nf.settings import Log, Settings
+from tests.unit.fake_daemon import FakeTunnel
 
 FAKE = Path(__file__).with_name("fake_daemon.py")
 SECRET = format_secret(bytes(range(32)))
@@ -132,6 +134,25 @@ def test_a_start_that_takes_too_long_is_undone_and_says_what_it_waited_for(host:
         host.start(host.settings(), "silent", timeout=5)
     assert host.cleared == ["edge"]
     assert left() == ["edge/log"]
+
+
+def test_in_the_foreground_it_gives_up_only_when_asked_to(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = host.settings(cipher="none")
+    configuration = config.load(settings.path)
+    made = functools.partial(FakeTunnel, "silent")
+    with pytest.raises(TunnelError, match=r"^instance edge is not up within 0.1 s: no answer from 203.0.113.5$"):
+        daemon.run(configuration, timeout=0.1, make_tunnel=made)
+    assert not run_dir().exists() or left() == []
+    told = capsys.readouterr().err
+    assert told.count('cipher "none"') == 1
+    monkeypatch.setattr(privileges, "missing", list)
+    monkeypatch.setattr(daemon, "_tunnel", made)
+    assert cli.main(["up", "--foreground", "--timeout", "0.1", "--config", str(settings.path)]) == 1
+    told = capsys.readouterr().err
+    assert told.count('cipher "none"') == 1, "the log is standard error: nobody else need say it"
+    assert told.endswith("rsock-nf: instance edge is not up within 0.1 s: no answer from 203.0.113.5\n")
 
 
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
