@@ -12,6 +12,9 @@ into it (``put_flow``, ``drop_flow``, ``put_conversation``, ``drop_conversation`
 ``send_control``) and gets back as *slow* whatever the pump cannot decide.
 
 It has no clock either: its owner compares counters between two looks.
+
+A flow over a UDP carrier (``key.udp``) has no sequence numbers, no window and no ACKs: its credit never ends, its bursts
+have no headers, and what it received comes in by ``from_carriers``.  Everything else is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.replay import ReplayWindow
 from rsock_nf.core.segment import ACK, FIN, PSH, RST, SYN, FlowKey, HeaderTemplate, Segment, parse_segment
-from rsock_nf.core.types import Buffer, Checksum, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Buffer, Carried, Checksum, Malformed, Outgoing, Packet, Run
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
@@ -39,6 +42,10 @@ OUR_SCALE = 7
 
 _HEADERS = 60
 """IPv6 + TCP: what a burst's headers take at most."""
+UDP_BURST_BYTES = 65_487
+"""UDP payload of one send, so that its IPv6 packet is at most 65,535 bytes long."""
+_ENDLESS = 1 << 62
+"""The window of a UDP carrier."""
 
 # IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, then seq, ack, offset, flags, window.
 _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
@@ -48,7 +55,7 @@ _TCP = 6
 
 
 class Handover(NamedTuple):
-    """Where a flow stands when the handshake is over."""
+    """Where a flow stands when the handshake is over.  Of a UDP carrier only ``max_payload`` means anything."""
 
     next_seq: int
     """Of the next byte that we send."""
@@ -104,10 +111,11 @@ class PumpFlow:
         self.flow_id = flow_id
         self.key = key
         self.codec = codec
-        self.template = HeaderTemplate(key, start.identification)
+        self.template = None if key.udp else HeaderTemplate(key, start.identification)
         self.max_payload = start.max_payload
-        """Largest TCP payload of one segment."""
-        self.burst_bytes = start.max_payload
+        """Largest payload of one segment."""
+        self.burst_bytes = 0
+        """Largest payload of one burst; 0 = single segments only."""
         self.counter = 0
         self.control_counter = 0
         self.replay = ReplayWindow()
@@ -118,7 +126,7 @@ class PumpFlow:
         self.scale = start.scale or 0
         self.window = start.window
         """Bytes that the peer last advertised, scaled."""
-        self.bulk_window = start.window * 3 // 4
+        self.bulk_window = _ENDLESS if key.udp else start.window * 3 // 4
         self.stalled = False
         """Bulk wanted to go out on this flow and had no credit."""
         # Receiving.
@@ -222,11 +230,11 @@ class SlowPayload(NamedTuple):
     """A payload on a known flow in which nothing authenticated."""
 
     flow: PumpFlow
-    packet: Packet
+    packet: Packet | Carried
 
 
-Slow: TypeAlias = Packet | SlowFrames | SlowPayload
-"""A whole packet (unknown flow, SYN/FIN/RST, anything odd), or frames of a known flow."""
+Slow: TypeAlias = Packet | Carried | SlowFrames | SlowPayload
+"""Something received whole (unknown flow, SYN/FIN/RST, anything odd), or frames of a known flow."""
 
 
 class Pump:
@@ -234,6 +242,8 @@ class Pump:
 
     def __init__(self, *, seed: int, max_burst_bytes: int, spread: Spread = Spread.BURST) -> None:
         self._flows: dict[bytes, PumpFlow] = {}
+        self._carriers: dict[FlowKey, PumpFlow] = {}
+        """Flows over UDP carriers."""
         self._conversations: dict[Hashable, PumpConversation] = {}
         self._random = seed | 1
         self._max_burst_bytes = max_burst_bytes
@@ -247,12 +257,17 @@ class Pump:
 
     def put_flow(self, flow: PumpFlow) -> None:
         """From now on segments of ``flow`` are taken by the pump.  It carries bulk once it is in ``group.usable``."""
-        self._flows[wire_key(flow.key)] = flow
+        if flow.key.udp:
+            self._carriers[flow.key] = flow
+        else:
+            self._flows[wire_key(flow.key)] = flow
         self.set_max_payload(flow, flow.max_payload)
 
     def drop_flow(self, flow: PumpFlow) -> None:
         """Forget ``flow``; harmless if it is not there."""
-        if self._flows.get(wire_key(flow.key)) is flow:
+        if self._carriers.get(flow.key) is flow:
+            del self._carriers[flow.key]
+        elif self._flows.get(wire_key(flow.key)) is flow:
             del self._flows[wire_key(flow.key)]
         self._unacknowledged.pop(flow, None)
         self.stalled.pop(flow, None)
@@ -260,9 +275,12 @@ class Pump:
             flow.group.usable.remove(flow)
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
-        """The path lets TCP payloads of ``max_payload`` bytes through."""
+        """The path lets payloads of ``max_payload`` bytes through."""
         flow.max_payload = max_payload
-        flow.burst_bytes = max(self._max_burst_bytes - _HEADERS, max_payload)
+        if flow.key.udp:
+            flow.burst_bytes = UDP_BURST_BYTES
+        else:
+            flow.burst_bytes = max(self._max_burst_bytes - _HEADERS, max_payload) if self._max_burst_bytes else 0
 
     def set_max_burst_bytes(self, max_burst_bytes: int) -> None:
         """The link takes bursts of this size now (0 = single segments)."""
@@ -288,7 +306,7 @@ class Pump:
 
     def flows(self) -> Iterable[PumpFlow]:
         """Every established flow."""
-        return self._flows.values()
+        return (*self._flows.values(), *self._carriers.values())
 
     # -- out: the application's datagrams
 
@@ -332,7 +350,7 @@ class Pump:
             if frame > flow.max_payload:
                 conversation.sent_datagrams += start
                 return start
-            count = 1 if self._per_datagram else (flow.burst_bytes // frame if self._max_burst_bytes else 1)
+            count = 1 if self._per_datagram else flow.burst_bytes // frame or 1
             count = min(count, n - start, (flow.bulk_window - flow.in_flight) // frame)
             batch = datagrams if count == n else datagrams[start : start + count]
             payload = flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
@@ -375,7 +393,7 @@ class Pump:
     # -- out: everything else that leaves on an established flow
 
     def send_control(self, flow: PumpFlow, message: Control, *, fin: bool = False) -> Outgoing:
-        """One control frame on ``flow``, whether it is usable or not; with ``fin`` the last thing it sends."""
+        """One control frame on ``flow``, whether it is usable or not; with ``fin`` (not on UDP) the last thing it sends."""
         payload = flow.codec.pack_control(flow.control_counter, message)
         flow.control_counter += 1
         flow.sent_frames += 1
@@ -390,6 +408,10 @@ class Pump:
 
     def _segment(self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int) -> Outgoing:
         size = sum(map(len, payload))
+        if flow.template is None:
+            flow.sent += 1
+            flow.sent_bytes += size
+            return Outgoing(b"", payload, size, segment_size, carrier=flow.key)
         seq = flow.next_seq
         flow.next_seq = (seq + size) & _MASK
         flow.unacknowledged = 0
@@ -457,6 +479,29 @@ class Pump:
         flow.received_bytes += size
         flow.unacknowledged += size
         self._unacknowledged[flow] = None
+
+    def from_carriers(self, received: Iterable[Carried]) -> tuple[list[Run], list[Slow]]:
+        """The same for what UDP carriers received.
+
+        Nothing but an authenticated frame means anything here; where none is, the whole comes back as slow.
+        """
+        runs: list[Run] = []
+        slow: list[Slow] = []
+        for item in received:
+            flow = self._carriers.get(item.key)
+            if flow is None:
+                slow.append(item)
+                continue
+            opened, bad = flow.codec.unpack(item.data, item.segment_size)
+            flow.bad_frames += bad
+            if not opened:
+                slow.append(SlowPayload(flow, item))
+                continue
+            flow.received_bytes += len(item.data)
+            for frames in opened:
+                flow.received_frames += len(frames.datagrams)
+                self._deliver(flow, frames, runs, slow)
+        return runs, slow
 
     def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> None:
         """Frames that authenticated: past the replay window, to their conversation or to the slow path."""

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from rsock_nf.core.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
 from rsock_nf.core.types import Buffer, Checksum, Malformed, Packet
+from rsock_nf.core.types import FlowKey as FlowKey  # noqa: PLC0414 - moved there
 
 FIN: Final = 0x01  # control bits, RFC 9293 section 3.1
 SYN: Final = 0x02
@@ -55,19 +56,6 @@ _V4_DF_TTL_TCP: Final = 0x4000_0000 | HOP_LIMIT << 8 | IPPROTO_TCP
 _V6_TCP_HOP_LIMIT: Final = IPPROTO_TCP << 8 | HOP_LIMIT
 _NO_OPTIONS: Final = 5 << 12
 _EMPTY: Final = memoryview(b"")
-
-
-class FlowKey(NamedTuple):
-    """A flow as one end sees it: both packed addresses are of one family (4 or 16 bytes)."""
-
-    local: bytes
-    local_port: int
-    remote: bytes
-    remote_port: int
-
-    def reversed(self) -> FlowKey:
-        """The same flow as the other end sees it."""
-        return FlowKey(self.remote, self.remote_port, self.local, self.local_port)
 
 
 class SynOptions(NamedTuple):

@@ -1,7 +1,7 @@
 """The values that cross the border of the core: packets, bursts, runs of datagrams.
 
-Nothing here has behaviour.  The link makes ``Packet`` and takes ``Outgoing``; the
-application side makes and takes ``Run``.  Buffers inside a received value are valid
+Nothing here has behaviour.  The link makes ``Packet`` (fake TCP) and ``Carried`` (UDP carriers) and takes
+``Outgoing``; the application side makes and takes ``Run``.  Buffers inside a received value are valid
 until the next ``receive`` on the object that made them: who keeps one copies it.
 """
 
@@ -32,6 +32,21 @@ class Checksum(enum.IntEnum):
     """Not computed yet, the packet never left this host (VIRTIO_NET_HDR_F_NEEDS_CSUM): do not verify."""
 
 
+class FlowKey(NamedTuple):
+    """A flow as one end sees it: both packed addresses are of one family (4 or 16 bytes)."""
+
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+    udp: bool = False
+    """A UDP carrier; else fake TCP."""
+
+    def reversed(self) -> FlowKey:
+        """The same flow as the other end sees it."""
+        return FlowKey(self.remote, self.remote_port, self.local, self.local_port, self.udp)
+
+
 class Packet(NamedTuple):
     """One received IP packet, perhaps several segments merged by GRO."""
 
@@ -44,20 +59,32 @@ class Packet(NamedTuple):
     """The link header it came with (b"" on header-less links): to answer strangers without a look-up."""
 
 
+class Carried(NamedTuple):
+    """What one read of a UDP carrier gave: the payload of one datagram, or of several merged by GRO."""
+
+    key: FlowKey
+    """As we see it."""
+    data: memoryview
+    segment_size: int
+    """Bytes of each merged datagram but the last; 0 when not merged."""
+
+
 class Outgoing(NamedTuple):
     """One burst to send: IP and TCP headers of the first segment, then the frames."""
 
     headers: bytes
-    """IP + TCP header.  The IP length covers the whole burst and the IPv4 header checksum is right for it;
+    """IP + TCP header; b"" on a UDP carrier, where the kernel makes them.  The IP length covers the whole burst and the IPv4 header checksum is right for it;
     the TCP checksum field holds the folded, *not* complemented, pseudo-header sum (what NEEDS_CSUM asks for)."""
     payload: Sequence[Buffer]
-    """Concatenated: the TCP payload of the whole burst."""
+    """Concatenated: the payload of the whole burst."""
     payload_size: int
     """Bytes in ``payload``."""
     segment_size: int
-    """TCP payload bytes of each segment but the last; 0 = one segment, not to be cut."""
+    """Payload bytes of each segment but the last; 0 = one segment, not to be cut."""
     reply_to: bytes = b""
     """A received link header to send back reversed; b"" = resolve the next hop by destination address."""
+    carrier: FlowKey | None = None
+    """The UDP carrier that it leaves on; None = fake TCP, through the link."""
 
 
 class Run(NamedTuple):

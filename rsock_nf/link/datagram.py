@@ -59,10 +59,10 @@ _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 _REMEMBERED: Final = 8192
 """Entries in a cache of peers; the oldest goes first."""
 _READ_ATTEMPTS: Final = 4
-_NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
-_FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
+NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
+FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
-_Ancillary: TypeAlias = list[tuple[int, int, bytes]]
+Ancillary: TypeAlias = list[tuple[int, int, bytes]]
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -77,6 +77,8 @@ class DatagramCounters:
     """ECONNREFUSED: nobody had the target's port when an earlier datagram arrived."""
     send_full: int = 0
     """Dropped: the socket buffer or the device queue was full."""
+    too_big: int = 0
+    """Dropped: above what the device, or a path known to the kernel, takes with DF set (carriers only)."""
     send_errors: int = 0
     """Dropped: any other error."""
     receive_errors: int = 0
@@ -141,16 +143,16 @@ def shared_slots(names: int = 0, control: int = GRO_CONTROL) -> Slots:
     return Slots(names=names, control=control)
 
 
-class _Destination(NamedTuple):
+class Destination(NamedTuple):
     """How sendmsg(2) reaches a peer."""
 
     address: SocketAddress | None
     """None = connected."""
-    ancillary: _Ancillary
+    ancillary: Ancillary
 
 
-class _UdpSocket:
-    """A non-blocking UDP socket that sends runs."""
+class UdpSocket:
+    """A non-blocking UDP socket with room, that sends runs."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.counters = DatagramCounters()
@@ -209,7 +211,7 @@ class _UdpSocket:
                     self.counters.receive_errors += 1
         return 0
 
-    def _send_run(self, key: Hashable, destination: _Destination, datagrams: Sequence[Buffer], size: int) -> None:
+    def _send_run(self, key: Hashable, destination: Destination, datagrams: Sequence[Buffer], size: int) -> None:
         """Send one run to ``destination``, known as ``key``."""
         count = len(datagrams)
         if count == 1:
@@ -226,15 +228,15 @@ class _UdpSocket:
             for at in range(0, count, at_once):
                 self._send_run(key, destination, datagrams[at : at + at_once], size)
 
-    def _send_burst(self, key: Hashable, destination: _Destination, datagrams: Sequence[Buffer], size: int) -> None:
-        ancillary = [*destination.ancillary, (SOL_UDP, UDP_SEGMENT, _segment_option(size))]
+    def _send_burst(self, key: Hashable, destination: Destination, datagrams: Sequence[Buffer], size: int) -> None:
+        ancillary = [*destination.ancillary, (SOL_UDP, UDP_SEGMENT, segment_option(size))]
         failure = self._transmit(b"".join(datagrams), ancillary, destination.address)
-        if failure not in _NO_GSO:
+        if failure not in NO_GSO:
             self._settle(failure, len(datagrams))
         elif self._send_singly(destination, datagrams):  # so the kernel refused the burst, not the destination
-            _remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
+            remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
 
-    def _send_singly(self, destination: _Destination, datagrams: Sequence[Buffer]) -> bool:
+    def _send_singly(self, destination: Destination, datagrams: Sequence[Buffer]) -> bool:
         """Send one by one; whether the first was taken."""
         self.counters.sent_singly += len(datagrams)
         failures = [self._transmit(datagram, destination.ancillary, destination.address) for datagram in datagrams]
@@ -242,7 +244,7 @@ class _UdpSocket:
             self._settle(failure, 1)
         return failures[0] == 0
 
-    def _transmit(self, data: Buffer, ancillary: _Ancillary, address: SocketAddress | None) -> int:
+    def _transmit(self, data: Buffer, ancillary: Ancillary, address: SocketAddress | None) -> int:
         """One sendmsg(2), and a second where the first only delivered an old ECONNREFUSED; errno, 0 = sent."""
         for _ in range(2):
             try:
@@ -263,13 +265,13 @@ class _UdpSocket:
     def _settle(self, failure: int, datagrams: int) -> None:
         if failure == 0:
             self.counters.sent += datagrams
-        elif failure in _FULL:
+        elif failure in FULL:
             self.counters.send_full += datagrams
         else:
             self.counters.send_errors += datagrams
 
 
-class Listener(_UdpSocket):
+class Listener(UdpSocket):
     """Bound to ``endpoint``; any number of peers.  ``::`` takes IPv4 as well.
 
     A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, the struct in_pktinfo or
@@ -283,7 +285,7 @@ class Listener(_UdpSocket):
     def __init__(self, endpoint: Endpoint, *, slots: Slots | None = None) -> None:
         super().__init__(endpoint)
         self._slots = slots or shared_slots(NAME_BYTES[self._family], CONTROL)
-        self._destinations: dict[Hashable, _Destination] = {}
+        self._destinations: dict[Hashable, Destination] = {}
 
     def _attach(self, endpoint: Endpoint) -> None:
         self._wildcard = endpoint.address.is_unspecified
@@ -337,15 +339,15 @@ class Listener(_UdpSocket):
         for peer, datagrams, size in runs:
             self._send_run(peer, known.get(peer) or self._destination(peer), datagrams, size)
 
-    def _destination(self, peer: Hashable) -> _Destination:
+    def _destination(self, peer: Hashable) -> Destination:
         name, source = self._split(peer)
-        ancillary: _Ancillary = []
+        ancillary: Ancillary = []
         if source and self._family == socket.AF_INET6:
             ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
         elif source:
             ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, source)]
-        destination = _Destination(parse_sockaddr(name), ancillary)
-        _remember(self._destinations, peer, destination)
+        destination = Destination(parse_sockaddr(name), ancillary)
+        remember(self._destinations, peer, destination)
         return destination
 
     def _split(self, peer: Hashable) -> tuple[bytes, bytes]:
@@ -364,7 +366,7 @@ class Listener(_UdpSocket):
         return f"{sender} via {getattr(local, 'ipv4_mapped', None) or local}"
 
 
-class Dialled(_UdpSocket):
+class Dialled(UdpSocket):
     """Connected to ``target``: hears nobody else, has one source port.  Its owner says whom it stands for.
 
     Raises ``LinkError``.
@@ -376,7 +378,7 @@ class Dialled(_UdpSocket):
         super().__init__(target)
         self.target = target
         self._slots = slots or shared_slots()
-        self._to_target = _Destination(None, [])
+        self._to_target = Destination(None, [])
 
     def _attach(self, endpoint: Endpoint) -> None:
         self._socket.connect(to_socket_address(endpoint))
@@ -419,7 +421,8 @@ def _enlarge(sock: socket.socket, force: int, plain: int) -> None:
 
 
 @functools.lru_cache(maxsize=2048)
-def _segment_option(size: int) -> bytes:
+def segment_option(size: int) -> bytes:
+    """The ancillary data of UDP_SEGMENT: a u16 (udp(7))."""
     return struct.pack("@H", size)
 
 
@@ -427,7 +430,7 @@ def _cut(names: bytes, stride: int) -> list[bytes]:
     return [names[at : at + stride] for at in range(0, len(names), stride)]
 
 
-def _remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+def remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Store in a bounded dictionary; the entry that came first makes room."""
     if len(cache) >= _REMEMBERED:
         del cache[next(iter(cache))]
