@@ -240,7 +240,7 @@ class PacketLink:
 
     def _send(self, burst: Outgoing, link: bytes) -> bool:
         """Send one burst as one packet, or in software where it must be; False = the send buffer is full."""
-        headers, payload, payload_size, segment_size, _ = burst
+        headers, payload, payload_size, segment_size, _, _ = burst
         if segment_size >= payload_size:
             segment_size = 0
         elif segment_size and not self.max_burst_bytes:
