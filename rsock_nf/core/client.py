@@ -1,7 +1,7 @@
 """The client, whatever the wire: dials flows, gives the application's datagrams to conversations, sleeps.
 
 The way up: ``start`` → a port for each slot (``PortWanted``) → SYN → SYN-ACK → what the wire asks for
-(``native_client``) → traffic.  The way down: no conversation for ``idle_timeout`` → every flow closes, and the next
+(``native_client``) → traffic.  Over UDP: a socket (``CarrierWanted``) → what the wire asks for → traffic.  The way down: no conversation for ``idle_timeout`` → every flow closes, and the next
 datagram starts over.
 """
 
@@ -12,17 +12,17 @@ from collections.abc import Hashable
 
 from rsock_nf.core import messages
 from rsock_nf.core.dialer import Dialer, Slot
-from rsock_nf.core.events import PortReleased, PortWanted, SessionDown, SessionUp
+from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted, SessionDown, SessionUp
 from rsock_nf.core.flow import Action, Flow, Input, State
 from rsock_nf.core.node import Node
 from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
-from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, SlowPayload
+from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, PumpFlow
 from rsock_nf.core.segment import ACK, DEFAULT_MSS, RST, SYN, FlowKey, Segment, build_syn, parse_syn_options
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Malformed, Outgoing, Run
 from rsock_nf.core.waiting import Waiting
 
 _MASK = 0xFFFFFFFF
@@ -84,27 +84,62 @@ class Client(Node):
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the firewall knows: the SYN may leave."""
         slot = self._dialer.slots[request]
-        if not self._active or slot.dialled is not None or not slot.port_wanted:
-            self._events.append(PortReleased(port))
-            return
-        slot.port_wanted = False
-        if slot.remote != self._dialer.remote:  # another address has got its turn meanwhile
-            self._events.append(PortReleased(port))
-            self._dial(slot)
-            return
         key = FlowKey(local, port, slot.remote, slot.port)
-        flow = Flow(self._number(), key, state=State.SYN_SENT, identification=self._random16(), slot=request)
-        slot.dialled = flow
-        self._flows[key] = flow
+        if not self._still_wanted(slot, key):
+            return
+        flow = self._new_flow(slot, key, State.SYN_SENT)
         isn = int.from_bytes(self._rng(4), "big")
         flow.next_seq = (isn + 1) & _MASK
-        headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE, flow.template.identification)
-        flow.template.identification = (flow.template.identification + 1) & 0xFFFF
+        if flow.template is not None:
+            identification = flow.template.identification
+            flow.template.identification = (identification + 1) & 0xFFFF
+            headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE, identification)
+            self._dialer.sent(now)
+            self._repeat(now, flow, Outgoing(headers, [], 0, 0), SYN_RETRY)
+
+    def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
+        """The socket that ``CarrierWanted`` asked for is open, and is ``key``: it may speak at once."""
+        slot = self._dialer.slots[request]
+        if not self._still_wanted(slot, key):
+            return
+        flow = self._new_flow(slot, key, State.TCP_UP)
+        flow.mss = self._link_payload(key)
         self._dialer.sent(now)
-        self._repeat(now, flow, Outgoing(headers, [], 0, 0), SYN_RETRY)
+        self._turns(now)
+
+    def _still_wanted(self, slot: Slot, key: FlowKey) -> bool:
+        """``slot`` waits for the port or socket that ``key`` names; else that is given back."""
+        if not self._active or slot.dialled is not None or not slot.port_wanted:
+            self._release(key)
+            return False
+        slot.port_wanted = False
+        if slot.remote != self._dialer.remote:  # another address has got its turn meanwhile
+            self._release(key)
+            self._dial(slot)
+            return False
+        return True
+
+    def _new_flow(self, slot: Slot, key: FlowKey, state: State) -> Flow:
+        flow = Flow(self._number(), key, state=state, identification=self._random16(), slot=slot.index)
+        slot.dialled = flow
+        self._flows[key] = flow
+        return flow
+
+    def _release(self, key: FlowKey) -> None:
+        self._events.append(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
+
+    def carrier_refused(self, now: float, key: FlowKey) -> None:
+        """ICMP said that nobody has the server's port.  Anybody may say so: once the flow stands only probes decide."""
+        flow = self._flows.get(key)
+        if flow is None or flow.pump is not None:
+            self.counters["ICMP port unreachable on live carriers"] += 1
+            return
+        self._dialer.slots[flow.slot].unanswered = True
+        self.reason = f"{self._dialer.remote_text} refuses UDP port {key.remote_port} (ICMP port unreachable)"
+        self._step(now, flow, Input.RESET)
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
-        """No port can be held now: try again later."""
+        """No port can be held, or no socket opened, now: try again later."""
         slot = self._dialer.slots[request]
         slot.port_wanted = False
         self.reason = reason
@@ -133,7 +168,10 @@ class Client(Node):
         if self._active and slot.dialled is None and not slot.port_wanted:
             slot.port_wanted = True
             slot.remote = self._dialer.remote
-            self._events.append(PortWanted(slot.index, slot.remote))
+            if slot.udp:
+                self._events.append(CarrierWanted(slot.index, slot.remote, slot.port))
+            else:
+                self._events.append(PortWanted(slot.index, slot.remote))
 
     def _repeat(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
         flow.repeat = segment
@@ -156,13 +194,14 @@ class Client(Node):
 
     def _unanswered(self, now: float, flow: Flow) -> None:
         """A SYN, hello, join or confirmation has been sent often enough."""
-        if flow.state is State.SYN_SENT:
+        if flow.state is State.SYN_SENT or (flow.key.udp and flow.state is not State.CONFIRMING):
             self._dialer.slots[flow.slot].unanswered = True
+        if flow.state is State.SYN_SENT:
             self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
         self._step(now, flow, Input.UNANSWERED)
 
     def _pass_over(self, now: float) -> None:
-        """No session, and not one SYN-ACK from the address in use: give the next one its turn."""
+        """No session, and not one answer from the address in use: give the next one its turn."""
         reason = f"no answer from {self._dialer.remote_text}"
         if self.session is not None or not self._dialer.pass_over(now):
             return
@@ -246,10 +285,10 @@ class Client(Node):
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
             self._step(now, previous, Input.CLOSE, "another has taken its place")
-        for other in self._dialer.revived():
+        for other in self._dialer.revived(slot):
             if other.resting:
                 self._hasten(Timer.DIAL, other, now + other.stagger)
-            elif other.dialled is not None and other.dialled.state is State.SYN_SENT:
+            elif other.dialled is not None and other.dialled.state in (State.SYN_SENT, State.JOIN_SENT):
                 self._hasten(Timer.RETRANSMIT, other.dialled, now + other.stagger)
         self._turns(now)
         for run in self._waiting.take(now):
@@ -282,7 +321,7 @@ class Client(Node):
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:
         super()._discard(now, flow, reason)
-        self._events.append(PortReleased(flow.key.local_port))
+        self._release(flow.key)
         slot = self._dialer.slots[flow.slot]
         if slot.dialled is flow:
             slot.dialled = None
@@ -297,8 +336,16 @@ class Client(Node):
             slot.flow = None
             if slot.dialled is None:
                 self._redial(now, slot, after)
+        if not self.group.usable and self._active:
+            self._hasten_others(now, slot)
         if not self.group.usable and self._active and not self.reason:
             self.reason = f"every flow is down, the last because {reason}"
+
+    def _hasten_others(self, now: float, slot: Slot) -> None:
+        """The last flow is gone: slots of the other kind have waited long, because there were flows, and need not now."""
+        for other in self._dialer.slots:
+            if other.udp is not slot.udp and self._deadlines.get(Timer.DIAL, other) is not None:
+                self._hasten(Timer.DIAL, other, now + other.stagger)
 
     def _redial(self, now: float, slot: Slot, after: float) -> None:
         if self._active:
@@ -423,17 +470,17 @@ class Client(Node):
             self._pass_over(now)
             self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)
 
-    def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:  # noqa: ARG002 - as the base has it
+    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002 - as the base has it
         self.counters["segments of no flow"] += 1
 
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:  # noqa: ARG002
+    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
         """On an established flow: a SYN-ACK that came again means that our ACK was lost."""
         if segment.flags & SYN and flow.pump:
             self._out.append(self.pump.acknowledge(flow.pump))
         else:
             self.counters["odd segments"] += 1
 
-    def _unopened(self, now: float, item: SlowPayload) -> None:  # noqa: ARG002
+    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
         """Forged, damaged, or an answer that came twice."""
         self.counters["payloads that do not authenticate"] += 1
 

@@ -5,6 +5,9 @@ the patience of whoever waits for the tunnel.  Once each has had its turn, back-
 
 With more ports than slots, one that does not answer gives its slot to the next: the server need not serve them all.
 When a path comes back, one flow finds out, and the others need not sit out their back-off.
+
+With both carriers there are two slots for each port, one of each kind.  A kind that does not pass (the server does not serve it, a
+router blocks it) is dialled less and less often while the other one carries.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ STAGGER = 0.02
 """Seconds between the first dials of two slots."""
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
+MAX_BACKOFF_BESIDE = 300.0
+"""Of one kind of carrier while the other one carries."""
 STEADY = 10.0
 """A flow that lived this long is replaced at once; a shorter life counts as a failure."""
 URGENT = 2.0
 """While datagrams wait and no flow is up, a dial at least this often, whatever the back-off says."""
 SILENT = 2.0
-"""Seconds without any SYN-ACK after which the next address gets its turn: each port has had two SYNs or three."""
+"""Seconds without any SYN-ACK or answer after which the next address gets its turn: each port has had two SYNs or three."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +41,8 @@ class Slot:
     index: int
     port: int
     stagger: float
+    udp: bool = False
+    """It is filled by a UDP carrier."""
     flow: Flow | None = None
     """Established."""
     dialled: Flow | None = None
@@ -45,7 +52,7 @@ class Slot:
     """The server's packed address that the port was asked for."""
     failures: int = 0
     unanswered: bool = False
-    """The last dial ended without a SYN-ACK: what kept it away kept it from the others too, or the port is not served."""
+    """The last dial ended without a SYN-ACK, over UDP without an answer: what kept it away kept it from the others too, or the port is not served."""
 
     @property
     def resting(self) -> bool:
@@ -68,10 +75,12 @@ class Dialer:
         count = min(parameters.flows, len(ports))
         # Spread over the whole list when there are more ports than flows.
         chosen = [ports[at * len(ports) // count] for at in range(count)]
-        self._spare = deque(sorted(set(ports).difference(chosen)))
-        """Ports without a slot, the next to be tried first."""
+        kinds = [udp for udp, wanted in ((False, parameters.carriers.tcp), (True, parameters.carriers.udp)) if wanted]
+        self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}
+        """Ports without a slot of that kind, the next to be tried first."""
         self._last_dial = 0.0
-        self.slots = [Slot(index, port, index * STAGGER) for index, port in enumerate(chosen)]
+        places = [(at * STAGGER, port, udp) for at, port in enumerate(chosen) for udp in kinds]
+        self.slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
 
     @property
     def remote(self) -> bytes:
@@ -84,13 +93,13 @@ class Dialer:
         return str(ip_address(self.remote))
 
     def sent(self, now: float) -> None:
-        """A SYN leaves for the address in use."""
+        """A SYN or a first datagram leaves for the address in use."""
         self._last_dial = now
         if self._unanswered_since is None:
             self._unanswered_since = now
 
     def answered(self) -> None:
-        """A SYN-ACK came: this address is not a dead one, whatever follows."""
+        """A SYN-ACK or an answer came: this address is not a dead one, whatever follows."""
         self._untried = 0
 
     def pass_over(self, now: float) -> bool:
@@ -108,12 +117,18 @@ class Dialer:
     def failed(self, slot: Slot) -> float:
         """A dial failed: seconds to wait.  When every slot has failed, the next address gets its turn."""
         slot.failures += 1
-        if slot.unanswered and self._spare:
-            self._spare.append(slot.port)
-            slot.port = self._spare.popleft()
+        spare = self._spare[slot.udp]
+        if slot.unanswered and spare:
+            spare.append(slot.port)
+            slot.port = spare.popleft()
         if all(other.failures and other.flow is None for other in self.slots) and slot is self.slots[0]:
             self._next_address()
-        return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
+        return self._backoff(slot)
+
+    def _backoff(self, slot: Slot) -> float:
+        beside = any(other.flow for other in self.slots if other.udp is not slot.udp)
+        longest = MAX_BACKOFF_BESIDE if beside else MAX_BACKOFF
+        return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), longest))
 
     def broken(self, now: float, slot: Slot) -> float:
         """An established flow ended, or should: seconds to wait before its replacement.
@@ -123,13 +138,13 @@ class Dialer:
         flow = slot.flow
         if flow is not None and now - flow.since < STEADY:
             slot.failures += 1
-            return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), MAX_BACKOFF))
+            return self._backoff(slot)
         slot.failures = 0
         return 0.0
 
-    def revived(self) -> list[Slot]:
-        """A flow is up: the slots that need not wait any longer, since nobody has answered their SYNs."""
-        slots = [slot for slot in self.slots if slot.flow is None and slot.unanswered]
+    def revived(self, up: Slot) -> list[Slot]:
+        """A flow is up: the slots of its kind that need not wait any longer, since nobody has answered them."""
+        slots = [slot for slot in self.slots if slot.udp is up.udp and slot.flow is None and slot.unanswered]
         for slot in slots:
             slot.failures = 0
         return slots

@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rsock_nf.core.types import FlowKey
+
 
 @dataclass(frozen=True, slots=True)
 class PortWanted:
@@ -20,6 +22,22 @@ class PortReleased:
     """Client: this local port is no longer used."""
 
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierWanted:
+    """Client: open a UDP socket toward ``port`` of ``remote``, then call ``receive_carrier``."""
+
+    request: int
+    remote: bytes
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierReleased:
+    """Client: this UDP carrier is no longer used."""
+
+    key: FlowKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +76,7 @@ class FlowOpened:
     """A flow carries traffic."""
 
     flow_id: int
-    local_port: int
-    remote_port: int
+    key: FlowKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +84,7 @@ class FlowClosed:
     """A flow ended."""
 
     flow_id: int
-    local_port: int
-    remote_port: int
+    key: FlowKey
     reason: str
 
 
@@ -77,8 +93,7 @@ class FlowSick:
     """A flow is to be replaced, and carries no bulk until then if there is another."""
 
     flow_id: int
-    local_port: int
-    remote_port: int
+    key: FlowKey
     reason: str
 
 
@@ -106,6 +121,8 @@ class Suspect:
 Event: TypeAlias = (
     PortWanted
     | PortReleased
+    | CarrierWanted
+    | CarrierReleased
     | ConversationOpened
     | ConversationClosed
     | SessionUp

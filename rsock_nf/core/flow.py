@@ -3,6 +3,9 @@
 A client's flow walks SYN_SENT → TCP_UP → HELLO_SENT or JOIN_SENT → CONFIRMING → ESTABLISHED;
 a server answers SYNs and hellos without a flow, so its flows begin ESTABLISHED.  Sequence
 numbers belong to this object until the flow is established, and to the pump from then on.
+
+A flow over a UDP carrier walks the same way, from TCP_UP on: it has no SYN, no numbers (they stay 0), and no FIN, whose
+place a ``CloseFlow`` takes in either direction.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class State(enum.Enum):
 
     SYN_SENT = "syn-sent"
     TCP_UP = "tcp-up"
-    """Looks established to every middlebox; waits for its turn to say hello or join."""
+    """Looks established to every middlebox (UDP: there is nothing to look like); waits for its turn to say hello or join."""
     HELLO_SENT = "hello-sent"
     JOIN_SENT = "join-sent"
     CONFIRMING = "confirming"
@@ -145,7 +148,7 @@ class Flow:
         self.since = 0.0
         """When it was established."""
         # Until it is established:
-        self.template = HeaderTemplate(key, identification)
+        self.template = None if key.udp else HeaderTemplate(key, identification)
         self.next_seq = 0
         self.received = 0
         self.isn = -1
@@ -169,7 +172,8 @@ class Flow:
         """The pump's counters at the last sweep: tells whether there was traffic since."""
 
     def __repr__(self) -> str:
-        return f"<flow {self.flow_id} {self.state.value} {self.key.local_port}→{self.key.remote_port}>"
+        kind = "udp" if self.key.udp else "tcp"
+        return f"<{kind} flow {self.flow_id} {self.state.value} {self.key.local_port}→{self.key.remote_port}>"
 
     def repeat_answered(self, now: float) -> None:
         """What came answers ``repeat``: a round-trip time, if that was sent once (RFC 6298 section 3)."""
@@ -177,7 +181,9 @@ class Flow:
             self.health.sample(max(now - self.repeat_since, 0.0))
 
     def segment(self, payload: bytes, *, window: int, flags: int = PSH | ACK) -> Outgoing:
-        """A segment before the flow is established."""
+        """A segment before the flow is established; on a UDP carrier ``payload`` alone."""
+        if self.template is None:
+            return Outgoing(b"", [payload], len(payload), 0, carrier=self.key)
         headers = self.template.build(self.next_seq, self.received, flags, window, len(payload))
         self.next_seq = (self.next_seq + len(payload)) & _MASK
         return Outgoing(headers, [payload] if payload else [], len(payload), 0)

@@ -92,20 +92,34 @@ class Flows(ABC):
                 self._tell_others(flow, messages.FlowDown(flow.flow_id))
                 self._deadlines.set(Timer.FORGET, flow, now + DEMOTED)
             case Action.SEND_FIN if pump:
-                flow.repeat = self.pump.send_control(pump, messages.CloseFlow(), fin=True)
+                flow.repeat = self._close_frame(flow, pump)
                 flow.tries = 1
                 self._out.append(flow.repeat)
                 self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY)
             case Action.SEND_FIN_ACK if pump:
-                flow.repeat = self.pump.finish(pump)
-                self._out.append(flow.repeat)
+                flow.repeat = None if flow.key.udp else self.pump.finish(pump)
+                self._out.append(flow.repeat or self._close_frame(flow, pump))
                 self._deadlines.set(Timer.FORGET, flow, now + LINGER)
             case Action.SEND_LAST_ACK if pump:
-                self._out.append(self.pump.acknowledge(pump))
+                if not flow.key.udp:
+                    self._out.append(self.pump.acknowledge(pump))
                 self._deadlines.cancel(Timer.RETRANSMIT, flow)
                 self._deadlines.set(Timer.FORGET, flow, now + LINGER)
             case _:
                 pass
+
+    def _close_frame(self, flow: Flow, pump: PumpFlow) -> Outgoing:
+        """On a UDP carrier it is made anew each time: a repeated counter would be dropped as a replay."""
+        return self.pump.send_control(pump, messages.CloseFlow(), fin=not flow.key.udp)
+
+    def _peer_closes(self, now: float, flow: Flow) -> None:
+        """A close frame on a UDP carrier: the peer's own, or its answer to ours."""
+        if flow.state is State.CLOSING:
+            self._step(now, flow, Input.FIN)
+        elif flow.state is not State.LINGERING:
+            self._step(now, flow, Input.PEER_CLOSE, "the other side closed it")
+        elif flow.pump and flow.repeat is None:  # we answered, and that was lost; who closed first answers nothing
+            self._out.append(self._close_frame(flow, flow.pump))
 
     def _establish(self, now: float, flow: Flow) -> None:
         """The flow carries traffic from now on."""
@@ -119,7 +133,7 @@ class Flows(ABC):
         session.group.usable.append(pump)
         self._deadlines.set(Timer.PROBE, flow, now)
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
-        self._events.append(FlowOpened(flow.flow_id, flow.key.local_port, flow.key.remote_port))
+        self._events.append(FlowOpened(flow.flow_id, flow.key))
 
     def _left_established(self, now: float, flow: Flow, reason: str) -> None:
         """It carries no traffic any more, however it goes on."""
@@ -129,7 +143,7 @@ class Flows(ABC):
             flow.session.flows.pop(flow.flow_id, None)
             flow.session.used = now
         self._deadlines.cancel(Timer.PROBE, flow)
-        self._events.append(FlowClosed(flow.flow_id, flow.key.local_port, flow.key.remote_port, reason))
+        self._events.append(FlowClosed(flow.flow_id, flow.key, reason))
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:  # noqa: ARG002 - the client needs both
         """Forget everything about ``flow``."""
@@ -144,14 +158,16 @@ class Flows(ABC):
         flow.session = session
         max_payload = self._ceiling(flow)
         codec = session.keys.codec(flow.flow_id, initiator=self.initiator)
-        identification = flow.template.identification
+        identification = flow.template.identification if flow.template else 0
         start = Handover(flow.next_seq, flow.received, flow.scale, flow.window, max_payload, identification)
         flow.pump = PumpFlow(session.group, flow.flow_id, flow.key, codec, start)
         self.pump.put_flow(flow.pump)
         return flow.pump
 
     def _link_payload(self, key: FlowKey) -> int:
-        return min(self._mtu - (60 if len(key.local) == 16 else 40), MAX_FRAME)
+        """The largest payload of one segment that the link takes."""
+        ip = 40 if len(key.local) == 16 else 20
+        return min(self._mtu - ip - (8 if key.udp else 20), MAX_FRAME)
 
     def _tell(self, session: Session, message: messages.Control, avoid: Flow | None = None) -> None:
         """Send a control message on some usable flow that has credit left: whoever needs it asks again."""
@@ -269,15 +285,14 @@ class Flows(ABC):
             return
         if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
             flow.path.start(flow.path.size)  # RFC 8899 section 4.3: is it still true?
-        losses = sorted(other.health.loss for other in session.flows.values())
-        median = losses[len(losses) // 2]
+        median = min(_median_loss(session, udp=udp) for udp in (False, True))
         usable = session.group.usable
-        sick = len(losses) >= MIN_HEALTHY and flow.health.loss > SICK_LOSS + 2 * median
+        sick = len(session.flows) >= MIN_HEALTHY and flow.health.loss > SICK_LOSS + 2 * median
         if sick and not flow.sick and flow.pump in usable and len(usable) > 1:
             usable.remove(flow.pump)
             flow.sick = True
             text = f"loses {flow.health.loss:.0%} of what we send on it, half of the flows lose less than {median:.0%}"
-            self._events.append(FlowSick(flow.flow_id, flow.key.local_port, flow.key.remote_port, text))
+            self._events.append(FlowSick(flow.flow_id, flow.key, text))
             self._turned_sick(now, flow)
 
     def _worn_out(self, now: float, flow: Flow, pump: PumpFlow) -> None:
@@ -287,7 +302,7 @@ class Flows(ABC):
         elif pump.counter >= REPLACE_AT and not flow.sick:
             flow.sick = True
             text = "has used up half of its counters"
-            self._events.append(FlowSick(flow.flow_id, flow.key.local_port, flow.key.remote_port, text))
+            self._events.append(FlowSick(flow.flow_id, flow.key, text))
             self._turned_sick(now, flow)
 
     def _retransmit(self, now: float, flow: Flow) -> None:
@@ -296,6 +311,8 @@ class Flows(ABC):
             self._step(now, flow, Input.UNANSWERED)
             return
         flow.tries += 1
+        if flow.key.udp and flow.pump:
+            flow.repeat = self._close_frame(flow, flow.pump)
         self._out.append(flow.repeat)
         self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY * flow.tries)
 
@@ -307,3 +324,9 @@ class Flows(ABC):
     @abstractmethod
     def _turned_sick(self, now: float, flow: Flow) -> None:
         """``flow`` should be replaced: it loses too much, or its counters run out."""
+
+
+def _median_loss(session: Session, *, udp: bool) -> float:
+    """Of the session's flows of one kind, 1 if it has none: where a path throttles one kind, the other is the measure."""
+    losses = sorted(flow.health.loss for flow in session.flows.values() if flow.key.udp is udp)
+    return losses[len(losses) // 2] if losses else 1.0

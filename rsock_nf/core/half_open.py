@@ -25,7 +25,7 @@ MAX_SAID_BY = 8
 
 
 class Said(NamedTuple):
-    """Where in sequence space a hello or join was said, and where its confirmation must be."""
+    """Where in sequence space a hello or join was said, and where its confirmation must be; zeros on a UDP carrier."""
 
     isn: int
     """The client's initial sequence number."""
@@ -53,7 +53,7 @@ class HalfOpen:
     joined: bool
     """Of an existing session."""
     said_by: dict[FlowKey, Said] = field(default_factory=dict)
-    """Who said it, behind a handshake that proved the address.
+    """Who said it, on TCP behind a handshake that proved the address.
     A recorded message may be said by others too; a confirmation counts only from one of these."""
 
     def heard_from(self, key: FlowKey, said: Said) -> None:

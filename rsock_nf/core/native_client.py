@@ -37,10 +37,15 @@ class NativeClient(Client):
 
     def _unanswered(self, now: float, flow: Flow) -> None:
         if flow.state is State.HELLO_SENT:
-            self.reason = (
-                f"{self._dialer.remote_text} port {flow.key.remote_port} is open, but does not answer our hello: "
-                "is the secret the same on both sides?"
+            where = f"{self._dialer.remote_text} {'UDP ' if flow.key.udp else ''}port {flow.key.remote_port}"
+            open_ = (
+                "does not answer our hello: is UDP open on the way, and"
+                if flow.key.udp
+                else "is open, but does not answer our hello:"
             )
+            self.reason = f"{where} {open_} is the secret the same on both sides?"
+        elif flow.key.udp:
+            pass  # a path that is down looks the same; a server that has lost the session says so
         elif flow.state in (State.JOIN_SENT, State.CONFIRMING) and self.session and not self.group.usable:
             if not self._answered_joins:
                 self._lose_session(now, "joins are not answered")
@@ -54,14 +59,14 @@ class NativeClient(Client):
     def _turns(self, now: float, *, another_hello: bool = False) -> None:
         """Flows that wait: they join when there is a session, else one of them says hello."""
         waiting = [flow for flow in self._flows.values() if flow.state is State.TCP_UP]
-        for flow in waiting:
-            if self.session:
+        if self.session:
+            for flow in waiting:
                 self._step(now, flow, Input.SAY_JOIN)
-            elif another_hello or not any(
-                other.state is State.HELLO_SENT or (other.state is State.CONFIRMING) for other in self._flows.values()
-            ):
-                self._step(now, flow, Input.SAY_HELLO)
-                return
+            return
+        asking = [flow.key.udp for flow in self._flows.values() if flow.state in (State.HELLO_SENT, State.CONFIRMING)]
+        if waiting and (another_hello or not asking):
+            # Of the kind that asks less, if there are both: the path may block the other.
+            self._step(now, min(waiting, key=lambda flow: asking.count(flow.key.udp)), Input.SAY_HELLO)
 
     def _answer(self, now: float, flow: Flow, segment: Segment) -> None:
         """To a hello or a join; what is not the answer is ignored, as if it had not come."""
@@ -91,6 +96,8 @@ class NativeClient(Client):
         flow.session = session
         flow.pending = challenge
         flow.repeat_answered(now)
+        self._dialer.answered()
+        self._dialer.slots[flow.slot].unanswered = False
         self._step(now, flow, Input.ANSWER)
 
     def _turned_away(self, now: float, flow: Flow, reason: str) -> None:

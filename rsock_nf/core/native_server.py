@@ -25,12 +25,12 @@ from rsock_nf.core.protocols import (
     Rng,
     Status,
 )
-from rsock_nf.core.pump import OUR_WINDOW, SlowPayload
-from rsock_nf.core.segment import ACK, PSH, HeaderTemplate, Segment, parse_segment
+from rsock_nf.core.pump import OUR_WINDOW, PumpFlow
+from rsock_nf.core.segment import ACK, PSH, HeaderTemplate, Segment
 from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Buffer, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Buffer, Malformed, Outgoing, Run
 
 _MASK = 0xFFFFFFFF
 MAX_FLOWS = 1024
@@ -51,41 +51,47 @@ class NativeServer(Server):
 
     # -- strangers
 
-    def _first_payload(self, now: float, packet: Packet, segment: Segment) -> None:
+    def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
         """A hello, a join, or a confirmation; anything else is treated as ``on_probe`` says.
 
         What costs least is asked first: a hello costs a Diffie-Hellman only behind a handshake that proved the
-        address, below the rate limit, and once.
+        address, below the rate limit, and once.  On a UDP carrier nothing has proved the address: the rate limit is asked
+        last, by what somebody with the secret has made, lest strangers use up what is allowed to another address.
         """
+        udp = segment.key.udp
         isn = (segment.seq - 1) & _MASK
-        first = self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now)
+        first = udp or self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now)
         digest = hashlib.sha256(segment.payload).digest() if first else b""
         known = self._half_open.find(digest) if first else None
-        if known is None and first and not self._half_open.allow(now, segment.key.remote):
-            self._turn_away(packet, segment, "hellos above the rate limit")
+        if known is None and first and not udp and not self._half_open.allow(now, segment.key.remote):
+            self._turn_away(segment, link_header, "hellos above the rate limit")
             return
         try:
-            answer = known.answer if known else self._answer(now, packet, segment, digest)
+            answer = known.answer if known else self._answer(now, segment, link_header, digest)
         except Malformed:
-            self._turn_away(packet, segment, "payloads from strangers")
+            self._turn_away(segment, link_header, "payloads from strangers")
             return
         if not answer:
             return
         entry = self._half_open.find(digest)
         if entry is not None:
-            seq = (segment.seq + len(segment.payload)) & _MASK
-            entry.heard_from(segment.key, Said(isn, seq, (segment.ack + len(answer)) & _MASK, now))
+            seq, ack = (segment.seq + len(segment.payload)) & _MASK, (segment.ack + len(answer)) & _MASK
+            entry.heard_from(segment.key, Said(0, 0, 0, now) if udp else Said(isn, seq, ack, now))
             self._deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
-        self._reply(packet, segment, answer)
+        self._reply(segment, link_header, answer)
 
-    def _answer(self, now: float, packet: Packet, segment: Segment, digest: bytes) -> bytes:
+    def _answer(self, now: float, segment: Segment, link_header: bytes, digest: bytes) -> bytes:
         """To a payload that was not answered before; b"" = none is due.  ``digest`` b"": not the first of its flow.
 
         Raises ``Malformed``.
         """
-        message = self._handshake.read_untrusted(segment.payload, self._rng, hello=bool(digest))
+
+        def admit() -> bool:
+            return bool(digest) and (not segment.key.udp or self._half_open.allow(now, segment.key.remote))
+
+        message = self._handshake.read_untrusted(segment.payload, self._rng, admit=admit)
         if isinstance(message, ConfirmMessage):
-            self._confirmed(now, packet, segment, message)
+            self._confirmed(now, segment, link_header, message)
             return b""
         if not digest:
             self.counters["hellos without a handshake"] += 1
@@ -126,7 +132,7 @@ class NativeServer(Server):
         self._half_open.put(entry)
         return message
 
-    def _confirmed(self, now: float, packet: Packet, segment: Segment, confirm: ConfirmMessage) -> None:
+    def _confirmed(self, now: float, segment: Segment, link_header: bytes, confirm: ConfirmMessage) -> None:
         """Our challenge came back under the session's keys: this address is real, this client has the secret."""
         self._half_open.expire(now)
         entry = self._half_open.named(confirm.session_id, confirm.number)
@@ -151,11 +157,9 @@ class NativeServer(Server):
         if old is not None:
             self._step(now, old, Input.DEAD, "its addresses and ports were used again")
             self._discard(now, old, "its addresses and ports were used again")
-        self._open(now, packet, segment, session, entry, confirm.number)
+        self._ready(self._open(now, segment, session, entry, confirm.number), link_header)
 
-    def _open(
-        self, now: float, packet: Packet, segment: Segment, session: Session, entry: HalfOpen, number: int
-    ) -> None:
+    def _open(self, now: float, segment: Segment, session: Session, entry: HalfOpen, number: int) -> Flow:
         flow = Flow(number, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big"))
         said = entry.said_by[segment.key]
         flow.isn = said.isn
@@ -167,39 +171,37 @@ class NativeServer(Server):
         flow.received = (segment.seq + len(segment.payload)) & _MASK
         flow.window = segment.window << (flow.scale or 0)
         self._accept(now, flow, session)
-        self._ready(flow, packet)
+        return flow
 
-    def _ready(self, flow: Flow, packet: Packet) -> None:
+    def _ready(self, flow: Flow, link_header: bytes) -> None:
         if flow.pump:
             burst = self.pump.send_control(flow.pump, messages.Ready())
-            self._out.append(burst._replace(reply_to=packet.link_header))
+            self._out.append(burst._replace(reply_to=link_header))
 
-    def _reply(self, packet: Packet, segment: Segment, payload: bytes) -> None:
+    def _reply(self, segment: Segment, link_header: bytes, payload: bytes) -> None:
         """Answer a stranger where the segment came from; sequence numbers are the segment's own."""
+        if segment.key.udp:
+            self._out.append(Outgoing(b"", [payload], len(payload), 0, carrier=segment.key))
+            return
         template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
         ack = (segment.seq + len(segment.payload)) & _MASK
         headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
-        self._out.append(Outgoing(headers, [payload], len(payload), 0, packet.link_header))
+        self._out.append(Outgoing(headers, [payload], len(payload), 0, link_header))
 
     # -- flows
 
-    def _unopened(self, now: float, item: SlowPayload) -> None:
+    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
         """Nothing authenticates: the confirmation again, since our answer was lost, or a new client behind this NAT."""
-        try:
-            segment = parse_segment(item.packet)
-        except Malformed:
-            self.counters["payloads that do not authenticate"] += 1
-            return
         flow = self._flows.get(segment.key)
-        if flow is not None and item.flow.received_frames == 0 and self._confirms(flow, segment):
-            self._ready(flow, item.packet)
+        if flow is not None and pump.received_frames == 0 and self._confirms(flow, segment):
+            self._ready(flow, link_header)
         else:
-            self._first_payload(now, item.packet, segment)
+            self._first_payload(now, segment, link_header)
 
     def _confirms(self, flow: Flow, segment: Segment) -> bool:
         """It is the confirmation that opened ``flow``, or looks like it."""
         try:
-            message = self._handshake.read_untrusted(segment.payload, self._rng, hello=False)
+            message = self._handshake.read_untrusted(segment.payload, self._rng, admit=lambda: False)
         except Malformed:
             return False
         session_id = flow.session.session_id if flow.session else -1

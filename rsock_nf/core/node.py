@@ -20,10 +20,10 @@ from rsock_nf.core.icmp import parse_too_big, plateau_below
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump import PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
-from rsock_nf.core.segment import FIN, RST, Segment, parse_segment
+from rsock_nf.core.segment import FIN, RST, Segment, carried_segments, parse_segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Buffer, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet, Run
 
 ACK_DELAY = 0.02
 """Seconds that received bytes wait for something to carry their ACK."""
@@ -50,6 +50,13 @@ class Node(Flows):
         if self.pump.owes_acknowledgements:
             self._out += self.pump.take_unacknowledged(all_of_them=False)
             self._deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
+
+    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+        """What UDP carriers received; buffers as with ``receive_packets``."""
+        runs, slow = self.pump.from_carriers(received)
+        self._runs += runs
+        for item in slow:
+            self._slow(now, item)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
         """Datagrams from the application or the targets."""
@@ -100,9 +107,31 @@ class Node(Flows):
         if isinstance(item, SlowFrames):
             self._frames(now, item)
         elif isinstance(item, SlowPayload):
-            self._unopened(now, item)
+            for segment, link_header in self._segments(item.packet):
+                self._unopened(now, item.flow, segment, link_header)
+        elif isinstance(item, Carried):
+            for segment in carried_segments(item):
+                self._carried(now, segment)
         else:
             self._packet(now, item)
+
+    def _segments(self, received: Packet | Carried) -> list[tuple[Segment, bytes]]:
+        """What was received of a known flow, and the link header to answer it with."""
+        if isinstance(received, Carried):
+            return [(segment, b"") for segment in carried_segments(received)]
+        try:
+            return [(parse_segment(received), received.link_header)]
+        except Malformed:
+            self.counters["malformed packets"] += 1
+            return []
+
+    def _carried(self, now: float, segment: Segment) -> None:
+        """A datagram on a UDP carrier whose flow the pump does not have (yet)."""
+        flow = self._flows.get(segment.key)
+        if flow is None:
+            self._stranger(now, segment, b"")
+        elif flow.pump is None:
+            self._handshaking(now, flow, segment)
 
     def _packet(self, now: float, packet: Packet) -> None:
         """A whole packet: of a flow that is not established, with SYN, FIN or RST, or a router's word on size."""
@@ -113,7 +142,7 @@ class Node(Flows):
             return
         flow = self._flows.get(segment.key)
         if flow is None:
-            self._stranger(now, packet, segment)
+            self._stranger(now, segment, packet.link_header)
         elif flow.pump is None:
             self._handshaking(now, flow, segment)
         elif segment.flags & RST:
@@ -121,7 +150,7 @@ class Node(Flows):
         elif segment.flags & FIN:
             self._fin(now, flow, packet, segment)
         else:
-            self._odd(now, flow, packet, segment)
+            self._odd(now, flow, segment, packet.link_header)
 
     def _too_big(self, now: float, packet: Packet) -> None:
         """ICMP for a live flow, about something that it really has in flight; anything else is counted."""
@@ -187,6 +216,8 @@ class Node(Flows):
                 self.counters["malformed control messages"] += 1
                 return False
             if isinstance(message, messages.CloseFlow):
+                if flow.key.udp:
+                    self._peer_closes(now, flow)
                 return fin
             self._control(now, flow, flow.session, message, received)
         elif frames.kind == Kind.FRAGMENT:
@@ -309,19 +340,19 @@ class Node(Flows):
     # -- what the roles define
 
     @abstractmethod
-    def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
-        """A segment of no flow."""
+    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:
+        """A segment of no flow; ``link_header``: what it came with, to be answered without a look-up."""
 
     @abstractmethod
     def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
         """A segment of a flow that is not established."""
 
     @abstractmethod
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:
         """A segment that has no place on an established flow: with SYN, or a flag too many."""
 
     @abstractmethod
-    def _unopened(self, now: float, item: SlowPayload) -> None:
+    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
         """A payload of which nothing authenticates, or that is out of window."""
 
     @abstractmethod

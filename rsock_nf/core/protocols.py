@@ -170,11 +170,12 @@ class Handshake(Protocol):
         """Client: the challenge sent back, sealed."""
 
     def read_untrusted(
-        self, message: Buffer, rng: Rng, *, hello: bool = True
+        self, message: Buffer, rng: Rng, *, admit: Callable[[], bool] | None = None
     ) -> HelloMessage | JoinMessage | ConfirmMessage:
         """Server: what a stranger's payload is.  Raises ``Malformed``, also for a wrong secret.
 
-        A hello costs public-key operations: ``hello`` False refuses it before them.
+        A hello costs public-key operations: ``admit`` is asked before them, and refuses it by False.  Only a hello that
+        somebody with the secret has made some time comes so far.
         """
 
     def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:

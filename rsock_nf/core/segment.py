@@ -18,7 +18,7 @@ import zlib
 from typing import Final, NamedTuple
 
 from rsock_nf.core.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
-from rsock_nf.core.types import Buffer, Checksum, Malformed, Packet
+from rsock_nf.core.types import Buffer, Carried, Checksum, Malformed, Packet
 from rsock_nf.core.types import FlowKey as FlowKey  # noqa: PLC0414 - moved there
 
 FIN: Final = 0x01  # control bits, RFC 9293 section 3.1
@@ -67,7 +67,10 @@ class SynOptions(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A received segment, or several merged by GRO (then with the first one's sequence number)."""
+    """A received segment, or several merged by GRO (then with the first one's sequence number).
+
+    Of a UDP carrier: one datagram (``carried_segments``).
+    """
 
     key: FlowKey
     """As the receiver sees it: local is the destination."""
@@ -132,6 +135,16 @@ def parse_segment(packet: Packet) -> Segment:
         data[start:total],
         data[tcp + TCP_HEADER : start] if offset >= 0x60 else _EMPTY,
     )
+
+
+def carried_segments(carried: Carried) -> list[Segment]:
+    """Each datagram of a UDP carrier as a segment of a flow without numbers: what the slow path reads.
+
+    A carrier has no sequence numbers and no window: both are 0 here, so is where a handshake on it stands, and they agree.
+    """
+    data, size = carried.data, carried.segment_size or len(carried.data)
+    starts = range(0, len(data), size or 1)
+    return [Segment(carried.key, 0, 0, PSH | ACK, 0, data[at : at + size], _EMPTY) for at in starts]
 
 
 class IPHeader(NamedTuple):

@@ -1,6 +1,6 @@
 """The server, whatever the wire: answers SYNs without state, keeps sessions, opens conversations toward targets.
 
-A stranger's way: SYN → SYN-ACK whose number is a cookie → a payload (``_first_payload``), of which the wire makes what
+A stranger's way: SYN → SYN-ACK whose number is a cookie → a payload (``_first_payload``; on a UDP carrier it comes first), of which the wire makes what
 it will (``native_server``) → a session and a flow (``_accept``) → a conversation (``_open_conversation``).
 """
 
@@ -33,7 +33,7 @@ from rsock_nf.core.segment import (
 )
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Endpoint, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Endpoint, Malformed, Outgoing, Run
 
 _MASK = 0xFFFFFFFF
 SESSION_LINGER = 600.0
@@ -52,7 +52,7 @@ class Server(Node):
         self._stopping = False
         self.sessions: dict[int, Session] = {}
         self._followed: Counter[bytes] = Counter()
-        """Remote addresses, by how many flows lead there."""
+        """Remote addresses, by how many fake-TCP flows lead there."""
 
     def stop(self, now: float) -> None:
         """The process ends: tell every client, close every flow, take no new ones."""
@@ -78,16 +78,16 @@ class Server(Node):
 
     # -- strangers
 
-    def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
+    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:
         if segment.flags & RST or self._stopping:
             return
         if segment.flags & SYN:
             if not segment.flags & ACK:
-                self._syn(now, packet, segment)
+                self._syn(now, segment, link_header)
         elif segment.payload:
-            self._first_payload(now, packet, segment)
+            self._first_payload(now, segment, link_header)
 
-    def _syn(self, now: float, packet: Packet, segment: Segment) -> None:
+    def _syn(self, now: float, segment: Segment, link_header: bytes) -> None:
         """Answer as a listening Linux would, and remember nothing."""
         try:
             asked = parse_syn_options(segment.options)
@@ -102,19 +102,22 @@ class Server(Node):
         )
         isn = self._cookie.isn(segment.key, segment.seq, now)
         headers = build_syn_ack(segment.key, isn, (segment.seq + 1) & _MASK, offer)
-        self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
+        self._out.append(Outgoing(headers, [], 0, 0, link_header))
 
     @abstractmethod
-    def _first_payload(self, now: float, packet: Packet, segment: Segment) -> None:
-        """The payload of a segment of no flow."""
+    def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
+        """The payload of a segment of no flow, or a datagram on a UDP carrier that nobody knows."""
 
-    def _turn_away(self, packet: Packet, segment: Segment, reason: str) -> None:
-        """Silence or, with ``on_probe: closed``, what a kernel without a listener says (RFC 9293 section 3.10.7.1)."""
+    def _turn_away(self, segment: Segment, link_header: bytes, reason: str) -> None:
+        """Silence or, with ``on_probe: closed``, what a kernel without a listener says (RFC 9293 section 3.10.7.1).
+
+        On a UDP carrier it is always silence, as of a service that does not know what it was sent.
+        """
         self.counters[reason] += 1
-        if self._config.on_probe is not OnProbe.CLOSED or segment.key in self._flows:
+        if self._config.on_probe is not OnProbe.CLOSED or segment.key in self._flows or segment.key.udp:
             return
         headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
-        self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
+        self._out.append(Outgoing(headers, [], 0, 0, link_header))
 
     # -- flows
 
@@ -123,12 +126,13 @@ class Server(Node):
         self._flows[flow.key] = flow
         self._pump_flow(flow, session)
         session.peer = str(_endpoint(flow.key))
-        self._followed[flow.key.remote] += 1
-        if self._followed[flow.key.remote] == 1:
-            self._events.append(Follow(flow.key.remote))
+        if not flow.key.udp:
+            self._followed[flow.key.remote] += 1
+            if self._followed[flow.key.remote] == 1:
+                self._events.append(Follow(flow.key.remote))
         self._establish(now, flow)
 
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:
         """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or it is the old one again.
 
         The old one gets a challenge ACK (RFC 5961 section 4): to a SYN-ACK, trackers would start over with us.
@@ -137,7 +141,7 @@ class Server(Node):
             if segment.seq == flow.isn and flow.pump:
                 self._out.append(self.pump.acknowledge(flow.pump))
             else:
-                self._syn(now, packet, segment)
+                self._syn(now, segment, link_header)
         else:
             self.counters["odd segments"] += 1
 
@@ -145,7 +149,7 @@ class Server(Node):
         raise AssertionError("a server's flows are established from the first")
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:
-        if self._flows.get(flow.key) is flow:
+        if self._flows.get(flow.key) is flow and not flow.key.udp:
             remote = flow.key.remote
             self._followed[remote] -= 1
             if self._followed[remote] <= 0:

@@ -24,7 +24,7 @@ from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, Sessio
 from rsock_nf.core.flow import Flow
 from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Outgoing, Run
+from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
 from rsock_nf.link.datagram import DatagramCounters
@@ -302,12 +302,12 @@ class Driver:
                 self.log.info("session %016x with %s is up", session_id, peer)
             case SessionDown(session_id=session_id, reason=reason):
                 self.log.info("session %016x has ended: %s", session_id, reason)
-            case FlowOpened(flow_id=flow_id, local_port=local, remote_port=remote):
-                self.log.info("flow %d, port %d to %d, is up", flow_id, local, remote)
-            case FlowClosed(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
-                self.log.info("flow %d, port %d to %d, has ended: %s", flow_id, local, remote, reason)
-            case FlowSick(flow_id=flow_id, local_port=local, remote_port=remote, reason=reason):
-                self.log.info("flow %d, port %d to %d, will be replaced: it %s", flow_id, local, remote, reason)
+            case FlowOpened(flow_id=flow_id, key=key):
+                self.log.info("flow %d, %s, is up", flow_id, _ports(key))
+            case FlowClosed(flow_id=flow_id, key=key, reason=reason):
+                self.log.info("flow %d, %s, has ended: %s", flow_id, _ports(key), reason)
+            case FlowSick(flow_id=flow_id, key=key, reason=reason):
+                self.log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
             case _:
                 raise AssertionError(f"unhandled {event!r}")
 
@@ -419,6 +419,10 @@ class Driver:
 
     def _link_renewed(self) -> None:
         raise NotImplementedError
+
+
+def _ports(key: FlowKey) -> str:
+    return f"{'UDP ' if key.udp else ''}port {key.local_port} to {key.remote_port}"
 
 
 def _quieten_collector() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -168,11 +169,11 @@ class NativeHandshake:
     # -- server
 
     def read_untrusted(
-        self, message: Buffer, rng: Rng, *, hello: bool = True
+        self, message: Buffer, rng: Rng, *, admit: Callable[[], bool] | None = None
     ) -> HelloMessage | JoinMessage | ConfirmMessage:
         """See ``Handshake``."""
         kind, body = self._open(message)
-        if kind == _HELLO and hello:
+        if kind == _HELLO and (admit is None or admit()):
             noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
             return _Hello(_parse_offer(noise.read_message(body)), noise)
         if kind not in (_JOIN, _CONFIRM) or len(body) < _JOIN_HEAD.size + _TAG:

@@ -34,6 +34,7 @@ keys = st.sampled_from([4, 16]).flatmap(
         local_port=u16,
         remote=st.binary(min_size=size, max_size=size),
         remote_port=u16,
+        udp=st.just(False),
     )
 )
 offers = st.builds(
