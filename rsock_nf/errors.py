@@ -25,6 +25,7 @@ class ConfigError(RsockError):
         super().__init__(f"{path}: {field}: {message}" if field else f"{path}: {message}")
         self.path = path
         self.field = field
+        self.message = message
 
 
 class TunnelError(RsockError):

@@ -1,17 +1,22 @@
 """The configuration file: JSON in, frozen ``Settings`` out.
 
 ``source`` reads the file, ``values`` knows how ports, endpoints and keys are written, ``model`` (the only importer of
-pydantic) knows the keys, ``assemble`` what they mean together.  Defaults do not live here, but in the dataclasses.
+pydantic) knows the keys, ``assemble`` what they mean together, ``original`` the files of iceonsun/rsock.  Defaults do not live here, but in the dataclasses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none of them
     from rsock_nf.settings import Log, Settings
+
+
+COMMAND_LINE = Path("command line")
+"""Stands for the configuration file of an instance that was started by flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +26,41 @@ class Configuration:
     settings: Settings
     warnings: tuple[str, ...]
     """One line each: what works, but should be known (a secret that others can read, a cipher that seals nothing)."""
+    notes: tuple[str, ...] = ()
+    """One line each: how a configuration of the original was understood."""
+    foreground: bool = False
+    """A configuration of the original asks to stay in the foreground (``daemon`` is 0)."""
 
 
-def load(path: Path) -> Configuration:
-    """Read and validate the file, and resolve the host names in it.
+def load(path: Path, role: str | None = None) -> Configuration:
+    """Read and validate the file, ours or one of the original, and resolve the host names in it.
 
+    ``role``: what it must be for, ``server`` or ``client``; None = what it says.
     Raises ``ConfigError``: one line that names the file and the field.
     """
     from rsock_nf.config import assemble  # pydantic costs 0.2 s: `status` and `--help` do without
 
-    return assemble.load(path)
+    return assemble.load(path, role)
+
+
+def from_flags(role: str, original: Mapping[str, Any]) -> Configuration:
+    """What the flags of the original's command line mean, in the form of its JSON; ``Settings.path`` is ``COMMAND_LINE``.
+
+    Raises ``ConfigError``: one line that names the flag.
+    """
+    from rsock_nf.config import assemble
+
+    return assemble.from_flags(role, original)
+
+
+def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Our configuration for a file of the original, and one line for each thing that was understood or dropped.
+
+    Raises ``ConfigError``, also when the file is none of the original.
+    """
+    from rsock_nf.config import assemble
+
+    return assemble.convert(path)
 
 
 def load_log(path: Path) -> Log:

@@ -5,13 +5,15 @@ Not here: what one key may hold (``model``), and the original's files (``origina
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsock_nf.config import Configuration, source, values
+from rsock_nf.config import COMMAND_LINE, Configuration, original, source, values
 from rsock_nf.config.model import ClientKeys, CommonKeys, ServerKeys, validate
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.values import HostPort, shown
@@ -28,13 +30,70 @@ _NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "target_index", "r
 _RSOCK_ONLY = ("hash", "rsock_version")
 
 
-def load(path: Path) -> Configuration:
+def load(path: Path, role: str | None = None) -> Configuration:
     """See ``rsock_nf.config.load``."""
     path = path.absolute()
-    return assemble(path, source.read_object(path))
+    raw = source.read_object(path)
+    if not original.is_original(raw):
+        found = _assemble(path, raw)
+        if role and raw["role"] != role:
+            raise ConfigError(path, "role", f"this is a {raw['role']}'s file, and a {role} is wanted")
+        return found
+    converted = _converted(path, raw, role)
+    configuration = _assemble_converted(path, converted)
+    heading = f"a {converted.keys['role']}'s configuration of the original rsock; `rsock-nf convert` writes it as ours"
+    notes = [heading, *converted.understood, *converted.remarks]
+    if converted.foreground:
+        notes.append(
+            f"daemon: 0: `rsock-nf {converted.keys['role']} -f` stays in the foreground; `up` wants --foreground"
+        )
+    return dataclasses.replace(
+        configuration, notes=tuple(f"{path}: {line}" for line in notes), foreground=converted.foreground
+    )
 
 
-def assemble(path: Path, raw: dict[str, Any]) -> Configuration:
+def from_flags(role: str, given: Mapping[str, Any]) -> Configuration:
+    """See ``rsock_nf.config.from_flags``."""
+    try:
+        converted = _converted(COMMAND_LINE, given, role)
+        configuration = _assemble_converted(COMMAND_LINE, converted)
+    except ConfigError as error:
+        raise ConfigError(COMMAND_LINE, _flag(error.field), error.message) from None
+    notes = tuple(f"{_flag(field)}:{text}" for field, _, text in (line.partition(":") for line in converted.remarks))
+    return dataclasses.replace(configuration, notes=notes, foreground=converted.foreground)
+
+
+def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """See ``rsock_nf.config.convert``."""
+    path = path.absolute()
+    raw = source.read_object(path)
+    if not original.is_original(raw):
+        raise ConfigError(path, "param", "missing: this is no configuration of the original rsock")
+    converted = _converted(path, raw, None)
+    _assemble_converted(path, converted)
+    return converted.keys, tuple(f"{path}: {line}" for line in (*converted.understood, *converted.remarks))
+
+
+def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original.Converted:
+    try:
+        return original.convert(raw, role)
+    except original.UnusableError as error:
+        raise ConfigError(path, error.field, str(error)) from None
+
+
+def _assemble_converted(path: Path, converted: original.Converted) -> Configuration:
+    """As ``_assemble``; an error names what stands in the original."""
+    try:
+        return _assemble(path, converted.keys)
+    except ConfigError as error:
+        raise ConfigError(path, original.OUR_KEYS.get(error.field, error.field), error.message) from None
+
+
+def _flag(field: str) -> str:
+    return "--" + field.removeprefix("param.")
+
+
+def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
     """The settings that the object ``raw`` means; ``path`` is where it stands.  Raises ``ConfigError``."""
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
@@ -63,7 +122,8 @@ def assemble(path: Path, raw: dict[str, Any]) -> Configuration:
 def load_log(path: Path) -> Log:
     """See ``rsock_nf.config.load_log``."""
     path = path.absolute()
-    return _log(path, validate(path, source.read_object(path)))
+    raw = source.read_object(path)
+    return _log(path, validate(path, _converted(path, raw, None).keys if original.is_original(raw) else raw))
 
 
 def _log(path: Path, keys: CommonKeys) -> Log:
@@ -180,7 +240,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Serv
 
 def _common(keys: CommonKeys, secret: bytes) -> dict[str, Any]:
     """The parameters of either role."""
-    original = keys.wire is Wire.RSOCK
+    rsock = keys.wire is Wire.RSOCK
     return {
         "secret": secret,
         "wire": keys.wire,
@@ -190,7 +250,7 @@ def _common(keys: CommonKeys, secret: bytes) -> dict[str, Any]:
         "cipher": keys.cipher,
         "spread": keys.spread,
         "duration": keys.duration,
-        "keepalive": RSOCK_KEEPALIVE if original and "keepalive" not in keys.model_fields_set else keys.keepalive,
+        "keepalive": RSOCK_KEEPALIVE if rsock and "keepalive" not in keys.model_fields_set else keys.keepalive,
     }
 
 
