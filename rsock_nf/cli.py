@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rsock_nf import __version__
 from rsock_nf.errors import InstanceError, RsockError
+from rsock_nf.ops import original_flags
 
 if TYPE_CHECKING:
     from rsock_nf.config import Configuration
@@ -86,6 +87,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
 
+    for role in ("server", "client"):
+        text = f"start a {role} by the flags, or with -f by a file, of the original rsock"
+        original_flags.add_flags(command(role, _original, text), role)
+
     down = command("down", _down, "stop an instance (default: every one) and remove its rules, also after a crash")
     _instance_arguments(down)
     status = command("status", _status, "show sessions, flows, conversations, loss, RTT, MTU and counters")
@@ -96,6 +101,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     status.add_argument("--watch", action="store_true", help="again every second, with rates")
     _config_argument(command("check", _check, "validate a configuration file"), required=True)
     _config_argument(command("rules", _rules, "print the exact firewall rules, touch nothing"), required=True)
+    convert = command("convert", _convert, "print a configuration of the original rsock as ours")
+    convert.add_argument("file", type=Path, metavar="FILE", help="its JSON file")
     command("genkey", _genkey, "make a secret")
     command("schema", _schema, "print the JSON schema of the configuration file")
     _config_argument(command("doctor", _doctor, "check whether this host can run a tunnel"), required=False)
@@ -129,14 +136,44 @@ def _seconds(text: str) -> float:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    from rsock_nf.ops import launch
+
     configuration = _loaded(arguments.config, warn=not arguments.foreground)  # in the foreground the log has them
-    _require_privileges("up")
+    return _start(arguments, configuration, launch.background_command(configuration.settings.path))
+
+
+def _original(arguments: argparse.Namespace) -> int:
+    """``server`` and ``client``: the original's two programs."""
+    from rsock_nf import config
+
+    role = arguments.command
+    if arguments.file:
+        configuration = config.load(arguments.file, role)
+        command = original_flags.file_command(arguments.file, role)
+        for flag in original_flags.given(arguments):
+            _complain(f"{flag}: has no meaning beside -f")
+    else:
+        flags = original_flags.to_json(arguments, role)
+        configuration = config.from_flags(role, flags)
+        command = original_flags.flags_command(flags, role)
+    arguments.foreground = configuration.foreground or arguments.ready_fd is not None
+    if not arguments.foreground:
+        _tell(configuration)
+    name = configuration.settings.name
+    which = f"`{PROGRAM} status --name {name}` shows it, `{PROGRAM} down --name {name}` stops it"
+    return _start(arguments, configuration, command, which)
+
+
+def _start(arguments: argparse.Namespace, configuration: Configuration, command: list[str], remark: str = "") -> int:
+    """Be the instance, or start it by ``command`` in the background and say so, with a ``remark``; the exit status."""
+    _require_privileges(arguments.command)
     settings = configuration.settings
     from rsock_nf.ops import launch
 
+    ending = f"; {remark}" if remark else ""
     alike = arguments.ready_fd is None and launch.running_alike(settings)
     if alike and not arguments.foreground:
-        print(f"{settings.name}: is already running with this configuration")
+        print(f"{settings.name}: is already running with this configuration{ending}")
         return 0
     if arguments.foreground:
         from rsock_nf import daemon
@@ -144,9 +181,8 @@ def _up(arguments: argparse.Namespace) -> int:
         return daemon.run(configuration, timeout=arguments.timeout, ready_fd=arguments.ready_fd)
     from rsock_nf.ops.leftovers import clear_rules
 
-    command = launch.background_command(settings.path)
     launch.start(settings, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
-    print(f"{settings.name}: up")
+    print(f"{settings.name}: up{ending}")
     return 0
 
 
@@ -252,6 +288,18 @@ def _demo(arguments: argparse.Namespace) -> int:
 # -- making
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    import json
+
+    from rsock_nf import config
+
+    keys, notes = config.convert(arguments.file)
+    for line in notes:
+        _complain(line)
+    print(json.dumps(keys, indent=2, ensure_ascii=False))
+    return 0
+
+
 def _genkey(_: argparse.Namespace) -> int:
     from rsock_nf.config.values import SECRET_BYTES, format_secret
 
@@ -275,9 +323,17 @@ def _loaded(path: Path, *, warn: bool = True) -> Configuration:
     from rsock_nf import config
 
     configuration = config.load(path)
-    for line in configuration.warnings if warn else ():
-        _complain(f"warning: {line}")
+    if warn:
+        _tell(configuration)
     return configuration
+
+
+def _tell(configuration: Configuration) -> None:
+    """On standard error: how the original's configuration was understood, and what should be known."""
+    for line in configuration.notes:
+        _complain(line)
+    for line in configuration.warnings:
+        _complain(f"warning: {line}")
 
 
 def _require_privileges(command: str) -> None:

@@ -65,6 +65,8 @@ def run(
         with instance.claim(settings.path, settings.digest):
             log = InstanceLog(settings.name, settings.log, instance.log_path if ready_fd is not None else None)
             with contextlib.closing(log):
+                for line in configuration.notes:
+                    log.logger.info("%s", line)
                 for line in configuration.warnings:
                     log.logger.warning("%s", line)
                 _raise_descriptor_limit()
@@ -183,7 +185,9 @@ class _Daemon:
         """The log's level and file, from the configuration as it is now; nothing else changes in a running tunnel."""
         logger = self._log.logger
         try:
-            log = config.load_log(self._settings.path)  # no name is resolved: this is the event loop
+            path, log = self._settings.path, self._settings.log
+            if path != config.COMMAND_LINE:
+                log = config.load_log(path)  # no name is resolved: this is the event loop
             self._log.apply(log)
             logger.info("SIGHUP: log level %s", log.level)
         except (ConfigError, TunnelError) as error:

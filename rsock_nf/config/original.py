@@ -29,7 +29,15 @@ _TOP = ("daemon", "verbose", "log", "server", "name", "param")
 _PARAM = (
     "dev", "lcapIp", "ports", "ludp", "taddr", "duration", "hash", "type", "keepalive", "cap_timeout", "unPath",
 )  # fmt: skip
-OUR_KEYS = {"target": "param.taddr", "server": "param.taddr", "listen": "param.unPath", "log.file": "log"}
+OUR_KEYS = {
+    "target": "param.taddr",
+    "server": "param.taddr",
+    "listen": "param.unPath",
+    "ports": "param.ports",
+    "device": "param.dev",
+    "addresses": "param.lcapIp",
+    "log.file": "log",
+}
 """Where what our keys say comes from, as far as anything can be wrong with it that was not seen here."""
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
@@ -267,7 +275,11 @@ class _Conversion:
             raise UnusableError(field, str(error)) from None
 
     def _understand(self, field: str, text: str, *, given: bool = True) -> None:
-        self._understood.append(f"{field}: {text}" if given else f"{field}: not given: {text}")
+        self._understood.append(_one_line(f"{field}: {text}" if given else f"{field}: not given: {text}"))
 
     def _remark(self, field: str, text: str) -> None:
-        self._remarks.append(f"{field}: {text}")
+        self._remarks.append(_one_line(f"{field}: {text}"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -98,11 +98,15 @@ def _refuse_elsewhere(instance: Instance) -> None:
         )
 
 
+def program() -> list[str]:
+    """How this very program is called again."""
+    # -P: nothing is imported from the directory of the script or from where root happens to stand.
+    return [sys.executable, "-P", str(Path(__file__).resolve().parent.parent / "__main__.py")]
+
+
 def background_command(path: Path) -> list[str]:
     """The command that runs the instance of configuration file ``path``; see ``start``."""
-    program = Path(__file__).resolve().parent.parent / "__main__.py"
-    # -P: nothing is imported from the directory of the script or from where root happens to stand.
-    return [sys.executable, "-P", str(program), "up", "--foreground", "--config", str(path)]
+    return [*program(), "up", "--foreground", "--config", str(path)]
 
 
 def start(settings: Settings, command: Sequence[str], *, timeout: float, clear: Clear) -> None:
