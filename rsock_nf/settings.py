@@ -40,5 +40,5 @@ class Settings:
     client_ports: tuple[PortRange, ...] = ()
     """Client: where its source ports come from; empty = chosen by the kernel."""
     backend: str = "auto"
-    """Firewall backend: auto | nftables | iptables | manual."""
+    """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
     log: Log = field(default_factory=Log)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from rsock_firewall import nft_text
+from rsock_firewall import nft_text, npf_text, pf_text
+from rsock_firewall.pfctl import Dialect
 from rsock_firewall.policy import Counters, Held, Policy, PortRange, check_name
 
 
@@ -18,13 +20,51 @@ def _print(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What rules are written in on this system, and what an operator does with them."""
+
+    render: Callable[[Policy], str]
+    load: str
+    """How the text is loaded."""
+    replace: Callable[[str], str]
+    """By instance: what stands before rules that take the place of others."""
+    remove: Callable[[str], str]
+    """By instance."""
+
+
+NFT = Language(
+    nft_text.render,
+    "nft -f",
+    lambda name: f"in one nft -f:\ndelete table inet {nft_text.TABLE_PREFIX}{name}",
+    lambda name: f"nft delete table inet {nft_text.TABLE_PREFIX}{name}",
+)
+NPF = Language(
+    npf_text.render,
+    "npfctl reload",
+    lambda _: "in npf.conf:",
+    lambda name: f"the rules of instance {name} in npf.conf",
+)
+
+
+def pf_language(dialect: Dialect) -> Language:
+    """Of a system with pf: an anchor as the pf backend has it."""
+    return Language(
+        lambda policy: pf_text.render(policy, dialect.prefix + policy.name),
+        f"pfctl, in an anchor that the main ruleset calls: {dialect.call}",
+        lambda name: f"by pfctl -a {dialect.prefix}{name} -f -:",
+        lambda name: f"pfctl -a {dialect.prefix}{name} -F rules",
+    )
+
+
 class Manual:
     """See ``policy.Firewall``.  ``notice`` gets the rules whenever they should change; by default it prints to stderr."""
 
     name = "manual"
 
-    def __init__(self, notice: Callable[[str], None] = _print) -> None:
+    def __init__(self, notice: Callable[[str], None] = _print, language: Language = NFT) -> None:
         self._notice = notice
+        self._language = language
 
     def probe(self) -> None:
         """Works everywhere."""
@@ -32,8 +72,8 @@ class Manual:
     @contextmanager
     def hold(self, policy: Policy) -> Iterator[Held]:
         """Say what to load now and, at the end, what to remove."""
-        self._notice(f"# load these rules now (nft -f); nobody else will:\n{self.render(policy)}")
-        held = ManualHeld(policy, self._notice)
+        self._notice(f"# load these rules now ({self._language.load}); nobody else will:\n{self.render(policy)}")
+        held = ManualHeld(policy, self._notice, self._language)
         try:
             yield held
         finally:
@@ -54,8 +94,8 @@ class Manual:
         return ()
 
     def render(self, policy: Policy) -> str:
-        """For ``nft -f``."""
-        return nft_text.render(policy)
+        """In the system's own language."""
+        return self._language.render(policy)
 
     def counters(self, name: str) -> Counters:
         """Zero: the rules are not ours to read."""
@@ -66,17 +106,17 @@ class Manual:
 class ManualHeld:
     """See ``policy.Held``."""
 
-    def __init__(self, policy: Policy, notice: Callable[[str], None]) -> None:
+    def __init__(self, policy: Policy, notice: Callable[[str], None], language: Language) -> None:
         self._policy = policy
         self._notice = notice
+        self._language = language
         self._released = False
 
     def update(self, policy: Policy) -> None:
         """Say what to load instead."""
         if policy != self._policy:
-            table = f"inet {nft_text.TABLE_PREFIX}{self._policy.name}"
-            text = f"# replace the rules by these, in one nft -f:\ndelete table {table}\n{nft_text.render(policy)}"
-            self._notice(text)
+            heading = self._language.replace(self._policy.name)
+            self._notice(f"# replace the rules by these, {heading}\n{self._language.render(policy)}")
         self._policy = policy
 
     def fileno(self) -> int:
@@ -95,4 +135,4 @@ class ManualHeld:
         """Say what to remove."""
         if not self._released:
             self._released = True
-            self._notice(f"# no longer needed: nft delete table inet {nft_text.TABLE_PREFIX}{self._policy.name}")
+            self._notice(f"# no longer needed: {self._language.remove(self._policy.name)}")

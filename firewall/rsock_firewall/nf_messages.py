@@ -23,7 +23,7 @@ from pyroute2.netlink.nfnetlink import nfgen_msg, nftsocket
 
 from rsock_firewall.policy import Drop, FirewallError, PortRange
 
-NETLINK_NETFILTER = 12
+AF_NETLINK, NETLINK_NETFILTER = 16, 12
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNLGRP_NFTABLES = 7
@@ -68,7 +68,7 @@ class NfSocket:
     def __init__(self, timeout: float = 3.0) -> None:
         """``timeout``: seconds to wait for the kernel, which answers within milliseconds."""
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         except OSError as error:
             raise FirewallError(
                 f"this kernel has no netfilter netlink (NETLINK_NETFILTER): {error.strerror}"
@@ -176,7 +176,7 @@ class ChangeEvents:
     """Readable when anybody changes any rule: the multicast group NFNLGRP_NFTABLES.  Messages are not looked at."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
         self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # that something changed is all we want to know

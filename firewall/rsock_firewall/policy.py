@@ -111,7 +111,7 @@ class Firewall(Protocol):
     """One way to install a policy.  Every method that touches the host raises ``FirewallError``."""
 
     name: str
-    """``nftables``, ``iptables`` or ``manual``."""
+    """``nftables``, ``iptables``, ``pf``, ``ipfw`` or ``manual``."""
 
     def probe(self) -> None:
         """Raise ``FirewallError``, one clear line, if this backend cannot work here.  Changes nothing."""

@@ -5,34 +5,96 @@ Backends are imported when asked for: pyroute2 and python-iptables cost 0.3 to 0
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
+
+from rsock_firewall.command import Run, run
 from rsock_firewall.policy import Firewall, FirewallError
 
-BACKENDS = ("auto", "nftables", "iptables", "manual")
+PLATFORM: str = sys.platform
+"""``linux``, ``freebsd14``, ``openbsd7``, ``netbsd10``, ``darwin``."""
+BACKENDS = {
+    "linux": ("nftables", "iptables", "manual"),
+    "freebsd": ("pf", "ipfw", "manual"),
+    "openbsd": ("pf", "manual"),
+    "netbsd": ("manual",),
+    "darwin": ("pf", "manual"),
+}
+"""By system, in the order in which ``auto`` tries them; it never takes ``manual``, which installs nothing."""
+NETBSD = (
+    'rsock-nf does not change npf: set "backend": "manual", put what `rsock-nf rules` prints into npf.conf, then '
+    "npfctl reload"
+)
 
 
-def select(backend: str = "auto") -> Firewall:
+def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -> Firewall:
     """A backend that works here.
 
-    ``auto``: nftables, else iptables.  A backend asked for by name is taken or refused, never replaced.
-    Raises ``FirewallError`` naming why.
+    ``auto``: on Linux nftables, else iptables; on FreeBSD a pf that runs, else an ipfw that does, else a pf that can be
+    switched on; on OpenBSD and macOS pf.  A backend asked for by name is taken or refused, never replaced.
+    ``run`` runs the tools of systems that have no better interface.  Raises ``FirewallError`` naming why.
     """
+    system = _system(platform)
     if backend != "auto":
-        chosen = _load(backend)
+        if backend not in BACKENDS[system]:
+            raise FirewallError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS[system])}")
+        chosen = _load(backend, system, run)
         chosen.probe()
         return chosen
     reasons = []
-    for name in ("nftables", "iptables"):
-        chosen = _load(name)
+    for name, load in _candidates(system, run):
+        chosen = load()
         try:
             chosen.probe()
         except FirewallError as error:
             reasons.append(f"{name}: {error}")
         else:
             return chosen
-    raise FirewallError("no firewall backend works here: " + "; ".join(reasons))
+    raise FirewallError("no firewall backend works here: " + "; ".join(dict.fromkeys(reasons or [NETBSD])))
 
 
-def _load(backend: str) -> Firewall:
+def left_on_this_host(*, platform: str = PLATFORM, run: Run = run) -> list[Firewall]:
+    """Every backend that may have rules of ours on this host, whether or not it would be chosen today.
+
+    For ``clear`` and ``clear_all``: a kernel without the filter, or a host without its tool, has none.
+    """
+    system = _system(platform)
+    found = []
+    for name in BACKENDS[system]:
+        if name == "manual" or (name == "iptables" and importlib.util.find_spec("iptc") is None):
+            continue
+        chosen = _load(name, system, run)
+        if name == "nftables":
+            try:
+                chosen.probe()
+            except FirewallError:
+                continue
+        found.append(chosen)
+    return found
+
+
+def _system(platform: str) -> str:
+    for system in BACKENDS:
+        if platform.startswith(system):
+            return system
+    raise FirewallError(f"there is no firewall backend for {platform}, only for {', '.join(BACKENDS)}")
+
+
+def _candidates(system: str, run: Run) -> list[tuple[str, Callable[[], Firewall]]]:
+    """What ``auto`` tries, in order."""
+    named = [(name, _loader(name, system, run)) for name in BACKENDS[system] if name != "manual"]
+    if system == "freebsd":
+        return [("pf", lambda: _load("pf", system, run, running=True)), *reversed(named)]
+    return named
+
+
+def _loader(backend: str, system: str, run: Run) -> Callable[[], Firewall]:
+    return lambda: _load(backend, system, run)
+
+
+def _load(backend: str, system: str, run: Run, *, running: bool = False) -> Firewall:
+    """``running``: of pf, only one that is enabled already."""
     if backend == "nftables":
         from rsock_firewall.nftables import Nftables
 
@@ -41,8 +103,17 @@ def _load(backend: str) -> Firewall:
         from rsock_firewall.iptables import Iptables
 
         return Iptables()
-    if backend == "manual":
-        from rsock_firewall.manual import Manual
+    from rsock_firewall import manual, pfctl
 
-        return Manual()
-    raise FirewallError(f"backend: {backend!r} is not one of {', '.join(BACKENDS)}")
+    dialects = {"freebsd": pfctl.FREEBSD, "openbsd": pfctl.OPENBSD, "darwin": pfctl.MACOS}
+    if backend == "pf":
+        from rsock_firewall.pf import Pf
+
+        return Pf(dialects[system], run=run, running=running)
+    if backend == "ipfw":
+        from rsock_firewall.ipfw import Ipfw
+
+        return Ipfw(run=run)
+    if system in dialects:
+        return manual.Manual(language=manual.pf_language(dialects[system]))
+    return manual.Manual(language=manual.NPF if system == "netbsd" else manual.NFT)

@@ -152,7 +152,7 @@ class CommonKeys(_Keys):
     """The network device; default: the one that the route takes."""
     addresses: Addresses = _absent(())
     """The local addresses that are used; default: those of the device."""
-    backend: Literal["auto", "nftables", "iptables", "manual"] = _default(Settings, "backend")
+    backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = _default(Settings, "backend")
     """What installs the drop rule."""
     log: LogKeys = Field(default_factory=LogKeys)
 

@@ -5,9 +5,7 @@ What they were is found in the host's tables by name, by every backend that may 
 
 from __future__ import annotations
 
-import importlib.util
-
-from rsock_firewall import Firewall, FirewallError
+from rsock_firewall import FirewallError, left_on_this_host
 from rsock_nf.errors import InstanceError
 
 
@@ -17,7 +15,7 @@ def clear_rules(name: str) -> list[str]:
     Raises ``InstanceError`` naming what could not be removed, after trying every backend.
     """
     removed, refusals = [], []
-    for backend in _backends():
+    for backend in left_on_this_host():
         try:
             if backend.clear(name):
                 removed.append(backend.name)
@@ -32,7 +30,7 @@ def clear_all_rules() -> list[str]:
     """Remove the rules of every instance that does not run, in this network namespace; their names."""
     removed: set[str] = set()
     refusals = []
-    for backend in _backends():
+    for backend in left_on_this_host():
         try:
             removed.update(backend.clear_all())
         except FirewallError as error:
@@ -40,20 +38,3 @@ def clear_all_rules() -> list[str]:
     if refusals:
         raise InstanceError("; ".join(refusals))
     return sorted(removed)
-
-
-def _backends() -> list[Firewall]:
-    """Those that can have written here.  A kernel without nf_tables, or a host without python-iptables, has no rules."""
-    from rsock_firewall.iptables import Iptables
-    from rsock_firewall.nftables import Nftables
-
-    found: list[Firewall] = []
-    nftables = Nftables()
-    try:
-        nftables.probe()
-        found.append(nftables)
-    except FirewallError:
-        pass
-    if importlib.util.find_spec("iptc") is not None:
-        found.append(Iptables())
-    return found

@@ -313,7 +313,7 @@ def test_a_bare_checkout_runs_without_installation(tmp_path: Path) -> None:
 def test_the_answer_to_down_when_nothing_ever_ran_is_0(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsock_nf.ops.leftovers._backends", list)
+    monkeypatch.setattr("rsock_nf.ops.leftovers.left_on_this_host", list)
     for _ in range(2):
         assert cli.main(["down"]) == 0
         assert cli.main(["down", "--name", "edge"]) == 0

@@ -1,0 +1,50 @@
+"""Running a packet filter's own command-line tool: pfctl(8), ipfw(8), sysctl(8).
+
+An argument list, never a shell.  Not here: what to run, or what its answer means.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from rsock_firewall.policy import FirewallError
+
+PATIENCE = 10.0
+"""Seconds after which a tool that takes milliseconds is given up."""
+
+
+class Done(NamedTuple):
+    """What a command said, and its exit code."""
+
+    code: int
+    output: str
+    """Standard output."""
+    errors: str
+    """Standard error."""
+
+
+Run: TypeAlias = Callable[[Sequence[str], str], Done]
+"""Runs an argument list with a text on its standard input.  Tests pass a simulated host."""
+
+
+def run(arguments: Sequence[str], text: str = "") -> Done:
+    """``arguments[0]`` is an absolute path.  Raises ``FirewallError`` when there is no such tool, or it does not end."""
+    try:
+        done = subprocess.run(
+            arguments,
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise FirewallError(f"cannot run {arguments[0]}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise FirewallError(f"{' '.join(arguments)} did not end within {PATIENCE:g} s") from error
+    return Done(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,228 @@
+"""The pf backend: FreeBSD, OpenBSD, macOS.
+
+Each instance has an anchor of its own, replaced as a whole in one transaction of pf's.  A stock main ruleset evaluates
+no anchor of ours, so what is above it has to be arranged too:
+
+* macOS's main ruleset calls ``com.apple/*``: ours are there, and pf is enabled by a counted reference.  Its token is
+  kept in the rules' labels.
+* elsewhere, an *empty* main ruleset becomes the one line that calls our anchors, for as long as an instance stands.  If
+  pf was off it is switched on, and off again at the end; a second line is the memory of that.
+* a main ruleset with rules in it is somebody's: it has to call our anchors, and pf has to be enabled, or we refuse.
+
+pf has no owner and no events: what a foreign flush removed is noticed when ``repair`` is called, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from rsock_firewall import pf_text
+from rsock_firewall.command import Run, run
+from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl, counted
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
+
+
+class Pf:
+    """See ``policy.Firewall``.  ``running``: accept only a pf that is enabled already (another filter may be in use)."""
+
+    name = "pf"
+
+    def __init__(self, dialect: Dialect, *, run: Run = run, running: bool = False) -> None:
+        self._dialect = dialect
+        self._pfctl = Pfctl(dialect, run)
+        self._running = running
+
+    def probe(self) -> None:
+        """Whether rules of ours would be evaluated, or could be made to.  Changes nothing."""
+        enabled = self._pfctl.enabled()
+        if self._running and not enabled:
+            raise FirewallError("pf is disabled")
+        _check(self._dialect, self._pfctl.main(), enabled=enabled)
+
+    @contextmanager
+    def hold(self, policy: Policy) -> Iterator[Held]:
+        """See ``policy.Firewall.hold``.  Nothing tells whether another live daemon has the same name."""
+        held = PfHeld(self._pfctl, policy)
+        try:
+            yield held
+        finally:
+            held.release()
+
+    def clear(self, name: str) -> bool:
+        """See ``policy.Firewall.clear``."""
+        anchor = _anchor(self._dialect, name)
+        with suppress(NoPf):
+            existed = _remove(self._pfctl, anchor)
+            return _leave_main(self._pfctl) or existed
+        return False
+
+    def clear_all(self) -> list[str]:
+        """See ``policy.Firewall.clear_all``."""
+        with suppress(NoPf):
+            names = self._pfctl.instances()
+            cleared = [name for name in names if self.clear(name)]
+            _leave_main(self._pfctl)  # what an instance without rules left
+            return cleared
+        return []
+
+    def left_behind(self, name: str) -> tuple[PortRange, ...]:
+        """See ``policy.Firewall.left_behind``."""
+        labels = self._pfctl.labels(_anchor(self._dialect, name))
+        return merged(label.ports for label in labels if label.direction == "in")
+
+    def render(self, policy: Policy) -> str:
+        """See ``policy.Firewall.render``."""
+        return pf_text.render(policy, _anchor(self._dialect, policy.name))
+
+    def counters(self, name: str) -> Counters:
+        """See ``policy.Firewall.counters``; since the last update that changed the rules."""
+        labels = self._pfctl.labels(anchor := _anchor(self._dialect, name))
+        if not labels:
+            raise FirewallError(f"there is no rule in pf's anchor {anchor}")
+        return counted(labels)
+
+
+class PfHeld:
+    """See ``policy.Held``."""
+
+    def __init__(self, pfctl: Pfctl, policy: Policy) -> None:
+        self._pfctl = pfctl
+        self._policy = policy
+        self._anchor = _anchor(pfctl.dialect, policy.name)
+        self._rules: list[str] = []
+        """What pf lists of our anchor, to be compared with what it lists later."""
+        self._carried = Counters()
+        """Counted by rules that were replaced since."""
+        self._token: str | None = None
+        self._released = False
+        self._check_device(policy)
+        try:
+            self._token = next((label.token for label in pfctl.labels(self._anchor)), None)  # of a predecessor
+            self._install(policy, arrange=True)
+        except BaseException:
+            with suppress(FirewallError):  # the first reason is the one to tell
+                self.release()
+            raise
+
+    def update(self, policy: Policy) -> None:
+        """See ``policy.Held.update``.  One transaction of pf's; a failure leaves the old rules."""
+        if policy.name != self._policy.name:
+            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        if policy == self._policy:
+            return
+        if policy.device != self._policy.device:
+            self._check_device(policy)
+        self._install(policy, arrange=not self._rules)
+
+    def fileno(self) -> int:
+        """-1: pf tells nobody of changes."""
+        return -1
+
+    def repair(self) -> bool:
+        """See ``policy.Held.repair``.  Looks at the anchor, at what calls it, and at whether pf is enabled."""
+        if self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated()):
+            return False
+        self._install(self._policy, arrange=True)
+        return True
+
+    def counters(self) -> Counters:
+        """See ``policy.Held.counters``."""
+        now = counted(self._pfctl.labels(self._anchor))
+        return Counters(*(a + b for a, b in zip(self._carried, now, strict=True)))
+
+    def release(self) -> None:
+        """See ``policy.Held.release``."""
+        if self._released:
+            return
+        self._remove()
+        _leave_main(self._pfctl)
+        self._released = True
+
+    def _install(self, policy: Policy, *, arrange: bool) -> None:
+        """The anchor's rules are replaced last, when it is certain that they will be evaluated.
+
+        ``arrange``: look at the main ruleset and at pf itself, too.
+        """
+        wanted = bool(pf_text.lines(policy))
+        token = self._arrange() if wanted and arrange else self._token
+        try:
+            carried = self.counters()
+            if wanted:
+                self._pfctl.load(self._anchor, pf_text.render(policy, self._anchor, token))
+            else:
+                self._remove()
+        except BaseException:
+            if token and token != self._token:
+                self._pfctl.release_reference(token)
+            raise
+        if wanted:
+            self._token = token
+        self._rules = self._pfctl.rules(self._anchor)
+        self._carried = carried
+        self._policy = policy
+
+    def _arrange(self) -> str | None:
+        """Have our anchors evaluated and pf enabled, or refuse with nothing changed; the token, where there are any."""
+        main, enabled = self._pfctl.main(), self._pfctl.enabled()
+        _check(self._pfctl.dialect, main, enabled=enabled)
+        if self._pfctl.dialect.tokens:
+            # `pfctl -d` has made every token invalid
+            return self._token if self._token and enabled else self._pfctl.take_reference()
+        if not main.calls_us or (not enabled and not main.enabled_by_us):
+            self._pfctl.load_main(enabled_by_us=not enabled)
+        if not enabled:
+            self._pfctl.enable()
+        return None
+
+    def _evaluated(self) -> bool:
+        return self._pfctl.enabled() and self._pfctl.main().calls_us
+
+    def _remove(self) -> None:
+        if _remove(self._pfctl, self._anchor):
+            self._token = None  # it was in the labels
+        token, self._token = self._token, None
+        if token:
+            self._pfctl.release_reference(token)
+
+    def _check_device(self, policy: Policy) -> None:
+        if policy.device and self._pfctl.skips(policy.device):
+            raise FirewallError(f'pf ignores device {policy.device}: remove its "set skip on" from /etc/pf.conf')
+
+
+def _anchor(dialect: Dialect, name: str) -> str:
+    pf_text.check_anchor_name(check_name(name), dialect.longest_name)
+    return dialect.prefix + name
+
+
+def _check(dialect: Dialect, main: Main, *, enabled: bool) -> None:
+    """Raise ``FirewallError`` with what the operator has to do, if we are not to do it."""
+    ours_to_load = dialect.load_main is not None and not main.foreign
+    if not main.calls_us and not ours_to_load:
+        raise FirewallError(f"pf's main ruleset does not evaluate our rules: {dialect.remedy}: {dialect.call}")
+    if not enabled and not dialect.tokens and not ours_to_load:
+        raise FirewallError("pf is disabled and has a ruleset that is not ours to switch on; if it is meant: pfctl -e")
+
+
+def _remove(pfctl: Pfctl, anchor: str) -> bool:
+    """Remove an anchor's rules and give back the references that their labels name; True if there were any."""
+    if not pfctl.rules(anchor):
+        return False
+    tokens = {label.token for label in pfctl.labels(anchor) if label.token}
+    pfctl.flush(anchor)
+    for token in sorted(tokens):
+        pfctl.release_reference(token)
+    return True
+
+
+def _leave_main(pfctl: Pfctl) -> bool:
+    """After the last instance, take away the main ruleset that is only ours; True if it was there."""
+    if pfctl.dialect.load_main is None:
+        return False
+    main = pfctl.main()
+    if main.foreign or not main.calls_us or pfctl.instances():
+        return False
+    if main.enabled_by_us:
+        pfctl.disable()
+    pfctl.flush_main()
+    return True
