@@ -86,6 +86,8 @@ class FlowClosed:
     flow_id: int
     key: FlowKey
     reason: str
+    orderly: bool
+    """One side closed it on purpose; nothing is wrong with its path."""
 
 
 @dataclass(frozen=True, slots=True)

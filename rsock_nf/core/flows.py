@@ -143,7 +143,8 @@ class Flows(ABC):
             flow.session.flows.pop(flow.flow_id, None)
             flow.session.used = now
         self._deadlines.cancel(Timer.PROBE, flow)
-        self._events.append(FlowClosed(flow.flow_id, flow.key, reason))
+        orderly = flow.state in (State.CLOSING, State.LINGERING)
+        self._events.append(FlowClosed(flow.flow_id, flow.key, reason, orderly))
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:  # noqa: ARG002 - the client needs both
         """Forget everything about ``flow``."""

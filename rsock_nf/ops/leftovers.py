@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rsock_firewall import FirewallError, left_on_this_host
 from rsock_nf.errors import InstanceError
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE
 
 
 def clear_rules(name: str) -> list[str]:
@@ -36,5 +37,6 @@ def clear_all_rules() -> list[str]:
         except FirewallError as error:
             refusals.append(str(error))
     if refusals:
-        raise InstanceError("; ".join(refusals))
+        hint = f"`rsock-nf status` does not list it if it was started with another {RUN_DIR_VARIABLE}"
+        raise InstanceError(f"{'; '.join(refusals)} ({hint})")
     return sorted(removed)

@@ -57,12 +57,17 @@ def size(count: float) -> str:
 
 def _targets(refused: dict[str, int]) -> list[str]:
     """A line for each target that said that nobody listens there."""
-    return [f"  target    {target}: nobody listens there: refused {count} times" for target, count in refused.items()]
+    return [
+        f"  target    {target}: nobody listens there: refused {_counted(count, 'time')}"
+        for target, count in refused.items()
+    ]
 
 
 def _link(link: dict[str, Any]) -> str:
     counters = link.get("counters") or {}
     parts = [f"{link['device']}, MTU {link['mtu']}" if link.get("mtu") else f"{link['device'] or 'none yet'}, not open"]
+    if link.get("mtu") and not link.get("up", True):
+        parts[0] += ", down"
     if counters:
         parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
         troubles = ("receive_drops", "truncated", "send_full", "too_big", "unresolved", "send_errors")
@@ -75,7 +80,7 @@ def _firewall(firewall: dict[str, Any]) -> str:
     if firewall.get("guarded"):
         text += f"; {firewall['guarded']} of the kernel's own segments stopped"
     if firewall.get("repairs"):
-        text += f"; put back {firewall['repairs']} times"
+        text += f"; put back {_counted(firewall['repairs'], 'time')}"
     return text
 
 

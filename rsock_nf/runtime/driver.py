@@ -41,6 +41,8 @@ MAX_BACKLOG = 1024
 FAREWELL = 0.3
 """Seconds in which closing flows may still be answered; two round trips where those are longer."""
 MAX_FAREWELL = 2.0
+_LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
+"""Of the log lines about the device; of all others: debug."""
 
 
 class Driver:
@@ -53,6 +55,7 @@ class Driver:
         self.log = log
         self.device = ""
         self.backend = ""
+        self.device_up = True
         self.started = time.monotonic()
         self._link: Link | None = None
         self._held: Held | None = None
@@ -111,6 +114,7 @@ class Driver:
 
     async def _farewell(self) -> None:
         """Close every flow in order; do not wait for a peer that is gone."""
+        self._journal.tick(self, self._now())  # the last word on why nothing was carried
         self._stopping = True
         self._stop_reading()
         trips = [flow.health.srtt or 0.0 for flow in self._live_flows() if not flow.health.unanswered]
@@ -164,7 +168,7 @@ class Driver:
 
     def _open_link(self) -> None:
         link = open_link(self.device, self._match())
-        self._link = link
+        self._link, self.device_up = link, True
         self._loop.add_reader(link.fileno(), self._link_readable)
         if link.event_fileno() >= 0:
             self._loop.add_reader(link.event_fileno(), self._link_events)
@@ -206,7 +210,11 @@ class Driver:
         if link is None:
             return
         for event in link.events():
-            self.log.debug("device %s (MTU %d): %s", self.device, link.mtu, event.value)
+            self.log.log(
+                _LEVELS.get(event, logging.DEBUG), "device %s (MTU %d): %s", self.device, link.mtu, event.value
+            )
+            if event in _LEVELS:
+                self.device_up = event is LinkEvent.UP
             if event is LinkEvent.MTU:
                 self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
             elif event is LinkEvent.GONE:
@@ -303,9 +311,10 @@ class Driver:
             case SessionDown(session_id=session_id, reason=reason):
                 self.log.info("session %016x has ended: %s", session_id, reason)
             case FlowOpened(flow_id=flow_id, key=key):
-                self.log.info("flow %d, %s, is up", flow_id, _ports(key))
-            case FlowClosed(flow_id=flow_id, key=key, reason=reason):
-                self.log.info("flow %d, %s, has ended: %s", flow_id, _ports(key), reason)
+                self.log.debug("flow %d, %s, is up", flow_id, _ports(key))
+            case FlowClosed(flow_id=flow_id, key=key, reason=reason, orderly=orderly):
+                level = logging.DEBUG if orderly else logging.INFO
+                self.log.log(level, "flow %d, %s, has ended: %s", flow_id, _ports(key), reason)
             case FlowSick(flow_id=flow_id, key=key, reason=reason):
                 self.log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
             case _:

@@ -55,9 +55,7 @@ class Journal:
         """Of each target once, and again every minute while it lasts."""
         for target, count in refusals.items():
             if count > self._refused.get(target, 0) and now >= self._refusals_due.get(target, 0.0):
-                self._log.warning(
-                    "target %s: nobody listens there (connection refused, %d times so far)", target, count
-                )
+                self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
                 self._refused[target] = count
                 self._refusals_due[target] = now + REMINDER
 

@@ -42,6 +42,7 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
         "sessions": described,
         "link": {
             "device": driver.device,
+            "up": link is not None and driver.device_up,
             "mtu": link.mtu if link else None,
             "counters": dataclasses.asdict(link.counters()) if link else {},
         },

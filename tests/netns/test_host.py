@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from rsock_nf.ops.lab import DEVICE
 from rsock_nf.ops.lab_traffic import Application, EchoTarget
 from rsock_nf.ops.lab_tunnel import Role
 from rsock_nf.ops.netns import Namespace
@@ -240,6 +241,15 @@ def test_a_target_that_nobody_serves_is_named_in_status_and_log(site: Site) -> N
     assert "  target    127.0.0.1:9999: nobody listens there: refused " in said
     status = site.tunnel.status("server")
     assert status["refused_by"]["127.0.0.1:9999"] == status["sockets"]["refused"] > 0
+
+
+def test_a_device_that_is_down_is_told_in_status_and_log(site: Site) -> None:
+    site.lab.server.ip(f"link set {DEVICE} down")
+    wait_until(lambda: f"WARNING device {DEVICE} (MTU 1500): down" in site.tunnel.log("server"), "the log to tell")
+    assert f"  link      {DEVICE}, MTU 1500, down" in site.tunnel.command("server", "status").stdout
+    site.lab.server.ip(f"link set {DEVICE} up")
+    wait_until(lambda: f"INFO    device {DEVICE} (MTU 1500): up" in site.tunnel.log("server"), "the log to tell")
+    assert site.tunnel.status("server")["link"]["up"] is True
 
 
 def test_a_server_on_the_same_host_is_refused(build: Callable[..., Site]) -> None:

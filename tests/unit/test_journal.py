@@ -80,7 +80,7 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
     for second in range(1, 62):
         book.driver.refused = {"127.0.0.1:9999": second}
         lines += book.at(second)
-    said = "target 127.0.0.1:9999: nobody listens there (connection refused, {} times so far)"
+    said = "target 127.0.0.1:9999: nobody listens there (refused so far: {})"
     assert lines == [said.format(1), said.format(61)]
     assert book.at(61 + 2 * REMINDER) == [], "it refuses no more"
 

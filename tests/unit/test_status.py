@@ -101,13 +101,18 @@ def test_a_tunnel_that_carries_nothing_says_why() -> None:
         "  reason    no answer from 203.0.113.5",
         "  ports     10001-10010",
         "  link      eth0, not open",
-        "  firewall  iptables; 5 packets kept from the kernel; 2 of the kernel's own segments stopped; put back 1 times",
+        "  firewall  iptables; 5 packets kept from the kernel; 2 of the kernel's own segments stopped; put back 1 time",
     ]
 
 
 def test_a_target_that_nobody_serves_is_named() -> None:
     dead = {**SNAPSHOT, "refused_by": {"127.0.0.1:9999": 3}}
     assert render(dead).splitlines()[1] == "  target    127.0.0.1:9999: nobody listens there: refused 3 times"
+
+
+def test_a_device_that_is_down_is_told() -> None:
+    down = {**SNAPSHOT, "link": {**SNAPSHOT["link"], "up": False}}
+    assert "  link      eth0, MTU 1500, down; 91 packets in" in render(down)
 
 
 def test_many_flows_are_cut_short() -> None:
