@@ -29,22 +29,25 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Answer this.  Travels on the flow that it is about."""
+    """Answer this.  Ours travels on the flow that it is about; an original rsock's on any."""
 
     number: int
     """u32, chosen by the sender, per flow."""
     padding: int = 0
     """Bytes appended to reach the size of the segment whose passage is tested."""
+    flow_id: int = 0
+    """Received in wire rsock: the flow that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
     """To a ``Probe``; travels on the same flow, and on another one too if that flow is sick."""
 
-    number: int
+    number: int | None
+    """The probe's; None = this wire does not tell."""
     flow_id: int
-    received: int
-    """Frames received on that flow so far, the probe included, modulo 2**32."""
+    received: int | None
+    """Frames received on that flow so far, the probe included, modulo 2**32; None = this wire does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from rsock_nf.core.messages import Control
 from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.types import Buffer
 
 Rng: TypeAlias = Callable[[int], bytes]
@@ -142,6 +143,30 @@ class ConfirmMessage(NamedTuple):
     session_id: int
     number: int
     message: bytes
+
+
+class FirstFrame(NamedTuple):
+    """A stranger's frame in an ``OpenFormat``: what it says of itself.  It proves only that somebody knows the key."""
+
+    version: int
+    client: int
+    """The client's id."""
+    flow_id: int
+    data: bool
+    """It carries a datagram, not a control message."""
+
+
+class OpenFormat(Protocol):
+    """A wire without a handshake of its own: the first frame of a flow is a datagram, and names client and flow."""
+
+    def keys(self, client: int, version: int) -> SessionKeys:
+        """What the codecs of client ``client`` (64 bits) need, in version ``version`` of the wire."""
+
+    def flow_id(self, key: FlowKey, version: int) -> int:
+        """Client: what a flow is called."""
+
+    def read_untrusted(self, payload: memoryview) -> FirstFrame:
+        """Server: what a stranger's payload is.  Raises ``Malformed``, also for another key's hash."""
 
 
 class Gone:

@@ -23,6 +23,7 @@ from rsock_nf.wire.control import build_control, parse_control
 from rsock_nf.wire.handshake import NativeHandshake, _build_offer, _parse_offer
 from rsock_nf.wire.native import flow_codec
 from rsock_nf.wire.noise import NNpsk0
+from rsock_nf.wire.rsock import RsockFormat
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECRET = bytes(range(32))
@@ -87,6 +88,28 @@ def run_codec(cipher: Cipher, data: bytes) -> object:
     return codec.unpack(memoryview(data)[2:], int.from_bytes(data[:2], "big"))
 
 
+def rsock_seeds() -> list[bytes]:
+    """Payloads of both versions: one frame, three merged, a keepalive; the first two bytes are the segment size."""
+    found: list[bytes] = []
+    for version, size in ((1, 67), (2, 71)):
+        codec = RsockFormat(SECRET).keys(1, version).codec(2, initiator=True)
+        one = b"".join(codec.pack(Kind.DATA, 7, 0, b"", [b"a" * 40]))
+        control = codec.pack_control(0, messages.Probe(5))
+        found += [bytes(2) + one, size.to_bytes(2, "big") + one * 3, bytes(2) + control]
+    return found
+
+
+def run_rsock(data: bytes) -> object:
+    """As a stranger's, and as a known flow's of either version, with what its control frames say."""
+    form, payload, size = RsockFormat(SECRET), memoryview(data)[2:], int.from_bytes(data[:2], "big")
+    for version in (1, 2):
+        codec = form.keys(1, version).codec(2, initiator=False)
+        for frames in codec.unpack(payload, size)[0]:
+            if frames.kind == Kind.CONTROL:
+                codec.read_control(frames.datagrams[0])
+    return form.read_untrusted(payload if not size else payload[:size])
+
+
 def run_hello(data: bytes) -> object:
     return NativeHandshake(SECRET).read_untrusted(data, fresh(2))
 
@@ -136,6 +159,7 @@ TARGETS: dict[str, Target] = {
     "control": Target(parse_control, control_seeds),
     "frames_plain": Target(partial(run_codec, Cipher.NONE), partial(codec_seeds, Cipher.NONE)),
     "frames_aes": Target(partial(run_codec, Cipher.AES_256_GCM), partial(codec_seeds, Cipher.AES_256_GCM)),
+    "frames_rsock": Target(run_rsock, rsock_seeds),
     "hello": Target(run_hello, hello_seeds),
     "offer": Target(  # behind the seal of a hello: what only someone who has the secret can say
         _parse_offer, lambda: [_build_offer(Offer(Cipher.NONE, 1460, scale)) for scale in (None, 7)]
