@@ -246,6 +246,10 @@ class Client(Node):
         self._step(now, flow, Input.SYN_ACK)
 
     @abstractmethod
+    def _session_begins(self) -> None:
+        """Conversations may be older than the session."""
+
+    @abstractmethod
     def _turns(self, now: float) -> None:
         """Flows that look established (``TCP_UP``): what they do next."""
 
@@ -277,8 +281,7 @@ class Client(Node):
         self.reason = ""
         if self.session is None:
             self.session = session
-            for conversation in list(self.group.conversations.values()):
-                conversation.reopen()
+            self._session_begins()
             self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
         self._establish(now, flow)
         slot = self._dialer.slots[flow.slot]

@@ -30,20 +30,24 @@ class Cookie:
             raise ValueError(f"cookie key of {len(key)} bytes, need 16 to {hashlib.blake2s.MAX_KEY_SIZE}")
         self._key = key
 
-    def isn(self, flow: FlowKey, client_isn: int, now: float) -> int:
-        """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``."""
-        return self._number(flow, client_isn, int(now // PERIOD))
+    def isn(self, flow: FlowKey, client_isn: int, now: float, note: int = 0) -> int:
+        """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``.
 
-    def check(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> bool:
-        """Whether ``isn`` returned ``server_isn`` for this flow and client number in this period or the last."""
+        ``note``, ``0 .. 255``: what is to be remembered of the SYN; whoever checks has to guess it.
+        """
+        return self._number(flow, client_isn, int(now // PERIOD), note)
+
+    def check(self, flow: FlowKey, client_isn: int, server_isn: int, now: float, note: int = 0) -> bool:
+        """Whether ``isn`` returned ``server_isn`` for this flow, client number and note in this period or the last."""
         period = int(now // PERIOD)
-        return any(self._number(flow, client_isn, then) == server_isn for then in (period, period - 1))
+        return any(self._number(flow, client_isn, then, note) == server_isn for then in (period, period - 1))
 
-    def _number(self, flow: FlowKey, client_isn: int, period: int) -> int:
+    def _number(self, flow: FlowKey, client_isn: int, period: int, note: int) -> int:
         """All fields have fixed width but the addresses, and those are 8 or 32 bytes together: no two inputs meet."""
         text = b"".join(
             (
                 (period & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big"),
+                bytes((note,)),
                 client_isn.to_bytes(4, "big"),
                 flow.local_port.to_bytes(2, "big"),
                 flow.remote_port.to_bytes(2, "big"),

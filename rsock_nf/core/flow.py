@@ -55,6 +55,7 @@ class Input(enum.Enum):
     TURNED_AWAY = "turned away"
     """The server refused the hello, or the session of the join is gone."""
     READY = "ready"
+    """The server has the flow, or the wire asks for no more than TCP's handshake."""
     UNANSWERED = "unanswered"
     """A handshake or closing segment was sent as often as it may be."""
     DEAD = "dead"
@@ -97,6 +98,7 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Action]]] = {
     _S.TCP_UP: {
         _I.SAY_HELLO: (_S.HELLO_SENT, _A.HELLO),
         _I.SAY_JOIN: (_S.JOIN_SENT, _A.JOIN),
+        _I.READY: (_S.ESTABLISHED, _A.OPEN),
         **_GIVE_UP,
     },
     _S.HELLO_SENT: {
@@ -152,7 +154,8 @@ class Flow:
         self.next_seq = 0
         self.received = 0
         self.isn = -1
-        """Server: the client's initial sequence number, by which its SYN is known when it comes again."""
+        """Server: the client's initial sequence number, by which its SYN is known when it comes again; -1 = not known.
+        Wire rsock, either role: the peer's, where its kernel still stands."""
         self.mss = 0
         """The MSS option of the SYN-ACK, as it reached the client."""
         self.scale: int | None = None

@@ -208,8 +208,8 @@ class Flows(ABC):
         if flow.pump not in session.group.usable:
             self._tell(session, answer, avoid=flow)
 
-    def _probe_answered(self, now: float, flow: Flow | None, number: int, received: int) -> None:
-        if flow is None or flow.pump is None:
+    def _probe_answered(self, now: float, flow: Flow | None, number: int | None, received: int | None) -> None:
+        if flow is None or flow.pump is None or number is None:
             return
         if flow.path.larger_passed(now, number):
             self.pump.set_max_payload(flow.pump, flow.path.size)
@@ -257,11 +257,7 @@ class Flows(ABC):
             self._tell_others(flow, messages.FlowDown(flow.flow_id))
             self._step(now, flow, Input.DEAD, "probes are not answered")
             return
-        if flow.health.unanswered == 1 and flow.session and now - self._suspected > 1.0:
-            silent = [other for other in flow.session.flows.values() if other.health.unanswered]
-            if len(silent) > 1:
-                self._suspected = now
-                self._events.append(Suspect(flow.key.remote))
+        self._suspect(now, flow)
         if (
             flow.health.unanswered
             and flow.pump
@@ -270,6 +266,14 @@ class Flows(ABC):
         ):
             flow.pump.group.usable.remove(flow.pump)  # until it answers: the others carry the bulk meanwhile
         self._send_probe(now, flow)
+
+    def _suspect(self, now: float, flow: Flow) -> None:
+        """Several flows that go silent at once: perhaps their neighbour has moved."""
+        if flow.health.unanswered == 1 and flow.session and now - self._suspected > 1.0:
+            silent = [other for other in flow.session.flows.values() if other.health.unanswered]
+            if len(silent) > 1:
+                self._suspected = now
+                self._events.append(Suspect(flow.key.remote))
 
     def _probe_stalled(self, now: float) -> None:
         """Bulk found these flows without credit: a probe's ACK jumps over what was lost."""

@@ -56,6 +56,11 @@ class NativeClient(Client):
         if segment.payload and flow.state in (State.HELLO_SENT, State.JOIN_SENT) and segment.seq == flow.received:
             self._answer(now, flow, segment)
 
+    def _session_begins(self) -> None:
+        """A new server knows none of our conversations."""
+        for conversation in self.group.conversations.values():
+            conversation.reopen()
+
     def _turns(self, now: float, *, another_hello: bool = False) -> None:
         """Flows that wait: they join when there is a session, else one of them says hello."""
         waiting = [flow for flow in self._flows.values() if flow.state is State.TCP_UP]

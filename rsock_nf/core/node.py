@@ -170,16 +170,20 @@ class Node(Flows):
 
     def _reset(self, now: float, flow: Flow, segment: Segment, pump: PumpFlow) -> None:
         """RST from outside: only the exact number tears a flow (RFC 5961 section 3)."""
-        if segment.seq == pump.received:
+        if self._exact(flow, pump, segment.seq):
             self._step(now, flow, Input.RESET, "a RST came from outside")
         else:
             self.counters["RST out of sequence"] += 1
+
+    def _exact(self, flow: Flow, pump: PumpFlow, seq: int) -> bool:  # noqa: ARG002 - wire rsock asks the flow, too
+        """An RST or FIN may have this number."""
+        return seq == pump.received
 
     def _fin(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
         pump = flow.pump
         if pump is None:
             return
-        expected = segment.seq == pump.received
+        expected = self._exact(flow, pump, segment.seq)
         runs, slow = self.pump.receive_final(pump, packet, segment)
         self._runs += runs
         sealed = False

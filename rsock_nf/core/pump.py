@@ -90,6 +90,7 @@ class PumpFlow:
         "max_payload",
         "next_seq",
         "out_of_window",
+        "pushed",
         "receive_window",
         "received",
         "received_bytes",
@@ -103,6 +104,7 @@ class PumpFlow:
         "stalled",
         "template",
         "unacknowledged",
+        "unlimited",
         "window",
     )
 
@@ -129,6 +131,10 @@ class PumpFlow:
         self.bulk_window = _ENDLESS if key.udp else start.window * 3 // 4
         self.stalled = False
         """Bulk wanted to go out on this flow and had no credit."""
+        self.unlimited = False
+        """The peer's ACKs follow nothing (``ignore_window``)."""
+        self.pushed = 0
+        """Not 0 = the last segment with payload had PSH."""
         # Receiving.
         self.received = start.received
         """Highest received sequence number + length, modulo 2**32: what we acknowledge."""
@@ -159,7 +165,8 @@ class PumpFlow:
         if ahead <= (self.next_seq - self.highest_ack) & _MASK:
             self.highest_ack = ack
             self.window = window << self.scale
-            self.bulk_window = self.window * 3 // 4
+            if not self.unlimited:
+                self.bulk_window = self.window * 3 // 4
             if ahead:
                 self.stalled = False
 
@@ -281,6 +288,13 @@ class Pump:
             flow.burst_bytes = UDP_BURST_BYTES
         else:
             flow.burst_bytes = max(self._max_burst_bytes - _HEADERS, max_payload) if self._max_burst_bytes else 0
+
+    def ignore_window(self, flow: PumpFlow) -> None:
+        """The peer acknowledges without regard to what it received: bulk goes out whatever it says."""
+        flow.unlimited = True
+        flow.stalled = False
+        flow.bulk_window = 1 << 40  # in_flight, which means nothing now, stays below 2**32
+        self.stalled.pop(flow, None)
 
     def set_max_burst_bytes(self, max_burst_bytes: int) -> None:
         """The link takes bursts of this size now (0 = single segments)."""
@@ -457,6 +471,7 @@ class Pump:
                 continue
             flow.acked(ack, window)
             if total > start:
+                flow.pushed = flags & PSH
                 self._payload(flow, packet, data[start:total], seq, runs, slow)
         return runs, slow
 

@@ -100,9 +100,13 @@ class Server(Node):
             None if asked.window_scale is None else OUR_SCALE,
             asked.sack_permitted,
         )
-        isn = self._cookie.isn(segment.key, segment.seq, now)
+        isn = self._cookie.isn(segment.key, segment.seq, now, self._note(segment, asked))
         headers = build_syn_ack(segment.key, isn, (segment.seq + 1) & _MASK, offer)
         self._out.append(Outgoing(headers, [], 0, 0, link_header))
+
+    def _note(self, segment: Segment, asked: SynOptions) -> int:  # noqa: ARG002 - the native hello tells it all
+        """What the cookie is to remember of a SYN."""
+        return 0
 
     @abstractmethod
     def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:

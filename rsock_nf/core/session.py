@@ -32,6 +32,8 @@ class Session:
     """Server: where the client was last seen."""
     numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))
     """Server: join numbers seen; each is accepted once."""
+    lax: bool = False
+    """Its peer's ACKs follow nothing: no flow of it waits for credit."""
     used: float = 0.0
     """When it last had a flow or a conversation."""
 

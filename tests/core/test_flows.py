@@ -417,7 +417,7 @@ def test_every_input_in_every_state(state: State, event: Input) -> None:
         if known:
             assert (flow.state if event is not Input.SYN_ACK else State.TCP_UP) is TRANSITIONS[state][event][
                 0
-            ] or state is State.CONFIRMING
+            ] or event is Input.READY
         else:
             assert flow.state is state
             assert node.counters[f"{event.value} in {state.value}"] == 1

@@ -1,0 +1,75 @@
+"""The client of wire rsock: a flow carries traffic as soon as it looks established.
+
+There is no hello: client and flow are named in every frame.  An original's server makes a flow of the first
+datagram on it, so nothing else goes first (``RsockNode``).  One session for the life of the process.
+"""
+
+from __future__ import annotations
+
+from rsock_nf.core import messages
+from rsock_nf.core.client import Client
+from rsock_nf.core.flow import Flow, Input, State
+from rsock_nf.core.numbering import Numbering
+from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.protocols import Frames, OpenFormat, Rng
+from rsock_nf.core.pump import PumpConversation, PumpFlow, SlowPayload
+from rsock_nf.core.rsock_node import RsockNode
+from rsock_nf.core.segment import Segment, parse_segment
+from rsock_nf.core.session import Session
+from rsock_nf.core.types import Malformed, Run
+
+_MASK = 0xFFFFFFFF
+FIRST_CONVERSATION = 2
+"""As an original's client numbers them."""
+
+
+class RsockClient(RsockNode, Client):
+    """See the module."""
+
+    def __init__(self, parameters: ClientParameters, form: OpenFormat, rng: Rng, *, mtu: int) -> None:
+        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=0)
+        self._format = form
+        self._version = parameters.rsock_version
+        self._undecided: dict[PumpFlow, Session] = {}
+        self._numbers = Numbering(FIRST_CONVERSATION, 2 * parameters.duration)
+        self._client_id = int.from_bytes(rng(8), "big") or 1
+
+    def _turns(self, now: float) -> None:
+        """Nobody has to wait."""
+        for flow in [flow for flow in self._flows.values() if flow.state is State.TCP_UP]:
+            if flow.session is None:
+                session = self.session or self._new_session(now)
+                flow.flow_id = self._format.flow_id(flow.key, self._version)
+                flow.isn = (flow.received - 1) & _MASK
+                self._pump_flow(flow, session)
+                self._step(now, flow, Input.READY)
+
+    def _new_session(self, now: float) -> Session:
+        keys = self._format.keys(self._client_id, self._version)
+        return Session(self._client_id, keys, self._config.cipher, self.group, now)
+
+    def _session_begins(self) -> None:
+        """A server makes a conversation of any datagram."""
+
+    def _new_conversation(self, now: float, run: Run) -> PumpConversation | None:
+        conversation = super()._new_conversation(now, run)
+        if conversation is not None:
+            conversation.opened()
+        return conversation
+
+    def _opening(self, now: float, flow: Flow, segment: Segment) -> None:  # noqa: ARG002 - as the base has it
+        raise AssertionError("a flow that looks established is")
+
+    def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:  # noqa: ARG002 - as the base has it
+        """The server still sends on a conversation that is not, or no longer, ours."""
+        self.counters["data for no conversation"] += len(frames.datagrams)
+        self._tell(session, messages.CloseConversation(frames.conversation))
+
+    def _unopened(self, now: float, item: SlowPayload) -> None:
+        try:
+            segment = parse_segment(item.packet)
+        except Malformed:
+            self.counters["malformed packets"] += 1
+            return
+        if not self._rejoins(now, item, segment):
+            self.counters["payloads of no frame"] += 1
