@@ -179,6 +179,13 @@ class RsockServer(RsockNode, Server):
 
     # -- flows
 
+    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+        """Also what followed a flow's first frame in one batch: the pump did not know the flow yet."""
+        if segment.flags & ACK and not segment.flags & SYN and not _has_ip_options(packet):
+            self.receive_packets(now, [packet])
+        else:
+            super()._odd(now, flow, packet, segment)
+
     def _unopened(self, now: float, item: SlowPayload) -> None:
         """Behind a hole, or of a new client to which a NAT has given this flow's place."""
         try:
@@ -199,3 +206,8 @@ class RsockServer(RsockNode, Server):
             conversation.received_datagrams += len(frames.datagrams)
             conversation.received_bytes += sum(map(len, frames.datagrams))
             self._runs.append(Run(conversation.peer, frames.datagrams, frames.size))
+
+
+def _has_ip_options(packet: Packet) -> bool:
+    """The pump takes no such packet, of no flow."""
+    return packet.data[0] >> 4 == 4 and packet.data[0] != 0x45
