@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import NamedTuple
 
-from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.types import FlowKey
 
 MAX_ENTRIES = 4096
 MAX_OF_ONE_SOURCE = 256

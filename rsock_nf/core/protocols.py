@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from rsock_nf.core.messages import Control
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.segment import FlowKey
-from rsock_nf.core.types import Buffer
+from rsock_nf.core.types import Buffer, FlowKey
 
 Rng: TypeAlias = Callable[[int], bytes]
 """``rng(n)`` gives n random bytes: ``os.urandom``, or a seeded one in tests."""

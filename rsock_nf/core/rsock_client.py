@@ -12,11 +12,11 @@ from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames, OpenFormat, Rng
-from rsock_nf.core.pump import PumpConversation, PumpFlow, SlowPayload
+from rsock_nf.core.pump import PumpConversation, PumpFlow
 from rsock_nf.core.rsock_node import RsockNode
-from rsock_nf.core.segment import Segment, parse_segment
+from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Malformed, Run
+from rsock_nf.core.types import Run
 
 _MASK = 0xFFFFFFFF
 FIRST_CONVERSATION = 2
@@ -41,6 +41,10 @@ class RsockClient(RsockNode, Client):
                 session = self.session or self._new_session(now)
                 flow.flow_id = self._format.flow_id(flow.key, self._version)
                 flow.isn = (flow.received - 1) & _MASK
+                if flow.flow_id in session.flows:
+                    # A UDP flow may be called like a TCP flow from the same port: dialled again, from another one.
+                    self._step(now, flow, Input.UNANSWERED, "its name is taken")
+                    continue
                 self._pump_flow(flow, session)
                 self._step(now, flow, Input.READY)
 
@@ -65,11 +69,6 @@ class RsockClient(RsockNode, Client):
         self.counters["data for no conversation"] += len(frames.datagrams)
         self._tell(session, messages.CloseConversation(frames.conversation))
 
-    def _unopened(self, now: float, item: SlowPayload) -> None:
-        try:
-            segment = parse_segment(item.packet)
-        except Malformed:
-            self.counters["malformed packets"] += 1
-            return
-        if not self._rejoins(now, item, segment):
+    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
+        if not self._rejoins(now, pump, segment):
             self.counters["payloads of no frame"] += 1

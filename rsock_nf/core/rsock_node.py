@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from rsock_nf.core import messages
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.node import Node
-from rsock_nf.core.pump import PumpConversation, PumpFlow, SlowPayload
-from rsock_nf.core.segment import FlowKey, Segment
+from rsock_nf.core.pump import PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, Packet, Run
 
 MAX_PAYLOAD = 1468
 """Bytes of the longest frame that an original takes: its buffer of 1,500 without 32 of headers."""
@@ -38,6 +38,8 @@ class RsockNode(Node):
 
     _undecided: dict[PumpFlow, Session]
     """Flows on which no frame has told yet what kind of peer it is."""
+    _received: Packet | Carried
+    """What the slow path looks at."""
 
     def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
         """See ``Node``."""
@@ -69,14 +71,29 @@ class RsockNode(Node):
         """There are no fragments."""
         self.counters["datagrams too large"] += len(run.datagrams)
 
+    def _slow(self, now: float, item: Slow) -> None:
+        if not isinstance(item, SlowFrames):
+            self._received = item.packet if isinstance(item, SlowPayload) else item
+        if isinstance(item, Carried) and (flow := self._flows.get(item.key)) and flow.pump:
+            self._again(now)  # what came before it in this batch has opened the flow
+        else:
+            super()._slow(now, item)
+
+    def _again(self, now: float) -> None:
+        """Give what is looked at to the pump, which knows its flow by now."""
+        if isinstance(self._received, Carried):
+            self.receive_carried(now, [self._received])
+        else:
+            self.receive_packets(now, [self._received])
+
     # -- what kind of peer
 
     def _establish(self, now: float, flow: Flow) -> None:
         super()._establish(now, flow)
         if flow.pump and flow.session:
-            if flow.session.lax:
+            if flow.session.lax and not flow.key.udp:
                 self.pump.ignore_window(flow.pump)
-            else:
+            elif not flow.key.udp:
                 self._undecided[flow.pump] = flow.session
             self._deadlines.set(Timer.PROBE, flow, now + OVERDUE)
 
@@ -86,7 +103,7 @@ class RsockNode(Node):
         if not pushes:
             session.lax = True
             for flow in session.flows.values():
-                if flow.pump:
+                if flow.pump and not flow.key.udp:
                     self._undecided.pop(flow.pump, None)
                     self.pump.ignore_window(flow.pump)
 
@@ -101,20 +118,19 @@ class RsockNode(Node):
         """Also where the kernel beside an original stands: right behind its SYN."""
         return seq in (pump.received, (flow.isn + 1) & _MASK)
 
-    def _rejoins(self, now: float, item: SlowPayload, segment: Segment) -> bool:
+    def _rejoins(self, now: float, pump: PumpFlow, segment: Segment) -> bool:
         """A frame of this very flow beyond our window: an original has no credit to run out of, and sends through a hole.
 
         It names client and flow, 96 bits that nobody knows who does not read the wire.
         """
-        pump = item.flow
         ahead = (segment.seq - pump.received) & _MASK
-        if pump.in_window(segment.seq) or ahead >= 1 << 31:
+        if pump.key.udp or pump.in_window(segment.seq) or ahead >= 1 << 31:
             return False
-        if not pump.codec.unpack(segment.payload, item.packet.segment_size)[0]:
+        if not pump.codec.unpack(segment.payload, self._received.segment_size)[0]:
             return False
         self.counters["frames behind a hole"] += 1
         pump.received = segment.seq
-        self.receive_packets(now, [item.packet])
+        self._again(now)
         return True
 
     def _worn_out(self, now: float, flow: Flow, pump: PumpFlow) -> None:

@@ -16,8 +16,8 @@ from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.handshakes import Complete, CompleteHandshakes
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.protocols import FirstFrame, Frames, OpenFormat, Rng
-from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, PumpFlow, SlowPayload
-from rsock_nf.core.rsock_node import RsockNode
+from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, PumpFlow
+from rsock_nf.core.rsock_node import MAX_PAYLOAD, RsockNode
 from rsock_nf.core.segment import (
     ACK,
     DEFAULT_MSS,
@@ -25,15 +25,13 @@ from rsock_nf.core.segment import (
     PSH,
     RST,
     SYN,
-    FlowKey,
     HeaderTemplate,
     Segment,
     SynOptions,
-    parse_segment,
 )
 from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import FlowKey, Malformed, Outgoing, Run
 
 _MASK = 0xFFFFFFFF
 MAX_FLOWS = 1024
@@ -45,6 +43,8 @@ FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
 RESET_AFTER = 0.5
 """Seconds for which frames without a handshake get no answer: its ACK may have been overtaken."""
 _MAX_UNSHAKEN = 256
+_CARRIER = Complete(_MASK, _MASK, MAX_PAYLOAD, None, 0.0)
+"""In the place of a handshake where the carrier is UDP: all numbers are 0."""
 
 
 class RsockServer(RsockNode, Server):
@@ -66,22 +66,22 @@ class RsockServer(RsockNode, Server):
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)
         return step << 1 | (asked.window_scale is not None)
 
-    def _stranger(self, now: float, packet: Packet, segment: Segment) -> None:
+    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:
         if segment.flags & RST:
             self._forget(segment)
         elif segment.flags & SYN or self._stopping:
-            super()._stranger(now, packet, segment)
+            super()._stranger(now, segment, link_header)
         else:
             self._complete_handshake(now, segment)
             if segment.flags & FIN:
-                self._unused(packet, segment)
+                self._unused(segment, link_header)
             elif segment.payload:
-                self._first_payload(now, packet, segment)
+                self._first_payload(now, segment, link_header)
 
     def _complete_handshake(self, now: float, segment: Segment) -> None:
         """Keep the handshake that ``segment`` completes, if it does."""
         client_isn, server_isn = (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK
-        if self._complete.get(segment.key) is not None:
+        if segment.key.udp or self._complete.get(segment.key) is not None:
             return
         for note in range(2 * len(MSS_STEPS)):
             if self._cookie.check(segment.key, client_isn, server_isn, now, note):
@@ -95,7 +95,7 @@ class RsockServer(RsockNode, Server):
         if known is not None and segment.seq == (known.client_isn + 1) & _MASK:
             self._complete.take(segment.key)
 
-    def _unused(self, packet: Packet, segment: Segment) -> None:
+    def _unused(self, segment: Segment, link_header: bytes) -> None:
         """The client closes a connection that it never used: as TCP would (RFC 9293 section 3.6)."""
         known = self._complete.get(segment.key)
         if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
@@ -104,25 +104,27 @@ class RsockServer(RsockNode, Server):
         ack = (segment.seq + len(segment.payload) + 1) & _MASK
         template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
         headers = template.build((known.server_isn + 1) & _MASK, ack, FIN | ACK, OUR_WINDOW, 0)
-        self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
+        self._out.append(Outgoing(headers, [], 0, 0, link_header))
 
-    def _first_payload(self, now: float, packet: Packet, segment: Segment) -> None:
-        """A frame of no flow that we know, or several merged."""
-        size = packet.segment_size or len(segment.payload)
+    def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
+        """A frame of no flow that we know, or several merged.  On a UDP carrier there is no handshake to ask for."""
+        size = self._received.segment_size or len(segment.payload)
+        first = segment.payload[:size]
         try:
-            frame = self._format.read_untrusted(segment.payload[:size])
+            frame = self._format.read_untrusted(first)
         except Malformed:
-            self._turn_away(packet, segment, "payloads from strangers")
+            self._turn_away(segment, link_header, "payloads from strangers")
             return
-        known = self._complete.get(segment.key)
+        known = _CARRIER if segment.key.udp else self._complete.get(segment.key)
         if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
-            self._without_handshake(now, packet, segment)
+            self._without_handshake(now, segment, link_header)
             return
-        session = self._session_of(now, frame, packet, segment)
+        session = self._session_of(now, frame, segment.key, first)
         if session is not None:
-            self._open(now, packet, segment, session, frame)
+            self._open(now, segment, session, frame, known)
+            self._acknowledge_first(now, segment, session, link_header)
 
-    def _without_handshake(self, now: float, packet: Packet, segment: Segment) -> None:
+    def _without_handshake(self, now: float, segment: Segment, link_header: bytes) -> None:
         self.counters["frames without a handshake"] += 1
         if segment.key in self._flows:
             return
@@ -132,9 +134,9 @@ class RsockServer(RsockNode, Server):
         if now - since >= RESET_AFTER:
             del self._unshaken[segment.key]
             headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
-            self._out.append(Outgoing(headers, [], 0, 0, packet.link_header))
+            self._out.append(Outgoing(headers, [], 0, 0, link_header))
 
-    def _session_of(self, now: float, frame: FirstFrame, packet: Packet, segment: Segment) -> Session | None:
+    def _session_of(self, now: float, frame: FirstFrame, key: FlowKey, payload: memoryview) -> Session | None:
         """The client's session, made if this is a datagram; None = the frame opens nothing."""
         session = self.sessions.get(frame.client)
         if session is None:
@@ -144,17 +146,15 @@ class RsockServer(RsockNode, Server):
             if not self._make_room(now):
                 self.counters["clients above max_sessions"] += 1
                 return None
-            return self._new_session(now, frame.client, self._format.keys(frame.client, frame.version), segment.key)
+            return self._new_session(now, frame.client, self._format.keys(frame.client, frame.version), key)
         codec = session.keys.codec(frame.flow_id, initiator=False)
-        if len(session.flows) >= MAX_FLOWS or not codec.unpack(segment.payload, packet.segment_size)[0]:
+        if len(session.flows) >= MAX_FLOWS or not codec.unpack(payload, 0)[0]:
             self.counters["frames of another version, or of one flow too many"] += 1
             return None
         return session
 
-    def _open(self, now: float, packet: Packet, segment: Segment, session: Session, frame: FirstFrame) -> None:
-        known = self._complete.take(segment.key)
-        if known is None:
-            return
+    def _open(self, now: float, segment: Segment, session: Session, frame: FirstFrame, known: Complete) -> None:
+        self._complete.take(segment.key)
         for old in (session.flows.get(frame.flow_id), self._flows.get(segment.key)):
             if old is not None and old.state is not State.CLOSED:
                 self._step(now, old, Input.DEAD, "its addresses or its name are used again")
@@ -170,32 +170,32 @@ class RsockServer(RsockNode, Server):
         flow.received = segment.seq
         flow.window = segment.window << (flow.scale or 0)
         self._accept(now, flow, session)
-        if flow.pump is not None:
+
+    def _acknowledge_first(self, now: float, segment: Segment, session: Session, link_header: bytes) -> None:
+        """Take the frame, and tell at once: neither the client nor a tracker on the way has seen our scaled window yet."""
+        flow = self._flows[segment.key]
+        if flow.pump is not None and not flow.key.udp:
             pushes = bool(segment.flags & PSH) and segment.ack == flow.next_seq
             self._know(flow.pump, session, pushes=pushes)
-            self.receive_packets(now, [packet])
-            # At once: neither the client nor a tracker on the way has seen our scaled window yet.
-            self._out.append(self.pump.acknowledge(flow.pump)._replace(reply_to=packet.link_header))
+        self._again(now)
+        if flow.pump is not None and not flow.key.udp:
+            self._out.append(self.pump.acknowledge(flow.pump)._replace(reply_to=link_header))
 
     # -- flows
 
-    def _odd(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:
         """Also what followed a flow's first frame in one batch: the pump did not know the flow yet."""
-        if segment.flags & ACK and not segment.flags & SYN and not _has_ip_options(packet):
-            self.receive_packets(now, [packet])
+        has_ip_options = self._received.data[0] >> 4 == 4 and self._received.data[0] != 0x45
+        if segment.flags & ACK and not segment.flags & SYN and not has_ip_options:  # those the pump never takes
+            self._again(now)
         else:
-            super()._odd(now, flow, packet, segment)
+            super()._odd(now, flow, segment, link_header)
 
-    def _unopened(self, now: float, item: SlowPayload) -> None:
+    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
         """Behind a hole, or of a new client to which a NAT has given this flow's place."""
-        try:
-            segment = parse_segment(item.packet)
-        except Malformed:
-            self.counters["malformed packets"] += 1
-            return
-        if not self._rejoins(now, item, segment):
+        if not self._rejoins(now, pump, segment):
             self._complete_handshake(now, segment)
-            self._first_payload(now, item.packet, segment)
+            self._first_payload(now, segment, link_header)
 
     # -- conversations
 
@@ -206,8 +206,3 @@ class RsockServer(RsockNode, Server):
             conversation.received_datagrams += len(frames.datagrams)
             conversation.received_bytes += sum(map(len, frames.datagrams))
             self._runs.append(Run(conversation.peer, frames.datagrams, frames.size))
-
-
-def _has_ip_options(packet: Packet) -> bool:
-    """The pump takes no such packet, of no flow."""
-    return packet.data[0] >> 4 == 4 and packet.data[0] != 0x45

@@ -23,8 +23,7 @@ from typing import Final, NamedTuple
 from rsock_nf.core import messages
 from rsock_nf.core.messages import Control
 from rsock_nf.core.protocols import FirstFrame, FlowCodec, Frames, Kind, SessionKeys
-from rsock_nf.core.segment import FlowKey
-from rsock_nf.core.types import Buffer, Malformed
+from rsock_nf.core.types import Buffer, FlowKey, Malformed
 
 MAX_RECEIVED: Final = 1500
 """Bytes of the longest frame that an original sends; a payload beyond it is several frames that somebody merged."""
@@ -32,6 +31,7 @@ MAX_RECEIVED: Final = 1500
 DATA, CONV_RST, NETCONN_RST, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP = range(5)
 
 _TCP_FLOW: Final = 0x10000000
+_UDP_FLOW: Final = 0x20000000
 
 
 class Layout(NamedTuple):
@@ -108,10 +108,10 @@ class RsockFormat:
         return RsockKeys(self._hashes, client.to_bytes(8, "big"), LAYOUTS[version])
 
     def flow_id(self, key: FlowKey, version: int) -> int:
-        """See ``OpenFormat``: as the original's client names a TCP flow, by its ports before any NAT."""
+        """See ``OpenFormat``: as the original's client names a flow, by its ports before any NAT."""
         if version == 1:
-            return key.local_port << 1
-        return _TCP_FLOW | key.remote_port << 16 | key.local_port
+            return key.local_port << 1 | key.udp
+        return (_UDP_FLOW if key.udp else _TCP_FLOW) | key.remote_port << 16 | key.local_port
 
     def read_untrusted(self, payload: memoryview) -> FirstFrame:
         """See ``OpenFormat``."""

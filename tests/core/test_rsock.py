@@ -156,8 +156,12 @@ def test_bulk_avoids_a_flow_whose_keepalive_is_overdue() -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "clamped", "no scale"])
 def test_nothing_is_invalid_for_a_strict_firewall(kind: str) -> None:
-    options: dict[str, Any] = {"clamped": {"clamp_mss": 1400}, "no scale": {"strip_scale": tuple(Toward)}}.get(kind, {})
-    with RsockPair(conditions=LOSSY, nat=Nat(b"\xc6\x33\x64\x01"), late_syns=True, **options) as pair:
+    kinds: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "clamped": {"clamp_mss": 1400},
+        "no scale": {"strip_scale": tuple(Toward)},
+    }
+    with RsockPair(conditions=LOSSY, nat=Nat(b"\xc6\x33\x64\x01"), late_syns=True, **kinds[kind]) as pair:
         pair.echo = True
         pair.up()
         for _ in range(20):
