@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none
     from rsock_nf.settings import Log, Settings
 
 
-COMMAND_LINE = Path("command line")
+COMMAND_LINE = Path("the command line")
 """Stands for the configuration file of an instance that was started by flags."""
 
 

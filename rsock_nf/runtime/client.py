@@ -39,6 +39,8 @@ class ClientTunnel(Driver):
         super().__init__(settings, log)
         self.parameters = parameters
         self._listeners: list[Listener | UnixListener] = []
+        self._unanswerable = False
+        """Said once."""
         self._ports: dict[int, HeldPort] = {}
         self._released: dict[int, float] = {}
         """Port → when its flow ended; it lingers in ``_ports``."""
@@ -210,6 +212,17 @@ class ClientTunnel(Driver):
             self._drop_ports(over)
             with contextlib.suppress(FirewallError):
                 self._apply_policy()
+        self._note_unanswerable()
+
+    def _note_unanswerable(self) -> None:
+        """Once: an application that waits for answers in vain looks like a tunnel that carries nothing."""
+        if self._unanswerable:
+            return
+        for listener in self._listeners:
+            if listener.counters.unanswerable:
+                self._unanswerable = True
+                remedy = "it must bind its socket to an absolute path or an abstract name"
+                self.log.warning("unix:%s: an application cannot be answered: %s", listener.local, remedy)
 
     # -- the link
 

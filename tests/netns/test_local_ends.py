@@ -103,6 +103,9 @@ def test_two_unix_clients_share_a_tunnel(
     unbound.sendto(b"heard", str(path))
     answer(target, b"heard")
     wait_until(lambda: site.tunnel.status("client")["sockets"]["unanswerable"] == 1, "the answer to be counted")
+    wait_until(
+        lambda: f"unix:{path}: an application cannot be answered" in site.tunnel.log("client"), "a line in the log"
+    )
     (session,) = site.tunnel.status("client")["sessions"]
     assert {found["peer"] for found in session["conversation_list"]} == {
         f"unix:{tmp_path}/one",

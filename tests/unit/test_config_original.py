@@ -206,7 +206,7 @@ def test_flags() -> None:
     )
     with pytest.raises(ConfigError) as caught:
         config.from_flags("client", {"name": "c", "param": CLIENT | {"ports": "x"}})
-    assert str(caught.value) == 'command line: --ports: "x" is not a port or a range (want "10001-10010,12000")'
+    assert str(caught.value) == 'the command line: --ports: "x" is not a port or a range (want "10001-10010,12000")'
 
 
 JSON = st.recursive(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from rsock_nf import cli, daemon
+from rsock_nf import cli, config, daemon
 from rsock_nf.config import Configuration
 from rsock_nf.ops import launch, privileges
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE
+from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Settings
 
 SERVER = ["server", "--dev=eth1", "--taddr=127.0.0.1:9999", "--ports=10001-10010", "--daemon=1"]
@@ -100,10 +103,10 @@ def test_daemon_0_stays(started: Started, tmp_path: Path, words: list[str]) -> N
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["server"], 'rsock-nf: command line: --taddr: missing: where datagrams go, as "127.0.0.1:9999"'),
-        (["client", "-t", "203.0.113.5"], 'rsock-nf: command line: --ludp: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
-        ([*CLIENT, "--duration", "5"], "rsock-nf: command line: --duration: must be 10 to 6000 seconds, not 5"),
-        ([*CLIENT, "--name", "a/b"], "rsock-nf: command line: --name: \"a/b\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
+        (["server"], 'rsock-nf: the command line: --taddr: missing: where datagrams go, as "127.0.0.1:9999"'),
+        (["client", "-t", "203.0.113.5"], 'rsock-nf: the command line: --ludp: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
+        ([*CLIENT, "--duration", "5"], "rsock-nf: the command line: --duration: must be 10 to 6000 seconds, not 5"),
+        ([*CLIENT, "--name", "a/b"], "rsock-nf: the command line: --name: \"a/b\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
         (["client", "-f", "/none.json"], "rsock-nf: /none.json: cannot be read: No such file or directory"),
     ],
 )  # fmt: skip
@@ -113,6 +116,19 @@ def test_wrong_flags_are_one_line_and_status_2(
     assert cli.main(words) == 2
     assert capsys.readouterr() == ("", f"{line}\n")
     assert started.commands == []
+
+
+def test_sighup_opens_the_log_anew_though_there_is_no_file_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "run"))
+    flags = {"name": "edge", "log": str(tmp_path / "log"), "param": {"taddr": "127.0.0.1:9"}}
+    settings = config.from_flags("server", flags).settings
+    with contextlib.closing(InstanceLog("edge", settings.log, None)) as log:
+        running = daemon._Daemon(settings, Instance("edge"), log, daemon.Announcement(None), daemon._tunnel)
+        (tmp_path / "log").rename(tmp_path / "log.1")
+        running._reload()
+    assert "SIGHUP: log level info" in (tmp_path / "log").read_text()
 
 
 def test_convert_prints_json_and_says_what_it_dropped(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
