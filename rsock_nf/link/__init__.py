@@ -1,17 +1,23 @@
 """Where packets enter and leave: the protocol ``Link``, and the door ``open_link``.
 
-One of the two places where the operating system is chosen.  Nothing else in
-``rsock_nf`` knows which one it runs on.
+One of the two places where the operating system is chosen: ``system`` takes the file that knows it, ``linux`` or ``bsd``,
+and ``open_link`` and the functions beside it ask that.  Nothing else in ``rsock_nf`` knows which one it runs on.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
+
+if TYPE_CHECKING:
+    from rsock_nf.link.udp import UdpSystem
 
 
 class PortSide(enum.Enum):
@@ -140,11 +146,80 @@ class LinkError(Exception):
     """The link cannot be opened or used: one line that names the device and the remedy."""
 
 
+class Route(NamedTuple):
+    """How packets to one destination leave this host."""
+
+    device: str
+    source: IPAddress | None
+    gateway: IPAddress | None
+    """None = on-link."""
+    local: bool
+    """The destination is an address of this host, so ``device`` is the loopback device."""
+
+
+class System(Protocol):
+    """What an operating system brings: one file each."""
+
+    run_directory: Path
+    """Where files go that do not outlive a reboot."""
+    udp: UdpSystem
+    """How its UDP sockets are read and written."""
+
+    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``."""
+
+    def route_to(self, remote: IPAddress) -> Route:
+        """See ``route_to``."""
+
+    def default_device(self, version: int | None) -> str | None:
+        """See ``default_device``."""
+
+    def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
+        """See ``device_addresses``."""
+
+
+_BSD = {"freebsd": "freebsd", "netbsd": "netbsd", "openbsd": "openbsd", "darwin": "macos"}
+
+
+@functools.cache
+def system() -> System:
+    """The one that this process runs on.  Raises ``LinkError`` when it is none that we know."""
+    name = sys.platform.rstrip("0123456789")  # freebsd14
+    if name == "linux":
+        from rsock_nf.link.linux import Linux
+
+        return Linux()
+    if name in _BSD:
+        from rsock_nf.link.bsd import Bsd
+
+        return Bsd(_BSD[name])
+    raise LinkError(f"{sys.platform}: only Linux, FreeBSD, NetBSD, OpenBSD and macOS are known")
+
+
 def open_link(device: str, match: Match, *, receive_buffer: int = 32 << 20) -> Link:
     """Open the link of this operating system on ``device``.
 
     Raises ``LinkError`` when the device does not exist, is down, is of an unknown kind, or the privilege is missing.
     """
-    from rsock_nf.link.af_packet import PacketLink
+    return system().open_link(device, match, receive_buffer)
 
-    return PacketLink(device, match, receive_buffer=receive_buffer)
+
+def route_to(remote: IPAddress) -> Route:
+    """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
+    return system().route_to(remote)
+
+
+def default_device(version: int | None = None) -> str | None:
+    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
+
+    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
+    """
+    return system().default_device(version)
+
+
+def device_addresses(device: str) -> tuple[IPAddress, ...]:
+    """Its addresses of global scope (the loopback device: of host scope too), lasting and usable ones first.
+
+    Raises ``LinkError`` when there is no such device.
+    """
+    return system().device_addresses(device)

@@ -9,27 +9,16 @@ import contextlib
 import errno
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
-from typing import Final, NamedTuple
+from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, Route
 from rsock_nf.link import rtnetlink as rtnl
 from rsock_nf.link.rtnetlink import Device, DeviceAddress, RouteReply, RouteSocket
 
 _ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
 """Destinations outside every local network, to ask the routing table about; nothing is sent to them.  Two, because
 some hosts blackhole the prefixes that are reserved for documentation."""
-
-
-class Route(NamedTuple):
-    """How packets to one destination leave this host."""
-
-    device: str
-    source: IPAddress | None
-    gateway: IPAddress | None
-    """None = on-link."""
-    local: bool
-    """The destination is an address of this host, so ``device`` is the loopback device."""
 
 
 def route_to(remote: IPAddress) -> Route:

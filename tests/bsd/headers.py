@@ -58,7 +58,7 @@ _MACROS = """
     EPERM ENOENT ENXIO EIO EACCES EBUSY ENODEV EINVAL ENOTTY EAGAIN EMSGSIZE ENETDOWN ENOBUFS ENOMEM ESRCH
     AF_INET AF_INET6 AF_LINK PF_ROUTE IFNAMSIZ IFF_UP IFF_LOOPBACK IFF_RUNNING
     CTL_NET NET_RT_FLAGS NET_RT_IFLIST RTM_VERSION
-    RTM_ADD RTM_DELETE RTM_CHANGE RTM_GET RTM_NEWADDR RTM_DELADDR RTM_IFINFO RTM_IFANNOUNCE RTM_DESYNC
+    RTM_ADD RTM_DELETE RTM_CHANGE RTM_GET RTM_RESOLVE RTM_NEWADDR RTM_DELADDR RTM_IFINFO RTM_IFANNOUNCE RTM_DESYNC
     RTA_DST RTA_GATEWAY RTA_NETMASK RTA_IFP RTA_IFA
     RTF_UP RTF_GATEWAY RTF_HOST RTF_REJECT RTF_BLACKHOLE RTF_LLINFO RTF_LLDATA RTF_LOCAL
     SIOCGIFAFLAG_IN6 IN6_IFF_TENTATIVE IN6_IFF_DUPLICATED IN6_IFF_DEPRECATED IN6_IFF_TEMPORARY
@@ -85,6 +85,7 @@ _EXPRESSIONS = (
     "sizeof(struct ifa_msghdr)",
     *(f"offsetof(struct ifa_msghdr, ifam_{member})" for member in ("addrs", "index")),
     *(f"offsetof(struct sockaddr_dl, sdl_{member})" for member in ("index", "type", "nlen", "alen", "data")),
+    "sizeof(struct sockaddr_dl)",
     "sizeof(struct sockaddr_in)",
     "sizeof(struct sockaddr_in6)",
     "offsetof(struct sockaddr_in6, sin6_scope_id)",

@@ -1,0 +1,67 @@
+"""What FreeBSD, NetBSD, OpenBSD and macOS bring to the door: /dev/bpf, routing sockets, plain UDP."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link import Link, LinkError, Match, Route, bsd_routes
+from rsock_nf.link.bpf_device import BpfLink, SystemCalls
+from rsock_nf.link.bsd_abi import load
+from rsock_nf.link.bsd_next_hop import NextHops
+from rsock_nf.link.bsd_routing import KernelRouting, RouteSocket, RoutingCalls
+from rsock_nf.link.udp import UdpSystem
+from rsock_nf.link.udp_bsd import PlainUdp
+
+
+class Bsd:
+    """See ``System``.  The calls of its kernel are arguments: by default those of the one that this process runs on."""
+
+    run_directory = Path("/var/run")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bpf: SystemCalls | None = None,
+        routing: RoutingCalls | None = None,
+        udp: UdpSystem | None = None,
+    ) -> None:
+        self._abi = load(name)
+        self._bpf = bpf
+        self._routing = routing or KernelRouting(self._abi)
+        self.udp = udp or PlainUdp(self._abi)
+
+    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``."""
+        with contextlib.ExitStack() as undo:
+            next_hops = undo.enter_context(contextlib.closing(NextHops(device, self._kernel())))
+            if not next_hops.up:
+                raise LinkError(f"{device}: the interface is down: ifconfig {device} up")
+            link = BpfLink(
+                device, match, abi=self._abi, syscalls=self._bpf, next_hops=next_hops, receive_buffer=receive_buffer
+            )
+            undo.pop_all()
+        return link
+
+    def route_to(self, remote: IPAddress) -> Route:
+        """See ``route_to``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.route_to(kernel, remote)
+
+    def default_device(self, version: int | None) -> str | None:
+        """See ``default_device``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.default_device(kernel, version)
+
+    def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
+        """See ``device_addresses``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.device_addresses(kernel, device)
+
+    def _kernel(self) -> RouteSocket:
+        try:
+            return RouteSocket(self._abi, self._routing)
+        except OSError as error:
+            raise LinkError(f"no routing socket can be had: {error.strerror}") from None
