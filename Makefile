@@ -38,8 +38,10 @@ lint: $(VENV)/.develop ## ruff: rules and format
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
-types: $(VENV)/.develop ## mypy --strict, of the packages and of tests and benchmark
+types: $(VENV)/.develop ## mypy --strict, of the packages (as Linux, FreeBSD and macOS have them) and of tests and benchmark
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/mypy --platform freebsd
+	@$(VENV)/bin/mypy --platform darwin
 	@$(VENV)/bin/mypy tests bench
 
 imports: $(VENV)/.develop ## who may import whom

@@ -27,6 +27,7 @@ from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
+_OPEN_MAX = 10_240  # sys/syslimits.h: where "unlimited" is not taken (macOS)
 
 
 class Tunnel(Protocol):
@@ -205,4 +206,7 @@ def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:
 def _raise_descriptor_limit() -> None:
     """A server holds a descriptor for each port and each conversation; the usual soft limit is 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (hard, _OPEN_MAX):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return

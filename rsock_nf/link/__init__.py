@@ -162,8 +162,10 @@ class System(Protocol):
 
     run_directory: Path
     """Where files go that do not outlive a reboot."""
-    udp: UdpSystem
-    """How its UDP sockets are read and written."""
+
+    @property
+    def udp(self) -> UdpSystem:
+        """How its UDP sockets are read and written."""
 
     def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""

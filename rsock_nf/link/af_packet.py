@@ -37,7 +37,7 @@ from rsock_nf.link.mmsg import MSG_TRUNC, BatchReader
 from rsock_nf.link.segmentation import cut, ip_header_length
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # linux/if_ether.h
-_SOL_PACKET: Final = 263  # linux/socket.h
+_AF_PACKET, _SOL_PACKET = 17, 263  # linux/socket.h
 _PACKET_STATISTICS, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 6, 15, 23  # linux/if_packet.h
 _SO_ATTACH_FILTER, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 26, 32, 33  # asm-generic/socket.h
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8927, 0x8933  # linux/sockios.h
@@ -80,7 +80,7 @@ class PacketLink:
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
         try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._socket = socket.socket(_AF_PACKET, socket.SOCK_RAW, 0)
         except PermissionError:
             raise LinkError(f"{device}: no permission for a packet socket: run as root or grant CAP_NET_RAW") from None
         try:

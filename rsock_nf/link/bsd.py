@@ -12,7 +12,7 @@ from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.bsd_next_hop import NextHops
 from rsock_nf.link.bsd_routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.udp import UdpSystem
-from rsock_nf.link.udp_bsd import PlainUdp
+from rsock_nf.link.udp_bsd import PlainUdp, destination_option
 
 
 class Bsd:
@@ -31,7 +31,7 @@ class Bsd:
         self._abi = load(name)
         self._bpf = bpf
         self._routing = routing or KernelRouting(self._abi)
-        self.udp = udp or PlainUdp(self._abi)
+        self.udp: UdpSystem = udp or PlainUdp(destination_option(self._abi), self._abi.numbers)
 
     def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""

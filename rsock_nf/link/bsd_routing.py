@@ -16,8 +16,9 @@ import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd_abi import Abi
@@ -115,7 +116,8 @@ class KernelRouting:
         return int(flags)
 
 
-class Interface(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Interface:
     """One interface with its addresses."""
 
     index: int
@@ -200,7 +202,7 @@ class RouteSocket:
             elif message.kind == abi["RTM_NEWADDR"] and found and found[-1].index == message.index:
                 own = message.addresses.get(abi["RTA_IFA"])
                 if own is not None and not isinstance(own, LinkAddress):
-                    found[-1] = found[-1]._replace(addresses=(*found[-1].addresses, own))
+                    found[-1] = replace(found[-1], addresses=(*found[-1].addresses, own))
         return found
 
     def neighbours(self, version: int) -> Iterator[tuple[int, IPAddress, bytes]]:

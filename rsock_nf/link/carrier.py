@@ -5,7 +5,8 @@ port and family (or each address, where the configuration names some), on which 
 address that was asked.
 
 Unlike the application's sockets (``link.datagram``) they hand on what UDP_GRO merged as one buffer, for the codec opens a
-whole burst at once, and they send a burst as it is: one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.
+whole burst at once, and they send a burst as it is: one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the system has none of that,
+and for what is said otherwise on each, see ``link.udp``.
 DF is always set and the kernel's own idea of the path's MTU is ignored (IP_PMTUDISC_PROBE, ip(7)): the core finds the size that passes
 by padded probes, as it does for fake TCP.  The kernel refuses a UDP_SEGMENT size above the device's MTU by itself.
 
@@ -29,28 +30,14 @@ from rsock_nf.link.datagram import (
     NO_GSO,
     SLOT_BYTES,
     UDP_MAX_SEGMENTS,
-    Ancillary,
     Destination,
     UdpSocket,
     remember,
-    segment_option,
     shared_slots,
 )
-from rsock_nf.link.sockaddr import (
-    CONTROL,
-    IP_PKTINFO,
-    NAME_BYTES,
-    SOL_UDP,
-    UDP_SEGMENT,
-    parse_control,
-    to_socket_address,
-)
+from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
+from rsock_nf.link.udp import Ancillary
 
-_IP_MTU_DISCOVER: Final = 10
-_IP_PMTUDISC_PROBE: Final = 3
-_IP_MTU: Final = 14
-_IPV6_MTU_DISCOVER: Final = 23
-_IPV6_MTU: Final = 24
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
 
 
@@ -63,13 +50,11 @@ class _Carrier(UdpSocket):
 
     def _configure(self) -> None:
         super()._configure()
-        if self._family == socket.AF_INET:
-            self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-        else:
+        if self._family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        self._udp.never_fragment(self._socket)
         if self._device is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
+            self._udp.bind_device(self._socket, self._device)
 
     def _destination_of(self, key: FlowKey) -> Destination:
         raise NotImplementedError
@@ -101,9 +86,9 @@ class _Carrier(UdpSocket):
     def _send_piece(self, key: FlowKey, destination: Destination, data: Buffer, size: int) -> bool:
         """One UDP_SEGMENT send, or one datagram after the other where the kernel refuses that."""
         count = -(-len(data) // size)
-        if size < self._single_from.get(key, SLOT_BYTES):
-            option = (SOL_UDP, UDP_SEGMENT, segment_option(size))
-            failure = self._transmit(data, [*destination.ancillary, option], destination.address)
+        if self._udp.bursts and size < self._single_from.get(key, SLOT_BYTES):
+            ancillary = [*destination.ancillary, *self._udp.segments(size)]
+            failure = self._transmit(data, ancillary, destination.address)
             if failure not in NO_GSO:
                 return self._sent(failure, count)
             if not self._send_each(destination, data, size, count):
@@ -196,13 +181,7 @@ class DialledCarrier(_Carrier):
     @property
     def mtu(self) -> int:
         """The largest IP packet of the route, bytes, as the kernel knows it now; 0 = there is no route."""
-        level, option = (
-            (socket.IPPROTO_IP, _IP_MTU) if self._family == socket.AF_INET else (socket.IPPROTO_IPV6, _IPV6_MTU)
-        )
-        try:
-            return self._socket.getsockopt(level, option)
-        except OSError:
-            return 0
+        return self._udp.route_mtu(self._socket)
 
     def receive(self) -> list[Carried]:
         """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
@@ -219,7 +198,7 @@ class DialledCarrier(_Carrier):
             received = [Carried(key, views[slot][:length], 0) for slot, length in enumerate(lengths)]
         else:
             received = [
-                Carried(key, views[slot][:length], parse_control(reader.control(slot)).segment_size)
+                Carried(key, views[slot][:length], self._udp.parse_control(reader.control(slot)).segment_size)
                 for slot, length in enumerate(lengths)
             ]
         self.counters.received += count_datagrams(received)
@@ -237,7 +216,7 @@ class CarrierPort(_Carrier):
     def __init__(self, endpoint: Endpoint, *, device: str | None = None) -> None:
         super().__init__(endpoint, device)
         self.endpoint = endpoint
-        self._slots = shared_slots(NAME_BYTES[self._family], CONTROL)
+        self._slots = shared_slots(NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control)
         self._keys: dict[Hashable, FlowKey] = {}
         """Sender and our address, as the kernel says them → flow."""
         self._destinations: dict[Hashable, Destination] = {}
@@ -246,10 +225,8 @@ class CarrierPort(_Carrier):
 
     def _attach(self, endpoint: Endpoint) -> None:
         self._wildcard = endpoint.address.is_unspecified
-        if self._wildcard and self._family == socket.AF_INET6:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        elif self._wildcard:
-            self._socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if self._wildcard:
+            self._udp.ask_destination(self._socket)
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Carried]:
@@ -268,7 +245,7 @@ class CarrierPort(_Carrier):
             name, control = names[slot * stride : slot * stride + stride], reader.control(slot)
             if key is None or name != last_name or control != last_control:
                 last_name, last_control = name, control
-                segment_size, source = parse_control(control)
+                segment_size, source = self._udp.parse_control(control)
                 key = self._keys.get((name, source)) or self._learn(name, source)
             received.append(Carried(key, views[slot][:length], segment_size))
         self.counters.received += count_datagrams(received)
@@ -277,10 +254,11 @@ class CarrierPort(_Carrier):
     def _learn(self, name: bytes, source: bytes) -> FlowKey:
         """``name`` is a struct sockaddr_in or sockaddr_in6; ``source``, on a wildcard address, the answer's pktinfo."""
         (port,) = struct.unpack_from("!H", name, 2)
+        local = self._udp.address_of(self._family, source).packed if source else b""
         if self._family == socket.AF_INET:
-            remote, local = name[4:8], source[4:8]
+            remote = name[4:8]
         else:
-            remote, local = name[8:24], source[:16]
+            remote = name[8:24]
             (scope,) = struct.unpack_from("@I", name, 24)
             if scope:
                 remember(self._scopes, remote, scope)
@@ -292,15 +270,13 @@ class CarrierPort(_Carrier):
         return self._destinations.get(key) or self._prepare(key)
 
     def _prepare(self, key: FlowKey) -> Destination:
+        scope = self._scopes.get(key.remote, 0)
         ancillary: Ancillary = []
+        if self._wildcard:
+            ancillary = self._udp.answer_from(self._family, self._udp.source_of(self._family, key.local, scope))
         if self._family == socket.AF_INET:
-            if self._wildcard:
-                ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + key.local + bytes(4))]
             destination = Destination((str(IPv4Address(key.remote)), key.remote_port), ancillary)
         else:
-            scope = self._scopes.get(key.remote, 0)
-            if self._wildcard:
-                ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, key.local + struct.pack("@I", scope))]
             destination = Destination((str(IPv6Address(key.remote)), key.remote_port, 0, scope), ancillary)
         remember(self._destinations, key, destination)
         return destination

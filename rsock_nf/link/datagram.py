@@ -19,30 +19,21 @@ import contextlib
 import errno
 import functools
 import socket
-import struct
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Endpoint, Run
-from rsock_nf.link import LinkError
-from rsock_nf.link.mmsg import BatchReader
+from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import (
-    CONTROL,
-    GRO_CONTROL,
-    IP_PKTINFO,
     NAME_BYTES,
-    SOL_UDP,
-    UDP_GRO,
-    UDP_SEGMENT,
     SocketAddress,
-    parse_control,
     parse_sockaddr,
     to_endpoint,
     to_socket_address,
     why_not,
 )
+from rsock_nf.link.udp import Ancillary
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
@@ -50,9 +41,6 @@ SLOTS: Final = 64
 SLOT_BYTES: Final = 64 << 10
 """A GRO read into a smaller buffer loses the rest."""
 SOCKET_BUFFER: Final = 8 << 20
-
-_SO_SNDBUFFORCE: Final = 32
-_SO_RCVBUFFORCE: Final = 33
 
 _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 """UDP payload of one send, so that its IP packet is at most 65,535 bytes long."""
@@ -62,7 +50,6 @@ _READ_ATTEMPTS: Final = 4
 NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
-Ancillary: TypeAlias = list[tuple[int, int, bytes]]
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -97,8 +84,11 @@ class Slots:
     Whatever a ``receive`` returned is valid until the next ``receive`` of *any* socket on the same ``Slots``.
     """
 
-    def __init__(self, *, names: int = 0, control: int = GRO_CONTROL) -> None:
-        self.reader = BatchReader(SLOTS, SLOT_BYTES, names=names, control=control)
+    def __init__(self, *, names: int = 0, control: int | None = None) -> None:
+        """``control``: room for ancillary data; default: for what tells where to cut a merged datagram."""
+        udp = system().udp
+        room = udp.merge_control if control is None else control
+        self.reader = udp.reader(SLOTS, SLOT_BYTES, names=names, control=room)
         self._equal_size = -1
         self._equal: list[Buffer] = []
 
@@ -138,7 +128,7 @@ class Slots:
 
 
 @functools.cache
-def shared_slots(names: int = 0, control: int = GRO_CONTROL) -> Slots:
+def shared_slots(names: int = 0, control: int | None = None) -> Slots:
     """The process-wide ``Slots`` with that much room for names and ancillary data: 4 MiB, so not one for each socket."""
     return Slots(names=names, control=control)
 
@@ -158,11 +148,13 @@ class UdpSocket:
         self.counters = DatagramCounters()
         self._family = socket.AF_INET if endpoint.address.version == 4 else socket.AF_INET6
         self._burst_bytes = _BURST_BYTES[self._family]
+        self._udp = system().udp
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
         try:
-            self._socket = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
             try:
+                self._socket.setblocking(False)
                 self._configure()
                 self._attach(endpoint)
             except BaseException:
@@ -179,10 +171,7 @@ class UdpSocket:
         raise NotImplementedError
 
     def _configure(self) -> None:
-        _enlarge(self._socket, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _enlarge(self._socket, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
-        with contextlib.suppress(OSError):  # before Linux 5.0: every datagram comes alone
-            self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
+        self._udp.configure(self._socket, SOCKET_BUFFER)
 
     def fileno(self) -> int:
         """Readable when datagrams or errors wait."""
@@ -216,6 +205,8 @@ class UdpSocket:
         count = len(datagrams)
         if count == 1:
             self._settle(self._transmit(datagrams[0], destination.ancillary, destination.address), 1)
+        elif not self._udp.bursts:
+            self._send_all(destination, datagrams)
         elif size == 0 or size >= self._single_from.get(key, SLOT_BYTES):
             self._send_singly(destination, datagrams)
         elif not len(datagrams[-1]):  # a burst cannot end in an empty datagram: it would vanish
@@ -229,7 +220,7 @@ class UdpSocket:
                 self._send_run(key, destination, datagrams[at : at + at_once], size)
 
     def _send_burst(self, key: Hashable, destination: Destination, datagrams: Sequence[Buffer], size: int) -> None:
-        ancillary = [*destination.ancillary, (SOL_UDP, UDP_SEGMENT, segment_option(size))]
+        ancillary = [*destination.ancillary, *self._udp.segments(size)]
         failure = self._transmit(b"".join(datagrams), ancillary, destination.address)
         if failure not in NO_GSO:
             self._settle(failure, len(datagrams))
@@ -237,8 +228,11 @@ class UdpSocket:
             remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
 
     def _send_singly(self, destination: Destination, datagrams: Sequence[Buffer]) -> bool:
-        """Send one by one; whether the first was taken."""
+        """Send one by one what could be a burst; whether the first was taken."""
         self.counters.sent_singly += len(datagrams)
+        return self._send_all(destination, datagrams)
+
+    def _send_all(self, destination: Destination, datagrams: Sequence[Buffer]) -> bool:
         failures = [self._transmit(datagram, destination.ancillary, destination.address) for datagram in datagrams]
         for failure in failures:
             self._settle(failure, 1)
@@ -284,16 +278,18 @@ class Listener(UdpSocket):
 
     def __init__(self, endpoint: Endpoint, *, slots: Slots | None = None) -> None:
         super().__init__(endpoint)
-        self._slots = slots or shared_slots(NAME_BYTES[self._family], CONTROL)
+        self._slots = slots or shared_slots(
+            NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control
+        )
         self._destinations: dict[Hashable, Destination] = {}
 
     def _attach(self, endpoint: Endpoint) -> None:
         self._wildcard = endpoint.address.is_unspecified
-        if self._wildcard and self._family == socket.AF_INET6:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        elif self._wildcard:
-            self._socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if self._wildcard:
+            if self._family == socket.AF_INET6:
+                with contextlib.suppress(OSError):  # OpenBSD's IPv6 sockets never take IPv4
+                    self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            self._udp.ask_destination(self._socket)
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Run]:
@@ -324,12 +320,12 @@ class Listener(UdpSocket):
         stride = reader.name_stride
         controls = [reader.control(slot) for slot in range(len(lengths))]
         if one_sender and controls.count(controls[0]) == len(controls):
-            segment_size, source = parse_control(controls[0])
+            segment_size, source = self._udp.parse_control(controls[0])
             peer = names[:stride] + source
             if not segment_size:
                 return self._slots.runs(peer, lengths)
             return self._slots.mixed_runs([peer] * len(lengths), lengths, [segment_size] * len(lengths))
-        parsed = [parse_control(control) for control in controls]
+        parsed = [self._udp.parse_control(control) for control in controls]
         peers = [name + told.source for name, told in zip(_cut(names, stride), parsed, strict=True)]
         return self._slots.mixed_runs(peers, lengths, [told.segment_size for told in parsed])
 
@@ -341,11 +337,7 @@ class Listener(UdpSocket):
 
     def _destination(self, peer: Hashable) -> Destination:
         name, source = self._split(peer)
-        ancillary: Ancillary = []
-        if source and self._family == socket.AF_INET6:
-            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
-        elif source:
-            ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, source)]
+        ancillary = self._udp.answer_from(self._family, source) if source else []
         destination = Destination(parse_sockaddr(name), ancillary)
         remember(self._destinations, peer, destination)
         return destination
@@ -362,7 +354,7 @@ class Listener(UdpSocket):
         sender = str(to_endpoint(parse_sockaddr(name)))
         if not source:
             return sender
-        local = ip_address(source[4:8] if self._family == socket.AF_INET else source[:16])
+        local = self._udp.address_of(self._family, source)
         return f"{sender} via {getattr(local, 'ipv4_mapped', None) or local}"
 
 
@@ -395,7 +387,7 @@ class Dialled(UdpSocket):
             return []
         lengths = reader.lengths(count)
         if reader.any_control(count):
-            segments = [parse_control(reader.control(slot)).segment_size for slot in range(count)]
+            segments = [self._udp.parse_control(reader.control(slot)).segment_size for slot in range(count)]
             runs = slots.mixed_runs([peer] * count, lengths, segments)
         else:
             runs = slots.runs(peer, lengths)
@@ -410,20 +402,6 @@ class Dialled(UdpSocket):
     def describe(self, peer: Hashable) -> str:  # noqa: ARG002 - the same question as to a Listener
         """Where its datagrams go."""
         return str(self.target)
-
-
-def _enlarge(sock: socket.socket, force: int, plain: int) -> None:
-    """Beyond net.core.[rw]mem_max with CAP_NET_ADMIN, up to it without."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
-
-
-@functools.lru_cache(maxsize=2048)
-def segment_option(size: int) -> bytes:
-    """The ancillary data of UDP_SEGMENT: a u16 (udp(7))."""
-    return struct.pack("@H", size)
 
 
 def _cut(names: bytes, stride: int) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Holding TCP ports: as long as a ``HeldPort`` lives, the kernel gives its port to nobody else.
 
-What it is: one bound TCP socket for each port, on ``[::]`` and IPv4 at once, that never listens.
+What it is: one bound TCP socket for each port, on ``[::]`` and IPv4 at once, that never listens (on OpenBSD, whose IPv6
+sockets never take IPv4, one of each).
 An explicit bind or listen of somebody else fails with EADDRINUSE, the kernel's choice of an
 ephemeral port passes it by, and ``ss -tln`` does not show it.  Neither SO_REUSEADDR nor
 SO_REUSEPORT: with either of them on both sides a foreign bind would succeed (net/ipv4/inet_connection_sock.c,
@@ -11,6 +12,7 @@ What it is not: a firewall.  The kernel answers a SYN to a held port with RST; t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,13 +27,14 @@ from rsock_nf.link import LinkError
 class HeldPort:
     """One TCP port that is ours until ``close``; also a context manager."""
 
-    def __init__(self, holder: socket.socket) -> None:
-        self._socket = holder
-        self.port: int = holder.getsockname()[1]
+    def __init__(self, *holders: socket.socket) -> None:
+        self._sockets = holders
+        self.port: int = holders[0].getsockname()[1]
 
     def close(self) -> None:
         """Give the port back; idempotent.  It is free at once: there was no connection, so no TIME_WAIT."""
-        self._socket.close()
+        for holder in self._sockets:
+            holder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,17 +92,30 @@ def hold_ports(ranges: Sequence[PortRange]) -> list[HeldPort]:
 
 def _hold(port: int) -> HeldPort:
     """Bind ``port``, or any for 0.  Raises ``OSError``."""
-    holder = _unbound_socket()
-    try:
-        if holder.family == socket.AF_INET6:
-            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            holder.bind(("::", port))
-        else:
+    with contextlib.ExitStack() as undo:
+        holder = undo.enter_context(_unbound_socket())
+        if holder.family == socket.AF_INET:
             holder.bind(("", port))
-        return HeldPort(holder)
-    except BaseException:
-        holder.close()
-        raise
+            undo.pop_all()
+            return HeldPort(holder)
+        both = _takes_ipv4(holder)
+        holder.bind(("::", port))
+        if both:
+            undo.pop_all()
+            return HeldPort(holder)
+        second = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        second.bind(("", holder.getsockname()[1]))
+        undo.pop_all()
+        return HeldPort(holder, second)
+
+
+def _takes_ipv4(holder: socket.socket) -> bool:
+    """Have an IPv6 socket take IPv4 as well; False = the system does not let it."""
+    try:
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _unbound_socket() -> socket.socket:
@@ -109,11 +125,11 @@ def _unbound_socket() -> socket.socket:
     line it has not.
     """
     try:
-        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:
-        if error.errno != errno.EAFNOSUPPORT:
+        if error.errno not in {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}:
             raise
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
 
 def _from_random_start(ranges: Sequence[PortRange], rng: Callable[[int], bytes]) -> Iterator[int]:

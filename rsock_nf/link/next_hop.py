@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent
+from rsock_nf.link import LinkError, LinkEvent, Route
 from rsock_nf.link import rtnetlink as rtnl
 from rsock_nf.link.routes import (
-    Route,
     default_device,
     device_addresses,
     find_device,

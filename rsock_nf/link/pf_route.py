@@ -12,8 +12,9 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd_abi import Abi, aligned
@@ -26,7 +27,8 @@ _VERSION_AND_KIND: Final = struct.Struct("=HBB")
 _LINK_LOCAL: Final = 0xFE80
 
 
-class LinkAddress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
     """struct sockaddr_dl."""
 
     index: int
@@ -38,7 +40,8 @@ class LinkAddress(NamedTuple):
 Address: TypeAlias = IPAddress | LinkAddress
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Message:
     """One routing message, as far as we look."""
 
     kind: int

@@ -70,6 +70,8 @@ _NLM_F_ACK: Final = 0x004
 _NLM_F_DUMP_INTR: Final = 0x010
 _NLM_F_DUMP: Final = 0x300
 _NLM_F_CREATE: Final = 0x400
+_AF_NETLINK: Final = 16
+_NETLINK_ROUTE: Final = 0
 _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SO_RCVBUFFORCE: Final = 33
@@ -140,9 +142,9 @@ class RouteSocket:
 
     def __init__(self, groups: Iterable[int] = ()) -> None:
         self._sequence = 0
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
         try:
+            self._socket.setblocking(False)
             self._socket.bind((0, 0))
             for group in groups:
                 self._join(group)

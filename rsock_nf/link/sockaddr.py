@@ -7,64 +7,18 @@ sent to, ip(7) and ipv6(7)), the size at which UDP_GRO merged (udp(7)).  All of 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 import struct
 from ipaddress import ip_address
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from rsock_nf.core.types import Endpoint
 
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
-IP_PKTINFO: Final = 8
-
 NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
 """sizeof(struct sockaddr_in), sizeof(struct sockaddr_in6)"""
-GRO_CONTROL: Final = 24
-CONTROL: Final = 24 + 40
-"""CMSG_SPACE of an int, and of that with a struct in6_pktinfo."""
-_CMSG: Final = struct.Struct("@Qii")
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-
-
-class Control(NamedTuple):
-    """What one message's ancillary data says."""
-
-    segment_size: int
-    """Where to cut; 0 = one datagram."""
-    source: bytes
-    """struct in_pktinfo or in6_pktinfo with which an answer leaves from the address that was asked; b"" = not told."""
-
-
-@functools.lru_cache(maxsize=8192)
-def parse_control(data: bytes) -> Control:
-    """Read a run of struct cmsghdr; each is aligned to 8 bytes (cmsg(3))."""
-    segment_size, source, at = 0, b"", 0
-    while at + _CMSG.size <= len(data):
-        length, level, kind = _CMSG.unpack_from(data, at)
-        body = data[at + _CMSG.size : at + length]
-        if (level, kind) == (SOL_UDP, UDP_GRO):
-            (segment_size,) = struct.unpack_from("@i", body)
-        elif (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            # ipi_ifindex 0: the route chooses the device.  ipi_spec_dst is a local address also for a broadcast.
-            source = bytes(4) + body[4:8] + bytes(4)
-        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-            source = _ipv6_source(body)
-        at += max((length + 7) & ~7, _CMSG.size)
-    return Control(segment_size, source)
-
-
-def _ipv6_source(received: bytes) -> bytes:
-    """in6_pktinfo for the answer: the device only where the address means nothing without it; none to a multicast."""
-    address, device = received[:16], received[16:20]
-    if address[0] == 0xFF:
-        return bytes(16) + device
-    link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
-    return address + (device if link_local else bytes(4))
 
 
 def parse_sockaddr(name: bytes) -> SocketAddress:

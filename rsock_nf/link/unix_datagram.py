@@ -26,13 +26,12 @@ from pathlib import Path
 from typing import Final
 
 from rsock_nf.core.types import Run
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, system
 from rsock_nf.link.datagram import SOCKET_BUFFER, DatagramCounters, Slots, shared_slots
-from rsock_nf.link.mmsg import MSG_TRUNC
+from rsock_nf.link.udp import MSG_TRUNC
 
 _SOCKADDR_UN: Final = 110
 _FAMILY_BYTES: Final = 2
-_SO_SNDBUFFORCE: Final = 32
 _MODE: Final = 0o660
 _LONGEST: Final = 65_507
 """What a UDP datagram over IPv4 can hold; this socket would take more."""
@@ -53,7 +52,8 @@ class UnixListener:
         self.counters = DatagramCounters()
         self._slots = slots or shared_slots(_SOCKADDR_UN, 0)
         self._identity: tuple[int, int] | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
         try:
             self._bind()
         except OSError as error:
@@ -65,10 +65,7 @@ class UnixListener:
 
     def _bind(self) -> None:
         _remove_dead(self.local)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SOCKET_BUFFER)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        system().udp.enlarge_send(self._socket, SOCKET_BUFFER)
         with _nobody_else():
             self._socket.bind(bytes(self.local))
         found = self.local.lstat()
@@ -180,7 +177,7 @@ def _remove_dead(path: Path) -> None:
         return
     if not stat.S_ISSOCK(kind):
         raise LinkError(f"cannot listen on unix:{path}: a file that is not a socket is there; it is left alone")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(bytes(path))
         except OSError as error:

@@ -23,7 +23,7 @@ from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, default_device, route_to
 from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import instances
@@ -32,6 +32,7 @@ from rsock_nf.policy import fake_tcp_ports
 from rsock_nf.settings import Settings
 
 _NET = Path("/sys/class/net")
+_AF_PACKET = 17  # linux/socket.h
 _SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
 _FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO
     "tso": (0x1E, "bursts are cut in software"),
@@ -91,7 +92,7 @@ def _privileges() -> Finding:
 
 def _packet_socket() -> Finding:
     try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+        socket.socket(_AF_PACKET, socket.SOCK_RAW, 0).close()
     except PermissionError:
         return Finding(Verdict.FAIL, "packet socket", "not permitted: CAP_NET_RAW is wanted")
     except OSError as error:
@@ -112,8 +113,6 @@ def _firewall(backend: str) -> Iterator[Finding]:
 
 def _device(settings: Settings | None) -> str | Finding:
     """The device that the instance would take, or why there is none."""
-    from rsock_nf.link.next_hop import default_device, route_to
-
     if settings and settings.device:
         return settings.device
     try:

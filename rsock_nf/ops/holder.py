@@ -10,16 +10,19 @@ import os
 import re
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.errors import InstanceError
+from rsock_nf.link import system
 
 RUN_DIR_VARIABLE = "RSOCK_NF_RUN_DIR"
 """Overrides ``/run/rsock-nf``: for tests, and for instances of one name in several network namespaces."""
 _PROC = Path("/proc")
 _DELETED = " (deleted)"
+_INTERVAL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,9 @@ class Holder:
 
 
 def run_dir() -> Path:
-    """Where the instances' directories are."""
-    return Path(os.environ.get(RUN_DIR_VARIABLE, "/run/rsock-nf"))
+    """Where the instances' directories are: on Linux ``/run/rsock-nf``."""
+    given = os.environ.get(RUN_DIR_VARIABLE)
+    return Path(given) if given is not None else system().run_directory / "rsock-nf"
 
 
 def holders() -> Iterator[Holder]:
@@ -82,6 +86,8 @@ def end(lost: Holder, *, grace: float) -> bool:
 def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
     """Signal process ``pid`` if ``still`` says that it is the one that is meant, and wait for its end, ``timeout`` seconds
     at most.  Whether it was signalled.  Raises ``InstanceError`` when it may not be."""
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return _signal_and_poll(pid, number, timeout, still)
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -97,4 +103,20 @@ def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Cal
         raise InstanceError(f"process {pid} belongs to another user") from None
     finally:
         os.close(process)
+    return True
+
+
+def _signal_and_poll(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
+    """``signal_and_wait`` where processes have no descriptors: between ``still`` and the signal a pid could be reused."""
+    try:
+        if not still():
+            return False
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise InstanceError(f"process {pid} belongs to another user") from None
+    deadline = time.monotonic() + timeout
+    while still() and time.monotonic() < deadline:
+        time.sleep(_INTERVAL)
     return True

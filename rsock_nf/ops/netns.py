@@ -190,6 +190,8 @@ def _enter(name: str) -> None:
 
 def _end(pids: Sequence[int], number: signal.Signals, patience: float) -> None:
     """Signal every process, then wait up to ``patience`` seconds for each of them to be gone."""
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        raise CommandFailed("network namespaces need Linux 5.3")
     handles: list[int] = []
     try:
         for pid in pids:

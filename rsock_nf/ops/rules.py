@@ -6,7 +6,7 @@ from rsock_firewall import FirewallError, Policy, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, default_device, device_addresses, route_to
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import Instance
@@ -20,8 +20,6 @@ def rules_for(settings: Settings) -> str:
     The source ports of a client are those that its running instance holds; while it does not run, there are none.
     Needs no privilege.  Raises ``TunnelError`` when the device or the backend cannot be told.
     """
-    from rsock_nf.link.next_hop import default_device, device_addresses, route_to
-
     tunnel = settings.tunnel
     try:
         if isinstance(tunnel, ClientParameters):

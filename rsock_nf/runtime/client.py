@@ -16,10 +16,9 @@ from rsock_nf.core.native_client import NativeClient
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, route_to
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
-from rsock_nf.link.next_hop import route_to
 from rsock_nf.link.unix_datagram import UnixListener
 from rsock_nf.policy import policy_for
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes

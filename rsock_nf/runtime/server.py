@@ -16,10 +16,9 @@ from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, default_device, device_addresses
 from rsock_nf.link.datagram import DatagramCounters, Dialled
 from rsock_nf.link.local_ports import hold_ports
-from rsock_nf.link.next_hop import default_device, device_addresses
 from rsock_nf.policy import policy_for
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
 from rsock_nf.settings import Settings

@@ -30,6 +30,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 """System → data model → the compiler's targets that have it."""
 
 INCLUDES = """
+#define __APPLE_USE_RFC_3542  // IPV6_DONTFRAG
 #include <sys/types.h>
 #include <sys/time.h>
 #include <sys/param.h>
@@ -62,7 +63,8 @@ _MACROS = """
     RTA_DST RTA_GATEWAY RTA_NETMASK RTA_IFP RTA_IFA
     RTF_UP RTF_GATEWAY RTF_HOST RTF_REJECT RTF_BLACKHOLE RTF_LLINFO RTF_LLDATA RTF_LOCAL
     SIOCGIFAFLAG_IN6 IN6_IFF_TENTATIVE IN6_IFF_DUPLICATED IN6_IFF_DEPRECATED IN6_IFF_TEMPORARY
-    LINK_STATE_DOWN IP_RECVDSTADDR IP_SENDSRCADDR IP_RECVPKTINFO IP_PKTINFO
+    LINK_STATE_DOWN IP_DONTFRAG IPV6_DONTFRAG IP_BOUND_IF IPV6_BOUND_IF
+    IP_RECVDSTADDR IP_SENDSRCADDR IP_RECVPKTINFO IP_PKTINFO
 """.split()  # noqa: SIM905 - a list to read
 """Those that a system's headers do not define are not in its table."""
 
