@@ -86,11 +86,11 @@ def _assemble_converted(path: Path, converted: original.Converted) -> Configurat
     try:
         return _assemble(path, converted.keys)
     except ConfigError as error:
-        raise ConfigError(path, original.OUR_KEYS.get(error.field, error.field), error.message) from None
+        raise ConfigError(path, converted.origins.get(error.field, error.field), error.message) from None
 
 
 def _flag(field: str) -> str:
-    return "--" + field.removeprefix("param.")
+    return field.replace("param.", "--") if "param." in field else f"--{field}"
 
 
 def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:

@@ -14,6 +14,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, TypeVar
 
 from rsock_nf.config import values
@@ -29,16 +30,14 @@ _TOP = ("daemon", "verbose", "log", "server", "name", "param")
 _PARAM = (
     "dev", "lcapIp", "ports", "ludp", "taddr", "duration", "hash", "type", "keepalive", "cap_timeout", "unPath",
 )  # fmt: skip
-OUR_KEYS = {
+_ORIGINS = {
     "target": "param.taddr",
     "server": "param.taddr",
-    "listen": "param.unPath",
     "ports": "param.ports",
     "device": "param.dev",
     "addresses": "param.lcapIp",
     "log.file": "log",
 }
-"""Where what our keys say comes from, as far as anything can be wrong with it that was not seen here."""
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     int: ((int, float), "a number"),
@@ -67,6 +66,8 @@ class Converted:
     """One line each: what has no meaning here, or not the one that its writer may have expected."""
     foreground: bool
     """``daemon`` is 0."""
+    origins: dict[str, str]
+    """Our keys, and where what they say stands in the original: for what only ``assemble`` finds wrong."""
 
 
 def is_original(raw: Mapping[str, Any]) -> bool:
@@ -89,6 +90,7 @@ class _Conversion:
         self._given = {key: value for key, value in raw.items() if key != "param"}
         self._given |= {f"param.{key}": value for key, value in param.items()}
         self._keys: dict[str, Any] = {}
+        self._origins = dict(_ORIGINS)
         self._understood: list[str] = []
         self._remarks: list[str] = []
 
@@ -105,7 +107,7 @@ class _Conversion:
         self._host()
         foreground = self._process()
         self._unknown()
-        return Converted(self._keys, tuple(self._understood), tuple(self._remarks), foreground)
+        return Converted(self._keys, tuple(self._understood), tuple(self._remarks), foreground, self._origins)
 
     def _role(self) -> str:
         """The original has a program for each; a file that it wrote itself says which, other files only by ``ludp``."""
@@ -141,6 +143,8 @@ class _Conversion:
                 "param.unPath", "a Unix-domain datagram socket there; the original names it and never opens it"
             )
         self._keys["listen"] = listen[0] if len(listen) == 1 else listen
+        given = (listen[0] != f"unix:{path}", bool(path))
+        self._origins["listen"] = ", ".join(compress(("param.ludp", "param.unPath"), given))
 
     def _server(self) -> None:
         target = self._wanted("param.taddr", 'where datagrams go, as "127.0.0.1:9999"')

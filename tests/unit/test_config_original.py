@@ -145,7 +145,9 @@ def test_a_line_for_what_is_odd(tmp_path: Path, keys: dict[str, Any], line: str)
             {"server": False, "param": {"taddr": "203.0.113.5"}},
             'param.ludp: missing: where the application sends its datagrams, as "127.0.0.1:30000"',
         ),
-        ({"param": CLIENT | {"unPath": "/" + "x" * 107}}, f"param.unPath: /{'x' * 107}: too long for a socket: at most 107 bytes"),
+        ({"param": CLIENT | {"ludp": "224.0.0.1:9"}}, "param.ludp: 224.0.0.1:9 is not the address of a host"),
+        ({"param": CLIENT | {"taddr": "224.0.0.1"}}, "param.taddr: 224.0.0.1 is not the address of a host"),
+        ({"param": CLIENT | {"unPath": "/" + "x" * 107}}, f"param.ludp, param.unPath: /{'x' * 107}: too long for a socket: at most 107 bytes"),
         ({"param": SERVER | {"ports": "1-"}}, 'param.ports: "1-" is not a port or a range (want "10001-10010,12000")'),
         ({"param": SERVER | {"duration": 5}}, "param.duration: must be 10 to 6000 seconds, not 5"),
         ({"param": SERVER | {"duration": 6001}}, "param.duration: must be 10 to 6000 seconds, not 6001"),
@@ -207,6 +209,20 @@ def test_flags() -> None:
     with pytest.raises(ConfigError) as caught:
         config.from_flags("client", {"name": "c", "param": CLIENT | {"ports": "x"}})
     assert str(caught.value) == 'the command line: --ports: "x" is not a port or a range (want "10001-10010,12000")'
+
+
+@pytest.mark.parametrize(
+    ("param", "line"),
+    [
+        ({"unPath": "/" + "x" * 107}, f"--unPath: /{'x' * 107}: too long for a socket: at most 107 bytes"),
+        ({"ludp": "224.0.0.1:9"}, "--ludp: 224.0.0.1:9 is not the address of a host"),
+        ({"ludp": "224.0.0.1:9", "unPath": "/x"}, "--ludp, --unPath: 224.0.0.1:9 is not the address of a host"),
+    ],
+)
+def test_an_error_names_the_flag(param: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.from_flags("client", {"name": "c", "param": {"taddr": "203.0.113.5", **param}})
+    assert str(caught.value) == f"the command line: {line}"
 
 
 JSON = st.recursive(
