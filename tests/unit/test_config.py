@@ -221,7 +221,7 @@ MISTAKES = [
     (SERVER, {"addresses": "fe80::1%eth0"}, 'addresses: "fe80::1%eth0": give the device of a link-local address as "device", not behind a "%"'),
     (SERVER, {"name": "a/b"}, "name: \"a/b\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
     (SERVER, {"name": ".."}, "name: \"..\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
-    (SERVER, {"backend": "pf"}, 'backend: must be "auto", "nftables", "iptables" or "manual", not "pf"'),
+    (SERVER, {"backend": "npf"}, 'backend: must be "auto", "nftables", "iptables", "pf", "ipfw" or "manual", not "npf"'),
     (SERVER, {"secret": "hunter2"}, 'secret: not a key: 44 characters are wanted, as "rsock-nf genkey" prints them'),
     (SERVER, {"secret": 12345}, 'secret: not a key: 44 characters are wanted, as "rsock-nf genkey" prints them'),
     (SERVER, {"secret": "A" * 43 + "="}, 'secret: too regular to be a random key: make one with "rsock-nf genkey"'),
