@@ -238,7 +238,7 @@ def _status(arguments: argparse.Namespace) -> int:
     before: dict[str, Snapshot] = {}
     named = _named(arguments)
     while True:
-        found = survey(named)
+        found = survey(named, find_lost=not before)
         well = bool(found) and all(map(runs, found))
         if arguments.json:
             print(json.dumps(found[0] if named else found, indent=None if arguments.watch else 2))

@@ -34,6 +34,11 @@ def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any
     except OSError as error:
         if not instance.is_running():
             raise InstanceError(f"instance {instance.name} is not running") from None
+        if isinstance(error, FileNotFoundError):
+            remedy = f"rsock-nf down --name {instance.name}, then up"
+            raise ControlError(
+                f"instance {instance.name} runs, but {instance.control_path} is gone: {remedy}"
+            ) from None
         raise ControlError(f"instance {instance.name} cannot be asked: {error.strerror or error}") from None
     try:
         reply = json.loads(line)

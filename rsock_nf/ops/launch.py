@@ -167,8 +167,8 @@ def _reason(name: str) -> str:
     """Why a tunnel that starts is not up yet, in its own words."""
     try:
         status = ask(Instance(name), "status")
-    except RsockError as error:
-        return str(error)
+    except RsockError:  # no socket to ask, or an event loop that has not begun
+        return "its process is still starting"
     return str(status.get("reason") or status.get("state"))
 
 

@@ -17,9 +17,13 @@ from rsock_nf.ops.instance import Instance, instances
 from rsock_nf.ops.status import Snapshot
 
 
-def survey(named: Instance | None) -> list[Snapshot]:
-    """Of the named instance, or of every one, by name.  Raises ``InstanceError`` when the state directory cannot be read."""
-    lost = {found.name: found.pid for found in lost_holders()}
+def survey(named: Instance | None, *, find_lost: bool = True) -> list[Snapshot]:
+    """Of the named instance, or of every one, by name.
+
+    ``find_lost``: also those whose directory was deleted; that looks at every process of the host.
+    Raises ``InstanceError`` when the state directory cannot be read.
+    """
+    lost = {found.name: found.pid for found in lost_holders()} if find_lost else {}
     names = [named.name] if named else sorted({instance.name for instance in instances()} | lost.keys())
     return [_look(Instance(name), lost.get(name)) for name in names]
 

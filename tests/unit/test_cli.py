@@ -206,7 +206,7 @@ def test_down_of_what_died_in_another_network_namespace_is_refused(
     monkeypatch.setattr(namespaces, "way_into", lambda inode: f"ip netns exec blue{inode}")
     monkeypatch.setattr(privileges, "missing", list)
     for words in (["down"], ["down", "--name", "edge"]):
-        monkeypatch.setattr("rsock_nf.ops.leftovers._backends", list)
+        monkeypatch.setattr("rsock_nf.ops.leftovers.left_on_this_host", list)
         assert cli.main(words) == 1
         assert capsys.readouterr().err == (
             "rsock-nf: instance edge died in another network namespace, where its rules still stand: "

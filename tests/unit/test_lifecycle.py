@@ -304,6 +304,25 @@ def test_an_instance_of_another_network_namespace_is_not_this_one(host: Host, mo
         launch.running_alike(settings)
 
 
+def test_a_control_socket_that_is_gone_is_named(host: Host) -> None:
+    instance = host.start(host.settings())
+    instance.control_path.unlink()
+    (found,) = survey(None)
+    assert found["state"] == "silent"
+    assert found["reason"] == (
+        f"instance edge runs, but {instance.control_path} is gone: rsock-nf down --name edge, then up"
+    )
+    assert host.stop() == "edge: stopped"
+
+
+def test_a_start_that_is_not_yet_to_be_asked_is_still_starting(host: Host) -> None:
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    with pytest.raises(
+        TunnelError, match=r"^instance edge is not up within 0.1 s: its process is still starting \(log: "
+    ):
+        launch.start(host.settings(), command, timeout=0.1, clear=host.clear)
+
+
 def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> None:
     host.start(host.settings("one"))
     host.start(host.settings("two"), "secretive")
