@@ -152,7 +152,7 @@ def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
 def _weaknesses(keys: CommonKeys) -> list[str]:
     """What the wires that are configured do not give."""
     found = []
-    second = keys.rsock if isinstance(keys, ServerKeys) else None
+    second = keys.second_wire if isinstance(keys, ServerKeys) else None
     if keys.wire is Wire.NATIVE and keys.cipher is Cipher.NONE:
         found.append('cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams')
     if keys.wire is Wire.RSOCK or second:
@@ -207,9 +207,9 @@ def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, Se
 
 def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> ServerParameters | None:
     """The original's wire beside the native one; what is not given is as there."""
-    if not isinstance(keys, ServerKeys) or keys.rsock is None:
+    second = keys.second_wire if isinstance(keys, ServerKeys) else None
+    if second is None:
         return None
-    second = keys.rsock
     for ports in second.ports:
         for taken in native.ports:
             if ports.first <= taken.last and taken.first <= ports.last:

@@ -13,7 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from rsock_nf.config import values
@@ -191,7 +199,7 @@ class ServerKeys(CommonKeys):
     """Where datagrams go, as host:port."""
     targets: HostPorts = _absent(())
     """Instead of ``target``: a list, from which clients choose by index."""
-    rsock: RsockKeys | None = _absent()
+    rsock: RsockKeys = _absent()
     """A second wire on ports of its own: the original's."""
     on_probe: OnProbe = _default(ServerParameters, "on_probe")
     """What follows a TCP handshake without a valid hello: nothing, or a reset."""
@@ -199,6 +207,11 @@ class ServerKeys(CommonKeys):
     """Clients at a time."""
     max_conversations: Count = _default(ServerParameters, "max_conversations")
     """Over all sessions; each is a UDP socket."""
+
+    @property
+    def second_wire(self) -> RsockKeys | None:
+        """``rsock``, if it is given."""
+        return self.rsock if "rsock" in self.model_fields_set else None
 
 
 class TunnelKeys(_Keys):

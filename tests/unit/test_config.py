@@ -194,6 +194,10 @@ MISTAKES = [
     (SERVER, {"wire": "rsock"}, 'secret: has a meaning with "wire": "native" only'),
     (SERVER, {"hash": "s3cret"}, 'hash: has a meaning with "wire": "rsock" only'),
     (CLIENT, {"rsock_version": 1}, 'rsock_version: has a meaning with "wire": "rsock" only'),
+    (SERVER, {"rsock": None}, "rsock: must be an object, not null"),
+    (SERVER, {"rsock": 443}, "rsock: must be an object, not 443"),
+    (CLIENT, {"tunnels": None}, "tunnels: must be a valid array, not null"),
+    (SERVER, {"rsock": {"ports": 9, "target": None}}, 'rsock.target: null is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")'),
     (SERVER, {"rsock": {}}, "rsock.ports: missing: the ports of this wire"),
     (SERVER, {"rsock": {"ports": 9, "prots": 1}}, 'rsock.prots: unknown key (did you mean "ports"?)'),
     (SERVER, {"rsock": {"ports": 9, "secret": SECRET}}, "rsock.secret: unknown key"),
@@ -484,6 +488,8 @@ def test_the_schema_knows_the_keys_of_both_roles_and_their_defaults() -> None:
     assert client["flows"]["default"] == 10
     assert "listen" not in server
     assert "target" not in client
+    assert server["rsock"]["$ref"] == "#/$defs/RsockKeys", "and never null"
+    assert definitions["TunnelKeys"]["required"] == ["listen"]
     assert all(
         "description" in key or "$ref" in key for key in [*server.values(), *client.values()] if "const" not in key
     )
