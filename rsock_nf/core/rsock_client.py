@@ -10,7 +10,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.client import Client
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.numbering import Numbering
-from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.parameters import ClientParameters, Wire
 from rsock_nf.core.protocols import Frames, OpenFormat, Rng
 from rsock_nf.core.pump import PumpConversation, PumpFlow
 from rsock_nf.core.rsock_node import RsockNode
@@ -50,7 +50,7 @@ class RsockClient(RsockNode, Client):
 
     def _new_session(self, now: float) -> Session:
         keys = self._format.keys(self._client_id, self._version)
-        return Session(self._client_id, keys, self._config.cipher, self.group, now)
+        return Session(self._client_id, keys, self._config.cipher, self.group, now, wire=Wire.RSOCK)
 
     def _session_begins(self) -> None:
         """A server makes a conversation of any datagram."""

@@ -11,6 +11,7 @@ key, belongs to a server that was restarted here: it is told so by an RST, for o
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.handshakes import Complete, CompleteHandshakes
@@ -43,6 +44,7 @@ FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
 RESET_AFTER = 0.5
 """Seconds for which frames without a handshake get no answer: its ACK may have been overtaken."""
 _MAX_UNSHAKEN = 256
+_PEER = "rsock"
 _CARRIER = Complete(_MASK, _MASK, MAX_PAYLOAD, None, 0.0)
 """In the place of a handshake where the carrier is UDP: all numbers are 0."""
 
@@ -199,6 +201,9 @@ class RsockServer(RsockNode, Server):
 
     # -- conversations
 
+    def _peer(self, session: Session, number: int) -> Hashable:
+        return _PEER, session.session_id, number
+
     def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
         """Any datagram makes its conversation; where there is no room for it, the client is told that it ended."""
         conversation = self._open_conversation(now, session, frames.conversation, 0)
@@ -206,3 +211,8 @@ class RsockServer(RsockNode, Server):
             conversation.received_datagrams += len(frames.datagrams)
             conversation.received_bytes += sum(map(len, frames.datagrams))
             self._runs.append(Run(conversation.peer, frames.datagrams, frames.size))
+
+
+def is_rsock_peer(peer: object) -> bool:
+    """Whether ``peer`` is of a conversation of this wire: session ids are chosen by clients, and might meet."""
+    return isinstance(peer, tuple) and peer[0] == _PEER

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_nf.core import messages
@@ -186,11 +187,15 @@ class Server(Node):
         if len(self._moved) >= self._config.max_conversations:
             self._tell(session, messages.Refused(number, messages.RefusalReason.LIMIT))
             return None
-        peer = (session.session_id, number)
+        peer = self._peer(session, number)
         conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
         self._put_conversation(now, conversation)
         self._events.append(ConversationOpened(peer, target))
         return conversation
+
+    def _peer(self, session: Session, number: int) -> Hashable:
+        """What a conversation's target is called toward the driver."""
+        return session.session_id, number
 
     def _slow_run(self, now: float, run: Run) -> None:
         """From a target: larger than a segment, or no flow is up."""
@@ -232,7 +237,7 @@ class Server(Node):
     def _new_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
         group = FlowGroup(None)
         peer = str(_endpoint(key))
-        session = Session(session_id, keys, self._config.cipher, group, now, peer=peer)
+        session = Session(session_id, keys, self._config.cipher, group, now, peer=peer, wire=self._config.wire)
         group.owner = session
         self.sessions[session_id] = session
         self._events.append(SessionUp(session_id, peer))

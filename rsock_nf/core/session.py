@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rsock_nf.core.flow import Flow
 from rsock_nf.core.fragments import Reassembly
-from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.parameters import Cipher, Wire
 from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.pump import FlowGroup
 from rsock_nf.core.replay import ReplayWindow
@@ -32,6 +32,7 @@ class Session:
     """Server: where the client was last seen."""
     numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))
     """Server: join numbers seen; each is accepted once."""
+    wire: Wire = Wire.NATIVE
     lax: bool = False
     """Its peer's ACKs follow nothing: no flow of it waits for credit."""
     used: float = 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from rsock_nf.core.parameters import ClientParameters, Wire
+from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import TunnelError
 from rsock_nf.runtime.client import ClientTunnel
 from rsock_nf.runtime.server import ServerTunnel
@@ -18,7 +18,6 @@ from rsock_nf.settings import Settings
 def make_tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | ServerTunnel:
     """The tunnel that ``settings`` describe, not started yet.  Raises ``TunnelError``."""
     _refuse_udp(settings)
-    _refuse_rsock(settings)
     if isinstance(settings.tunnel, ClientParameters):
         return ClientTunnel(settings, settings.tunnel, log)
     return ServerTunnel(settings, settings.tunnel, log)
@@ -27,13 +26,6 @@ def make_tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | Serve
 def _refuse_udp(settings: Settings) -> None:
     if settings.tunnel.carriers.udp or (settings.rsock and settings.rsock.carriers.udp):
         raise TunnelError(f'{settings.path}: type: only "tcp" is available yet')
-
-
-def _refuse_rsock(settings: Settings) -> None:
-    if settings.tunnel.wire is Wire.RSOCK:
-        raise TunnelError(f'{settings.path}: wire: only "native" is available yet')
-    if settings.rsock is not None:
-        raise TunnelError(f"{settings.path}: rsock: a second wire is not available yet")
 
 
 __all__ = ["ClientTunnel", "ServerTunnel", "make_tunnel"]

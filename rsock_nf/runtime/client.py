@@ -12,7 +12,6 @@ from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
-from rsock_nf.core.native_client import NativeClient
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
@@ -21,9 +20,9 @@ from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
 from rsock_nf.link.unix_datagram import UnixListener
 from rsock_nf.policy import policy_for
+from rsock_nf.runtime.cores import client_core
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
 from rsock_nf.settings import Settings
-from rsock_nf.wire.handshake import NativeHandshake
 
 PORT_LINGER = 60.0
 """Seconds that the port of an ended flow stays held and covered by the rules: its server may still send."""
@@ -77,9 +76,7 @@ class ClientTunnel(Driver):
         return Match(PortSide.SOURCE, self.parameters.server, self.parameters.ports)
 
     def _make_core(self) -> Client:
-        mtu, burst = link_limits(self._link)
-        handshake = NativeHandshake(self.parameters.secret)
-        return NativeClient(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+        return client_core(self.parameters, *link_limits(self._link))
 
     def _begin(self) -> None:
         self._follow()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rsock_firewall import Counters, FirewallError, Held, Policy, PortRange, select
+from rsock_nf.core.both_servers import BothServers
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
 from rsock_nf.core.flow import Flow
@@ -48,7 +49,7 @@ _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 class Driver:
     """One running instance; ``ClientTunnel`` and ``ServerTunnel`` complete it."""
 
-    core: Client | Server
+    core: Client | Server | BothServers
 
     def __init__(self, settings: Settings, log: logging.Logger) -> None:
         self.settings = settings
@@ -408,7 +409,7 @@ class Driver:
     def _match(self) -> Match:
         raise NotImplementedError
 
-    def _make_core(self) -> Client | Server:
+    def _make_core(self) -> Client | Server | BothServers:
         raise NotImplementedError
 
     def _begin(self) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy
+from rsock_nf.core.both_servers import BothServers
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
-from rsock_nf.core.native_server import NativeServer
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
@@ -19,22 +19,23 @@ from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, default_device, device_addresses
 from rsock_nf.link.datagram import DatagramCounters, Dialled
 from rsock_nf.link.local_ports import hold_ports
-from rsock_nf.policy import policy_for
-from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
+from rsock_nf.policy import fake_tcp_ports, policy_for
+from rsock_nf.runtime.cores import server_core
+from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits
 from rsock_nf.settings import Settings
-from rsock_nf.wire.handshake import NativeHandshake
 
 
 class ServerTunnel(Driver):
     """A running server."""
 
-    core: Server
+    core: Server | BothServers
 
     def __init__(self, settings: Settings, parameters: ServerParameters, log: logging.Logger) -> None:
         super().__init__(settings, log)
         self.parameters = parameters
         self.addresses: tuple[IPAddress, ...] = ()
         self._sockets: dict[Hashable, Dialled] = {}
+        self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
         self._paused = False
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
@@ -51,7 +52,7 @@ class ServerTunnel(Driver):
         self.addresses = self.settings.addresses or device_addresses(device)
         if not self.addresses:
             raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
-        for port in hold_ports(self.parameters.ports):
+        for port in hold_ports(fake_tcp_ports(self.settings)):
             stack.callback(port.close)
         stack.callback(self._close_sockets)
 
@@ -63,12 +64,10 @@ class ServerTunnel(Driver):
         return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
 
     def _match(self) -> Match:
-        return Match(PortSide.DESTINATION, self.addresses, self.parameters.ports)
+        return Match(PortSide.DESTINATION, self.addresses, fake_tcp_ports(self.settings))
 
-    def _make_core(self) -> Server:
-        mtu, burst = link_limits(self._link)
-        handshake = NativeHandshake(self.parameters.secret)
-        return NativeServer(self.parameters, handshake, random_bytes, mtu=mtu, max_burst_bytes=burst)
+    def _make_core(self) -> Server | BothServers:
+        return server_core(self.parameters, self.settings.rsock, *link_limits(self._link))
 
     def _begin(self) -> None:
         self._is_ready()
@@ -131,7 +130,7 @@ class ServerTunnel(Driver):
 
     def _open_socket(self, peer: Hashable, target: int) -> None:
         try:
-            socket = Dialled(self.parameters.targets[target])
+            socket = Dialled(self._targets[target])
         except LinkError as error:
             self.log.error("%s", error)  # noqa: TRY400 - one line says it all
             self.core.socket_refused(self._now(), peer, str(error))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsock_nf.core.client import Client
 from rsock_nf.core.flow import Flow
-from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.parameters import ClientParameters, Wire
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import Endpoint, PortRange
@@ -63,7 +63,8 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
 def application_mtu(session: Session) -> int | None:
     """Bytes of the largest datagram that travels in one piece; None = no flow carries anything."""
     usable = session.group.usable
-    return session.usable_payload() - usable[0].codec.overhead - _TARGET_INDEX if usable else None
+    opening = _TARGET_INDEX if session.wire is Wire.NATIVE else 0
+    return session.usable_payload() - usable[0].codec.overhead - opening if usable else None
 
 
 def _ports(settings: Settings) -> list[PortRange]:
@@ -93,6 +94,7 @@ def _session(driver: Driver, session: Session, now: float) -> dict[str, Any]:
     return {
         "id": f"{session.session_id:016x}",
         "peer": session.peer or getattr(getattr(driver, "core", None), "remote_text", ""),
+        "wire": session.wire.value,
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
         "mtu": application_mtu(session),
