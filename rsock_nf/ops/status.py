@@ -23,6 +23,7 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
         *_targets(snapshot.get("refused_by") or {}),
+        *_strangers(snapshot.get("counters") or {}),
         *([f"  ports     {snapshot['ports']}"] if snapshot.get("ports") else []),
         f"  link      {_link(snapshot['link'])}",
         f"  firewall  {_firewall(snapshot['firewall'])}",
@@ -61,6 +62,15 @@ def _targets(refused: dict[str, int]) -> list[str]:
         f"  target    {target}: nobody listens there: refused {_counted(count, 'time')}"
         for target, count in refused.items()
     ]
+
+
+def _strangers(counters: dict[str, int]) -> list[str]:
+    count = counters.get("payloads from strangers", 0)
+    return (
+        [f"  strangers {_counted(count, 'payload')} that {'does' if count == 1 else 'do'} not authenticate"]
+        if count
+        else []
+    )
 
 
 def _link(link: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
-At the usual levels: why it carries nothing, and targets that refuse, both rarely.  At ``debug`` also what changed since
+At the usual levels: why it carries nothing, when a client idles, targets that refuse, and strangers, all rarely.  At ``debug`` also what changed since
 the last look: conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
 """
 
@@ -10,13 +10,15 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rsock_nf.runtime.snapshot import application_mtu
+from rsock_nf.runtime.snapshot import application_mtu, state
 
 if TYPE_CHECKING:
     from rsock_nf.runtime.driver import Driver
 
 REMINDER = 60.0
-"""Seconds from one line about a target that refuses to the next."""
+"""Seconds from one line about a target that refuses, or about strangers, to the next."""
+STRANGERS = "payloads from strangers"
+"""The server's counter of first payloads that do not authenticate."""
 LONGEST_PAUSE = 300.0
 """Seconds from one line about why nothing is carried to the next, if the reason changes; the first pause is 2 s."""
 
@@ -29,8 +31,9 @@ class Journal:
         self._reason = ""
         self._reason_due = 0.0
         self._pause = 2.0
-        self._refused: dict[str, int] = {}
-        self._refusals_due: dict[str, float] = {}
+        self._state = ""
+        self._told: dict[str, tuple[int, float]] = {}
+        """Subject: its count when it was last told, and when that was."""
         self._conversations: dict[tuple[int, int], str] = {}
         self._mtus: dict[int, int | None] = {}
         self._counters = Counter[str]()
@@ -38,7 +41,15 @@ class Journal:
     def tick(self, driver: Driver, now: float) -> None:
         """Look, and log what is new."""
         self._note_reason(driver.reason, now)
-        self._note_refusals(driver.refusals(), now)
+        self._note_state(state(driver))
+        for target, count in driver.refusals().items():
+            if self._is_due(target, count, now):
+                self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
+        strangers = driver.core.counters.get(STRANGERS, 0)
+        if self._is_due(STRANGERS, strangers, now):
+            self._log.info(
+                "strangers: %d payloads so far that do not authenticate (another secret, or a scan)", strangers
+            )
         if self._log.isEnabledFor(logging.DEBUG):
             self._trace(driver)
 
@@ -51,13 +62,19 @@ class Journal:
             self._reason, self._reason_due = reason, now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _note_refusals(self, refusals: dict[str, int], now: float) -> None:
-        """Of each target once, and again every minute while it lasts."""
-        for target, count in refusals.items():
-            if count > self._refused.get(target, 0) and now >= self._refusals_due.get(target, 0.0):
-                self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
-                self._refused[target] = count
-                self._refusals_due[target] = now + REMINDER
+    def _note_state(self, state: str) -> None:
+        """Of a client that goes to sleep; that it wakes, a reason or the session tells."""
+        if state == "idle" != self._state:
+            self._log.info("idle: no flows until the next datagram")
+        self._state = state
+
+    def _is_due(self, subject: str, count: int, now: float) -> bool:
+        """Whether to tell of it: at once when it begins, and every minute while it goes on."""
+        told, when = self._told.get(subject, (0, now - REMINDER))
+        due = count > told and now - when >= REMINDER
+        if due:
+            self._told[subject] = count, now
+        return due
 
     def _trace(self, driver: Driver) -> None:
         debug = self._log.debug

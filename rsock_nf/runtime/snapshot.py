@@ -33,7 +33,7 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
         "name": driver.settings.name,
         "role": "client" if client else "server",
         "uptime": round(now - driver.started, 3),
-        "state": _state(driver, described),
+        "state": state(driver),
         "reason": driver.reason,
         "config": str(driver.settings.path),
         "cipher": driver.settings.tunnel.cipher.value,
@@ -78,7 +78,8 @@ def _sum(counters: list[DatagramCounters]) -> dict[str, int]:
     return {name: sum(getattr(one, name) for one in counters) for name in names}
 
 
-def _state(driver: Driver, sessions: list[dict[str, Any]]) -> str:
+def state(driver: Driver) -> str:
+    """``starting``, a server's ``serving``, or a client's ``idle``, ``connecting`` or ``connected``."""
     core = getattr(driver, "core", None)
     if core is None:
         return "starting"
@@ -86,7 +87,7 @@ def _state(driver: Driver, sessions: list[dict[str, Any]]) -> str:
         return "serving"
     if core.idle:
         return "idle"
-    return "connected" if any(session["flows"] for session in sessions) else "connecting"
+    return "connected" if any(session.flows for session in driver.sessions) else "connecting"
 
 
 def _session(driver: Driver, session: Session, now: float) -> dict[str, Any]:

@@ -202,6 +202,8 @@ def test_a_wrong_secret_gets_nothing(build: Callable[..., Site]) -> None:
         assert other not in said.stderr + site.tunnel.log("server") + site.tunnel.log("client")
         assert application.ping(1).returned == 0
         assert target.seen == set()
+        wait_until(lambda: "that do not authenticate" in site.tunnel.log("server"), "the server to log strangers")
+        assert "that do not authenticate" in site.tunnel.command("server", "status").stdout
         site.tunnel.down("server")
     assert unchanged(site, before)
     site.no_offence()

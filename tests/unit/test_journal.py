@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
+from rsock_nf.core.client import Client
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, Journal
+from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
 
 
 class Fake:
@@ -19,7 +21,7 @@ class Fake:
         self.reason = ""
         self.refused: dict[str, int] = {}
         self.sessions: list[Any] = []
-        self.core = SimpleNamespace(counters={})
+        self.core: Any = SimpleNamespace(counters={})
 
     def refusals(self) -> dict[str, int]:
         return self.refused
@@ -83,6 +85,26 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
     said = "target 127.0.0.1:9999: nobody listens there (refused so far: {})"
     assert lines == [said.format(1), said.format(61)]
     assert book.at(61 + 2 * REMINDER) == [], "it refuses no more"
+
+
+def test_strangers_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    lines = []
+    for second in range(1, 62):
+        book.driver.core.counters = {STRANGERS: 2 * second}
+        lines += book.at(second)
+    said = "strangers: {} payloads so far that do not authenticate (another secret, or a scan)"
+    assert lines == [said.format(2), said.format(122)]
+
+
+def test_a_client_that_goes_to_sleep_says_so_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    book.driver.core = Mock(Client, counters={}, idle=False)
+    lines = []
+    for now, idle in enumerate([False, True, True, False, True]):
+        book.driver.core.idle = idle
+        lines += book.at(now)
+    assert lines == ["idle: no flows until the next datagram"] * 2
 
 
 def test_at_debug_what_changed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

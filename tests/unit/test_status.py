@@ -115,6 +115,11 @@ def test_a_device_that_is_down_is_told() -> None:
     assert "  link      eth0, MTU 1500, down; 91 packets in" in render(down)
 
 
+def test_strangers_are_told() -> None:
+    lines = render({**SNAPSHOT, "counters": {"payloads from strangers": 21}}).splitlines()
+    assert lines[1] == "  strangers 21 payloads that do not authenticate"
+
+
 def test_many_flows_are_cut_short() -> None:
     many = copy.deepcopy(SNAPSHOT)
     many["sessions"][0]["flows"] = [FLOW] * 40
