@@ -128,7 +128,7 @@ class PfHost(Host):
             case ["-f", "-"]:
                 return self._load(anchor, text)
             case ["-R", "-f", "-"] if self.system == "freebsd":
-                return self._load(anchor, text)
+                return self._load(anchor, text, filter_only=True)
             case ["-F", "rules"]:
                 self._keep(anchor, [])
                 return Done(0, "", "rules cleared\n")
@@ -189,7 +189,7 @@ class PfHost(Host):
             "",
         )
 
-    def _load(self, anchor: str, text: str) -> Done:
+    def _load(self, anchor: str, text: str, *, filter_only: bool = False) -> Done:
         warning = "pfctl: Use of -f option, could result in flushing of rules\n" if self.system == "macos" else ""
         try:
             if anchor:
@@ -198,6 +198,8 @@ class PfHost(Host):
                 self._keep(anchor, [Counted(rule) for rule in parse_pf(text)])
             else:
                 self.pf.main = [f'anchor "{called}" all' for called in parse_pf_main(text)]
+                if not filter_only:
+                    self.pf.skipped.clear()  # pfctl_clear_interface_flags()
         except SyntaxRefused as error:
             loaded = "pfctl: Syntax error in config file: pf rules not loaded\n"
             return Done(1, "", f"{warning}stdin:1: syntax error: {error}\n{loaded}")

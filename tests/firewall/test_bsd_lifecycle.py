@@ -53,7 +53,7 @@ def admin_ruleset() -> list[str]:
 
 HOSTS: dict[str, Callable[[], PfHost | IpfwHost]] = {
     "freebsd, pf off": lambda: pf_host("freebsd"),
-    "freebsd, pf on and empty": lambda: pf_host("freebsd", enabled=True),
+    "freebsd, pf on and empty": lambda: pf_host("freebsd", enabled=True, skipped={"lo"}),
     "freebsd, pf on with rules": lambda: pf_host("freebsd", enabled=True, main=admin_ruleset()),
     "openbsd, pf on with rules": lambda: pf_host("openbsd", enabled=True, main=admin_ruleset()),
     "macos, pf off": lambda: pf_host("macos"),
@@ -255,7 +255,7 @@ def test_an_instance_that_had_no_rules_when_the_last_one_left(host: PfHost | Ipf
 def test_a_failed_update_leaves_the_old_rules(host: PfHost | IpfwHost) -> None:
     with backend(host).hold(POLICY) as held:
         before = state(host)
-        host.fails = "-f" if isinstance(host, PfHost) else "add"
+        host.fails = "-f" if isinstance(host, PfHost) else "tcpflags"
         with pytest.raises(FirewallError, match="Device busy"):
             held.update(MORE)
         host.fails = None
@@ -271,7 +271,7 @@ def _rules(found: Any) -> Any:
 
 
 def test_a_failed_hold_undoes_everything(host: PfHost | IpfwHost) -> None:
-    host.fails = "-f" if isinstance(host, PfHost) else "add"
+    host.fails = "-f" if isinstance(host, PfHost) else "tcpflags"
     with pytest.raises(FirewallError, match="Device busy"), backend(host).hold(POLICY):
         pass
 
@@ -358,6 +358,13 @@ def test_macos_a_successor_uses_the_reference_of_the_killed_one() -> None:
     with backend(host).hold(MORE):
         assert host.pf.tokens == {left}
     assert (host.pf.enabled, host.pf.tokens) == (False, set())
+
+
+def test_macos_a_reference_is_given_back_once() -> None:
+    host = pf_host("macos")
+    with backend(host).hold(POLICY) as held:
+        held.update(MORE)
+    assert [command[1] for command in host.commands if command[1] in ("-E", "-X")] == ["-E", "-X"]
 
 
 def test_macos_a_reference_is_not_lost_when_loading_fails() -> None:
@@ -469,6 +476,15 @@ def test_ipfw_refuses_to_delete_what_it_did_not_write() -> None:
         backend(host).clear("life")
     host.rules = [rule for rule in host.rules if "theirs" not in rule.body]
     assert backend(host).clear("life") is True
+
+
+def test_ipfw_rules_of_that_number_in_other_sets_are_no_concern_of_ours() -> None:
+    host = IpfwHost()
+    leave_behind(host)
+    number = next(rule.number for rule in host.rules if "rsock" in rule.body)
+    host.add(number, 0, "count ip from any to any")
+    assert backend(host).clear("life") is True
+    assert [rule.body for rule in host.rules if rule.number == number] == ["count ip from any to any"]
 
 
 def test_ipfw_numbers_run_out() -> None:
