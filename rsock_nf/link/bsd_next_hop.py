@@ -92,7 +92,11 @@ class NextHops:
 
     def header(self, remote: bytes) -> bytes | None:
         """The Ethernet header for a packed destination address; None = not resolved."""
-        return self._headers.get(remote)
+        found = self._headers.get(remote)
+        if found is None and remote in self._followed:
+            self._read_neighbours()  # not every system tells when a neighbour answers
+            found = self._headers.get(remote)
+        return found
 
     def follow(self, remote: IPAddress) -> None:
         """Resolve ``remote`` now, and again whenever something changes, until ``forget``."""

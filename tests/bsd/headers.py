@@ -7,6 +7,7 @@ What it is not: part of the product, which reads the table and needs no compiler
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -140,6 +141,32 @@ def evaluate(target: str, expressions: Iterable[str]) -> dict[str, int]:
     if marked[1::2] != [0x5EB00B1E] * len(names):
         raise ValueError(f"{target}: the assembler text is not what was expected")
     return dict(zip(names, marked[::2], strict=True))
+
+
+_WIDTHS = {"byte": 1, "short": 2, "hword": 2, "long": 4, "word": 4, "quad": 8, "xword": 8}
+
+
+def initialised(target: str, definition: str, symbol: str) -> bytes:
+    """The bytes of the initialised object ``symbol``, as the compiler lays it out for ``target`` (little-endian)."""
+    assembler = compile_c(target, f"{INCLUDES}\n{definition}\n")
+    _, found, body = assembler.partition(f"{symbol}:")
+    if not found:
+        raise ValueError(f"{target}: no {symbol} in the assembler text")
+    made = bytearray()
+    for line in body.splitlines()[1:]:
+        match = re.match(r"\s+\.(\w+)\s*(.*)", line)
+        if match is None or match[1] in {"size", "section", "globl", "data", "ident", "subsections_via_symbols"}:
+            break
+        kind, operand = match[1], re.split(r"\s+(?:#|//|;|@)", match[2])[0]
+        if kind in _WIDTHS:
+            made += (int(operand, 0) % (1 << 8 * _WIDTHS[kind])).to_bytes(_WIDTHS[kind], "little")
+        elif kind in {"zero", "space"}:
+            made += bytes(int(operand.split(",")[0]))
+        elif kind in {"ascii", "asciz"}:
+            made += ast.literal_eval(f"b{operand}") + bytes(kind == "asciz")
+        else:
+            raise ValueError(f"{target}: {line.strip()}")
+    return bytes(made)
 
 
 def table() -> dict[str, dict[str, dict[str, int]]]:
