@@ -179,9 +179,10 @@ class Pfctl:
         return result
 
     def instances(self) -> list[str]:
-        """The names of the instances that have rules."""
+        """The names of the instances that have rules; an anchor without any may linger for a while."""
+        prefix = self.dialect.prefix
         found = self._output("-a", self.dialect.parent, "-s", "Anchors", absent_ok=True).split()
-        return sorted(path.removeprefix(self.dialect.prefix) for path in found if path.startswith(self.dialect.prefix))
+        return sorted(path.removeprefix(prefix) for path in found if path.startswith(prefix) and self.rules(path))
 
     def _output(self, *arguments: str, text: str = "", absent_ok: bool = False) -> str:
         return self._checked(*arguments, text=text, absent_ok=absent_ok).output

@@ -72,6 +72,8 @@ class PfHost(Host):
         super().__init__()
         self.system = system
         self.loaded = True
+        self.lingers = False
+        """Whether an anchor stays when its last rule goes."""
         self.pf = Pf()
         self._tokens = map(str, itertools.count(17434587318862413845))
         if system == "macos":
@@ -175,7 +177,8 @@ class PfHost(Host):
         if what not in ("rules", "labels"):
             raise AssertionError(f"pfctl of {self.system} shows no {what}")
         if anchor not in self.pf.anchors:
-            return Done(1, "", "pfctl: DIOCGETRULES: Invalid argument\n")
+            said = "Anchor does not exist" if self.system == "openbsd" else "DIOCGETRULES: Invalid argument"
+            return Done(1, "", f"pfctl: {said}\n")
         if what == "rules":
             return Done(0, "".join(f"{_as_pfctl(counted.rule)}\n" for counted in self.pf.anchors[anchor]), "")
         # of macOS without the number of states; packets and bytes are then split into in and out
@@ -208,7 +211,7 @@ class PfHost(Host):
     def _keep(self, anchor: str, rules: list[Counted]) -> None:
         if not anchor:
             self.pf.main = []
-        elif rules:
+        elif rules or self.lingers:
             self.pf.anchors[anchor] = rules
         else:
             self.pf.anchors.pop(anchor, None)  # pf_remove_if_empty_ruleset()

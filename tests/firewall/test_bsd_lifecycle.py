@@ -387,6 +387,16 @@ def test_pf_already_enabled_in_the_meantime_is_fine() -> None:
         assert host.drops(SYN)
 
 
+def test_an_anchor_that_lingers_without_rules_is_no_instance() -> None:
+    host = pf_host("freebsd")
+    host.lingers = True
+    with backend(host).hold(POLICY):
+        pass
+    assert host.pf.anchors == {"rsock-nf/life": []}
+    assert (host.pf.enabled, host.pf.main) == (False, [])
+    assert backend(host).clear_all() == []
+
+
 # -- one clear line
 
 
