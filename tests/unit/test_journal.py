@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from rsock_nf.core.client import Client
+from rsock_nf.core.parameters import Wire
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
 
@@ -34,7 +35,9 @@ class Fake:
         flow = SimpleNamespace(codec=SimpleNamespace(overhead=8))
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
         group = SimpleNamespace(usable=[flow], conversations=listed)
-        self.sessions = [SimpleNamespace(session_id=0xABC, group=group, usable_payload=lambda: mtu + 10)]
+        self.sessions = [
+            SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, usable_payload=lambda: mtu + 10)
+        ]
 
 
 class Book:
