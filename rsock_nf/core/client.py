@@ -46,6 +46,8 @@ class Client(Node):
         """One group for the life of the process: conversations outlive sessions."""
         self.reason = "not started"
         """Why there is no session, for ``status`` and ``up``."""
+        self._refusal = ""
+        """Why the server refused the last conversation, if none was opened since: further flows do not make that good."""
         self._dialer = Dialer(parameters, rng)
         self._waiting = Waiting()
         self._next_flow = 0
@@ -278,7 +280,7 @@ class Client(Node):
             self._redial(now, slot, 0.0)
             return
         self._deadlines.cancel(Timer.RETRANSMIT, flow)
-        self.reason = ""
+        self.reason = self._refusal
         if self.session is None:
             self.session = session
             self._session_begins()
@@ -307,8 +309,11 @@ class Client(Node):
                 conversation = self.group.conversations.get(number)
                 if conversation is not None:
                     conversation.opened()
+                    self.reason = "" if self.reason == self._refusal else self.reason
+                    self._refusal = ""
             case messages.Refused(conversation=number, reason=code):
-                self.reason = f"the server refuses a conversation: {_REFUSALS.get(code, f'reason {code}')}"
+                self._refusal = f"the server refuses a conversation: {_REFUSALS.get(code, f'reason {code}')}"
+                self.reason = self._refusal
                 self.counters["conversations refused"] += 1
                 conversation = self.group.conversations.get(number)
                 if conversation is not None:
@@ -370,7 +375,7 @@ class Client(Node):
         session, self.session = self.session, None
         if session is None:
             return
-        self.reason = reason
+        self.reason, self._refusal = reason, ""
         self._events.append(SessionDown(session.session_id, reason))
         carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
         for flow in [flow for flow in self._flows.values() if flow.session is session and flow.state in carrying]:

@@ -152,7 +152,8 @@ def _await_ready(settings: Settings, process: subprocess.Popen[str], announcemen
         return
     if line.startswith("error: "):
         raise TunnelError(line.removeprefix("error: "))
-    process.wait(_GRACE)
+    if process.wait(_GRACE) == 0:
+        raise TunnelError(f"instance {settings.name} was stopped before it stood {_log_hint(settings)}")
     last_words = (process.stderr.read().strip().splitlines() if process.stderr else []) or ["without a word"]
     raise TunnelError(
         f"instance {settings.name} ended while starting (status {process.returncode}): {last_words[-1]} {_log_hint(settings)}"

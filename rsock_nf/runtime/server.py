@@ -164,6 +164,8 @@ class ServerTunnel(Driver):
         addresses: tuple[IPAddress, ...] = ()
         with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event
             addresses = device_addresses(self.device)
+        if not addresses and self.device_up:
+            self.log.warning("device %s has no address now: no client gets through until it has one again", self.device)
         if addresses and set(addresses) != set(self.addresses):
             self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
             self.addresses = addresses

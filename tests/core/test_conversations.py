@@ -234,6 +234,19 @@ def test_no_such_target() -> None:
         assert not numbers(pair)
 
 
+def test_a_refusal_is_not_forgotten_with_the_next_flow() -> None:
+    """The application speaks first: its datagram goes with the first flow, and nine more come up after the refusal."""
+    with Pair(client={"targets": (7, 0)}) as pair:
+        pair.start()
+        pair.say((0, "app"), b"hello")
+        pair.run(5.0)
+        assert len(pair.flows(pair.client)) == 10
+        assert pair.client.reason == "the server refuses a conversation: it has no such target"
+        pair.say((1, "app"), b"to a target that there is")
+        pair.run(0.5)
+        assert pair.client.reason == ""
+
+
 def test_targets_by_socket() -> None:
     with Pair(client={"targets": (1, 0)}) as pair:
         pair.up()

@@ -20,7 +20,7 @@ from rsock_nf.settings import Settings
 
 
 class FakeTunnel:
-    """``behaviour``: ready | silent | refused | broken | stubborn | late-failure | secretive."""
+    """``behaviour``: ready | brief | silent | refused | broken | stubborn | late-failure | secretive."""
 
     def __init__(self, behaviour: str, settings: Settings, log: logging.Logger) -> None:
         self.behaviour = behaviour
@@ -35,6 +35,9 @@ class FakeTunnel:
                 raise TunnelError("ports: 10001 is taken by another process")
             case "broken":
                 raise ZeroDivisionError("of no use\nto anyone")
+            case "brief":
+                signal.raise_signal(signal.SIGTERM)
+                await stop.wait()
             case "silent":
                 await stop.wait()
             case "stubborn":
