@@ -158,8 +158,7 @@ require mmdebstrap:mmdebstrap mke2fs:e2fsprogs sfdisk:fdisk grub-mkimage:grub-co
 id=$(identity)
 made_anew=0
 if [[ $force == 1 || ! -e $image || $(cat "$CACHE/$suite.id" 2>/dev/null) != "$id" ]]; then
-    work=$(mktemp -d "$CACHE/build.XXXXXX")
-    trap 'rm -rf --one-file-system "$work"' EXIT
+    work_directory
     [[ -e $CACHE/id_ed25519 ]] || ssh-keygen -q -t ed25519 -N '' -C rsock-nf-vm -f "$CACHE/id_ed25519"
     # mmdebstrap runs a program with the system's directory as its argument: the functions above, written out.
     {
@@ -185,8 +184,7 @@ if [[ $force == 1 || ! -e $image || $(cat "$CACHE/$suite.id" 2>/dev/null) != "$i
     made_anew=1
 fi
 if [[ $box == 1 && ($made_anew == 1 || ! -e $CACHE/$suite.box) ]]; then
-    work=${work:-$(mktemp -d "$CACHE/build.XXXXXX")}
-    trap 'rm -rf --one-file-system "$work"' EXIT
+    [[ ${work:-} ]] || work_directory
     say "packing $suite.box"
     make_box
 fi

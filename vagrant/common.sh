@@ -26,6 +26,19 @@ require() {
     [[ ${#missing[@]} -eq 0 ]] || die "missing programs: apt-get install --no-install-recommends ${missing[*]}"
 }
 
+# work_directory: sets `work` to a new directory in the cache, locked while this process or a child lives, and removed at
+# its end; first removes what processes left that were killed.
+work_directory() {
+    local left
+    for left in "$CACHE"/work.*; do
+        [[ ! -d $left ]] || flock --nonblock "$left" rm -rf --one-file-system "$left" || true
+    done
+    work=$(mktemp -d "$CACHE/work.XXXXXX")
+    exec 9<"$work"
+    flock 9
+    trap 'rm -rf --one-file-system "$work"' EXIT
+}
+
 # driver: kvm or qemu.  /dev/kvm alone is not enough: without vmx or svm in the CPU's flags (a paravirtual nested KVM)
 # stock guest kernels crawl or abort.
 driver() {

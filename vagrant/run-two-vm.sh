@@ -41,10 +41,10 @@ enter() {
     require qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ssh:openssh-client ip:iproute2 unshare:util-linux
     [[ -e $image ]] || "$here/build-box.sh" --suite "$suite" >/dev/null
     [[ -w /dev/net/tun ]] || die "/dev/net/tun is not writable: modprobe tun, or be root"
-    work=$(mktemp -d "$CACHE/run.XXXXXX")
-    trap 'rm -rf --one-file-system "$work"' EXIT
+    work_directory
     [[ $wheel ]] || wheel=$(build_wheel "$here/.." "$work")
-    local unshare=(unshare --net --pid --fork --kill-child --mount-proc)
+    # The first process in the namespaces dies with unshare, and unshare with this script.
+    local unshare=(setpriv --pdeathsig KILL unshare --net --pid --fork --kill-child --mount-proc)
     [[ $EUID -eq 0 ]] || unshare+=(--user --map-root-user)
     RSOCK_NF_INSIDE=$work RSOCK_NF_WHEEL=$wheel "${unshare[@]}" nice -n "${NICE:-0}" "$0" "${arguments[@]}"
 }

@@ -48,7 +48,8 @@ is_usable() {
 # enter: this script again, in namespaces that die with it.
 enter() {
     local status=0
-    RSOCK_NF_INSIDE=$work RSOCK_NF_WHEEL=$wheel unshare --net --pid --mount --fork --kill-child --mount-proc \
+    # The first process in the namespaces dies with unshare, and unshare with this script.
+    RSOCK_NF_INSIDE=$work RSOCK_NF_WHEEL=$wheel setpriv --pdeathsig KILL unshare --net --pid --mount --fork --kill-child --mount-proc \
         nice -n "${NICE:-0}" "$0" "${arguments[@]}" || status=$?
     return "$status"
 }
@@ -111,7 +112,7 @@ undo() {
 }
 
 machines() {
-    trap undo EXIT
+    trap 'undo; rm -rf --one-file-system "$work"' EXIT
     export VAGRANT_DOTFILE_PATH=$work/vagrant VAGRANT_HOME=$CACHE/vagrant.d VAGRANT_CHECKPOINT_DISABLE=1
     export RSOCK_NF_DRIVER BOOT_SECONDS=${BOOT_SECONDS:-1800}
     RSOCK_NF_DRIVER=$(driver)
@@ -148,11 +149,6 @@ if [[ ! ${RSOCK_NF_BOX:-} ]]; then
     "$here/build-box.sh" --suite "$suite" --box >/dev/null
     export RSOCK_NF_ISOLATED=1 RSOCK_NF_BOX=rsock-nf-$suite
 fi
-work=$(mktemp -d "$CACHE/vagrant.XXXXXX")
+work_directory
 [[ $wheel ]] || wheel=$(build_wheel "$here/.." "$work")
-if a_daemon_runs; then
-    machines
-else
-    trap 'rm -rf --one-file-system "$work"' EXIT
-    enter
-fi
+if a_daemon_runs; then machines; else enter; fi

@@ -129,7 +129,7 @@ check() {
 
 # -- configuration
 
-# configure BACKEND VERSION CIPHER
+# configure BACKEND VERSION CIPHER: both files, and a target to talk to
 configure() {
     local backend=$1 version=$2 cipher=$3 address
     address=$(on server "sed -n s/^server$version=//p /etc/rsock-nf-lab" </dev/null)
@@ -142,11 +142,12 @@ JSON
 {"role": "client", "server": "$address", "listen": "$LISTEN", "ports": "$PORTS", "secret": "$secret",
  "backend": "$backend", "cipher": "$cipher"}
 JSON
+    background server vm-target "python3 /opt/traffic.py target $TARGET"
 }
 
 up() {
     local role
-    for role in server client; do
+    for role in server client; do # a client's up waits for the server
         on "$role" "rsock-nf up --config /etc/rsock-nf/vm.json --timeout $UP_SECONDS" </dev/null >/dev/null
     done
 }
@@ -157,7 +158,7 @@ host_state() {
 nft list ruleset
 for tables in iptables-legacy-save ip6tables-legacy-save; do $tables -t raw | grep -v "^#\|^:\|^\*\|^COMMIT" || true; done
 ls /run/rsock-nf 2>/dev/null || true
-ss -Hanp -0 | grep -v tcpdump || true
+ss -Hanp -0 | grep -E "python|rsock-nf" || true
 pgrep -fa "__main__[.]py up|bin/rsock-n[f] up" || true # [.]: not this command itself
 COMMANDS
 }
@@ -274,7 +275,6 @@ tunnel_up() {
     configure auto 4 none
     count_resets client server
     capture_start client server
-    background server vm-target "python3 /opt/traffic.py target $TARGET"
     up
     for role in client server; do
         printf '%s: %s, ' "$role" "$(status "$role" "s['firewall']['backend'] + ', %d flows, MTU %s' % (len(flows), s['mtu'])")"
@@ -367,6 +367,7 @@ back_to_nothing() {
 }
 
 units_up() {
+    configure auto 4 none
     both "systemd-analyze verify rsock-nf@vm.service 2>&1 | grep rsock-nf@ || true; systemctl enable --now --quiet rsock-nf@vm"
     [[ ! -s $work/both.server ]] || fail "systemd-analyze: $(head -n 1 "$work/both.server")"
     await "$UP_SECONDS" "the client's unit" connected
