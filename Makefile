@@ -12,17 +12,17 @@ PY := $(VENV)/bin/python
 RUN_PACKAGES := python3-venv nftables iproute2 ethtool
 TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
 	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf nginx-light \
-	shellcheck procps iputils-ping
+	shellcheck procps iputils-ping vagrant
 
 # Every shell script, found by its first line.
 SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help venv demo test check lint types imports scripts format bench fuzz wheel clean
+.PHONY: help venv demo test check lint types imports scripts format bench fuzz vagrant-test wheel clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
 
 venv: $(VENV)/.run ## .venv/bin/rsock-nf, and what it needs to run
 
@@ -48,7 +48,7 @@ imports: $(VENV)/.develop ## who may import whom
 	@$(VENV)/bin/lint-imports
 
 scripts: $(VENV)/.develop ## shellcheck
-	@shellcheck -- $(SCRIPTS)
+	@shellcheck -x -- $(SCRIPTS)
 
 format: $(VENV)/.develop ## let ruff format and mend what it can
 	@$(VENV)/bin/ruff check --fix .
@@ -60,6 +60,9 @@ bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes 
 fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECONDS=60), then the properties at length
 	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
+
+vagrant-test: $(VENV)/.run ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
+	@vagrant/test.sh $(VM_ARGS)
 
 wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -2,6 +2,7 @@
 # The two machines with plain QEMU: the image of build-box.sh twice, one isolated network, then the scenario.
 #
 #   run-two-vm.sh [--suite bookworm|trixie] [--fresh] [--keep-logs DIRECTORY] [--wheel FILE] [-- SCENARIO-OPTION ...]
+#   run-two-vm.sh [--suite ...] --cached    exit status 0 if image and saved states are there, so that a run is short
 #
 # Everything runs inside network and process namespaces of its own: a bridge with two taps that lead nowhere, ssh by a
 # loopback that exists only there.  When this script ends, however it ends, the kernel ends every process in them.
@@ -19,12 +20,13 @@ BOOT_SECONDS=${BOOT_SECONDS:-900}
 STATE=ready
 ROLES=(client server)
 
-suite=bookworm fresh=0 logs='' wheel=''
+suite=bookworm fresh=0 cached=0 logs='' wheel=''
 arguments=("$@")
 while (($#)); do
     case $1 in
         --suite) suite=$2; shift ;;
         --fresh) fresh=1 ;;
+        --cached) cached=1 ;;
         --keep-logs) logs=$2; shift ;;
         --wheel) wheel=$2; shift ;;
         --) shift; break ;;
@@ -66,7 +68,8 @@ network() {
 command_line() {
     local role=$1 disk=$2 index=1
     [[ $role == server ]] && index=2
-    local accelerator=(-accel "tcg,thread=multi,tb-size=256" -cpu qemu64)
+    # -cx16: QEMU 7.2 emulates cmpxchg16b wrongly now and then; Linux 6.12 panicked in its memory allocator.
+    local accelerator=(-accel "tcg,thread=multi,tb-size=256" -cpu "qemu64,-cx16")
     [[ $(driver) == kvm ]] && accelerator=(-accel kvm -cpu host)
     printf '%s\n' qemu-system-x86_64 -name "$role" -nodefaults -no-user-config -machine pc "${accelerator[@]}" \
         -smp 1 -m "${RSOCK_NF_MEMORY:-512}" -display none -serial "file:$work/$role.console" \
@@ -135,6 +138,7 @@ reach() {
     pid=$(<"$work/$role.pid")
     until ssh -F "$work/ssh_config" -o ConnectTimeout=20 "$role" true 2>"$work/$role.ssh"; do
         [[ -e /proc/$pid ]] || die "$role: QEMU ended: $(tail -n 1 "$work/$role.qemu")"
+        ! grep -qs 'Kernel panic' "$work/$role.console" || die "$role: $(grep -m 1 'Kernel panic' "$work/$role.console")"
         ((SECONDS < end)) || die "$role: no ssh within $BOOT_SECONDS s: $(tail -n 1 "$work/$role.ssh")"
         sleep 1
     done
@@ -150,10 +154,11 @@ stop() {
 }
 
 # A saved state belongs to one image, QEMU, command line and provisioning.
-state_id() {
-    local work=WORK
-    { cat "$CACHE/$suite.id" "$here/provision.sh"; qemu-system-x86_64 --version; command_line client D; } |
-        sha256sum | cut -c 1-16
+state_directory() {
+    local work=WORK id
+    id=$({ cat "$CACHE/$suite.id" "$here/provision.sh"; qemu-system-x86_64 --version; command_line client D; } |
+        sha256sum | cut -c 1-16)
+    echo "$CACHE/state-$suite-$id"
 }
 
 make_state() {
@@ -195,7 +200,7 @@ inside() {
     network
     ssh_config >"$work/ssh_config"
     local states
-    states=$CACHE/state-$suite-$(state_id)
+    states=$(state_directory)
     [[ $fresh == 0 && -e $states/server.qcow2 ]] || make_state "$states"
     resume "$states"
     local status=0
@@ -205,4 +210,11 @@ inside() {
     return "$status"
 }
 
-if [[ ${RSOCK_NF_INSIDE:-} ]]; then inside; else enter; fi
+if [[ $cached == 1 ]]; then
+    command -v qemu-system-x86_64 >/dev/null && [[ -e $image && -e $(state_directory)/server.qcow2 ]]
+elif [[ ${RSOCK_NF_INSIDE:-} ]]; then
+    inside
+else
+    enter
+fi
+exit # so that nothing of a file that changed meanwhile is read

@@ -157,7 +157,7 @@ host_state() {
     cat <<'COMMANDS'
 nft list ruleset
 for tables in iptables-legacy-save ip6tables-legacy-save; do $tables -t raw | grep -v "^#\|^:\|^\*\|^COMMIT" || true; done
-ls /run/rsock-nf 2>/dev/null || true
+find /run/rsock-nf -type f ! -name "log*" 2>/dev/null || true # the log is kept on purpose
 ss -Hanp -0 | grep -E "python|rsock-nf" || true
 pgrep -fa "__main__[.]py up|bin/rsock-n[f] up" || true # [.]: not this command itself
 COMMANDS
@@ -363,7 +363,7 @@ drop_rules_count() {
 back_to_nothing() {
     down_clean
     both "systemctl stop vm-capture"
-    echo "rules, packet sockets, processes and /run as before up, on both"
+    echo "rules, packet sockets, processes and /run (but for the log) as before up, on both"
 }
 
 units_up() {
