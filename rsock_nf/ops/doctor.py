@@ -117,7 +117,11 @@ def _device(settings: Settings | None) -> str | Finding:
         return settings.device
     try:
         if settings and isinstance(settings.tunnel, ClientParameters):
-            return route_to(settings.tunnel.server[0]).device
+            route = route_to(settings.tunnel.server[0])
+            if route.local and settings.tunnel.carriers.tcp:
+                text = f"{settings.tunnel.server[0]} is an address of this host: client and server need two hosts, or two network namespaces"
+                return Finding(Verdict.FAIL, "server", text)
+            return route.device
         found = default_device()
     except (LinkError, RsockError) as error:
         return Finding(Verdict.FAIL, "device", str(error))

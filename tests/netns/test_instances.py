@@ -212,6 +212,14 @@ def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
     assert host.state()["nftables"] == host.before["nftables"]
 
 
+def test_doctor_tells_a_server_on_this_host(host: Host) -> None:
+    path = host.directory / "client.json"
+    path.write_text(json.dumps({"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "secret": SECRET}))
+    found = host.run("doctor", "-c", str(path))
+    assert found.returncode == 1
+    assert "FAIL  server: 192.0.2.1 is an address of this host: client and server need two hosts" in found.stdout
+
+
 def test_doctor_names_the_instance_that_holds_the_ports(host: Host) -> None:
     path = host.write("one")
     host.up(path)
