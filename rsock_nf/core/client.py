@@ -131,10 +131,12 @@ class Client(Node):
         self._events.append(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:
-        """ICMP said that nobody has the server's port.  Anybody may say so: once the flow stands only probes decide."""
+        """ICMP said that nobody has the server's port.  Anybody may say so: a flow that stands is asked by a probe, no more."""
         flow = self._flows.get(key)
         if flow is None or flow.pump is not None:
             self.counters["ICMP port unreachable on live carriers"] += 1
+            if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
+                self._hasten(Timer.PROBE, flow, now)
             return
         self._dialer.slots[flow.slot].unanswered = True
         self.reason = f"{self._dialer.remote_text} refuses UDP port {key.remote_port} (ICMP port unreachable)"

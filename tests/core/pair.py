@@ -20,13 +20,21 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Self
 
-from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, PortReleased, PortWanted
+from rsock_nf.core.events import (
+    CarrierReleased,
+    CarrierWanted,
+    ConversationClosed,
+    ConversationOpened,
+    Event,
+    PortReleased,
+    PortWanted,
+)
 from rsock_nf.core.flow import Flow, State
 from rsock_nf.core.native_client import NativeClient
 from rsock_nf.core.native_server import NativeServer
 from rsock_nf.core.node import Node
-from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
-from rsock_nf.core.types import Endpoint, Packet, Run
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerParameters
+from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
 from rsock_nf.wire.handshake import NativeHandshake
 from tests.core.conntrack import RST_TOO_OLD, STARTED_OVER
 from tests.core.wire import Conditions, Crossing, Nat, Toward, Wire
@@ -55,6 +63,7 @@ class Pair:
         burst: int = 64_000,
         resets_allowed: bool = False,
         late_syns: bool = False,
+        carriers: Carriers = Carriers.TCP,
         **wire: Any,
     ) -> None:
         self.rng = random.Random(seed)
@@ -67,17 +76,25 @@ class Pair:
         self._resets_allowed = resets_allowed
         self._late_syns = late_syns
         self._client_parameters = ClientParameters(
-            **{"secret": SECRET, "cipher": cipher, "server": (SERVER_ADDRESS[family],), **(client or {})}
+            **{
+                "secret": SECRET,
+                "cipher": cipher,
+                "carriers": carriers,
+                "server": (SERVER_ADDRESS[family],),
+                **(client or {}),
+            }
         )
         self._server_parameters = ServerParameters(
-            **{"secret": SECRET, "cipher": cipher, "targets": TARGETS, **(server or {})}
+            **{"secret": SECRET, "cipher": cipher, "carriers": carriers, "targets": TARGETS, **(server or {})}
         )
         self.port_delay = 0.0
         """Seconds until the client's driver holds a port."""
-        self._wanted: list[tuple[float, PortWanted]] = []
+        self._wanted: list[tuple[float, PortWanted | CarrierWanted]] = []
         self._port = 40_000
         self.ports: set[int] = set()
-        """Local ports that the client holds."""
+        """Local TCP ports that the client holds."""
+        self.carriers: set[FlowKey] = set()
+        """UDP sockets that the client has open."""
         self.client = self._make_client()
         self.server = self._make_server()
         self.events: list[tuple[float, Toward, Event]] = []
@@ -120,6 +137,7 @@ class Pair:
         """Another client process, on the same host."""
         self.client = self._make_client()
         self.ports.clear()
+        self.carriers.clear()
 
     # -- traffic
 
@@ -159,8 +177,13 @@ class Pair:
         while self._wanted and self._wanted[0][0] <= self.now:
             _, wanted = self._wanted.pop(0)
             self._port += 1
-            self.ports.add(self._port)
             local = CLIENT_ADDRESS[4 if len(wanted.remote) == 4 else 6].packed
+            if isinstance(wanted, CarrierWanted):
+                key = FlowKey(local, self._port, wanted.remote, wanted.port, udp=True)
+                self.carriers.add(key)
+                self.client.receive_carrier(self.now, wanted.request, key)
+                continue
+            self.ports.add(self._port)
             self.client.receive_port(self.now, wanted.request, local, self._port)
         if any(node._events or node._out or node._runs for _, node in self._ends()):
             self.flush()
@@ -189,19 +212,21 @@ class Pair:
         return self.now - began
 
     def _receive(self) -> None:
-        batch: list[Packet] = []
+        batch: list[Packet | Carried] = []
         direction: Toward | None = None
         for toward, packet in self.wire.arrived(self.now):
-            if batch and toward is not direction:
+            if batch and (toward is not direction or type(packet) is not type(batch[0])):
                 self._hand_over(direction, batch)
                 batch = []
             direction = toward
             batch.append(packet)
         self._hand_over(direction, batch)
 
-    def _hand_over(self, toward: Toward | None, batch: list[Packet]) -> None:
+    def _hand_over(self, toward: Toward | None, batch: list[Packet | Carried]) -> None:
+        node: Node = self.server if toward is Toward.SERVER else self.client
         if batch:
-            (self.server if toward is Toward.SERVER else self.client).receive_packets(self.now, batch)
+            node.receive_packets(self.now, [item for item in batch if isinstance(item, Packet)])
+            node.receive_carried(self.now, [item for item in batch if isinstance(item, Carried)])
             self.flush()
 
     def _ends(self) -> tuple[tuple[Toward, Node], ...]:
@@ -211,10 +236,12 @@ class Pair:
         return (*(node.next_timeout() for _, node in self._ends()), *(when for when, _ in self._wanted[:1]))
 
     def _event(self, event: Event) -> None:
-        if isinstance(event, PortWanted):
+        if isinstance(event, PortWanted | CarrierWanted):
             self._wanted.append((self.now + self.port_delay, event))
         elif isinstance(event, PortReleased):
             self.ports.discard(event.port)
+        elif isinstance(event, CarrierReleased):
+            self.carriers.remove(event.key)
         elif isinstance(event, ConversationOpened):
             assert event.peer not in self.sockets, "opened twice"
             self.sockets[event.peer] = event.target
@@ -263,8 +290,9 @@ class Pair:
         assert not wrong, f"INVALID for a strict firewall: {dict(wrong)}, first at {invalid[0].now - START:.3f} s"
         if not self._resets_allowed:
             assert not self.wire.resets, f"{len(self.wire.resets)} RSTs of ours"
-        held = {flow.key.local_port for flow in self.client._flows.values()}
-        assert held == self.ports, "ports held and flows differ"
+        keys = set(self.client._flows)
+        assert {key.local_port for key in keys if not key.udp} == self.ports, "ports held and flows differ"
+        assert {key for key in keys if key.udp} == self.carriers, "carriers open and flows differ"
 
     def _excused(self, crossing: Crossing) -> bool:
         """What nobody on the way could do better."""

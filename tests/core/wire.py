@@ -3,7 +3,8 @@ past a judge in the middle, through a NAT if there is one, and merged again as G
 
 Bursts are cut into segments at once (``rsock_nf.link.segmentation.cut``), as a NIC without TSO at the far end shows
 them.  The way of a packet: sender → first half → rewriting (MSS, window scale) → judge → NAT → second half → receiver.
-Half of all loss, duplication and reordering happens before the judge, half behind it.
+Half of all loss, duplication and reordering happens before the judge, half behind it.  The datagrams of UDP carriers take
+the same way, as IP packets, but for the judge, who looks at TCP only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rsock_nf.core.types import Checksum, Outgoing, Packet
+from rsock_nf.core.types import Carried, Checksum, FlowKey, Outgoing, Packet
 from rsock_nf.link.segmentation import cut
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, Tracker, parse_tcp
 
@@ -53,6 +54,7 @@ class Conditions:
     merge: Merge = Merge.NONE
 
 
+TCP, UDP = 6, 17
 Predicate = Callable[[Toward, bytes], bool]
 
 
@@ -95,7 +97,7 @@ class Wire:
 
     def send(self, now: float, toward: Toward, burst: Outgoing) -> None:
         """A burst leaves an end, segment by segment."""
-        for packet in cut(burst):
+        for packet in cut_carried(burst) if burst.carrier else cut(burst):
             self.sent[toward] += 1
             self.sent_bytes[toward] += len(packet)
             verdicts = [predicate(toward, packet) for predicate in self.drop]  # every one counts what it sees
@@ -112,7 +114,7 @@ class Wire:
         """When something happens on the wire; None = it is empty."""
         return self._queue[0][0] if self._queue else None
 
-    def arrived(self, now: float) -> list[tuple[Toward, Packet]]:
+    def arrived(self, now: float) -> list[tuple[Toward, Packet | Carried]]:
         """What reaches the ends until ``now``, in order."""
         whole: list[tuple[Toward, bytes]] = []
         while self._queue and self._queue[0][0] <= now:
@@ -137,7 +139,9 @@ class Wire:
             heapq.heappush(self._queue, entry)
 
     def _middle(self, now: float, toward: Toward, packet: bytes, *, injected: bool) -> bytes | None:
-        if packet[9 if packet[0] >> 4 == 4 else 6] != 6:
+        if is_udp(packet) and self.nat:
+            return self.nat.inward(packet) if toward is Toward.CLIENT else self.nat.outward(packet)
+        if packet[9 if packet[0] >> 4 == 4 else 6] != TCP:
             return packet  # ICMP: RELATED, not this judge's business
         if self.clamp_mss or self.strip_scale:
             packet = rewrite_syn(packet, mss=self.clamp_mss, strip_scale=toward in self.strip_scale)
@@ -159,10 +163,13 @@ class Wire:
                 return None
         return self.nat.outward(packet) if self.nat and toward is Toward.SERVER else packet
 
-    def _merged(self, arrivals: list[tuple[Toward, bytes]]) -> list[tuple[Toward, Packet]]:
-        out: list[tuple[Toward, Packet]] = []
+    def _merged(self, arrivals: list[tuple[Toward, bytes]]) -> list[tuple[Toward, Packet | Carried]]:
+        out: list[tuple[Toward, Packet | Carried]] = []
         run: list[bytes] = []
         for index, (toward, packet) in enumerate(arrivals):
+            if is_udp(packet):
+                self._add_carried(out, toward, packet)
+                continue
             if self.conditions[toward].merge is Merge.NONE:
                 out.append((toward, Packet(memoryview(packet), 0, Checksum.VERIFY, b"link")))
                 continue
@@ -173,9 +180,23 @@ class Wire:
                 run = []
         return out
 
+    def _add_carried(self, out: list[tuple[Toward, Packet | Carried]], toward: Toward, packet: bytes) -> None:
+        """Behind what came before it, or merged with that as udp_gro_receive does (net/ipv4/udp_offload.c)."""
+        source, destination, payload = endpoints(packet)
+        key = FlowKey(*destination, *source, udp=True)
+        last = out[-1][1] if out and out[-1][0] is toward else None
+        if self.conditions[toward].merge is not Merge.NONE and isinstance(last, Carried) and last.key == key:
+            size = last.segment_size or len(last.data)
+            if len(last.data) % size == 0 and 0 < len(payload) <= size and len(last.data) + len(payload) < 65_000:
+                out[-1] = toward, Carried(key, memoryview(bytes(last.data) + payload), size)
+                return
+        out.append((toward, Carried(key, memoryview(payload), 0)))
+
 
 def _continues(run: list[bytes], packet: bytes) -> bool:
     """Whether GRO would add ``packet`` to ``run`` (tcp_gro_receive in net/ipv4/tcp_offload.c)."""
+    if is_udp(packet):
+        return False
     first, last, new = parse_tcp(run[0]), parse_tcp(run[-1]), parse_tcp(packet)
     size = len(first.payload)
     return (
@@ -206,11 +227,42 @@ def _merge(run: list[bytes], *, sized: bool) -> Packet:
     return Packet(memoryview(bytes(headers) + payload), len(first.payload) if sized else 0, Checksum.VALID, b"link")
 
 
+def cut_carried(burst: Outgoing) -> list[bytes]:
+    """The IP packets of a UDP carrier's burst."""
+    key, payload = burst.carrier, b"".join(burst.payload)
+    assert key is not None
+    assert not burst.headers
+    size = burst.segment_size or len(payload) or 1
+    parts = [payload[at : at + size] for at in range(0, len(payload) or 1, size)]
+    return [make_udp((key.local, key.local_port), (key.remote, key.remote_port), part) for part in parts]
+
+
+def make_udp(source: tuple[bytes, int], destination: tuple[bytes, int], payload: bytes) -> bytes:
+    """A datagram of anybody's, IPv4 or IPv6; no checksums, for nobody here looks at them."""
+    udp = struct.pack("!HHHH", source[1], destination[1], 8 + len(payload), 0)
+    if len(source[0]) == 4:
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(payload), 7, 0x4000, 60, UDP, 0, source[0], destination[0])
+    else:
+        ip = struct.pack("!IHBB16s16s", 6 << 28, 8 + len(payload), UDP, 60, source[0], destination[0])
+    return ip + udp + payload
+
+
+def endpoints(packet: bytes) -> tuple[tuple[bytes, int], tuple[bytes, int], bytes]:
+    """(source, destination, UDP payload) of an IP packet with ports."""
+    v4 = packet[0] >> 4 == 4
+    start = 20 if v4 else 40
+    source, destination = (packet[12:16], packet[16:20]) if v4 else (packet[8:24], packet[24:40])
+    ports = struct.unpack_from("!HH", packet, start)
+    return (source, ports[0]), (destination, ports[1]), packet[start + 8 :]
+
+
 # -- what stands in the middle ---------------------------------------------------------------------------------------
 
 
 def checksummed(packet: bytearray) -> bytes:
-    """``packet`` with IP header and TCP checksums made anew."""
+    """``packet`` with IP header and TCP checksums made anew; UDP has none here."""
+    if is_udp(packet):
+        return bytes(packet)
     v4 = packet[0] >> 4 == 4
     start = 20 if v4 else 40
     packet[start + 16 : start + 18] = b"\0\0"
@@ -221,6 +273,10 @@ def checksummed(packet: bytearray) -> bytes:
     pseudo = addresses + struct.pack("!II", len(packet) - start, 6)
     packet[start + 16 : start + 18] = _complement(pseudo + bytes(packet[start:]))
     return bytes(packet)
+
+
+def is_udp(packet: bytes | bytearray) -> bool:
+    return packet[9 if packet[0] >> 4 == 4 else 6] == UDP
 
 
 def _complement(data: bytes) -> bytes:
@@ -273,8 +329,8 @@ class Nat:
     def __init__(self, public: bytes, first_port: int = 50_000) -> None:
         self.public = public
         self._next = first_port
-        self._out: dict[tuple[tuple[bytes, int], tuple[bytes, int]], int] = {}
-        self._in: dict[tuple[int, tuple[bytes, int]], tuple[bytes, int]] = {}
+        self._out: dict[tuple[bool, tuple[bytes, int], tuple[bytes, int]], int] = {}
+        self._in: dict[tuple[bool, int, tuple[bytes, int]], tuple[bytes, int]] = {}
 
     def rebind(self, public: bytes | None = None) -> None:
         """The mappings are lost, and the public address changes if one is given."""
@@ -284,20 +340,20 @@ class Nat:
 
     def outward(self, packet: bytes) -> bytes:
         """Toward the server."""
-        tcp = parse_tcp(packet)
-        key = tcp.source, tcp.destination
+        source, destination, _ = endpoints(packet)
+        key = is_udp(packet), source, destination
         port = self._out.get(key)
         if port is None:
             self._next += 1
             port = self._out[key] = self._next
-            self._in[port, tcp.destination] = tcp.source
+            self._in[is_udp(packet), port, destination] = source
         return _with_source(packet, self.public, port)
 
     def inward(self, packet: bytes) -> bytes | None:
         """Toward the client; None = there is no mapping (any more)."""
-        tcp = parse_tcp(packet)
-        inside = self._in.get((tcp.destination[1], tcp.source))
-        if inside is None or tcp.destination[0] != self.public:
+        source, destination, _ = endpoints(packet)
+        inside = self._in.get((is_udp(packet), destination[1], source))
+        if inside is None or destination[0] != self.public:
             return None
         return _with_destination(packet, *inside)
 
