@@ -166,9 +166,12 @@ def _original(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace, configuration: Configuration, command: list[str], remark: str = "") -> int:
     """Be the instance, or start it by ``command`` in the background and say so, with a ``remark``; the exit status."""
-    _require_privileges(arguments.command)
     settings = configuration.settings
     from rsock_nf.ops import launch
+    from rsock_nf.policy import fake_tcp_ports
+
+    if fake_tcp_ports(settings):
+        _require_privileges(arguments.command)
 
     ending = f"; {remark}" if remark else ""
     alike = arguments.ready_fd is None and launch.running_alike(settings)
@@ -187,15 +190,17 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    _require_privileges("down")
+    named = _named(arguments)
+    unprivileged = named is not None and _without_rules(named)
+    if not unprivileged:
+        _require_privileges("down")
     from rsock_nf.ops import launch
     from rsock_nf.ops.holder import lost_holders
     from rsock_nf.ops.instance import instances
     from rsock_nf.ops.leftovers import clear_all_rules, clear_rules
 
-    named = _named(arguments)
     if named:
-        print(launch.stop(named.name, clear_rules))
+        print(launch.stop(named.name, (lambda _: []) if unprivileged else clear_rules))
         return 0
     failed = False
     found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
@@ -342,6 +347,16 @@ def _require_privileges(command: str) -> None:
     reason = refusal(command)
     if reason:
         raise InstanceError(reason)
+
+
+def _without_rules(instance: Instance) -> bool:
+    """It is this user's, who may not change rules: it has none (``type: udp``), and anybody who started it may end it."""
+    from rsock_nf.ops import privileges
+
+    try:
+        return bool(privileges.missing()) and instance.directory.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _named(arguments: argparse.Namespace) -> Instance | None:

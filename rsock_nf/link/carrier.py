@@ -25,7 +25,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, Outgoing, PortRange
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, system
 from rsock_nf.link.datagram import (
     NO_GSO,
     SLOT_BYTES,
@@ -38,6 +38,9 @@ from rsock_nf.link.datagram import (
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
 
+ABROAD: Final = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+"""Destinations outside every local network (RFC 5737, RFC 3849), to ask for the route to."""
+_DISCARD: Final = 9
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
 
 
@@ -287,6 +290,18 @@ def count_datagrams(received: Sequence[Carried]) -> int:
     return sum([-(-len(item.data) // item.segment_size) if item.segment_size else 1 for item in received])
 
 
+def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
+    """What the route to the first of ``remotes`` that has one takes, bytes of an IP packet; 0 = none has.  Nothing is sent."""
+    for remote in remotes:
+        family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
+            if device is not None:
+                system().udp.bind_device(asked, device)
+            asked.connect(to_socket_address(Endpoint(remote, _DISCARD, (device or "") if remote.is_link_local else "")))
+            return system().udp.route_mtu(asked)
+    return 0
+
+
 def serve_ports(
     ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None
 ) -> list[CarrierPort]:
@@ -318,4 +333,4 @@ def _has(family: socket.AddressFamily) -> bool:
     return True
 
 
-__all__ = ["CarrierPort", "DialledCarrier", "count_datagrams", "serve_ports"]
+__all__ = ["ABROAD", "CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]

@@ -28,7 +28,7 @@ from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import instances
 from rsock_nf.ops.survey import runs, survey
-from rsock_nf.policy import fake_tcp_ports
+from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
 _NET = Path("/sys/class/net")
@@ -64,14 +64,23 @@ class Finding:
 
 def examine(settings: Settings | None) -> list[Finding]:
     """Everything, in the order in which ``up`` would stumble over it; without settings, what every instance needs."""
-    findings = [_kernel(), _privileges(), _packet_socket(), *_firewall(settings.backend if settings else "auto")]
+    if settings and not fake_tcp_ports(settings):
+        text = "neither privileges, packet sockets nor rules are needed, but for ports below 1024"
+        findings = [Finding(Verdict.OK, "type udp", text)]
+    else:
+        findings = [_kernel(), _privileges(), _packet_socket(), *_firewall(settings.backend if settings else "auto")]
     device = _device(settings)
     if isinstance(device, Finding):
         findings.append(device)
     else:
-        findings += [*_device_state(device), *_offloads(device), *_bridge(device)]
+        findings += [*_device_state(device), *_offloads(device)]
+        if not settings or fake_tcp_ports(settings):
+            findings += _bridge(device)
     if settings and isinstance(settings.tunnel, ServerParameters):
-        findings.append(_ports(settings.name, fake_tcp_ports(settings)))
+        if fake_tcp_ports(settings):
+            findings.append(_ports(settings.name, fake_tcp_ports(settings)))
+        if carrier_ports(settings):
+            findings.append(_udp_ports(settings, carrier_ports(settings)))
     return [*findings, *_leftovers()]
 
 
@@ -202,6 +211,21 @@ def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
         return Finding(Verdict.FAIL, "ports", text)
     more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
     return Finding(Verdict.FAIL, "ports", f'{why}{more}: choose other "ports", or stop who has them')
+
+
+def _udp_ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:
+    """The same for the UDP ports that it serves."""
+    from rsock_nf.link.carrier import serve_ports
+
+    text = ",".join(map(str, ports))
+    try:
+        for carrier in serve_ports(ports, settings.addresses, device=settings.device):
+            carrier.close()
+    except LinkError as error:
+        if settings.name in _instances_on([port for span in ports for port in range(span.first, span.last + 1)]):
+            return Finding(Verdict.OK, "UDP ports", f"{text}: held by this instance, which is running")
+        return Finding(Verdict.FAIL, "UDP ports", f'{error}: choose other "ports", or stop who has them')
+    return Finding(Verdict.OK, "UDP ports", f"free: {text}")
 
 
 def _instances_on(taken: list[int]) -> dict[str, str]:

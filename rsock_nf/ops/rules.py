@@ -10,7 +10,7 @@ from rsock_nf.link import LinkError, default_device, device_addresses, route_to
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import Instance
-from rsock_nf.policy import policy_for
+from rsock_nf.policy import fake_tcp_ports, policy_for
 from rsock_nf.settings import Settings
 
 
@@ -21,6 +21,8 @@ def rules_for(settings: Settings) -> str:
     Needs no privilege.  Raises ``TunnelError`` when the device or the backend cannot be told.
     """
     tunnel = settings.tunnel
+    if not fake_tcp_ports(settings):
+        return '# "type": "udp": no rules are needed, the flows are ordinary UDP sockets\n'
     try:
         if isinstance(tunnel, ClientParameters):
             device = settings.device or route_to(tunnel.server[0]).device

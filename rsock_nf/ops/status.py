@@ -12,7 +12,7 @@ Snapshot: TypeAlias = dict[str, Any]
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _MAX_FLOWS = 32
-_FLOW_HEAD = ("flow", "state", "local", "remote", "RTT ms", "loss out", "frames out", "in")
+_FLOW_HEAD = ("flow", "type", "state", "local", "remote", "RTT ms", "loss out", "frames out", "in")
 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
@@ -26,7 +26,8 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
         *_strangers(snapshot.get("counters") or {}),
         *([f"  ports     {snapshot['ports']}"] if snapshot.get("ports") else []),
         f"  link      {_link(snapshot['link'])}",
-        f"  firewall  {_firewall(snapshot['firewall'])}",
+        *([f"  UDP       {_carriers(snapshot['carriers'])}"] if snapshot.get("carriers") else []),
+        f"  firewall  {_firewall(snapshot['firewall'], snapshot.get('type', 'tcp'))}",
     ]
     if snapshot.get("mtu"):
         lines.append(f"  MTU       {snapshot['mtu']} bytes for the application's datagrams")
@@ -85,7 +86,15 @@ def _link(link: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _firewall(firewall: dict[str, Any]) -> str:
+def _carriers(carriers: dict[str, int]) -> str:
+    text = f"{_counted(carriers['sockets'], 'socket')}; {carriers['received']} datagrams in, {carriers['sent']} out"
+    troubles = ("refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")
+    return "; ".join([text, *[f"{carriers[key]} {key.replace('_', ' ')}" for key in troubles if carriers.get(key)]])
+
+
+def _firewall(firewall: dict[str, Any], carriers: str) -> str:
+    if carriers == "udp":
+        return "no rules: UDP needs none"
     text = f"{firewall['backend']}; {firewall['dropped']} packets kept from the kernel"
     if firewall.get("guarded"):
         text += f"; {firewall['guarded']} of the kernel's own segments stopped"
@@ -117,6 +126,7 @@ def _session(session: dict[str, Any], before: dict[str, Any] | None, elapsed: fl
 def _flow(flow: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(flow["id"]),
+        flow.get("type", "tcp"),
         flow["state"],
         flow["local"],
         flow["remote"],
@@ -128,11 +138,11 @@ def _flow(flow: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Columns as wide as their widest cell; the first four to the left, numbers to the right."""
+    """Columns as wide as their widest cell; the first five to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [
-            cell.ljust(width) if column < 4 else cell.rjust(width)
+            cell.ljust(width) if column < 5 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()

@@ -11,17 +11,26 @@ from pathlib import Path
 from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.client import Client
-from rsock_nf.core.events import Event, PortReleased, PortWanted, SessionUp, Suspect
+from rsock_nf.core.events import (
+    CarrierReleased,
+    CarrierWanted,
+    Event,
+    PortReleased,
+    PortWanted,
+    SessionUp,
+    Suspect,
+)
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange, Run
+from rsock_nf.core.types import Endpoint, FlowKey, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, route_to
+from rsock_nf.link.carrier import DialledCarrier, route_mtu
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
 from rsock_nf.link.unix_datagram import UnixListener
 from rsock_nf.policy import policy_for
 from rsock_nf.runtime.cores import client_core
-from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits, random_bytes
+from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, random_bytes
 from rsock_nf.settings import Settings
 
 PORT_LINGER = 60.0
@@ -76,7 +85,7 @@ class ClientTunnel(Driver):
         return Match(PortSide.SOURCE, self.parameters.server, self.parameters.ports)
 
     def _make_core(self) -> Client:
-        return client_core(self.parameters, *link_limits(self._link))
+        return client_core(self.parameters, *self._limits())
 
     def _begin(self) -> None:
         self._follow()
@@ -108,7 +117,7 @@ class ClientTunnel(Driver):
                 runs = [Run((index, run.peer), run.datagrams, run.size) for run in runs]
             self.core.receive_datagrams(self._now(), runs)
             self._transmit()
-            if self._backlog or sum([len(run.datagrams) for run in runs]) < BATCH:
+            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
                 break
         self._settle()
 
@@ -142,6 +151,10 @@ class ClientTunnel(Driver):
         match event:
             case PortWanted(request=request, remote=remote):
                 self._hold_port(request, ip_address(remote))
+            case CarrierWanted(request=request, remote=remote, port=port):
+                self._open_carrier(request, ip_address(remote), port)
+            case CarrierReleased(key=key):
+                self.carriers.drop(key)
             case PortReleased(port=port):
                 self.log.debug("port %d is no longer used", port)
                 self._released[port] = self._now()
@@ -178,6 +191,31 @@ class ClientTunnel(Driver):
             return
         self.log.debug("dialling %s from %s, port %d", remote, source, port.port)
         self.core.receive_port(now, request, source.packed, port.port)
+
+    def _open_carrier(self, request: int, remote: IPAddress, port: int) -> None:
+        """A UDP socket for a flow; source address and port are the kernel's choice unless configured."""
+        now = self._now()
+        try:
+            carrier = DialledCarrier(
+                Endpoint(remote, port, self.device if remote.is_link_local else ""),
+                source=next((own for own in self.settings.addresses if own.version == remote.version), None),
+                ports=self.settings.client_ports,
+                device=self.settings.device,
+                rng=random_bytes,
+            )
+        except LinkError as error:
+            self.core.port_refused(now, request, str(error))
+            self.log.warning("no socket for a flow: %s", error)
+            return
+        self.carriers.add(carrier)
+        self.log.debug("dialling %s, UDP port %d, from port %d", remote, port, carrier.key.local_port)
+        self.core.receive_carrier(now, request, carrier.key)
+
+    def _carrier_refused(self, key: FlowKey) -> None:
+        self.core.carrier_refused(self._now(), key)
+
+    def _carrier_mtu(self) -> int:
+        return self.carriers.mtu() or route_mtu(self.parameters.server[:1], self.settings.device)
 
     def _source_for(self, remote: IPAddress) -> IPAddress | None:
         for address in self.settings.addresses:

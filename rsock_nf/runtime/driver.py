@@ -3,8 +3,9 @@
 The order is the safe one: rules first, then sockets; at the end sockets close, then the rules go.
 
 A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_deliver`` (the role's sockets)
-and ``_transmit``.  When the link's send buffer is full, what is left waits, and the
-application's sockets are not read until it is gone: their buffers are where overload shows.
+and ``_transmit``; over UDP carriers ``_carrier_readable`` → ``core.receive_carried``, and the same.  When the link's or a
+carrier's send buffer is full, what is left waits, and the application's sockets are not read until it is gone: their buffers
+are where overload shows.  Without fake TCP there is neither link nor rule.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from rsock_nf.core.session import Session
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.link.carrier import DialledCarrier
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.policy import fake_tcp_ports
+from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.journal import Journal
 from rsock_nf.settings import Settings
 
@@ -42,6 +46,8 @@ MAX_BACKLOG = 1024
 FAREWELL = 0.3
 """Seconds in which closing flows may still be answered; two round trips where those are longer."""
 MAX_FAREWELL = 2.0
+ETHERNET_MTU = 1500
+"""What is assumed of a device that tells nothing; the probes find out."""
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
 
@@ -60,6 +66,10 @@ class Driver:
         self.started = time.monotonic()
         self._link: Link | None = None
         self._held: Held | None = None
+        self.fake_tcp = bool(fake_tcp_ports(settings))
+        self.carriers: Carriers
+        self.udp_mtu = 0
+        """Without a link: the largest IP packet that the carriers' devices take."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._backlog: list[Outgoing] = []
@@ -83,12 +93,14 @@ class Driver:
         try:
             with contextlib.ExitStack() as stack:
                 self._prepare(stack)
-                firewall = select(self.settings.backend)
-                self.backend = firewall.name
-                self._inherit(firewall.left_behind(self.settings.name))
-                self._held = stack.enter_context(firewall.hold(self._policy()))
-                stack.callback(self._close_link)
-                self._open_link()
+                self.carriers = Carriers(
+                    self._loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go
+                )
+                stack.callback(self.carriers.close)
+                if self.fake_tcp:
+                    self._install_rules(stack)
+                    stack.callback(self._close_link)
+                    self._open_link()
                 self.core = self._make_core()
                 self._watch_rules(stack)
                 _quieten_collector()
@@ -146,6 +158,12 @@ class Driver:
 
     # -- rules
 
+    def _install_rules(self, stack: contextlib.ExitStack) -> None:
+        firewall = select(self.settings.backend)
+        self.backend = firewall.name
+        self._inherit(firewall.left_behind(self.settings.name))
+        self._held = stack.enter_context(firewall.hold(self._policy()))
+
     def _watch_rules(self, stack: contextlib.ExitStack) -> None:
         held = self._held
         if held is not None and held.fileno() >= 0:
@@ -184,8 +202,7 @@ class Driver:
             link.close()
         if self._backlog:
             self._backlog.clear()
-            if not self._stopping:
-                self._resume_reading()  # nothing is left to wait for
+            self._let_go()  # nothing is left to wait for
 
     def _reopen(self, device: str) -> bool:
         """The link goes to ``device``, which may be the same one come back; rules first.  False = not yet."""
@@ -250,9 +267,29 @@ class Driver:
                 break
         self._settle()
 
+    def _carrier_readable(self, carrier: Carrier) -> None:
+        core = self.core
+        for _ in range(ROUNDS):
+            received = carrier.receive()
+            if isinstance(carrier, DialledCarrier) and carrier.refusals:
+                carrier.refusals = 0
+                self._carrier_refused(carrier.key)
+            if not received:
+                break
+            core.receive_carried(time.monotonic(), received)
+            runs = core.poll_runs()
+            if runs:
+                self._deliver(runs)
+            self._transmit()
+            if len(received) < BATCH:
+                break
+        self._settle()
+
     def _transmit(self) -> None:
         """Send what the core has; what the link does not take now waits, with its buffers copied."""
         bursts = self.core.poll_transmit()
+        if bursts and len(self.carriers):
+            bursts = self.carriers.send(bursts)
         if not bursts:
             return
         link = self._link
@@ -279,6 +316,16 @@ class Driver:
         del self._backlog[: link.send(self._backlog)]
         if not self._backlog:
             self._loop.remove_writer(link.fileno())
+            self._let_go()
+
+    @property
+    def _congested(self) -> bool:
+        """Something waits for a full send buffer."""
+        return bool(self._backlog) or self.carriers.waiting
+
+    def _let_go(self) -> None:
+        """Read the application's sockets again, unless something else still waits."""
+        if not self._congested and not self._stopping:
             self._resume_reading()
 
     # -- the core's outputs
@@ -332,8 +379,12 @@ class Driver:
         if self._link is not None:
             self._link.tick(now)
             self._link_events()
-        else:
+        elif self.fake_tcp:
             self._reopen(self._wanted_device())
+        elif (mtu := self._carrier_mtu()) not in (0, self.udp_mtu):
+            self.log.debug("the carriers' MTU is %d now", mtu)
+            self.udp_mtu = mtu
+            self.core.receive_mtu(now, mtu, 0)
         if self._held is not None and self._held.fileno() < 0:
             self._repair()
         self._journal.tick(self, now)
@@ -397,6 +448,20 @@ class Driver:
         """One end of a conversation, for people."""
         raise NotImplementedError
 
+    def _carrier_refused(self, key: FlowKey) -> None:
+        """ICMP port unreachable came back on a carrier."""
+
+    def _carrier_mtu(self) -> int:
+        """Without a link: the largest IP packet that the carriers' devices take now; 0 = it cannot be told."""
+        raise NotImplementedError
+
+    def _limits(self) -> tuple[int, int]:
+        """(MTU, burst size) that the core begins with."""
+        if self._link is not None:
+            return self._link.mtu, self._link.max_burst_bytes
+        self.udp_mtu = self._carrier_mtu() or ETHERNET_MTU
+        return self.udp_mtu, 0
+
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         raise NotImplementedError
 
@@ -441,13 +506,6 @@ def _quieten_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
-
-
-def link_limits(link: Link | None) -> tuple[int, int]:
-    """(MTU, burst size) of the link that was just opened."""
-    if link is None:
-        raise AssertionError("no link")
-    return link.mtu, link.max_burst_bytes
 
 
 random_bytes = os.urandom

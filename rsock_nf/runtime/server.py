@@ -17,11 +17,12 @@ from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, default_device, device_addresses
+from rsock_nf.link.carrier import ABROAD, CarrierPort, route_mtu, serve_ports
 from rsock_nf.link.datagram import DatagramCounters, Dialled
 from rsock_nf.link.local_ports import hold_ports
-from rsock_nf.policy import fake_tcp_ports, policy_for
+from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
 from rsock_nf.runtime.cores import server_core
-from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, link_limits
+from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver
 from rsock_nf.settings import Settings
 
 
@@ -36,6 +37,8 @@ class ServerTunnel(Driver):
         self.addresses: tuple[IPAddress, ...] = ()
         self._sockets: dict[Hashable, Dialled] = {}
         self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
+        self._served: list[CarrierPort] = []
+        """Its UDP ports."""
         self._paused = False
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
@@ -43,6 +46,18 @@ class ServerTunnel(Driver):
         """Refusals by target, of the sockets that are closed by now."""
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
+        if self.fake_tcp:
+            self._prepare_fake_tcp(stack)
+        else:
+            self.device = self.settings.device or default_device() or ""
+            self.addresses = self.settings.addresses
+        self._served = serve_ports(carrier_ports(self.settings), self.settings.addresses, device=self.settings.device)
+        for carrier in self._served:
+            stack.callback(carrier.close)
+        stack.callback(self._close_sockets)
+
+    def _prepare_fake_tcp(self, stack: contextlib.ExitStack) -> None:
+        """The device, our addresses on it, and the ports, which nobody else may have."""
         device = self.settings.device or default_device()
         if device is None:
             raise TunnelError(
@@ -54,7 +69,6 @@ class ServerTunnel(Driver):
             raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
         for port in hold_ports(fake_tcp_ports(self.settings)):
             stack.callback(port.close)
-        stack.callback(self._close_sockets)
 
     def _close_sockets(self) -> None:
         for peer in list(self._sockets):
@@ -67,10 +81,15 @@ class ServerTunnel(Driver):
         return Match(PortSide.DESTINATION, self.addresses, fake_tcp_ports(self.settings))
 
     def _make_core(self) -> Server | BothServers:
-        return server_core(self.parameters, self.settings.rsock, *link_limits(self._link))
+        return server_core(self.parameters, self.settings.rsock, *self._limits())
 
     def _begin(self) -> None:
+        for carrier in self._served:
+            self.carriers.add(carrier)
         self._is_ready()
+
+    def _carrier_mtu(self) -> int:
+        return route_mtu(ABROAD, self.settings.device)
 
     # -- the targets
 
@@ -91,7 +110,7 @@ class ServerTunnel(Driver):
                 break
             self.core.receive_datagrams(self._now(), runs)
             self._transmit()
-            if self._backlog or sum([len(run.datagrams) for run in runs]) < BATCH:
+            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
                 break
         self._settle()
 

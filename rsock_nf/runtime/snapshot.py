@@ -13,6 +13,7 @@ from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
 _TARGET_INDEX = 2
@@ -40,12 +41,14 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
         "ports": ",".join(map(str, _ports(driver.settings))),
         "mtu": min((session["mtu"] for session in described if session["mtu"]), default=None),
         "sessions": described,
+        "type": _type(driver.settings),
         "link": {
             "device": driver.device,
-            "up": link is not None and driver.device_up,
-            "mtu": link.mtu if link else None,
+            "up": driver.device_up if link is not None else not driver.fake_tcp,
+            "mtu": link.mtu if link else driver.udp_mtu or None,
             "counters": dataclasses.asdict(link.counters()) if link else {},
         },
+        "carriers": _carriers(driver),
         "firewall": {
             "backend": driver.backend,
             "dropped": counted.inbound_packets if counted else 0,
@@ -70,6 +73,20 @@ def application_mtu(session: Session) -> int | None:
 def _ports(settings: Settings) -> list[PortRange]:
     """The server's, over both wires."""
     return sorted([*settings.tunnel.ports, *(settings.rsock.ports if settings.rsock else ())])
+
+
+def _type(settings: Settings) -> str:
+    """Over both wires."""
+    if not carrier_ports(settings):
+        return "tcp"
+    return "all" if fake_tcp_ports(settings) else "udp"
+
+
+def _carriers(driver: Driver) -> dict[str, int]:
+    """Of the UDP sockets on which flows travel; empty without any."""
+    if not carrier_ports(driver.settings) or not hasattr(driver, "carriers"):
+        return {}
+    return {"sockets": len(driver.carriers), **driver.carriers.counters()}
 
 
 def _sum(counters: list[DatagramCounters]) -> dict[str, int]:
@@ -126,6 +143,7 @@ def _flow(flow: Flow, now: float) -> dict[str, Any]:
     return {
         "id": flow.flow_id,
         "state": "sick" if flow.sick else flow.state.value,
+        "type": "udp" if flow.key.udp else "tcp",
         "local": _endpoint(flow.key, local=True),
         "remote": _endpoint(flow.key, local=False),
         "age": round(now - flow.since, 3),

@@ -11,6 +11,7 @@ from rsock_nf.ops.status import duration, render, size
 
 FLOW = {
     "id": 1,
+    "type": "tcp",
     "state": "established",
     "local": "10.0.0.2:40001",
     "remote": "203.0.113.5:10001",
@@ -32,7 +33,10 @@ SNAPSHOT: dict[str, Any] = {
             "id": "00000000deadbeef",
             "peer": "203.0.113.5",
             "cipher": "none",
-            "flows": [FLOW, {**FLOW, "id": 12, "state": "sick", "rtt_ms": None, "loss_out": 1.0, "rx_frames": 0}],
+            "flows": [
+                FLOW,
+                {**FLOW, "id": 12, "type": "udp", "state": "sick", "rtt_ms": None, "loss_out": 1.0, "rx_frames": 0},
+            ],
             "conversations": 1,
             "tx_datagrams": 1200,
             "tx_bytes": 1_440_000,
@@ -58,13 +62,24 @@ edge  client  connected  up 1 h 02 min
   session 00000000deadbeef  203.0.113.5  cipher none  2 flows, 1 conversation
     out 1200 datagrams, 1.44 MB
     in  900 datagrams, 57.6 KB
-    flow  state        local           remote             RTT ms  loss out  frames out   in
-    1     established  10.0.0.2:40001  203.0.113.5:10001    12.3      1.2%        1200  900
-    12    sick         10.0.0.2:40001  203.0.113.5:10001       -    100.0%        1200    0"""
+    flow  type  state        local           remote             RTT ms  loss out  frames out   in
+    1     tcp   established  10.0.0.2:40001  203.0.113.5:10001    12.3      1.2%        1200  900
+    12    udp   sick         10.0.0.2:40001  203.0.113.5:10001       -    100.0%        1200    0"""
 
 
 def test_one_session_as_people_see_it() -> None:
     assert render(SNAPSHOT) == EXPECTED
+
+
+def test_udp_carriers_beside_and_instead_of_fake_tcp() -> None:
+    carriers = {"sockets": 10, "received": 31, "sent": 42, "too_big": 0, "send_full": 7, "dropped": 2}
+    both = render({**SNAPSHOT, "type": "all", "carriers": carriers}).splitlines()
+    assert "  UDP       10 sockets; 31 datagrams in, 42 out; 7 send full; 2 dropped" in both
+    assert "  firewall  nftables; 91 packets kept from the kernel" in both
+    link = {"device": "eth0", "up": True, "mtu": 1500, "counters": {}}
+    alone = render({**SNAPSHOT, "type": "udp", "carriers": carriers, "link": link}).splitlines()
+    assert "  firewall  no rules: UDP needs none" in alone
+    assert "  link      eth0, MTU 1500" in alone
 
 
 def test_rates_come_from_two_snapshots_and_their_clock() -> None:

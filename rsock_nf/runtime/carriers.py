@@ -1,0 +1,156 @@
+"""The UDP carriers of one instance: their descriptors in the event loop, and what waits for a full one.
+
+Between ``link.carrier`` and the driver.  It knows which socket a burst leaves on; what is in a burst, and what to do with
+what came, is the core's and the driver's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from rsock_nf.core.types import FlowKey, Outgoing
+from rsock_nf.link.carrier import CarrierPort, DialledCarrier
+from rsock_nf.link.datagram import DatagramCounters
+
+MAX_WAITING = 256
+"""Bursts that may wait for one socket; more are dropped."""
+
+Carrier: TypeAlias = DialledCarrier | CarrierPort
+
+
+class Carriers:
+    """``readable(carrier)`` is called when one has something; ``blocked`` and ``free`` when the first waits, and none does any more."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        readable: Callable[[Carrier], None],
+        *,
+        blocked: Callable[[], None],
+        free: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._readable = readable
+        self._blocked = blocked
+        self._free = free
+        self._dialled: dict[FlowKey, DialledCarrier] = {}
+        self._ports: dict[tuple[bytes, int], CarrierPort] = {}
+        """By our address (all zeros: any) and port."""
+        self._waiting: dict[Carrier, list[Outgoing]] = {}
+        self._closed = Counter[str]()
+        """What the sockets that are closed by now counted."""
+        self.dropped = 0
+        """Datagrams that waited for a full socket and found no room, or had no socket (any more)."""
+
+    def __len__(self) -> int:
+        return len(self._dialled) + len(self._ports)
+
+    @property
+    def waiting(self) -> bool:
+        """Some socket is full."""
+        return bool(self._waiting)
+
+    def add(self, carrier: Carrier) -> None:
+        """It is ours from now on, and read."""
+        if isinstance(carrier, DialledCarrier):
+            self._dialled[carrier.key] = carrier
+        else:
+            self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = carrier
+        self._loop.add_reader(carrier.fileno(), self._readable, carrier)
+
+    def drop(self, key: FlowKey) -> None:
+        """Close the one of a client's flow; harmless if it is not there."""
+        carrier = self._dialled.pop(key, None)
+        if carrier is not None:
+            self._close(carrier)
+
+    def close(self) -> None:
+        """All of them."""
+        for carrier in self._all():
+            self._close(carrier)
+        self._dialled.clear()
+        self._ports.clear()
+
+    def _close(self, carrier: Carrier) -> None:
+        self._closed.update(dataclasses.asdict(carrier.counters))
+        self._loop.remove_reader(carrier.fileno())
+        waiting = self._waiting.pop(carrier, None)
+        if waiting is not None:
+            self._loop.remove_writer(carrier.fileno())
+        carrier.close()
+        if waiting is not None and not self._waiting:
+            self._free()
+
+    def _all(self) -> list[Carrier]:
+        return [*self._dialled.values(), *self._ports.values()]
+
+    # -- out
+
+    def send(self, bursts: Iterable[Outgoing]) -> list[Outgoing]:
+        """Send those that have a carrier; the others, in order."""
+        others: list[Outgoing] = []
+        for burst in bursts:
+            if burst.carrier is None:
+                others.append(burst)
+                continue
+            carrier = self._of(burst.carrier)
+            if carrier is None:
+                self.dropped += count(burst)
+            elif carrier in self._waiting or not carrier.send(burst):
+                self._keep(carrier, burst)
+        return others
+
+    def _of(self, key: FlowKey) -> Carrier | None:
+        dialled = self._dialled.get(key)
+        if dialled is not None:
+            return dialled
+        ports = self._ports
+        return ports.get((bytes(len(key.local)), key.local_port)) or ports.get((key.local, key.local_port))
+
+    def _keep(self, carrier: Carrier, burst: Outgoing) -> None:
+        waiting = self._waiting.get(carrier)
+        if waiting is None:
+            if not self._waiting:
+                self._blocked()
+            waiting = self._waiting[carrier] = []
+            self._loop.add_writer(carrier.fileno(), self._writable, carrier)
+        if len(waiting) < MAX_WAITING:
+            waiting.append(burst._replace(payload=[b"".join(burst.payload)]))  # its buffers are used again
+        else:
+            self.dropped += count(burst)
+
+    def _writable(self, carrier: Carrier) -> None:
+        waiting = self._waiting[carrier]
+        done = 0
+        while done < len(waiting) and carrier.send(waiting[done]):
+            done += 1
+        del waiting[:done]
+        if waiting:
+            return
+        del self._waiting[carrier]
+        self._loop.remove_writer(carrier.fileno())
+        if not self._waiting:
+            self._free()
+
+    # -- looking
+
+    def mtu(self) -> int:
+        """The least that the routes of a client's flows take; 0 = there is none."""
+        return min((mtu for carrier in self._dialled.values() if (mtu := carrier.mtu)), default=0)
+
+    def counters(self) -> dict[str, int]:
+        """Summed over all of them, also those that are closed by now."""
+        total = Counter[str]({field.name: 0 for field in dataclasses.fields(DatagramCounters)})
+        total.update(self._closed)
+        for carrier in self._all():
+            total.update(dataclasses.asdict(carrier.counters))
+        return {**total, "dropped": self.dropped}
+
+
+def count(burst: Outgoing) -> int:
+    """Datagrams in it."""
+    return -(-burst.payload_size // burst.segment_size) if burst.segment_size else 1
