@@ -291,8 +291,11 @@ class SimulatedBpf:
 
     def _fill(self) -> None:
         """What has arrived since, as the interrupt handler would have had it."""
-        while (frame := self.wire.receive()) is not None:
-            self._tap(frame, incoming=True)
+        try:
+            while (frame := self.wire.receive()) is not None:
+                self._tap(frame, incoming=True)
+        except OSError:  # of a real interface: gone, or down
+            self.detach()
 
     def _tap(self, frame: bytes, *, incoming: bool) -> None:
         for device in self._devices.values():
