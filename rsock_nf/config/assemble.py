@@ -60,7 +60,8 @@ def from_flags(role: str, given: Mapping[str, Any]) -> Configuration:
     except ConfigError as error:
         raise ConfigError(COMMAND_LINE, _flag(error.field), error.message) from None
     notes = tuple(f"{_flag(field)}:{text}" for field, _, text in (line.partition(":") for line in converted.remarks))
-    return dataclasses.replace(configuration, notes=notes, foreground=converted.foreground)
+    warnings = tuple(line.replace(" param.", " --", 1) for line in configuration.warnings)
+    return dataclasses.replace(configuration, warnings=warnings, notes=notes, foreground=converted.foreground)
 
 
 def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -82,11 +83,13 @@ def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original
 
 
 def _assemble_converted(path: Path, converted: original.Converted) -> Configuration:
-    """As ``_assemble``; an error names what stands in the original."""
+    """As ``_assemble``; errors and warnings name what stands in the original."""
     try:
-        return _assemble(path, converted.keys)
+        found = _assemble(path, converted.keys)
     except ConfigError as error:
         raise ConfigError(path, converted.origins.get(error.field, error.field), error.message) from None
+    ours, theirs = f"{path}: hash:", f"{path}: {converted.origins['hash']}:"
+    return dataclasses.replace(found, warnings=tuple(line.replace(ours, theirs, 1) for line in found.warnings))
 
 
 def _flag(field: str) -> str:

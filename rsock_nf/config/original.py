@@ -36,6 +36,7 @@ _ORIGINS = {
     "ports": "param.ports",
     "device": "param.dev",
     "addresses": "param.lcapIp",
+    "hash": "param.hash",
     "log.file": "log",
 }
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
