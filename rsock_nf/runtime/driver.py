@@ -1,4 +1,4 @@
-"""What both roles drive: the link, the firewall's rules, the core's timer and its events.
+"""What both roles drive: packets and datagrams between link, carriers, core and sockets; the core's timer and events.
 
 The order is the safe one: rules first, then sockets; at the end sockets close, then the rules go.
 
@@ -16,10 +16,11 @@ import gc
 import logging
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from rsock_firewall import Counters, FirewallError, Held, Policy, PortRange, select
+from rsock_firewall import FirewallError
 from rsock_nf.core.both_servers import BothServers
 from rsock_nf.core.client import Client
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
@@ -28,10 +29,10 @@ from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.carrier import DialledCarrier
 from rsock_nf.link.datagram import DatagramCounters
-from rsock_nf.policy import fake_tcp_ports
+from rsock_nf.runtime.attachment import Attachment
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.journal import Journal
 from rsock_nf.settings import Settings
@@ -52,21 +53,12 @@ _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
 
 
-class Driver:
+class Driver(Attachment):
     """One running instance; ``ClientTunnel`` and ``ServerTunnel`` complete it."""
 
-    core: Client | Server | BothServers
-
     def __init__(self, settings: Settings, log: logging.Logger) -> None:
-        self.settings = settings
-        self.log = log
-        self.device = ""
-        self.backend = ""
-        self.device_up = True
+        super().__init__(settings, log)
         self.started = time.monotonic()
-        self._link: Link | None = None
-        self._held: Held | None = None
-        self.fake_tcp = bool(fake_tcp_ports(settings))
         self.carriers: Carriers
         self.udp_mtu = 0
         """Without a link: the largest IP packet that the carriers' devices take."""
@@ -75,7 +67,6 @@ class Driver:
         self._backlog: list[Outgoing] = []
         self._stopping = False
         self.backlog_dropped = 0
-        self.repairs = 0
         self._journal = Journal(log)
         self._failure: asyncio.Future[Any]
 
@@ -152,102 +143,7 @@ class Driver:
         else:
             self.log.error("%s: %s", context.get("message"), error)
 
-    @staticmethod
-    def _now() -> float:
-        return time.monotonic()
-
-    # -- rules
-
-    def _install_rules(self, stack: contextlib.ExitStack) -> None:
-        firewall = select(self.settings.backend)
-        self.backend = firewall.name
-        self._inherit(firewall.left_behind(self.settings.name))
-        self._held = stack.enter_context(firewall.hold(self._policy()))
-
-    def _watch_rules(self, stack: contextlib.ExitStack) -> None:
-        held = self._held
-        if held is not None and held.fileno() >= 0:
-            descriptor = held.fileno()
-            self._loop.add_reader(descriptor, self._repair)
-            stack.callback(self._loop.remove_reader, descriptor)
-
-    def _repair(self) -> None:
-        try:
-            if self._held is not None and self._held.repair():
-                self.repairs += 1
-                self.log.warning("the firewall rules were changed by somebody else: put back")
-        except FirewallError as error:
-            self.log.error("cannot put the firewall rules back: %s", error)  # noqa: TRY400 - one line says it all
-
-    def _apply_policy(self) -> None:
-        if self._held is not None:
-            self._held.update(self._policy())
-
-    # -- the link
-
-    def _open_link(self) -> None:
-        link = open_link(self.device, self._match())
-        self._link, self.device_up = link, True
-        self._loop.add_reader(link.fileno(), self._link_readable)
-        if link.event_fileno() >= 0:
-            self._loop.add_reader(link.event_fileno(), self._link_events)
-
-    def _close_link(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            with contextlib.suppress(ValueError, OSError):
-                self._loop.remove_reader(link.fileno())
-                self._loop.remove_writer(link.fileno())
-                self._loop.remove_reader(link.event_fileno())
-            link.close()
-        if self._backlog:
-            self._backlog.clear()
-            self._let_go()  # nothing is left to wait for
-
-    def _reopen(self, device: str) -> bool:
-        """The link goes to ``device``, which may be the same one come back; rules first.  False = not yet."""
-        self._close_link()
-        self.device = device
-        try:
-            self._apply_policy()
-            self._open_link()
-        except (LinkError, FirewallError) as error:
-            self.log.debug("device %s: %s", device, error)
-            self._close_link()
-            return False
-        link = self._link
-        if link is not None:
-            self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
-        self.log.info("using device %s", device)
-        self._link_renewed()
-        self._settle()
-        return True
-
-    def _link_events(self) -> None:
-        link = self._link
-        if link is None:
-            return
-        for event in link.events():
-            self.log.log(
-                _LEVELS.get(event, logging.DEBUG), "device %s (MTU %d): %s", self.device, link.mtu, event.value
-            )
-            if event in _LEVELS:
-                self.device_up = event is LinkEvent.UP
-            if event is LinkEvent.MTU:
-                self.core.receive_mtu(self._now(), link.mtu, link.max_burst_bytes)
-            elif event is LinkEvent.GONE:
-                self.log.warning("device %s is gone: waiting for it", self.device)
-                self._close_link()
-                return
-            elif event is LinkEvent.MOVED:
-                device = self._wanted_device()
-                if device != self.device:
-                    self.log.info("the route has moved from device %s to %s", self.device, device)
-                    self._reopen(device)
-                    return
-            else:
-                self._link_event(event)
-        self._settle()
+    # -- packets
 
     def _link_readable(self) -> None:
         link = self._link
@@ -308,6 +204,11 @@ class Driver:
         room = MAX_BACKLOG - len(self._backlog)
         self.backlog_dropped += max(len(bursts) - room, 0)
         self._backlog += [burst._replace(payload=[b"".join(burst.payload)]) for burst in bursts[: max(room, 0)]]
+
+    def _link_closed(self) -> None:
+        if self._backlog:
+            self._backlog.clear()
+            self._let_go()
 
     def _link_writable(self) -> None:
         link = self._link
@@ -392,17 +293,6 @@ class Driver:
     # -- what an operator sees
 
     @property
-    def link(self) -> Link | None:
-        """None = not open: it has not started, or its device is gone."""
-        return self._link
-
-    def rule_counters(self) -> Counters | None:
-        """What the firewall's rules dropped; None = there are none, or somebody changes them at this moment."""
-        with contextlib.suppress(FirewallError):
-            return self._held.counters() if self._held is not None else None
-        return None
-
-    @property
     def sessions(self) -> list[Session]:
         """Those that stand; a client has at most one."""
         core = getattr(self, "core", None)
@@ -412,18 +302,18 @@ class Driver:
         return [session for session in found if session is not None]
 
     @property
+    @abstractmethod
     def reason(self) -> str:
         """Why the tunnel carries nothing; empty when it does."""
-        raise NotImplementedError
 
     @property
     def held_ports(self) -> list[int]:
         """The local ports that the rules cover, beyond the configuration's."""
         return []
 
+    @abstractmethod
     def socket_counters(self) -> list[DatagramCounters]:
         """Of every open socket toward applications or targets."""
-        raise NotImplementedError
 
     def refusals(self) -> dict[str, int]:
         """How often each target said that nobody listens there, since the start; only those that did."""
@@ -440,20 +330,16 @@ class Driver:
 
     # -- what the roles define
 
-    def _wanted_device(self) -> str:
-        """The device that this instance belongs on now; the present one when nothing tells of another."""
-        raise NotImplementedError
-
+    @abstractmethod
     def describe(self, peer: Hashable) -> str:
         """One end of a conversation, for people."""
-        raise NotImplementedError
 
     def _carrier_refused(self, key: FlowKey) -> None:
         """ICMP port unreachable came back on a carrier."""
 
+    @abstractmethod
     def _carrier_mtu(self) -> int:
         """Without a link: the largest IP packet that the carriers' devices take now; 0 = it cannot be told."""
-        raise NotImplementedError
 
     def _limits(self) -> tuple[int, int]:
         """(MTU, burst size) that the core begins with."""
@@ -462,38 +348,29 @@ class Driver:
         self.udp_mtu = self._carrier_mtu() or ETHERNET_MTU
         return self.udp_mtu, 0
 
+    @abstractmethod
     def _prepare(self, stack: contextlib.ExitStack) -> None:
-        raise NotImplementedError
+        """Everything that comes before rules and link; what it opens, ``stack`` closes."""
 
-    def _inherit(self, ports: tuple[PortRange, ...]) -> None:
-        """The rules of a killed predecessor cover these local ports."""
-
-    def _policy(self) -> Policy:
-        raise NotImplementedError
-
-    def _match(self) -> Match:
-        raise NotImplementedError
-
+    @abstractmethod
     def _make_core(self) -> Client | Server | BothServers:
-        raise NotImplementedError
+        """The core, which begins with ``_limits``."""
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Rules, link and core stand: sockets may be read."""
 
+    @abstractmethod
     def _deliver(self, runs: list[Run]) -> None:
-        raise NotImplementedError
+        """Give datagrams to applications or targets."""
 
+    @abstractmethod
     def _stop_reading(self) -> None:
-        raise NotImplementedError
+        """Read no more datagrams for the time being."""
 
+    @abstractmethod
     def _resume_reading(self) -> None:
-        raise NotImplementedError
-
-    def _link_event(self, event: LinkEvent) -> None:
-        raise NotImplementedError
-
-    def _link_renewed(self) -> None:
-        raise NotImplementedError
+        """Read them again."""
 
 
 def _ports(key: FlowKey) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable
 from ipaddress import ip_address
 
-from rsock_firewall import FirewallError, Policy
+from rsock_firewall import FirewallError, Policy, PortRange
 from rsock_nf.core.both_servers import BothServers
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
 from rsock_nf.core.parameters import ServerParameters
@@ -73,6 +73,9 @@ class ServerTunnel(Driver):
     def _close_sockets(self) -> None:
         for peer in list(self._sockets):
             self._close_socket(peer)
+
+    def _inherit(self, ports: tuple[PortRange, ...]) -> None:
+        """Nothing: a server's ports are its configuration's."""
 
     def _policy(self) -> Policy:
         return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
