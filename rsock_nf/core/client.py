@@ -18,7 +18,7 @@ from rsock_nf.core.node import Node
 from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
-from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, PumpFlow
+from rsock_nf.core.pump_state import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, PumpFlow
 from rsock_nf.core.segment import ACK, DEFAULT_MSS, RST, SYN, FlowKey, Segment, build_syn, parse_syn_options
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rsock_nf.core.health import Health
 from rsock_nf.core.path_mtu import PathMtu
-from rsock_nf.core.pump import PumpFlow
+from rsock_nf.core.pump_state import PumpFlow
 from rsock_nf.core.segment import ACK, PSH, FlowKey, HeaderTemplate
 from rsock_nf.core.types import Outgoing
 

@@ -16,7 +16,8 @@ from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, Suspec
 from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import MAX_FRAME, Rng
-from rsock_nf.core.pump import Handover, Pump, PumpFlow
+from rsock_nf.core.pump import Pump
+from rsock_nf.core.pump_state import Handover, PumpFlow
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer

@@ -11,7 +11,7 @@ from rsock_nf.core.client import MESSAGE_RETRY, Client
 from rsock_nf.core.flow import Action, Flow, Input, State
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Gone, Handshake, Offer, Rng, Status
-from rsock_nf.core.pump import OUR_WINDOW
+from rsock_nf.core.pump_state import OUR_WINDOW
 from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import Malformed

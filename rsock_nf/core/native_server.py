@@ -25,7 +25,7 @@ from rsock_nf.core.protocols import (
     Rng,
     Status,
 )
-from rsock_nf.core.pump import OUR_WINDOW, PumpFlow
+from rsock_nf.core.pump_state import OUR_WINDOW, PumpFlow
 from rsock_nf.core.segment import ACK, PSH, HeaderTemplate, Segment
 from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session

@@ -19,7 +19,8 @@ from rsock_nf.core.fragments import parse_fragment, split
 from rsock_nf.core.icmp import parse_too_big, plateau_below
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Kind, Rng
-from rsock_nf.core.pump import PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump import Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump_state import PumpConversation, PumpFlow
 from rsock_nf.core.segment import FIN, RST, Segment, carried_segments, parse_segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer

@@ -12,7 +12,7 @@ from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters, Wire
 from rsock_nf.core.protocols import Frames, OpenFormat, Rng
-from rsock_nf.core.pump import PumpConversation, PumpFlow
+from rsock_nf.core.pump_state import PumpConversation, PumpFlow
 from rsock_nf.core.rsock_node import RsockNode
 from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session

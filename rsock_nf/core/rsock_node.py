@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from rsock_nf.core import messages
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.node import Node
-from rsock_nf.core.pump import PumpConversation, PumpFlow, Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump import Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump_state import PumpConversation, PumpFlow
 from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer

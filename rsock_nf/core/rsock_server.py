@@ -17,7 +17,7 @@ from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.handshakes import Complete, CompleteHandshakes
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.protocols import FirstFrame, Frames, OpenFormat, Rng
-from rsock_nf.core.pump import OUR_SCALE, OUR_WINDOW, PumpFlow
+from rsock_nf.core.pump_state import OUR_SCALE, OUR_WINDOW, PumpFlow
 from rsock_nf.core.rsock_node import MAX_PAYLOAD, RsockNode
 from rsock_nf.core.segment import (
     ACK,

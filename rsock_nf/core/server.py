@@ -19,7 +19,7 @@ from rsock_nf.core.flows import SWEEP
 from rsock_nf.core.node import Node
 from rsock_nf.core.parameters import OnProbe, ServerParameters
 from rsock_nf.core.protocols import Rng, SessionKeys
-from rsock_nf.core.pump import OUR_SCALE, FlowGroup, PumpConversation
+from rsock_nf.core.pump_state import OUR_SCALE, FlowGroup, PumpConversation
 from rsock_nf.core.segment import (
     ACK,
     DEFAULT_MSS,

@@ -12,7 +12,7 @@ from rsock_nf.core.flow import Flow
 from rsock_nf.core.fragments import Reassembly
 from rsock_nf.core.parameters import Cipher, Wire
 from rsock_nf.core.protocols import SessionKeys
-from rsock_nf.core.pump import FlowGroup
+from rsock_nf.core.pump_state import FlowGroup
 from rsock_nf.core.replay import ReplayWindow
 
 

@@ -9,17 +9,8 @@ import pytest
 from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher, Spread
 from rsock_nf.core.protocols import Kind
-from rsock_nf.core.pump import (
-    OUR_WINDOW,
-    FlowGroup,
-    Handover,
-    Pump,
-    PumpConversation,
-    PumpFlow,
-    SlowFrames,
-    SlowPayload,
-    wire_key,
-)
+from rsock_nf.core.pump import Pump, SlowFrames, SlowPayload, wire_key
+from rsock_nf.core.pump_state import OUR_WINDOW, FlowGroup, Handover, PumpConversation, PumpFlow
 from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.segmentation import cut
