@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
 
 if TYPE_CHECKING:
+    from rsock_nf.link.checks import Finding
     from rsock_nf.link.udp import UdpSystem
 
 
@@ -162,6 +163,8 @@ class System(Protocol):
 
     run_directory: Path
     """Where files go that do not outlive a reboot."""
+    has_capabilities: bool
+    """Privileges come one by one (capabilities(7)), not as root only."""
 
     @property
     def udp(self) -> UdpSystem:
@@ -178,6 +181,12 @@ class System(Protocol):
 
     def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
         """See ``device_addresses``."""
+
+    def examine_host(self) -> list[Finding]:
+        """What of the kernel a tunnel over fake TCP needs."""
+
+    def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
+        """The state of ``device``; with ``tap``, whether fake TCP can be seen there."""
 
 
 _BSD = {"freebsd": "freebsd", "netbsd": "netbsd", "openbsd": "openbsd", "darwin": "macos"}

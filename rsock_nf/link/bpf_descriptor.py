@@ -91,6 +91,8 @@ class BpfDescriptor:
         self._locked = False
         self._drops = 0
         """bs_drop when it was last read; it starts anew with every filter."""
+        self.buffer_bytes = buffer_bytes
+        """What every read asks for."""
         self.dropped = 0
         """Packets lost because nobody read the buffer in time."""
         self.constant_header: dict[int, bytes] | None = None
@@ -108,7 +110,7 @@ class BpfDescriptor:
 
     def read(self) -> bytes:
         """One buffer, whole; b"" when idle or timed out.  Raises ``OSError``."""
-        return self._calls.read(self._fd, self._buffer_bytes)  # no other size will do (EINVAL)
+        return self._calls.read(self._fd, self.buffer_bytes)  # no other size will do (EINVAL)
 
     def write(self, frame: bytes) -> None:
         """One frame.  Raises ``OSError``."""
@@ -149,7 +151,7 @@ class BpfDescriptor:
             raise LinkError(f"{self._device}: not an interface name (1 to {abi['IFNAMSIZ'] - 1} bytes)")
         self._check_version()
         self._calls.set_blocking(self._fd, False)  # before SETIF NetBSD's read would wait for ever
-        self._buffer_bytes = self._set_number("BIOCSBLEN", min(buffer_bytes, abi["BPF_MAXBUFSIZE"]))
+        self.buffer_bytes = self._set_number("BIOCSBLEN", min(buffer_bytes, abi["BPF_MAXBUFSIZE"]))
         self._set_interface()
         self.link_bytes, self._layout = self._link_type()
         self._set_number("BIOCIMMEDIATE", 1)

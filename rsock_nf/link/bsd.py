@@ -6,11 +6,12 @@ import contextlib
 from pathlib import Path
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, LinkError, Match, Route, bsd_routes
-from rsock_nf.link.bpf_device import BpfLink, SystemCalls
+from rsock_nf.link import Link, LinkError, Match, Route, bsd_checks, bsd_routes
+from rsock_nf.link.bpf_device import BpfLink, KernelCalls, SystemCalls
 from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.bsd_next_hop import NextHops
 from rsock_nf.link.bsd_routing import KernelRouting, RouteSocket, RoutingCalls
+from rsock_nf.link.checks import Finding
 from rsock_nf.link.udp import UdpSystem
 from rsock_nf.link.udp_bsd import PlainUdp, destination_option
 
@@ -19,6 +20,7 @@ class Bsd:
     """See ``System``.  The calls of its kernel are arguments: by default those of the one that this process runs on."""
 
     run_directory = Path("/var/run")
+    has_capabilities = False
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Bsd:
     def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""
         with contextlib.ExitStack() as undo:
-            next_hops = undo.enter_context(contextlib.closing(NextHops(device, self._kernel())))
+            next_hops = NextHops(device, undo.enter_context(contextlib.closing(self._kernel())))
             if not next_hops.up:
                 raise LinkError(f"{device}: the interface is down: ifconfig {device} up")
             link = BpfLink(
@@ -59,6 +61,15 @@ class Bsd:
         """See ``device_addresses``."""
         with contextlib.closing(self._kernel()) as kernel:
             return bsd_routes.device_addresses(kernel, device)
+
+    def examine_host(self) -> list[Finding]:
+        """See ``System.examine_host``."""
+        return bsd_checks.examine_host(self._abi)
+
+    def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
+        """See ``System.examine_device``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return list(bsd_checks.examine_device(self._abi, self._bpf or KernelCalls(), kernel, device, tap=tap))
 
     def _kernel(self) -> RouteSocket:
         try:

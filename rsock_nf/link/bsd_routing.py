@@ -139,7 +139,11 @@ class RouteSocket:
         self._messages = Messages(abi)
         self._sequence = 0
         self._requests = calls.open()
-        self._news = calls.open()
+        try:
+            self._news = calls.open()
+        except BaseException:
+            self._requests.close()
+            raise
 
     def fileno(self) -> int:
         """Readable when news wait."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import Link, Match, Route
+from rsock_nf.link.checks import Finding
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -13,6 +14,7 @@ class Linux:
     """See ``System``.  pyroute2 takes 0.3 s to import, so nothing is until it is asked for."""
 
     run_directory = Path("/run")
+    has_capabilities = True
 
     @property
     def udp(self) -> UdpSystem:
@@ -48,3 +50,17 @@ class Linux:
         from rsock_nf.link import routes
 
         return routes.device_addresses(device)
+
+    @staticmethod
+    def examine_host() -> list[Finding]:
+        """See ``System.examine_host``."""
+        from rsock_nf.link import linux_checks
+
+        return linux_checks.examine_host()
+
+    @staticmethod
+    def examine_device(device: str, *, tap: bool) -> list[Finding]:
+        """See ``System.examine_device``."""
+        from rsock_nf.link import linux_checks
+
+        return linux_checks.examine_device(device, tap=tap)

@@ -6,24 +6,16 @@ last word.
 
 from __future__ import annotations
 
-import ctypes
-import enum
-import fcntl
 import importlib.util
-import os
-import re
-import socket
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from rsock_firewall import FirewallError, select
 from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
-from rsock_nf.link import LinkError, default_device, route_to
+from rsock_nf.link import LinkError, default_device, route_to, system
+from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import instances
@@ -31,35 +23,7 @@ from rsock_nf.ops.survey import runs, survey
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
-_NET = Path("/sys/class/net")
-_AF_PACKET = 17  # linux/socket.h
-_SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
-_FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO
-    "tso": (0x1E, "bursts are cut in software"),
-    "gso": (0x23, "every segment costs the whole way through the kernel"),
-    "gro": (0x2B, "received segments come one by one"),
-}
-
-
-class Verdict(enum.Enum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    verdict: Verdict
-    subject: str
-    text: str
-    """What was found and, unless all is well, what to do."""
-
-    def __str__(self) -> str:
-        return f"{self.verdict.value:<5} {self.subject}: {self.text}"
+__all__ = ["Finding", "Verdict", "examine"]
 
 
 def examine(settings: Settings | None) -> list[Finding]:
@@ -68,14 +32,12 @@ def examine(settings: Settings | None) -> list[Finding]:
         text = "neither privileges, packet sockets nor rules are needed, but for ports below 1024"
         findings = [Finding(Verdict.OK, "type udp", text)]
     else:
-        findings = [_kernel(), _privileges(), _packet_socket(), *_firewall(settings.backend if settings else "auto")]
+        findings = [*system().examine_host(), _privileges(), *_firewall(settings.backend if settings else "auto")]
     device = _device(settings)
     if isinstance(device, Finding):
         findings.append(device)
     else:
-        findings += [*_device_state(device), *_offloads(device)]
-        if not settings or fake_tcp_ports(settings):
-            findings += _bridge(device)
+        findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
     if settings and isinstance(settings.tunnel, ServerParameters):
         if fake_tcp_ports(settings):
             findings.append(_ports(settings.name, fake_tcp_ports(settings)))
@@ -84,29 +46,9 @@ def examine(settings: Settings | None) -> list[Finding]:
     return [*findings, *_leftovers()]
 
 
-def _kernel() -> Finding:
-    release = os.uname().release
-    match = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
-    if version < (6, 9):
-        text = f"{release}: no persistent nftables tables (6.9): rules are watched and put back instead"
-        return Finding(Verdict.OK, "kernel", text)
-    return Finding(Verdict.OK, "kernel", f"{release}: rules can be owned by the instance and outlive its crash")
-
-
 def _privileges() -> Finding:
     refusal = privileges.refusal("a tunnel")
-    return Finding(Verdict.FAIL if refusal else Verdict.OK, "privileges", refusal or "CAP_NET_ADMIN, CAP_NET_RAW")
-
-
-def _packet_socket() -> Finding:
-    try:
-        socket.socket(_AF_PACKET, socket.SOCK_RAW, 0).close()
-    except PermissionError:
-        return Finding(Verdict.FAIL, "packet socket", "not permitted: CAP_NET_RAW is wanted")
-    except OSError as error:
-        return Finding(Verdict.FAIL, "packet socket", f"{error.strerror}: a kernel with CONFIG_PACKET is wanted")
-    return Finding(Verdict.OK, "packet socket", "AF_PACKET can be opened")
+    return Finding(Verdict.FAIL if refusal else Verdict.OK, "privileges", refusal or privileges.needed())
 
 
 def _firewall(backend: str) -> Iterator[Finding]:
@@ -137,56 +79,6 @@ def _device(settings: Settings | None) -> str | Finding:
     if found is None:
         return Finding(Verdict.FAIL, "device", 'no default route tells which one: set "device" in the configuration')
     return found
-
-
-def _device_state(device: str) -> Iterator[Finding]:
-    entry = _NET / device
-    if not entry.exists():
-        yield Finding(Verdict.FAIL, "device", f"{device} does not exist: `ip link` lists those that do")
-        return
-    if not int((entry / "flags").read_text(), 16) & 1:  # IFF_UP
-        yield Finding(Verdict.FAIL, "device", f"{device} is down: ip link set {device} up")
-        return
-    mtu = int((entry / "mtu").read_text())
-    if mtu < 1280:
-        yield Finding(Verdict.WARN, "device", f"{device}, MTU {mtu}: IPv6 wants 1280: ip link set {device} mtu 1280")
-    else:
-        yield Finding(Verdict.OK, "device", f"{device}, MTU {mtu}")
-
-
-def _offloads(device: str) -> Iterator[Finding]:
-    for name, (command, consequence) in _FEATURES.items():
-        enabled = _feature(device, command)
-        if enabled is None:
-            continue  # the device does not exist, or has nothing to tell
-        if enabled:
-            yield Finding(Verdict.OK, name, f"on, {device}")
-        else:
-            yield Finding(Verdict.WARN, name, f"off, {device}: {consequence}: ethtool -K {device} {name} on")
-
-
-def _feature(device: str, command: int) -> bool | None:
-    """One of the device's offloads, by the ioctl of struct ethtool_value; None = it cannot be told."""
-    value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
-    request = struct.pack("16sP", device.encode(), ctypes.addressof(value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            fcntl.ioctl(asked, _SIOCETHTOOL, request.ljust(40, b"\0"))
-        except OSError:
-            return None
-    return bool(struct.unpack("=II", value.raw)[1])
-
-
-def _bridge(device: str) -> Iterator[Finding]:
-    """A bridge port hides its traffic from us; a bridge that calls iptables may drop it before our socket sees it."""
-    if (_NET / device / "brport").exists():
-        bridge = (_NET / device / "brport" / "bridge").resolve().name
-        text = f'{device} is a port of {bridge}: set "device": "{bridge}"'
-        yield Finding(Verdict.WARN, "bridge", text)
-    calls = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    if (_NET / device / "bridge").exists() and calls.exists() and calls.read_text().strip() == "1":
-        text = f"{device} is a bridge, and bridged packets pass iptables (Docker sets that): use backend nftables, or "
-        yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
 
 
 def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rsock_nf.link import system
+
 _NEEDED = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
 
 
 def missing() -> list[str]:
-    """The capabilities that are needed and not effective; empty when all is well."""
+    """The capabilities that are needed and not effective, or "root" where there are none; empty when all is well."""
+    if not system().has_capabilities:
+        return [] if os.geteuid() == 0 else ["root"]
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return [] if os.geteuid() == 0 else sorted(_NEEDED)
-    told = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")]
-    if not told:  # not Linux's /proc
-        return [] if os.geteuid() == 0 else sorted(_NEEDED)
-    (effective,) = told
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
     return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+
+
+def needed() -> str:
+    """What a tunnel needs, in words."""
+    return ", ".join(_NEEDED) if system().has_capabilities else "root"
 
 
 def refusal(what: str) -> str | None:

@@ -1,0 +1,103 @@
+"""What of a Linux host a tunnel needs, looked at one by one.  It reads, and opens a socket for a moment; it changes nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from rsock_nf.link.checks import Finding, Verdict
+
+_NET = Path("/sys/class/net")
+_AF_PACKET = 17  # linux/socket.h
+_SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
+_FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO
+    "tso": (0x1E, "bursts are cut in software"),
+    "gso": (0x23, "every segment costs the whole way through the kernel"),
+    "gro": (0x2B, "received segments come one by one"),
+}
+
+
+def examine_host() -> list[Finding]:
+    """See ``System.examine_host``."""
+    return [_kernel(), _packet_socket()]
+
+
+def examine_device(device: str, *, tap: bool) -> list[Finding]:
+    """See ``System.examine_device``."""
+    return [*_device_state(device), *_offloads(device), *(_bridge(device) if tap else ())]
+
+
+def _kernel() -> Finding:
+    release = os.uname().release
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < (6, 9):
+        text = f"{release}: no persistent nftables tables (6.9): rules are watched and put back instead"
+        return Finding(Verdict.OK, "kernel", text)
+    return Finding(Verdict.OK, "kernel", f"{release}: rules can be owned by the instance and outlive its crash")
+
+
+def _packet_socket() -> Finding:
+    try:
+        socket.socket(_AF_PACKET, socket.SOCK_RAW, 0).close()
+    except PermissionError:
+        return Finding(Verdict.FAIL, "packet socket", "not permitted: CAP_NET_RAW is wanted")
+    except OSError as error:
+        return Finding(Verdict.FAIL, "packet socket", f"{error.strerror}: a kernel with CONFIG_PACKET is wanted")
+    return Finding(Verdict.OK, "packet socket", "AF_PACKET can be opened")
+
+
+def _device_state(device: str) -> Iterator[Finding]:
+    entry = _NET / device
+    if not entry.exists():
+        yield Finding(Verdict.FAIL, "device", f"{device} does not exist: `ip link` lists those that do")
+        return
+    if not int((entry / "flags").read_text(), 16) & 1:  # IFF_UP
+        yield Finding(Verdict.FAIL, "device", f"{device} is down: ip link set {device} up")
+        return
+    mtu = int((entry / "mtu").read_text())
+    if mtu < 1280:
+        yield Finding(Verdict.WARN, "device", f"{device}, MTU {mtu}: IPv6 wants 1280: ip link set {device} mtu 1280")
+    else:
+        yield Finding(Verdict.OK, "device", f"{device}, MTU {mtu}")
+
+
+def _offloads(device: str) -> Iterator[Finding]:
+    for name, (command, consequence) in _FEATURES.items():
+        enabled = _feature(device, command)
+        if enabled is None:
+            continue  # the device does not exist, or has nothing to tell
+        if enabled:
+            yield Finding(Verdict.OK, name, f"on, {device}")
+        else:
+            yield Finding(Verdict.WARN, name, f"off, {device}: {consequence}: ethtool -K {device} {name} on")
+
+
+def _feature(device: str, command: int) -> bool | None:
+    """One of the device's offloads, by the ioctl of struct ethtool_value; None = it cannot be told."""
+    value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
+    request = struct.pack("16sP", device.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            fcntl.ioctl(asked, _SIOCETHTOOL, request.ljust(40, b"\0"))
+        except OSError:
+            return None
+    return bool(struct.unpack("=II", value.raw)[1])
+
+
+def _bridge(device: str) -> Iterator[Finding]:
+    """A bridge port hides its traffic from us; a bridge that calls iptables may drop it before our socket sees it."""
+    if (_NET / device / "brport").exists():
+        bridge = (_NET / device / "brport" / "bridge").resolve().name
+        text = f'{device} is a port of {bridge}: set "device": "{bridge}"'
+        yield Finding(Verdict.WARN, "bridge", text)
+    calls = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if (_NET / device / "bridge").exists() and calls.exists() and calls.read_text().strip() == "1":
+        text = f"{device} is a bridge, and bridged packets pass iptables (Docker sets that): use backend nftables, or "
+        yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
