@@ -7,7 +7,8 @@ An answer carries a challenge, its confirmation opens the flow: hello or join â†
 from __future__ import annotations
 
 from rsock_nf.core import messages
-from rsock_nf.core.client import MESSAGE_RETRY, Client
+from rsock_nf.core.client import Client
+from rsock_nf.core.dialling import MESSAGE_RETRY
 from rsock_nf.core.flow import Action, Flow, Input, State
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Gone, Handshake, Offer, Rng, Status
