@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd_abi import Abi
+from rsock_nf.link.sockaddr import NAME_BYTES
 from rsock_nf.link.udp import MSG_TRUNC, Ancillary, Control, ipv6_source
 
 _ETHERNET_MTU: Final = 1500
@@ -140,6 +141,7 @@ class PlainUdp:
 
 
 _CONTROL: Final = struct.Struct("=ii")
+_FAMILIES: Final = {size: family for family, size in NAME_BYTES.items()}
 
 
 class MessageReader:
@@ -148,6 +150,8 @@ class MessageReader:
     def __init__(self, slots: int, slot_bytes: int, *, names: int = 0, control: int = 0) -> None:
         self.slots = slots
         self.name_stride = names
+        self._family = _FAMILIES.get(names, socket.AF_UNIX)
+        """What it is tells how long a sender's sockaddr is."""
         self._room = socket.CMSG_SPACE(control) if control else 0
         whole = memoryview(bytearray(slots * slot_bytes))
         self.views = [whole[at : at + slot_bytes] for at in range(0, slots * slot_bytes, slot_bytes)]
@@ -165,8 +169,7 @@ class MessageReader:
             raise error
         for column in (self._lengths, self._flags, self._names, self._controls):
             column.clear()
-        # A family that is given is not asked for; what it is makes no difference to recvmsg.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0, fileno=descriptor)
+        borrowed = socket.socket(self._family, socket.SOCK_DGRAM, 0, fileno=descriptor)
         try:
             for view in self.views[:limit]:
                 self._one(borrowed, view)
@@ -181,11 +184,18 @@ class MessageReader:
         return len(self._lengths)
 
     def _one(self, borrowed: socket.socket, view: memoryview) -> None:
+        if not self.name_stride and not self._room:
+            self._add(borrowed.recv_into(view), 0, b"", b"")
+            return
         length, ancillary, flags, sender = borrowed.recvmsg_into([view], self._room)
+        control = _CONTROL.pack(*ancillary[0][:2]) + ancillary[0][2] if ancillary else b""
+        self._add(length, flags, _name(sender) if self.name_stride else b"", control)
+
+    def _add(self, length: int, flags: int, name: bytes, control: bytes) -> None:
         self._lengths.append(length)
         self._flags.append(MSG_TRUNC if flags & socket.MSG_TRUNC else 0)
-        self._names.append(_name(sender) if self.name_stride else b"")
-        self._controls.append(_CONTROL.pack(*ancillary[0][:2]) + ancillary[0][2] if ancillary else b"")
+        self._names.append(name)
+        self._controls.append(control)
 
     def lengths(self, count: int) -> list[int]:
         """See ``Reader.lengths``."""
