@@ -148,7 +148,7 @@ class Pump:
     # -- out: the application's datagrams
 
     def from_app(self, runs: Iterable[Run]) -> tuple[list[Outgoing], list[Run]]:
-        """(bursts to send, runs that could not go: unknown peer, no usable flow, or larger than a segment)."""
+        """(bursts to send, runs that could not go: unknown peer, no usable flow, too large, or to wait for credit)."""
         bursts: list[Outgoing] = []
         slow: list[Run] = []
         conversations = self._conversations
@@ -181,8 +181,10 @@ class Pump:
         while start < n:
             flow = self._pick(conversation, frame)
             if flow is None:
-                group.no_credit += n - start
                 conversation.sent_datagrams += start
+                if group.patient:
+                    return start
+                group.no_credit += n - start
                 return n
             if frame > flow.max_payload:
                 conversation.sent_datagrams += start

@@ -144,7 +144,7 @@ class PumpFlow:
 class FlowGroup:
     """The flows of one session, and its conversations by number."""
 
-    __slots__ = ("conversations", "no_credit", "owner", "usable")
+    __slots__ = ("conversations", "no_credit", "owner", "patient", "usable")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
@@ -153,6 +153,8 @@ class FlowGroup:
         self.conversations: dict[int, PumpConversation] = {}
         self.no_credit = 0
         """Datagrams dropped because every usable flow was out of credit."""
+        self.patient = False
+        """They are handed back instead: windows are about to open."""
 
 
 class PumpConversation:

@@ -2,9 +2,14 @@
 
 There is no hello: client and flow are named in every frame.  An original's server makes a flow of the first
 datagram on it, so nothing else goes first (``RsockNode``).  One session for the life of the process.
+
+The window of a SYN-ACK is never scaled, so the first datagrams find little credit.  What they leave over waits until
+the server has acknowledged something, as on the native wire all of them wait for the hello's answer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from rsock_nf.core import messages
 from rsock_nf.core.client import Client
@@ -16,7 +21,7 @@ from rsock_nf.core.pump_state import PumpConversation, PumpFlow
 from rsock_nf.core.rsock_node import RsockNode
 from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Run
+from rsock_nf.core.types import Packet, Run
 
 _MASK = 0xFFFFFFFF
 FIRST_CONVERSATION = 2
@@ -31,6 +36,7 @@ class RsockClient(RsockNode, Client):
         self._format = form
         self._version = parameters.rsock_version
         self._undecided: dict[PumpFlow, Session] = {}
+        self.group.patient = True
         self._numbers = Numbering(FIRST_CONVERSATION, 2 * parameters.duration)
         self._client_id = int.from_bytes(rng(8), "big") or 1
 
@@ -47,6 +53,25 @@ class RsockClient(RsockNode, Client):
                     continue
                 self._pump_flow(flow, session)
                 self._step(now, flow, Input.READY)
+
+    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+        """See ``Node``."""
+        super().receive_packets(now, packets)
+        if self.group.patient and any(_heard_of(pump) for pump in self.group.usable):
+            self.group.patient = False
+            self.receive_datagrams(now, self._waiting.take(now))
+
+    def _open(self, now: float, flow: Flow) -> None:
+        if not self.group.usable:
+            self.group.patient = True
+        super()._open(now, flow)
+
+    def _send_large(self, now: float, conversation: PumpConversation, run: Run) -> None:
+        """Also what is to wait for credit comes here."""
+        if self.group.patient and run.size <= self._room(conversation):
+            self._waiting.put(now, run)
+        else:
+            super()._send_large(now, conversation, run)
 
     def _new_session(self, now: float) -> Session:
         keys = self._format.keys(self._client_id, self._version)
@@ -72,3 +97,8 @@ class RsockClient(RsockNode, Client):
     def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
         if not self._rejoins(now, pump, segment):
             self.counters["payloads of no frame"] += 1
+
+
+def _heard_of(pump: PumpFlow) -> bool:
+    """The server has acknowledged some of it, and said its window; or it is known that it never will."""
+    return pump.unlimited or pump.in_flight < pump.sent_bytes

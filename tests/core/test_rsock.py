@@ -93,6 +93,17 @@ def test_a_flow_carries_traffic_as_soon_as_it_looks_established() -> None:
         assert pair.count(SessionUp, Toward.CLIENT) == 1
 
 
+def test_the_first_burst_waits_for_credit_and_loses_nothing() -> None:
+    """The window of a SYN-ACK is 64 kB, unscaled: ten flows have less than half of this, and the first alone a tenth."""
+    with RsockPair(conditions=Conditions(delay=0.05)) as pair:
+        sent = numbered(500, 1200)
+        pair.say("app", *sent)
+        pair.run(1.0)
+        assert sorted(pair.heard()) == sent
+        assert pair.client.group.no_credit == 0
+        assert not pair.client.group.patient
+
+
 def test_data_comes_first_on_every_flow_and_nothing_on_a_flow_without_data() -> None:
     """An original's server knows a flow by its first datagram, and resets what it does not know."""
     with RsockPair(client={"idle_timeout": 0.0, "duration": 1000.0}, server={"duration": 1000.0}) as pair:
