@@ -6,7 +6,7 @@ An original rsock forges segments beside a live kernel socket.  What follows fro
   asked only of a peer of our kind, known by the PSH that an original never sets (``_know``);
 * its kernel stands where the handshake left it, so its RST and FIN have that number (``_exact``);
 * it answers a probe on any of its flows, and names only the flow: three unanswered ones in a row, a ``keepalive`` apart,
-  end a flow, and a flow that has carried nothing is not probed, since an original would not know it.
+  end a flow, and a client does not probe a flow that has carried nothing, since an original would not know it.
 
 There are no fragments, no padded probes and no counters on this wire.
 """
@@ -161,7 +161,7 @@ class RsockNode(Node):
         pump = flow.pump
         if pump is None or flow.state is not State.ESTABLISHED:
             return
-        if not pump.sent_frames:
+        if self.initiator and not pump.sent_frames:
             self._deadlines.set(Timer.PROBE, flow, now + self._parameters.keepalive)
             return
         flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))

@@ -195,6 +195,9 @@ class RsockServer(RsockNode, Server):
 
     def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
         """Behind a hole, or of a new client to which a NAT has given this flow's place."""
+        flow = self._flows.get(segment.key)
+        if flow is None or flow.pump is not pump:
+            return  # what came before it in one merged payload has opened another
         if not self._rejoins(now, pump, segment):
             self._complete_handshake(now, segment)
             self._first_payload(now, segment, link_header)

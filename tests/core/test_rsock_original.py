@@ -18,7 +18,7 @@ from rsock_nf.core.rsock_client import RsockClient
 from rsock_nf.core.rsock_node import RsockNode
 from rsock_nf.core.rsock_server import RsockServer
 from rsock_nf.core.segment import FlowKey
-from rsock_nf.core.types import Checksum, Endpoint, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, Checksum, Endpoint, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.rsock import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
@@ -328,6 +328,25 @@ def test_our_keepalive_goes_unanswered_three_times(server: Alone) -> None:
     asked = [tcp for tcp in server.wait(20.0) if tcp.payload and tcp.payload[9] == KEEP_ALIVE_REQ]
     assert len(asked) == 3
     assert server.closed() == ["probes are not answered"]
+
+
+def test_a_client_that_never_gets_anything_is_asked_as_well(server: Alone) -> None:
+    """Or a host that lost its power would keep its session, and its place among ``max_sessions``, for ever."""
+    flow = Flow(server, 0)
+    flow.say(b"datagram")
+    asked = [tcp for tcp in server.wait(20.0) if tcp.payload and tcp.payload[9] == KEEP_ALIVE_REQ]
+    assert len(asked) == 3
+    assert server.closed() == ["probes are not answered"]
+
+
+def test_a_new_client_in_the_place_of_an_old_one_on_a_udp_carrier(server: Alone) -> None:
+    """What it says arrives once, though several datagrams come merged."""
+    key = FlowKey(HERE, 10_001, THERE, 40_000, udp=True)
+    for client in (7, 8):
+        merged = b"".join(frame(b"%d of %d" % (at, client), flow=5, client=client) for at in range(3))
+        server.node.receive_carried(server.now, [Carried(key, memoryview(merged), len(merged) // 3)])
+    assert server.delivered() == [b"%d of %d" % (at, client) for client in (7, 8) for at in range(3)]
+    assert server.conversations() == 2
 
 
 def test_a_client_that_keeps_its_key_on_new_ports_has_one_flow(server: Alone) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.route import Route, directly, through_tunnel
 
+KINDS: dict[str, dict[str, Any]] = {"tunnel": {}, "rsock": {"wire": "rsock", "hash": "between us", "secret": None}}
+"""What the tunnel's configuration says beside the defaults."""
+
 
 @pytest.fixture(params=["direct", "tunnel"])
 def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
-    with directly() if request.param == "direct" else through_tunnel(tmp_path / "tunnel") as made:
+    kind = request.param
+    with directly() if kind == "direct" else through_tunnel(tmp_path / "tunnel", **KINDS[kind]) as made:
         yield made
