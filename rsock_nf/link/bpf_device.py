@@ -103,7 +103,7 @@ class BpfLink:
         self._events: dict[LinkEvent, None] = {}
         table = abi if isinstance(abi, Abi) else load(abi)
         self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
-        self._full = (table["ENOBUFS"], table["ENOMEM"])
+        self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
         self._gone = (table["ENXIO"], table["EIO"], table["ENODEV"])
         self._reader = BufferReader(table)
         self._bpf = BpfDescriptor(ifname, match, table, syscalls or KernelCalls(), receive_buffer)
@@ -115,7 +115,7 @@ class BpfLink:
     # -- in -------------------------------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The device: readable when packets wait, always writable."""
+        """The device: readable when packets wait."""
         return self._bpf.fileno()
 
     def receive(self, budget: int) -> list[Packet]:  # noqa: ARG002 - see below
@@ -148,8 +148,11 @@ class BpfLink:
     # -- out ------------------------------------------------------------------------------------------------------
 
     def send(self, bursts: Sequence[Outgoing]) -> int:
-        """See ``Link.send``."""
-        for done, burst in enumerate(bursts):
+        """See ``Link.send``: every burst is sent or dropped.
+
+        A write(2) to bpf never waits for room: a full queue is an error, and not every system lets one wait for its end.
+        """
+        for burst in bursts:
             segment = burst.segment_size or burst.payload_size
             if len(burst.headers) + min(segment, burst.payload_size) > self.mtu:
                 self._counters.too_big += 1
@@ -157,8 +160,8 @@ class BpfLink:
             link = self._link_header(burst.headers, burst.reply_to)
             if link is None:
                 self._counters.unresolved += 1
-            elif not self._send(cut(burst), link):
-                return done
+            else:
+                self._send(cut(burst), link)
         return len(bursts)
 
     def _link_header(self, headers: bytes, reply_to: bytes) -> bytes | None:
@@ -172,29 +175,22 @@ class BpfLink:
             return None
         return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
 
-    def _send(self, packets: Sequence[bytes], link: bytes) -> bool:
-        """Write complete packets; False = the device takes nothing now, and nothing was sent.
-
-        What the kernel refuses on the way ends the burst: sending it again would repeat segments.
-        """
+    def _send(self, packets: Sequence[bytes], link: bytes) -> None:
+        """Write complete packets.  What the kernel refuses ends the burst: those behind it would fare no better."""
         counters = self._counters
-        for n, packet in enumerate(packets):
+        for packet in packets:
             try:
                 self._bpf.write(link + packet)
             except OSError as error:
-                blocked = isinstance(error, BlockingIOError) or error.errno == self._again
-                if blocked and n == 0:
-                    return False
-                self._refused(error, blocked=blocked)
-                return True
+                self._refused(error)
+                return
             counters.sent_segments += 1
             counters.sent_bytes += len(packet)
         counters.sent_packets += 1
-        return True
 
-    def _refused(self, error: OSError, *, blocked: bool) -> None:
+    def _refused(self, error: OSError) -> None:
         """Count what the kernel did not take, and see what became of the interface."""
-        if blocked or error.errno in self._full:
+        if isinstance(error, BlockingIOError) or error.errno in self._full:
             self._counters.send_full += 1
         elif error.errno == self._too_big:
             self._counters.too_big += 1
