@@ -22,18 +22,11 @@ class Bsd:
     run_directory = Path("/var/run")
     has_capabilities = False
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        bpf: SystemCalls | None = None,
-        routing: RoutingCalls | None = None,
-        udp: UdpSystem | None = None,
-    ) -> None:
+    def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
         self._abi = load(name)
         self._bpf = bpf
         self._routing = routing or KernelRouting(self._abi)
-        self.udp: UdpSystem = udp or PlainUdp(destination_option(self._abi), self._abi.numbers)
+        self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
 
     def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""
@@ -61,6 +54,12 @@ class Bsd:
         """See ``device_addresses``."""
         with contextlib.closing(self._kernel()) as kernel:
             return bsd_routes.device_addresses(kernel, device)
+
+    def route_mtu(self, remote: IPAddress) -> int:
+        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route."""
+        with contextlib.closing(self._kernel()) as kernel:
+            route = kernel.route(remote)
+            return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)
 
     def examine_host(self) -> list[Finding]:
         """See ``System.examine_host``."""

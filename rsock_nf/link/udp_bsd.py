@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -20,7 +20,6 @@ from rsock_nf.link.bsd_abi import Abi
 from rsock_nf.link.sockaddr import NAME_BYTES
 from rsock_nf.link.udp import MSG_TRUNC, Ancillary, Control, ipv6_source
 
-_ETHERNET_MTU: Final = 1500
 _LEAST_BUFFER: Final = 128 << 10
 _SOCKADDR_IN: Final = struct.Struct("!2xH4s8x")
 _SOCKADDR_IN6: Final = struct.Struct("!2xH4x16s")
@@ -54,10 +53,13 @@ class PlainUdp:
     destination_control = 64
     """More than CMSG_SPACE of a struct in6_pktinfo."""
 
-    def __init__(self, option: DestinationOption, numbers: Mapping[str, int]) -> None:
-        """``numbers``: the system's, as in ``bsd_abi``."""
+    def __init__(
+        self, option: DestinationOption, numbers: Mapping[str, int], route_mtu: Callable[[IPAddress], int]
+    ) -> None:
+        """``numbers``: the system's, as in ``bsd_abi``; ``route_mtu``: of the route to an address, 0 = there is none."""
         self._option = option
         self._numbers = numbers
+        self._route_mtu = route_mtu
 
     @staticmethod
     def reader(slots: int, slot_bytes: int, *, names: int, control: int) -> MessageReader:
@@ -130,14 +132,12 @@ class PlainUdp:
             level = socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6
             sock.setsockopt(level, option, socket.if_nametoindex(device))
 
-    @staticmethod
-    def route_mtu(sock: socket.socket) -> int:
-        """See ``UdpSystem.route_mtu``: no socket option tells, so Ethernet's, and the core's probes find what is less."""
+    def route_mtu(self, sock: socket.socket) -> int:
+        """See ``UdpSystem.route_mtu``: no socket option tells, the routing table does."""
         try:
-            sock.getpeername()
+            return self._route_mtu(ip_address(sock.getpeername()[0]))
         except OSError:
             return 0
-        return _ETHERNET_MTU
 
 
 _CONTROL: Final = struct.Struct("=ii")

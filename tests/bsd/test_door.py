@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from ctypes import CFUNCTYPE, POINTER, c_int, c_size_t, c_uint, c_void_p, memmove
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rsock_nf.link.linux import Linux
 from rsock_nf.ops import holder, privileges
 from tests.bsd.packets import AT_SERVER
 from tests.bsd.simulated import KERNELS, SimulatedBpf, SocketWire
-from tests.bsd.simulated_routing import HandMade, SimulatedRouting
+from tests.bsd.simulated_routing import HandMade, SimulatedRouting, Way
 
 EM0 = Interface(2, "em0", 0x41, 1500, 0, b"\2\0\0\0\0\1", ())
 
@@ -117,6 +118,13 @@ def test_a_link_that_is_refused_leaves_nothing_open(host: Host) -> None:
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
 
 
+def test_the_mtu_of_a_route_is_its_interfaces(host: Host) -> None:
+    remote = ip_address("192.0.2.1")
+    assert host.system.route_mtu(remote) == 0
+    host.tables.ways[None] = Way(EM0, None, None)
+    assert host.system.route_mtu(remote) == 1500
+
+
 def test_the_doctor_looks_at_the_interface_and_attaches_to_it(host: Host) -> None:
     assert [found.verdict for found in host.system.examine_host()] == [Verdict.OK]
     device, bpf = host.system.examine_device("em0", tap=True)
@@ -191,8 +199,6 @@ def test_a_table_that_grows_is_read_again() -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_touching_a_neighbour_sends_it_an_empty_datagram(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ipaddress import ip_address
-
     from rsock_nf.link import bsd_routing
 
     family, host = (socket.AF_INET, "127.0.0.1") if version == 4 else (socket.AF_INET6, "::1")

@@ -120,3 +120,15 @@ def test_datagrams_of_a_wildcard_listener_are_answered_from_the_address_that_was
         carries(lab, 200)
         (conversation,) = tunnel.status("client")["sessions"][0]["conversation_list"]
         assert conversation["peer"].endswith("via 127.0.0.1")
+
+
+def test_udp_carriers_and_fake_tcp_together(tmp_path: Path) -> None:
+    """Carriers are plain UDP sockets at both ends; the server's listen on wildcards, and answer from the address asked."""
+    both = {"type": "all"}
+    systems: dict[Role, str | None] = {"client": "macos", "server": "freebsd"}
+    with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems, client=both, server=both) as tunnel:
+        carries(lab)
+        for role, system in systems.items():
+            used_bpf(tunnel, role, str(system))
+            (session,) = tunnel.status(role)["sessions"]
+            assert {flow["type"] for flow in session["flows"] if flow["rx_frames"]} == {"tcp", "udp"}

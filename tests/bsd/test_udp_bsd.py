@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 IP_PKTINFO = 8
-PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_info=True), {})
+PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_info=True), {}, lambda _: 1400)
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_a_datagram_above_the_slot_is_flagged() -> None:
 def test_where_a_datagram_was_sent_to_is_said_in_the_systems_way(name: str, expected: DestinationOption) -> None:
     abi = load(name)
     assert destination_option(abi) == expected
-    udp = PlainUdp(expected, abi.numbers)
+    udp = PlainUdp(expected, abi.numbers, lambda _: 0)
     address = socket.inet_aton("192.0.2.1")
     body = bytes(4) + address + address if expected.packet_info else address  # struct in_pktinfo, struct in_addr
     control = udp.parse_control(struct.pack("=ii", socket.IPPROTO_IP, expected.told) + body)
@@ -179,6 +179,13 @@ def test_large_buffers_are_asked_for_until_one_is_taken() -> None:
     PLAIN.configure(sock, 8 << 20)  # type: ignore[arg-type]
     assert sock.taken == [2 << 20] * 2
     assert sock.refused == [8 << 20, 4 << 20] * 2
+
+
+def test_the_mtu_comes_from_the_route() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        assert PLAIN.route_mtu(sock) == 0  # to nobody
+        sock.connect(("127.0.0.1", 9))
+        assert PLAIN.route_mtu(sock) == 1400
 
 
 def test_linux_keeps_its_own() -> None:

@@ -33,8 +33,10 @@ def simulated() -> System:
             return made
 
     ip_pktinfo = 8  # Linux's, whose struct in_pktinfo is laid out as macOS's
-    udp = PlainUdp(DestinationOption(ip_pktinfo, ip_pktinfo, ip_pktinfo, packet_info=True), {})
-    return Simulated(name, routing=SimulatedRouting(name, LinuxTables()), udp=udp)
+    made = Simulated(name, routing=SimulatedRouting(name, LinuxTables()))
+    option = DestinationOption(ip_pktinfo, ip_pktinfo, ip_pktinfo, packet_info=True)
+    made.udp = PlainUdp(option, {}, made.route_mtu)
+    return made
 
 
 def once(make: Callable[[], System]) -> Callable[[], System]:
