@@ -153,8 +153,8 @@ class DialledCarrier(_Carrier):
         )
         self._to_remote = Destination(None, [])
         self._slots = shared_slots()
-        self.refusals = 0
-        """ECONNREFUSED since the caller last set this to zero: ICMP said that nobody has the server's port."""
+        self._refusals = 0
+        """ECONNREFUSED that ``refused`` has told of."""
 
     def _attach(self, endpoint: Endpoint) -> None:
         if self._ports or self._source is not None:
@@ -186,12 +186,15 @@ class DialledCarrier(_Carrier):
         """The largest IP packet of the route, bytes, as the kernel knows it now; 0 = there is no route."""
         return self._udp.route_mtu(self._socket)
 
+    def refused(self) -> bool:
+        """Since the last call a send or a read has got ECONNREFUSED: ICMP said that nobody has the server's port."""
+        told, self._refusals = self._refusals, self.counters.refused
+        return self._refusals > told
+
     def receive(self) -> list[Carried]:
         """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
         reader = self._slots.reader
-        refused = self.counters.refused
         count = self._read(self._slots)
-        self.refusals += self.counters.refused - refused
         if not count:
             return []
         key = self.key

@@ -167,8 +167,7 @@ class Driver(Attachment):
         core = self.core
         for _ in range(ROUNDS):
             received = carrier.receive()
-            if isinstance(carrier, DialledCarrier) and carrier.refusals:
-                carrier.refusals = 0
+            if isinstance(carrier, DialledCarrier) and carrier.refused():
                 self._carrier_refused(carrier.key)
             if not received:
                 break
