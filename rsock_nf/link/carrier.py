@@ -41,6 +41,7 @@ from rsock_nf.link.udp import Ancillary
 ABROAD: Final = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
 """Destinations outside every local network (RFC 5737, RFC 3849), to ask for the route to."""
 _DISCARD: Final = 9
+_LEAST_MTU: Final = {socket.AF_INET: 576, socket.AF_INET6: 1280}
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
 
 
@@ -61,6 +62,11 @@ class _Carrier(UdpSocket):
 
     def _destination_of(self, key: FlowKey) -> Destination:
         raise NotImplementedError
+
+    @property
+    def receive_drops(self) -> int:
+        """What arrived and found its receive buffer full, where the system tells."""
+        return self._udp.receive_drops(self._socket)
 
     def send(self, burst: Outgoing) -> bool:
         """Send a burst, whole or in the pieces that the kernel takes.
@@ -184,7 +190,7 @@ class DialledCarrier(_Carrier):
     @property
     def mtu(self) -> int:
         """The largest IP packet of the route, bytes, as the kernel knows it now; 0 = there is no route."""
-        return self._udp.route_mtu(self._socket)
+        return _plausible(self._udp.route_mtu(self._socket), self._family)
 
     def refused(self) -> bool:
         """Since the last call a send or a read has got ECONNREFUSED: ICMP said that nobody has the server's port."""
@@ -301,8 +307,13 @@ def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
             if device is not None:
                 system().udp.bind_device(asked, device)
             asked.connect(to_socket_address(Endpoint(remote, _DISCARD, (device or "") if remote.is_link_local else "")))
-            return system().udp.route_mtu(asked)
+            return _plausible(system().udp.route_mtu(asked), family)
     return 0
+
+
+def _plausible(mtu: int, family: int) -> int:
+    """0 for what no device has: a route that was just deleted leads to one of 68 bytes (net/core/dst.c, blackhole_netdev)."""
+    return mtu if mtu >= _LEAST_MTU[socket.AddressFamily(family)] else 0
 
 
 def serve_ports(

@@ -104,6 +104,9 @@ class UdpSystem(Protocol):
     def bind_device(self, sock: socket.socket, device: str) -> None:
         """Use no other device, where the system can.  Raises ``OSError``."""
 
+    def receive_drops(self, sock: socket.socket) -> int:
+        """Datagrams that its full receive buffer has cost; 0 where the system does not tell."""
+
     def route_mtu(self, sock: socket.socket) -> int:
         """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""
 

@@ -132,6 +132,11 @@ class PlainUdp:
             level = socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6
             sock.setsockopt(level, option, socket.if_nametoindex(device))
 
+    @staticmethod
+    def receive_drops(sock: socket.socket) -> int:  # noqa: ARG004 - as the protocol has it
+        """See ``UdpSystem.receive_drops``: counted for the whole system only (``netstat -s -p udp``)."""
+        return 0
+
     def route_mtu(self, sock: socket.socket) -> int:
         """See ``UdpSystem.route_mtu``: no socket option tells, the routing table does."""
         try:

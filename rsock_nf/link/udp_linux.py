@@ -21,6 +21,8 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 _IP_PKTINFO: Final = 8
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _SO_BINDTODEVICE: Final = 25
+_SO_MEMINFO: Final = 55
+_SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # include/uapi/linux/in6.h
 _CMSG: Final = struct.Struct("@Qii")
@@ -101,6 +103,12 @@ class LinuxUdp:
     def bind_device(sock: socket.socket, device: str) -> None:
         """See ``UdpSystem.bind_device``."""
         sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode())
+
+    @staticmethod
+    def receive_drops(sock: socket.socket) -> int:
+        """See ``UdpSystem.receive_drops``: SO_MEMINFO, which ends in sk_drops (include/uapi/linux/sock_diag.h)."""
+        told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
+        return int(struct.unpack_from("=I", told, 4 * (_SK_MEMINFO_VARS - 1))[0])
 
     @staticmethod
     def route_mtu(sock: socket.socket) -> int:

@@ -88,7 +88,7 @@ def _link(link: dict[str, Any]) -> str:
 
 def _carriers(carriers: dict[str, int]) -> str:
     text = f"{_counted(carriers['sockets'], 'socket')}; {carriers['received']} datagrams in, {carriers['sent']} out"
-    troubles = ("refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")
+    troubles = ("receive_drops", "refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")
     return "; ".join([text, *[f"{carriers[key]} {key.replace('_', ' ')}" for key in troubles if carriers.get(key)]])
 
 

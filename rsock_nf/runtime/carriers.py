@@ -76,7 +76,7 @@ class Carriers:
         self._ports.clear()
 
     def _close(self, carrier: Carrier) -> None:
-        self._closed.update(dataclasses.asdict(carrier.counters))
+        self._closed.update(_counted(carrier))
         self._loop.remove_reader(carrier.fileno())
         waiting = self._waiting.pop(carrier, None)
         if waiting is not None:
@@ -144,11 +144,15 @@ class Carriers:
 
     def counters(self) -> dict[str, int]:
         """Summed over all of them, also those that are closed by now."""
-        total = Counter[str]({field.name: 0 for field in dataclasses.fields(DatagramCounters)})
+        total = Counter[str]({field.name: 0 for field in dataclasses.fields(DatagramCounters)} | {"receive_drops": 0})
         total.update(self._closed)
         for carrier in self._all():
-            total.update(dataclasses.asdict(carrier.counters))
+            total.update(_counted(carrier))
         return {**total, "dropped": self.dropped}
+
+
+def _counted(carrier: Carrier) -> dict[str, int]:
+    return {**dataclasses.asdict(carrier.counters), "receive_drops": carrier.receive_drops}
 
 
 def count(burst: Outgoing) -> int:

@@ -199,6 +199,24 @@ def test_what_is_above_the_mtu_is_counted_and_never_fragmented(here: Namespace, 
     assert dialled.counters.sent_singly == 0
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_route_that_goes_has_no_mtu(here: Namespace, version: int, keep: Keep) -> None:
+    """The kernel puts a device of 68 bytes in its place."""
+    here.ip(
+        "link add eth0 type veth peer name eth1",
+        "link set eth0 addrgenmode none",
+        "link set eth0 up",
+        "link set eth1 up",
+    )
+    here.ip("address add 10.96.0.1/24 dev eth0", "address add fd96::1/64 dev eth0 nodad")
+    far = {4: "10.96.0.2", 6: "fd96::2"}[version]
+    dialled = keep(here.call(lambda: DialledCarrier(endpoint(far, 10001))))
+    assert dialled.mtu == 1500
+    here.ip("link del eth0")
+    assert dialled.mtu == 0
+    assert here.call(lambda: route_mtu([ip_address(far)], None)) == 0
+
+
 def test_a_device_without_checksum_offload_gets_single_datagrams(here: Namespace, keep: Keep) -> None:
     """UDP_SEGMENT is refused there (EIO), and not asked for again."""
     here.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up", "link set lo up")

@@ -23,6 +23,7 @@ class Full:
         self.room = room
         self.taken: list[bytes] = []
         self.counters = DatagramCounters()
+        self.receive_drops = 0
         self._ends = os.pipe()
 
     def fileno(self) -> int:
