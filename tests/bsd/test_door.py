@@ -75,6 +75,23 @@ def test_an_unknown_system_is_refused(platform: Callable[[str], None]) -> None:
         link.default_device()
 
 
+WITHOUT_LINUX = """
+import sys
+sys.platform = "freebsd14"
+for absent in ("pyroute2", "iptc", "rsock_nf.link.mmsg", "rsock_nf.link.rtnetlink", "rsock_nf.link.af_packet"):
+    sys.modules[absent] = None
+import rsock_nf.cli, rsock_nf.daemon, rsock_nf.runtime, rsock_nf.ops.doctor, rsock_nf.ops.launch, rsock_nf.ops.rules
+from rsock_nf.link import system
+from rsock_nf.link.datagram import Slots
+assert type(system().udp.reader(1, 10, names=0, control=0)).__name__ == "MessageReader"
+Slots()
+"""
+
+
+def test_nothing_of_linux_is_imported_elsewhere() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_LINUX], check=True)
+
+
 # -- opening a link -----------------------------------------------------------------------------------
 
 
