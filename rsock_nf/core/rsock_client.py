@@ -18,10 +18,10 @@ from rsock_nf.core.numbering import Numbering
 from rsock_nf.core.parameters import ClientParameters, Wire
 from rsock_nf.core.protocols import Frames, OpenFormat, Rng
 from rsock_nf.core.pump_state import PumpConversation, PumpFlow
-from rsock_nf.core.rsock_node import RsockNode
+from rsock_nf.core.rsock_node import SILENT, RsockNode
 from rsock_nf.core.segment import Segment
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Packet, Run
+from rsock_nf.core.types import Carried, Packet, Run
 
 _MASK = 0xFFFFFFFF
 FIRST_CONVERSATION = 2
@@ -38,6 +38,8 @@ class RsockClient(RsockNode, Client):
         self._undecided: dict[PumpFlow, Session] = {}
         self.group.patient = True
         self._numbers = Numbering(FIRST_CONVERSATION, 2 * parameters.duration)
+        self._heard = False
+        """A frame of the server's has come, ever."""
         self._client_id = int.from_bytes(rng(8), "big") or 1
 
     def _turns(self, now: float) -> None:
@@ -57,9 +59,31 @@ class RsockClient(RsockNode, Client):
     def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
         """See ``Node``."""
         super().receive_packets(now, packets)
+        self._hear()
         if self.group.patient and any(_heard_of(pump) for pump in self.group.usable):
             self.group.patient = False
             self.receive_datagrams(now, self._waiting.take(now))
+
+    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+        """See ``Node``."""
+        super().receive_carried(now, received)
+        self._hear()
+
+    def _hear(self) -> None:
+        """The first frame of the server's ends what there was to say about its silence."""
+        if self._heard or self.session is None:
+            return
+        self._heard = any(flow.pump and flow.pump.received_frames for flow in self.session.flows.values())
+        if self._heard and self._refusal:
+            self.reason = "" if self.reason == self._refusal else self.reason
+            self._refusal = ""
+
+    def _left_established(self, now: float, flow: Flow, reason: str) -> None:
+        """Nothing on this wire says that the key is wrong: silence is all there is."""
+        if not self._heard and reason == SILENT:
+            self._refusal = f"{self._dialer.remote_text} answers no frame: are ports, wire, hash and rsock_version those of the server?"
+            self.reason = self._refusal
+        super()._left_established(now, flow, reason)
 
     def _open(self, now: float, flow: Flow) -> None:
         if not self.group.usable:

@@ -29,6 +29,8 @@ MAX_PAYLOAD = 1468
 """Bytes of the longest frame that an original takes: its buffer of 1,500 without 32 of headers."""
 UNANSWERED = 3
 """Probes without an answer after which a flow is dead."""
+SILENT = "probes are not answered"
+"""Why such a flow ended."""
 OVERDUE = 1.0
 """Seconds after which an unanswered probe keeps bulk away from its flow; it is repeated then."""
 _MASK = 0xFFFFFFFF
@@ -176,7 +178,7 @@ class RsockNode(Node):
             flow.health.unanswered += 1
             if flow.health.unanswered >= UNANSWERED:
                 self._tell_others(flow, messages.FlowDown(flow.flow_id))
-                self._step(now, flow, Input.DEAD, "probes are not answered")
+                self._step(now, flow, Input.DEAD, SILENT)
                 return
             self._suspect(now, flow)
             if pump in pump.group.usable and len(pump.group.usable) > 1:

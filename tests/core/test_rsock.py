@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -346,6 +347,19 @@ def test_a_restarted_server_tells_nobody_who_lacks_the_key() -> None:
         assert not pair.at_target
         assert pair.server.counters["payloads from strangers"] > 100
         assert all(one.tcp.flags & SYN for one in seen if one.toward is Toward.CLIENT)
+
+
+def test_a_client_with_another_key_says_what_it_may_be() -> None:
+    """Until the server answers, after a restart with the right one."""
+    with RsockPair(client={"hash_key": b"another"}, resets_allowed=True) as pair:
+        pair.up()
+        load(pair, 15.0)
+        assert "hash" in pair.client.reason
+        pair._server_parameters = dataclasses.replace(pair._server_parameters, hash_key=b"another")
+        pair.restart_server()
+        load(pair, 15.0)
+        assert pair.client.reason == ""
+        assert pair.heard()
 
 
 def test_a_rebound_nat_costs_the_flows_and_nothing_else() -> None:
