@@ -176,11 +176,15 @@ class Flows(ABC):
         flows = [
             flow
             for flow in session.group.usable
-            if (avoid is None or flow is not avoid.pump) and flow.in_flight < flow.bulk_window
+            if (avoid is None or flow is not avoid.pump) and flow.in_flight < flow.bulk_window and self._knows(flow)
         ]
         if flows:
             flow = flows[int.from_bytes(self._rng(2), "big") % len(flows)]
             self._out.append(self.pump.send_control(flow, message))
+
+    def _knows(self, flow: PumpFlow) -> bool:  # noqa: ARG002 - on the native wire a usable flow is confirmed
+        """The peer knows ``flow``, whatever is said on it."""
+        return True
 
     def _tell_others(self, flow: Flow, message: messages.Control) -> None:
         if flow.session:

@@ -146,6 +146,10 @@ class RsockNode(Node):
         if not isinstance(message, messages.CloseSession):
             super()._tell(session, message, avoid)
 
+    def _knows(self, flow: PumpFlow) -> bool:
+        """A server makes a flow of its first datagram only, and sends on no other."""
+        return not self.initiator or bool(flow.sent_frames or flow.received_frames)
+
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         match message:
             case messages.Probe(flow_id=flow_id):
@@ -163,7 +167,7 @@ class RsockNode(Node):
         pump = flow.pump
         if pump is None or flow.state is not State.ESTABLISHED:
             return
-        if self.initiator and not pump.sent_frames:
+        if not self._knows(pump):
             self._deadlines.set(Timer.PROBE, flow, now + self._parameters.keepalive)
             return
         flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))

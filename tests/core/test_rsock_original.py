@@ -13,6 +13,7 @@ import pytest
 
 from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
 from rsock_nf.core.handshakes import MAX_AGE, MAX_ENTRIES, MAX_OF_ONE_SOURCE, Complete, CompleteHandshakes
+from rsock_nf.core.messages import CloseConversation
 from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
 from rsock_nf.core.rsock_client import RsockClient
 from rsock_nf.core.rsock_node import RsockNode
@@ -565,6 +566,15 @@ def test_data_of_no_conversation_is_refused() -> None:
     (answer,) = [parse_frame_untrusted(HASHES, memoryview(tcp.payload)) for tcp in answers if tcp.payload]
     assert (answer.command, body_key(answer)) == (CONV_RST, 99)
     assert not server.client.delivered()
+
+
+def test_nothing_but_a_datagram_is_first_on_a_flow() -> None:
+    """A conversation that ends is told where the server will understand it."""
+    server = Server(flows=8)
+    (tcp,) = app(server, b"datagram")
+    for _ in range(20):
+        server.node._tell(server.node.session, CloseConversation(2))  # type: ignore[arg-type]
+    assert {one.source[1] for one in server.client.sent()} == {tcp.source[1]}
 
 
 def test_what_a_stranger_injects_is_not_delivered() -> None:
