@@ -138,11 +138,12 @@ def test_kill_9_of_the_runner_ends_every_process_that_it_started(tmp_path: Path,
     report = tmp_path / "machines"
     os.mkfifo(report)
     program(programs, "qemu-img", "exit 0")
-    # --version is asked for the state's name; a machine reports the pid that this test's namespace sees, and stays.
+    # --version is asked for the state's name; a machine reports when it has its name in this test's namespace, and stays.
     program(
         programs,
         "qemu-system-x86_64",
-        f"[[ $1 == --version ]] && exit 0\necho machine >{report}\nexec -a machine-of-{tmp_path.name} sleep 600",
+        "[[ $1 == --version ]] && exit 0\n"
+        f"exec -a machine-of-{tmp_path.name} bash -c 'echo machine >{report}; sleep 600; exit 1'",
     )
     program(programs, "ssh", "exit 255")
     env = environment(programs, RSOCK_NF_VM_CACHE=str(cache))
