@@ -10,7 +10,12 @@ import pytest
 
 from tests.e2e.route import Route, directly, through_tunnel
 
-KINDS: dict[str, dict[str, Any]] = {"tunnel": {}, "rsock": {"wire": "rsock", "hash": "between us", "secret": None}}
+KINDS: dict[str, dict[str, Any]] = {
+    "tunnel": {},
+    "udp": {"type": "udp"},
+    "all": {"type": "all"},
+    "rsock": {"wire": "rsock", "hash": "between us", "secret": None},
+}
 """What the tunnel's configuration says beside the defaults."""
 
 

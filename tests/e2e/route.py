@@ -21,6 +21,8 @@ class Route:
     host: str
     port: int
     tunnelled: bool
+    carriers: str = "tcp"
+    """The tunnel's ``type``."""
 
     def judge(self) -> None:
         """What has to be true once the traffic is over: it went where the test says, and nobody took offence."""
@@ -28,9 +30,15 @@ class Route:
         assert counters["invalid"] == 0
         assert self.lab.rsts() == 0
         if self.tunnelled:
-            assert counters["tcp_inside"] > 0
-            assert counters["tcp_outside"] > 0
+            tcp = self.carriers != "udp"
+            assert (counters["tcp_inside"] > 0) is tcp
+            assert (counters["tcp_outside"] > 0) is tcp
             assert counters["udp_refused"] == 0  # nobody even tried
+            assert not self._tracked(TARGET[1]), "the application's own datagrams were on the way"
+
+    def _tracked(self, port: int) -> list[str]:
+        """The router's UDP connections to that port."""
+        return [line for line in self.lab.conntrack() if " udp " in line and f"dport={port} " in line]
 
 
 @contextlib.contextmanager
@@ -42,9 +50,13 @@ def directly(version: int = 4) -> Iterator[Route]:
 
 @contextlib.contextmanager
 def through_tunnel(directory: Path, version: int = 4, **common: object) -> Iterator[Route]:
-    """The tunnel; UDP is blocked on the way, so that nothing else can have carried it."""
-    with Lab(Router(block_udp=True)) as lab, Tunnel(lab, directory, version=version, client=common, server=common):
-        yield Route(lab, *LISTEN, tunnelled=True)
+    """The tunnel; unless it needs UDP, that is blocked on the way, so that nothing else can have carried it."""
+    carriers = str(common.get("type", "tcp"))
+    with (
+        Lab(Router(block_udp=carriers == "tcp")) as lab,
+        Tunnel(lab, directory, version=version, client=common, server=common),
+    ):
+        yield Route(lab, *LISTEN, tunnelled=True, carriers=carriers)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:

@@ -56,7 +56,7 @@ def start_client_side(route: Route, root: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ["direct", "tunnel", "rsock"], indirect=True)
+@pytest.mark.parametrize("route", ["direct", "tunnel", "udp", "all", "rsock"], indirect=True)
 def test_fifty_megabytes_arrive_unharmed_through_kcptun_and_shadowsocks(route: Route, tmp_path: Path) -> None:
     published = tmp_path / "www"
     published.mkdir()
