@@ -167,7 +167,7 @@ class RsockNode(Node):
         pump = flow.pump
         if pump is None or flow.state is not State.ESTABLISHED:
             return
-        if not self._knows(pump):
+        if self.initiator and not pump.sent_frames:
             self._deadlines.set(Timer.PROBE, flow, now + self._parameters.keepalive)
             return
         flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))
