@@ -43,6 +43,8 @@ FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
 """How far from the handshake a first frame's number may be: those before it were lost."""
 RESET_AFTER = 0.5
 """Seconds for which frames without a handshake get no answer: its ACK may have been overtaken."""
+UNSHAKEN_AGE = 30.0
+"""Seconds after which they count as new again."""
 _MAX_UNSHAKEN = 256
 _PEER = "rsock"
 _CARRIER = Complete(_MASK, _MASK, MAX_PAYLOAD, None, 0.0)
@@ -82,14 +84,21 @@ class RsockServer(RsockNode, Server):
 
     def _complete_handshake(self, now: float, segment: Segment) -> None:
         """Keep the handshake that ``segment`` completes, if it does."""
-        client_isn, server_isn = (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK
-        if segment.key.udp or self._complete.get(segment.key) is not None:
+        if segment.key.udp or self._shaken(segment) is not None:
             return
+        client_isn, server_isn = (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK
         for note in range(2 * len(MSS_STEPS)):
             if self._cookie.check(segment.key, client_isn, server_isn, now, note):
                 scale = OUR_SCALE if note & 1 else None
                 self._complete.put(now, segment.key, Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now))
                 return
+
+    def _shaken(self, segment: Segment) -> Complete | None:
+        """The handshake that ``segment`` may follow; not one of the same ports long ago."""
+        known = self._complete.get(segment.key)
+        if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
+            return None
+        return known
 
     def _forget(self, segment: Segment) -> None:
         """The client gives a connection up that it never used."""
@@ -99,8 +108,8 @@ class RsockServer(RsockNode, Server):
 
     def _unused(self, segment: Segment, link_header: bytes) -> None:
         """The client closes a connection that it never used: as TCP would (RFC 9293 section 3.6)."""
-        known = self._complete.get(segment.key)
-        if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
+        known = self._shaken(segment)
+        if known is None:
             return
         self._complete.take(segment.key)
         ack = (segment.seq + len(segment.payload) + 1) & _MASK
@@ -117,8 +126,8 @@ class RsockServer(RsockNode, Server):
         except Malformed:
             self._turn_away(segment, link_header, "payloads from strangers")
             return
-        known = _CARRIER if segment.key.udp else self._complete.get(segment.key)
-        if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
+        known = _CARRIER if segment.key.udp else self._shaken(segment)
+        if known is None:
             self._without_handshake(now, segment, link_header)
             return
         session = self._session_of(now, frame, segment.key, first)
@@ -130,10 +139,12 @@ class RsockServer(RsockNode, Server):
         self.counters["frames without a handshake"] += 1
         if segment.key in self._flows:
             return
-        since = self._unshaken.setdefault(segment.key, now)
-        if len(self._unshaken) > _MAX_UNSHAKEN:
-            self._unshaken.popitem(last=False)
-        if now - since >= RESET_AFTER:
+        since = self._unshaken.get(segment.key)
+        if since is None or now - since > UNSHAKEN_AGE:
+            self._unshaken[segment.key] = now
+            if len(self._unshaken) > _MAX_UNSHAKEN:
+                self._unshaken.popitem(last=False)
+        elif now - since >= RESET_AFTER:
             del self._unshaken[segment.key]
             headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
             self._out.append(Outgoing(headers, [], 0, 0, link_header))

@@ -237,6 +237,21 @@ def test_who_goes_on_without_a_handshake_is_told_to_dial(server: Alone) -> None:
     assert not server.delivered()
 
 
+def test_ports_that_are_used_again_need_a_handshake_again(server: Alone) -> None:
+    """The first connection was never used, and its end was lost."""
+    Flow(server, 0)
+    again = Flow(server, 0, isn=0x12345678)
+    again.say(b"datagram")
+    assert server.delivered() == [b"datagram"]
+
+
+def test_who_went_on_without_a_handshake_long_ago_is_new_again(server: Alone) -> None:
+    flow = Flow(server, 0, shake=False)
+    assert flow.say(b"first") == []
+    server.wait(60.0)
+    assert flow.say(b"second") == []
+
+
 def test_our_own_datagram_completes_the_handshake_by_itself(server: Alone) -> None:
     """Its ACK is right, so it proves the address though the bare ACK was lost."""
     flow = Flow(server, 0, shake=False)
