@@ -274,8 +274,9 @@ class Flows(ABC):
 
     def _suspect(self, now: float, flow: Flow) -> None:
         """Several flows that go silent at once: perhaps their neighbour has moved."""
-        if flow.health.unanswered == 1 and flow.session and now - self._suspected > 1.0:
-            silent = [other for other in flow.session.flows.values() if other.health.unanswered]
+        if flow.health.unanswered == 1 and flow.session and not flow.key.udp and now - self._suspected > 1.0:
+            # A UDP carrier's next hop is the kernel's own business.
+            silent = [other for other in flow.session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
                 self._events.append(Suspect(flow.key.remote))

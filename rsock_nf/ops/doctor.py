@@ -34,10 +34,10 @@ def examine(settings: Settings | None) -> list[Finding]:
     else:
         findings = [*system().examine_host(), _privileges(), *_firewall(settings.backend if settings else "auto")]
     device = _device(settings)
-    if isinstance(device, Finding):
-        findings.append(device)
-    else:
+    if not isinstance(device, Finding):
         findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
+    elif not settings or settings.device or fake_tcp_ports(settings) or isinstance(settings.tunnel, ClientParameters):
+        findings.append(device)  # a server of UDP alone needs none
     if settings and isinstance(settings.tunnel, ServerParameters):
         if fake_tcp_ports(settings):
             findings.append(_ports(settings.name, fake_tcp_ports(settings)))

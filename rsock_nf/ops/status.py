@@ -76,7 +76,11 @@ def _strangers(counters: dict[str, int]) -> list[str]:
 
 def _link(link: dict[str, Any]) -> str:
     counters = link.get("counters") or {}
-    parts = [f"{link['device']}, MTU {link['mtu']}" if link.get("mtu") else f"{link['device'] or 'none yet'}, not open"]
+    parts = [
+        f"{link['device'] or 'any device'}, MTU {link['mtu']}"
+        if link.get("mtu")
+        else f"{link['device'] or 'none yet'}, not open"
+    ]
     if link.get("mtu") and not link.get("up", True):
         parts[0] += ", down"
     if counters:

@@ -209,6 +209,8 @@ def test_udp_needs_no_privilege(build: Build) -> None:
         site.stack.callback(site.tunnel.down, role, check=False)
         assert "up" in command(role, "up")
     site.carries(500)
+    site.lab.server.ip("route del default")
+    assert "FAIL" not in command("server", "doctor"), "a server of UDP needs no device"
     for role in roles:
         assert "stopped" in command(role, "down")
         assert site.tunnel.pids(role) == []

@@ -80,6 +80,8 @@ def test_udp_carriers_beside_and_instead_of_fake_tcp() -> None:
     alone = render({**SNAPSHOT, "type": "udp", "carriers": carriers, "link": link}).splitlines()
     assert "  firewall  no rules: UDP needs none" in alone
     assert "  link      eth0, MTU 1500" in alone
+    anywhere = render({**SNAPSHOT, "type": "udp", "carriers": carriers, "link": {**link, "device": ""}}).splitlines()
+    assert "  link      any device, MTU 1500" in anywhere
 
 
 def test_rates_come_from_two_snapshots_and_their_clock() -> None:
