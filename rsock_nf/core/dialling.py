@@ -105,8 +105,13 @@ class Dialling(Node):
                 self._hasten(Timer.PROBE, flow, now)
             return
         self._dialer.slots[flow.slot].unanswered = True
-        self.reason = f"{self._dialer.remote_text} refuses UDP port {key.remote_port} (ICMP port unreachable)"
+        self._refused(f"UDP port {key.remote_port} (ICMP port unreachable)")
         self._step(now, flow, Input.RESET)
+
+    def _refused(self, what: str) -> None:
+        """Only while nothing is carried: a kind that the server does not serve says nothing of the other."""
+        if not self.group.usable:
+            self.reason = f"{self._dialer.remote_text} refuses {what}"
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
         """No port can be held, or no socket opened, now: try again later."""
@@ -161,7 +166,7 @@ class Dialling(Node):
         """A SYN, hello, join or confirmation has been sent often enough."""
         if flow.state is State.SYN_SENT or (flow.key.udp and flow.state is not State.CONFIRMING):
             self._dialer.slots[flow.slot].unanswered = True
-        if flow.state is State.SYN_SENT:
+        if flow.state is State.SYN_SENT and not self.group.usable:
             self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
         self._step(now, flow, Input.UNANSWERED)
 
@@ -185,7 +190,7 @@ class Dialling(Node):
             # RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts.
             exact = segment.ack == flow.next_seq if flow.state is State.SYN_SENT else segment.seq == flow.received
             if exact:
-                self.reason = f"{self._dialer.remote_text} refuses port {flow.key.remote_port} (RST)"
+                self._refused(f"port {flow.key.remote_port} (RST)")
                 self._step(now, flow, Input.RESET)
         elif flow.state is State.SYN_SENT:
             if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == flow.next_seq:

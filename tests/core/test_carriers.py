@@ -235,6 +235,7 @@ def test_one_kind_is_blocked_from_the_start(*, udp: bool) -> None:
         assert exchange(pair, 100, 2.0, b"a") == (100, 100)
         pair.run(600.0)
         assert kinds(pair) == {udp: 10}
+        assert pair.client.reason == ""
         assert pair.count(SessionUp, Toward.SERVER) <= 2
         late = [when for when in tried if when > pair.now - 300.0]
         assert 10 <= len(late) <= 10 * 4 * 3, "each slot once to three times in five minutes, four packets a time"
@@ -304,6 +305,7 @@ def test_the_server_has_no_udp_port() -> None:
             refused.clear()
             pair.flush()
         assert kinds(pair) == {False: 10}
+        assert pair.client.reason == ""
         assert not any(slot.flow for slot in pair.client._dialer.slots if slot.udp)
         assert min(slot.failures for slot in pair.client._dialer.slots if slot.udp) >= 6
 

@@ -168,6 +168,7 @@ def test_types_change_between_restarts_of_either_end(build: Build) -> None:
         site.tunnel.up(role)
         wait_until(lambda expected=expected: flows(site) == expected, f"{expected} after {role} {kind}", 30)  # type: ignore[misc]
         site.carries(500)
+        assert site.tunnel.status("client")["reason"] == ""
     assert site.lab.invalid() == 0
 
 
