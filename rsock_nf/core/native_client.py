@@ -37,7 +37,7 @@ class NativeClient(Client):
             self._turns(now, another_hello=True)
 
     def _unanswered(self, now: float, flow: Flow) -> None:
-        if flow.state is State.HELLO_SENT:
+        if flow.state is State.HELLO_SENT and not self.group.usable:
             where = f"{self._dialer.remote_text} {'UDP ' if flow.key.udp else ''}port {flow.key.remote_port}"
             open_ = (
                 "does not answer our hello: is UDP open on the way, and"
