@@ -18,6 +18,7 @@ from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
 
 if TYPE_CHECKING:
     from rsock_nf.link.checks import Finding
+    from rsock_nf.link.remedies import Remedies
     from rsock_nf.link.udp import UdpSystem
 
 
@@ -165,6 +166,10 @@ class System(Protocol):
     """Where files go that do not outlive a reboot."""
     has_capabilities: bool
     """Privileges come one by one (capabilities(7)), not as root only."""
+
+    @property
+    def remedies(self) -> Remedies:
+        """What error messages send their reader to."""
 
     @property
     def udp(self) -> UdpSystem:

@@ -161,7 +161,7 @@ class BpfDescriptor:
         self.dropped = 0  # of what was captured before the filter
         if match is not None and match.side is PortSide.SOURCE and "BIOCLOCK" in abi:
             # A client's filter never changes.  A server's follows its addresses, which a locked device would forbid.
-            self._calls.ioctl(self._fd, abi["BIOCLOCK"])
+            self._calls.ioctl(self._fd, abi["BIOCLOCK"], 0)
             self._locked = True
 
     def _check_version(self) -> None:

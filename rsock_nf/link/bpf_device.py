@@ -123,7 +123,7 @@ class BpfLink:
         try:
             buffer = self._bpf.read()
         except OSError as error:
-            if not (isinstance(error, BlockingIOError) or error.errno == self._again):
+            if not (isinstance(error, BlockingIOError | InterruptedError) or error.errno == self._again):
                 self._events[LinkEvent.GONE] = None  # ENXIO, ENETDOWN, EIO: as each system has it, this device is lost
             return []
         if not buffer:  # idle: OpenBSD, or a read time-out

@@ -12,6 +12,7 @@ from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.bsd_next_hop import NextHops
 from rsock_nf.link.bsd_routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.checks import Finding
+from rsock_nf.link.remedies import BSD
 from rsock_nf.link.udp import UdpSystem
 from rsock_nf.link.udp_bsd import PlainUdp, destination_option
 
@@ -25,6 +26,7 @@ class Bsd:
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
         self._abi = load(name)
         self._bpf = bpf
+        self.remedies = BSD[name]
         self._routing = routing or KernelRouting(self._abi)
         self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import Link, Match, Route
 from rsock_nf.link.checks import Finding
+from rsock_nf.link.remedies import LINUX
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -15,6 +16,7 @@ class Linux:
 
     run_directory = Path("/run")
     has_capabilities = True
+    remedies = LINUX
 
     @property
     def udp(self) -> UdpSystem:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from rsock_nf.core.types import PortRange
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, system
 
 
 class HeldPort:
@@ -74,7 +74,9 @@ def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = 
                 raise LinkError(_why(port, error)) from error
             taken += 1
     names = ", ".join(map(str, ranges))
-    raise LinkError(f"all {taken} ports of {names} are in use; widen the range, or see `ss -tan` for who has them")
+    raise LinkError(
+        f"all {taken} ports of {names} are in use; widen the range, or see `{system().remedies.tcp_ports}` for who has them"
+    )
 
 
 def hold_ports(ranges: Sequence[PortRange]) -> list[HeldPort]:
@@ -141,13 +143,14 @@ def _from_random_start(ranges: Sequence[PortRange], rng: Callable[[int], bytes])
 
 def _why(port: int, error: OSError) -> str:
     name = f"port {port}" if port else "an ephemeral TCP port"
+    remedies = system().remedies
     match error.errno:
         case errno.EADDRINUSE if port:
-            return f"{name} is in use; `ss -tanp sport = :{port}` or `rsock-nf status` tells by whom"
+            return f"{name} is in use; `{remedies.tcp_port.format(port=port)}` or `rsock-nf status` tells by whom"
         case errno.EADDRINUSE:
-            return "no ephemeral TCP port is free; see net.ipv4.ip_local_port_range"
+            return f"no ephemeral TCP port is free; see {remedies.ephemeral_ports}"
         case errno.EACCES:
-            return f"{name} is privileged; run as root or with CAP_NET_BIND_SERVICE"
+            return f"{name} is privileged; it takes {remedies.low_ports}"
         case errno.EMFILE | errno.ENFILE:
             return f"{name} cannot be held: too many open files; raise `ulimit -n` (one descriptor for each port)"
     return f"{name} cannot be held: {error.strerror}"

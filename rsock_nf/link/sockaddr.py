@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from rsock_nf.core.types import Endpoint
+from rsock_nf.link import system
 
 NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
 """sizeof(struct sockaddr_in), sizeof(struct sockaddr_in6)"""
@@ -57,13 +58,14 @@ def to_socket_address(endpoint: Endpoint) -> SocketAddress:
 def why_not(action: str, endpoint: Endpoint, error: OSError) -> str:
     """One line that says what failed, where, and what to do about it."""
     what = f"cannot {action} {endpoint}"
+    remedies = system().remedies
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{what}: address in use; `ss -uanp sport = :{endpoint.port}` tells by whom"
+            return f"{what}: address in use; `{remedies.udp_port.format(port=endpoint.port)}` tells by whom"
         case errno.EADDRNOTAVAIL:
-            return f"{what}: not an address of this host; `ip address` lists them"
+            return f"{what}: not an address of this host; `{remedies.addresses}` lists them"
         case errno.EACCES:
-            return f"{what}: permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            return f"{what}: permission denied; ports below 1024 need {remedies.low_ports}"
         case errno.ENODEV | errno.ENXIO:
             return f"{what}: no such device {endpoint.scope}"
         case errno.EINVAL if endpoint.address.is_link_local and not endpoint.scope:

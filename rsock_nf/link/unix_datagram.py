@@ -186,7 +186,9 @@ def _remove_dead(path: Path) -> None:
                 return
             if error.errno != errno.EPROTOTYPE:  # held, by a socket that is no datagram socket
                 raise
-    raise LinkError(f"cannot listen on unix:{path}: in use; `ss -xlp src {path}` tells by whom")
+    raise LinkError(
+        f"cannot listen on unix:{path}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
+    )
 
 
 @contextlib.contextmanager
@@ -205,5 +207,5 @@ def _why_not(path: Path, error: OSError) -> str:
         case errno.ENOENT | errno.ENOTDIR:
             return f"{what}: no such directory {path.parent}; make it"
         case errno.EADDRINUSE:
-            return f"{what}: in use; `ss -xlp src {path}` tells by whom"
+            return f"{what}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
     return f"{what}: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from rsock_nf import link
+from rsock_nf.core.types import Endpoint
 from rsock_nf.link import LinkError, local_ports, system
 from rsock_nf.link.bpf_descriptor import KernelCalls
 from rsock_nf.link.bsd import Bsd
@@ -25,6 +27,7 @@ from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.bsd_routing import Interface, KernelRouting
 from rsock_nf.link.checks import Verdict
 from rsock_nf.link.linux import Linux
+from rsock_nf.link.sockaddr import why_not
 from rsock_nf.ops import holder, privileges
 from tests.bsd.packets import AT_SERVER
 from tests.bsd.simulated import KERNELS, SimulatedBpf, SocketWire
@@ -67,6 +70,20 @@ def test_the_run_directory_and_the_privileges_are_the_systems(
     assert privileges.needed() == "root"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert privileges.refusal("up") == "up needs root: run it as root"
+
+
+@pytest.mark.parametrize("name", ["freebsd14", "netbsd10", "openbsd7", "darwin"])
+def test_error_messages_name_the_systems_own_commands(platform: Callable[[str], None], name: str) -> None:
+    platform(name)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            LinkError, match=rf"^port {port} is in use; `(sockstat|fstat|lsof) .*{port}` or `rsock-nf status`"
+        ):
+            local_ports.hold_port(port)
+    assert why_not("bind", Endpoint(ip_address("192.0.2.1"), 1), OSError(errno.EADDRNOTAVAIL, "")).endswith(
+        "`ifconfig -a` lists them"
+    )
 
 
 def test_an_unknown_system_is_refused(platform: Callable[[str], None]) -> None:

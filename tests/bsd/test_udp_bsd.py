@@ -14,6 +14,7 @@ import pytest
 
 from rsock_nf.link import datagram, system, unix_datagram
 from rsock_nf.link.bsd_abi import load
+from rsock_nf.link.remedies import LINUX
 from rsock_nf.link.udp import MSG_TRUNC
 from rsock_nf.link.udp_bsd import DestinationOption, MessageReader, PlainUdp, destination_option
 from tests.link.test_datagram import (
@@ -87,7 +88,7 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (datagram, unix_datagram):
-        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN))
+        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=LINUX))
     datagram.shared_slots.cache_clear()
     yield
     datagram.shared_slots.cache_clear()
