@@ -57,10 +57,16 @@ class HalfOpen:
     A recorded message may be said by others too; a confirmation counts only from one of these."""
 
     def heard_from(self, key: FlowKey, said: Said) -> None:
-        """``key`` said it; the one that said it first gives way when there are too many."""
+        """``key`` said it; the one that said it first gives way when there are too many.
+
+        But not to a UDP carrier: its address is not proved, and copies of what a client has just said, in the names of others, must not drive
+        that client out.
+        """
         if key in self.said_by:
             said = said._replace(answered=None)
         elif len(self.said_by) >= MAX_SAID_BY:
+            if key.udp:
+                return
             del self.said_by[next(iter(self.said_by))]
         self.said_by[key] = said
 

@@ -13,6 +13,7 @@ from rsock_nf.core.flow import Flow, State
 from rsock_nf.core.half_open import BURST
 from rsock_nf.core.parameters import Carriers, Cipher
 from rsock_nf.core.types import Carried, FlowKey
+from tests.core.conntrack import parse_tcp
 from tests.core.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, endpoints, is_udp, make_udp
 
@@ -412,6 +413,23 @@ def test_a_recorded_hello_makes_one_entry_whoever_says_it() -> None:
         assert len(answers[0]) <= len(hello)
         pair.run(0.1)
         pair.up(15.0)
+
+
+def test_copies_of_a_hello_in_the_names_of_others_do_not_drive_its_client_out() -> None:
+    """Whoever sees a hello can repeat it with any source; the confirmation of who said it first still counts."""
+    for carriers in KINDS:
+        with Pair(carriers=carriers, client={"flows": 1}) as pair:
+
+            def repeat(toward: Toward, packet: bytes) -> bool:
+                payload = endpoints(packet)[2] if is_udp(packet) else parse_tcp(packet).payload
+                if toward is Toward.SERVER and len(payload) >= 93:
+                    for port in range(50):
+                        made = make_udp((STRANGER[0], 1000 + port), SERVER_PORT, payload)
+                        pair.wire.inject(pair.now + 0.011, Toward.SERVER, made, behind_judge=True)
+                return False
+
+            pair.wire.drop.append(repeat)
+            pair.up(1.0)
 
 
 def test_a_confirmation_counts_only_where_its_hello_was_answered() -> None:
