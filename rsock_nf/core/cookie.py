@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.types import FlowKey
 
 PERIOD: Final = 64.0
 """Seconds.  A cookie is good in the period that it was made in and in the one after: for 64 to 128 seconds."""

@@ -17,10 +17,10 @@ from rsock_nf.core.node import Node
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Rng
 from rsock_nf.core.pump_state import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpFlow
-from rsock_nf.core.segment import ACK, DEFAULT_MSS, RST, SYN, FlowKey, Segment, build_syn, parse_syn_options
+from rsock_nf.core.segment import ACK, DEFAULT_MSS, RST, SYN, Segment, build_syn, parse_syn_options
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Malformed, Outgoing
+from rsock_nf.core.types import FlowKey, Malformed, Outgoing
 
 _MASK = 0xFFFFFFFF
 SYN_RETRY = 0.5

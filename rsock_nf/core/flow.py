@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from rsock_nf.core.health import Health
 from rsock_nf.core.path_mtu import PathMtu
 from rsock_nf.core.pump_state import PumpFlow
-from rsock_nf.core.segment import ACK, PSH, FlowKey, HeaderTemplate
-from rsock_nf.core.types import Outgoing
+from rsock_nf.core.segment import ACK, PSH, HeaderTemplate
+from rsock_nf.core.types import FlowKey, Outgoing
 
 if TYPE_CHECKING:
     from rsock_nf.core.session import Session

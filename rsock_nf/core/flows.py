@@ -18,10 +18,9 @@ from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import MAX_FRAME, Rng
 from rsock_nf.core.pump import Pump
 from rsock_nf.core.pump_state import Handover, PumpFlow
-from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer
-from rsock_nf.core.types import Outgoing
+from rsock_nf.core.types import FlowKey, Outgoing
 
 ACTIVE_PROBE = 1.0
 """A flow with traffic is probed this often."""

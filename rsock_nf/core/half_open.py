@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rsock_nf.core.protocols import Offer, SessionKeys
-from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.types import FlowKey
 
 MAX_ENTRIES = 256
 MAX_AGE = 10.0

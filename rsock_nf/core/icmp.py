@@ -12,8 +12,8 @@ import struct
 from typing import Final, NamedTuple
 
 from rsock_nf.core.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
-from rsock_nf.core.segment import IPV6_HEADER, FlowKey, parse_ip_header
-from rsock_nf.core.types import Checksum, Malformed, Packet
+from rsock_nf.core.segment import IPV6_HEADER, parse_ip_header
+from rsock_nf.core.types import Checksum, FlowKey, Malformed, Packet
 
 IPPROTO_ICMP: Final = 1
 IPPROTO_ICMPV6: Final = 58

@@ -27,8 +27,8 @@ from rsock_nf.core.messages import Control
 from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import Frames, Kind
 from rsock_nf.core.pump_state import OUR_WINDOW, PumpConversation, PumpFlow
-from rsock_nf.core.segment import ACK, FIN, PSH, RST, SYN, FlowKey, Segment, parse_segment
-from rsock_nf.core.types import Buffer, Carried, Checksum, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.segment import ACK, FIN, PSH, RST, SYN, Segment, parse_segment
+from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Outgoing, Packet, Run
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000

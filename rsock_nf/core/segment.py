@@ -18,8 +18,7 @@ import zlib
 from typing import Final, NamedTuple
 
 from rsock_nf.core.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
-from rsock_nf.core.types import Buffer, Carried, Checksum, Malformed, Packet
-from rsock_nf.core.types import FlowKey as FlowKey  # noqa: PLC0414 - moved there
+from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Packet
 
 FIN: Final = 0x01  # control bits, RFC 9293 section 3.1
 SYN: Final = 0x02

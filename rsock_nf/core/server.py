@@ -25,7 +25,6 @@ from rsock_nf.core.segment import (
     DEFAULT_MSS,
     RST,
     SYN,
-    FlowKey,
     HeaderTemplate,
     Segment,
     SynOptions,
@@ -34,7 +33,7 @@ from rsock_nf.core.segment import (
 )
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Endpoint, Malformed, Outgoing, Run
+from rsock_nf.core.types import Endpoint, FlowKey, Malformed, Outgoing, Run
 
 _MASK = 0xFFFFFFFF
 SESSION_LINGER = 600.0

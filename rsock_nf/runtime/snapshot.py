@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rsock_nf.core.client import Client
 from rsock_nf.core.flow import Flow
 from rsock_nf.core.parameters import ClientParameters, Wire
-from rsock_nf.core.segment import FlowKey
 from rsock_nf.core.session import Session
-from rsock_nf.core.types import Endpoint, PortRange
+from rsock_nf.core.types import Endpoint, FlowKey, PortRange
 from rsock_nf.link.datagram import DatagramCounters
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings

@@ -3,7 +3,7 @@
 import pytest
 
 from rsock_nf.core.cookie import PERIOD, Cookie
-from rsock_nf.core.segment import FlowKey
+from rsock_nf.core.types import FlowKey
 
 FLOW = FlowKey(bytes([198, 51, 100, 7]), 10001, bytes([192, 0, 2, 1]), 40000)
 COOKIE = Cookie(bytes(range(32)))

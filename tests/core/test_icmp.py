@@ -6,8 +6,8 @@ import pytest
 
 from rsock_nf.core.checksum import checksum, fold, ones_sum, pseudo_header_sum
 from rsock_nf.core.icmp import TooBig, parse_too_big, plateau_below
-from rsock_nf.core.segment import FlowKey, HeaderTemplate
-from rsock_nf.core.types import Checksum, Malformed, Packet
+from rsock_nf.core.segment import HeaderTemplate
+from rsock_nf.core.types import Checksum, FlowKey, Malformed, Packet
 
 V4 = FlowKey(bytes([192, 0, 2, 1]), 40000, bytes([198, 51, 100, 7]), 10001)
 V6 = FlowKey(bytes.fromhex("20010db8" + "00" * 11 + "01"), 40000, bytes.fromhex("20010db8" + "00" * 11 + "02"), 10001)

@@ -11,8 +11,7 @@ from rsock_nf.core.parameters import Cipher, Spread
 from rsock_nf.core.protocols import Kind
 from rsock_nf.core.pump import Pump, SlowFrames, SlowPayload, wire_key
 from rsock_nf.core.pump_state import OUR_WINDOW, FlowGroup, Handover, PumpConversation, PumpFlow
-from rsock_nf.core.segment import FlowKey
-from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
+from rsock_nf.core.types import Checksum, FlowKey, Outgoing, Packet, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.native import flow_codec
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp

@@ -18,8 +18,7 @@ from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
 from rsock_nf.core.rsock_client import RsockClient
 from rsock_nf.core.rsock_node import RsockNode
 from rsock_nf.core.rsock_server import RsockServer
-from rsock_nf.core.segment import FlowKey
-from rsock_nf.core.types import Carried, Checksum, Endpoint, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.rsock import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp

@@ -11,7 +11,6 @@ from rsock_nf.core.segment import (
     HEADERS_V6,
     PSH,
     SYN,
-    FlowKey,
     HeaderTemplate,
     SynOptions,
     build_syn,
@@ -21,7 +20,7 @@ from rsock_nf.core.segment import (
     parse_segment,
     parse_syn_options,
 )
-from rsock_nf.core.types import Checksum, Malformed, Packet
+from rsock_nf.core.types import Checksum, FlowKey, Malformed, Packet
 from rsock_nf.link.segmentation import complete
 
 V4 = FlowKey(bytes([192, 0, 2, 1]), 40000, bytes([198, 51, 100, 7]), 10001)

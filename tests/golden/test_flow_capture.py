@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapReader, RawPcapWriter
 
-from rsock_nf.core.segment import (
-    ACK,
-    FIN,
-    PSH,
-    FlowKey,
-    HeaderTemplate,
-    SynOptions,
-    build_syn,
-    build_syn_ack,
-)
+from rsock_nf.core.segment import ACK, FIN, PSH, HeaderTemplate, SynOptions, build_syn, build_syn_ack
+from rsock_nf.core.types import FlowKey
 from rsock_nf.link.segmentation import complete
 
 CAPTURE = Path(__file__).with_name("flow.pcap")

@@ -13,7 +13,6 @@ from rsock_nf.core.icmp import TooBig, parse_too_big
 from rsock_nf.core.segment import (
     ACK,
     SYN,
-    FlowKey,
     HeaderTemplate,
     Segment,
     SynOptions,
@@ -22,7 +21,7 @@ from rsock_nf.core.segment import (
     parse_segment,
     parse_syn_options,
 )
-from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.core.types import Checksum, FlowKey, Packet
 from rsock_nf.link.segmentation import complete
 
 HERE = Path(__file__).parent

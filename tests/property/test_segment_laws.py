@@ -12,7 +12,6 @@ from rsock_nf.core.checksum import ones_sum, pseudo_header_sum
 from rsock_nf.core.segment import (
     ACK,
     SYN,
-    FlowKey,
     HeaderTemplate,
     Segment,
     SynOptions,
@@ -23,7 +22,7 @@ from rsock_nf.core.segment import (
     parse_segment,
     parse_syn_options,
 )
-from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.core.types import Checksum, FlowKey, Packet
 from rsock_nf.link.segmentation import complete
 
 u8, u16, u32 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32))
