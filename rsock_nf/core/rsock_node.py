@@ -19,11 +19,11 @@ from rsock_nf.core import messages
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.node import Node
 from rsock_nf.core.pump import Slow, SlowFrames, SlowPayload
-from rsock_nf.core.pump_state import PumpConversation, PumpFlow
-from rsock_nf.core.segment import Segment
+from rsock_nf.core.pump_state import OUR_WINDOW, PumpConversation, PumpFlow
+from rsock_nf.core.segment import ACK, FIN, HeaderTemplate, Segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
-from rsock_nf.core.types import Carried, FlowKey, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, Outgoing, Packet, Run
 
 MAX_PAYLOAD = 1468
 """Bytes of the longest frame that an original takes: its buffer of 1,500 without 32 of headers."""
@@ -120,6 +120,17 @@ class RsockNode(Node):
     def _exact(self, flow: Flow, pump: PumpFlow, seq: int) -> bool:
         """Also where the kernel beside an original stands: right behind its SYN."""
         return seq in (pump.received, (flow.isn + 1) & _MASK)
+
+    def _fin(self, now: float, flow: Flow, packet: Packet, segment: Segment) -> None:
+        """An original's kernel closes: it gets the answer that it understands, or it would ask for minutes."""
+        pump = flow.pump
+        bare = segment.seq == (flow.isn + 1) & _MASK and not segment.payload
+        if pump and bare and flow.state is State.ESTABLISHED:
+            # A server's kernel has taken all that we sent; a client's nothing, our ACKs being beyond what it ever said.
+            seq = pump.next_seq if self.initiator else flow.next_seq
+            headers = HeaderTemplate(flow.key).build(seq, (segment.seq + 1) & _MASK, FIN | ACK, OUR_WINDOW, 0)
+            self._out.append(Outgoing(headers, [], 0, 0))
+        super()._fin(now, flow, packet, segment)
 
     def _rejoins(self, now: float, pump: PumpFlow, segment: Segment) -> bool:
         """A frame of this very flow beyond our window: an original has no credit to run out of, and sends through a hole.

@@ -279,6 +279,17 @@ def test_the_kernels_rst_and_fin_have_the_handshakes_number(server: Alone, flags
     assert len(server.closed()) == 1
 
 
+def test_the_kernels_fin_is_answered_where_it_stands(server: Alone) -> None:
+    """It has taken nothing of what we sent, and would repeat its FIN for minutes."""
+    flow = Flow(server, 0)
+    flow.say(b"datagram")
+    server.node.receive_datagrams(server.now, [Run(server.runs[0].peer, [b"answer"], 6)])
+    server.sent()
+    (fin,) = flow.kernel(FIN | ACK)
+    assert (fin.flags, fin.seq, fin.ack) == (FIN | ACK, flow.server_isn + 1, (flow.isn + 2) & 0xFFFFFFFF)
+    assert len(server.closed()) == 1
+
+
 def test_an_rst_with_the_number_that_is_due_counts_as_well(server: Alone) -> None:
     flow = Flow(server, 0)
     flow.say(b"datagram")

@@ -13,6 +13,7 @@ import pytest
 from rsock_nf.ops.lab import DEVICE, Lab, Router
 from rsock_nf.ops.lab_traffic import Application, EchoTarget
 from rsock_nf.ops.lab_tunnel import LISTEN, TARGET, Role, Tunnel
+from rsock_nf.ops.netns import Namespace
 from tests.netns.judges import Capture, wait_until
 from tests.rsock.original import Original, OriginalClient, OriginalServer
 
@@ -73,6 +74,11 @@ def content(peer: Original) -> None:
         "command 2",
     ):
         assert peer.seen[trouble] == 0, peer.seen
+
+
+def kernel_states(host: Namespace) -> set[str]:
+    """Of every TCP socket on that host."""
+    return {line.split()[0] for line in host.run(["ss", "-Htan"]).stdout.splitlines()}
 
 
 # -- our client
@@ -201,6 +207,17 @@ def test_an_original_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -
         with original_client(lab):
             carries(lab, 300)
         wait_until(lambda: not tunnel.status("server")["sessions"][0]["flows"], "its flows to end", 5)
+        assert kernel_states(lab.client) <= {"TIME-WAIT"}
+
+
+def test_our_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+    with original_server(lab) as peer:
+        with ours(lab, tmp_path, "client"):
+            carries(lab, 300)
+        wait_until(
+            lambda: kernel_states(lab.server) <= {"LISTEN", "CLOSE-WAIT"}, "the server's kernel to hear of it", 5
+        )
+        wait_until(lambda: peer.seen["command 2"] >= len(PORTS) // 2, "the server to hear of it", 5)
 
 
 def test_both_wires_at_once(lab: Lab, tmp_path: Path) -> None:
