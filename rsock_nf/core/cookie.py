@@ -17,6 +17,8 @@ from rsock_nf.core.types import FlowKey
 
 PERIOD: Final = 64.0
 """Seconds.  A cookie is good in the period that it was made in and in the one after: for 64 to 128 seconds."""
+NOTES: Final = 16
+"""Notes that a cookie can carry."""
 
 
 class Cookie:
@@ -33,21 +35,30 @@ class Cookie:
     def isn(self, flow: FlowKey, client_isn: int, now: float, note: int = 0) -> int:
         """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``.
 
-        ``note``, ``0 .. 255``: what is to be remembered of the SYN; whoever checks has to guess it.
+        ``note``, below ``NOTES``: what is to be remembered of the SYN.  It is laid over the hash, so nobody reads it, and whoever
+        takes any note (``note``) takes one of 16 numbers, not one.
         """
-        return self._number(flow, client_isn, int(now // PERIOD), note)
+        return self._number(flow, client_isn, int(now // PERIOD)) ^ note
 
-    def check(self, flow: FlowKey, client_isn: int, server_isn: int, now: float, note: int = 0) -> bool:
-        """Whether ``isn`` returned ``server_isn`` for this flow, client number and note in this period or the last."""
+    def check(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> bool:
+        """Whether ``isn`` returned ``server_isn`` for this flow and client number, without a note, in this period or the last."""
         period = int(now // PERIOD)
-        return any(self._number(flow, client_isn, then, note) == server_isn for then in (period, period - 1))
+        return any(self._number(flow, client_isn, then) == server_isn for then in (period, period - 1))
 
-    def _number(self, flow: FlowKey, client_isn: int, period: int, note: int) -> int:
+    def note(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> int | None:
+        """The note that ``isn`` laid into ``server_isn``; None = it never returned that.  Costs what ``check`` costs."""
+        period = int(now // PERIOD)
+        for then in (period, period - 1):
+            note = self._number(flow, client_isn, then) ^ server_isn
+            if note < NOTES:
+                return note
+        return None
+
+    def _number(self, flow: FlowKey, client_isn: int, period: int) -> int:
         """All fields have fixed width but the addresses, and those are 8 or 32 bytes together: no two inputs meet."""
         text = b"".join(
             (
                 (period & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big"),
-                bytes((note,)),
                 client_isn.to_bytes(4, "big"),
                 flow.local_port.to_bytes(2, "big"),
                 flow.remote_port.to_bytes(2, "big"),

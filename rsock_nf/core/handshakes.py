@@ -6,7 +6,7 @@ A wire whose flows begin with a datagram needs it where the client's kernel made
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import NamedTuple
 
 from rsock_nf.core.types import FlowKey
@@ -34,7 +34,8 @@ class CompleteHandshakes:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[FlowKey, Complete] = OrderedDict()
-        self._of_source = Counter[bytes]()
+        self._of_source: dict[bytes, OrderedDict[FlowKey, None]] = {}
+        """The keys of each source address, the oldest first: one that is greedy must not cost a search each time."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,18 +49,20 @@ class CompleteHandshakes:
         self.take(key)
         while self._entries and next(iter(self._entries.values())).since + MAX_AGE <= now:
             self.take(next(iter(self._entries)))
-        if self._of_source[key.remote] >= MAX_OF_ONE_SOURCE:
-            self.take(next(other for other in self._entries if other.remote == key.remote))
+        own = self._of_source.get(key.remote, ())
+        if len(own) >= MAX_OF_ONE_SOURCE:
+            self.take(next(iter(own)))
         elif len(self._entries) >= MAX_ENTRIES:
             self.take(next(iter(self._entries)))
         self._entries[key] = entry
-        self._of_source[key.remote] += 1
+        self._of_source.setdefault(key.remote, OrderedDict())[key] = None
 
     def take(self, key: FlowKey) -> Complete | None:
         """Get it, and forget it."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._of_source[key.remote] -= 1
-            if not self._of_source[key.remote]:
+            own = self._of_source[key.remote]
+            del own[key]
+            if not own:
                 del self._of_source[key.remote]
         return entry

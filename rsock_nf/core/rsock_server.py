@@ -87,11 +87,10 @@ class RsockServer(RsockNode, Server):
         if segment.key.udp or self._shaken(segment) is not None:
             return
         client_isn, server_isn = (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK
-        for note in range(2 * len(MSS_STEPS)):
-            if self._cookie.check(segment.key, client_isn, server_isn, now, note):
-                scale = OUR_SCALE if note & 1 else None
-                self._complete.put(now, segment.key, Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now))
-                return
+        note = self._cookie.note(segment.key, client_isn, server_isn, now)
+        if note is not None:
+            scale = OUR_SCALE if note & 1 else None
+            self._complete.put(now, segment.key, Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now))
 
     def _shaken(self, segment: Segment) -> Complete | None:
         """The handshake that ``segment`` may follow; not one of the same ports long ago."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsock_nf.core.cookie import PERIOD, Cookie
+from rsock_nf.core.cookie import NOTES, PERIOD, Cookie
 from rsock_nf.core.types import FlowKey
 
 FLOW = FlowKey(bytes([198, 51, 100, 7]), 10001, bytes([192, 0, 2, 1]), 40000)
@@ -39,6 +39,30 @@ def test_not_for_another_number_or_key() -> None:
     assert not COOKIE.check(FLOW, 8, isn, START)
     assert not COOKIE.check(FLOW, 7, isn ^ 1, START)
     assert not Cookie(bytes(32)).check(FLOW, 7, isn, START)
+
+
+@pytest.mark.parametrize("note", range(NOTES))
+def test_a_note_comes_back_with_the_number(note: int) -> None:
+    isn = COOKIE.isn(FLOW, 7, START, note)
+    assert COOKIE.note(FLOW, 7, isn, START + PERIOD) == note
+    assert COOKIE.check(FLOW, 7, isn, START) == (note == 0)
+    assert COOKIE.note(FLOW, 7, isn, START + 2 * PERIOD) is None
+    assert COOKIE.note(FLOW, 8, isn, START) is None
+    assert COOKIE.note(FLOW, 7, isn ^ NOTES, START) is None
+
+
+def test_a_note_costs_no_more_hashes_than_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may send ACKs: each is asked for its note."""
+    made: list[int] = []
+    number = Cookie._number
+
+    def counted(cookie: Cookie, flow: FlowKey, client_isn: int, period: int) -> int:
+        made.append(period)
+        return number(cookie, flow, client_isn, period)
+
+    monkeypatch.setattr(Cookie, "_number", counted)
+    assert COOKIE.note(FLOW, 7, 12345, START) is None
+    assert len(made) == 2
 
 
 def test_numbers_spread_over_all_bits() -> None:
