@@ -45,7 +45,7 @@ class RsockClient(RsockNode, Client):
     def _turns(self, now: float) -> None:
         """Nobody has to wait."""
         for flow in [flow for flow in self._flows.values() if flow.state is State.TCP_UP]:
-            if flow.session is None:
+            if flow.state is State.TCP_UP:  # still: a flow that opens, or is turned away, comes back here
                 session = self.session or self._new_session(now)
                 flow.flow_id = self._format.flow_id(flow.key, self._version)
                 flow.isn = (flow.received - 1) & _MASK

@@ -29,9 +29,10 @@ from rsock_nf.core.server import Server
 from rsock_nf.core.session import Session
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent
+from rsock_nf.link import LinkError
 from rsock_nf.link.carrier import DialledCarrier
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.attachment import Attachment
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.journal import Journal
@@ -49,8 +50,6 @@ FAREWELL = 0.3
 MAX_FAREWELL = 2.0
 ETHERNET_MTU = 1500
 """What is assumed of a device that tells nothing; the probes find out."""
-_LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
-"""Of the log lines about the device; of all others: debug."""
 
 
 class Driver(Attachment):
@@ -65,6 +64,7 @@ class Driver(Attachment):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._backlog: list[Outgoing] = []
+        self._has_carriers = bool(carrier_ports(settings))
         self._stopping = False
         self.backlog_dropped = 0
         self._journal = Journal(log)
@@ -183,7 +183,9 @@ class Driver(Attachment):
     def _transmit(self) -> None:
         """Send what the core has; what the link does not take now waits, with its buffers copied."""
         bursts = self.core.poll_transmit()
-        if bursts and len(self.carriers):
+        if (
+            bursts and self._has_carriers
+        ):  # also what was meant for one that is closed by now: the link could not send it
             bursts = self.carriers.send(bursts)
         if not bursts:
             return

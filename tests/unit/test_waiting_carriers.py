@@ -1,16 +1,26 @@
-"""What waits for a full UDP carrier: who is told, what is kept, what is dropped.  The sockets are stand-ins."""
+"""What waits for a full UDP carrier, or comes too late for it: who is told, what is kept, what is dropped.
+
+The sockets are stand-ins.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from ipaddress import ip_address
-from typing import cast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+from rsock_nf.core.parameters import Carriers as Kinds
+from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, Outgoing
 from rsock_nf.link.carrier import CarrierPort
 from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.runtime import ClientTunnel
 from rsock_nf.runtime.carriers import MAX_WAITING, Carriers
+from rsock_nf.settings import Settings
 
 KEY = FlowKey(bytes([192, 0, 2, 1]), 10001, bytes([198, 51, 100, 7]), 5555, udp=True)
 
@@ -93,5 +103,28 @@ def test_a_burst_whose_socket_has_gone_is_counted() -> None:
         assert carriers.send([burst(b"late")]) == []
         assert carriers.counters()["dropped"] == 4
         carriers.drop(KEY)
+
+    asyncio.run(scene())
+
+
+def test_a_burst_for_the_last_carrier_never_reaches_the_link() -> None:
+    """Flows of both kinds that die together: the socket of the last one is closed before its last word is sent."""
+
+    async def scene() -> None:
+        parameters = ClientParameters(server=(ip_address("192.0.2.1"),), carriers=Kinds.ALL)
+        tunnel = ClientTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger())
+        tunnel.carriers = Carriers(asyncio.get_running_loop(), lambda _: None, blocked=lambda: None, free=lambda: None)
+        sent: list[Outgoing] = []
+        elsewhere = burst(b"tcp", None)
+
+        def send(bursts: list[Outgoing]) -> int:
+            sent.extend(bursts)
+            return len(bursts)
+
+        tunnel._link = cast("Any", SimpleNamespace(send=send))
+        tunnel.core = cast("Any", SimpleNamespace(poll_transmit=lambda: [burst(b"late"), elsewhere]))
+        tunnel._transmit()
+        assert sent == [elsewhere]
+        assert tunnel.carriers.dropped == 4
 
     asyncio.run(scene())
