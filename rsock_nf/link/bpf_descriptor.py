@@ -32,6 +32,9 @@ _U32: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _NOTHING: Final = [Instruction(0x06, 0, 0, 0)]
 """RET 0.  No instruction at all would be no filter."""
+_FRAME_BYTES: Final = {"freebsd": 16_384, "netbsd": 2_046}
+"""What bpf_movein() has room for, whatever the interface's MTU; above it write(2) ends with EIO.  FreeBSD: MJUM16BYTES;
+NetBSD: one cluster (MCLBYTES) less 2 for alignment.  The others take 64 KiB."""
 
 
 class SystemCalls(Protocol):
@@ -50,7 +53,11 @@ class SystemCalls(Protocol):
         """How many bytes were taken."""
 
     def ioctl(self, descriptor: int, request: int, argument: bytes | int = 0) -> bytes | int:
-        """As ``fcntl.ioctl``: bytes in, the structure as the kernel left it out."""
+        """As ``fcntl.ioctl``: bytes in, the structure as the kernel left it out.
+
+        The structure of BIOCSETF and BIOCSETFNR (struct bpf_program) holds the address of the instructions in *this*
+        process, laid out for it; they stay there until the call returns.
+        """
 
     def poll(self, descriptor: int, events: int, milliseconds: int) -> int:
         """Those of ``events`` that are there, after at most so long.  The link leaves waiting to its owner."""
@@ -97,6 +104,8 @@ class BpfDescriptor:
         """Packets lost because nobody read the buffer in time."""
         self.constant_header: dict[int, bytes] | None = None
         """By IP version, where the link header is none, or the address family only; None = Ethernet."""
+        self.largest_frame = _FRAME_BYTES.get(abi.system, 1 << 16)
+        """What a write may be, bytes, link header included."""
         self._fd = self._open()
         try:
             self._configure(match, buffer_bytes)
@@ -157,7 +166,7 @@ class BpfDescriptor:
         self._set_number("BIOCIMMEDIATE", 1)
         self._set_number("BIOCSHDRCMPLT", 1)
         self._set_incoming_only()
-        self._set_filter(_NOTHING if match is None else self._program(match))
+        self._set_filter("BIOCSETF", _NOTHING if match is None else self._program(match))
         self.dropped = 0  # of what was captured before the filter
         if match is not None and match.side is PortSide.SOURCE and "BIOCLOCK" in abi:
             # A client's filter never changes.  A server's follows its addresses, which a locked device would forbid.
@@ -228,25 +237,33 @@ class BpfDescriptor:
             )
         return instructions
 
-    def _set_filter(self, instructions: list[Instruction]) -> None:
-        """BIOCSETF: the buffer and its statistics start anew."""
+    def set_match(self, match: Match) -> None:
+        """Capture what ``match`` describes, and keep what was captured.
+
+        Raises ``LinkError``: it does not fit, or the device is locked.
+        """
+        instructions = self._program(match)
+        if self._locked:
+            raise LinkError(f"{self._device}: the filter of a client is locked (BIOCLOCK): open the link anew")
+        if "BIOCSETFNR" in self._abi:
+            with contextlib.suppress(LinkError):  # a kernel that is older than the headers
+                self._set_filter("BIOCSETFNR", instructions)
+                return
+        self._set_filter("BIOCSETF", instructions)
+
+    def _set_filter(self, request: str, instructions: list[Instruction]) -> None:
+        """With BIOCSETF the buffer and its statistics start anew, with BIOCSETFNR they stay."""
         code = ctypes.create_string_buffer(encode(instructions))
         bpf_program = struct.pack("@IP", len(instructions), ctypes.addressof(code))
         self.read_statistics()
         try:
-            self._calls.ioctl(self._fd, self._abi["BIOCSETF"], bpf_program)
+            self._calls.ioctl(self._fd, self._abi[request], bpf_program)
         except OSError as error:
             raise LinkError(
                 f"{self._device}: bpf refuses the filter ({len(instructions)} instructions): {error.strerror}"
             ) from None
-        self._drops = 0
-
-    def set_match(self, match: Match) -> None:
-        """Capture what ``match`` describes.  Raises ``LinkError``: it does not fit, or the device is locked."""
-        instructions = self._program(match)
-        if self._locked:
-            raise LinkError(f"{self._device}: the filter of a client is locked (BIOCLOCK): open the link anew")
-        self._set_filter(instructions)
+        if request == "BIOCSETF":
+            self._drops = 0
 
     def read_statistics(self) -> None:
         """BIOCGSTATS: two u_int on most systems, uint64_t on NetBSD; both may wrap."""
@@ -268,4 +285,4 @@ class BpfDescriptor:
 
     def _structure(self, request: str, argument: bytes) -> bytes:
         answer = self._calls.ioctl(self._fd, self._abi[request], argument)
-        return answer if isinstance(answer, bytes) else argument
+        return argument if isinstance(answer, int) else bytes(answer)

@@ -96,7 +96,6 @@ class BpfLink:
         self.device = ifname
         self.moved_to = ""
         self._next_hops = next_hops
-        self.mtu = next_hops.mtu if next_hops else _DEFAULT_MTU
         self.max_burst_bytes = _MAX_IP_BYTES
         """Cut here and not in the core: what a burst costs is then paid once for all of its segments."""
         self._counters = LinkCounters()
@@ -104,9 +103,15 @@ class BpfLink:
         table = abi if isinstance(abi, Abi) else load(abi)
         self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
         self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
-        self._gone = (table["ENXIO"], table["EIO"], table["ENODEV"])
+        self._gone = (table["ENXIO"], table["ENODEV"])
         self._reader = BufferReader(table)
         self._bpf = BpfDescriptor(ifname, match, table, syscalls or KernelCalls(), receive_buffer)
+        self._read_mtu()
+
+    def _read_mtu(self) -> None:
+        """``mtu``: of the interface, or less where bpf itself writes no frame so long."""
+        self._device_mtu = self._next_hops.mtu if self._next_hops else _DEFAULT_MTU
+        self.mtu = min(self._device_mtu, self._bpf.largest_frame - self._bpf.link_bytes)
 
     def rematch(self, match: Match) -> None:
         """See ``Link.rematch``.  A client's filter is locked where the system can: that raises ``LinkError``."""
@@ -129,7 +134,7 @@ class BpfLink:
         if not buffer:  # idle: OpenBSD, or a read time-out
             return []
         found, truncated = self._reader.packets(buffer)
-        start, mtu = self._bpf.link_bytes, self.mtu
+        start, mtu = self._bpf.link_bytes, self._device_mtu
         packets = []
         received = 0
         for frame in found:
@@ -211,7 +216,7 @@ class BpfLink:
         """See ``Link.events``; also what sends and receives met with."""
         news = dict.fromkeys(self._next_hops.events()) if self._next_hops else {}
         if self._next_hops:
-            self.mtu = self._next_hops.mtu
+            self._read_mtu()
             if LinkEvent.MOVED in news:
                 self.moved_to = self._next_hops.moved_to
         found = list(self._events | news)

@@ -34,14 +34,16 @@ class Kernel:
     unattached: str
     """Error of a read before BIOCSETIF; "" = it blocks for ever."""
     detached: str
-    """Error of a read or write after the interface has gone."""
+    """Error of a read after the interface has gone; a write's is ENXIO everywhere."""
     header: int
     """Bytes of struct bpf_hdr that the kernel counts before it pads (SIZEOF_BPF_HDR)."""
+    largest: int = 1 << 16
+    """A frame above it is refused with EIO (bpf_movein)."""
 
 
 KERNELS = {
-    "freebsd": Kernel(True, "EAGAIN", "ENXIO", "ENXIO", 26),
-    "netbsd": Kernel(True, "EAGAIN", "", "EIO", 32),
+    "freebsd": Kernel(True, "EAGAIN", "ENXIO", "ENXIO", 26, 16_384),
+    "netbsd": Kernel(True, "EAGAIN", "", "EIO", 32, 2_046),
     "openbsd": Kernel(True, "", "ENXIO", "EIO", 28),
     "macos": Kernel(False, "EAGAIN", "ENXIO", "ENXIO", 18),
 }
@@ -207,12 +209,14 @@ class SimulatedBpf:
     def write(self, descriptor: int, data: Buffer) -> int:
         device = self._devices[descriptor]
         if not device.attached or not self.present:
-            raise self._error(self.kernel.detached)
+            raise self._error("ENXIO")
         if not self.up:
             raise self._error("ENETDOWN")
         link = LINK_BYTES[self.dlt]
         if not link <= len(data) <= self.mtu + link:
             raise self._error("EMSGSIZE")
+        if len(data) > self.kernel.largest:
+            raise self._error("EIO")
         if self.queue_full:
             raise self._error("ENOBUFS")
         frame = bytes(data)
@@ -222,6 +226,7 @@ class SimulatedBpf:
             self.wire.send(frame)
         except OSError as error:
             names = {errno.ENOBUFS: "ENOBUFS", errno.ENETDOWN: "ENETDOWN", errno.EMSGSIZE: "EMSGSIZE"}
+            names |= dict.fromkeys((errno.ENXIO, errno.ENODEV), "ENXIO")
             raise self._error(names.get(error.errno or 0, "EIO")) from error
         self._tap(frame, incoming=False)
         return len(data)
@@ -232,7 +237,7 @@ class SimulatedBpf:
         if name is None:
             raise self._error("EINVAL")
         self.log.append(name)
-        if device.locked and name in {"BIOCSETF", "BIOCSETIF", "BIOCSBLEN"}:
+        if device.locked and name in {"BIOCSETF", "BIOCSETFNR", "BIOCSETIF", "BIOCSBLEN"}:
             raise self._error("EPERM")
         raw = argument if isinstance(argument, bytes) else b""
         if name == "BIOCLOCK":
@@ -244,14 +249,15 @@ class SimulatedBpf:
                 raise self._error("ENXIO")
             device.attached = True
             device.epoll.register(self.wire.fileno(), select.EPOLLIN)
-        elif name == "BIOCSETF":
+        elif name in {"BIOCSETF", "BIOCSETFNR"}:
             length, address = struct.unpack("@IP", raw)
             program = decode(ctypes.string_at(address, 8 * length))
             if program and not valid(program):
                 raise self._error("EINVAL")
             device.program = program
-            device.store, device.hold = bytearray(), b""
-            device.received = device.dropped = 0
+            if name == "BIOCSETF":
+                device.store, device.hold = bytearray(), b""
+                device.received = device.dropped = 0
         elif name == "BIOCGDLT":
             return struct.pack("=I", self.abi[self.dlt])
         elif name == "BIOCVERSION":

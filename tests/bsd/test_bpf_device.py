@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rsock_nf.core.types import Checksum, PortRange
+from rsock_nf.core.types import Checksum, IPAddress, PortRange
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.bpf_device import BpfLink
 from rsock_nf.link.bsd_abi import Abi, load
@@ -87,6 +87,27 @@ def host(request: pytest.FixtureRequest, hosts: list[Host]) -> Host:
     return hosts[0]
 
 
+class NoHops:
+    """``NextHopSource`` of a link that only answers."""
+
+    moved_to = ""
+    mtu = 1500
+
+    def header(self, remote: bytes) -> None: ...
+    def fileno(self) -> int:
+        return -1
+
+    def events(self) -> list[LinkEvent]:
+        return []
+
+    def follow(self, remote: IPAddress) -> None: ...
+    def forget(self, remote: IPAddress) -> None: ...
+    def suspect(self, remote: IPAddress) -> None: ...
+    def source_for(self, remote: IPAddress) -> None: ...
+    def tick(self, now: float) -> None: ...
+    def close(self) -> None: ...
+
+
 def frames(count: int, size: int = 100, version: int = 4) -> list[bytes]:
     return [TO_SERVER[version] + segment(version, bytes([n % 256]) * size) for n in range(count)]
 
@@ -123,9 +144,34 @@ def test_a_client_locks_its_filter_and_a_server_may_change_it(host: Host) -> Non
     server = host.open(AT_SERVER)
     assert "BIOCLOCK" not in host.kernel.log
     host.arrives(TO_SERVER[4] + segment(4, b"old"))
+    host.kernel.poll(server.fileno(), select.POLLIN, 0)
     server.rematch(Match(PortSide.DESTINATION, (SERVER[4],), (PortRange(10011, 10011),)))
     host.arrives(TO_SERVER[4] + segment(4, b"old"), TO_SERVER[4] + segment(4, b"new", (40000, 10011)))
-    assert payload_of(server.receive(64)[-1].data) == b"new"
+    kept = [] if host.kernel.abi.system == "netbsd" else [b"old"]  # which has no BIOCSETFNR
+    assert [payload_of(packet.data) for packet in server.receive(64)] == [*kept, b"new"]
+
+
+def test_a_kernel_older_than_its_headers_has_no_filter_change_without_a_flush(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = host.open()
+    monkeypatch.delitem(host.kernel._names, host.kernel.abi.numbers.get("BIOCSETFNR", 0), raising=False)
+    link.rematch(Match(PortSide.DESTINATION, (SERVER[4],), (PortRange(10011, 10011),)))
+    host.arrives(TO_SERVER[4] + segment(4, b"old"), TO_SERVER[4] + segment(4, b"new", (40000, 10011)))
+    assert [payload_of(packet.data) for packet in link.receive(64)] == [b"new"]
+
+
+def test_an_ioctl_may_answer_with_any_kind_of_bytes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = host.kernel.ioctl
+
+    def as_bytearray(descriptor: int, request: int, argument: bytes | int) -> bytearray | int:
+        answer = real(descriptor, request, argument)
+        return answer if isinstance(answer, int) else bytearray(answer)
+
+    monkeypatch.setattr(host.kernel, "ioctl", as_bytearray)
+    link = host.open()
+    host.arrives(*frames(3))
+    assert len(link.receive(64)) == 3
 
 
 def test_a_system_without_clones_is_searched_for_a_free_node(hosts: list[Host]) -> None:
@@ -279,7 +325,7 @@ def test_full_buffers_drop_and_the_drops_are_counted(host: Host) -> None:
     assert link.counters().receive_drops == 40 - 6
     link.tick(0.0)
     assert link.counters().receive_drops == 40 - 6  # bs_drop is a sum already
-    link.rematch(AT_SERVER)  # starts the kernel's count anew
+    link.rematch(AT_SERVER)  # on NetBSD it starts the kernel's count anew
     assert link.counters().receive_drops == 40 - 6
 
 
@@ -388,6 +434,35 @@ def test_what_does_not_fit_is_not_written(host: Host) -> None:
     assert link.send([fits]) == 1
     assert link.counters().too_big == 2
     assert host.left() == []
+
+
+class JumboHops(NoHops):
+    mtu = 9000
+
+
+@pytest.mark.parametrize(("system", "mtu"), [("freebsd", 9000), ("netbsd", 2032), ("openbsd", 9000), ("macos", 9000)])
+def test_the_mtu_is_what_bpf_writes(hosts: list[Host], system: str, mtu: int) -> None:
+    hosts.append(host := Host(load(system)))
+    host.kernel.mtu = 9000
+    link = BpfLink("em0", AT_SERVER, abi=host.kernel.abi, syscalls=host.kernel, next_hops=JumboHops())
+    host.links.append(link)
+    assert link.mtu == mtu
+    for size in (mtu - 40, mtu - 39):
+        link.send([outgoing(4, bytes(size))._replace(reply_to=TO_SERVER[4])])
+    assert [len(frame) for frame in host.left()] == [mtu + 14]
+    assert link.counters().too_big == 1
+    host.arrives(TO_SERVER[4] + segment(4, bytes(8000)))  # not merged: the interface's own size
+    assert [packet.checksum for packet in link.receive(64)] == [Checksum.VERIFY]
+    assert link.events() == []
+    assert link.mtu == mtu
+
+
+def test_a_frame_that_bpf_has_no_room_for_is_no_lost_interface(host: Host) -> None:
+    link = host.open()
+    host.kernel.kernel = dataclasses.replace(host.kernel.kernel, largest=1000)
+    link.send([outgoing(4, bytes(1400))._replace(reply_to=TO_SERVER[4])])
+    assert link.counters().send_errors == 1
+    assert link.events() == []
 
 
 def test_a_full_queue_is_a_counted_drop(host: Host) -> None:
