@@ -188,7 +188,7 @@ class BpfDescriptor:
             )
         except OSError as error:
             if error.errno == self._abi["ENXIO"]:
-                raise LinkError(f"{self._device}: no such interface; `ifconfig -l` lists them") from None
+                raise LinkError(f"{self._device}: no such interface; `ifconfig -a` lists them") from None
             if error.errno == self._abi["ENETDOWN"]:
                 raise LinkError(f"{self._device}: the interface is down: ifconfig {self._device} up") from None
             raise LinkError(f"{self._device}: cannot be attached to bpf: {error.strerror}") from None

@@ -27,6 +27,9 @@ RECHECK: Final = 15.0
 """Seconds from one look at a neighbour to the next while traffic flows."""
 RETRY: Final = 1.0
 """The same while it is not resolved."""
+LOOK_AGAIN: Final = 30.0
+"""Seconds after which the kernel is asked for everything again: some drop messages without a word when we are slow (macOS,
+FreeBSD before 14)."""
 _ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
@@ -68,6 +71,10 @@ class NextHops:
         self._headers: dict[bytes, bytes] = {}
         self._pending: dict[LinkEvent, None] = {}
         self._gone = False
+        self._asked: float | None = None
+        """``now`` of the last tick that had everything asked again."""
+        self._stale = False
+        """The next ``events`` asks for everything."""
         self._link = find_interface(kernel, interface)
 
     @property
@@ -132,6 +139,10 @@ class NextHops:
 
     def tick(self, now: float) -> None:
         """About once a second while traffic flows: look again at what is due."""
+        if self._asked is None:
+            self._asked = now
+        elif now - self._asked >= LOOK_AGAIN:
+            self._asked, self._stale = now, True
         due = False
         for entry in self._entries.values():
             if entry.asked is None:
@@ -231,6 +242,7 @@ class NextHops:
         """What happened since the last call, in no order; link headers are up to date afterwards."""
         found, self._pending = self._pending, {}
         messages, overrun = self._kernel.news()
+        overrun, self._stale = overrun or self._stale, False
         kinds = {message.kind for message in messages}
         if overrun or not kinds.isdisjoint(
             self._about("RTM_IFINFO", "RTM_IFANNOUNCE", "RTM_NEWADDR", "RTM_DELADDR", "RTM_DESYNC")

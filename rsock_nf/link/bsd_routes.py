@@ -104,7 +104,7 @@ def find_interface(kernel: RouteSocket, name: str) -> Interface:
     """Raises ``LinkError`` when there is none of that name."""
     found = next((one for one in kernel.interfaces() if one.name == name), None)
     if found is None:
-        raise LinkError(f"{name}: no such interface; `ifconfig -l` lists them")
+        raise LinkError(f"{name}: no such interface; `ifconfig -a` lists them")
     return found
 
 

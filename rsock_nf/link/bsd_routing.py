@@ -8,6 +8,7 @@ What it is not: the layout of a message (``pf_route``), or anything that waits: 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -59,6 +60,9 @@ class KernelRouting:
         """See ``RoutingCalls.open``."""
         made = socket.socket(self._abi["PF_ROUTE"], socket.SOCK_RAW, 0)
         made.setblocking(False)
+        if "SO_RERROR" in self._abi:  # have an overrun told, by ENOBUFS
+            with contextlib.suppress(OSError):  # a kernel that is older than the headers
+                made.setsockopt(socket.SOL_SOCKET, self._abi["SO_RERROR"], 1)
         return made
 
     def sysctl(self, name: Sequence[int]) -> bytes:
@@ -137,6 +141,7 @@ class RouteSocket:
         self.abi = abi
         self.calls = calls
         self._messages = Messages(abi)
+        self._neighbour_flag = abi["RTF_LLINFO" if "RTF_LLINFO" in abi else "RTF_LLDATA"]
         self._sequence = 0
         self._requests = calls.open()
         try:
@@ -175,7 +180,10 @@ class RouteSocket:
         return found, overrun
 
     def route(self, remote: IPAddress) -> Message | None:
-        """RTM_GET; None = no route (ESRCH), or one that leads nowhere."""
+        """RTM_GET; None = no route (ESRCH), or one that leads nowhere.
+
+        A neighbour's own route is RTF_REJECT while it does not answer (OpenBSD, macOS): it leads to the neighbour all the same.
+        """
         abi = self.abi
         self._drain(self._requests)  # every routing socket hears everything
         self._sequence += 1
@@ -189,8 +197,9 @@ class RouteSocket:
         while waiter.poll(_PATIENCE_MS):
             for message in self._drain(self._requests)[0]:
                 if (message.kind, message.pid, message.sequence) == asked:
-                    usable = not message.error and not message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
-                    return message if usable else None
+                    nowhere = message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
+                    neighbour = message.flags & self._neighbour_flag
+                    return None if message.error or (nowhere and not neighbour) else message
         return None
 
     def interfaces(self) -> list[Interface]:
@@ -213,8 +222,7 @@ class RouteSocket:
         """Interface, address and link address of each that is resolved: the routes with RTF_LLINFO (RTF_LLDATA)."""
         abi = self.abi
         family = abi["AF_INET" if version == 4 else "AF_INET6"]
-        flag = abi["RTF_LLINFO" if "RTF_LLINFO" in abi else "RTF_LLDATA"]
-        for message in self._table(family, "NET_RT_FLAGS", flag):
+        for message in self._table(family, "NET_RT_FLAGS", self._neighbour_flag):
             address, link = message.addresses.get(abi["RTA_DST"]), message.addresses.get(abi["RTA_GATEWAY"])
             if isinstance(link, LinkAddress) and link.address and address and not isinstance(address, LinkAddress):
                 yield message.index or link.index, address, link.address

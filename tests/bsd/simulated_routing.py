@@ -27,6 +27,8 @@ class Way:
     interface: Interface
     gateway: IPAddress | None
     source: IPAddress | None
+    flags: tuple[str, ...] = ()
+    """Of RTF_*, beside those that follow from the rest."""
 
 
 class Tables(Protocol):
@@ -178,6 +180,7 @@ class SimulatedRouting:
         if way is None:
             raise OSError(abi["ESRCH"], "ESRCH")
         flags = abi["RTF_UP"] | (abi["RTF_GATEWAY"] if way.gateway else 0)
+        flags |= sum(abi[flag] for flag in way.flags)
         sockaddrs = {
             "RTA_DST": self.sockaddr(remote),
             "RTA_GATEWAY": self.sockaddr(way.gateway) if way.gateway else self.sockaddr_dl(way.interface),

@@ -13,7 +13,7 @@ import pytest
 from rsock_nf.link import LinkError, LinkEvent, Route
 from rsock_nf.link import bsd_routes as routes
 from rsock_nf.link.bsd_abi import load
-from rsock_nf.link.bsd_next_hop import RECHECK, RETRY, NextHops
+from rsock_nf.link.bsd_next_hop import LOOK_AGAIN, RECHECK, RETRY, NextHops
 from rsock_nf.link.bsd_routing import Interface, RouteSocket
 from tests.bsd.simulated import KERNELS
 from tests.bsd.simulated_routing import HandMade, SimulatedRouting, Way
@@ -161,6 +161,41 @@ def test_a_route_that_changes_is_news(host: Host) -> None:
     host.kernel.announce("RTM_ADD", 3)
     assert hops.events() == [LinkEvent.MOVED]
     assert hops.moved_to == "em1"
+
+
+def test_a_change_that_no_message_told_is_found(host: Host) -> None:
+    """FreeBSD before 14 and macOS drop what a full routing socket has no room for, and say nothing."""
+    hops = host.next_hops()
+    hops.follow(FAR)
+    hops.tick(100.0)
+    host.tables.ways[None] = Way(EM0, NEAR, OURS)
+    host.tables.links[-1] = replace(EM0, mtu=1400)
+    hops.tick(100.0 + LOOK_AGAIN - 1)
+    assert hops.events() == []
+    hops.tick(100.0 + LOOK_AGAIN)
+    assert set(hops.events()) == {LinkEvent.MTU, LinkEvent.NEXT_HOP}
+    assert hops.events() == []
+    assert hops.header(FAR.packed) == NEAR_MAC + MAC + b"\x08\x00"
+
+
+def test_a_neighbour_that_does_not_answer_is_no_missing_route(host: Host) -> None:
+    """Its cloned route is RTF_REJECT until it does (OpenBSD, macOS): who took that for no route would never ask again."""
+    hops = host.next_hops()
+    hops.follow(NEAR)
+    known = "RTF_LLINFO" if "RTF_LLINFO" in host.kernel.abi else "RTF_LLDATA"
+    host.tables.ways[str(NEAR)] = Way(EM0, None, OURS, ("RTF_HOST", known, "RTF_REJECT"))
+    host.tables.known.clear()
+    host.kernel.announce("RTM_CHANGE", 2)
+    assert hops.events() == []
+    assert hops.source_for(NEAR) == OURS
+    before = len(host.tables.touched)
+    hops.tick(100.0)
+    hops.tick(100.0 + RETRY)
+    assert host.tables.touched[before:] == [str(NEAR)]
+    host.tables.ways[str(NEAR)] = Way(EM0, None, OURS, ("RTF_REJECT",))  # an administrator's: leads nowhere
+    host.kernel.announce("RTM_CHANGE", 2)
+    assert hops.events() == [LinkEvent.NEXT_HOP]
+    assert hops.source_for(NEAR) is None
 
 
 def test_questions_are_no_news(host: Host) -> None:

@@ -23,7 +23,7 @@ from rsock_nf.core.types import Endpoint
 from rsock_nf.link import LinkError, local_ports, system
 from rsock_nf.link.bpf_descriptor import KernelCalls
 from rsock_nf.link.bsd import Bsd
-from rsock_nf.link.bsd_abi import load
+from rsock_nf.link.bsd_abi import Abi, load
 from rsock_nf.link.bsd_routing import Interface, KernelRouting
 from rsock_nf.link.checks import Verdict
 from rsock_nf.link.linux import Linux
@@ -145,9 +145,9 @@ def test_a_link_that_is_refused_leaves_nothing_open(host: Host) -> None:
         host.system.open_link("em0", AT_SERVER, 1 << 20)
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
     host.bpf.present = True
-    host.tables.links[0] = Interface(2, "em0", 0x41, 9000, 0, b"\2\0\0\0\0\1", ())
+    host.tables.links[0] = Interface(2, "em0", 0x41, 1800, 0, b"\2\0\0\0\0\1", ())
     opened = host.system.open_link("em0", AT_SERVER, 1 << 20)
-    assert opened.mtu == 9000
+    assert opened.mtu == 1800
     opened.close()
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
 
@@ -229,6 +229,16 @@ def test_a_table_that_grows_is_read_again() -> None:
     routing._libc = libc  # type: ignore[assignment]
     assert routing.sysctl((4, 17, 0, 0, 3, 0)) == b"L" * 5000
     assert libc.names[0] == [4, 17, 0, 0, 3, 0]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_routing_socket_is_asked_to_tell_of_overruns(known: bool) -> None:  # noqa: FBT001 - a case
+    """By an option that stands in for SO_RERROR, or one that this kernel does not know, as an older one."""
+    option = socket.SO_KEEPALIVE if known else 9999
+    numbers = {**load("netbsd").numbers, "PF_ROUTE": socket.AF_UNIX, "SO_RERROR": option}
+    with KernelRouting(Abi("netbsd", numbers)).open() as made:
+        assert not made.getblocking()
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == known
 
 
 @pytest.mark.parametrize("version", [4, 6])
