@@ -71,7 +71,7 @@ class LinkCounters:
     sent_segments: int = 0
     sent_bytes: int = 0
     receive_drops: int = 0
-    """Dropped by the kernel because our receive buffer was full (PACKET_STATISTICS tp_drops)."""
+    """Dropped by the kernel because our receive buffer was full (PACKET_STATISTICS tp_drops; BIOCGSTATS bs_drop)."""
     truncated: int = 0
     """Received larger than our buffer."""
     send_full: int = 0

@@ -281,6 +281,24 @@ def test_dlt_null_in_either_byte_order(byteorder: str, monkeypatch: pytest.Monke
         host.close()
 
 
+@pytest.mark.parametrize(
+    ("system", "dlt", "hdrlen"),
+    [
+        ("freebsd", "DLT_EN10MB", 26),  # these three were read on real kernels
+        ("freebsd", "DLT_NULL", 28),
+        ("netbsd", "DLT_EN10MB", 34),
+        ("openbsd", "DLT_EN10MB", 30),
+        ("macos", "DLT_EN10MB", 18),
+    ],
+)
+def test_the_simulated_kernel_pads_as_the_real_ones(hosts: list[Host], system: str, dlt: str, hdrlen: int) -> None:
+    hosts.append(host := Host(load(system), dlt))
+    link = host.open()
+    host.arrives(link_header(host.kernel.abi, dlt, 4) + segment(4, b"x"))
+    buffer = host.kernel.read(link.fileno(), link._bpf.buffer_bytes)
+    assert struct.unpack_from("=H", buffer, host.kernel.abi["offsetof(struct bpf_hdr, bh_hdrlen)"]) == (hdrlen,)
+
+
 @pytest.mark.parametrize("unit", [4, 8, 16, 64, 256])
 def test_any_alignment(hosts: list[Host], unit: int) -> None:
     numbers = load("freebsd").numbers

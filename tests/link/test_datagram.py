@@ -8,6 +8,7 @@ import os
 import random
 import select
 import socket
+import time
 from collections.abc import Hashable, Iterator
 from ipaddress import ip_address
 from typing import TypeVar
@@ -24,8 +25,20 @@ WILDCARD = {4: "0.0.0.0", 6: "::"}
 SOL_UDP, UDP_SEGMENT = 17, 103
 LARGEST = 65_507
 PATIENCE = 10.0
+LOCAL_ROUTES = ("ip", "-6", "route", "show", "table", "local")
 
 _serial = itertools.count()
+
+
+def settle(here: Namespace, *addresses: str) -> None:
+    """Wait until the kernel takes packets to its own IPv6 ``addresses``.
+
+    Their local routes come from a work queue, a moment after ``ip`` has returned (net/ipv6/addrconf.c, addrconf_dad_work), and
+    a socket connected before keeps a route that leads nowhere.
+    """
+    ends = time.monotonic() + PATIENCE
+    while not all(f"local {address} dev" in here.run(LOCAL_ROUTES).stdout for address in addresses):
+        assert time.monotonic() < ends, f"{addresses} have no local routes"
 
 
 def endpoint(address: str, port: int = 0, scope: str = "") -> Endpoint:
@@ -254,6 +267,7 @@ def test_segments_above_the_mtu_go_singly(here: Namespace, version: int, keep: K
         "address add 10.96.0.1/32 dev lo",
         "address add fd96::1/128 dev lo nodad",
     )
+    settle(here, "fd96::1")
     listener = keep(here.call(lambda: Listener(endpoint(address[version]))))
     dialled = keep(here.call(lambda: Dialled(listener.local)))
     small, large = [bytes([number]) * 1000 for number in range(9)], [bytes([number]) * 1400 for number in range(9)]
@@ -329,6 +343,7 @@ def test_one_sender_who_asks_two_of_our_addresses_is_two_peers(keep: Keep) -> No
 @pytest.mark.parametrize("bound", ["fd96::1", "::"])
 def test_of_many_ipv6_addresses_the_one_that_was_asked_answers(here: Namespace, bound: str, keep: Keep) -> None:
     here.ip(*(f"address add fd96::{last}/128 dev lo nodad" for last in (1, 2, 3)))
+    settle(here, "fd96::1", "fd96::2", "fd96::3")
     listener = keep(here.call(lambda: Listener(endpoint(bound))))
     for asked in ("fd96::1",) if bound == "fd96::1" else ("fd96::2", "fd96::1", "fd96::3"):
         dialled = keep(here.call(lambda asked=asked: Dialled(endpoint(asked, listener.local.port))))  # type: ignore[misc]
@@ -341,6 +356,7 @@ def test_of_many_ipv6_addresses_the_one_that_was_asked_answers(here: Namespace, 
 def test_link_local_answers(here: Namespace, keep: Keep) -> None:
     here.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up")
     here.ip("address add fe80::a/64 dev eth0 nodad")
+    settle(here, "fe80::a")
     listener = keep(here.call(lambda: Listener(endpoint("::"))))
     dialled = keep(here.call(lambda: Dialled(endpoint("fe80::a", listener.local.port, "eth0"))))
     dialled.send([run_of([b"?"] * 3)])
