@@ -219,7 +219,9 @@ class RsockServer(RsockNode, Server):
 
     def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
         """Any datagram makes its conversation; where there is no room for it, the client is told that it ended."""
-        conversation = self._open_conversation(now, session, frames.conversation, 0)
+        conversation = session.group.conversations.get(frames.conversation)
+        if conversation is None:  # else what came before it in this batch has opened it
+            conversation = self._open_conversation(now, session, frames.conversation, 0)
         if conversation is not None:
             conversation.received_datagrams += len(frames.datagrams)
             conversation.received_bytes += sum(map(len, frames.datagrams))

@@ -204,6 +204,15 @@ def test_two_packets_of_a_new_flow_in_one_batch(server: Alone) -> None:
     assert server.conversations() == 1
 
 
+def test_two_packets_of_a_new_conversation_in_one_batch(server: Alone) -> None:
+    """Else it had two sockets, and when the first was given up as silent, the one in use would be closed."""
+    flow = Flow(server, 0)
+    flow.say(b"another conversation")
+    server.receive(*[flow.forge(frame(body, flow=flow.key, conversation=3)) for body in (b"one", b"three")])
+    assert server.delivered() == [b"another conversation", b"one", b"three"]
+    assert server.conversations() == 2
+
+
 def test_nothing_is_delivered_that_has_no_handshake(server: Alone) -> None:
     """The key is public, or might as well be: an address at least has to be a real one."""
     known = Flow(server, 0)
