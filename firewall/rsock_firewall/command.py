@@ -16,6 +16,10 @@ PATIENCE = 10.0
 """Seconds after which a tool that takes milliseconds is given up."""
 
 
+class NoTool(FirewallError):  # noqa: N818 - what it says, not what went wrong
+    """This host does not have the tool; so nothing of ours was made with it."""
+
+
 class Done(NamedTuple):
     """What a command said, and its exit code."""
 
@@ -31,7 +35,10 @@ Run: TypeAlias = Callable[[Sequence[str], str], Done]
 
 
 def run(arguments: Sequence[str], text: str = "") -> Done:
-    """``arguments[0]`` is an absolute path.  Raises ``FirewallError`` when there is no such tool, or it does not end."""
+    """``arguments[0]`` is an absolute path.
+
+    Raises ``NoTool`` when there is no such tool, ``FirewallError`` when it cannot be run or does not end.
+    """
     try:
         done = subprocess.run(
             arguments,
@@ -43,6 +50,8 @@ def run(arguments: Sequence[str], text: str = "") -> Done:
             check=False,
             env=os.environ | {"LC_ALL": "C"},
         )
+    except FileNotFoundError as error:
+        raise NoTool(f"cannot run {arguments[0]}: {error.strerror}") from error
     except OSError as error:
         raise FirewallError(f"cannot run {arguments[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from rsock_firewall import ipfw_text
-from rsock_firewall.command import Run, run
+from rsock_firewall.command import NoTool, Run, run
 from rsock_firewall.ipfw_text import COMMENT, NUMBERS, SET, Rule
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
 
@@ -63,13 +63,13 @@ class Ipfw:
 
     def clear(self, name: str) -> bool:
         """See ``policy.Firewall.clear``."""
-        with suppress(NoIpfw):
+        with suppress(NoIpfw, NoTool):
             return self._tool.delete(check_name(name))
         return False
 
     def clear_all(self) -> list[str]:
         """See ``policy.Firewall.clear_all``."""
-        with suppress(NoIpfw):
+        with suppress(NoIpfw, NoTool):
             names = sorted({rule.name for rule in self._tool.listed() if rule.name})
             return [name for name in names if self._tool.delete(name)]
         return []

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from rsock_firewall import pf_text
-from rsock_firewall.command import Run, run
+from rsock_firewall.command import NoTool, Run, run
 from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl, counted
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
 
@@ -52,14 +52,14 @@ class Pf:
     def clear(self, name: str) -> bool:
         """See ``policy.Firewall.clear``."""
         anchor = _anchor(self._dialect, name)
-        with suppress(NoPf):
+        with suppress(NoPf, NoTool):
             existed = _remove(self._pfctl, anchor)
             return _leave_main(self._pfctl) or existed
         return False
 
     def clear_all(self) -> list[str]:
         """See ``policy.Firewall.clear_all``."""
-        with suppress(NoPf):
+        with suppress(NoPf, NoTool):
             names = self._pfctl.instances()
             cleared = [name for name in names if self.clear(name)]
             _leave_main(self._pfctl)  # what an instance without rules left

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -23,6 +23,7 @@ from rsock_firewall import (
     pfctl,
     select,
 )
+from rsock_firewall.command import Done, run
 from rsock_firewall.ipfw import Ipfw, IpfwHeld
 from rsock_firewall.ipfw import Tool as IpfwTool
 from rsock_firewall.pf import Pf, PfHeld
@@ -475,6 +476,22 @@ def test_a_skipped_interface_group_counts() -> None:
 def test_where_the_kernel_has_no_filter_there_is_nothing_to_clear(made: PfHost | IpfwHost) -> None:
     assert backend(made).clear("life") is False
     assert backend(made).clear_all() == []
+
+
+@pytest.mark.parametrize("platform", ["freebsd14", "openbsd7", "darwin"])
+def test_where_the_host_has_no_tool_there_is_nothing_to_clear(platform: str) -> None:
+    """A FreeBSD without pf or without ipfw, say: `down` has to work there."""
+
+    def absent(arguments: Sequence[str], text: str) -> Done:
+        return run([f"/nowhere{arguments[0]}", *arguments[1:]], text)
+
+    backends = left_on_this_host(platform=platform, run=absent)
+    assert backends
+    for backend in backends:
+        assert not backend.clear("demo")
+        assert backend.clear_all() == []
+    with pytest.raises(FirewallError, match="cannot run /nowhere/sbin/pfctl"):
+        select("auto", platform=platform, run=absent)
 
 
 def test_ipfw_refuses_to_delete_what_it_did_not_write() -> None:
