@@ -106,6 +106,8 @@ class BpfDescriptor:
         """By IP version, where the link header is none, or the address family only; None = Ethernet."""
         self.largest_frame = _FRAME_BYTES.get(abi.system, 1 << 16)
         """What a write may be, bytes, link header included."""
+        self.sends = True
+        """NetBSD's bpf_movein() leaves the address family before the packet and tells the interface none: only Ethernet works."""
         self._fd = self._open()
         try:
             self._configure(match, buffer_bytes)
@@ -208,6 +210,7 @@ class BpfDescriptor:
             raise LinkError(
                 f"{self._device}: link type {found} is not supported, only Ethernet, loopback, tunnels and raw IP"
             )
+        self.sends = abi.system != "netbsd" or found == abi["DLT_EN10MB"]
         order = "big" if found == abi["DLT_LOOP"] else sys.byteorder
         if found == abi["DLT_RAW"]:
             self.constant_header = {4: b"", 6: b""}

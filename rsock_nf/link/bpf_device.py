@@ -119,6 +119,11 @@ class BpfLink:
 
     # -- in -------------------------------------------------------------------------------------------------------
 
+    @property
+    def sends(self) -> bool:
+        """False where the system's bpf can only receive on an interface of this kind."""
+        return self._bpf.sends
+
     def fileno(self) -> int:
         """The device: readable when packets wait."""
         return self._bpf.fileno()

@@ -11,7 +11,7 @@ from rsock_nf.link.bpf_device import BpfLink, KernelCalls, SystemCalls
 from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.bsd_next_hop import NextHops
 from rsock_nf.link.bsd_routing import KernelRouting, RouteSocket, RoutingCalls
-from rsock_nf.link.checks import Finding
+from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.remedies import BSD
 from rsock_nf.link.udp import UdpSystem
 from rsock_nf.link.udp_bsd import PlainUdp, destination_option
@@ -39,6 +39,9 @@ class Bsd:
             link = BpfLink(
                 device, match, abi=self._abi, syscalls=self._bpf, next_hops=next_hops, receive_buffer=receive_buffer
             )
+            undo.callback(link.close)
+            if not link.sends:
+                raise LinkError(bsd_checks.receives_only(device))
             undo.pop_all()
         return link
 
@@ -69,7 +72,11 @@ class Bsd:
 
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
         """See ``System.examine_device``."""
-        with contextlib.closing(self._kernel()) as kernel:
+        try:
+            kernel = self._kernel()
+        except LinkError as error:
+            return [Finding(Verdict.FAIL, "device", str(error))]
+        with contextlib.closing(kernel):
             return list(bsd_checks.examine_device(self._abi, self._bpf or KernelCalls(), kernel, device, tap=tap))
 
     def _kernel(self) -> RouteSocket:

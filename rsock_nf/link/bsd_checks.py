@@ -47,6 +47,13 @@ def _bpf(abi: Abi, calls: SystemCalls, device: str) -> Finding:
         bpf = BpfDescriptor(device, None, abi, calls, abi["BPF_MAXBUFSIZE"])
     except LinkError as error:
         return Finding(Verdict.FAIL, "bpf", str(error))
-    buffer_bytes = bpf.buffer_bytes
+    buffer_bytes, sends = bpf.buffer_bytes, bpf.sends
     bpf.close()
+    if not sends:
+        return Finding(Verdict.FAIL, "bpf", receives_only(device))
     return Finding(Verdict.OK, "bpf", f"can be attached to {device}, with two buffers of {buffer_bytes >> 10} KiB")
+
+
+def receives_only(device: str) -> str:
+    """Why fake TCP cannot be sent on ``device``."""
+    return f'{device}: this system\'s bpf(4) sends on Ethernet only: take an Ethernet "device", or "type": "udp"'

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from rsock_nf.ops import namespaces
 from rsock_nf.ops.lab import CommandFailed, Lab, Router
 from rsock_nf.ops.lab_traffic import Application, EchoTarget, Exchange
 from rsock_nf.ops.lab_tunnel import Tunnel
@@ -85,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--datagrams", type=int, default=20_000, help="how many each way and address family")
     parser.add_argument("--cipher", default="none", choices=("none", "aes-256-gcm", "chacha20-poly1305"))
     arguments = parser.parse_args(argv)
+    if namespaces.current() is None:
+        sys.stderr.write("rsock-nf demo: network namespaces are needed, which only Linux has\n")
+        return 1
     missing = [name for name in ("ip", "nft") if shutil.which(name) is None]
     if os.geteuid() != 0 or missing:
         reason = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
+import json
 import os
+import re
 import select
 import signal
 import socket
@@ -109,6 +112,55 @@ def test_nothing_of_linux_is_imported_elsewhere() -> None:
     subprocess.run([sys.executable, "-c", WITHOUT_LINUX], check=True)
 
 
+COMMANDS = """
+import asyncio, subprocess, sys, sysconfig, pydantic  # which look at sys.platform themselves
+sysconfig.get_config_vars()
+sys.platform = sys.argv[1]
+for absent in ("pyroute2", "iptc", "rsock_nf.link.mmsg", "rsock_nf.link.rtnetlink", "rsock_nf.link.af_packet"):
+    sys.modules[absent] = None
+from rsock_nf import cli
+from rsock_nf.ops import namespaces
+namespaces.current = lambda: None
+for line in sys.argv[2:]:
+    try:
+        status = cli.main(line.split())
+    except SystemExit as ended:
+        status = ended.code
+    print(f"-- {status}", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("freebsd14", "pfctl -a rsock-nf/edge -f -"),
+        ("openbsd7", "block drop in quick on em0 inet proto tcp from any to 192.0.2.1 port 10001:10010"),
+        ("netbsd10", "block in final on em0 family inet4 proto tcp from any to 192.0.2.1 port 10001-10010"),
+        ("darwin", "pfctl -a com.apple/rsock-nf.edge -f -"),
+    ],
+)
+def test_the_command_line_elsewhere(tmp_path: Path, name: str, rule: str) -> None:
+    """Everything that needs no kernel of theirs; nor is pfctl or ipfw there."""
+    file = tmp_path / "edge.json"
+    secret = base64.b64encode(bytes(range(32))).decode()
+    keys = {"role": "server", "target": "127.0.0.1:9", "secret": secret, "device": "em0", "addresses": "192.0.2.1"}
+    file.write_text(json.dumps({**keys, "backend": "manual", "cipher": "aes-256-gcm"}))
+    file.chmod(0o600)
+    lines = ["--help", "genkey", f"check -c {file}", f"rules -c {file}", "status", "down", f"down -c {file}", "demo"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, name, *lines],
+        env={**os.environ, holder.RUN_DIR_VARIABLE: str(tmp_path / "run")},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert re.findall(r"(?m)^-- (.*)$", done.stdout) == ["0", "0", "0", "0", "1", "0", "0", "1"], done.stderr
+    assert rule in done.stdout
+    assert "unexpected" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "rsock-nf demo: network namespaces are needed, which only Linux has"
+
+
 # -- opening a link -----------------------------------------------------------------------------------
 
 
@@ -150,6 +202,28 @@ def test_a_link_that_is_refused_leaves_nothing_open(host: Host) -> None:
     assert opened.mtu == 1800
     opened.close()
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
+
+
+def test_a_kind_of_interface_that_bpf_cannot_send_on_is_refused(host: Host) -> None:
+    """NetBSD's DLT_NULL: bpf_movein() hands the interface the four bytes and no address family."""
+    host.bpf.dlt = "DLT_NULL"
+    if host.bpf.abi.system == "netbsd":
+        with pytest.raises(LinkError, match=r"^em0: this system's bpf\(4\) sends on Ethernet only"):
+            host.system.open_link("em0", AT_SERVER, 1 << 20)
+        assert (host.routing.sockets, host.bpf._devices) == ([], {})
+        assert [found.verdict for found in host.system.examine_device("em0", tap=True)] == [Verdict.OK, Verdict.FAIL]
+    else:
+        host.system.open_link("em0", AT_SERVER, 1 << 20).close()
+
+
+def test_a_host_without_routing_sockets_is_a_finding(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(host.routing, "open", refuse)
+    (found,) = host.system.examine_device("em0", tap=True)
+    assert found.verdict is Verdict.FAIL
+    assert "no routing socket" in found.text
 
 
 def test_the_mtu_of_a_route_is_its_interfaces(host: Host) -> None:
