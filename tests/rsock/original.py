@@ -34,7 +34,9 @@ DATA, CONV_RST, NETCONN_RST, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP = range(5)
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 ETH_P_ALL, OUTGOING = 3, 4
 LARGEST_RECEIVED = 1468
-HEAD = struct.Struct("<8sBB8sIQB")
+HEADS = {1: struct.Struct("<8sBB8sIIB"), 2: struct.Struct("<8sBB8sIQB")}
+KEYS = {1: struct.Struct("<I"), 2: struct.Struct("<Q")}
+"""A flow's key, by version: 1.x or 2.x."""
 TICK = 0.25
 """Seconds; the original's is 1."""
 MASK = 0xFFFFFFFF
@@ -83,8 +85,17 @@ class Original:
     """What client and server have in common."""
 
     def __init__(
-        self, host: Namespace, address: str, *, key: bytes = b"hello135", keepalive: float = 4.0, settle: float = 15.0
+        self,
+        host: Namespace,
+        address: str,
+        *,
+        key: bytes = b"hello135",
+        keepalive: float = 4.0,
+        settle: float = 15.0,
+        version: int = 2,
     ) -> None:
+        self.version = version
+        self._head, self._key = HEADS[version], KEYS[version]
         self.host = host
         self.address = address
         self.key = key
@@ -167,10 +178,10 @@ class Original:
         if size > LARGEST_RECEIVED:
             self.seen["payloads too large"] += 1
             return None
-        if size <= HEAD.size:
+        if size <= self._head.size:
             self.seen["bare segments"] += not size
             return None
-        digest, length, command, client, conversation, key, _ = HEAD.unpack_from(tcp.payload)
+        digest, length, command, client, conversation, key, _ = self._head.unpack_from(tcp.payload)
         body = tcp.payload[8 + length :]
         if length > size - 8 or not body or digest != self._digest(body):
             self.seen["bad frames"] += 1
@@ -187,7 +198,9 @@ class Original:
         if flow is None:
             self.seen["frames without a flow"] += 1
             return
-        head = HEAD.pack(self._digest(body), 23, command, group.client, self._conversation, flow.key, 0)
+        head = self._head.pack(
+            self._digest(body), self._head.size - 8, command, group.client, self._conversation, flow.key, 0
+        )
         payload = head + body
         flow.used = True
         with contextlib.suppress(OSError):
@@ -227,16 +240,16 @@ class Original:
                     continue
                 flow.pending += 1
                 flow.asked = now
-                self._send(group, KEEP_ALIVE_REQ, struct.pack("<Q", flow.key))
+                self._send(group, KEEP_ALIVE_REQ, self._key.pack(flow.key))
 
     def _control(self, group: Group, command: int, body: bytes) -> None:
-        (key,) = struct.unpack_from("<Q", body)
+        (key,) = self._key.unpack_from(body)
         flow = group.flows.get(key)
         if command == KEEP_ALIVE_REQ:
             if flow is None:
-                self._send(group, NETCONN_RST, body[:8])
+                self._send(group, NETCONN_RST, body[: self._key.size])
             else:
-                self._send(group, KEEP_ALIVE_RESP, body[:8])
+                self._send(group, KEEP_ALIVE_RESP, body[: self._key.size])
         elif flow is not None and command == KEEP_ALIVE_RESP:
             flow.pending = 0
         elif flow is not None:
@@ -330,7 +343,7 @@ class OriginalServer(Original):
         kernel, isn = self._accepted.pop(place, None), self._isns.get(place)
         if kernel is None or isn is None:
             self.seen["datagrams without a connection"] += 1
-            self._send(group, NETCONN_RST, struct.pack("<Q", key))
+            self._send(group, NETCONN_RST, self._key.pack(key))
             return
         flow = Flow(key, tcp.destination, tcp.source, kernel, born=time.monotonic())
         flow.seq = (isn + 1) & MASK
@@ -389,6 +402,10 @@ class OriginalClient(Original):
     def _all_sockets(self) -> list[socket.socket]:
         return [self._listener, *(flow.kernel for flow in self.group.flows.values())]
 
+    def _name(self, port: int, local_port: int) -> int:
+        """The key of a flow."""
+        return 0x10000000 | port << 16 | local_port if self.version == 2 else local_port << 1
+
     def _dial(self, port: int, failures: int) -> None:
         """Blocking, as there; then the SYN-ACK is looked for in what was captured."""
         kernel = self.host.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -409,7 +426,7 @@ class OriginalClient(Original):
             kernel.close()
             return
         isn, _ = self._isns[place]
-        key = 0x10000000 | port << 16 | place[0][1]
+        key = self._name(port, place[0][1])
         flow = Flow(key, place[0], place[1], kernel, born=time.monotonic())
         flow.seq = (isn + 2) & MASK  # one byte too far
         flow.ack = (isn + 3) & MASK
@@ -440,9 +457,9 @@ class OriginalClient(Original):
         if tcp.flags & SYN:
             self._isns[tcp.destination, tcp.source] = ((tcp.ack - 1) & MASK, tcp.seq)
             return
-        key = 0x10000000 | tcp.source[1] << 16 | tcp.destination[1]
+        key = self._name(tcp.source[1], tcp.destination[1])
         flow = self.group.flows.get(key)
-        if tcp.flags & (RST | FIN) and len(tcp.payload) <= HEAD.size:
+        if tcp.flags & (RST | FIN) and len(tcp.payload) <= self._head.size:
             self.seen["RST" if tcp.flags & RST else "FIN"] += 1
             if flow is not None:
                 flow.dead = True
@@ -454,7 +471,7 @@ class OriginalClient(Original):
         if command == DATA:
             if named not in self.group.flows:
                 self.seen["data of unknown flows"] += 1
-                self._send(self.group, NETCONN_RST, struct.pack("<Q", named))
+                self._send(self.group, NETCONN_RST, self._key.pack(named))
             self._to_application(conversation, body)
         elif command != CONV_RST:  # which a client ignores
             self._control(self.group, command, body)

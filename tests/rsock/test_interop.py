@@ -41,12 +41,12 @@ def ours(lab: Lab, directory: Path, role: Role, **changes: Any) -> Iterator[Tunn
         tunnel.down(role, check=False)
 
 
-def original_server(lab: Lab) -> OriginalServer:
-    return OriginalServer(lab.server, lab.server_ip[4], PORTS, TARGET, **ORIGINAL)
+def original_server(lab: Lab, version: int = 2) -> OriginalServer:
+    return OriginalServer(lab.server, lab.server_ip[4], PORTS, TARGET, version=version, **ORIGINAL)
 
 
-def original_client(lab: Lab, listen: tuple[str, int] = LISTEN) -> OriginalClient:
-    return OriginalClient(lab.client, lab.client_ip[4], lab.server_ip[4], PORTS, listen, **ORIGINAL)
+def original_client(lab: Lab, version: int = 2) -> OriginalClient:
+    return OriginalClient(lab.client, lab.client_ip[4], lab.server_ip[4], PORTS, LISTEN, version=version, **ORIGINAL)
 
 
 def carries(lab: Lab, count: int = 1500, listen: tuple[str, int] = LISTEN) -> None:
@@ -218,6 +218,22 @@ def test_our_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
             lambda: kernel_states(lab.server) <= {"LISTEN", "CLOSE-WAIT"}, "the server's kernel to hear of it", 5
         )
         wait_until(lambda: peer.seen["command 2"] >= len(PORTS) // 2, "the server to hear of it", 5)
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_rsock_1_with_its_shorter_head(lab: Lab, tmp_path: Path, role: Role) -> None:
+    """A client says what it speaks; a server hears it."""
+    with contextlib.ExitStack() as stack:
+        if role == "client":
+            peer: Original = stack.enter_context(original_server(lab, version=1))
+            tunnel = stack.enter_context(ours(lab, tmp_path, role, rsock_version=1))
+        else:
+            tunnel = stack.enter_context(ours(lab, tmp_path, role))
+            peer = stack.enter_context(original_client(lab, version=1))
+        carries(lab, 500)
+        wait_until(lambda: peer.seen["command 4"] > 10 and peer.seen["command 3"] > 10, "keepalives both ways")
+        content(peer)
+        assert tunnel.status(role)["sessions"][0]["mtu"] == 1500 - 40 - 27
 
 
 def test_both_wires_at_once(lab: Lab, tmp_path: Path) -> None:
