@@ -162,3 +162,18 @@ def test_the_only_flow_dies_in_one_direction(dead: Toward) -> None:
         load(pair, 10.0)
         assert flow not in pair.flows(pair.client)
         assert len(pair.flows(pair.client)) == 1, "replaced"
+
+
+def test_an_answer_without_a_number_is_to_whatever_was_asked() -> None:
+    """Wire rsock: a round-trip time comes of a single probe only, and nothing is learnt about loss."""
+    health = Health()
+    assert not health.answered(1.0, None, None)
+    health.probe_sent(1.0, 1, (0, 0))
+    assert health.answered(1.25, None, None)
+    assert health.srtt == 0.25
+    health.probe_sent(2.0, 100, (0, 0))
+    health.unanswered = 1
+    health.probe_sent(3.0, 200, (0, 0))
+    assert health.answered(3.01, None, None)
+    assert (health.srtt, health.unanswered, health.waiting, health.loss) == (0.25, 0, False, 0.0)
+    assert not health.answered(4.0, None, None)
