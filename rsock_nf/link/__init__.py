@@ -156,7 +156,7 @@ class Route(NamedTuple):
     gateway: IPAddress | None
     """None = on-link."""
     local: bool
-    """The destination is an address of this host, so ``device`` is the loopback device."""
+    """The destination is an address of this host: ``device`` is the loopback device, or the address's own."""
 
 
 class System(Protocol):

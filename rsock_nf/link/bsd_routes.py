@@ -27,7 +27,8 @@ def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:
     interface = None if route is None else next((one for one in kernel.interfaces() if one.index == route.index), None)
     if route is None or interface is None:
         raise LinkError(f"no route to {remote}; `route -n get {remote}` says why")
-    local = bool(interface.flags & kernel.abi["IFF_LOOPBACK"])
+    # OpenBSD keeps its own addresses' routes on their interface, the others on lo0
+    local = bool(interface.flags & kernel.abi["IFF_LOOPBACK"] or route.flags & kernel.abi["RTF_LOCAL"])
     return Route(interface.name, source_of(kernel, route), gateway_of(kernel, route), local)
 
 

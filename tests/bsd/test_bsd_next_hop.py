@@ -67,6 +67,8 @@ def test_the_route_to_an_address(host: Host) -> None:
     assert routes.route_to(kernel, NEAR) == Route("em0", OURS, None, False)
     assert routes.route_to(kernel, FAR6) == Route("em0", TEMPORARY, GATEWAY6, False)
     assert routes.route_to(kernel, OURS) == Route("lo0", OURS, None, True)
+    host.tables.ways[str(OURS)] = Way(EM0, None, OURS, ("RTF_HOST", "RTF_LOCAL"))  # as OpenBSD has it
+    assert routes.route_to(kernel, OURS).local
     del host.tables.ways[None]
     with pytest.raises(LinkError, match=r"no route to 198\.51\.100\.7; `route -n get"):
         routes.route_to(kernel, FAR)
