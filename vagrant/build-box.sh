@@ -127,7 +127,7 @@ to_disk() {
     local root=$1 raw=$2 directory=/usr/lib/grub/i386-pc
     truncate -s "${SIZE_MB}M" "$raw"
     mke2fs -q -F -t ext4 -L root -O ^metadata_csum_seed -E offset=1048576 -d "$root" "$raw" "$((SIZE_MB - 1))M"
-    printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet --no-reread --no-tell-kernel "$raw"
+    printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet --no-reread --no-tell-kernel "$raw" >>"$work/log"
     echo 'set root=(hd0,msdos1)
 configfile /boot/grub/grub.cfg' >"$work/early.cfg"
     grub-mkimage -O i386-pc -d "$directory" -p '(hd0,msdos1)/boot/grub' -c "$work/early.cfg" -o "$work/core.img" \
@@ -176,7 +176,8 @@ if [[ $force == 1 || ! -e $image || $(cat "$CACHE/$suite.id" 2>/dev/null) != "$i
         --dpkgopt='path-exclude=/usr/share/locale/*' --aptopt='Acquire::Languages "none"' \
         --include="$(IFS=,; echo "${GUEST_PACKAGES[*]}")" --skip=cleanup/tmp \
         --customize-hook="$work/customize" \
-        "$suite" "$work/root" "deb $MIRROR $suite main" </dev/null
+        "$suite" "$work/root" "deb $MIRROR $suite main" </dev/null >"$work/log" 2>&1 ||
+        die "mmdebstrap: $(grep -E '^(E|ERROR):? ' "$work/log" | head -n 3 | paste -sd ' ')"
     to_disk "$work/root" "$work/raw"
     qemu-img convert -c -O qcow2 "$work/raw" "$work/image"
     mv "$work/image" "$image"

@@ -45,7 +45,7 @@ finish() {
     local status=$? role
     trap - EXIT
     if [[ $status -ne 0 && ! -e $work/failed ]]; then
-        printf '\nFAILED: %s: %s\n' "$current" "$(tail -qn 3 "$work/out" "$work/err" 2>/dev/null | paste -sd ' ')" >&3
+        printf '\nFAILED: %s: %s\n' "$current" "$(tail -qn 5 "$work/out" "$work/err" 2>/dev/null | paste -sd ' ')" >&3
     fi
     [[ -z $logs ]] || collect || true
     for role in client server; do
@@ -273,6 +273,8 @@ test_captured_resets() { [[ $(captured client "$RESETS") -gt 0 && $(captured ser
 
 tunnel_up() {
     configure auto 4 none
+    both "rsock-nf doctor --config /etc/rsock-nf/vm.json" ||
+        fail "doctor: $(grep -h FAIL "$work/both.client" "$work/both.server" | head -n 1)"
     count_resets client server
     capture_start client server
     up
@@ -377,6 +379,28 @@ units_up() {
 }
 connected() { [[ $(status client "s['state']") == connected ]]; }
 
+# The rules outlive the daemon: owned tables on Linux 6.9 and later, plain ones before.
+server_killed() {
+    local pid started=$SECONDS
+    capture_start client server
+    count_resets client server
+    pid=$(on server "systemctl show --property MainPID --value rsock-nf@vm" </dev/null)
+    # Traffic goes on meanwhile; what it loses is no matter here.
+    on client "timeout 120 python3 /opt/traffic.py exchange $LISTEN --count 400 --allowed-loss 400" </dev/null >"$work/meanwhile" &
+    await 60 "traffic" on client "pgrep -f 'traffic.p[y] exchange'"
+    on server "kill -KILL $pid" </dev/null
+    await "$UP_SECONDS" "systemd's restart" restarted "$pid"
+    wait $! || true # it may be told that the target is gone
+    await "$UP_SECONDS" "the tunnel" revived
+    printf 'tunnel after %d s; ' "$((SECONDS - started))"
+    echo_both_ways
+    no_resets client server
+    echo "no RST"
+}
+restarted() {
+    on server "pid=\$(systemctl show --property MainPID --value rsock-nf@vm); test \$pid -gt 0; test \$pid -ne $1" </dev/null
+}
+
 server_reboots() {
     local boot started
     boot=$(on server "cat /proc/sys/kernel/random/boot_id" </dev/null)
@@ -430,8 +454,13 @@ variant() {
     both "systemctl stop vm-capture"
 }
 legacy_rules() {
-    both "iptables-legacy -t raw -S | grep -c -- '-j DROP'; if nft list tables | grep -q rsock_nf; then exit 1; fi" ||
-        fail "iptables has no drop rules, or nftables has them"
+    local role
+    for role in client server; do
+        on "$role" "iptables-legacy --wait 60 -t raw -S" </dev/null >"$work/legacy"
+        grep -q -- '-j DROP' "$work/legacy" || fail "$role: iptables has no drop rule: $(paste -sd ';' "$work/legacy")"
+        on "$role" "nft list tables" </dev/null >"$work/tables"
+        ! grep -q rsock_nf "$work/tables" || fail "$role: nftables has rules too"
+    done
 }
 iptables_backend() { variant iptables 4 none; }
 ipv6_sealed() { variant auto 6 aes-256-gcm; }
@@ -459,6 +488,7 @@ check 'drop rules, no RST' drop_rules_count base
 check 'kcptun, a file' kcptun_file base
 check 'down' back_to_nothing base
 check 'systemd units' units_up systemd
+check 'server kill -9' server_killed systemd
 check 'server rebooted' server_reboots systemd
 check 'units stopped' units_down systemd
 check 'iptables backend' iptables_backend iptables

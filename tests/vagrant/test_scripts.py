@@ -135,54 +135,33 @@ def test_kill_9_of_the_runner_ends_every_process_that_it_started(tmp_path: Path,
     (cache / "bookworm.qcow2").touch()
     (cache / "bookworm.id").write_text("none\n")
     (cache / "id_ed25519").touch()
-    report = tmp_path / "machines"
-    os.mkfifo(report)
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
     program(programs, "qemu-img", "exit 0")
-    # --version is asked for the state's name; a machine reports when it has its name in this test's namespace, and stays.
-    program(
-        programs,
-        "qemu-system-x86_64",
-        "[[ $1 == --version ]] && exit 0\n"
-        f"exec -a machine-of-{tmp_path.name} bash -c 'echo machine >{report}; sleep 600; exit 1'",
-    )
+    # A machine says that it runs, and keeps the pipe open until its end.
+    machine = f"[[ $1 == --version ]] && exit 0\nexec 3>{alive}\necho machine >&3\nexec sleep 100"
+    program(programs, "qemu-system-x86_64", machine)
     program(programs, "ssh", "exit 255")
     env = environment(programs, RSOCK_NF_VM_CACHE=str(cache))
     wheel = tmp_path / "x.whl"
     wheel.touch()
-    reading = os.open(report, os.O_RDONLY | os.O_NONBLOCK)
-    runner = subprocess.Popen(
-        [str(VAGRANT / "run-two-vm.sh"), "--wheel", str(wheel)],
-        env=env,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        assert select.select([reading], [], [], 60)[0], "no machine was started"
-        started = _pids_of(f"machine-of-{tmp_path.name}")
-        assert started
-        watched = [os.pidfd_open(pid) for pid in started]
-        os.kill(runner.pid, signal.SIGKILL)
-        for machine in watched:
-            assert select.select([machine], [], [], 30)[0], "a machine outlives its runner"
-            os.close(machine)
-    finally:
-        runner.kill()
-        runner.wait()
-        os.close(reading)
-        for pid in _pids_of(f"machine-of-{tmp_path.name}"):  # only where the test has failed
-            os.kill(pid, signal.SIGKILL)
-
-
-def _pids_of(name: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    with os.fdopen(os.open(alive, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as machines:
+        runner = subprocess.Popen(
+            [str(VAGRANT / "run-two-vm.sh"), "--wheel", str(wheel)],
+            env=env,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
-            argv0 = path.read_bytes().split(b"\0")[0].decode(errors="replace")
-        except OSError:
-            continue
-        if argv0 == name:
-            found.append(int(path.parent.name))
-    return found
+            assert select.select([machines], [], [], 60)[0], "no machine was started"
+            assert machines.read(len("machine\n")) == b"machine\n"
+        finally:
+            os.kill(runner.pid, signal.SIGKILL)
+            runner.wait()
+        while select.select([machines], [], [], 30)[0]:
+            if not machines.read(4096):
+                return  # the last one has closed it
+        pytest.fail("a machine outlives its runner")
 
 
 # -- the scenario fails when it should
