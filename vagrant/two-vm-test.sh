@@ -401,12 +401,19 @@ restarted() {
     on server "pid=\$(systemctl show --property MainPID --value rsock-nf@vm); test \$pid -gt 0; test \$pid -ne $1" </dev/null
 }
 
-server_reboots() {
+# Orderly: the unit is stopped, and its flows are closed.
+server_reboots() { comes_back "systemctl reboot"; }
+# Not so: the client finds out by probes that nobody answers, then by RSTs of a kernel that knows nothing.
+server_crashes() { comes_back "sync; echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger"; }
+
+# comes_back COMMAND: that takes the server down.
+comes_back() {
     local boot started
     boot=$(on server "cat /proc/sys/kernel/random/boot_id" </dev/null)
     capture_start client
     count_resets client
-    on server "systemctl reboot" </dev/null || true
+    # The connection dies with the machine, or is not closed at all.
+    (on server "systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms bash -c $(printf %q "$1")" </dev/null) || true
     ssh "${ssh_options[@]}" -O exit server 2>/dev/null || true
     started=$SECONDS
     await "$BOOT_SECONDS" "the server after its reboot" rebooted "$boot"
@@ -423,9 +430,10 @@ server_reboots() {
     echo_both_ways
     no_resets client server
 }
+# By a connection of its own: one that the machine took down with it would be waited for.
 rebooted() {
     local now
-    now=$(on server "cat /proc/sys/kernel/random/boot_id" </dev/null) || { ssh "${ssh_options[@]}" -O exit server; return 1; }
+    now=$(timeout 60 ssh "${ssh_options[@]}" -o ControlPath=none server cat /proc/sys/kernel/random/boot_id </dev/null) || return 1
     [[ $now != "$1" ]]
 }
 # One datagram, there and back.
@@ -490,6 +498,7 @@ check 'down' back_to_nothing base
 check 'systemd units' units_up systemd
 check 'server kill -9' server_killed systemd
 check 'server rebooted' server_reboots systemd
+check 'server crashed' server_crashes systemd
 check 'units stopped' units_down systemd
 check 'iptables backend' iptables_backend iptables
 check 'IPv6, aes-256-gcm' ipv6_sealed ipv6
