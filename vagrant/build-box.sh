@@ -8,7 +8,7 @@
 # Needs root, Debian's archive and PyPI (or their mirrors: MIRROR, pip's environment); no loop device, no mount, no KVM.
 # Writes into the cache directory (RSOCK_NF_VM_CACHE, default ~/.cache/rsock-nf-vm) and nowhere else:
 #   SUITE.qcow2, SUITE.box, SUITE.id (what it was made from), id_ed25519 (the key that opens these guests)
-# Prints the image's path as its last line.  About five minutes.
+# Prints the image's path as its last line.  A minute or two.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=vagrant/common.sh
@@ -127,7 +127,7 @@ to_disk() {
     local root=$1 raw=$2 directory=/usr/lib/grub/i386-pc
     truncate -s "${SIZE_MB}M" "$raw"
     mke2fs -q -F -t ext4 -L root -O ^metadata_csum_seed -E offset=1048576 -d "$root" "$raw" "$((SIZE_MB - 1))M"
-    printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet --no-reread --no-tell-kernel "$raw" >>"$work/log"
+    printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet --no-reread --no-tell-kernel "$raw" >>"$work/log" 2>&1
     echo 'set root=(hd0,msdos1)
 configfile /boot/grub/grub.cfg' >"$work/early.cfg"
     grub-mkimage -O i386-pc -d "$directory" -p '(hd0,msdos1)/boot/grub' -c "$work/early.cfg" -o "$work/core.img" \
@@ -170,7 +170,7 @@ if [[ $force == 1 || ! -e $image || $(cat "$CACHE/$suite.id" 2>/dev/null) != "$i
         echo 'customize "$1"'
     } >"$work/customize"
     chmod 0755 "$work/customize"
-    say "building $suite with $kernel (about five minutes)"
+    say "building $suite with $kernel (a minute or two)"
     mmdebstrap --quiet --mode=root --variant=minbase --format=directory --keyring="$KEYRING" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' --aptopt='Acquire::Languages "none"' \
