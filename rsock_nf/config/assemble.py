@@ -20,12 +20,11 @@ from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 from rsock_nf.errors import ConfigError
+from rsock_nf.link import system
 from rsock_nf.settings import Log, Settings
 
 T = TypeVar("T")
 
-_SUN_PATH = 107
-"""Bytes of a Unix-domain socket's path: 108 with its zero (unix(7))."""
 _NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "target_index", "rsock")
 _RSOCK_ONLY = ("hash", "rsock_version")
 
@@ -320,8 +319,9 @@ def _listen(path: Path, field: str, listen: Endpoint | Path) -> Endpoint | Path:
     if not isinstance(listen, Path):
         return listen
     absolute = path.parent / listen
-    if len(os.fsencode(absolute)) > _SUN_PATH:
-        raise ConfigError(path, field, f"{absolute}: too long for a socket: at most {_SUN_PATH} bytes")
+    most = system().socket_path_bytes
+    if len(os.fsencode(absolute)) > most:
+        raise ConfigError(path, field, f"{absolute}: too long for a socket: at most {most} bytes")
     return absolute
 
 

@@ -166,6 +166,8 @@ class System(Protocol):
     """Where files go that do not outlive a reboot."""
     has_capabilities: bool
     """Privileges come one by one (capabilities(7)), not as root only."""
+    socket_path_bytes: int
+    """The longest path of a Unix-domain socket: one less than sun_path."""
 
     @property
     def remedies(self) -> Remedies:

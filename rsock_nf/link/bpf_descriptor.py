@@ -270,6 +270,8 @@ class BpfDescriptor:
 
     def read_statistics(self) -> None:
         """BIOCGSTATS: two u_int on most systems, uint64_t on NetBSD; both may wrap."""
+        if self._fd < 0:
+            return
         with contextlib.suppress(OSError):  # the device is lost: what was counted stays
             raw = self._structure("BIOCGSTATS", bytes(self._abi["sizeof(struct bpf_stat)"]))
             at = self._abi["offsetof(struct bpf_stat, bs_drop)"]

@@ -100,6 +100,8 @@ class BpfLink:
         """Cut here and not in the core: what a burst costs is then paid once for all of its segments."""
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
+        self._told_down = False
+        """A write said so, and none has succeeded since."""
         table = abi if isinstance(abi, Abi) else load(abi)
         self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
         self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
@@ -197,6 +199,9 @@ class BpfLink:
             counters.sent_segments += 1
             counters.sent_bytes += len(packet)
         counters.sent_packets += 1
+        if self._told_down:
+            self._told_down = False
+            self._events[LinkEvent.UP] = None
 
     def _refused(self, error: OSError) -> None:
         """Count what the kernel did not take, and see what became of the interface."""
@@ -206,7 +211,8 @@ class BpfLink:
             self._counters.too_big += 1
         else:
             self._counters.send_errors += 1
-            if error.errno == self._down:
+            if error.errno == self._down and not self._told_down:
+                self._told_down = True
                 self._events[LinkEvent.DOWN] = None  # still attached: works again when it is up
             elif error.errno in self._gone:
                 self._events[LinkEvent.GONE] = None

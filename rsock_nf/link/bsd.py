@@ -22,6 +22,7 @@ class Bsd:
 
     run_directory = Path("/var/run")
     has_capabilities = False
+    socket_path_bytes = 103
 
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
         self._abi = load(name)
@@ -35,7 +36,7 @@ class Bsd:
         with contextlib.ExitStack() as undo:
             next_hops = NextHops(device, undo.enter_context(contextlib.closing(self._kernel())))
             if not next_hops.up:
-                raise LinkError(f"{device}: the interface is down: ifconfig {device} up")
+                raise LinkError(f"{device}: the interface is down, or has no carrier: ifconfig {device} up")
             link = BpfLink(
                 device, match, abi=self._abi, syscalls=self._bpf, next_hops=next_hops, receive_buffer=receive_buffer
             )

@@ -16,6 +16,7 @@ class Linux:
 
     run_directory = Path("/run")
     has_capabilities = True
+    socket_path_bytes = 107
     remedies = LINUX
 
     @property

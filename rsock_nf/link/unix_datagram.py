@@ -208,4 +208,4 @@ def _why_not(path: Path, error: OSError) -> str:
             return f"{what}: no such directory {path.parent}; make it"
         case errno.EADDRINUSE:
             return f"{what}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
-    return f"{what}: {error.strerror}"
+    return f"{what}: {error.strerror or error}"

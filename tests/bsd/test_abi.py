@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from rsock_nf.link.bsd import Bsd
 from rsock_nf.link.bsd_abi import aligned, load
 from tests.bsd.headers import INCLUDES, TABLE, TARGETS, compile_c, table
 
@@ -34,6 +35,12 @@ def test_a_wrong_number_does_not_compile() -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         compile_c("x86_64-netbsd", assertions(wrong))
     assert "BIOCSETIF" in refused.value.stderr
+
+
+@pytest.mark.parametrize("target", sorted({target for _, _, target in EVERY}))
+def test_the_longest_path_of_a_socket(target: str) -> None:
+    size = "sizeof(((struct sockaddr_un *)0)->sun_path)"
+    compile_c(target, f'#include <sys/un.h>\n_Static_assert({size} - 1 == {Bsd.socket_path_bytes}, "");\n')
 
 
 def test_the_table_is_what_its_generator_writes() -> None:

@@ -499,11 +499,15 @@ def test_a_write_while_the_interface_is_down_is_news_and_works_again(host: Host)
     host.kernel.up = False
     link.send([packet])
     assert link.events() == [LinkEvent.DOWN]
-    assert link.counters().send_errors == 1
-    host.kernel.up = True
     link.send([packet])
     assert link.events() == []
-    assert len(host.left()) == 1
+    assert link.counters().send_errors == 2
+    host.kernel.up = True
+    link.send([packet])
+    assert link.events() == [LinkEvent.UP]
+    link.send([packet])
+    assert link.events() == []
+    assert len(host.left()) == 2
 
 
 def test_an_interface_that_goes_wakes_the_reader_and_the_link_is_gone(host: Host) -> None:
@@ -518,6 +522,7 @@ def test_an_interface_that_goes_wakes_the_reader_and_the_link_is_gone(host: Host
     link.close()
     link.close()
     assert link.fileno() == -1
+    assert link.counters().send_errors == 1
     with pytest.raises(LinkError, match="no such interface"):
         host.open()
     host.kernel.present = True

@@ -146,7 +146,12 @@ def test_the_command_line_elsewhere(tmp_path: Path, name: str, rule: str) -> Non
     keys = {"role": "server", "target": "127.0.0.1:9", "secret": secret, "device": "em0", "addresses": "192.0.2.1"}
     file.write_text(json.dumps({**keys, "backend": "manual", "cipher": "aes-256-gcm"}))
     file.chmod(0o600)
+    sockets = tmp_path / "sockets.json"
+    client = {"role": "client", "server": "192.0.2.9", "secret": secret, "cipher": "aes-256-gcm"}
+    sockets.write_text(json.dumps({**client, "listen": "unix:/" + 103 * "x"}))
+    sockets.chmod(0o600)
     lines = ["--help", "genkey", f"check -c {file}", f"rules -c {file}", "status", "down", f"down -c {file}", "demo"]
+    lines.insert(3, f"check -c {sockets}")
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, name, *lines],
         env={**os.environ, holder.RUN_DIR_VARIABLE: str(tmp_path / "run")},
@@ -155,8 +160,9 @@ def test_the_command_line_elsewhere(tmp_path: Path, name: str, rule: str) -> Non
         text=True,
         timeout=60,
     )
-    assert re.findall(r"(?m)^-- (.*)$", done.stdout) == ["0", "0", "0", "0", "1", "0", "0", "1"], done.stderr
+    assert re.findall(r"(?m)^-- (.*)$", done.stdout) == ["0", "0", "0", "2", "0", "1", "0", "0", "1"], done.stderr
     assert rule in done.stdout
+    assert "too long for a socket: at most 103 bytes" in done.stderr
     assert "unexpected" not in done.stderr
     assert done.stderr.splitlines()[-1] == "rsock-nf demo: network namespaces are needed, which only Linux has"
 
@@ -189,7 +195,7 @@ def test_a_link_that_is_refused_leaves_nothing_open(host: Host) -> None:
     with pytest.raises(LinkError, match="em9: no such interface"):
         host.system.open_link("em9", AT_SERVER, 1 << 20)
     host.tables.links[0] = Interface(2, "em0", 0x40, 1500, 0, b"\2\0\0\0\0\1", ())
-    with pytest.raises(LinkError, match="em0: the interface is down: ifconfig em0 up"):
+    with pytest.raises(LinkError, match="em0: the interface is down, or has no carrier: ifconfig em0 up"):
         host.system.open_link("em0", AT_SERVER, 1 << 20)
     host.tables.links[0] = EM0
     host.bpf.present = False
