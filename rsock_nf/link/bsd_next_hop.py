@@ -22,6 +22,7 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.bsd_routes import find_interface, gateway_of, is_second_choice, is_up, source_of, usable
 from rsock_nf.link.bsd_routing import RouteSocket
+from rsock_nf.link.pf_route import LinkAddress, Message
 
 RECHECK: Final = 15.0
 """Seconds from one look at a neighbour to the next while traffic flows."""
@@ -243,7 +244,7 @@ class NextHops:
         found, self._pending = self._pending, {}
         messages, overrun = self._kernel.news()
         overrun, self._stale = overrun or self._stale, False
-        kinds = {message.kind for message in messages}
+        kinds = {message.kind for message in messages if not self._is_strangers(message)}
         if overrun or not kinds.isdisjoint(
             self._about("RTM_IFINFO", "RTM_IFANNOUNCE", "RTM_NEWADDR", "RTM_DELADDR", "RTM_DESYNC")
         ):
@@ -259,6 +260,13 @@ class NextHops:
                     found[event] = None
             self._drop_unused()
         return list(found)
+
+    def _is_strangers(self, message: Message) -> bool:
+        """Whether it is about a neighbour that no packet of ours goes to: on a large network there is always one."""
+        neighbour = message.addresses.get(self._kernel.abi["RTA_DST"])
+        if not message.flags & self._kernel.neighbour_flag or neighbour is None or isinstance(neighbour, LinkAddress):
+            return False
+        return neighbour.packed not in self._entries
 
     def _about(self, *names: str) -> set[int]:
         return {self._kernel.abi[name] for name in names if name in self._kernel.abi}

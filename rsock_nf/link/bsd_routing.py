@@ -141,7 +141,8 @@ class RouteSocket:
         self.abi = abi
         self.calls = calls
         self._messages = Messages(abi)
-        self._neighbour_flag = abi["RTF_LLINFO" if "RTF_LLINFO" in abi else "RTF_LLDATA"]
+        self.neighbour_flag = abi["RTF_LLINFO" if "RTF_LLINFO" in abi else "RTF_LLDATA"]
+        """Of RTF_*: the message is about a neighbour."""
         self._sequence = 0
         self._requests = calls.open()
         try:
@@ -198,7 +199,7 @@ class RouteSocket:
             for message in self._drain(self._requests)[0]:
                 if (message.kind, message.pid, message.sequence) == asked:
                     nowhere = message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
-                    neighbour = message.flags & self._neighbour_flag
+                    neighbour = message.flags & self.neighbour_flag
                     return None if message.error or (nowhere and not neighbour) else message
         return None
 
@@ -222,7 +223,7 @@ class RouteSocket:
         """Interface, address and link address of each that is resolved: the routes with RTF_LLINFO (RTF_LLDATA)."""
         abi = self.abi
         family = abi["AF_INET" if version == 4 else "AF_INET6"]
-        for message in self._table(family, "NET_RT_FLAGS", self._neighbour_flag):
+        for message in self._table(family, "NET_RT_FLAGS", self.neighbour_flag):
             address, link = message.addresses.get(abi["RTA_DST"]), message.addresses.get(abi["RTA_GATEWAY"])
             if isinstance(link, LinkAddress) and link.address and address and not isinstance(address, LinkAddress):
                 yield message.index or link.index, address, link.address

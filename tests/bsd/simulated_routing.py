@@ -200,9 +200,12 @@ class SimulatedRouting:
                 with contextlib.suppress(BlockingIOError):
                     one.far.send(message)
 
-    def announce(self, kind: str, index: int = 0) -> None:
-        """A message about which nothing but its kind matters."""
-        if kind == "RTM_IFANNOUNCE":
+    def announce(self, kind: str, index: int = 0, neighbour: IPAddress | None = None) -> None:
+        """A message about which nothing but its kind matters, or its neighbour."""
+        if neighbour is not None:
+            flags = self.abi["RTF_UP"] | self.abi["RTF_HOST"] | 0x400
+            self.tell(self.rt_message(kind, index, flags, 0, {"RTA_DST": self.sockaddr(neighbour, index)}))
+        elif kind == "RTM_IFANNOUNCE":
             self.tell(struct.pack("=HBB20x", 24, self.abi["RTM_VERSION"], self.abi[kind]))
         elif kind == "RTM_IFINFO":
             link = next(one for one in self.tables.interfaces() if one.index == index)

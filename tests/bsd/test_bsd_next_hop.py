@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
+from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent, Route
 from rsock_nf.link import bsd_routes as routes
 from rsock_nf.link.bsd_abi import load
@@ -198,6 +199,27 @@ def test_a_neighbour_that_does_not_answer_is_no_missing_route(host: Host) -> Non
     host.kernel.announce("RTM_CHANGE", 2)
     assert hops.events() == [LinkEvent.NEXT_HOP]
     assert hops.source_for(NEAR) is None
+
+
+def test_other_peoples_neighbours_are_not_looked_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops = host.next_hops()
+    hops.follow(NEAR)
+    looks: list[int] = []
+    tables = host.tables.neighbours
+
+    def counted(version: int) -> list[tuple[int, IPAddress, bytes]]:
+        looks.append(version)
+        return tables(version)
+
+    monkeypatch.setattr(host.tables, "neighbours", counted)
+    for _ in range(50):
+        host.kernel.announce("RTM_ADD", 2, GATEWAY)
+    assert hops.events() == []
+    assert looks == []
+    host.tables.known[str(NEAR)] = GATEWAY_MAC
+    host.kernel.announce("RTM_ADD", 2, NEAR)
+    assert hops.events() == []
+    assert hops.header(NEAR.packed) == GATEWAY_MAC + MAC + b"\x08\x00"
 
 
 def test_questions_are_no_news(host: Host) -> None:
