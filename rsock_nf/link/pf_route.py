@@ -175,8 +175,10 @@ class Messages:
             return struct.pack("=BBH4s8x", abi["sizeof(struct sockaddr_in)"], abi["AF_INET"], 0, address.packed)
         index = _scope_index(address)
         packed = address.packed
-        if index and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80:  # the kernel's own form of a scoped address (KAME)
+        if index and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80:
+            # The kernel's own form of a scoped address (KAME), which route(8) sends; FreeBSD takes it from the member, too.
             packed = packed[:2] + index.to_bytes(2, "big") + packed[4:]
+            index = index if abi.system == "freebsd" else 0
         return struct.pack("=BBHI16sI", abi["sizeof(struct sockaddr_in6)"], abi["AF_INET6"], 0, 0, packed, index)
 
     def _padded(self, sockaddr: bytes) -> bytes:

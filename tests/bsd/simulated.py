@@ -138,6 +138,8 @@ class SimulatedBpf:
         """The system's limit of a buffer (debug.bpf_maxbufsize, net.bpf.maxbufsize)."""
         self.log: list[str] = []
         """Names of the ioctls, in order."""
+        self.opened: list[str] = []
+        """Paths that open(2) was asked for."""
         self.queue_full = False
         self.pad_to = self.abi["BPF_WORDALIGN(1)"]
         self._devices: dict[int, _Device] = {}
@@ -154,6 +156,7 @@ class SimulatedBpf:
     # -- system calls
 
     def open(self, path: str, flags: int) -> int:
+        self.opened.append(path)
         assert flags == self.abi["O_RDWR"] | self.abi["O_CLOEXEC"]
         if self.kernel.clones:
             if path != "/dev/bpf":

@@ -179,8 +179,10 @@ def test_a_system_without_clones_is_searched_for_a_free_node(hosts: list[Host]) 
     hosts.append(host)
     for _ in range(BUSY_NODES, LAST_NODE + 1):
         host.open()
+    host.kernel.opened.clear()
     with pytest.raises(LinkError, match=rf"em0: all {LAST_NODE + 1} bpf devices are in use"):
         host.open()
+    assert host.kernel.opened == ["/dev/bpf", *(f"/dev/bpf{n}" for n in range(LAST_NODE + 2))]  # ENXIO ends the search
 
 
 def test_what_cannot_be_opened_says_why_and_leaves_nothing_open(host: Host) -> None:
@@ -354,6 +356,9 @@ def test_a_counter_that_wraps(host: Host) -> None:
     before = link.counters().receive_drops
     device.dropped = (1 << 32) + 9
     assert link.counters().receive_drops == before + 10
+    if host.kernel.abi["sizeof(struct bpf_stat)"] > 8:  # NetBSD's is uint64_t
+        device.dropped += 1 << 33
+        assert link.counters().receive_drops == before + 10 + (1 << 33)
 
 
 def test_a_packet_above_the_buffer_is_truncated_and_counted(host: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 from collections.abc import Iterator
 from dataclasses import replace
@@ -199,6 +200,35 @@ def test_a_neighbour_that_does_not_answer_is_no_missing_route(host: Host) -> Non
     host.kernel.announce("RTM_CHANGE", 2)
     assert hops.events() == [LinkEvent.NEXT_HOP]
     assert hops.source_for(NEAR) is None
+
+
+def test_routes_are_asked_for_again_when_addresses_change(host: Host) -> None:
+    """Not every system tells of each route that comes or goes with an address."""
+    hops = host.next_hops()
+    hops.follow(FAR)
+    host.tables.ways[None] = Way(EM0, NEAR, OURS)
+    host.kernel.announce("RTM_NEWADDR", 2)
+    assert hops.events() == [LinkEvent.NEXT_HOP]
+    assert hops.header(FAR.packed) == NEAR_MAC + MAC + b"\x08\x00"
+
+
+def test_an_overrun_has_everything_asked_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops = host.next_hops()
+    hops.follow(FAR)
+    news = hops._kernel._news
+    errors = [OSError(errno.ENOBUFS, "ENOBUFS")]
+    recv = news.recv
+
+    def overrun(size: int) -> bytes:
+        if errors:
+            raise errors.pop()
+        return recv(size)
+
+    monkeypatch.setattr(news, "recv", overrun)
+    host.tables.ways[None] = Way(EM0, NEAR, OURS)
+    host.tables.links[-1] = replace(EM0, mtu=1400)
+    assert set(hops.events()) == {LinkEvent.MTU, LinkEvent.NEXT_HOP}
+    assert hops.events() == []
 
 
 def test_other_peoples_neighbours_are_not_looked_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

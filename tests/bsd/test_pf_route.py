@@ -119,6 +119,13 @@ def test_the_request_is_the_one_that_c_would_make(system: str, model: str, targe
     assert messages.get(ip_address("198.51.100.7"), 4711, 8) == ipv4
     ipv6 = initialised(target, DEFINITIONS + REQUEST % ("sockaddr_in6", "IN6(0x2001, 0, 7)"), "request")
     assert messages.get(ip_address("2001::7"), 4711, 8) == ipv6
+    scoped = initialised(target, DEFINITIONS + REQUEST % ("sockaddr_in6", "IN6(0xfe80, 3, 7)"), "request")
+    asked = bytearray(messages.get(IPv6Address("fe80::7%3"), 4711, 8))
+    if system == "freebsd":
+        at = messages.abi["sizeof(struct rt_msghdr)"] + messages.abi["offsetof(struct sockaddr_in6, sin6_scope_id)"]
+        assert asked[at] == 3
+        asked[at] = 0
+    assert asked == scoped
 
 
 ABIS = st.sampled_from([load(system) for system in TARGETS])
