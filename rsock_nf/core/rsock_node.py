@@ -150,6 +150,18 @@ class RsockNode(Node):
     def _worn_out(self, now: float, flow: Flow, pump: PumpFlow) -> None:
         """No counter runs out."""
 
+    # -- the path's size
+
+    def _widened(self, now: float, flow: Flow) -> None:
+        """The link takes more: so may the path, for nothing here could ask it."""
+        flow.path.widened(now)
+        self._forget_size(now, flow)
+
+    def _forget_size(self, now: float, flow: Flow) -> None:
+        """A path that was narrow once must not cost a flow its large datagrams for ever."""
+        if flow.pump and flow.path.forget(now, self._ceiling(flow)):
+            self.pump.set_max_payload(flow.pump, flow.path.size)
+
     # -- control
 
     def _tell(self, session: Session, message: messages.Control, avoid: Flow | None = None) -> None:
@@ -206,4 +218,5 @@ class RsockNode(Node):
         usable = flow.pump.group.usable
         if flow.state is State.ESTABLISHED and not flow.sick and flow.pump not in usable:
             usable.append(flow.pump)
+        self._forget_size(now, flow)
         self._deadlines.set(Timer.PROBE, flow, now + self._keepalive())

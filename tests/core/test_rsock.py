@@ -407,6 +407,33 @@ def test_icmp_shortens_what_passes() -> None:
         assert flow.path.size == 1200
 
 
+def test_what_icmp_said_is_forgotten_after_a_while() -> None:
+    """Nothing on this wire asks the path again: without that, what was narrow once would be so for the flow's life."""
+    with RsockPair() as pair:
+        pair.up()
+        pair.say("app", *numbered(100, 500))
+        flow = next(flow for flow in pair.flows(pair.client) if flow.pump and flow.pump.sent_frames)
+        assert flow.pump is not None
+        assert flow.path.reduce(pair.now, 1200)
+        pair.client.pump.set_max_payload(flow.pump, flow.path.size)
+        for minute in range(11):
+            assert flow.pump.max_payload == 1200, minute
+            pair.say("app", *numbered(20, 500, b"%d/" % minute))
+            pair.run(60.0)
+        assert flow.pump.max_payload == 1460
+
+
+def test_a_link_that_is_wider_again_is_used() -> None:
+    with RsockPair() as pair:
+        pair.up()
+        load(pair, 1.0)
+        assert pair.client.session is not None
+        for mtu in (1300, 1500):
+            for node in (pair.client, pair.server):
+                node.receive_mtu(pair.now, mtu, 64_000)
+            assert pair.client.session.usable_payload() == mtu - 40
+
+
 def test_the_last_word_of_a_flow_is_understood_though_its_fin_was_lost() -> None:
     """``NETCONN_RST`` and FIN go together, up to three times."""
     with RsockPair(client={"duration": 5.0, "idle_timeout": 5.0}) as pair:
