@@ -2,7 +2,6 @@
 # What the scripts here share: where things are kept, how they complain.  Sourced, not run.
 
 CACHE=${RSOCK_NF_VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rsock-nf-vm}
-mkdir -p "$CACHE"
 
 say() { printf '%(%H:%M:%S)T %s\n' -1 "$*" >&2; }
 
@@ -30,6 +29,7 @@ require() {
 # its end; first removes what processes left that were killed.
 work_directory() {
     local left
+    mkdir -p "$CACHE"
     for left in "$CACHE"/work.*; do
         [[ ! -d $left ]] || flock --nonblock "$left" rm -rf --one-file-system "$left" || true
     done
