@@ -178,7 +178,7 @@ make_state() {
     stop
     mkdir "$work/state"
     mv "$work/client.qcow2" "$work/server.qcow2" "$work/state"
-    rm -rf --one-file-system "$directory"
+    rm -rf --one-file-system "$CACHE/state-$suite-"* # of earlier images too
     mv "$work/state" "$directory"
 }
 
