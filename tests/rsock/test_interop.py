@@ -172,7 +172,7 @@ def test_what_our_kernel_merges_of_an_original_is_cut(lab: Lab, tmp_path: Path) 
         found = application.exchange(3000, window=64, sizes=iter([1000] * 3000))
         assert (found.lost, target.corrupted) == (0, 0)
         content(peer)
-    assert capture.count("greater 1515") > 20
+    assert capture.count("greater 1515") > 0, "nothing was merged, so nothing is shown"
 
 
 @pytest.mark.slow
