@@ -203,6 +203,9 @@ class RsockNode(Node):
         pump = flow.pump
         if pump and flow.health.waiting:
             flow.health.unanswered += 1
+            if self._unproved(flow):
+                self._step(now, flow, Input.DEAD, SILENT)
+                return
             if flow.health.unanswered >= UNANSWERED:
                 self._tell_others(flow, messages.FlowDown(flow.flow_id))
                 self._step(now, flow, Input.DEAD, SILENT)
@@ -211,6 +214,10 @@ class RsockNode(Node):
             if pump in pump.group.usable and len(pump.group.usable) > 1:
                 pump.group.usable.remove(pump)  # until it answers: the others carry the bulk meanwhile
         self._send_probe(now, flow)
+
+    def _unproved(self, flow: Flow) -> bool:  # noqa: ARG002 - a client knows whom it dialled
+        """Nothing says that the peer is at this address: one question is all that it gets."""
+        return False
 
     def _probe_answered(self, now: float, flow: Flow | None, number: int | None, received: int | None) -> None:
         if flow is None or flow.pump is None or not flow.health.answered(now, number, received):

@@ -37,6 +37,8 @@ from rsock_nf.core.types import FlowKey, Malformed, Outgoing, Run
 _MASK = 0xFFFFFFFF
 MAX_FLOWS = 1024
 """Of one session."""
+MAX_ALL_FLOWS = 8192
+"""Of all: over UDP a single datagram, perhaps in another's name, makes one."""
 MSS_STEPS = (1460, 1452, 1440, 1400, 1360, 1300, 1200, 536)
 """To one of these, downward, the MSS of a SYN is rounded: the cookie has room for no more."""
 FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
@@ -160,7 +162,7 @@ class RsockServer(RsockNode, Server):
                 return None
             return self._new_session(now, frame.client, self._format.keys(frame.client, frame.version), key)
         codec = session.keys.codec(frame.flow_id, initiator=False)
-        if len(session.flows) >= MAX_FLOWS or not codec.unpack(payload, 0)[0]:
+        if len(session.flows) >= MAX_FLOWS or len(self._flows) >= MAX_ALL_FLOWS or not codec.unpack(payload, 0)[0]:
             self.counters["frames of another version, or of one flow too many"] += 1
             return None
         return session
@@ -211,6 +213,13 @@ class RsockServer(RsockNode, Server):
         if not self._rejoins(now, pump, segment):
             self._complete_handshake(now, segment)
             self._first_payload(now, segment, link_header)
+
+    def _unproved(self, flow: Flow) -> bool:
+        """A UDP flow whose peer has never answered: anybody may have sent its first datagram in somebody's name.
+
+        If that was a client of ours after all, its next datagram makes the flow again.
+        """
+        return flow.key.udp and flow.health.srtt is None
 
     # -- conversations
 

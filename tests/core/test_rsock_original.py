@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from rsock_nf.core import rsock_server
 from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
 from rsock_nf.core.handshakes import MAX_AGE, MAX_ENTRIES, MAX_OF_ONE_SOURCE, Complete, CompleteHandshakes
 from rsock_nf.core.messages import CloseConversation
@@ -382,6 +383,33 @@ def test_a_new_client_in_the_place_of_an_old_one_on_a_udp_carrier(server: Alone)
         server.node.receive_carried(server.now, [Carried(key, memoryview(merged), len(merged) // 3)])
     assert server.delivered() == [b"%d of %d" % (at, client) for client in (7, 8) for at in range(3)]
     assert server.conversations() == 2
+
+
+def test_datagrams_in_other_peoples_names_cost_them_little(server: Alone) -> None:
+    """Over UDP one datagram makes a flow, wherever it says that it comes from: its address is asked once, not three times."""
+    received = 0
+    for number in range(2000):
+        source = (0x0A000000 + number).to_bytes(4, "big")
+        carried = frame(b"x", flow=number, client=1 + number % 20)
+        received += len(carried)
+        key = FlowKey(HERE, 10_001, source, 40_000, udp=True)
+        server.node.receive_carried(server.now, [Carried(key, memoryview(carried), 0)])
+    answered = 0
+    for _ in range(60):
+        answered += sum(burst.payload_size for burst in server.node.poll_transmit())
+        server.node.handle_timeout(server.now)
+        server.now += 1.0
+    assert answered <= 1.5 * received
+    assert not server.node._flows
+
+
+def test_there_is_an_end_to_the_flows_of_all(server: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rsock_server, "MAX_ALL_FLOWS", 10)
+    for number in range(20):
+        key = FlowKey(HERE, 10_001, THERE, 40_000 + number, udp=True)
+        carried = frame(b"x", flow=number, client=1 + number % 2)
+        server.node.receive_carried(server.now, [Carried(key, memoryview(carried), 0)])
+    assert len(server.node._flows) == 10
 
 
 def test_a_client_that_keeps_its_key_on_new_ports_has_one_flow(server: Alone) -> None:
