@@ -81,6 +81,13 @@ def kernel_states(host: Namespace) -> set[str]:
     return {line.split()[0] for line in host.run(["ss", "-Htan"]).stdout.splitlines()}
 
 
+def silent_for(tunnel: Tunnel, seconds: float) -> bool:
+    """Whether our client sends nothing meanwhile."""
+    before = tunnel.status("client")["link"]["counters"]["sent_packets"]
+    time.sleep(seconds)
+    return bool(tunnel.status("client")["link"]["counters"]["sent_packets"] == before)
+
+
 # -- our client
 
 
@@ -139,6 +146,28 @@ def test_a_flow_that_an_original_server_drops_is_dialled_anew(lab: Lab, tmp_path
         wait_until(lambda: len(tunnel.status("client")["sessions"][0]["flows"]) == len(PORTS), "ten flows again")
         carries(lab, 500)
         assert peer.seen["flows"] == len(PORTS) + 2
+
+
+def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, tmp_path: Path) -> None:
+    """Its flows end so that the server's kernel hears of it; then nothing is sent until the next datagram."""
+    with (
+        original_server(lab) as peer,
+        ours(lab, tmp_path, "client", duration=2, idle_timeout=1) as tunnel,
+        EchoTarget(lab),
+        Application(lab) as application,
+    ):
+        assert application.exchange(300, window=32).lost == 0
+        (group,) = peer.groups.values()
+        used = peer.seen["flows"]
+        wait_until(lambda: bool(tunnel.status("client")["state"] == "idle"), "it to fall asleep", 20)
+        wait_until(lambda: all(flow.dead for flow in group.flows.values()), "its server to know")
+        wait_until(lambda: silent_for(tunnel, 3.0), "the last close frame: its server's kernel answers none", 10)
+        assert peer.seen["flows"] == used
+        recovers(application, 3.0)
+        assert application.exchange(300, window=32).lost == 0
+        assert peer.seen["flows"] > used
+        for trouble in ("bad frames", "datagrams without a connection", "flows found dead"):
+            assert peer.seen[trouble] == 0, peer.seen
 
 
 # -- our server
