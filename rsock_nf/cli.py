@@ -191,26 +191,29 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
 
 def _down(arguments: argparse.Namespace) -> int:
     named = _named(arguments)
-    unprivileged = named is not None and _without_rules(named)
-    if not unprivileged:
-        _require_privileges("down")
     from rsock_nf.ops import launch
     from rsock_nf.ops.holder import lost_holders
-    from rsock_nf.ops.instance import instances
+    from rsock_nf.ops.instance import Instance, instances
     from rsock_nf.ops.leftovers import clear_all_rules, clear_rules
 
     if named:
+        unprivileged = _without_rules(named)
+        if not unprivileged:
+            _require_privileges("down")
         print(launch.stop(named.name, (lambda _: []) if unprivileged else clear_rules))
         return 0
     failed = False
     found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
+    unprivileged = bool(found) and all(_without_rules(Instance(name)) for name in found)
+    if not unprivileged:
+        _require_privileges("down")
     for name in found:
         try:
-            print(launch.stop(name, clear_rules))
+            print(launch.stop(name, (lambda _: []) if unprivileged else clear_rules))
         except InstanceError as error:
             _complain(str(error))
             failed = True
-    orphans = clear_all_rules()
+    orphans = [] if unprivileged else clear_all_rules()
     for name in orphans:
         print(f"{name}: was not running; removed the rules that it left")
     if not found and not orphans:

@@ -382,6 +382,10 @@ def _iptc() -> Any:
     try:
         import iptc
         import iptc.easy
+    except ModuleNotFoundError as error:
+        raise FirewallError(
+            "iptables backend unavailable: python-iptables is missing: pip install python-iptables"
+        ) from error
     except Exception as error:  # whatever python-iptables and ctypes raise
         raise FirewallError(f"iptables backend unavailable: {type(error).__name__}: {error}") from error
     return iptc

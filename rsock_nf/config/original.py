@@ -238,11 +238,11 @@ class _Conversion:
         return self._value("daemon", int) == 0
 
     def _unknown(self) -> None:
-        known = [*_TOP, *(f"param.{key}" for key in _PARAM)]
+        known = {key: key for key in _TOP} | {key: f"param.{key}" for key in _PARAM}
         for field in self._given:
-            if field not in known:
-                close = difflib.get_close_matches(field, known, n=1)
-                hint = f' (did you mean "{close[0]}"?)' if close else ""
+            if field not in known.values():
+                close = difflib.get_close_matches(field.removeprefix("param."), known, n=1)
+                hint = f' (did you mean "{known[close[0]]}"?)' if close else ""
                 self._remark(field, f"unknown: ignored, as the original does{hint}")
 
     # -- reading one field

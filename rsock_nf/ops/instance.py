@@ -26,7 +26,7 @@ from typing import Any
 
 from rsock_nf.errors import InstanceError
 from rsock_nf.ops import namespaces
-from rsock_nf.ops.holder import holders, run_dir, signal_and_wait
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir, signal_and_wait
 
 _LOGS = {"log", "log.1"}
 _UNSETTLED = 0.01
@@ -100,8 +100,8 @@ class Instance:
         self._ended = reason
 
     def exists(self) -> bool:
-        """Whether it runs, or has left more than a log."""
-        return self.state_path.exists() or self.control_path.exists() or self.is_running()
+        """Whether it runs, or has left more than a log.  Raises ``InstanceError`` when its directory is another user's."""
+        return self.is_running() or self.state_path.exists() or self.control_path.exists()
 
     def is_running(self) -> bool:
         """Whether somebody holds the lock at this moment."""
@@ -252,7 +252,9 @@ def remove_run_dir() -> None:
 
 
 def _remedy(error: OSError) -> str:
-    return " (are you root?)" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    return f" (are you root? Otherwise name a directory of your own in {RUN_DIR_VARIABLE})"
 
 
 def _start_time(pid: int) -> str | None:

@@ -1,15 +1,18 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
-At the usual levels: why it carries nothing, when a client idles, targets that refuse, and strangers, all rarely.  At ``debug`` also what changed since
+At the usual levels: why it carries nothing and that it does again, a kind of flow that is blocked, when a client idles, targets
+that refuse, and strangers, all rarely.  At ``debug`` also what changed since
 the last look: conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rsock_nf.core.parameters import Carriers
 from rsock_nf.runtime.snapshot import application_mtu, state
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ REMINDER = 60.0
 """Seconds from one line about a target that refuses, or about strangers, to the next."""
 STRANGERS = "payloads from strangers"
 """The server's counter of first payloads that do not authenticate."""
+MISSED = 5.0
+"""Seconds without a flow of one kind, while the other carries, before that is said."""
 LONGEST_PAUSE = 300.0
 """Seconds from one line about why nothing is carried to the next, if the reason changes; the first pause is 2 s."""
 
@@ -32,6 +37,10 @@ class Journal:
         self._reason_due = 0.0
         self._pause = 2.0
         self._state = ""
+        self._broken: set[int] = set()
+        """Sessions that stood without a flow at the last look."""
+        self._missing_since: dict[bool, float] = {}
+        """``type: all``: the kind (is it UDP?) that has no flow, and since when; infinity once it was told."""
         self._told: dict[str, tuple[int, float]] = {}
         """Subject: its count when it was last told, and when that was."""
         self._conversations: dict[tuple[int, int], str] = {}
@@ -41,7 +50,8 @@ class Journal:
     def tick(self, driver: Driver, now: float) -> None:
         """Look, and log what is new."""
         self._note_reason(driver.reason, now)
-        self._note_state(state(driver))
+        self._note_state(driver)
+        self._note_kinds(driver, now)
         for target, count in driver.refusals().items():
             if self._is_due(target, count, now):
                 self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
@@ -62,11 +72,32 @@ class Journal:
             self._reason, self._reason_due = reason, now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _note_state(self, state: str) -> None:
-        """Of a client that goes to sleep; that it wakes, a reason or the session tells."""
-        if state == "idle" != self._state:
+    def _note_state(self, driver: Driver) -> None:
+        """Of a client: that it goes to sleep, and that a session which had no flow left has some again."""
+        now = state(driver)
+        if now == "idle" != self._state:
             self._log.info("idle: no flows until the next datagram")
-        self._state = state
+        for session in driver.sessions if now == "connected" else ():
+            if session.session_id in self._broken:
+                self._log.info("session %016x carries again, flows: %d", session.session_id, len(session.flows))
+        self._broken = {session.session_id for session in driver.sessions} if now == "connecting" else set()
+        self._state = now
+
+    def _note_kinds(self, driver: Driver, now: float) -> None:
+        """Of a client with ``type: all``: one kind is blocked, and the other stands in for it."""
+        if driver.settings.tunnel.carriers is not Carriers.ALL:
+            return
+        if self._state != "connected":
+            self._missing_since = {udp: since for udp, since in self._missing_since.items() if since == math.inf}
+            return
+        there = {flow.key.udp for session in driver.sessions for flow in session.flows.values()}
+        for udp, kind, other in ((True, "UDP", "TCP"), (False, "TCP", "UDP")):
+            if udp in there:
+                if self._missing_since.pop(udp, 0.0) == math.inf:
+                    self._log.info("flows over %s are back", kind)
+            elif now - self._missing_since.setdefault(udp, now) >= MISSED:
+                self._missing_since[udp] = math.inf
+                self._log.warning("no flow over %s: blocked, or not served there; %s carries alone", kind, other)
 
     def _is_due(self, subject: str, count: int, now: float) -> bool:
         """Whether to tell of it: at once when it begins, and every minute while it goes on."""

@@ -444,7 +444,8 @@ def test_a_broken_python_iptables_is_one_line(lab: Lab) -> None:
             check=True,
         )
     first, second = done.stdout.splitlines()
-    assert first.startswith("iptables backend unavailable: ")
+    assert first.startswith("iptables backend unavailable: ")  # with the remedy, if that is what is missing
+    assert "pip install python-iptables" in first
     assert second == "nftables manual"
 
 

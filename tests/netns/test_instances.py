@@ -195,6 +195,27 @@ def test_root_without_the_capabilities_is_told_before_anything_happens(host: Hos
     assert host.state() == host.before
 
 
+def test_without_the_capabilities_udp_instances_come_up_and_a_bare_down_ends_them_all(host: Host) -> None:
+    prefix = ("setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-all")
+    for name in ("one", "two"):
+        result = host.run("up", "-c", str(host.write(name, type="udp")), prefix=prefix)
+        assert result.returncode == 0, result.stderr
+    result = host.run("down", prefix=prefix)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "one: stopped\ntwo: stopped\n", "")
+    assert host.state() == host.before
+
+
+def test_another_users_instance_is_refused_in_one_line(host: Host) -> None:
+    host.up(host.write("one"))
+    os.chown(host.run_dir / "one", 65534, 65534)
+    prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+    for command in ("status", "down"):
+        result = host.run(command, prefix=prefix)
+        said = f"rsock-nf: {host.run_dir / 'one'}: Permission denied (are you root? Otherwise name a directory of your own "
+        assert result.returncode == 1
+        assert result.stderr == f"{said}in {RUN_DIR_VARIABLE})\n"
+
+
 def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
     path = str(host.write("one"))
     fit = host.run("doctor", "-c", path)

@@ -96,6 +96,11 @@ def test_every_line_about_a_file(tmp_path: Path) -> None:
         ({"verbose": 1, "param": SERVER}, "verbose: 1 is not true or false: ignored, as the original does"),
         ({"log": 5, "param": SERVER}, "log: 5 is not text: ignored, as the original does"),
         ({"param": SERVER | {"ports": 443}}, "param.ports: 443 is not text: ignored, as the original does"),
+        ({"param": SERVER | {"foo": 1}}, "param.foo: unknown: ignored, as the original does"),
+        (
+            {"ports": "1-3", "param": SERVER},
+            'ports: unknown: ignored, as the original does (did you mean "param.ports"?)',
+        ),
         ({"param": SERVER | {"unPath": "/x"}}, "param.unPath: has no meaning at a server"),
         ({"server": True, "param": SERVER | {"ludp": "x"}}, "param.ludp: has no meaning at a server"),
         ({"param": SERVER | {"type": "udp"}}, "param.type: UDP works between two rsock-nf: the original's 2.x releases cannot"),

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from rsock_nf.core.client import Client
-from rsock_nf.core.parameters import Wire
+from rsock_nf.core.parameters import Carriers, Wire
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
 
@@ -23,12 +23,19 @@ class Fake:
         self.refused: dict[str, int] = {}
         self.sessions: list[Any] = []
         self.core: Any = SimpleNamespace(counters={})
+        self.settings = SimpleNamespace(tunnel=SimpleNamespace(carriers=Carriers.ALL))
 
     def refusals(self) -> dict[str, int]:
         return self.refused
 
     def describe(self, peer: object) -> str:
         return f"from {peer}"
+
+    def be_client(self, *flows: str, idle: bool = False) -> None:
+        """A client with one session, which has these flows: "tcp" or "udp" each."""
+        self.core = Mock(Client, counters={}, idle=idle)
+        listed = {number: SimpleNamespace(key=SimpleNamespace(udp=kind == "udp")) for number, kind in enumerate(flows)}
+        self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed)]
 
     def carry(self, mtu: int, conversations: dict[int, str]) -> None:
         """One session with these conversations, whose frames have eight bytes of header."""
@@ -102,12 +109,50 @@ def test_strangers_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_client_that_goes_to_sleep_says_so_each_time(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.core = Mock(Client, counters={}, idle=False)
     lines = []
     for now, idle in enumerate([False, True, True, False, True]):
-        book.driver.core.idle = idle
+        book.driver.be_client(idle=idle)
         lines += book.at(now)
     assert lines == ["idle: no flows until the next datagram"] * 2
+
+
+def test_a_session_that_lost_every_flow_and_has_some_again_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    lines = []
+    for now, flows in enumerate([["tcp"], [], [], ["tcp", "udp"], ["tcp", "udp"]]):
+        book.driver.be_client(*flows)
+        lines += book.at(now)
+    assert lines == ["session 0000000000000abc carries again, flows: 2"]
+
+
+def test_a_kind_of_flow_that_is_blocked_is_told_once_and_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    lines = []
+    for now in range(40):
+        book.driver.be_client(*(["tcp", "udp"] if now < 10 or now >= 30 else ["tcp"]))
+        lines += [f"{now} {line}" for line in book.at(now)]
+    assert lines == [
+        "15 no flow over UDP: blocked, or not served there; TCP carries alone",
+        "30 flows over UDP are back",
+    ]
+
+
+def test_a_kind_that_is_away_for_a_moment_or_while_the_client_sleeps_is_not_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    book = Book(caplog, logging.WARNING)
+    lines = []
+    for now in range(100):
+        book.driver.be_client(*([] if 10 < now < 90 else ["udp"] if now % 4 else ["tcp", "udp"]), idle=10 < now < 90)
+        lines += book.at(now)
+    assert lines == []
+
+
+def test_with_one_kind_of_flow_the_other_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    book.driver.settings.tunnel.carriers = Carriers.TCP
+    book.driver.be_client("tcp")
+    assert [line for now in range(60) for line in book.at(now)] == []
 
 
 def test_at_debug_what_changed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
