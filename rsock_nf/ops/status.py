@@ -110,7 +110,8 @@ def _firewall(firewall: dict[str, Any], carriers: str) -> str:
 def _session(session: dict[str, Any], before: dict[str, Any] | None, elapsed: float) -> list[str]:
     flows = session["flows"]
     owns = f"{_counted(len(flows), 'flow')}, {_counted(session['conversations'], 'conversation')}"
-    lines = [f"  session {session['id']}  {session['peer']}  cipher {session['cipher']}  {owns}"]
+    protection = "wire rsock" if session["wire"] == "rsock" else f"cipher {session['cipher']}"
+    lines = [f"  session {session['id']}  {session['peer']}  {protection}  {owns}"]
     for label, way in (("out", "tx"), ("in", "rx")):
         datagrams, octets = session[f"{way}_datagrams"], session[f"{way}_bytes"]
         line = f"    {label:<4}{_counted(datagrams, 'datagram')}, {size(octets)}"

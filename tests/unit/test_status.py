@@ -32,6 +32,7 @@ SNAPSHOT: dict[str, Any] = {
         {
             "id": "00000000deadbeef",
             "peer": "203.0.113.5",
+            "wire": "native",
             "cipher": "none",
             "flows": [
                 FLOW,
@@ -65,6 +66,12 @@ edge  client  connected  up 1 h 02 min
     flow  type  state        local           remote             RTT ms  loss out  frames out   in
     1     tcp   established  10.0.0.2:40001  203.0.113.5:10001    12.3      1.2%        1200  900
     12    udp   sick         10.0.0.2:40001  203.0.113.5:10001       -    100.0%        1200    0"""
+
+
+def test_a_session_of_the_original_wire_is_told_from_a_native_one() -> None:
+    original = {**SNAPSHOT, "sessions": [{**SNAPSHOT["sessions"][0], "wire": "rsock"}]}
+    assert "  session 00000000deadbeef  203.0.113.5  wire rsock  2 flows, 1 conversation" in render(original)
+    assert "wire rsock" not in render(SNAPSHOT)
 
 
 def test_one_session_as_people_see_it() -> None:
