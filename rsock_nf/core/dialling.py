@@ -24,7 +24,8 @@ from rsock_nf.core.types import FlowKey, Malformed, Outgoing
 
 _MASK = 0xFFFFFFFF
 SYN_RETRY = 0.5
-"""Seconds until the first retransmission; doubled each time."""
+"""Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
+MAX_RETRY = 2.0
 SYN_TRIES = 4
 MESSAGE_RETRY = 0.4
 MESSAGE_TRIES = 4
@@ -159,7 +160,8 @@ class Dialling(Node):
             self._unanswered(now, flow)
             return
         self._out.append(flow.repeat)
-        self._deadlines.set(Timer.RETRANSMIT, flow, now + (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries)
+        after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries
+        self._deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
         flow.tries += 1
 
     def _unanswered(self, now: float, flow: Flow) -> None:

@@ -17,7 +17,7 @@ from rsock_nf.core.flow import TRANSITIONS, Action, Flow, Input, State
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import MAX_FRAME, Rng
 from rsock_nf.core.pump import Pump
-from rsock_nf.core.pump_state import Handover, PumpFlow
+from rsock_nf.core.pump_state import FlowGroup, Handover, PumpFlow
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Deadlines, Timer
 from rsock_nf.core.types import FlowKey, Outgoing
@@ -273,12 +273,28 @@ class Flows(ABC):
 
     def _suspect(self, now: float, flow: Flow) -> None:
         """Several flows that go silent at once: perhaps their neighbour has moved."""
+        if flow.health.unanswered == 1 and flow.session and now - flow.session.alarmed > 1.0:
+            # What silenced one may have silenced all, and an idle one would find out in ten seconds only.
+            flow.session.alarmed = now
+            for other in flow.session.flows.values():
+                if not other.health.waiting:
+                    self._hasten(Timer.PROBE, other, now)
         if flow.health.unanswered == 1 and flow.session and not flow.key.udp and now - self._suspected > 1.0:
             # A UDP carrier's next hop is the kernel's own business.
             silent = [other for other in flow.session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
                 self._events.append(Suspect(flow.key.remote))
+
+    def _watch(self, now: float, group: FlowGroup) -> None:
+        """Something moves, perhaps too little on each flow to have it watched: probe one of them, as a sample.
+
+        If all are dead at once (a NAT has forgotten them), that one finds out, and ``_suspect`` asks the others.
+        """
+        flows = [flow for pump in group.usable if (flow := self._flows.get(pump.key)) is not None]
+        due = [self._deadlines.get(Timer.PROBE, flow) or now for flow in flows]
+        if flows and min(due) > now + ACTIVE_PROBE:
+            self._hasten(Timer.PROBE, flows[int.from_bytes(self._rng(2), "big") % len(flows)], now)
 
     def _probe_stalled(self, now: float) -> None:
         """Bulk found these flows without credit: a probe's ACK jumps over what was lost."""

@@ -20,7 +20,7 @@ from rsock_nf.core.icmp import parse_too_big, plateau_below
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump import Slow, SlowFrames, SlowPayload
-from rsock_nf.core.pump_state import PumpConversation, PumpFlow
+from rsock_nf.core.pump_state import FlowGroup, PumpConversation, PumpFlow
 from rsock_nf.core.segment import FIN, RST, Segment, carried_segments, parse_segment
 from rsock_nf.core.session import Session
 from rsock_nf.core.timers import Timer
@@ -325,10 +325,12 @@ class Node(Flows):
 
     def _sweep(self, now: float) -> None:
         """Once a second while there is anything: who moved, who ended."""
+        active: dict[FlowGroup, None] = {}
         for conversation, (count, since) in list(self._moved.items()):
             moved = conversation.sent_datagrams + conversation.received_datagrams
             if moved != count:
                 self._moved[conversation] = (moved, now)
+                active[conversation.group] = None
             elif now - since >= self._parameters.duration:
                 self._expire_conversation(now, conversation)
         for flow in list(self._flows.values()):
@@ -339,6 +341,8 @@ class Node(Flows):
                     # The first traffic after silence: do not leave the flow unwatched until its keepalive.
                     self._hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
                 flow.swept_frames = frames
+        for group in active:
+            self._watch(now, group)
         if self._flows or self._moved:
             self._deadlines.set(Timer.SWEEP, None, now + SWEEP)
 

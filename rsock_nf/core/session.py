@@ -38,6 +38,9 @@ class Session:
     used: float = 0.0
     """When it last had a flow or a conversation."""
 
+    alarmed: float = 0.0
+    """When one flow's silence last had all of them probed."""
+
     def usable_payload(self) -> int:
         """The largest TCP payload that passes on every flow in use; 0 = there is none."""
         return min((flow.max_payload for flow in self.group.usable), default=0)

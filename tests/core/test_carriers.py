@@ -282,8 +282,9 @@ def test_a_kind_that_is_throttled_is_taken_out_of_use() -> None:
         pair.wire.drop.append(lambda _, packet: is_udp(packet) and throttle() < 0.4)
         exchange(pair, 20_000, 20.0, b"a")
         arrived, returned = exchange(pair, 2000, 2.0, b"b")
-        assert arrived > 1900
-        assert returned > 1800
+        # Where nobody is taken out, 20 % are lost each way: 1,600 and 1,280.  Ten seeds gave 1,817 and 1,618 at least.
+        assert arrived > 1750
+        assert returned > 1500
 
 
 def test_the_server_has_no_udp_port() -> None:

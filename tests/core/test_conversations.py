@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rsock_nf.core import messages
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowOpened, PortWanted
 from rsock_nf.core.fragments import HEADER, MAX_FRAGMENTS, Reassembly, parse_fragment, split
 from rsock_nf.core.parameters import Cipher
@@ -213,11 +214,14 @@ def test_data_of_the_server_for_an_ended_conversation() -> None:
         pair.say("app", b"one")
         pair.run(1.0)
         peer = pair.server_peer()
-        cut = pair.now
-        pair.wire.drop.append(lambda _, packet: 8 < pair.now - cut < 12 and len(packet) < 70)
+        pump = pair.flows(pair.client)[0].pump
+        assert pump is not None
+        close_frame = 40 + pump.codec.control_size(messages.CloseConversation(0))
+        pair.wire.drop.append(lambda _, packet: len(packet) == close_frame)
         pair.run(13.0)
         assert not numbers(pair)
         assert peer in pair.sockets, "the close frame was lost"
+        pair.wire.drop.clear()
         pair.reply(peer, b"anybody?")
         pair.run(0.5)
         assert peer not in pair.sockets

@@ -331,6 +331,24 @@ def test_addresses_of_both_families() -> None:
         assert pair.client.remote_text == str(SERVER_ADDRESS[6])
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_a_nat_that_forgets_a_quiet_application(seed: int) -> None:
+    """Two datagrams a second over ten flows: most flows are idle, and all of them are dead at once."""
+    nat = Nat(PUBLIC)
+    with Pair(seed, nat=nat) as pair:
+        pair.up()
+        pair.say("app", b"first")
+        pair.run(15.0)
+        nat.rebind(None)
+        began, last = pair.now, len(pair.at_target)
+        while len(pair.at_target) == last or pair.now - began < 1.0:
+            last = len(pair.at_target)
+            pair.say("app", b"at %d" % round(pair.now * 1000))
+            pair.run(0.5)
+            assert pair.now - began < 5.0
+        assert len(pair.flows(pair.client)) >= 1
+
+
 @pytest.mark.parametrize("outage", [6.0, 25.0, 90.0])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_after_an_outage_every_flow_returns_at_once(outage: float, seed: int) -> None:
