@@ -28,6 +28,12 @@ class ConfigError(RsockError):
         self.message = message
 
 
+class UnresolvedError(ConfigError):
+    """A host name cannot be resolved at the moment: the file may be right."""
+
+    exit_code = 1
+
+
 class TunnelError(RsockError):
     """The tunnel cannot start or go on: a port is taken, the device is gone, the firewall refused."""
 

@@ -19,7 +19,7 @@ from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
-from rsock_nf.errors import ConfigError
+from rsock_nf.errors import ConfigError, UnresolvedError
 from rsock_nf.link import system
 from rsock_nf.settings import Log, Settings
 
@@ -342,7 +342,10 @@ def _resolve(path: Path, field: str, host: str) -> list[tuple[IPAddress, str]]:
         answers = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(path, field, f"cannot resolve {shown(host)}: {reason}") from None
+        later = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+        raise (UnresolvedError if later else ConfigError)(
+            path, field, f"cannot resolve {shown(host)}: {reason}"
+        ) from None
     found = [values.split_zone(str(answer[4][0])) for answer in answers]
     return list(dict.fromkeys((address, zone) for address, zone in found if address is not None))
 

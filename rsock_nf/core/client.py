@@ -99,6 +99,7 @@ class Client(Dialling):
             self._session_begins()
             self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
         self._establish(now, flow)
+        self._tell_given_up(flow)
         slot = self._dialer.slots[flow.slot]
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
@@ -111,6 +112,11 @@ class Client(Dialling):
         self._turns(now)
         for run in self._waiting.take(now):
             self.receive_datagrams(now, [run])
+
+    def _tell_given_up(self, flow: Flow) -> None:
+        """A first flow after silence: what was given up meanwhile, the server may still answer on."""
+        while self._given_up and flow.pump:
+            self._out.append(self.pump.send_control(flow.pump, messages.FlowDown(self._given_up.popleft())))
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         match message:
@@ -151,6 +157,7 @@ class Client(Dialling):
         if session is None:
             return
         self.reason, self._refusal = reason, ""
+        self._given_up.clear()
         self._events.append(SessionDown(session.session_id, reason))
         carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
         for flow in [flow for flow in self._flows.values() if flow.session is session and flow.state in carrying]:

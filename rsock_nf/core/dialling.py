@@ -8,6 +8,7 @@ the next one.  When flows are wanted at all, and what they carry, is the ``clien
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Hashable
 
 from rsock_nf.core.dialer import Dialer, Slot
@@ -27,6 +28,7 @@ SYN_RETRY = 0.5
 """Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
 MAX_RETRY = 2.0
 SYN_TRIES = 4
+MAX_GIVEN_UP = 64
 MESSAGE_RETRY = 0.4
 MESSAGE_TRIES = 4
 
@@ -47,6 +49,8 @@ class Dialling(Node):
         self._active = False
         """Flows are wanted."""
         self._next_flow = 0
+        self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
+        """Flows that fell silent: perhaps the server could not be told, and still sends on them."""
 
     # -- the driver's verbs
 
@@ -244,6 +248,8 @@ class Dialling(Node):
             slot.flow = None
             if slot.dialled is None:
                 self._redial(now, slot, after)
+        if flow.state in (State.CLOSED, State.DEMOTED):
+            self._given_up.append(flow.flow_id)
         if not self.group.usable and self._active:
             self._hasten_others(now, slot)
         if not self.group.usable and self._active and not self.reason:

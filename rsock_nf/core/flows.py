@@ -340,6 +340,7 @@ class Flows(ABC):
         if flow.key.udp and flow.pump:
             flow.repeat = self._close_frame(flow, flow.pump)
         self._out.append(flow.repeat)
+        self._tell_others(flow, messages.FlowDown(flow.flow_id))  # perhaps nothing arrives on it any more
         self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY * flow.tries)
 
     def _hasten(self, timer: Timer, key: Hashable, when: float) -> None:

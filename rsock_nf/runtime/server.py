@@ -64,9 +64,17 @@ class ServerTunnel(Driver):
                 'neither a default route nor a single device with an address tells which device to use: set "device"'
             )
         self.device = device
-        self.addresses = self.settings.addresses or device_addresses(device)
+        found = device_addresses(device)
+        self.addresses = self.settings.addresses or found
         if not self.addresses:
             raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
+        for address in set(self.settings.addresses).difference(found):
+            self.log.warning(
+                "addresses: %s is not an address of device %s: only what is routed here for it is served "
+                "(behind a NAT, packets arrive with the address inside)",
+                address,
+                device,
+            )
         for port in hold_ports(fake_tcp_ports(self.settings)):
             stack.callback(port.close)
 

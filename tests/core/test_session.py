@@ -370,6 +370,35 @@ def test_after_an_outage_every_flow_returns_at_once(outage: float, seed: int) ->
             assert pair.now - began < 5.0
 
 
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+def test_the_server_learns_at_once_which_flows_were_given_up(*, moved: bool, cipher: Cipher) -> None:
+    """After an outage, or from behind another NAT: answers on the old flows would be lost until its own probes fail."""
+    nat = Nat(PUBLIC)
+    with Pair(cipher=cipher, nat=nat) as pair:
+        pair.up()
+        talk(pair, 1.0, tag=b"before")
+        if moved:
+            pair.run(15.0)  # idle flows are not watched closely
+            nat.rebind(OTHER_PUBLIC)
+            pair.client.reconnect(pair.now)
+            pair.flush()
+            pair.run(0.8)
+        else:
+            pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+            pair.run_until(lambda: not pair.flows(pair.client), 15.0)
+            assert len(pair.flows(pair.server)) > 0, "both found out at the same time: this shows nothing"
+            pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+            pair.say("app", b"wake")
+            pair.run_until(lambda: bool(pair.flows(pair.client)), 5.0)
+            pair.run(0.1)
+        pair.at_app.clear()
+        for datagram in numbered(200, 100, b"down"):
+            pair.reply(pair.server_peer(), datagram)  # each on a flow of its own
+        pair.run(0.5)
+        assert len(pair.at_app) == 200
+
+
 def test_an_outage_is_no_storm_of_syns() -> None:
     with Pair() as pair:
         pair.up()

@@ -143,6 +143,18 @@ def test_a_name_that_does_not_resolve(tmp_path: Path, monkeypatch: pytest.Monkey
     assert line == 'server: cannot resolve "edge.example": Name or service not known'
 
 
+def test_a_resolver_that_fails_for_the_moment_is_no_wrong_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(ConfigError, match="Temporary failure") as caught:
+        config.load(write(tmp_path / "c.json", CLIENT | {"server": "edge.example"}))
+    assert caught.value.exit_code == 1
+
+
 MISTAKES = [
     # What is written, who writes it, the line that it earns.
     (SERVER, {"role": "sever"}, 'role: must be "server" or "client", not "sever"'),
