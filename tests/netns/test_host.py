@@ -254,6 +254,15 @@ def test_a_device_that_is_down_is_told_in_status_and_log(site: Site) -> None:
     assert site.tunnel.status("server")["link"]["up"] is True
 
 
+def test_an_address_that_is_not_the_servers_is_told(build: Callable[..., Site]) -> None:
+    """The public address of a host behind a NAT, say: nothing arrives with it."""
+    site = build(up=False)
+    site.tunnel.rewrite("server", addresses=[site.lab.server_ip[4], "192.0.2.77"])
+    site.tunnel.up("server")
+    assert f"WARNING addresses: 192.0.2.77 is not an address of device {DEVICE}" in site.tunnel.log("server")
+    assert f"addresses: {site.lab.server_ip[4]} is not" not in site.tunnel.log("server")
+
+
 def test_a_server_on_the_same_host_is_refused(build: Callable[..., Site]) -> None:
     """What a host sends to itself passes no device: such a tunnel would dial for ever."""
     site = build(up=False)
