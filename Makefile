@@ -54,7 +54,7 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes docs/performance.md
+bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes bench/out/performance.md (docs/performance.md: the command is in it)
 	@$(PY) -m bench
 
 fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECONDS=60), then the properties at length
