@@ -99,7 +99,6 @@ class Client(Dialling):
             self._session_begins()
             self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
         self._establish(now, flow)
-        self._tell_given_up(flow)
         slot = self._dialer.slots[flow.slot]
         previous, slot.flow, slot.dialled = slot.flow, flow, None
         if previous is not None:
@@ -112,11 +111,17 @@ class Client(Dialling):
         self._turns(now)
         for run in self._waiting.take(now):
             self.receive_datagrams(now, [run])
+        self._tell_given_up(flow)
 
     def _tell_given_up(self, flow: Flow) -> None:
-        """A first flow after silence: what was given up meanwhile, the server may still answer on."""
-        while self._given_up and flow.pump:
-            self._out.append(self.pump.send_control(flow.pump, messages.FlowDown(self._given_up.popleft())))
+        """A first flow after silence: what was given up meanwhile, the server may still answer on.
+
+        Where a flow is called by its ports (wire rsock), a new one may have the name of one that was given up.
+        """
+        while self._given_up and flow.pump and flow.session and self._knows(flow.pump):
+            flow_id = self._given_up.popleft()
+            if flow_id not in flow.session.flows:
+                self._out.append(self.pump.send_control(flow.pump, messages.FlowDown(flow_id)))
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         match message:

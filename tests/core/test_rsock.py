@@ -379,6 +379,45 @@ def test_a_rebound_nat_costs_the_flows_and_nothing_else() -> None:
         pair.wire.invalid.clear()
 
 
+def test_after_an_outage_the_server_answers_on_the_new_flows_alone() -> None:
+    """Its own probes would take twelve seconds to tell it which of the old ones are dead."""
+    with RsockPair() as pair:
+        pair.up()
+        load(pair, 3.0)
+        peer = pair.server_peer()
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+        load(pair, 0.5)
+        pair.run_until(lambda: not pair.flows(pair.client), 15.0)
+        assert len(pair.flows(pair.server)) > 0, "both found out at the same time: this shows nothing"
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+        seen = taps(pair)
+        pair.say("app", b"wake")
+        pair.run_until(lambda: bool(pair.flows(pair.client)), 5.0)
+        pair.run(0.1)
+        first = next(one for one in seen if one.tcp.payload)
+        assert first.tcp.payload[9] == DATA, "an original's server knows no flow before its first datagram"
+        assert commands(seen, Toward.SERVER)[NETCONN_RST] > 0
+        pair.at_app.clear()
+        for datagram in numbered(200, 100, b"down"):
+            pair.reply(peer, datagram)
+        pair.run(0.5)
+        assert len(pair.at_app) == 200
+
+
+def test_a_flow_that_has_the_name_of_one_given_up_lives() -> None:
+    """Flows are called by their ports, and ports are used again."""
+    with RsockPair() as pair:
+        pair.up()
+        load(pair, 1.0)
+        flows = pair.flows(pair.client)
+        pair.client._given_up.extend([*(flow.flow_id for flow in flows), 12345])
+        seen = taps(pair)
+        pair.client._tell_given_up(flows[0])
+        load(pair, 1.0)
+        assert commands(seen, Toward.SERVER)[NETCONN_RST] == 1
+        assert pair.flows(pair.client) == flows
+
+
 def test_reconnecting_keeps_conversations() -> None:
     with RsockPair() as pair:
         pair.up()

@@ -253,6 +253,7 @@ class Original:
         elif flow is not None and command == KEEP_ALIVE_RESP:
             flow.pending = 0
         elif flow is not None:
+            self.seen["flows refused"] += 1
             flow.dead = True
 
     def _kernel_readable(self, flow: Flow) -> None:
@@ -334,6 +335,8 @@ class OriginalServer(Original):
                 opened.close()
         elif group is not None:
             self._control(group, command, body)
+        else:
+            self.seen["control frames of a stranger"] += 1
 
     def _new_flow(self, group: Group, key: int, tcp: Tcp) -> None:
         place = tcp.source, tcp.destination
