@@ -199,14 +199,13 @@ class DialledCarrier(_Carrier):
 
     def receive(self) -> list[Carried]:
         """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
-        reader = self._slots.reader
-        count = self._read(self._slots)
-        if not count:
+        lengths = self._read(self._slots)
+        if not lengths:
             return []
         key = self.key
+        reader = self._slots.reader
         views = reader.views
-        lengths = reader.lengths(count)
-        if not reader.any_control(count):
+        if not reader.any_control(len(lengths)):
             received = [Carried(key, views[slot][:length], 0) for slot, length in enumerate(lengths)]
         else:
             received = [
@@ -243,17 +242,17 @@ class CarrierPort(_Carrier):
 
     def receive(self) -> list[Carried]:
         """See ``DialledCarrier.receive``."""
-        reader = self._slots.reader
-        count = self._read(self._slots)
-        if not count:
+        lengths = self._read(self._slots)
+        if not lengths:
             return []
+        reader = self._slots.reader
         stride = reader.name_stride
-        names = reader.names_raw(count)
+        names = reader.names_raw(len(lengths))
         views = reader.views
         received: list[Carried] = []
         last_name = last_control = b""
         key, segment_size = None, 0
-        for slot, length in enumerate(reader.lengths(count)):
+        for slot, length in enumerate(lengths):
             name, control = names[slot * stride : slot * stride + stride], reader.control(slot)
             if key is None or name != last_name or control != last_control:
                 last_name, last_control = name, control

@@ -4,7 +4,7 @@ A ``Listener`` is bound, and many peers send to it (the application at a client)
 connected to one target (a conversation at the server).  The way of a datagram, in the order of this file:
 
 1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its
-   ancillary data tells the size to cut at.  Consecutive datagrams of one peer become ``Run``s.
+   ancillary data tells the size to cut at, and fewer of them are read at once.  Consecutive datagrams of one peer become ``Run``s.
 2. out: each run is one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the kernel
    refuses (a segment above the device's MTU, a device without checksum offload) the run is sent one by one, and so are
    later ones of that segment size to the same destination.
@@ -47,6 +47,8 @@ _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 _REMEMBERED: Final = 8192
 """Entries in a cache of peers; the oldest goes first."""
 _READ_ATTEMPTS: Final = 4
+_READ_BYTES: Final = 256 << 10
+"""What one read may bring if its messages are like those of the last: what stays in a core's cache until it is sent."""
 NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
@@ -151,6 +153,8 @@ class UdpSocket:
         self._udp = system().udp
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
+        self._at_once = SLOTS
+        """Messages of one read."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
             try:
@@ -186,11 +190,12 @@ class UdpSocket:
         """Where this socket is bound."""
         return to_endpoint(self._socket.getsockname())
 
-    def _read(self, slots: Slots) -> int:
-        """How many slots were filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
+    def _read(self, slots: Slots) -> list[int]:
+        """How long each slot is that was filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
+        reader = slots.reader
         for _ in range(_READ_ATTEMPTS):
             try:
-                return slots.reader.read(self._socket.fileno())
+                count = reader.read(self._socket.fileno(), self._at_once)
             except OSError as error:
                 if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                     raise
@@ -198,7 +203,13 @@ class UdpSocket:
                     self.counters.refused += 1
                 else:
                     self.counters.receive_errors += 1
-        return 0
+                continue
+            if not count:
+                break
+            lengths = reader.lengths(count)
+            self._at_once = _READ_BYTES // (max(lengths) or 1)
+            return lengths
+        return []
 
     def _send_run(self, key: Hashable, destination: Destination, datagrams: Sequence[Buffer], size: int) -> None:
         """Send one run to ``destination``, known as ``key``."""
@@ -299,10 +310,10 @@ class Listener(UdpSocket):
         """
         slots = self._slots
         reader = slots.reader
-        count = self._read(slots)
-        if not count:
+        lengths = self._read(slots)
+        if not lengths:
             return []
-        lengths = reader.lengths(count)
+        count = len(lengths)
         names = reader.names_raw(count)
         name = names[: reader.name_stride]
         one_sender = names == name * count
@@ -382,10 +393,10 @@ class Dialled(UdpSocket):
         """
         slots = self._slots
         reader = slots.reader
-        count = self._read(slots)
-        if not count:
+        lengths = self._read(slots)
+        if not lengths:
             return []
-        lengths = reader.lengths(count)
+        count = len(lengths)
         if reader.any_control(count):
             segments = [self._udp.parse_control(reader.control(slot)).segment_size for slot in range(count)]
             runs = slots.mixed_runs([peer] * count, lengths, segments)

@@ -169,6 +169,28 @@ def test_a_gso_sender_is_cut_as_it_was(pair: tuple[Listener, Dialled]) -> None:
     assert (second.peer, [bytes(each) for each in second.datagrams]) == (first.peer, [b"alone"])
 
 
+def test_of_large_merged_messages_few_are_read_at_once(pair: tuple[Listener, Dialled]) -> None:
+    """A read brings what a cache holds, not 64 times 64 KiB; small messages come by 64 again."""
+    listener, dialled = pair
+    segments, size = 40, 1200
+    ancillary = [(SOL_UDP, UDP_SEGMENT, size.to_bytes(2, "little"))]
+    with socket.socket(dialled._family, socket.SOCK_DGRAM) as plain:
+        plain.connect(listener._socket.getsockname())
+        for number in range(16):
+            plain.sendmsg([bytes([number]) * size * segments], ancillary)
+        first = listener.receive()
+        assert len(first) == 16, "one read before its sizes are known"
+        for number in range(16):
+            plain.sendmsg([bytes([number]) * size * segments], ancillary)
+        reads = []
+        while runs := listener.receive():
+            reads.append([run.datagrams[0][0] for run in runs])
+        assert reads == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14], [15]]
+        for _ in range(65):
+            plain.send(b"small")
+        assert [sum(len(run.datagrams) for run in listener.receive()) for _ in range(3)] == [5, 60, 0]
+
+
 @pytest.mark.parametrize("address", [LOOPBACK[4], WILDCARD[4]])
 def test_interleaved_peers_stay_apart(address: str, keep: Keep) -> None:
     listener = keep(Listener(endpoint(address)))
