@@ -15,7 +15,17 @@ from typing import NamedTuple
 from rsock_firewall import ipfw_text
 from rsock_firewall.command import NoTool, Run, run
 from rsock_firewall.ipfw_text import COMMENT, NUMBERS, SET, Rule
-from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
+from rsock_firewall.policy import (
+    Counters,
+    FirewallError,
+    Held,
+    Policy,
+    PortRange,
+    check_name,
+    check_update,
+    merged,
+    tally,
+)
 
 IPFW, SYSCTL = "/sbin/ipfw", "/sbin/sysctl"
 SWITCHES = ("net.inet.ip.fw.enable", "net.inet6.ip6.fw.enable")
@@ -88,7 +98,7 @@ class Ipfw:
         ours = self._tool.ours(check_name(name))
         if not ours:
             raise FirewallError(f"there is no ipfw rule with the comment {COMMENT}{name}")
-        return _counted(ours)
+        return tally(ours)
 
 
 class IpfwHeld:
@@ -112,8 +122,7 @@ class IpfwHeld:
 
     def update(self, policy: Policy) -> None:
         """See ``policy.Held.update``.  A failure takes away what was added; the old rules stay."""
-        if policy.name != self._policy.name:
-            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        check_update(self._policy, policy)
         if policy != self._policy:
             self._install(policy)
 
@@ -131,7 +140,7 @@ class IpfwHeld:
 
     def counters(self) -> Counters:
         """See ``policy.Held.counters``."""
-        return _sum(self._carried, _counted(self._tool.ours(self._policy.name)))
+        return self._carried.plus(tally(self._tool.ours(self._policy.name)))
 
     def release(self) -> None:
         """See ``policy.Held.release``."""
@@ -151,7 +160,7 @@ class IpfwHeld:
             self._tool.delete_number(number, policy.name)
             raise
         # they counted until now
-        carried = _sum(self._carried, _counted([rule for rule in self._tool.ours(policy.name) if rule.number in old]))
+        carried = self._carried.plus(tally(rule for rule in self._tool.ours(policy.name) if rule.number in old))
         for replaced in old:
             self._tool.delete_number(replaced, policy.name)
         self._installed = _fingerprint(self._tool.ours(policy.name))
@@ -235,18 +244,3 @@ def _free_number(name: str, taken: set[int]) -> int:
 
 def _fingerprint(rules: list[Listed]) -> list[tuple[int, str]]:
     return [(rule.number, rule.body) for rule in rules]
-
-
-def _counted(rules: list[Listed]) -> Counters:
-    inbound = [rule for rule in rules if rule.direction == "in"]
-    output = [rule for rule in rules if rule.direction == "out"]
-    return Counters(
-        sum(rule.packets for rule in inbound),
-        sum(rule.octets for rule in inbound),
-        sum(rule.packets for rule in output),
-        sum(rule.octets for rule in output),
-    )
-
-
-def _sum(one: Counters, other: Counters) -> Counters:
-    return Counters(*(a + b for a, b in zip(one, other, strict=True)))

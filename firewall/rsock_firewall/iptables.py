@@ -22,7 +22,7 @@ from typing import Any
 
 from rsock_firewall import iptables_text as text
 from rsock_firewall.iptables_text import COMMENT, IN_PREFIX, Line, chain_names, families, lines, spelt
-from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, check_update, merged
 
 LOCK_WAIT = 5.0
 """Seconds to wait for another iptables command, where waiting harms nobody."""
@@ -110,7 +110,7 @@ class Iptables:
         for version in _loaded_families():
             with _table(version) as table:
                 found |= table.is_chain(chains[0])
-                total = _sum(total, _counted(table, chains))
+                total = total.plus(_counted(table, chains))
         if not found:
             raise FirewallError(f"there are no chains {chains[0]} and {chains[1]} in the raw table")
         return total
@@ -141,8 +141,7 @@ class IptablesHeld:
 
         Raises ``Busy``, with nothing changed, when another iptables command does not end within ``UPDATE_WAIT``.
         """
-        if policy.name != self._policy.name:
-            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        check_update(self._policy, policy)
         if policy == self._policy:
             return
         with _lock.held(UPDATE_WAIT):
@@ -173,7 +172,7 @@ class IptablesHeld:
             total = self._carried
             for version in self._installed:
                 with _table(version) as table:
-                    total = _sum(total, _counted(table, self._chains))
+                    total = total.plus(_counted(table, self._chains))
             self._last = total
         return self._last
 
@@ -295,10 +294,6 @@ def _counted(table: Any, chains: tuple[str, str]) -> Counters:
         counts = [rule.get_counters() for rule in rules]
         sums += [sum(packets for packets, _ in counts), sum(octets for _, octets in counts)]
     return Counters(*sums)
-
-
-def _sum(one: Counters, other: Counters) -> Counters:
-    return Counters(*(a + b for a, b in zip(one, other, strict=True)))
 
 
 def _instances() -> set[str]:

@@ -21,7 +21,17 @@ from ipaddress import IPv4Address
 from rsock_firewall import nf_messages as nf
 from rsock_firewall import nft_text
 from rsock_firewall.nft_state import Installed, hooks_of, read
-from rsock_firewall.policy import Counters, Drop, FirewallError, Held, Policy, PortRange, check_name, merged
+from rsock_firewall.policy import (
+    Counters,
+    Drop,
+    FirewallError,
+    Held,
+    Policy,
+    PortRange,
+    check_name,
+    check_update,
+    merged,
+)
 
 PLAIN = 0
 OWNED = nf.TABLE_OWNER | nf.TABLE_PERSIST
@@ -160,8 +170,7 @@ class NftablesHeld:
 
         A device that was made anew under its old name has lost its chain (Linux < 6.16): that is looked at, always.
         """
-        if policy.name != self._policy.name:
-            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        check_update(self._policy, policy)
         same_device = self._ifindex == _index_of(self._policy.device)
         if policy == self._policy and same_device:
             return

@@ -19,8 +19,18 @@ from contextlib import contextmanager, suppress
 
 from rsock_firewall import pf_text
 from rsock_firewall.command import NoTool, Run, run
-from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl, counted
-from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged
+from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl
+from rsock_firewall.policy import (
+    Counters,
+    FirewallError,
+    Held,
+    Policy,
+    PortRange,
+    check_name,
+    check_update,
+    merged,
+    tally,
+)
 
 
 class Pf:
@@ -80,7 +90,7 @@ class Pf:
         labels = self._pfctl.labels(anchor := _anchor(self._dialect, name))
         if not labels:
             raise FirewallError(f"there is no rule in pf's anchor {anchor}")
-        return counted(labels)
+        return tally(labels)
 
 
 class PfHeld:
@@ -107,8 +117,7 @@ class PfHeld:
 
     def update(self, policy: Policy) -> None:
         """See ``policy.Held.update``.  One transaction of pf's; a failure leaves the old rules."""
-        if policy.name != self._policy.name:
-            raise FirewallError(f"instance {self._policy.name} cannot become {policy.name}: hold a policy of its own")
+        check_update(self._policy, policy)
         if policy == self._policy:
             return
         if policy.device != self._policy.device:
@@ -128,8 +137,7 @@ class PfHeld:
 
     def counters(self) -> Counters:
         """See ``policy.Held.counters``."""
-        now = counted(self._pfctl.labels(self._anchor))
-        return Counters(*(a + b for a, b in zip(self._carried, now, strict=True)))
+        return self._carried.plus(tally(self._pfctl.labels(self._anchor)))
 
     def release(self) -> None:
         """See ``policy.Held.release``."""

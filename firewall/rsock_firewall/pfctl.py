@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rsock_firewall import pf_text
 from rsock_firewall.command import Done, Run
-from rsock_firewall.policy import Counters, FirewallError, PortRange
+from rsock_firewall.policy import FirewallError, PortRange
 
 PFCTL = "/sbin/pfctl"
 ENABLED_BY_US = "rsock-nf-enabled-pf"
@@ -211,15 +211,3 @@ class Pfctl:
             remedy = f"; try: {self.dialect.no_device}" if self.dialect.no_device else ""
             return NoPf(f"this kernel has no pf ({reason.removeprefix('pfctl: ')}){remedy}")
         return FirewallError(f"pfctl {' '.join(arguments)}: {reason.removeprefix('pfctl: ')}")
-
-
-def counted(labels: list[Labelled]) -> Counters:
-    """The sums of each direction."""
-    inbound = [label for label in labels if label.direction == "in"]
-    output = [label for label in labels if label.direction == "out"]
-    return Counters(
-        sum(label.packets for label in inbound),
-        sum(label.octets for label in inbound),
-        sum(label.packets for label in output),
-        sum(label.octets for label in output),
-    )

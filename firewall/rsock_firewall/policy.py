@@ -87,6 +87,26 @@ class Counters(NamedTuple):
     """Segments of the kernel's own TCP (RSTs) that the output guard stopped: more than a few ask for an explanation."""
     output_bytes: int = 0
 
+    def plus(self, other: Counters) -> Counters:
+        """The sums, field by field."""
+        return Counters(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class CountedRule(Protocol):
+    """A rule of ours as the system's own tool lists it."""
+
+    @property
+    def direction(self) -> str:
+        """``in`` or ``out``."""
+
+    @property
+    def packets(self) -> int:
+        """What it dropped."""
+
+    @property
+    def octets(self) -> int:
+        """Their IP lengths, summed."""
+
 
 class Held(Protocol):
     """Rules that stand, and that go when this is released."""
@@ -159,6 +179,21 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise FirewallError(f"name: {name!r} must be 1 to 64 letters, digits, '_', '-' or '.'")
     return name
+
+
+def check_update(held: Policy, wanted: Policy) -> None:
+    """Raise ``FirewallError`` if ``wanted`` is another instance's: what is installed is known by that name."""
+    if wanted.name != held.name:
+        raise FirewallError(f"instance {held.name} cannot become {wanted.name}: hold a policy of its own")
+
+
+def tally(rules: Iterable[CountedRule]) -> Counters:
+    """The sums of each direction."""
+    sums = {"in": [0, 0], "out": [0, 0]}
+    for rule in rules:
+        sums[rule.direction][0] += rule.packets
+        sums[rule.direction][1] += rule.octets
+    return Counters(*sums["in"], *sums["out"])
 
 
 def inbound(policy: Policy) -> list[Drop]:
