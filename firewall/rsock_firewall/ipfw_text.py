@@ -83,8 +83,7 @@ def _device(name: str) -> str:
 
 
 def _chunks(ranges: Sequence[PortRange]) -> list[str]:
-    texts = [str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in ranges]
-    return [",".join(texts[start : start + RANGES]) for start in range(0, len(texts), RANGES)]
+    return [",".join(map(str, ranges[start : start + RANGES])) for start in range(0, len(ranges), RANGES)]
 
 
 def _match(drop: Drop, source_ports: str, destination_ports: str, *, source: str, destination: str) -> str:

@@ -11,8 +11,6 @@ PRIORITY = -300
 """Before conntrack (-200) and everything that an administrator usually writes (NF_IP_PRI_RAW)."""
 COMMENTS = {"ingress": "rsock-nf: ours", "prerouting": "rsock-nf: ours", "output": "rsock-nf: no RST by the kernel"}
 """By chain.  Also how ``clear`` knows our rules from somebody else's."""
-
-
 SETS = ("local_ports", "remote_ports")
 """Those that a table may have."""
 
@@ -46,8 +44,8 @@ def render(policy: Policy, *, ingress: bool = True) -> str:
 
 
 def _elements(ranges: Iterable[Ports]) -> list[str]:
-    texts = [str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in merged(ranges)]
-    return [f"\t\telements = {{ {', '.join(texts)} }}"] if texts else []
+    texts = ", ".join(map(str, merged(ranges)))
+    return [f"\t\telements = {{ {texts} }}"] if texts else []
 
 
 def _match(drop: Drop) -> str:

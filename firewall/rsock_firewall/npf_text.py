@@ -38,6 +38,4 @@ def _match(drop: Drop, source_ports: PortRange | None, destination_ports: PortRa
 
 def _end(address: IPAddress | None, ports: PortRange | None) -> str:
     text = str(address) if address else "any"
-    if ports is None:
-        return text
-    return f"{text} port {ports.first}" + (f"-{ports.last}" if ports.last > ports.first else "")
+    return f"{text} port {ports}" if ports else text

@@ -1,6 +1,6 @@
 """What is to be dropped, in words that every backend can spell; and the protocols that backends fulfil.
 
-Not here: how a rule is written (``nft_text``, ``iptables``) or installed.  Standard library only.
+Not here: how a rule is written (``nft_text``, ``pf_text`` and their like) or installed.  Standard library only.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class PortRange:
 
     first: int
     last: int
+
+    def __str__(self) -> str:
+        """As nft, ipfw and npf spell it: ``443`` or ``10001-10010``."""
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
 @dataclass(frozen=True, slots=True)
