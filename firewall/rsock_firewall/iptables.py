@@ -133,7 +133,8 @@ class IptablesHeld:
             with _lock.held(LOCK_WAIT):
                 self._install(policy)
         except BaseException:
-            self.release()
+            with suppress(FirewallError):  # the first reason is the one to tell
+                self.release()
             raise
 
     def update(self, policy: Policy) -> None:

@@ -302,6 +302,24 @@ def test_an_iptables_update_that_fails_in_ipv6_is_undone_in_ipv4(lab: Lab, monke
             Iptables().hold(dataclasses.replace(MORE, name="life")).__enter__()
 
 
+def test_iptables_rules_that_can_be_neither_installed_nor_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rsock_firewall import iptables
+
+    good = iptables._replace
+
+    def bad(version: int, chains: tuple[str, str], new: list[Line]) -> bool:
+        if version == 6 or not new:
+            raise FirewallError("cannot undo" if not new else "cannot install")
+        return good(version, chains, new)
+
+    with lab.inside():
+        with monkeypatch.context() as patch:
+            patch.setattr(iptables, "_replace", bad)
+            with pytest.raises(FirewallError, match="cannot install"):
+                Iptables().hold(MORE).__enter__()
+        assert Iptables().clear("life"), "the IPv4 rules were left: they could not be undone"
+
+
 @pytest.mark.parametrize("backend", NFTABLES)
 def test_a_device_that_is_not_there_is_named(lab: Lab, backend: str) -> None:
     with lab.inside():
