@@ -13,7 +13,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -24,13 +23,9 @@ from typing import Final, Protocol
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd_abi import Abi
 from rsock_nf.link.pf_route import LinkAddress, Message, Messages
+from rsock_nf.link.routing_socket import drain, is_answered
 
 _DISCARD: Final = 9
-_AT_ONCE: Final = 256
-"""Messages of one read of the news."""
-_PATIENCE_MS: Final = 1000
-"""A bound only: the answer is there when send(2) returns."""
-_RECEIVE_BYTES: Final = 1 << 16
 
 
 class RoutingCalls(Protocol):
@@ -162,23 +157,11 @@ class RouteSocket:
 
     def news(self) -> tuple[list[Message], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow."""
-        return self._drain(self._news)
+        reads, overrun = drain(self._news)
+        return self._parsed(reads), overrun
 
-    def _drain(self, end: socket.socket) -> tuple[list[Message], bool]:
-        found: list[Message] = []
-        overrun = False
-        for _ in range(_AT_ONCE):
-            try:
-                data = end.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                overrun = True
-                continue
-            found += self._messages.parse(data)
-        return found, overrun
+    def _parsed(self, reads: list[bytes]) -> list[Message]:
+        return [message for data in reads for message in self._messages.parse(data)]
 
     def route(self, remote: IPAddress) -> Message | None:
         """RTM_GET; None = no route (ESRCH), or one that leads nowhere.
@@ -186,17 +169,15 @@ class RouteSocket:
         A neighbour's own route is RTF_REJECT while it does not answer (OpenBSD, macOS): it leads to the neighbour all the same.
         """
         abi = self.abi
-        self._drain(self._requests)  # every routing socket hears everything
+        drain(self._requests)  # every routing socket hears everything
         self._sequence += 1
         asked = (abi["RTM_GET"], os.getpid(), self._sequence)
         try:
             self._requests.send(self._messages.get(remote, *asked[1:]))
         except OSError:  # ESRCH; ENETUNREACH on some
             return None
-        waiter = select.poll()
-        waiter.register(self._requests, select.POLLIN)
-        while waiter.poll(_PATIENCE_MS):
-            for message in self._drain(self._requests)[0]:
+        while is_answered(self._requests):
+            for message in self._parsed(drain(self._requests)[0]):
                 if (message.kind, message.pid, message.sequence) == asked:
                     nowhere = message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
                     neighbour = message.flags & self.neighbour_flag

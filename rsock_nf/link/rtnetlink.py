@@ -1,7 +1,7 @@
 """Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE sockets of our own.
 
-What it is: a request/answer socket, a socket for multicast news, and the five messages that ``next_hop`` needs as
-small values.  pyroute2's message classes encode and decode; its ``IPRoute``, which brings an event loop and threads,
+What it is: a request/answer socket, a socket for multicast news, and what ``next_hop`` and ``routes`` need of their
+messages as small values.  pyroute2's message classes encode and decode; its ``IPRoute``, which brings an event loop and threads,
 is not used.  A request never waits on the network: the kernel answers within send(2), or while a dump is read.
 
 Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rsock_nf.core.types import IPAddress
+from rsock_nf.link.routing_socket import RECEIVE_BYTES, drain, is_answered
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -77,10 +77,6 @@ _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SO_RCVBUFFORCE: Final = 33
 _NEWS_BUFFER: Final = 1 << 20
 _HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
-_RECEIVE_BYTES: Final = 1 << 16
-_PATIENCE_MS: Final = 1000
-"""A bound only: the answer is there when send(2) returns."""
-_NEWS_AT_ONCE: Final = 256
 _DUMPS: Final = 8
 
 
@@ -176,18 +172,8 @@ class RouteSocket:
 
     def news(self) -> tuple[list[bytes], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS)."""
-        messages: list[bytes] = []
-        overrun = False
-        for _ in range(_NEWS_AT_ONCE):
-            try:
-                messages.extend(_split(self._socket.recv(_RECEIVE_BYTES)))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                overrun = True
-        return messages, overrun
+        reads, overrun = drain(self._socket)
+        return [message for data in reads for message in _split(data)], overrun
 
     # -- requests
 
@@ -280,11 +266,9 @@ class RouteSocket:
         return self._sequence
 
     def _receive(self) -> bytes:
-        waiter = select.poll()
-        waiter.register(self._socket, select.POLLIN)
-        if not waiter.poll(_PATIENCE_MS):
+        if not is_answered(self._socket):
             raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer a netlink request")
-        return self._socket.recv(_RECEIVE_BYTES)
+        return self._socket.recv(RECEIVE_BYTES)
 
 
 def _split(data: bytes) -> Iterator[bytes]:
