@@ -232,6 +232,8 @@ class SealedCodec(_Control):
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
         """See ``FlowCodec``."""
         size = len(payload)
+        if 0 < segment_size < size and (burst := self._open_burst(payload, segment_size)):
+            return [burst], 0
         opened: list[Frames] = []
         bad = at = 0
         while at < size:
@@ -257,6 +259,37 @@ class SealedCodec(_Control):
                 if at != starts[done - 1] + step:
                     break  # a shorter frame: what follows it is cut anew
         return opened, bad
+
+    def _open_burst(self, payload: memoryview, frame: int) -> Frames | None:
+        """The usual burst, equal frames of ``frame`` bytes with counters in a row; None = anything else, to be looked at frame by frame."""
+        count, rest = divmod(len(payload), frame)
+        if rest or frame < HEADER.size + TAG:
+            return None
+        parts = _starts(frame, count).unpack_from(payload)
+        plain = _xor_masks(self._receiving.mask, parts[::2], parts[1::2])
+        fields = _plain_headers(count).unpack(plain)
+        word, conversation, counter = fields[:3]
+        length = word & _LENGTH
+        numbers = range(counter, counter + count)
+        if (
+            word >> 14 == Kind.CONTROL
+            or HEADER.size + length + TAG != frame
+            or fields[::3].count(word) != count
+            or fields[1::3].count(conversation) != count
+            or fields[2::3] != tuple(numbers)
+        ):
+            return None
+        decrypt, nonce = self._receiving.data.decrypt, _NONCE.pack
+        try:
+            datagrams: list[Buffer] = [
+                decrypt(nonce(number), payload[start + HEADER.size : start + frame], plain[at : at + HEADER.size])
+                for number, start, at in zip(
+                    numbers, range(0, len(payload), frame), range(0, len(plain), _SAMPLE), strict=True
+                )
+            ]
+        except InvalidTag:
+            return None
+        return Frames(word >> 14, conversation, counter, datagrams, length, len(payload))
 
     def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
         """The frame at the first of ``starts``, and those after it that continue its run; None = it is not ours."""
@@ -298,10 +331,27 @@ class SealedCodec(_Control):
         return _masked(self._receiving.mask, masked, samples)
 
 
+@lru_cache(maxsize=64)
+def _starts(frame: int, count: int) -> struct.Struct:
+    """Takes header and sample of ``count`` equal frames out of a payload in one call."""
+    return struct.Struct(f"{HEADER.size}s{_SAMPLE}s{frame - HEADER.size - _SAMPLE}x" * count)
+
+
+@lru_cache(maxsize=64)
+def _plain_headers(count: int) -> struct.Struct:
+    """The fields of ``count`` headers as ``_xor_masks`` leaves them."""
+    return struct.Struct("!" + f"{HEADER.format[1:]}{len(_PADDING)}x" * count)
+
+
 def _masked(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
-    """Headers XOR mask, which works both ways; the mask of each is AES of the 16 bytes behind it."""
+    """Headers XOR mask, which works both ways."""
+    mixed = _xor_masks(mask, headers, samples)
+    return [mixed[at : at + HEADER.size] for at in range(0, len(mixed), _SAMPLE)]
+
+
+def _xor_masks(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> bytes:
+    """The same in one piece: each header, and the 8 bytes by which its mask is longer.  A mask is AES of the 16 bytes behind the header."""
     masks = mask.update(b"".join(samples))
     size = len(masks)
-    plain = _PADDING.join((*headers, b""))
-    mixed = (int.from_bytes(plain, "big") ^ int.from_bytes(masks, "big")).to_bytes(size, "big")
-    return [mixed[at : at + 8] for at in range(0, size, _SAMPLE)]
+    padded = _PADDING.join((*headers, b""))
+    return (int.from_bytes(padded, "big") ^ int.from_bytes(masks, "big")).to_bytes(size, "big")
