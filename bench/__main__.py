@@ -20,7 +20,13 @@ from bench import report
 from bench.measure import OUT, Carrier, Samples, direct, measure_load, measure_trips, other_load, relay, settle, tunnel
 
 SIZES = (64, 512, 1200, 1400)
-SEALED = ("aes-256-gcm", "chacha20-poly1305")
+TUNNELS = {
+    report.TUNNEL: {"type": "tcp", "cipher": "none"},
+    "rsock-nf none, udp": {"type": "udp", "cipher": "none"},
+    "rsock-nf aes-256-gcm": {"type": "tcp", "cipher": "aes-256-gcm"},
+    "rsock-nf chacha20-poly1305": {"type": "tcp", "cipher": "chacha20-poly1305"},
+}
+"""All are measured with ``GOAL_SIZE``, the first with every size."""
 GOAL_SIZE = 1200
 PACED = 30_000
 """Datagrams a second at which all carriers are compared where none of them is overloaded."""
@@ -33,7 +39,7 @@ def open_carriers(stack: contextlib.ExitStack, *, with_tunnel: bool) -> list[Car
     carriers = [stack.enter_context(direct()), stack.enter_context(relay())]
     if with_tunnel:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsock-nf-bench-")))
-        carriers += [stack.enter_context(tunnel(cipher, scratch / cipher)) for cipher in ("none", *SEALED)]
+        carriers += [stack.enter_context(tunnel(name, scratch / name, **both)) for name, both in TUNNELS.items()]
     return carriers
 
 
@@ -47,7 +53,7 @@ def measure_all(carriers: list[Carrier], arguments: argparse.Namespace) -> repor
         order = carriers[turn % len(carriers) :] + carriers[: turn % len(carriers)]
         for size, segments, rate in loads:
             for carrier in order:
-                if size != GOAL_SIZE and carrier.name.endswith(SEALED):
+                if size != GOAL_SIZE and carrier.name in TUNNELS and carrier.name != report.TUNNEL:
                     continue
                 found = measure_load(carrier, size, arguments.seconds, segments=segments, rate=rate)
                 results.setdefault(report.Cell(carrier.name, size, segments > 0, rate), Samples()).loads.append(found)

@@ -91,13 +91,13 @@ def relay() -> Iterator[Carrier]:
 
 
 @contextlib.contextmanager
-def tunnel(cipher: str, directory: Path) -> Iterator[Carrier]:
-    """rsock-nf with this cipher; its flows never go idle, so that a dial is no part of a measurement."""
+def tunnel(name: str, directory: Path, **both: str) -> Iterator[Carrier]:
+    """rsock-nf with ``both`` ends configured so; its flows never go idle, so that a dial is no part of a measurement."""
     with Lab(None) as lab:
-        ends = Tunnel(lab, directory, client={"cipher": cipher, "idle_timeout": 0}, server={"cipher": cipher})
+        ends = Tunnel(lab, directory, client={**both, "idle_timeout": 0}, server=both)
         with ends:
             pids = (*ends.pids("client"), *ends.pids("server"))
-            yield Carrier(f"rsock-nf {cipher}", lab, LISTEN[0], str(LISTEN[1]), pids)
+            yield Carrier(name, lab, LISTEN[0], str(LISTEN[1]), pids)
 
 
 def measure_load(carrier: Carrier, size: int, seconds: float, *, segments: int = 0, rate: float = 0) -> Load:

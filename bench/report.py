@@ -135,6 +135,7 @@ _COLOURS = {
     "direct": "#9aa5b1",
     "relay": "#d99a3d",
     TUNNEL: "#2a6fbb",
+    "rsock-nf none, udp": "#7db4e6",
     "rsock-nf aes-256-gcm": "#5aa46f",
     "rsock-nf chacha20-poly1305": "#a05fae",
 }
