@@ -1,6 +1,7 @@
 """The way from one interface to the remote addresses that we send to: route, next hop, link header; followed.  BSD, macOS.
 
-What ``next_hop`` does on Linux with netlink, with routing messages, in the order of a destination's life:
+What ``next_hop`` does on Linux with netlink, with routing messages.  Beside ``followed``, in the order of a destination's
+life:
 
 1. ``follow`` asks for the route (RTM_GET), and looks for its next hop among the neighbours.
 2. A frame written to bpf makes the kernel resolve nothing, and there is no message that asks for it.  What does is a packet
@@ -22,56 +23,28 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.bsd_routes import find_interface, gateway_of, is_second_choice, is_up, source_of, usable
 from rsock_nf.link.bsd_routing import RouteSocket
+from rsock_nf.link.followed import Entry, FollowedDestinations, Way
 from rsock_nf.link.pf_route import LinkAddress, Message
 
-RECHECK: Final = 15.0
-"""Seconds from one look at a neighbour to the next while traffic flows."""
-RETRY: Final = 1.0
-"""The same while it is not resolved."""
 LOOK_AGAIN: Final = 30.0
 """Seconds after which the kernel is asked for everything again: some drop messages without a word when we are slow (macOS,
 FreeBSD before 14)."""
-_ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 @dataclass(slots=True)
-class _Followed:
-    """One destination."""
-
-    remote: IPAddress
-    index: int = 0
-    """Where the route leads, our interface or another; 0 = no route."""
-    next_hop: IPAddress | None = None
-    """On our interface; None = none."""
-    source: IPAddress | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Entry):
     """One next hop on our interface."""
 
-    address: IPAddress
-    lladdr: bytes = b""
-    """The last one known: kept while the kernel has none, for a wrong guess costs nothing that no guess saves."""
     resolved: bool = False
-    """The kernel had one when it was last asked."""
-    asked: float | None = None
-    """``now`` of the last tick that touched it."""
+    """The kernel had a link address when it was last asked."""
 
 
-class NextHops:
+class NextHops(FollowedDestinations[_Entry]):
     """The next hops of ``interface``.  It owns ``kernel``.  Raises ``LinkError`` when there is no such interface."""
 
     def __init__(self, interface: str, kernel: RouteSocket) -> None:
-        self.device = interface
-        self.moved_to = ""
-        """The interface that the route of a followed destination leads out of, after ``MOVED``."""
+        super().__init__(interface)
         self._kernel = kernel
-        self._followed: dict[bytes, _Followed] = {}
-        self._entries: dict[bytes, _Entry] = {}
-        self._headers: dict[bytes, bytes] = {}
-        self._pending: dict[LinkEvent, None] = {}
-        self._gone = False
         self._asked: float | None = None
         """``now`` of the last tick that had everything asked again."""
         self._stale = False
@@ -88,6 +61,19 @@ class NextHops:
         """Set up by the administrator, and not known to have lost its carrier."""
         return is_up(self._kernel, self._link)
 
+    @property
+    def address(self) -> bytes:
+        """See ``FollowedDestinations.address``."""
+        return self._link.address
+
+    @property
+    def _ifindex(self) -> int:
+        return self._link.index
+
+    @property
+    def _resolves(self) -> bool:
+        return bool(self._link.address)
+
     def fileno(self) -> int:
         """Readable when ``events`` has something to read."""
         return self._kernel.fileno()
@@ -99,44 +85,19 @@ class NextHops:
     # -- destinations
 
     def header(self, remote: bytes) -> bytes | None:
-        """The Ethernet header for a packed destination address; None = not resolved."""
-        found = self._headers.get(remote)
+        """See ``FollowedDestinations.header``."""
+        found = super().header(remote)
         if found is None and remote in self._followed:
             self._read_neighbours()  # not every system tells when a neighbour answers
-            found = self._headers.get(remote)
+            found = super().header(remote)
         return found
-
-    def follow(self, remote: IPAddress) -> None:
-        """Resolve ``remote`` now, and again whenever something changes, until ``forget``."""
-        if remote.packed in self._followed or self._gone:
-            return
-        self._followed[remote.packed] = followed = _Followed(remote)
-        event = self._resolve(followed)
-        if event is LinkEvent.MOVED:
-            self._pending[event] = None
-
-    def forget(self, remote: IPAddress) -> None:
-        """Stop following ``remote``."""
-        self._followed.pop(remote.packed, None)
-        self._headers.pop(remote.packed, None)
-        self._drop_unused()
 
     def suspect(self, remote: IPAddress) -> None:
         """Flows to ``remote`` went silent: have its next hop checked at once."""
-        followed = self._followed.get(remote.packed)
-        if followed is not None and followed.next_hop is not None:
-            entry = self._entries.get(followed.next_hop.packed)
-            if entry is not None:
-                self._touch(entry)
-                self._read_neighbours()
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """Our address on the route, but no temporary one (RFC 8981); None = no route."""
-        followed = self._followed.get(remote.packed)
-        if followed is None:
-            followed = _Followed(remote)
-            self._look_up(followed)
-        return followed.source
+        entry = self._entry_of(remote)
+        if entry is not None:
+            self._touch(entry)
+            self._read_neighbours()
 
     def tick(self, now: float) -> None:
         """About once a second while traffic flows: look again at what is due."""
@@ -144,13 +105,9 @@ class NextHops:
             self._asked = now
         elif now - self._asked >= LOOK_AGAIN:
             self._asked, self._stale = now, True
-        due = False
+        due = any(entry.asked is None and not entry.resolved for entry in self._entries.values())
         for entry in self._entries.values():
-            if entry.asked is None:
-                entry.asked = now  # ``follow`` did
-                due = due or not entry.resolved
-            elif now - entry.asked >= (RECHECK if entry.resolved else RETRY):
-                entry.asked = now
+            if entry.is_due(now, resolved=entry.resolved):
                 self._touch(entry)
                 due = True
         if due:
@@ -158,47 +115,24 @@ class NextHops:
 
     # -- resolving
 
-    def _resolve(self, followed: _Followed) -> LinkEvent | None:
-        """Ask for the route again; what changed."""
-        before = (followed.index, followed.next_hop, followed.source)
-        self._look_up(followed)
-        self._enter(followed)
-        self._render(followed)
-        if before == (followed.index, followed.next_hop, followed.source):
-            return None
-        if followed.index not in {0, self._link.index, before[0]}:
-            moved = next((one.name for one in self._kernel.interfaces() if one.index == followed.index), None)
-            if moved is not None:
-                self.moved_to = moved
-                return LinkEvent.MOVED
-        return LinkEvent.NEXT_HOP
-
-    def _look_up(self, followed: _Followed) -> None:
-        route = self._kernel.route(followed.remote)
-        followed.index = route.index if route else 0
+    def _look_up(self, remote: IPAddress) -> Way:
+        route = self._kernel.route(remote)
         if route is None or route.index != self._link.index:
-            followed.next_hop = followed.source = None
-        else:
-            followed.next_hop = gateway_of(self._kernel, route) or followed.remote
-            followed.source = self._choose_source(followed.remote, source_of(self._kernel, route))
+            return Way(route.index if route else 0)
+        source = self._choose_source(remote, source_of(self._kernel, route))
+        return Way(route.index, gateway_of(self._kernel, route) or remote, source)
 
-    def _choose_source(self, remote: IPAddress, preferred: IPAddress | None) -> IPAddress | None:
-        """``preferred``, unless it is temporary and the interface has a lasting one, best in the same /64."""
-        if preferred is not None and not is_second_choice(self._kernel, self.device, preferred):
-            return preferred
-        lasting = [one for one in usable(self._kernel, self._link) if one.version == remote.version]
-        lasting = [one for one in lasting if not is_second_choice(self._kernel, self.device, one)]
-        if preferred is None:
-            return lasting[0] if lasting else None
-        return next(
-            (one for one in lasting if one.packed[:8] == preferred.packed[:8]), lasting[0] if lasting else preferred
-        )
+    def _name_of(self, ifindex: int) -> str | None:
+        return next((one.name for one in self._kernel.interfaces() if one.index == ifindex), None)
 
-    def _enter(self, followed: _Followed) -> None:
-        """Have an entry for its next hop, as the kernel knows it, or else have the kernel resolve it."""
-        hop = followed.next_hop
-        if hop is None or not self._link.address or hop.packed in self._entries:
-            return
+    def _is_second_choice(self, address: IPAddress) -> bool:
+        return is_second_choice(self._kernel, self.device, address)
+
+    def _lasting(self, version: int) -> list[IPAddress]:
+        able = [one for one in usable(self._kernel, self._link) if one.version == version]
+        return [one for one in able if not self._is_second_choice(one)]
+
+    def _enter(self, hop: IPAddress) -> None:
         entry = self._entries[hop.packed] = _Entry(hop)
         self._read_neighbours()
         if not entry.resolved:
@@ -223,20 +157,6 @@ class NextHops:
         for followed in self._followed.values():
             self._render(followed)
 
-    def _render(self, followed: _Followed) -> None:
-        """Put its link header where ``header`` finds it."""
-        key = followed.remote.packed
-        entry = self._entries.get(followed.next_hop.packed) if followed.next_hop is not None else None
-        if entry is None or not entry.lladdr:
-            self._headers.pop(key, None)
-        else:
-            self._headers[key] = entry.lladdr + self._link.address + _ETHERTYPE[followed.remote.version]
-
-    def _drop_unused(self) -> None:
-        used = {followed.next_hop.packed for followed in self._followed.values() if followed.next_hop is not None}
-        for key in self._entries.keys() - used:
-            del self._entries[key]
-
     # -- the kernel's news
 
     def events(self) -> list[LinkEvent]:
@@ -254,11 +174,7 @@ class NextHops:
             overrun or not kinds.isdisjoint(self._about("RTM_ADD", "RTM_DELETE", "RTM_CHANGE", "RTM_RESOLVE"))
         ) and not self._gone:
             self._read_neighbours()
-            for followed in self._followed.values():
-                event = self._resolve(followed)
-                if event is not None:
-                    found[event] = None
-            self._drop_unused()
+            self._resolve_all(found)
         return list(found)
 
     def _is_strangers(self, message: Message) -> bool:
@@ -279,11 +195,7 @@ class NextHops:
         except (LinkError, OSError):
             now = None
         if now is None or now.index != before.index:
-            self._gone = True
-            self._followed.clear()
-            self._entries.clear()
-            self._headers.clear()
-            found[LinkEvent.GONE] = None
+            self._lose_device(found)
             return
         if self.up != was_up:
             found[LinkEvent.UP if self.up else LinkEvent.DOWN] = None

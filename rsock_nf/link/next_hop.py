@@ -1,6 +1,6 @@
-"""The way from one device to the remote addresses that we send to: route, next hop, link header; followed.
+"""The way from one device to the remote addresses that we send to: route, next hop, link header; followed.  Linux.
 
-What it is, in the order of a destination's life:
+What it is beside ``followed``, in the order of a destination's life:
 
 1. ``follow`` asks the kernel for the route (RTM_GETROUTE) and makes it resolve the next hop (NTF_USE).
 2. ``events`` reads the kernel's news, and the link header is there.  ``header`` is one look-up from then on.
@@ -20,31 +20,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent, Route
+from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link import rtnetlink as rtnl
-from rsock_nf.link.routes import (
-    default_device,
-    device_addresses,
-    find_device,
-    find_route,
-    is_temporary,
-    ranked,
-    route_to,
-)
+from rsock_nf.link.followed import Entry, FollowedDestinations, Way
+from rsock_nf.link.routes import find_device, find_route, is_temporary, ranked
 from rsock_nf.link.rtnetlink import Device, Neighbour, RouteSocket
-
-__all__ = ["RECHECK", "RETRY", "NextHops", "Route", "default_device", "device_addresses", "route_to"]
-
-RECHECK: Final = 15.0
-"""Seconds from one NTF_USE of a neighbour to the next while traffic flows."""
-RETRY: Final = 1.0
-"""The same while it is not resolved."""
 
 _ETHERNET: Final = 1
 _LOOPBACK: Final = 772
 _HEADERLESS: Final = (512, 519, 65534, 768, 769, 776)
 """ARPHRD_PPP, RAWIP, NONE (TUN, WireGuard), TUNNEL, TUNNEL6, SIT (include/uapi/linux/if_arp.h)"""
-_ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP
 _PROBEABLE: Final = rtnl.NUD_REACHABLE | rtnl.NUD_STALE | rtnl.NUD_DELAY
@@ -53,49 +38,25 @@ _AF_IP: Final = (2, 10)
 
 
 @dataclass(slots=True)
-class _Followed:
-    """One destination."""
-
-    remote: IPAddress
-    ifindex: int = 0
-    """Where the route leads, our device or another; 0 = no route."""
-    next_hop: IPAddress | None = None
-    """On our device; None = none."""
-    source: IPAddress | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Entry):
     """One next hop on our device, as the kernel last told."""
 
-    address: IPAddress
     state: int = 0
     flags: int = 0
-    lladdr: bytes = b""
-    """The last one known: kept while the entry is FAILED or collected, for a wrong guess costs nothing that no guess saves."""
-    asked: float | None = None
-    """``now`` of the last tick that sent NTF_USE."""
     retried: bool = False
     """Asked again at once after it FAILED."""
 
 
-class NextHops:
+class NextHops(FollowedDestinations[_Entry]):
     """The next hops of ``device``.
 
     Raises ``LinkError`` when there is no such device, or when its link type is unknown.
     """
 
     def __init__(self, device: str) -> None:
-        self.device = device
-        self.moved_to = ""
-        """The device that the route of a followed destination leads out of, after ``MOVED``."""
+        super().__init__(device)
         self.addresses: tuple[IPAddress, ...] = ()
         """The device's, those first that one would choose as a source."""
-        self._followed: dict[bytes, _Followed] = {}
-        self._entries: dict[bytes, _Entry] = {}
-        self._headers: dict[bytes, bytes] = {}
-        self._pending: dict[LinkEvent, None] = {}
-        self._gone = False
         self._addresses_stale = False
         with contextlib.ExitStack() as undo:
             self._requests = undo.enter_context(contextlib.closing(RouteSocket()))
@@ -118,8 +79,12 @@ class NextHops:
 
     @property
     def address(self) -> bytes:
-        """The device's link address; b"" on header-less links."""
+        """See ``FollowedDestinations.address``."""
         return self._link.address
+
+    @property
+    def _ifindex(self) -> int:
+        return self._link.ifindex
 
     def fileno(self) -> int:
         """Readable when ``events`` has something to read."""
@@ -131,27 +96,6 @@ class NextHops:
         self._news.close()
 
     # -- destinations
-
-    def header(self, remote: bytes) -> bytes | None:
-        """The link header for a packed destination address; b"" on header-less links, None = not resolved."""
-        return self._headers.get(remote)
-
-    def follow(self, remote: IPAddress) -> None:
-        """Resolve ``remote`` now, and again whenever something changes, until ``forget``.
-
-        A route that leads out of another device already is ``MOVED`` in the next ``events``.
-        """
-        if remote.packed not in self._followed and not self._gone:
-            self._followed[remote.packed] = followed = _Followed(remote)
-            event = self._resolve(followed)
-            if event is LinkEvent.MOVED:
-                self._pending[event] = None
-
-    def forget(self, remote: IPAddress) -> None:
-        """Stop following ``remote``."""
-        self._followed.pop(remote.packed, None)
-        self._headers.pop(remote.packed, None)
-        self._drop_unused()
 
     def suspect(self, remote: IPAddress) -> None:
         """Flows to ``remote`` went silent: have its next hop checked at once.
@@ -169,84 +113,47 @@ class NextHops:
                 return
         self._use(entry)
 
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """The source address that the route prefers, but no temporary one (RFC 8981); None = no route."""
-        followed = self._followed.get(remote.packed)
-        if followed is None:
-            followed = _Followed(remote)
-            self._look_up(followed)
-        return followed.source
-
     def tick(self, now: float) -> None:
         """About once a second while traffic flows: re-check what is due."""
         for entry in self._entries.values():
             if entry.state & _LASTING:
                 continue
-            if entry.asked is None:
-                entry.asked = now  # ``follow`` did
-            resolved = entry.lladdr and not entry.state & rtnl.NUD_FAILED
-            if now - entry.asked >= (RECHECK if resolved else RETRY):
-                entry.asked = now
+            resolved = bool(entry.lladdr) and not entry.state & rtnl.NUD_FAILED
+            if entry.is_due(now, resolved=resolved):
                 self._use(entry)
-
-    def _entry_of(self, remote: IPAddress) -> _Entry | None:
-        followed = self._followed.get(remote.packed)
-        if followed is None or followed.next_hop is None:
-            return None
-        return self._entries.get(followed.next_hop.packed)
 
     # -- resolving
 
-    def _resolve(self, followed: _Followed) -> LinkEvent | None:
-        """Ask for the route again; what changed."""
-        before = (followed.ifindex, followed.next_hop, followed.source)
-        self._look_up(followed)
-        self._enter(followed)
-        self._render(followed)
-        if before == (followed.ifindex, followed.next_hop, followed.source):
-            return None
-        if followed.ifindex not in {0, self._link.ifindex, before[0]}:
-            with contextlib.suppress(OSError):  # gone again: that will be news, too
-                self.moved_to = self._requests.device(index=followed.ifindex).name
-                return LinkEvent.MOVED
-        return LinkEvent.NEXT_HOP
-
-    def _look_up(self, followed: _Followed) -> None:
+    def _look_up(self, remote: IPAddress) -> Way:
         """The route as the host has it; where it leads out of another device, the one that ours would offer."""
-        remote = followed.remote
         route = find_route(
             self._requests, remote, self._link.ifindex if remote.version == 6 and remote.is_link_local else 0
         )
-        followed.ifindex = route.ifindex if route else 0
+        ifindex = route.ifindex if route else 0
         if route and route.ifindex != self._link.ifindex:
             route = find_route(self._requests, remote, self._link.ifindex)
         if route is None or route.ifindex != self._link.ifindex:
-            followed.next_hop = followed.source = None
-        else:
-            followed.next_hop = route.gateway or remote
-            followed.source = self._choose_source(remote, route.source)
+            return Way(ifindex)
+        return Way(ifindex, route.gateway or remote, self._choose_source(remote, route.source))
 
-    def _choose_source(self, remote: IPAddress, preferred: IPAddress | None) -> IPAddress | None:
-        """``preferred``, unless it is temporary and the device has a lasting one, best in the same /64."""
-        if preferred is not None and preferred not in self._temporary:
-            return preferred
+    def _name_of(self, ifindex: int) -> str | None:
+        with contextlib.suppress(OSError):  # gone again: that will be news, too
+            return self._requests.device(index=ifindex).name
+        return None
+
+    def _is_second_choice(self, address: IPAddress) -> bool:
+        return address in self._temporary
+
+    def _lasting(self, version: int) -> list[IPAddress]:
         lasting = [a.address for a in self._ranked if a.scope == rtnl.SCOPE_GLOBAL and not a.flags & _SECOND_CHOICE]
-        lasting = [address for address in lasting if address.version == remote.version]
-        if preferred is None:
-            return lasting[0] if lasting else None
-        return next((a for a in lasting if a.packed[:8] == preferred.packed[:8]), lasting[0] if lasting else preferred)
+        return [address for address in lasting if address.version == version]
 
-    def _enter(self, followed: _Followed) -> None:
-        """Have an entry for its next hop, as the kernel knows it, and have the kernel check it."""
-        hop = followed.next_hop
-        if hop is None or not self._resolves or hop.packed in self._entries:
-            return
+    def _enter(self, hop: IPAddress) -> None:
         entry = self._entries[hop.packed] = _Entry(hop)
         self._use(entry)
 
     @property
     def _resolves(self) -> bool:
-        """Whether the kernel asks the link for neighbours here."""
         return self._link.link_type == _ETHERNET and not self._link.flags & (rtnl.IFF_NOARP | rtnl.IFF_LOOPBACK)
 
     def _use(self, entry: _Entry) -> None:
@@ -272,30 +179,14 @@ class NextHops:
             for followed in self._followed.values():
                 self._render(followed)
 
-    def _render(self, followed: _Followed) -> None:
-        """Put its link header where ``header`` finds it."""
-        key = followed.remote.packed
-        lladdr = self._lladdr(followed.next_hop)
-        if lladdr is None:
-            self._headers.pop(key, None)
-        elif self._link.link_type in _HEADERLESS:
-            self._headers[key] = b""
-        else:
-            self._headers[key] = lladdr + self._link.address + _ETHERTYPE[followed.remote.version]
-
     def _lladdr(self, hop: IPAddress | None) -> bytes | None:
         """Where the device takes no neighbours, its own address is every one's (net/ipv4/arp.c, ``arp_constructor``)."""
-        if hop is None:
-            return None
-        if not self._resolves:
+        if hop is not None and not self._resolves:
             return self._link.address
-        entry = self._entries.get(hop.packed)
-        return (entry.lladdr or None) if entry else None
+        return super()._lladdr(hop)
 
-    def _drop_unused(self) -> None:
-        used = {followed.next_hop.packed for followed in self._followed.values() if followed.next_hop is not None}
-        for key in self._entries.keys() - used:
-            del self._entries[key]
+    def _link_header(self, lladdr: bytes, version: int) -> bytes:
+        return b"" if self._link.link_type in _HEADERLESS else super()._link_header(lladdr, version)
 
     # -- the kernel's news
 
@@ -333,11 +224,7 @@ class NextHops:
     def _hear_device(self, told: Device, found: dict[LinkEvent, None], *, deleted: bool) -> None:
         before = self._link
         if deleted or told.name != self.device:
-            self._gone = True
-            self._followed.clear()
-            self._entries.clear()
-            self._headers.clear()
-            found[LinkEvent.GONE] = None
+            self._lose_device(found)
             return
         self._link = told
         if told.up != before.up:  # down and up again between two looks is nothing
@@ -381,13 +268,6 @@ class NextHops:
         before, self.addresses = self.addresses, tuple(a.address for a in self._ranked)
         if found is not None and self.addresses != before:
             found[LinkEvent.ADDRESSES] = None
-
-    def _resolve_all(self, found: dict[LinkEvent, None]) -> None:
-        for followed in self._followed.values():
-            event = self._resolve(followed)
-            if event is not None:
-                found[event] = None
-        self._drop_unused()
 
 
 def _find_supported(kernel: RouteSocket, device: str) -> Device:

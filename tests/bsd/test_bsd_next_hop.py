@@ -15,8 +15,9 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent, Route
 from rsock_nf.link import bsd_routes as routes
 from rsock_nf.link.bsd_abi import load
-from rsock_nf.link.bsd_next_hop import LOOK_AGAIN, RECHECK, RETRY, NextHops
+from rsock_nf.link.bsd_next_hop import LOOK_AGAIN, NextHops
 from rsock_nf.link.bsd_routing import Interface, RouteSocket
+from rsock_nf.link.followed import RECHECK, RETRY
 from tests.bsd.simulated import KERNELS
 from tests.bsd.simulated_routing import HandMade, SimulatedRouting, Way
 

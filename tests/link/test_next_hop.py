@@ -17,8 +17,10 @@ from ipaddress import ip_address
 import pytest
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent
-from rsock_nf.link.next_hop import RECHECK, RETRY, NextHops, Route, default_device, device_addresses, route_to
+from rsock_nf.link import LinkError, LinkEvent, Route
+from rsock_nf.link.followed import RECHECK, RETRY
+from rsock_nf.link.next_hop import NextHops
+from rsock_nf.link.routes import default_device, device_addresses, route_to
 from rsock_nf.link.rtnetlink import Device, RouteSocket
 from rsock_nf.ops.netns import Namespace
 
