@@ -45,7 +45,7 @@ class Client(Dialling):
         self._active = True
         self._unused_since = now
         if not self.group.usable:
-            self.reason = f"dialling {self._dialer.remote_text}, no answer yet"
+            self.reason = self._nothing_heard
         for slot in self._dialer.slots:
             self._deadlines.set(Timer.DIAL, slot, now + slot.stagger)
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)

@@ -130,6 +130,11 @@ class Dialling(Node):
         """The server's address in use."""
         return self._dialer.remote_text
 
+    @property
+    def _nothing_heard(self) -> str:
+        """The ``reason`` of the first moments."""
+        return f"dialling {self._dialer.remote_text}, no answer yet"
+
     # -- dialling
 
     def _number(self) -> int:
@@ -172,9 +177,13 @@ class Dialling(Node):
         """A SYN, hello, join or confirmation has been sent often enough."""
         if flow.state is State.SYN_SENT or (flow.key.udp and flow.state is not State.CONFIRMING):
             self._dialer.slots[flow.slot].unanswered = True
-        if flow.state is State.SYN_SENT and not self.group.usable:
+        if flow.state is State.SYN_SENT and not self.group.usable and not self._open_ports():
             self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
         self._step(now, flow, Input.UNANSWERED)
+
+    def _open_ports(self) -> bool:
+        """Whether flows that nothing was heard on but a SYN-ACK wait for more: that tells more than another port's silence."""
+        return any(not flow.key.udp and flow.state in (State.TCP_UP, State.HELLO_SENT) for flow in self._flows.values())
 
     def _pass_over(self, now: float) -> None:
         """No session, and not one answer from the address in use: give the next one its turn."""

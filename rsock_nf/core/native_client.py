@@ -32,20 +32,28 @@ class NativeClient(Client):
         """Joins do not go unanswered; two in a row that do mean that the session is lost."""
 
     def _retransmit(self, now: float, flow: Flow) -> None:
+        if flow.state is State.HELLO_SENT and flow.tries > 1:  # one may be lost, or its answer
+            self._note_silence(flow)
         super()._retransmit(now, flow)
         if flow.state is State.HELLO_SENT:
             self._turns(now, another_hello=True)
 
+    def _note_silence(self, flow: Flow) -> None:
+        """Hellos are not answered.  A SYN-ACK says more than silence: an open TCP port is told rather than a UDP port."""
+        if self.group.usable or (flow.key.udp and self._open_ports()):
+            return
+        same = "are secret, wire and version of rsock-nf the same on both sides?"
+        if flow.key.udp:
+            where = f"{self._dialer.remote_text} UDP port {flow.key.remote_port}"
+            self.reason = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
+        else:
+            self.reason = f"{self._open_port(flow)}, but leaves our hellos unanswered: {same}"
+
+    def _open_port(self, flow: Flow) -> str:
+        return f"{self._dialer.remote_text} port {flow.key.remote_port} is open"
+
     def _unanswered(self, now: float, flow: Flow) -> None:
-        if flow.state is State.HELLO_SENT and not self.group.usable:
-            where = f"{self._dialer.remote_text} {'UDP ' if flow.key.udp else ''}port {flow.key.remote_port}"
-            open_ = (
-                "does not answer our hello: is UDP open on the way, and"
-                if flow.key.udp
-                else "is open, but does not answer our hello:"
-            )
-            self.reason = f"{where} {open_} is the secret the same on both sides?"
-        elif flow.key.udp:
+        if flow.key.udp:
             pass  # a path that is down looks the same; a server that has lost the session says so
         elif flow.state in (State.JOIN_SENT, State.CONFIRMING) and self.session and not self.group.usable:
             if not self._answered_joins:
@@ -118,6 +126,8 @@ class NativeClient(Client):
             case Action.HELLO:
                 message, flow.pending = self._handshake.hello(self._offer(flow), self._rng)
                 self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
+                if not flow.key.udp and self.reason == self._nothing_heard:
+                    self.reason = f"{self._open_port(flow)}, no answer to our hello yet"
             case Action.JOIN if self.session:
                 message = self._handshake.join(
                     self.session.keys, self.session.session_id, flow.flow_id, self._offer(flow), self._rng

@@ -1,17 +1,22 @@
 """A session outlives its flows, the client's addresses and, for the client's side, the server."""
 
+import re
 from collections import Counter
 
 import pytest
 
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
 from rsock_nf.core.flow import Input
-from rsock_nf.core.parameters import Cipher, OnProbe
+from rsock_nf.core.parameters import Carriers, Cipher, OnProbe
 from rsock_nf.core.types import PortRange
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Nat, Toward
 
 PUBLIC, OTHER_PUBLIC = b"\xc6\x33\x64\x01", b"\xc6\x33\x64\x02"
+UNANSWERED_HELLOS = re.compile(
+    r"192\.0\.2\.2 port 100\d\d is open, but leaves our hellos unanswered: "
+    r"are secret, wire and version of rsock-nf the same on both sides\?"
+)
 
 
 def talk(pair: Pair, seconds: float, *, tag: bytes, back: bool = True) -> None:
@@ -225,11 +230,48 @@ def test_wrong_secret() -> None:
     with Pair(client={"secret": b"x" * 32}) as pair:
         pair.start()
         pair.run(40.0)
-        assert "does not answer our hello: is the secret the same on both sides?" in pair.client.reason
-        assert "192.0.2.2 port 100" in pair.client.reason
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason)
         assert not pair.server.sessions
         assert len(pair.server._half_open) == 0
         assert not pair.flows(pair.server)
+
+
+def test_what_is_known_of_silence_is_told_at_once() -> None:
+    """A port that answers SYNs, and hellos not, is told apart from a dead host long before anybody gives up."""
+    with Pair(client={"secret": b"x" * 32}) as pair:
+        pair.start()
+        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
+        pair.run(0.3)
+        assert pair.client.reason == "192.0.2.2 port 10001 is open, no answer to our hello yet"
+        pair.run(1.1)
+        for _ in range(200):  # and nothing that says less takes its place
+            assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+            pair.run(0.1)
+
+
+def test_a_silent_port_does_not_hide_an_open_one() -> None:
+    """Of ten ports one passes the provider's firewall, and it does not know our secret: so much is known."""
+    with Pair(client={"secret": b"x" * 32}) as pair:
+        pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[22:24] != b"\x27\x15")
+        pair.start()
+        pair.run(8.0)
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+
+
+def test_wrong_secret_over_both_kinds() -> None:
+    with Pair(client={"secret": b"x" * 32}, carriers=Carriers.ALL) as pair:
+        pair.start()
+        pair.run(3.0)
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+    with Pair(client={"secret": b"x" * 32}, carriers=Carriers.UDP) as pair:
+        pair.start()
+        pair.run(0.3)
+        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
+        pair.run(1.2)
+        assert re.fullmatch(
+            r"192\.0\.2\.2 UDP port 100\d\d leaves our hellos unanswered: is UDP open on the way, and are .* the same on both sides\?",
+            pair.client.reason,
+        )
 
 
 def test_wrong_secret_against_a_server_that_closes() -> None:
