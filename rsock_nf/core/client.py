@@ -31,7 +31,9 @@ class Client(Dialling):
         super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
         self._config = parameters
         self._refusal = ""
-        """Why the server refused the last conversation, if none was opened since: further flows do not make that good."""
+        """Why the server refuses conversations, if it does: further flows do not make that good."""
+        self._refusals: dict[int, str] = {}
+        """The same for each local socket whose last conversation was refused."""
         self._waiting = Waiting()
         self._numbers = Numbering(self._random16(), 2 * parameters.duration)
         self._unused_since = 0.0
@@ -133,14 +135,14 @@ class Client(Dialling):
                 conversation = self.group.conversations.get(number)
                 if conversation is not None:
                     conversation.opened()
-                    self.reason = "" if self.reason == self._refusal else self.reason
-                    self._refusal = ""
+                    self._refusals.pop(_local_end(conversation.peer), None)
+                    self._tell_refusals()
             case messages.Refused(conversation=number, reason=code):
-                self._refusal = f"the server refuses a conversation: {_REFUSALS.get(code, f'reason {code}')}"
-                self.reason = self._refusal
                 self.counters["conversations refused"] += 1
                 conversation = self.group.conversations.get(number)
-                if conversation is not None:
+                if conversation is not None:  # else it is known
+                    self._refusals[_local_end(conversation.peer)] = self._why_refused(conversation, code)
+                    self._tell_refusals()
                     self._forget_conversation(now, conversation)
             case messages.CloseConversation(conversation=number):
                 conversation = self.group.conversations.get(number)
@@ -148,6 +150,17 @@ class Client(Dialling):
                     self._forget_conversation(now, conversation)
             case _:
                 super()._control(now, flow, session, message, received)
+
+    def _why_refused(self, conversation: PumpConversation, code: int) -> str:
+        reason = _REFUSALS.get(code, f"reason {code}").format(target=conversation.target)
+        end = _local_end(conversation.peer)
+        whose = f" of {self._config.local_ends[end]}" if end < len(self._config.local_ends) else ""
+        return f"the server refuses the conversations{whose}: {reason}"
+
+    def _tell_refusals(self) -> None:
+        told, self._refusal = self._refusal, "; ".join(self._refusals.values())
+        if self._refusal or self.reason == told:
+            self.reason = self._refusal
 
     # -- the way down
 
@@ -162,6 +175,7 @@ class Client(Dialling):
         if session is None:
             return
         self.reason, self._refusal = reason, ""
+        self._refusals.clear()
         self._given_up.clear()
         self._events.append(SessionDown(session.session_id, reason))
         carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
@@ -225,9 +239,8 @@ class Client(Dialling):
         return conversation
 
     def _target(self, peer: Hashable) -> int:
-        """Which of the server's targets: a driver with several sockets says so in ``peer``'s first item."""
-        index = peer[0] if isinstance(peer, tuple) and peer and isinstance(peer[0], int) else 0
-        return self._config.targets[index]
+        """Which of the server's targets."""
+        return self._config.targets[_local_end(peer)]
 
     def _expire_conversation(self, now: float, conversation: PumpConversation) -> None:
         if self.session:
@@ -260,8 +273,13 @@ class Client(Dialling):
             self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)
 
 
+def _local_end(peer: Hashable) -> int:
+    """Which local socket: a driver with several says so in ``peer``'s first item."""
+    return peer[0] if isinstance(peer, tuple) and peer and isinstance(peer[0], int) else 0
+
+
 _REFUSALS: dict[int, str] = {
-    messages.RefusalReason.NO_TARGET: "it has no such target",
+    messages.RefusalReason.NO_TARGET: "it has no target {target} (counted from 0)",
     messages.RefusalReason.LIMIT: "it has as many as it allows (max_conversations)",
     messages.RefusalReason.SOCKET: "it could not open a socket toward its target",
 }

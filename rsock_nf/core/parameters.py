@@ -104,6 +104,8 @@ class ClientParameters(Common):
     """Flows close this long after the last conversation ended; 0 = never."""
     targets: tuple[int, ...] = (0,)
     """For each local listening socket, the index of its target in the server's list."""
+    local_ends: tuple[str, ...] = ()
+    """For each local listening socket, what people call it."""
     rsock_version: int = 2
     """The original's wire only: 2 (a head of 23 bytes) or 1 (19 bytes).  A server answers as it was addressed."""
 

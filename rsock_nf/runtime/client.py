@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Hashable
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class ClientTunnel(Driver):
         return Match(PortSide.SOURCE, self.parameters.server, self.parameters.ports)
 
     def _make_core(self) -> Client:
-        return client_core(self.parameters, *self._limits())
+        ends = tuple(f"unix:{end}" if isinstance(end, Path) else str(end) for end in self.listening)
+        return client_core(replace(self.parameters, local_ends=ends), *self._limits())
 
     def _begin(self) -> None:
         self._follow()

@@ -232,7 +232,7 @@ def test_no_such_target() -> None:
         pair.up()
         pair.say("app", b"hello")
         pair.run(0.5)
-        assert pair.client.reason == "the server refuses a conversation: it has no such target"
+        assert pair.client.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
         assert pair.client.counters["conversations refused"] == 1
         assert not pair.sockets
         assert not numbers(pair)
@@ -240,13 +240,42 @@ def test_no_such_target() -> None:
 
 def test_a_refusal_is_not_forgotten_with_the_next_flow() -> None:
     """The application speaks first: its datagram goes with the first flow, and nine more come up after the refusal."""
-    with Pair(client={"targets": (7, 0)}) as pair:
+    with Pair(client={"targets": (7,)}) as pair:
         pair.start()
-        pair.say((0, "app"), b"hello")
+        pair.say("app", b"hello")
         pair.run(5.0)
         assert len(pair.flows(pair.client)) == 10
-        assert pair.client.reason == "the server refuses a conversation: it has no such target"
-        pair.say((1, "app"), b"to a target that there is")
+        assert pair.client.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
+
+
+def test_which_local_socket_asks_for_a_target_that_is_not() -> None:
+    ends = {"targets": (0, 7, 8), "local_ends": ("127.0.0.1:30000", "127.0.0.1:30001", "unix:/run/a")}
+    second = "the server refuses the conversations of 127.0.0.1:30001: it has no target 7 (counted from 0)"
+    third = "the server refuses the conversations of unix:/run/a: it has no target 8 (counted from 0)"
+    with Pair(client=ends) as pair:
+        pair.up()
+        pair.say((1, "app"), b"hello")
+        pair.run(0.5)
+        assert pair.client.reason == second
+        pair.say((0, "app"), b"to a target that there is")
+        pair.run(0.5)
+        assert pair.client.reason == second, "that one of them works does not help the other"
+        pair.say((2, "app"), b"hello")
+        pair.run(0.5)
+        assert pair.client.reason == f"{second}; {third}"
+
+
+def test_a_refusal_ends_with_the_next_conversation_of_that_socket() -> None:
+    with Pair(server={"max_conversations": 1}, client={"targets": (0, 0)}) as pair:
+        pair.up()
+        pair.say((0, "app"), b"the only one")
+        pair.say((1, "app"), b"one too many")
+        pair.run(0.5)
+        refusal = "the server refuses the conversations: it has as many as it allows (max_conversations)"
+        assert pair.client.reason == refusal
+        pair.client._expire_conversation(pair.now, next(iter(pair.client.group.conversations.values())))
+        pair.run(0.5)
+        pair.say((1, "app"), b"now there is room")
         pair.run(0.5)
         assert pair.client.reason == ""
 

@@ -54,6 +54,7 @@ def test_every_tunnel_leads_to_its_target(
         {"listen": "127.0.0.1:30000", "target": 1},
         {"listen": f"unix:{path}", "target": 2},
         {"listen": "[::1]:30000"},
+        {"listen": f"unix:{path}2", "target": 9},
     ]
     site = build(
         client={"listen": None, "tunnels": tunnels},
@@ -73,6 +74,10 @@ def test_every_tunnel_leads_to_its_target(
         application.send(b"for %d" % index)
         answer(targets[index], b"for %d" % index)
         assert application.recv(2000) == b"re: for %d" % index
+    application = stack.enter_context(site.lab.client.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    application.sendto(b"for nobody", f"{path}2")
+    refusal = f"the server refuses the conversations of unix:{path}2: it has no target 9 (counted from 0)"
+    wait_until(lambda: site.tunnel.status("client")["reason"] == refusal, "the refusal to be told")
 
 
 def test_two_unix_clients_share_a_tunnel(
