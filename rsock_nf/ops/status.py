@@ -24,13 +24,13 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
         *_targets(snapshot.get("refused_by") or {}),
         *_strangers(snapshot.get("counters") or {}),
-        *([f"  ports     {snapshot['ports']}"] if snapshot.get("ports") else []),
+        *([f"  ports     {_each_wire(snapshot, 'ports')}"] if snapshot.get("ports") else []),
         f"  link      {_link(snapshot['link'])}",
         *([f"  UDP       {_carriers(snapshot['carriers'])}"] if snapshot.get("carriers") else []),
         f"  firewall  {_firewall(snapshot['firewall'], snapshot.get('type', 'tcp'))}",
     ]
     if snapshot.get("mtu"):
-        lines.append(f"  MTU       {snapshot['mtu']} bytes for the application's datagrams")
+        lines.append(f"  MTU       {_each_wire(snapshot, 'mtu')} bytes for the application's datagrams")
     elapsed = snapshot["uptime"] - before["uptime"] if before else 0.0
     earlier = {session["id"]: session for session in before["sessions"]} if before else {}
     for session in snapshot["sessions"]:
@@ -55,6 +55,14 @@ def size(count: float) -> str:
         unit += 1
     digits = 0 if unit == 0 or count >= 100 else 1 if count >= 10 else 2
     return f"{count:.{digits}f} {_UNITS[unit]}"
+
+
+def _each_wire(snapshot: Snapshot, key: str) -> str:
+    """The value, or each wire's where there are two."""
+    wires = snapshot.get("wires") or []
+    if len(wires) < 2:
+        return str(snapshot[key])
+    return ", ".join(f"{wire[key]} (wire {wire['wire']})" for wire in wires if wire[key])
 
 
 def _targets(refused: dict[str, int]) -> list[str]:

@@ -38,7 +38,8 @@ def snapshot(driver: Driver, now: float) -> dict[str, Any]:
         "config": str(driver.settings.path),
         "cipher": driver.settings.tunnel.cipher.value,
         "ports": ",".join(map(str, _ports(driver.settings))),
-        "mtu": min((session["mtu"] for session in described if session["mtu"]), default=None),
+        "mtu": _mtu(described),
+        "wires": wires(driver.settings, described),
         "sessions": described,
         "type": _type(driver.settings),
         "link": {
@@ -67,6 +68,24 @@ def application_mtu(session: Session) -> int | None:
     usable = session.group.usable
     opening = _TARGET_INDEX if session.wire is Wire.NATIVE else 0
     return session.usable_payload() - usable[0].codec.overhead - opening if usable else None
+
+
+def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each wire's ports, kinds of flows, and least MTU of ``sessions`` (as the snapshot has them; None = none carries)."""
+    return [
+        {
+            "wire": tunnel.wire.value,
+            "ports": ",".join(map(str, tunnel.ports)),
+            "type": tunnel.carriers.value,
+            "mtu": _mtu([session for session in sessions if session["wire"] == tunnel.wire.value]),
+        }
+        for tunnel in (settings.tunnel, settings.rsock)
+        if tunnel is not None
+    ]
+
+
+def _mtu(sessions: list[dict[str, Any]]) -> int | None:
+    return min((session["mtu"] for session in sessions if session["mtu"]), default=None)
 
 
 def _ports(settings: Settings) -> list[PortRange]:

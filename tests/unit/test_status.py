@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rsock_nf import config
+from rsock_nf.config.values import format_secret
 from rsock_nf.ops.status import duration, render, size
+from rsock_nf.runtime.snapshot import wires
 
 FLOW = {
     "id": 1,
@@ -72,6 +77,31 @@ def test_a_session_of_the_original_wire_is_told_from_a_native_one() -> None:
     original = {**SNAPSHOT, "sessions": [{**SNAPSHOT["sessions"][0], "wire": "rsock"}]}
     assert "  session 00000000deadbeef  203.0.113.5  wire rsock  2 flows, 1 conversation" in render(original)
     assert "wire rsock" not in render(SNAPSHOT)
+
+
+def test_a_server_of_two_wires_has_ports_and_an_mtu_for_each(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    keys = {
+        "role": "server",
+        "target": "127.0.0.1:9",
+        "secret": format_secret(b"0123456789abcdefghijklmnopqrstuv"),
+        "ports": "10001-10010",
+    }
+    path.write_text(json.dumps(keys | {"rsock": {"ports": "80,443", "type": "all"}}))
+    path.chmod(0o600)
+    settings = config.load(path).settings
+    native, original = {"wire": "native", "mtu": 1452}, {"wire": "rsock", "mtu": 1429}
+    found = wires(settings, [native, original, {**original, "mtu": 1300}, {**original, "mtu": None}])
+    assert found == [
+        {"wire": "native", "ports": "10001-10010", "type": "tcp", "mtu": 1452},
+        {"wire": "rsock", "ports": "80,443", "type": "all", "mtu": 1300},
+    ]
+    lines = render({**SNAPSHOT, "ports": "80,443,10001-10010", "mtu": 1300, "wires": found}).splitlines()
+    assert "  ports     10001-10010 (wire native), 80,443 (wire rsock)" in lines
+    assert "  MTU       1452 (wire native), 1300 (wire rsock) bytes for the application's datagrams" in lines
+    lines = render({**SNAPSHOT, "mtu": 1452, "wires": wires(settings, [native])}).splitlines()
+    assert "  MTU       1452 (wire native) bytes for the application's datagrams" in lines, "nobody speaks the other"
+    assert render({**SNAPSHOT, "wires": found[:1]}) == EXPECTED
 
 
 def test_one_session_as_people_see_it() -> None:
