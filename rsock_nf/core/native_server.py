@@ -69,7 +69,8 @@ class NativeServer(Server):
         try:
             answer = known.answer if known else self._answer(now, segment, link_header, digest)
         except Malformed:
-            self._turn_away(segment, link_header, "payloads from strangers")
+            # Behind no handshake of ours: a client of ours whose NAT address changed, or whose flow ended here.
+            self._turn_away(segment, link_header, "payloads from strangers" if first else "payloads of no flow")
             return
         if not answer:
             return

@@ -23,7 +23,7 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
         *_targets(snapshot.get("refused_by") or {}),
-        *_strangers(snapshot.get("counters") or {}),
+        *_strangers(snapshot.get("counters") or {}, snapshot.get("type", "tcp")),
         *([f"  ports     {_each_wire(snapshot, 'ports')}"] if snapshot.get("ports") else []),
         f"  link      {_link(snapshot['link'])}",
         *([f"  UDP       {_carriers(snapshot['carriers'])}"] if snapshot.get("carriers") else []),
@@ -73,13 +73,15 @@ def _targets(refused: dict[str, int]) -> list[str]:
     ]
 
 
-def _strangers(counters: dict[str, int]) -> list[str]:
+def _strangers(counters: dict[str, int], carriers: str) -> list[str]:
+    """Over UDP no handshake tells them from a client of ours that a NAT gave another address, and that goes on there."""
     count = counters.get("payloads from strangers", 0)
-    return (
-        [f"  strangers {_counted(count, 'payload')} that {'does' if count == 1 else 'do'} not authenticate"]
-        if count
-        else []
-    )
+    if not count:
+        return []
+    who = "another secret, or a scan"
+    if carriers != "tcp":
+        who = "another secret, a scan, or over UDP a client whose address has changed"
+    return [f"  strangers {_counted(count, 'payload')} that {'does' if count == 1 else 'do'} not authenticate ({who})"]
 
 
 def _link(link: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from rsock_nf.core.parameters import Carriers
+from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.snapshot import application_mtu, state
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ class Journal:
                 self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
         strangers = driver.core.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
-            self._log.info(
-                "strangers: %d payloads so far that do not authenticate (another secret, or a scan)", strangers
-            )
+            who = "another secret, a scan, or over UDP a client whose address has changed"
+            if not carrier_ports(driver.settings):
+                who = "another secret, or a scan"
+            self._log.info("strangers: %d payloads so far that do not authenticate (%s)", strangers, who)
         if self._log.isEnabledFor(logging.DEBUG):
             self._trace(driver)
 

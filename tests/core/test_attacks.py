@@ -327,7 +327,7 @@ def test_a_hello_without_a_tcp_handshake_is_not_answered() -> None:
         pair.wire.drop.append(lambda toward, _: toward is Toward.SERVER)
         pair.run(0.004)
         assert pair.wire.sent[Toward.CLIENT] == sent
-        assert pair.server.counters["payloads from strangers"] == 1
+        assert pair.server.counters["payloads of no flow"] == 1
 
 
 def test_a_nat_gives_the_place_of_a_flow_to_a_new_client() -> None:

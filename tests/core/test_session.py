@@ -76,6 +76,8 @@ def test_a_nat_that_forgets_and_a_new_public_address(new_address: bytes | None, 
         assert len(pair.flows(pair.client)) == 10
         session = next(iter(pair.server.sessions.values()))
         assert str(session.peer).startswith("198.51.100.2" if new_address else "198.51.100.1")
+        assert pair.server.counters["payloads of no flow"]
+        assert not pair.server.counters["payloads from strangers"], "it is our own client"
 
 
 @pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])

@@ -199,6 +199,7 @@ def test_a_wrong_secret_gets_nothing(build: Callable[..., Site]) -> None:
         )
         assert said.returncode == 1
         assert len(complaints(said)) == 1
+        assert "is open, but leaves our hellos unanswered: are secret, wire and version" in said.stderr
         assert other not in said.stderr + site.tunnel.log("server") + site.tunnel.log("client")
         assert application.ping(1).returned == 0
         assert target.seen == set()

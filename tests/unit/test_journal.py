@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from rsock_nf.core.client import Client
-from rsock_nf.core.parameters import Carriers, Wire
+from rsock_nf.core.parameters import Carriers, ServerParameters, Wire
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
 
@@ -23,7 +23,7 @@ class Fake:
         self.refused: dict[str, int] = {}
         self.sessions: list[Any] = []
         self.core: Any = SimpleNamespace(counters={})
-        self.settings = SimpleNamespace(tunnel=SimpleNamespace(carriers=Carriers.ALL))
+        self.settings = SimpleNamespace(tunnel=ServerParameters(carriers=Carriers.ALL), rsock=None)
 
     def refusals(self) -> dict[str, int]:
         return self.refused
@@ -97,14 +97,22 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
     assert book.at(61 + 2 * REMINDER) == [], "it refuses no more"
 
 
-def test_strangers_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("carriers", "who"),
+    [
+        (Carriers.TCP, "another secret, or a scan"),
+        (Carriers.ALL, "another secret, a scan, or over UDP a client whose address has changed"),
+    ],
+)
+def test_strangers_are_told_once_a_minute(carriers: Carriers, who: str, caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
+    book.driver.settings.tunnel = ServerParameters(carriers=carriers)
     lines = []
     for second in range(1, 62):
         book.driver.core.counters = {STRANGERS: 2 * second}
         lines += book.at(second)
-    said = "strangers: {} payloads so far that do not authenticate (another secret, or a scan)"
-    assert lines == [said.format(2), said.format(122)]
+    said = "strangers: {} payloads so far that do not authenticate ({})"
+    assert lines == [said.format(2, who), said.format(122, who)]
 
 
 def test_a_client_that_goes_to_sleep_says_so_each_time(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +158,7 @@ def test_a_kind_that_is_away_for_a_moment_or_while_the_client_sleeps_is_not_told
 
 def test_with_one_kind_of_flow_the_other_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.settings.tunnel.carriers = Carriers.TCP
+    book.driver.settings.tunnel = ServerParameters(carriers=Carriers.TCP)
     book.driver.be_client("tcp")
     assert [line for now in range(60) for line in book.at(now)] == []
 

@@ -171,7 +171,10 @@ def test_a_device_that_is_down_is_told() -> None:
 
 def test_strangers_are_told() -> None:
     lines = render({**SNAPSHOT, "counters": {"payloads from strangers": 21}}).splitlines()
-    assert lines[1] == "  strangers 21 payloads that do not authenticate"
+    assert lines[1] == "  strangers 21 payloads that do not authenticate (another secret, or a scan)"
+    lines = render({**SNAPSHOT, "type": "all", "counters": {"payloads from strangers": 1}}).splitlines()
+    who = "another secret, a scan, or over UDP a client whose address has changed"
+    assert lines[1] == f"  strangers 1 payload that does not authenticate ({who})"
 
 
 def test_many_flows_are_cut_short() -> None:
