@@ -6,10 +6,11 @@ and ``open_link`` and the functions beside it ask that.  Nothing else in ``rsock
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -219,20 +220,24 @@ def open_link(device: str, match: Match, *, receive_buffer: int = 32 << 20) -> L
 
     Raises ``LinkError`` when the device does not exist, is down, is of an unknown kind, or the privilege is missing.
     """
-    return system().open_link(device, match, receive_buffer)
+    with _in_one_line(f"{device}: the link cannot be opened"):
+        return system().open_link(device, match, receive_buffer)
 
 
 def route_to(remote: IPAddress) -> Route:
     """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
-    return system().route_to(remote)
+    with _in_one_line(f"the way to {remote} cannot be asked for"):
+        return system().route_to(remote)
 
 
 def default_device(version: int | None = None) -> str | None:
     """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
 
     Without such a route: the only device that has an address of global scope.  None = there is none, or several.
+    Raises ``LinkError`` when the kernel cannot be asked.
     """
-    return system().default_device(version)
+    with _in_one_line("the default route cannot be asked for"):
+        return system().default_device(version)
 
 
 def device_addresses(device: str) -> tuple[IPAddress, ...]:
@@ -240,4 +245,14 @@ def device_addresses(device: str) -> tuple[IPAddress, ...]:
 
     Raises ``LinkError`` when there is no such device.
     """
-    return system().device_addresses(device)
+    with _in_one_line(f"{device}: its addresses cannot be asked for"):
+        return system().device_addresses(device)
+
+
+@contextlib.contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """A system's file names what it knows of; anything else that its kernel refuses is a ``LinkError``, too."""
+    try:
+        yield
+    except OSError as error:
+        raise LinkError(f"{what}: {error.strerror or error}") from error

@@ -23,7 +23,7 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link import rtnetlink as rtnl
 from rsock_nf.link.followed import Entry, FollowedDestinations, Way
-from rsock_nf.link.routes import find_device, find_route, is_temporary, ranked
+from rsock_nf.link.routes import find_device, find_route, is_temporary, name_of, ranked
 from rsock_nf.link.rtnetlink import Device, Neighbour, RouteSocket
 
 _ETHERNET: Final = 1
@@ -137,9 +137,7 @@ class NextHops(FollowedDestinations[_Entry]):
         return Way(ifindex, route.gateway or remote, self._choose_source(remote, route.source))
 
     def _name_of(self, ifindex: int) -> str | None:
-        with contextlib.suppress(OSError):  # gone again: that will be news, too
-            return self._requests.device(index=ifindex).name
-        return None
+        return name_of(self._requests, ifindex)  # one that is gone again will be news, too
 
     def _is_second_choice(self, address: IPAddress) -> bool:
         return address in self._temporary

@@ -1,6 +1,7 @@
 """Where packets to an address would go, asked once: what one wants to know before there is a link.
 
-Each function opens and closes a netlink socket of its own.  Not here: following what changes (``next_hop``).
+``route_to``, ``default_device`` and ``device_addresses`` open and close a netlink socket each; the others are what they
+share with ``next_hop``.  Not here: following what changes, which is that.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def route_to(remote: IPAddress) -> Route:
         if remote.is_link_local and remote.version == 6 and not scope:
             raise LinkError(f"{remote}: a link-local address needs its device, as in {remote}%eth0")
         found = find_route(kernel, remote, find_device(kernel, scope).ifindex if scope else 0)
-        if found is None:
+        device = name_of(kernel, found.ifindex) if found else None
+        if found is None or device is None:
             raise LinkError(f"no route to {remote}; `ip route get {remote}` says why")
-        device = kernel.device(index=found.ifindex).name
         return Route(device, found.source, found.gateway, found.kind == rtnl.RTN_LOCAL)
 
 
@@ -42,15 +43,16 @@ def default_device(version: int | None = None) -> str | None:
     with contextlib.closing(RouteSocket()) as kernel:
         for probe in [probe for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]:
             found = find_route(kernel, ip_address(probe))
-            if found is not None:
-                return kernel.device(index=found.ifindex).name
+            device = name_of(kernel, found.ifindex) if found else None
+            if device is not None:
+                return device
         indexes = {
             a.ifindex
             for a in kernel.addresses()
             if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
         }
-        devices = [kernel.device(index=index) for index in indexes]
-        names = [device.name for device in devices if not device.flags & rtnl.IFF_LOOPBACK]
+        devices = [_device_of(kernel, index) for index in indexes]
+        names = [device.name for device in devices if device is not None and not device.flags & rtnl.IFF_LOOPBACK]
     return names[0] if len(names) == 1 else None
 
 
@@ -86,6 +88,19 @@ def find_device(kernel: RouteSocket, device: str) -> Device:
         if error.errno in {errno.ENODEV, errno.ERANGE, errno.EINVAL}:
             raise LinkError(f"{device}: no such device; `ip link` lists them") from error
         raise LinkError(f"{device}: {error.strerror}") from error
+
+
+def name_of(kernel: RouteSocket, ifindex: int) -> str | None:
+    """None = it has gone since its index was told."""
+    device = _device_of(kernel, ifindex)
+    return device.name if device else None
+
+
+def _device_of(kernel: RouteSocket, ifindex: int) -> Device | None:
+    try:
+        return kernel.device(index=ifindex)
+    except OSError:
+        return None
 
 
 def find_route(kernel: RouteSocket, remote: IPAddress, ifindex: int = 0) -> RouteReply | None:

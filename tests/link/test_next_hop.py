@@ -6,6 +6,7 @@ with the event that it waits for, or fails at a deadline.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import select
@@ -489,6 +490,26 @@ def test_default_device(here: Namespace) -> None:
     assert here.call(lambda: default_device(6)) == "eth1"
     here.ip("route add blackhole 192.0.2.0/24")
     assert here.call(default_device) == "eth0"
+
+
+def test_a_device_that_goes_while_it_is_asked_for(here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The route still names its index."""
+    here.ip("route add ::/0 via fd88:1::2", f"route add default via {THERE[4]}")
+    device = RouteSocket.device
+
+    def without_eth0(kernel: RouteSocket, name: str = "", index: int = 0) -> Device:
+        found = device(kernel, name, index)
+        if found.name == "eth0":
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return found
+
+    monkeypatch.setattr(RouteSocket, "device", without_eth0)
+    assert here.call(default_device) == "eth1"
+    assert here.call(lambda: default_device(6)) == "eth1"
+    with pytest.raises(LinkError, match=f"^no route to {BEYOND[4]}"):
+        here.call(lambda: route_to(BEYOND[4]))
+    here.ip("route delete ::/0", "route delete default")
+    assert here.call(default_device) == "eth1", "the only one that is left with an address"
 
 
 def test_device_addresses(here: Namespace) -> None:
