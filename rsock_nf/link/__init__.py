@@ -12,8 +12,9 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
 
@@ -247,6 +248,18 @@ def device_addresses(device: str) -> tuple[IPAddress, ...]:
     """
     with _in_one_line(f"{device}: its addresses cannot be asked for"):
         return system().device_addresses(device)
+
+
+_ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
+
+
+def abroad(version: int | None = None) -> list[IPAddress]:
+    """Destinations outside every local network, to ask the routing table about; nothing is sent to them.
+
+    Of IP ``version`` or of either, IPv4 first.  Two of each, because some hosts blackhole the prefixes that are reserved
+    for documentation (RFC 5737, RFC 3849).
+    """
+    return [ip_address(probe) for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]
 
 
 @contextlib.contextmanager

@@ -7,16 +7,12 @@ What ``routes`` does on Linux.  Not here: following what changes (``bsd_next_hop
 from __future__ import annotations
 
 import contextlib
-from ipaddress import IPv6Address, ip_address
-from typing import Final
+from ipaddress import IPv6Address
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, Route
+from rsock_nf.link import LinkError, Route, abroad
 from rsock_nf.link.bsd_routing import Interface, RouteSocket
 from rsock_nf.link.pf_route import LinkAddress, Message
-
-_ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
-"""Destinations outside every local network, to ask the routing table about; nothing is sent to them."""
 
 
 def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:
@@ -38,8 +34,8 @@ def default_device(kernel: RouteSocket, version: int | None = None) -> str | Non
     Without such a route: the only interface that has an address of global scope.  None = there is none, or several.
     """
     interfaces = kernel.interfaces()
-    for probe in [probe for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]:
-        route = kernel.route(ip_address(probe))
+    for probe in abroad(version):
+        route = kernel.route(probe)
         for one in interfaces:
             if route is not None and one.index == route.index and not one.flags & kernel.abi["IFF_LOOPBACK"]:
                 return one.name

@@ -38,8 +38,6 @@ from rsock_nf.link.datagram import (
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
 
-ABROAD: Final = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
-"""Destinations outside every local network (RFC 5737, RFC 3849), to ask for the route to."""
 _DISCARD: Final = 9
 _LEAST_MTU: Final = {socket.AF_INET: 576, socket.AF_INET6: 1280}
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
@@ -346,4 +344,4 @@ def _has(family: socket.AddressFamily) -> bool:
     return True
 
 
-__all__ = ["ABROAD", "CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]
+__all__ = ["CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]

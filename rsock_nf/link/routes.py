@@ -9,17 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address
-from typing import Final
+from ipaddress import IPv6Address
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, Route
+from rsock_nf.link import LinkError, Route, abroad
 from rsock_nf.link import rtnetlink as rtnl
 from rsock_nf.link.rtnetlink import Device, DeviceAddress, RouteReply, RouteSocket
-
-_ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
-"""Destinations outside every local network, to ask the routing table about; nothing is sent to them.  Two, because
-some hosts blackhole the prefixes that are reserved for documentation."""
 
 
 def route_to(remote: IPAddress) -> Route:
@@ -41,8 +36,8 @@ def default_device(version: int | None = None) -> str | None:
     Without such a route: the only device that has an address of global scope.  None = there is none, or several.
     """
     with contextlib.closing(RouteSocket()) as kernel:
-        for probe in [probe for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]:
-            found = find_route(kernel, ip_address(probe))
+        for probe in abroad(version):
+            found = find_route(kernel, probe)
             device = name_of(kernel, found.ifindex) if found else None
             if device is not None:
                 return device

@@ -16,8 +16,8 @@ from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, default_device, device_addresses
-from rsock_nf.link.carrier import ABROAD, CarrierPort, route_mtu, serve_ports
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, abroad, default_device, device_addresses
+from rsock_nf.link.carrier import CarrierPort, route_mtu, serve_ports
 from rsock_nf.link.datagram import DatagramCounters, Dialled
 from rsock_nf.link.local_ports import hold_ports
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
@@ -100,7 +100,7 @@ class ServerTunnel(Driver):
         self._is_ready()
 
     def _carrier_mtu(self) -> int:
-        return route_mtu(ABROAD, self.settings.device)
+        return route_mtu(abroad(), self.settings.device)
 
     # -- the targets
 

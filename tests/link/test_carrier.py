@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Outgoing, PortRange
-from rsock_nf.link import LinkError
+from rsock_nf.link import LinkError, abroad
 from rsock_nf.link.carrier import CarrierPort, DialledCarrier, count_datagrams, route_mtu, serve_ports
 from rsock_nf.ops.netns import Namespace
 
@@ -215,6 +215,18 @@ def test_a_route_that_goes_has_no_mtu(here: Namespace, version: int, keep: Keep)
     here.ip("link del eth0")
     assert dialled.mtu == 0
     assert here.call(lambda: route_mtu([ip_address(far)], None)) == 0
+
+
+@pytest.mark.parametrize(("version", "documentation"), [(4, "192.0.2.0/24"), (6, "2001:db8::/32")])
+def test_the_route_abroad_is_found_where_documentation_prefixes_lead_nowhere(
+    here: Namespace, version: int, documentation: str
+) -> None:
+    here.ip("link add eth0 mtu 1400 type veth peer name eth1", "link set eth0 up", "link set eth1 up")
+    here.ip("address add 10.96.0.1/24 dev eth0", "address add fd96::1/64 dev eth0 nodad")
+    assert here.call(lambda: route_mtu(abroad(), None)) == 0
+    gateway = {4: "10.96.0.2", 6: "fd96::2"}[version]
+    here.ip(f"route add default via {gateway}", f"route add blackhole {documentation}")
+    assert here.call(lambda: route_mtu(abroad(), None)) == 1400
 
 
 def test_a_device_without_checksum_offload_gets_single_datagrams(here: Namespace, keep: Keep) -> None:
