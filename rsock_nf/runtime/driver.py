@@ -2,7 +2,7 @@
 
 The order is the safe one: rules first, then sockets; at the end sockets close, then the rules go.
 
-A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_deliver`` (the role's sockets)
+A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_pass_on``, which is ``_deliver`` (the role's sockets)
 and ``_transmit``; over UDP carriers ``_carrier_readable`` → ``core.receive_carried``, and the same.  When the link's or a
 carrier's send buffer is full, what is left waits, and the application's sockets are not read until it is gone: their buffers
 are where overload shows.  Without fake TCP there is neither link nor rule.
@@ -155,10 +155,7 @@ class Driver(Attachment):
             if not packets:
                 break
             core.receive_packets(time.monotonic(), packets)
-            runs = core.poll_runs()
-            if runs:
-                self._deliver(runs)
-            self._transmit()
+            self._pass_on()
             if len(packets) < BATCH:
                 break
         self._settle()
@@ -172,20 +169,23 @@ class Driver(Attachment):
             if not received:
                 break
             core.receive_carried(time.monotonic(), received)
-            runs = core.poll_runs()
-            if runs:
-                self._deliver(runs)
-            self._transmit()
+            self._pass_on()
             if len(received) < BATCH:
                 break
         self._settle()
 
+    def _pass_on(self) -> None:
+        """What a read has brought, both ways: datagrams to their sockets, answers to the peer."""
+        runs = self.core.poll_runs()
+        if runs:
+            self._deliver(runs)
+        self._transmit()
+
     def _transmit(self) -> None:
         """Send what the core has; what the link does not take now waits, with its buffers copied."""
         bursts = self.core.poll_transmit()
-        if (
-            bursts and self._has_carriers
-        ):  # also what was meant for one that is closed by now: the link could not send it
+        if bursts and self._has_carriers:
+            # Also what was meant for a carrier that is closed by now: the link could not send it.
             bursts = self.carriers.send(bursts)
         if not bursts:
             return
