@@ -78,7 +78,6 @@ class HalfOpenTable:
         self._by_digest: OrderedDict[bytes, HalfOpen] = OrderedDict()
         self._by_name: dict[tuple[int, int], HalfOpen] = {}
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -101,13 +100,14 @@ class HalfOpenTable:
             self._buckets.popitem(last=False)
         return allowed
 
-    def put(self, entry: HalfOpen) -> None:
-        """Keep it; the oldest goes when there are too many."""
+    def put(self, entry: HalfOpen) -> bool:
+        """Keep it; the oldest goes when there are too many.  Whether it had to."""
         self._by_digest[entry.digest] = entry
         self._by_name[entry.session_id, entry.number] = entry
-        if len(self._by_digest) > MAX_ENTRIES:
+        full = len(self._by_digest) > MAX_ENTRIES
+        if full:
             self._remove(next(iter(self._by_digest.values())))
-            self.evicted += 1
+        return full
 
     def remove(self, entry: HalfOpen) -> None:
         """It was confirmed."""

@@ -115,7 +115,7 @@ class NativeServer(Server):
         message, keys = self._handshake.answer(hello, answer)
         if status is Status.WELCOME:
             entry = HalfOpen(session_id, -1, hello.offer, keys, challenge, message, digest, now, joined=False)
-            self._half_open.put(entry)
+            self._remember(entry)
         return message
 
     def _join(self, now: float, join: JoinMessage, digest: bytes) -> bytes:
@@ -130,8 +130,12 @@ class NativeServer(Server):
         entry = HalfOpen(
             join.session_id, join.number, offer, session.keys, challenge, message, digest, now, joined=True
         )
-        self._half_open.put(entry)
+        self._remember(entry)
         return message
+
+    def _remember(self, entry: HalfOpen) -> None:
+        if self._half_open.put(entry):
+            self.counters["half-open entries that gave way to later ones"] += 1
 
     def _confirmed(self, now: float, segment: Segment, link_header: bytes, confirm: ConfirmMessage) -> None:
         """Our challenge came back under the session's keys: this address is real, this client has the secret."""

@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,10 +87,6 @@ class Namespace:
         self._processes.append(process)
         self._opened.push(process)
         return process
-
-    def python(self, code: str, *arguments: str, **keywords: Any) -> subprocess.Popen[Any]:
-        """Start this interpreter inside, on ``code``."""
-        return self.popen([sys.executable, "-c", code, *arguments], **keywords)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run ``function`` in a thread that has entered the namespace; whatever it opens stays inside.

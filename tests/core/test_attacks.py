@@ -289,6 +289,7 @@ def test_half_open_entries_are_bounded_and_short_lived() -> None:
             )
         pair.run(1.0)
         assert len(pair.server._half_open) == MAX_ENTRIES
+        assert pair.server.counters["half-open entries that gave way to later ones"] == 50
         pair.run(15.0)
         assert len(pair.server._half_open) == 0
         assert pair.server.next_timeout() is None
