@@ -256,7 +256,7 @@ class _Conversion:
         if type(value) not in types:
             self._remark(field, f"{shown(value)} is not {wanted}: ignored, as the original does")
             return None
-        if kind is int and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UnusableError(field, "is no number that anyone meant")
         return kind(value)
 

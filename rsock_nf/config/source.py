@@ -39,7 +39,7 @@ def read_text(path: Path, field: str, *, owner: Path | None = None) -> str:
     about = owner or path
     named = f"{path}: " if owner else ""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigError(about, field, f"{named}not a regular file")
             data = file.read(_MAX_BYTES + 1)
@@ -51,6 +51,11 @@ def read_text(path: Path, field: str, *, owner: Path | None = None) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(about, field, f"{named}not UTF-8: byte {error.start}") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """As open(2), but a FIFO without a writer does not make us wait: SIGHUP reads the file on the event loop."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def instance_name(path: Path, value: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -324,6 +325,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert message(tmp_path) == "cannot be read: Is a directory"
     (tmp_path / "latin1.json").write_bytes(b'{"name": "\xe9"}')
     assert message(tmp_path / "latin1.json") == "not UTF-8: byte 10"
+
+
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening one waits for a writer: SIGHUP reads the file on the event loop, and a tunnel would stand still."""
+    os.mkfifo(tmp_path / "edge.json")
+    command = [sys.executable, "-m", "rsock_nf", "check", "-c", str(tmp_path / "edge.json")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (result.returncode, result.stderr) == (2, f"rsock-nf: {tmp_path}/edge.json: not a regular file\n")
 
 
 def test_the_file_name_stands_for_the_missing_name_and_is_checked(tmp_path: Path) -> None:

@@ -178,6 +178,11 @@ def test_a_number_too_large_for_the_original(tmp_path: Path) -> None:
         config.load(path)
 
 
+def test_a_flag_of_more_digits_than_any_number_that_a_float_can_hold() -> None:
+    with pytest.raises(ConfigError, match=r"--duration: must be 10 to 6000 seconds, not 9{400}$"):
+        config.from_flags("server", {"name": "edge", "param": {"taddr": "127.0.0.1:9", "duration": int("9" * 400)}})
+
+
 def test_the_program_that_is_called_decides_the_role(tmp_path: Path) -> None:
     path = write(tmp_path / "edge.json", {"param": {"taddr": "203.0.113.5:9", "ludp": "127.0.0.1:30000"}})
     assert isinstance(config.load(path, "server").settings.tunnel, ServerParameters)
