@@ -6,6 +6,7 @@ no secret in its representation, and keys are never formatted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -42,8 +43,7 @@ class InstanceLog:
         handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
         self.logger.setLevel(settings.level.upper())
         self.logger.addHandler(handler)
-        self.logger.removeHandler(self._handler)
-        self._handler.close()
+        self.close()
         self._handler = handler
 
     @property
@@ -59,16 +59,42 @@ class InstanceLog:
     def close(self) -> None:
         """Write out and let go of the file.  Idempotent."""
         self.logger.removeHandler(self._handler)
-        self._handler.close()
+        with contextlib.suppress(OSError):  # of a full disk: what could not be written was told by then
+            self._handler.close()
+
+
+class _Tolerant(logging.Handler):
+    """A line that cannot be written, as on a full disk, is no traceback for every one that follows: it is told once."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the library's
+        """Called where ``emit`` caught an exception."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                print(f"rsock-nf: log lines are lost: {error.strerror}", file=sys.stderr)
+
+
+class _File(_Tolerant, logging.FileHandler):
+    """What the configuration names: logrotate(8) is told of it."""
+
+
+class _SmallFile(_Tolerant, RotatingFileHandler):
+    """The default in /run, which nobody else rotates."""
 
 
 def _open(file: Path, *, rotate: bool) -> logging.Handler:
     try:
         # For the owner only: peers' addresses are nobody else's business.
-        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        if rotate:  # nobody else does: logrotate(8) is told of files that the configuration names
-            return RotatingFileHandler(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
-        return logging.FileHandler(file, encoding="utf-8")
+        # A FIFO that nobody reads is an error here; without O_NONBLOCK it would stop us, on SIGHUP the event loop too.
+        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
+        if rotate:
+            return _SmallFile(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
+        return _File(file, encoding="utf-8")
     except OSError as error:
         field = "log" if rotate else "log.file"
         raise TunnelError(f"{field}: {file}: cannot be written: {error.strerror}") from None

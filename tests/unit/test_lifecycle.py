@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -349,6 +350,28 @@ def test_the_log_in_the_state_directory_is_kept_small(tmp_path: Path) -> None:
     log.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
     assert all(path.stat().st_size <= 1 << 20 for path in tmp_path.iterdir())
+
+
+def test_a_full_disk_under_the_log_is_told_once_and_ends_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = InstanceLog("full", Log(file=Path("/dev/full")), None)
+    for _ in range(3):
+        log.logger.info("a line")
+    log.apply(Log(file=tmp_path / "elsewhere"))  # SIGHUP; what the full one still holds has to be given up
+    log.logger.info("another")
+    log.close()
+    assert capfd.readouterr().err == "rsock-nf: log lines are lost: No space left on device\n"
+    assert (tmp_path / "elsewhere").read_text().endswith(" another\n")
+    with contextlib.closing(InstanceLog("full", Log(file=Path("/dev/full")), None)) as full:
+        full.logger.info("a line")
+
+
+def test_a_log_that_is_a_fifo_without_a_reader_is_refused_at_once(host: Host) -> None:
+    os.mkfifo(host.directory / "edge.log")
+    with pytest.raises(TunnelError, match=r"^log.file: \S*/edge.log: cannot be written: "):
+        host.start(host.settings(log={"file": "edge.log"}), timeout=10)
+    assert left() == []
 
 
 @pytest.mark.parametrize("what", ["log", "state.new"])
