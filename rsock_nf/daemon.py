@@ -27,6 +27,7 @@ from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
+_SIGNALS = (*_STOP, signal.SIGHUP)
 _OPEN_MAX = 10_240  # sys/syslimits.h: where "unlimited" is not taken (macOS)
 
 
@@ -62,6 +63,8 @@ def run(
     settings = configuration.settings
     announcement = Announcement(ready_fd)
     instance = Instance(settings.name)
+    # Before our handlers stand, and after they are gone, a signal would end us with our files still there: it waits.
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with instance.claim(settings.path, settings.digest):
             log = InstanceLog(settings.name, settings.log, instance.log_path if ready_fd is not None else None)
@@ -78,6 +81,8 @@ def run(
         if ready_fd is None:
             raise
         return error.exit_code
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, usual)
 
 
 class Announcement:
@@ -142,12 +147,22 @@ class _Daemon:
             logger.info("down")
 
     async def _carry(self, patience: float | None) -> int:
-        tunnel = self._make(self._settings, self._log.logger)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in _STOP:
             loop.add_signal_handler(number, self._stop, stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        try:
+            await self._serve(patience, stop)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if self._too_late:
+            raise TunnelError(self._too_late)
+        return 0
+
+    async def _serve(self, patience: float | None, stop: asyncio.Event) -> None:
+        tunnel = self._make(self._settings, self._log.logger)
 
         def reconnect(_: dict[str, Any]) -> dict[str, Any]:
             dials = isinstance(self._settings.tunnel, ClientParameters)
@@ -161,11 +176,8 @@ class _Daemon:
         handlers = {"status": status, "reconnect": reconnect}
         async with await serve_control(self._instance.control_path, handlers, self._log.logger):
             if patience is not None:
-                loop.call_later(patience, self._give_up, tunnel, stop, patience)
+                asyncio.get_running_loop().call_later(patience, self._give_up, tunnel, stop, patience)
             await tunnel.run(ready=self._ready, stop=stop)
-        if self._too_late:
-            raise TunnelError(self._too_late)
-        return 0
 
     def _give_up(self, tunnel: Tunnel, stop: asyncio.Event, patience: float) -> None:
         if not self._stood:

@@ -20,13 +20,15 @@ from rsock_nf.settings import Settings
 
 
 class FakeTunnel:
-    """``behaviour``: ready | brief | silent | refused | broken | stubborn | late-failure | secretive."""
+    """``behaviour``: ready | brief | early | silent | refused | broken | stubborn | late-failure | secretive."""
 
     def __init__(self, behaviour: str, settings: Settings, log: logging.Logger) -> None:
         self.behaviour = behaviour
         self.settings = settings
         self.log = log
         self.reconnects = 0
+        if behaviour == "early":  # `down` while the tunnel's modules are being imported
+            signal.raise_signal(signal.SIGTERM)
 
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         self.log.debug("a line for those who want to know everything: %r", self.settings)
@@ -38,7 +40,7 @@ class FakeTunnel:
             case "brief":
                 signal.raise_signal(signal.SIGTERM)
                 await stop.wait()
-            case "silent":
+            case "silent" | "early":
                 await stop.wait()
             case "stubborn":
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

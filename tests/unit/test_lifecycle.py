@@ -118,6 +118,7 @@ def test_three_signals_end_it_in_order(host: Host, number: signal.Signals) -> No
         ("refused", "ports: 10001 is taken by another process"),
         ("broken", "unexpected ZeroDivisionError: of no use to anyone (log: LOG)"),
         ("brief", "instance edge was stopped before it stood (log: LOG)"),
+        ("early", "instance edge was stopped before it stood (log: LOG)"),
         ("dead", "instance edge ended while starting (status 3): ImportError: no module named soap (log: LOG)"),
     ],
 )
