@@ -88,9 +88,10 @@ class Instance:
                 # Unless the directory was deleted, and another holds its name by now.
                 with contextlib.suppress(OSError):
                     if os.fstat(descriptor).st_ino == self.directory.stat().st_ino:
-                        self._remove_files()
-                        if self._ended is not None:
-                            self.directory.mkdir(mode=0o700, exist_ok=True)
+                        if self._ended is None:
+                            self._remove_files()
+                        else:  # the directory stays: one that is made anew could be another holder's
+                            self.control_path.unlink(missing_ok=True)
                             self._write(dataclasses.replace(record, ended=self._ended))
             finally:
                 os.close(descriptor)
