@@ -39,9 +39,9 @@ class Holder:
 
 
 def run_dir() -> Path:
-    """Where the instances' directories are: on Linux ``/run/rsock-nf``."""
+    """Where the instances' directories are, absolute: on Linux ``/run/rsock-nf``."""
     given = os.environ.get(RUN_DIR_VARIABLE)
-    return Path(given) if given is not None else system().run_directory / "rsock-nf"
+    return Path(given).absolute() if given else system().run_directory / "rsock-nf"
 
 
 def holders() -> Iterator[Holder]:

@@ -21,7 +21,7 @@ from typing import IO, TypeAlias
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
 from rsock_nf.ops import namespaces
 from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders
+from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders, run_dir
 from rsock_nf.ops.instance import Instance, Record, instances, remove_run_dir
 from rsock_nf.settings import Settings
 
@@ -42,6 +42,8 @@ def running_alike(settings: Settings) -> bool:
         _refuse_remains(instance)
         return False
     record = _settled_record(instance)
+    if record is None:
+        return False
     if record.netns not in (None, namespaces.current()):
         raise InstanceError(
             f'instance {settings.name} is already running, in another network namespace: give {settings.path} another "name", '
@@ -59,10 +61,12 @@ def running_alike(settings: Settings) -> bool:
     return True
 
 
-def _settled_record(instance: Instance) -> Record:
-    """Of a running instance.  Raises ``InstanceError`` when it stays missing or makes no sense."""
+def _settled_record(instance: Instance) -> Record | None:
+    """Of a running instance; None = it has just ended.  Raises ``InstanceError`` when it stays missing or makes no sense."""
     deadline = time.monotonic() + 0.5
     while (record := instance.record()) is None:  # it is written a moment after the lock is taken
+        if not instance.is_running():  # a `down` that removes what is left holds the lock as well
+            return None
         if time.monotonic() > deadline:
             fault = "does not say what an instance writes" if instance.state_path.exists() else "is missing"
             raise InstanceError(
@@ -125,6 +129,7 @@ def start(settings: Settings, command: Sequence[str], *, timeout: float, clear: 
                 stderr=subprocess.PIPE,
                 pass_fds=(write_end,),
                 cwd="/",
+                env={**os.environ, RUN_DIR_VARIABLE: str(run_dir())},  # it may be given relative to where we stand
                 start_new_session=True,
                 text=True,
             )

@@ -335,6 +335,34 @@ def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> 
     assert "no such table" in found[1]["reason"]
 
 
+@pytest.mark.parametrize(("given", "expected"), [("run", "run"), ("./a/../b", "a/../b")])
+def test_a_run_directory_may_be_relative(
+    host: Host, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
+) -> None:
+    """The background process stands in / and has to mean the same directory."""
+    monkeypatch.chdir(host.directory)
+    (host.directory / "a").mkdir()
+    monkeypatch.setenv(RUN_DIR_VARIABLE, given)
+    instance = host.start(host.settings())
+    assert instance.directory == host.directory / expected / "edge"
+    assert instance.is_running()
+    assert host.stop() == "edge: stopped"
+
+
+def test_an_empty_run_directory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_DIR_VARIABLE, "")
+    empty = run_dir()
+    monkeypatch.delenv(RUN_DIR_VARIABLE)
+    assert empty == run_dir()
+
+
+def test_up_while_down_removes_the_last_files(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``down`` holds the lock for that moment, and then there is nothing left."""
+    answers = iter([True, False])
+    monkeypatch.setattr(Instance, "is_running", lambda _: next(answers, False))
+    assert not launch.running_alike(host.settings())
+
+
 def test_the_log_goes_on_after_down(host: Host) -> None:
     instance = Instance("edge")
     for _ in range(2):
