@@ -29,6 +29,7 @@ from rsock_nf.ops import namespaces
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir, signal_and_wait
 
 _LOGS = {"log", "log.1"}
+_PID_MAX = (1 << 31) - 1  # pid_t is an int
 _UNSETTLED = 0.01
 """Seconds to look again: between a holder's lock and its record, or a look at the lock and its end, microseconds pass."""
 
@@ -124,8 +125,11 @@ class Instance:
             well = all(isinstance(written[name], kind) for name, kind in _REQUIRED.items()) and all(
                 written.get(name) is None or isinstance(written[name], kind) for name, kind in _OPTIONAL.items()
             )
-            return Record(**written) if well else None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            if not well or not 0 < written["pid"] <= _PID_MAX:
+                return None
+            known = _REQUIRED.keys() | _OPTIONAL.keys()  # a later version says more
+            return Record(**{name: value for name, value in written.items() if name in known})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
     def stop(self, *, grace: float = 5.0) -> bool:
