@@ -172,6 +172,30 @@ def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPa
     assert host.cleared == ["edge"]
 
 
+START = """
+import sys
+from pathlib import Path
+from rsock_nf import config
+from rsock_nf.ops import launch
+fake, path = sys.argv[1:]
+settings = config.load(Path(path)).settings
+launch.start(settings, [sys.executable, fake, "silent", path], timeout=60, clear=lambda _: [])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_start_that_is_told_to_end_is_undone(host: Host, number: signal.Signals) -> None:
+    """As by timeout(1), by a service manager, or when the terminal is closed while `up` dials."""
+    settings = host.settings()
+    with subprocess.Popen([sys.executable, "-c", START, str(FAKE), str(settings.path)]) as starting:
+        while not Instance("edge").is_running():
+            assert starting.poll() is None
+        starting.send_signal(number)
+        assert starting.wait(20) == 128 + number
+    assert not Instance("edge").is_running()
+    assert left() in ([], ["edge/log"])
+
+
 def test_the_same_configuration_runs_once(host: Host) -> None:
     settings = host.settings()
     assert not launch.running_alike(settings)
@@ -234,6 +258,9 @@ def left() -> list[str]:
         lambda path, _: path.unlink(),
         lambda path, _: path.write_text("{"),
         lambda path, _: path.write_text('{"pid": "many", "started": [], "config": 1, "digest": null}'),
+        lambda path, _: path.write_text('{"pid": -1, "started": null, "config": "/x", "digest": "y"}'),
+        lambda path, _: path.write_text(f'{{"pid": {1 << 70}, "started": null, "config": "/x", "digest": "y"}}'),
+        lambda path, _: path.write_text("[" * 100_000),
         lambda path, pid: path.write_text(json.dumps({"pid": pid, "started": "1", "config": "/x", "digest": "y"})),
     ],
 )
@@ -253,6 +280,15 @@ def test_down_asks_the_kernel_who_holds_an_instance_whose_record_is_lost(
         assert host.stop() == "edge: stopped"
         assert bystander.poll() is None, "a reused pid is not signalled"
     assert left() == ["edge/log"]
+
+
+def test_the_record_of_a_later_version_is_understood(host: Host) -> None:
+    settings = host.settings()
+    instance = host.start(settings)
+    written = json.loads(instance.state_path.read_text())
+    instance.state_path.write_text(json.dumps({**written, "mood": "fine"}))
+    assert pid_of(instance) == written["pid"]
+    assert launch.running_alike(settings)
 
 
 def test_a_lock_that_nobody_can_be_named_for_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
