@@ -7,6 +7,7 @@ last word.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 
 from rsock_firewall import FirewallError, select
@@ -48,7 +49,11 @@ def examine(settings: Settings | None) -> list[Finding]:
 
 def _privileges() -> Finding:
     refusal = privileges.refusal("a tunnel")
-    return Finding(Verdict.FAIL if refusal else Verdict.OK, "privileges", refusal or privileges.needed())
+    if refusal:
+        return Finding(
+            Verdict.FAIL, "privileges", f"{refusal}; {privileges.WITHOUT}, and without packet socket and rules"
+        )
+    return Finding(Verdict.OK, "privileges", privileges.needed())
 
 
 def _firewall(backend: str) -> Iterator[Finding]:
@@ -59,7 +64,8 @@ def _firewall(backend: str) -> Iterator[Finding]:
         return
     yield Finding(Verdict.OK, "firewall", f"{chosen.name} works here")
     if chosen.name == "nftables" and importlib.util.find_spec("iptc") is None:
-        yield Finding(Verdict.OK, "firewall", 'no iptables backend (optional: pip install "rsock-nf[iptables]")')
+        text = f"no iptables backend (optional: {sys.executable} -m pip install python-iptables)"
+        yield Finding(Verdict.OK, "firewall", text)
 
 
 def _device(settings: Settings | None) -> str | Finding:

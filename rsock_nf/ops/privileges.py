@@ -34,3 +34,7 @@ def refusal(what: str) -> str | None:
         return None
     who = "run it as root" if os.geteuid() != 0 else "this root has been stripped of them (container?)"
     return f"{what} needs {' and '.join(lacking)}: {who}"
+
+
+WITHOUT = '"type": "udp" runs without'
+"""What a refusal to start adds for people."""

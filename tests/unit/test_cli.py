@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rsock_firewall import FirewallError
 from rsock_nf import __version__, cli
 from rsock_nf.config.values import format_secret, parse_secret
-from rsock_nf.ops import holder, instance, namespaces, privileges
+from rsock_nf.ops import doctor, holder, instance, namespaces, privileges
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -318,3 +319,22 @@ def test_the_answer_to_down_when_nothing_ever_ran_is_0(
         assert cli.main(["down"]) == 0
         assert cli.main(["down", "--name", "edge"]) == 0
     assert capsys.readouterr().out == "nothing was running\nedge: was not running\n" * 2
+
+
+def test_the_doctor_of_who_has_no_privileges_says_what_goes_without(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
+    cli.main(["doctor"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "privileges:" in line]
+    assert line.endswith('; "type": "udp" runs without, and without packet socket and rules')
+
+
+def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no rsock-nf on PyPI to ask for its extra."""
+    monkeypatch.setattr(doctor, "select", lambda _: SimpleNamespace(name="nftables"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    cli.main(["doctor"])
+    assert f"(optional: {sys.executable} -m pip install python-iptables)" in capsys.readouterr().out
