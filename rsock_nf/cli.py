@@ -171,7 +171,9 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
     from rsock_nf.policy import fake_tcp_ports
 
     if fake_tcp_ports(settings):
-        _require_privileges(arguments.command)
+        from rsock_nf.ops.privileges import WITHOUT
+
+        _require_privileges(arguments.command, WITHOUT)
 
     ending = f"; {remark}" if remark else ""
     alike = arguments.ready_fd is None and launch.running_alike(settings)
@@ -191,33 +193,39 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
 
 def _down(arguments: argparse.Namespace) -> int:
     named = _named(arguments)
-    from rsock_nf.ops import launch
-    from rsock_nf.ops.holder import lost_holders
+    from rsock_nf.ops import launch, privileges
+    from rsock_nf.ops.holder import lost_holders, run_dir
     from rsock_nf.ops.instance import Instance, instances
     from rsock_nf.ops.leftovers import clear_all_rules, clear_rules
 
     if named:
-        unprivileged = _without_rules(named)
-        if not unprivileged:
-            _require_privileges("down")
-        print(launch.stop(named.name, (lambda _: []) if unprivileged else clear_rules))
-        return 0
-    failed = False
-    found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
-    unprivileged = bool(found) and all(_without_rules(Instance(name)) for name in found)
+        found = [named.name]
+    else:
+        found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
+    unprivileged = bool(privileges.missing()) and all(_without_rules(Instance(name)) for name in found)
     if not unprivileged:
         _require_privileges("down")
+    remark = (
+        f" (as far as {run_dir()} tells; rules that root's instances left only root can see)" if unprivileged else ""
+    )
+    failed = False
     for name in found:
         try:
-            print(launch.stop(name, (lambda _: []) if unprivileged else clear_rules))
+            told = launch.stop(name, (lambda _: []) if unprivileged else clear_rules)
         except InstanceError as error:
+            if named:
+                raise
             _complain(str(error))
             failed = True
+        else:
+            print(told + (remark if told == launch.not_running(name) else ""))
+    if named:
+        return 0
     orphans = [] if unprivileged else clear_all_rules()
     for name in orphans:
         print(f"{name}: was not running; removed the rules that it left")
     if not found and not orphans:
-        print("nothing was running")
+        print(f"nothing was running{remark}")
     return 1 if failed else 0
 
 
@@ -344,20 +352,24 @@ def _tell(configuration: Configuration) -> None:
         _complain(f"warning: {line}")
 
 
-def _require_privileges(command: str) -> None:
+def _require_privileges(command: str, remark: str = "") -> None:
     from rsock_nf.ops.privileges import refusal
 
     reason = refusal(command)
     if reason:
-        raise InstanceError(reason)
+        raise InstanceError(f"{reason}; {remark}" if remark else reason)
 
 
 def _without_rules(instance: Instance) -> bool:
-    """It is this user's, who may not change rules: it has none (``type: udp``), and anybody who started it may end it."""
+    """Of a user who may not change rules: it is theirs, hence has none (``type: udp``), or there is nothing to see of it."""
     from rsock_nf.ops import privileges
 
+    if not privileges.missing():
+        return False
     try:
-        return bool(privileges.missing()) and instance.directory.stat().st_uid == os.geteuid()
+        return instance.directory.stat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return True
     except OSError:
         return False
 

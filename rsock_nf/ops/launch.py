@@ -239,7 +239,12 @@ def stop(name: str, clear: Clear) -> str:
     if was_running:
         return f"{name}: stopped"
     if left:
-        return f"{name}: was not running; removed the {' and '.join(left)} that it left"
+        return f"{not_running(name)}; removed the {' and '.join(left)} that it left"
+    return not_running(name)
+
+
+def not_running(name: str) -> str:
+    """What ``stop`` says when there was nothing to do."""
     return f"{name}: was not running"
 
 

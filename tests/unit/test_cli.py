@@ -227,14 +227,13 @@ def test_a_namespace_is_entered_by_a_process_that_lives_there() -> None:
     assert namespaces.way_into(1) is None
 
 
-@pytest.mark.parametrize("words", [["up", "-c", "FILE"], ["down"]])
 def test_without_privileges_nothing_is_tried(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path, words: list[str]
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path
 ) -> None:
     monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert cli.main([str(server_file) if word == "FILE" else word for word in words]) == 1
-    line = f"rsock-nf: {words[0]} needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root\n"
+    assert cli.main(["up", "-c", str(server_file)]) == 1
+    line = 'rsock-nf: up needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root; "type": "udp" runs without\n'
     assert capsys.readouterr().err == line
     assert not holder.run_dir().exists()
 
@@ -319,6 +318,28 @@ def test_the_answer_to_down_when_nothing_ever_ran_is_0(
         assert cli.main(["down"]) == 0
         assert cli.main(["down", "--name", "edge"]) == 0
     assert capsys.readouterr().out == "nothing was running\nedge: was not running\n" * 2
+
+
+def test_down_without_privileges_when_nothing_runs_says_so_and_what_it_cannot_see(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
+    unseen = f"as far as {holder.run_dir()} tells; rules that root's instances left only root can see"
+    for words, said in ((["down"], "nothing was running"), (["down", "--name", "edge"], "edge: was not running")):
+        assert cli.main(words) == 0
+        assert capsys.readouterr() == (f"{said} ({unseen})\n", "")
+
+
+def test_down_without_privileges_of_what_another_user_left_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = leave()
+    monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
+    monkeypatch.setattr(os, "geteuid", lambda: dead.directory.stat().st_uid + 1)
+    for words in (["down"], ["down", "--name", "edge"]):
+        assert cli.main(words) == 1
+        assert capsys.readouterr() == ("", "rsock-nf: down needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root\n")
+    assert dead.state_path.exists()
 
 
 def test_the_doctor_of_who_has_no_privileges_says_what_goes_without(
