@@ -33,13 +33,14 @@ from typing import Final
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, encode, program
+from rsock_nf.link.linux_buffers import enlarge_receive, enlarge_send
 from rsock_nf.link.mmsg import MSG_TRUNC, BatchReader
 from rsock_nf.link.segmentation import cut, ip_header_length
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # linux/if_ether.h
 _AF_PACKET, _SOL_PACKET = 17, 263  # linux/socket.h
 _PACKET_STATISTICS, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 6, 15, 23  # linux/if_packet.h
-_SO_ATTACH_FILTER, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 26, 32, 33  # asm-generic/socket.h
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8927, 0x8933  # linux/sockios.h
 _IFF_UP: Final = 1
 
@@ -140,14 +141,8 @@ class PacketLink:
         sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
         with contextlib.suppress(OSError):  # Linux 4.20; without it our own packets come back and match nothing
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-        for forced, plain, size in (
-            (_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer),
-            (_SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER),
-        ):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, forced, size)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, plain, size)
+        enlarge_receive(sock, receive_buffer)
+        enlarge_send(sock, _SEND_BUFFER)
         self.rematch(match)
         try:
             sock.bind((self.device, _ETH_P_ALL))

@@ -23,6 +23,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rsock_nf.core.types import IPAddress
+from rsock_nf.link.linux_buffers import enlarge_receive
 from rsock_nf.link.routing_socket import RECEIVE_BYTES, drain, is_answered
 
 RTM_NEWLINK: Final = 16
@@ -74,7 +75,6 @@ _AF_NETLINK: Final = 16
 _NETLINK_ROUTE: Final = 0
 _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
-_SO_RCVBUFFORCE: Final = 33
 _NEWS_BUFFER: Final = 1 << 20
 _HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _DUMPS: Final = 8
@@ -157,10 +157,7 @@ class RouteSocket:
 
     def enlarge(self) -> None:
         """Room for a burst of news; without privilege the default must do, and an overrun is handled anyway."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _NEWS_BUFFER)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NEWS_BUFFER)
+        enlarge_receive(self._socket, _NEWS_BUFFER)
 
     def fileno(self) -> int:
         """Readable when news wait."""

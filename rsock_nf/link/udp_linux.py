@@ -14,13 +14,13 @@ from ipaddress import ip_address
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
+from rsock_nf.link import linux_buffers
 from rsock_nf.link.mmsg import BatchReader
 from rsock_nf.link.udp import Ancillary, Control, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 _IP_PKTINFO: Final = 8
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
-_SO_BINDTODEVICE: Final = 25
+_SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MEMINFO: Final = 55
 _SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
@@ -44,7 +44,7 @@ class LinuxUdp:
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.configure``."""
-        _enlarge(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer_bytes)
+        linux_buffers.enlarge_receive(sock, buffer_bytes)
         self.enlarge_send(sock, buffer_bytes)
         with contextlib.suppress(OSError):  # before Linux 5.0: every datagram comes alone
             sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
@@ -52,7 +52,7 @@ class LinuxUdp:
     @staticmethod
     def enlarge_send(sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.enlarge_send``."""
-        _enlarge(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, buffer_bytes)
+        linux_buffers.enlarge_send(sock, buffer_bytes)
 
     @staticmethod
     def ask_destination(sock: socket.socket) -> None:
@@ -146,11 +146,3 @@ def _parse_control(data: bytes) -> Control:
 @functools.lru_cache(maxsize=2048)
 def _segment_option(size: int) -> bytes:
     return struct.pack("@H", size)
-
-
-def _enlarge(sock: socket.socket, force: int, plain: int, size: int) -> None:
-    """Beyond net.core.[rw]mem_max with CAP_NET_ADMIN, up to it without."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, force, size)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, plain, size)

@@ -27,7 +27,7 @@ from typing import Final
 
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
-from rsock_nf.link.datagram import SOCKET_BUFFER, DatagramCounters, Slots, shared_slots
+from rsock_nf.link.datagram import FULL, SOCKET_BUFFER, DatagramCounters, Slots, shared_slots
 from rsock_nf.link.udp import MSG_TRUNC
 
 _SOCKADDR_UN: Final = 110
@@ -36,7 +36,6 @@ _MODE: Final = 0o660
 _LONGEST: Final = 65_507
 """What a UDP datagram over IPv4 can hold; this socket would take more."""
 _GONE: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR)
-_FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 _NOBODY: Final = b""
 """The peer that all unbound senders are."""
 
@@ -143,7 +142,7 @@ class UnixListener:
         except OSError as error:
             if error.errno in _GONE:
                 self.counters.refused += 1
-            elif error.errno in _FULL:
+            elif error.errno in FULL:
                 self.counters.send_full += 1
             else:
                 self.counters.send_errors += 1
