@@ -20,16 +20,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent
+from rsock_nf.link import LinkError, LinkEvent, arphrd
 from rsock_nf.link import rtnetlink as rtnl
 from rsock_nf.link.followed import Entry, FollowedDestinations, Way
 from rsock_nf.link.routes import find_device, find_route, is_temporary, name_of, ranked
 from rsock_nf.link.rtnetlink import Device, Neighbour, RouteSocket
 
-_ETHERNET: Final = 1
-_LOOPBACK: Final = 772
-_HEADERLESS: Final = (512, 519, 65534, 768, 769, 776)
-"""ARPHRD_PPP, RAWIP, NONE (TUN, WireGuard), TUNNEL, TUNNEL6, SIT (include/uapi/linux/if_arp.h)"""
 _SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP
 _PROBEABLE: Final = rtnl.NUD_REACHABLE | rtnl.NUD_STALE | rtnl.NUD_DELAY
@@ -152,7 +148,7 @@ class NextHops(FollowedDestinations[_Entry]):
 
     @property
     def _resolves(self) -> bool:
-        return self._link.link_type == _ETHERNET and not self._link.flags & (rtnl.IFF_NOARP | rtnl.IFF_LOOPBACK)
+        return self._link.link_type == arphrd.ETHERNET and not self._link.flags & (rtnl.IFF_NOARP | rtnl.IFF_LOOPBACK)
 
     def _use(self, entry: _Entry) -> None:
         """NTF_USE, but not to a permanent entry: it would lose just that (net/core/neighbour.c, ``__neigh_update``)."""
@@ -184,7 +180,7 @@ class NextHops(FollowedDestinations[_Entry]):
         return super()._lladdr(hop)
 
     def _link_header(self, lladdr: bytes, version: int) -> bytes:
-        return b"" if self._link.link_type in _HEADERLESS else super()._link_header(lladdr, version)
+        return b"" if self._link.link_type in arphrd.HEADERLESS else super()._link_header(lladdr, version)
 
     # -- the kernel's news
 
@@ -270,6 +266,6 @@ class NextHops(FollowedDestinations[_Entry]):
 
 def _find_supported(kernel: RouteSocket, device: str) -> Device:
     link = find_device(kernel, device)
-    if link.link_type not in {_ETHERNET, _LOOPBACK, *_HEADERLESS}:
+    if link.link_type not in arphrd.SUPPORTED:
         raise LinkError(f"{device}: link type {link.link_type} is not supported, only Ethernet and header-less ones")
     return link
