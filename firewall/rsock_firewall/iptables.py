@@ -22,7 +22,17 @@ from typing import Any
 
 from rsock_firewall import iptables_text as text
 from rsock_firewall.iptables_text import COMMENT, IN_PREFIX, Line, chain_names, families, lines, spelt
-from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, check_update, merged
+from rsock_firewall.policy import (
+    Counters,
+    FirewallError,
+    Held,
+    Policy,
+    PortRange,
+    check_name,
+    check_update,
+    merged,
+    unprivileged,
+)
 
 LOCK_WAIT = 5.0
 """Seconds to wait for another iptables command, where waiting harms nobody."""
@@ -322,7 +332,7 @@ def _loaded_families() -> list[int]:
         except FileNotFoundError:
             continue
         except PermissionError:
-            raise _unprivileged() from None
+            raise unprivileged() from None
         if "raw" in tables:
             result.append(version)
     return result
@@ -341,7 +351,7 @@ def _table(version: int) -> Iterator[Any]:
         except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError) as error:
             reason = str(error)
             if "ermi" in reason:  # "Permission denied (you must be root)", "Operation not permitted"
-                raise _unprivileged() from error
+                raise unprivileged() from error
             raise FirewallError(f"iptables (legacy, IPv{version}, table raw): {reason}") from error
         finally:
             if table is not None:
@@ -357,7 +367,7 @@ def _take_file_lock(seconds: float) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
-        raise _unprivileged() from error
+        raise unprivileged() from error
     except OSError as error:
         raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
     deadline = time.monotonic() + seconds
@@ -385,7 +395,3 @@ def _iptc() -> Any:
     except Exception as error:  # whatever python-iptables and ctypes raise
         raise FirewallError(f"iptables backend unavailable: {type(error).__name__}: {error}") from error
     return iptc
-
-
-def _unprivileged() -> FirewallError:
-    return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")

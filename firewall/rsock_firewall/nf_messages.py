@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pyroute2.netlink.nfnetlink import nfgen_msg, nftsocket
 
-from rsock_firewall.policy import Drop, FirewallError, PortRange
+from rsock_firewall.policy import Drop, FirewallError, PortRange, unprivileged
 
 AF_NETLINK, NETLINK_NETFILTER = 16, 12
 NFNL_SUBSYS_NFTABLES = 10
@@ -391,7 +391,7 @@ def _decode(cls: Any, kind: int, body: bytes) -> Message:
 
 def _failed(error: OSError) -> FirewallError:
     if isinstance(error, PermissionError):
-        return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
+        return unprivileged()
     if isinstance(error, TimeoutError):
         return FirewallError("nf_tables gave no answer")
     return FirewallError(f"nf_tables cannot be asked: {error.strerror or error}")

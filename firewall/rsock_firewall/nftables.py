@@ -31,6 +31,7 @@ from rsock_firewall.policy import (
     check_name,
     check_update,
     merged,
+    unprivileged,
 )
 
 PLAIN = 0
@@ -328,7 +329,7 @@ def _index_of(device: str | None) -> int | None:
 
 def _explained(refused: nf.Refused, policy: Policy) -> FirewallError:
     if refused.index < 0 and refused.code == errno.EPERM:
-        return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
+        return unprivileged()
     if refused.index < 0 and refused.code in (errno.EOPNOTSUPP, errno.EINVAL):
         return FirewallError(f"this kernel has no nf_tables ({os.strerror(refused.code)}); try: modprobe nf_tables")
     if refused.code == errno.EPERM:

@@ -22,6 +22,11 @@ class FirewallError(Exception):
     """One line: what cannot be done to this host's rules, why, and what would help."""
 
 
+def unprivileged() -> FirewallError:
+    """What Linux refuses whoever has no power over the network."""
+    return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
+
+
 class Ports(Protocol):
     """Anything with a first and a last TCP port, both included."""
 
