@@ -10,7 +10,9 @@ connected to one target (a conversation at the server).  The way of a datagram, 
    later ones of that segment size to the same destination.
 
 What it is not: a queue.  What a full socket buffer refuses is dropped and counted, as UDP is; the application has
-a flow control of its own.  Kernel sources: net/ipv4/udp.c, include/uapi/linux/udp.h.
+a flow control of its own.  Systems that have none of these calls read and send one by one (``link.udp``).
+
+Kernel sources: net/ipv4/udp.c, include/uapi/linux/udp.h.
 """
 
 from __future__ import annotations

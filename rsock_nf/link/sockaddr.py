@@ -1,7 +1,7 @@
-"""What the kernel says beside a UDP datagram, and how an ``Endpoint`` is said to it.
+"""An ``Endpoint`` as sockets take and give it, and one line for each way in which that fails.
 
-struct sockaddr_in and sockaddr_in6 (the sender of a datagram), struct in_pktinfo and in6_pktinfo (the address it was
-sent to, ip(7) and ipv6(7)), the size at which UDP_GRO merged (udp(7)).  All of these come from the kernel, not from the network.
+struct sockaddr_in and sockaddr_in6, the sender of a datagram (ip(7), ipv6(7)), come from the kernel, not from the network.
+Not here: what else it says beside a datagram (``udp_linux``, ``udp_bsd``).
 """
 
 from __future__ import annotations
