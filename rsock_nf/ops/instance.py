@@ -232,10 +232,15 @@ class Instance:
                 time.sleep(_UNSETTLED)
                 continue
             # The name may stand for a newer directory by now.
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if os.fstat(descriptor).st_ino == self.directory.stat().st_ino:
-                    self.directory.chmod(0o700)
+                    os.fchmod(descriptor, 0o700)
                     return descriptor
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                os.close(descriptor)
+                raise InstanceError(f"{self.directory}: cannot be ours alone: {error.strerror}") from None
             os.close(descriptor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -280,6 +281,22 @@ def test_down_asks_the_kernel_who_holds_an_instance_whose_record_is_lost(
         assert host.stop() == "edge: stopped"
         assert bystander.poll() is None, "a reused pid is not signalled"
     assert left() == ["edge/log"]
+
+
+def test_a_directory_that_cannot_be_changed_is_one_line(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that became read-only: the directory is there, and its lock can be had."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    instance = Instance("edge")
+    with (
+        pytest.raises(InstanceError, match=r"run/edge: cannot be ours alone: Read-only file system$"),
+        instance.claim(host.directory / "edge.json", "digest"),
+    ):
+        pytest.fail("it is not ours")
+    assert not instance.is_running()
 
 
 def test_the_record_of_a_later_version_is_understood(host: Host) -> None:
