@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsock_nf import __version__
-from rsock_nf.errors import InstanceError, RsockError
+from rsock_nf.errors import InstanceError, RsockError, TunnelError
 from rsock_nf.ops import original_flags
 
 if TYPE_CHECKING:
@@ -176,9 +176,10 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
         _require_privileges(arguments.command, WITHOUT)
 
     ending = f"; {remark}" if remark else ""
+    already = f"{settings.name}: is already running with this configuration{ending}"
     alike = arguments.ready_fd is None and launch.running_alike(settings)
     if alike and not arguments.foreground:
-        print(f"{settings.name}: is already running with this configuration{ending}")
+        print(already)
         return 0
     if arguments.foreground:
         from rsock_nf import daemon
@@ -186,7 +187,13 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
         return daemon.run(configuration, timeout=arguments.timeout, ready_fd=arguments.ready_fd)
     from rsock_nf.ops.leftovers import clear_rules
 
-    launch.start(settings, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
+    try:
+        launch.start(settings, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
+    except TunnelError:
+        if not launch.running_alike(settings):
+            raise
+        print(already)  # by another `up` at the same moment
+        return 0
     print(f"{settings.name}: up{ending}")
     return 0
 

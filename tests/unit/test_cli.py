@@ -14,7 +14,8 @@ import pytest
 from rsock_firewall import FirewallError
 from rsock_nf import __version__, cli
 from rsock_nf.config.values import format_secret, parse_secret
-from rsock_nf.ops import doctor, holder, instance, namespaces, privileges
+from rsock_nf.errors import TunnelError
+from rsock_nf.ops import doctor, holder, instance, launch, namespaces, privileges
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -225,6 +226,25 @@ def test_a_namespace_is_entered_by_a_process_that_lives_there() -> None:
     assert inode is not None
     assert (namespaces.way_into(inode) or "").startswith(("nsenter --net --target ", "ip netns exec "))
     assert namespaces.way_into(1) is None
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_another_up_at_the_same_moment_is_as_good_as_one_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path, *, alike: bool
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise TunnelError("instance edge is already running")
+
+    looks = iter([False, alike])
+    monkeypatch.setattr(privileges, "missing", list)
+    monkeypatch.setattr(launch, "running_alike", lambda _: next(looks))
+    monkeypatch.setattr(launch, "start", too_late)
+    assert cli.main(["up", "--config", str(server_file)]) == (0 if alike else 1)
+    told = capsys.readouterr()
+    if alike:
+        assert told.out == "edge: is already running with this configuration\n"
+    else:
+        assert told.err.endswith("rsock-nf: instance edge is already running\n")
 
 
 def test_without_privileges_nothing_is_tried(
