@@ -15,22 +15,21 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from rsock_nf.ops import namespaces
 from rsock_nf.ops.lab import CommandFailed, Lab, Router
 from rsock_nf.ops.lab_traffic import Application, EchoTarget, Exchange
 from rsock_nf.ops.lab_tunnel import Tunnel
 from rsock_nf.ops.netns import Namespace
+from rsock_nf.ops.signals import leaving_in_order
 
 TOLERATED_LOSS = 0.001
 """UDP may be lost where a socket buffer is full, also without a tunnel; what is carried may not."""
@@ -96,21 +95,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stderr.write(f"rsock-nf demo: {reason}\n")
         return 1
-    with _terminated_like_interrupted(), contextlib.suppress(KeyboardInterrupt):
-        try:
-            found = [_show(version, arguments.datagrams, arguments.cipher) for version in (4, 6)]
-        except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
-            sys.stderr.write(f"rsock-nf demo: {error}\n")
-            return 1
-        print(f"\n{_table(found)}\n")
-        problems = [line for evidence in found for line in evidence.problems()]
-        for line in problems:
-            sys.stderr.write(f"rsock-nf demo: failed: {line}\n")
-        if not problems:
-            print("All as it has to be; nothing is left behind.")
-        return 1 if problems else 0
-    sys.stderr.write("rsock-nf demo: interrupted; everything that it made is removed\n")
-    return 130
+    try:
+        with leaving_in_order():
+            return _demonstrate(arguments.datagrams, arguments.cipher)
+    except (KeyboardInterrupt, SystemExit) as told:
+        sys.stderr.write("rsock-nf demo: interrupted; everything that it made is removed\n")
+        return 130 if isinstance(told, KeyboardInterrupt) else int(told.code or 0)
+
+
+def _demonstrate(datagrams: int, cipher: str) -> int:
+    """Both address families, the table, and what is wrong in it; the exit status."""
+    try:
+        found = [_show(version, datagrams, cipher) for version in (4, 6)]
+    except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"rsock-nf demo: {error}\n")
+        return 1
+    print(f"\n{_table(found)}\n")
+    problems = [line for evidence in found for line in evidence.problems()]
+    for line in problems:
+        sys.stderr.write(f"rsock-nf demo: failed: {line}\n")
+    if not problems:
+        print("All as it has to be; nothing is left behind.")
+    return 1 if problems else 0
 
 
 def _show(version: int, datagrams: int, cipher: str) -> Evidence:
@@ -192,20 +198,6 @@ def _trips(seconds: Sequence[float]) -> str:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds as SIGINT does, so that namespaces and processes are removed."""
-
-    def raise_interrupt(_number: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

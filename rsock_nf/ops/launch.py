@@ -9,22 +9,21 @@ Not here: what the started process does (``rsock_nf.daemon``).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NoReturn, TypeAlias
+from typing import IO, TypeAlias
 
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
 from rsock_nf.ops import namespaces
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders, run_dir
 from rsock_nf.ops.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
 
 Clear: TypeAlias = Callable[[str], list[str]]
@@ -123,7 +122,7 @@ def start(settings: Settings, command: Sequence[str], *, timeout: float, clear: 
     become such an exception, ``SystemExit``.
     """
     read_end, write_end = os.pipe()
-    with _leaving_in_order(), os.fdopen(read_end) as announcement:
+    with leaving_in_order(), os.fdopen(read_end) as announcement:
         try:
             process = subprocess.Popen(
                 [*command, "--ready-fd", str(write_end)],
@@ -148,26 +147,6 @@ def start(settings: Settings, command: Sequence[str], *, timeout: float, clear: 
             if process.stderr:
                 process.stderr.close()
     process.returncode = 0  # it lives on; Popen would warn of a child that nobody waits for
-
-
-@contextlib.contextmanager
-def _leaving_in_order() -> Iterator[None]:
-    """Within, the first SIGTERM or SIGHUP ends this process as Ctrl-C does, by an exception; the next ones change nothing."""
-
-    def leave(number: int, _: object) -> NoReturn:
-        for each in usual:
-            signal.signal(each, signal.SIG_IGN)
-        sys.exit(128 + number)  # as shells have it
-
-    usual = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-    for each, handler in usual.items():
-        if handler is signal.SIG_DFL:  # not what nohup(1) ignores
-            signal.signal(each, leave)
-    try:
-        yield
-    finally:
-        for each, handler in usual.items():
-            signal.signal(each, handler)
 
 
 def _await_ready(settings: Settings, process: subprocess.Popen[str], announcement: IO[str], timeout: float) -> None:

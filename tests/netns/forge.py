@@ -43,7 +43,7 @@ class Forger:
     def __init__(self, lab: Lab, *, toward: str) -> None:
         """``toward`` is "client" or "server": whom to deceive."""
         device, host = (INSIDE, lab.client) if toward == "client" else (OUTSIDE, lab.server)
-        self._router, self._device = lab.router, device
+        self._device = device
         self._victims = {(lab.client_ip if toward == "client" else lab.server_ip)[version] for version in (4, 6)}
         self._socket = lab.router.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)

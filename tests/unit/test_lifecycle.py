@@ -174,10 +174,12 @@ def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPa
 
 
 START = """
+import signal
 import sys
 from pathlib import Path
 from rsock_nf import config
 from rsock_nf.ops import launch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore it, and so would we
 fake, path = sys.argv[1:]
 settings = config.load(Path(path)).settings
 launch.start(settings, [sys.executable, fake, "silent", path], timeout=60, clear=lambda _: [])
