@@ -18,6 +18,7 @@ from rsock_firewall import Firewall, FirewallError, Policy, PortRange, nf_messag
 from rsock_firewall.iptables import Iptables
 from rsock_firewall.iptables_text import Line
 from rsock_firewall.nftables import Nftables
+from rsock_firewall.policy import Counters
 from tests.firewall.lab import ADDRESSES, SYN, Lab
 
 POLICY = Policy("life", "left", ADDRESSES["host"], (PortRange(10001, 10010),))
@@ -307,7 +308,7 @@ def test_iptables_rules_that_can_be_neither_installed_nor_undone(lab: Lab, monke
 
     good = iptables._replace
 
-    def bad(version: int, chains: tuple[str, str], new: list[Line]) -> bool:
+    def bad(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
         if version == 6 or not new:
             raise FirewallError("cannot undo" if not new else "cannot install")
         return good(version, chains, new)

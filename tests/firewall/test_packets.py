@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,12 @@ BACKENDS: dict[str, Callable[[], Firewall]] = {
     "prerouting": lambda: Nftables(persist=False, ingress=False),
     "iptables": Iptables,
 }
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_at_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another command has the lock, be it in another network namespace, counters are those of a moment ago."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -83,6 +92,44 @@ def test_no_ports_no_silence_until_the_update(lab: Lab, firewall: Firewall) -> N
         held.update(dataclasses.replace(CLIENT, local_addresses=()))
         assert lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE)) == []
         assert held.counters().inbound_packets == before + 3, "counters go on when rules are swapped"
+
+
+def test_what_arrives_while_the_rules_change_is_counted(lab: Lab, firewall: Firewall) -> None:
+    """A client that dials changes them for every flow, and the answers to the one before come meanwhile."""
+    answer = lab.segment((443, 40001), SYN_ACK, 4)
+    sent, over = 0, threading.Event()
+    with lab.inside("peer"):
+        sender = Sender()
+
+    def send() -> None:
+        nonlocal sent
+        while not over.wait(0.001):
+            sender.send(answer)
+            sent += 1
+
+    with closing(sender), lab.inside(), firewall.hold(CLIENT) as held:
+        thread = threading.Thread(target=send)
+        thread.start()
+        for port in itertools.count(41001, 2):
+            if sent > 30 and port > 41010:
+                break
+            held.update(dataclasses.replace(CLIENT, local_ports=(*CLIENT.local_ports, PortRange(port, port))))
+        over.set()
+        thread.join()
+        assert lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE)) == []  # and nothing is on its way
+        assert held.counters().inbound_packets == sent + 3
+
+
+def test_what_was_counted_outlives_a_foreign_flush(lab: Lab) -> None:
+    with lab.inside(), Iptables().hold(CLIENT) as held:
+        for attack in ("-F", "-F RSOCK_NF_packets"):
+            before = held.counters().inbound_packets
+            lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE))
+            assert held.counters().inbound_packets == before + 3
+            lab.run(f"iptables-legacy -t raw {attack}")
+            assert held.counters().inbound_packets == before + 3
+            assert held.repair()
+            assert held.counters().inbound_packets == before + 3
 
 
 def test_any_device(lab: Lab) -> None:
