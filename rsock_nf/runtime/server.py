@@ -35,6 +35,8 @@ class ServerTunnel(Driver):
         super().__init__(settings, log)
         self.parameters = parameters
         self.addresses: tuple[IPAddress, ...] = ()
+        self._stale = False
+        """Rules or filter may name other addresses than these."""
         self._sockets: dict[Hashable, Dialled] = {}
         self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
         self._served: list[CarrierPort] = []
@@ -199,12 +201,27 @@ class ServerTunnel(Driver):
         if addresses and set(addresses) != set(self.addresses):
             self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
             self.addresses = addresses
-            try:
-                self._apply_policy()
-                if self._link is not None:
-                    self._link.rematch(self._match())
-            except (LinkError, FirewallError) as error:
-                self.log.error("rules and filter keep the old addresses: %s", error)  # noqa: TRY400 - one line says it all
+            self._name_addresses()
+
+    def _name_addresses(self) -> None:
+        """In rules and filter.  What fails, as while another iptables command is at work, is tried again every second."""
+        try:
+            self._apply_policy()
+            if self._link is not None:
+                self._link.rematch(self._match())
+        except (LinkError, FirewallError) as error:
+            level = logging.DEBUG if self._stale else logging.ERROR
+            self.log.log(level, "rules and filter keep the old addresses: %s", error)
+            self._stale = True
+        else:
+            if self._stale:
+                self.log.info("rules and filter name the present addresses")
+            self._stale = False
+
+    def _tick(self, now: float) -> None:
+        super()._tick(now)
+        if self._stale:
+            self._name_addresses()
 
     def _wanted_device(self) -> str:
         """Where the world comes in; that one client is reached through another device moves nothing."""
