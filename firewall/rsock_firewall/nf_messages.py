@@ -176,15 +176,16 @@ class ChangeEvents:
     """Readable when anybody changes any rule: the multicast group NFNLGRP_NFTABLES.  Messages are not looked at."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-        self._socket.setblocking(False)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # that something changed is all we want to know
-        try:
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
-        except OSError as error:
-            self._socket.close()
-            raise _failed(error) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._socket = undo.enter_context(socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
+                self._socket.setblocking(False)
+                self._socket.bind((0, 0))
+                self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # that something changed is all we ask
+                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+            except OSError as error:
+                raise _failed(error) from error
+            undo.pop_all()
 
     def fileno(self) -> int:
         """For select and asyncio."""

@@ -14,7 +14,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -144,18 +144,16 @@ class NftablesHeld:
         self._flags = flags
         self._ingress = ingress
         self._table = nft_text.TABLE_PREFIX + policy.name
-        self._netlink = nf.NfSocket()
-        self._events = nf.ChangeEvents()
         self._known: Installed | None = None
         self._generation = -1
         self._ifindex: int | None = None
         """Of the device when the rules were last seen on it: a device of the same name may be another one."""
         self._released = False
-        try:
+        with ExitStack() as undo:
+            self._netlink = undo.enter_context(closing(nf.NfSocket()))
+            self._events = undo.enter_context(closing(nf.ChangeEvents()))
             self._install(policy, self._left_behind())
-        except BaseException:
-            self._close()
-            raise
+            undo.pop_all()
 
     def _left_behind(self) -> Installed | None:
         """What a predecessor left, for us to take over; raises ``FirewallError`` if it is not ours to take."""

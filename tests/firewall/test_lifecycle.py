@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import select as io
+import socket
 import subprocess
 import sys
 import textwrap
@@ -263,6 +265,26 @@ def test_a_batch_that_fails_leaves_nothing(lab: Lab) -> None:
         assert (refused.value.code, refused.value.index) == (2, 1)
         netlink.close()
     assert lab.state() == before
+
+
+def test_without_a_descriptor_left_nothing_is_half_open(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the socket that would own the table."""
+    opened: list[socket.socket] = []
+
+    class Second(socket.socket):
+        def __init__(self, *arguments: int) -> None:
+            if opened:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            super().__init__(*arguments)
+            opened.append(self)
+
+    firewall = Nftables()
+    with lab.inside():
+        firewall.probe()
+        monkeypatch.setattr(socket, "socket", Second)
+        with pytest.raises(FirewallError, match=r"^nf_tables cannot be asked: Too many open files$"):
+            firewall.hold(POLICY).__enter__()
+    assert [end.fileno() for end in opened] == [-1]
 
 
 @pytest.mark.parametrize("backend", NFTABLES)
