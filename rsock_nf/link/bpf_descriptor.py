@@ -111,6 +111,9 @@ class BpfDescriptor:
         self._fd = self._open()
         try:
             self._configure(match, buffer_bytes)
+        except OSError as error:  # of an ioctl that nobody should refuse
+            self.close()
+            raise LinkError(f"{ifname}: cannot be set up for bpf: {error.strerror}") from None
         except BaseException:
             self.close()
             raise

@@ -212,6 +212,21 @@ def test_a_node_that_does_not_open(host: Host, monkeypatch: pytest.MonkeyPatch, 
         host.open()
 
 
+@pytest.mark.parametrize("request_name", ["BIOCVERSION", "BIOCGDLT"])
+def test_an_ioctl_that_no_system_should_refuse(host: Host, monkeypatch: pytest.MonkeyPatch, request_name: str) -> None:
+    ioctl = host.kernel.ioctl
+
+    def refuse(descriptor: int, request: int, argument: bytes | int = 0) -> bytes | int:
+        if request == host.kernel.abi[request_name]:
+            raise host.kernel._error("EINVAL")
+        return ioctl(descriptor, request, argument)
+
+    monkeypatch.setattr(host.kernel, "ioctl", refuse)
+    with pytest.raises(LinkError, match=r"^em0: cannot be set up for bpf: "):
+        host.open()
+    assert host.kernel._devices == {}
+
+
 def test_another_major_version_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         host.kernel, "abi", Abi(host.kernel.abi.system, {**host.kernel.abi.numbers, "BPF_MAJOR_VERSION": 2})
