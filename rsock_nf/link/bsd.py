@@ -62,8 +62,8 @@ class Bsd:
             return bsd_routes.device_addresses(kernel, device)
 
     def route_mtu(self, remote: IPAddress) -> int:
-        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route."""
-        with contextlib.closing(self._kernel()) as kernel:
+        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises ``OSError``."""
+        with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
             route = kernel.route(remote)
             return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)
 

@@ -239,6 +239,18 @@ def test_the_mtu_of_a_route_is_its_interfaces(host: Host) -> None:
     assert host.system.route_mtu(remote) == 1500
 
 
+def test_without_a_routing_socket_no_mtu_is_known(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for while the tunnel carries: nothing of it may end because of that."""
+
+    def refuse() -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(host.routing, "open", refuse)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("127.0.0.1", 9))
+        assert host.system.udp.route_mtu(asked) == 0
+
+
 def test_the_doctor_looks_at_the_interface_and_attaches_to_it(host: Host) -> None:
     assert [found.verdict for found in host.system.examine_host()] == [Verdict.OK]
     device, bpf = host.system.examine_device("em0", tap=True)
