@@ -231,6 +231,29 @@ def route_to(remote: IPAddress) -> Route:
         return system().route_to(remote)
 
 
+def device_to(remotes: Sequence[IPAddress]) -> str:
+    """The device toward the first of ``remotes``, of which there is one at least, that any route leads to.
+
+    Raises ``LinkError`` about the first of them when there is no such route.
+    """
+    refusals = []
+    for remote in remotes:
+        try:
+            return route_to(remote).device
+        except LinkError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def own_address(remotes: Sequence[IPAddress]) -> IPAddress | None:
+    """The first of ``remotes`` that is this host's: what it sends there passes no device."""
+    for remote in remotes:
+        with contextlib.suppress(LinkError):  # no route
+            if route_to(remote).local:
+                return remote
+    return None
+
+
 def default_device(version: int | None = None) -> str | None:
     """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
 

@@ -15,7 +15,7 @@ from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
-from rsock_nf.link import LinkError, default_device, route_to, system
+from rsock_nf.link import LinkError, default_device, device_to, own_address, system
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
@@ -70,15 +70,15 @@ def _firewall(backend: str) -> Iterator[Finding]:
 
 def _device(settings: Settings | None) -> str | Finding:
     """The device that the instance would take, or why there is none."""
-    if settings and settings.device:
-        return settings.device
+    client = settings.tunnel if settings and isinstance(settings.tunnel, ClientParameters) else None
     try:
-        if settings and isinstance(settings.tunnel, ClientParameters):
-            route = route_to(settings.tunnel.server[0])
-            if route.local and settings.tunnel.carriers.tcp:
-                text = f"{settings.tunnel.server[0]} is an address of this host: client and server need two hosts, or two network namespaces"
-                return Finding(Verdict.FAIL, "server", text)
-            return route.device
+        if client and client.carriers.tcp and (own := own_address(client.server)) is not None:
+            text = f"{own} is an address of this host: client and server need two hosts, or two network namespaces"
+            return Finding(Verdict.FAIL, "server", text)
+        if settings and settings.device:
+            return settings.device
+        if client:
+            return device_to(client.server)
         found = default_device()
     except (LinkError, RsockError) as error:
         return Finding(Verdict.FAIL, "device", str(error))

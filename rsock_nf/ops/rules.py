@@ -6,7 +6,7 @@ from rsock_firewall import FirewallError, Policy, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
-from rsock_nf.link import LinkError, default_device, device_addresses, route_to
+from rsock_nf.link import LinkError, default_device, device_addresses, device_to
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control import ask
 from rsock_nf.ops.instance import Instance
@@ -25,7 +25,7 @@ def rules_for(settings: Settings) -> str:
         return '# "type": "udp": no rules are needed, the flows are ordinary UDP sockets\n'
     try:
         if isinstance(tunnel, ClientParameters):
-            device = settings.device or route_to(tunnel.server[0]).device
+            device = settings.device or device_to(tunnel.server)
             policy = policy_for(settings, device=device, local_addresses=(), held_ports=_held_ports(settings))
         else:
             found = settings.device or default_device()

@@ -24,7 +24,7 @@ from rsock_nf.core.events import (
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, route_to
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, device_to, own_address, route_to
 from rsock_nf.link.carrier import DialledCarrier, route_mtu
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
@@ -61,9 +61,12 @@ class ClientTunnel(Driver):
             stack.callback(listener.close)
             self._listeners.append(listener)
         stack.callback(self._close_ports)
-        if self.parameters.carriers.tcp:
-            _refuse_own(self.parameters.server)
-        self.device = self.settings.device or _first_route(self.parameters.server)
+        server = self.parameters.server
+        if self.parameters.carriers.tcp and (own := own_address(server)) is not None:
+            raise TunnelError(
+                f"server: {own} is an address of this host: client and server need two hosts, or two network namespaces"
+            )
+        self.device = self.settings.device or device_to(server)
 
     def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:
         """Flows of a killed predecessor: its server still probes them, and the kernel must not answer."""
@@ -305,25 +308,3 @@ class ClientTunnel(Driver):
     def reason(self) -> str:
         """Why the tunnel carries nothing; empty when it does."""
         return self.core.reason if hasattr(self, "core") else "starting"
-
-
-def _refuse_own(addresses: tuple[IPAddress, ...]) -> None:
-    """Raise ``LinkError`` if one of ``addresses`` is this host's: what a host sends to itself passes no device."""
-    for address in addresses:
-        with contextlib.suppress(LinkError):  # no route: told where it matters
-            if not route_to(address).local:
-                continue
-            raise TunnelError(
-                f"server: {address} is an address of this host: client and server need two hosts, or two network namespaces"
-            )
-
-
-def _first_route(addresses: tuple[IPAddress, ...]) -> str:
-    """The device toward the first of ``addresses`` that any route leads to.  Raises ``LinkError``."""
-    refusal: LinkError | None = None
-    for address in addresses:
-        try:
-            return route_to(address).device
-        except LinkError as error:
-            refusal = refusal or error
-    raise refusal or LinkError("server: no address is given")

@@ -233,12 +233,32 @@ def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
     assert host.state()["nftables"] == host.before["nftables"]
 
 
-def test_doctor_tells_a_server_on_this_host(host: Host) -> None:
+def client_of(host: Host, server: object, **keys: object) -> str:
     path = host.directory / "client.json"
-    path.write_text(json.dumps({"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "secret": SECRET}))
-    found = host.run("doctor", "-c", str(path))
+    base = {"role": "client", "server": server, "listen": "127.0.0.1:9", "secret": SECRET, "cipher": "aes-256-gcm"}
+    path.write_text(json.dumps({**base, **keys}))
+    path.chmod(0o600)
+    return str(path)
+
+
+@pytest.mark.parametrize(("server", "keys"), [("192.0.2.1", {}), (["192.0.2.9", "192.0.2.1"], {"device": "v0"})])
+def test_doctor_tells_a_server_on_this_host(host: Host, server: object, keys: dict[str, str]) -> None:
+    found = host.run("doctor", "-c", client_of(host, server, **keys))
     assert found.returncode == 1
     assert "FAIL  server: 192.0.2.1 is an address of this host: client and server need two hosts" in found.stdout
+
+
+def test_a_server_address_without_a_route_before_one_with(host: Host) -> None:
+    """``doctor`` and ``rules`` speak of the device that ``up`` takes."""
+    path = client_of(host, ["203.0.113.5", "192.0.2.9"])
+    found = host.run("doctor", "-c", path)
+    assert (found.returncode, "ok    device: v0, MTU 1500" in found.stdout) == (0, True), found.stdout
+    rules = host.run("rules", "-c", path)
+    assert (rules.returncode, rules.stderr) == (0, "")
+    assert "v0" in rules.stdout
+    nowhere = host.run("rules", "-c", client_of(host, ["203.0.113.5", "203.0.113.6"]))
+    assert nowhere.returncode == 1
+    assert "203.0.113.5" in nowhere.stderr
 
 
 def test_doctor_names_the_instance_that_holds_the_ports(host: Host) -> None:
