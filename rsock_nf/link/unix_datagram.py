@@ -3,7 +3,8 @@
 Whoever sends from a socket that is bound itself, to an absolute path or an abstract name, is a peer and gets answers.
 All that send from unbound sockets are one peer, whose datagrams are carried and whose answers nobody can get: they are
 dropped and counted.  A peer whose path is relative is treated so too: the path would be looked up from where *we* stand,
-and lead to a socket that the sender chose and may not write to.
+and lead to a socket that the sender chose and may not write to.  Absolute paths are taken at their word: links in them
+are followed, with our rights (``SECURITY.md``: whom to let in).
 
 The file belongs to us and to the group of its directory, mode 0660: who may enter a group's directory may use the tunnel.
 A file that a dead process left is replaced; a live socket and any other kind of file are left alone, and are an error.
