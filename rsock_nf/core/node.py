@@ -295,9 +295,12 @@ class Node(Flows):
                 self.counters["datagrams too large"] += 1
                 continue
             fragments: list[Buffer] = list(parts)
-            before = conversation.sent_datagrams
+            before = conversation.sent_datagrams, conversation.sent_bytes
             self.pump.send(conversation, Kind.FRAGMENT, b"", fragments, len(fragments[0]), bursts)
-            conversation.sent_datagrams = before + (conversation.sent_datagrams == before + len(fragments))
+            all_left = conversation.sent_datagrams == before[0] + len(fragments)
+            conversation.sent_datagrams, conversation.sent_bytes = before
+            if all_left:
+                conversation.count_sent([datagram], 1, len(datagram))
         self._out += bursts
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 

@@ -181,13 +181,13 @@ class Pump:
         while start < n:
             flow = self._pick(conversation, frame)
             if flow is None:
-                conversation.sent_datagrams += start
+                conversation.count_sent(datagrams, start, size)
                 if group.patient:
                     return start
                 group.no_credit += n - start
                 return n
             if frame > flow.max_payload:
-                conversation.sent_datagrams += start
+                conversation.count_sent(datagrams, start, size)
                 return start
             count = 1 if self._per_datagram else flow.burst_bytes // frame or 1
             count = min(count, n - start, (flow.bulk_window - flow.in_flight) // frame)
@@ -197,8 +197,7 @@ class Pump:
             bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK))
             flow.sent_frames += count
             start += count
-            conversation.sent_bytes += frame * count
-        conversation.sent_datagrams += n
+        conversation.count_sent(datagrams, n, size)
         return n
 
     def _pick(self, conversation: PumpConversation, frame: int) -> PumpFlow | None:
@@ -359,7 +358,7 @@ class Pump:
             if conversation is not None:
                 datagrams = frames.datagrams
                 conversation.received_datagrams += len(datagrams)
-                conversation.received_bytes += frames.size * len(datagrams)
+                conversation.received_bytes += frames.size * (len(datagrams) - 1) + len(datagrams[-1])
                 if conversation.kind:
                     conversation.opened()
                 runs.append(Run(conversation.peer, datagrams, frames.size))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rsock_nf.core.protocols import FlowCodec, Kind
 from rsock_nf.core.replay import ReplayWindow
 from rsock_nf.core.segment import HeaderTemplate
-from rsock_nf.core.types import FlowKey
+from rsock_nf.core.types import Buffer, FlowKey
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
@@ -184,6 +184,13 @@ class PumpConversation:
         self.pinned: PumpFlow | None = None
         self.sent_datagrams = self.sent_bytes = 0
         self.received_datagrams = self.received_bytes = 0
+        """The application's datagrams and their bytes, either way, without any header of ours."""
+
+    def count_sent(self, datagrams: list[Buffer], count: int, size: int) -> None:
+        """The first ``count`` of ``datagrams`` left: ``size`` bytes each, but the last of all may be shorter."""
+        if count:
+            self.sent_datagrams += count
+            self.sent_bytes += size * (count - 1) + len(datagrams[count - 1])
 
     def reopen(self) -> None:
         """The peer does not know it (a new session): opening frames until it does."""

@@ -227,6 +227,29 @@ def test_data_of_the_server_for_an_ended_conversation() -> None:
         assert peer not in pair.sockets
 
 
+@pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
+def test_bytes_are_the_applications_own_at_both_ends(cipher: Cipher) -> None:
+    """Whatever goes around them: opening frames, headers, tags, fragments; and the last of a run may be shorter."""
+    with Pair(cipher=cipher) as pair:
+        pair.up()
+        said = [b"first", *(b"%02d" % at + bytes(98) for at in range(20)), b"short", b"", bytes(5000)]
+        pair.say("app", said[0])
+        pair.run(0.5)
+        pair.say("app", *said[1:22])
+        pair.say("app", *said[22:])
+        pair.run(0.5)
+        for datagram in said:
+            pair.reply(pair.server_peer(), datagram + b"!")
+        pair.run(0.5)
+        (here,) = pair.client.group.conversations.values()
+        (session,) = pair.server.sessions.values()
+        (there,) = session.group.conversations.values()
+        out = len(said), sum(map(len, said))
+        back = len(said), sum(map(len, said)) + len(said)
+        assert (here.sent_datagrams, here.sent_bytes) == (there.received_datagrams, there.received_bytes) == out
+        assert (there.sent_datagrams, there.sent_bytes) == (here.received_datagrams, here.received_bytes) == back
+
+
 def test_no_such_target() -> None:
     with Pair(client={"targets": (7,)}) as pair:
         pair.up()
