@@ -205,7 +205,13 @@ class Dialling(Node):
             # RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts.
             exact = segment.ack == flow.next_seq if flow.state is State.SYN_SENT else segment.seq == flow.received
             if exact:
-                self._refused(f"port {flow.key.remote_port} (RST)")
+                closed = flow.state is State.SYN_SENT
+                hint = (
+                    "does the server run, with this port?"
+                    if closed
+                    else "it was open: are secret and wire the server's?"
+                )
+                self._refused(f"port {flow.key.remote_port} (RST): {hint}")
                 self._step(now, flow, Input.RESET)
         elif flow.state is State.SYN_SENT:
             if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == flow.next_seq:

@@ -71,7 +71,10 @@ class Journal:
             self._reason, self._reason_due, self._pause = "", 0.0, 2.0
         elif reason != self._reason and now >= self._reason_due:
             self._log.warning("%s", reason)
-            self._reason, self._reason_due = reason, now + self._pause
+            self._reason = reason
+            if reason.endswith(" yet"):  # of the first seconds: what follows says more
+                return
+            self._reason_due = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _note_state(self, driver: Driver) -> None:

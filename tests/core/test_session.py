@@ -9,8 +9,9 @@ from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, Se
 from rsock_nf.core.flow import Input
 from rsock_nf.core.parameters import Carriers, Cipher, OnProbe
 from rsock_nf.core.types import PortRange
+from tests.core.conntrack import ACK, RST, parse_tcp
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
-from tests.core.wire import Conditions, Nat, Toward
+from tests.core.wire import Conditions, Nat, Toward, make_tcp
 
 PUBLIC, OTHER_PUBLIC = b"\xc6\x33\x64\x01", b"\xc6\x33\x64\x02"
 UNANSWERED_HELLOS = re.compile(
@@ -280,8 +281,30 @@ def test_wrong_secret_against_a_server_that_closes() -> None:
     with Pair(client={"secret": b"x" * 32}, server={"on_probe": OnProbe.CLOSED}, resets_allowed=True) as pair:
         pair.start()
         pair.run(5.0)
-        assert "refuses port" in pair.client.reason
-        assert "(RST)" in pair.client.reason
+        assert re.fullmatch(
+            r"192\.0\.2\.2 refuses port 100\d\d \(RST\): it was open: are secret and wire the server's\?",
+            pair.client.reason,
+        )
+
+
+def test_a_host_without_a_server() -> None:
+    """Its kernel has no socket there, and says so."""
+    with Pair(resets_allowed=True) as pair:
+
+        def refuse(toward: Toward, packet: bytes) -> bool:
+            if toward is Toward.CLIENT:
+                return False
+            syn = parse_tcp(packet)
+            rst = make_tcp(syn.destination, syn.source, 0, syn.end, RST | ACK)
+            pair.wire.inject(pair.now, Toward.CLIENT, rst, behind_judge=True)
+            return True
+
+        pair.wire.drop.append(refuse)
+        pair.start()
+        pair.run(1.0)
+        assert re.fullmatch(
+            r"192\.0\.2\.2 refuses port 100\d\d \(RST\): does the server run, with this port\?", pair.client.reason
+        )
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(Cipher.NONE, Cipher.AES_256_GCM), (Cipher.AES_256_GCM, Cipher.NONE)])

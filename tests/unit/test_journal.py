@@ -76,6 +76,13 @@ def test_the_reason_is_logged_when_it_changes_and_ever_more_rarely(caplog: pytes
     assert 8 <= logged <= 8 + 3600 / LONGEST_PAUSE
 
 
+def test_what_is_known_at_first_does_not_hold_up_what_is_known_next(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    for now, reason in enumerate(["dialling, no answer yet", "open, no answer to our hello yet", "no answer", "other"]):
+        book.driver.reason = reason
+        assert book.at(now) == ([reason] if reason != "other" else [])
+
+
 def test_a_tunnel_that_stood_in_between_gives_its_reason_at_once(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
     for _ in range(2):
