@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 
 from rsock_firewall import Counters, FirewallError, Held, Policy, PortRange, select
 from rsock_nf.core.both_servers import BothServers
@@ -38,6 +39,8 @@ class Attachment(ABC):
         self.backend = ""
         self.fake_tcp = bool(fake_tcp_ports(settings))
         self.repairs = 0
+        self.troubles = Counter[str]()
+        """What failed and may fail again at once, and how often, for the journal: a line each time would fill a disk."""
         self._link: Link | None = None
         self._held: Held | None = None
 
@@ -62,7 +65,7 @@ class Attachment(ABC):
                 self.repairs += 1
                 self.log.warning("the firewall rules were changed by somebody else: put back")
         except FirewallError as error:
-            self.log.error("cannot put the firewall rules back: %s", error)  # noqa: TRY400 - one line says it all
+            self.troubles[f"cannot put the firewall rules back: {error}"] += 1
 
     def _apply_policy(self) -> None:
         if self._held is not None:

@@ -1,7 +1,7 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
 At the usual levels: why it carries nothing and that it does again, a kind of flow that is blocked, when a client idles, targets
-that refuse, and strangers, all rarely.  At ``debug`` also what changed since
+that refuse, strangers, and what else failed, all rarely.  At ``debug`` also what changed since
 the last look: conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rsock_nf.runtime.driver import Driver
 
 REMINDER = 60.0
-"""Seconds from one line about a target that refuses, or about strangers, to the next."""
+"""Seconds from one line about a target that refuses, about strangers, or about one trouble, to the next."""
 STRANGERS = "payloads from strangers"
 """The server's counter of first payloads that do not authenticate."""
 MISSED = 5.0
@@ -56,6 +56,9 @@ class Journal:
         for target, count in driver.refusals().items():
             if self._is_due(target, count, now):
                 self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
+        for trouble, count in driver.troubles.items():
+            if self._is_due(trouble, count, now):
+                self._log.error("%s (times so far: %d)", trouble, count)
         strangers = driver.core.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
             who = "another secret, a scan, or over UDP a client whose address has changed"

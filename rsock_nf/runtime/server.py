@@ -164,7 +164,7 @@ class ServerTunnel(Driver):
         try:
             socket = Dialled(self._targets[target])
         except LinkError as error:
-            self.log.error("%s", error)  # noqa: TRY400 - one line says it all
+            self.troubles[str(error)] += 1  # on wire rsock perhaps once a datagram
             self.core.socket_refused(self._now(), peer, str(error))
             return
         self._sockets[peer] = socket

@@ -21,6 +21,7 @@ class Fake:
     def __init__(self) -> None:
         self.reason = ""
         self.refused: dict[str, int] = {}
+        self.troubles: dict[str, int] = {}
         self.sessions: list[Any] = []
         self.core: Any = SimpleNamespace(counters={})
         self.settings = SimpleNamespace(tunnel=ServerParameters(carriers=Carriers.ALL), rsock=None)
@@ -194,3 +195,13 @@ def test_at_info_none_of_that(caplog: pytest.LogCaptureFixture) -> None:
     book.driver.carry(1400, {7: "10.0.0.2:4000"})
     book.driver.core.counters = {"segments of no flow": 2}
     assert book.at(0) == []
+
+
+def test_what_fails_again_and_again_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.INFO)
+    told = []
+    for second in range(121):
+        book.driver.troubles["192.0.2.7:9: too many open files"] = 1000 * (second + 1)
+        told += book.at(float(second))
+    assert told == [f"192.0.2.7:9: too many open files (times so far: {count})" for count in (1000, 61000, 121000)]
+    assert book.at(1000.0) == []

@@ -1,0 +1,95 @@
+"""A server tunnel whose addresses change, or whose rules cannot be put back, on stand-ins for device, rules and link."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rsock_firewall import FirewallError, Policy
+from rsock_nf.core.events import ConversationOpened
+from rsock_nf.core.parameters import ServerParameters
+from rsock_nf.core.types import Endpoint
+from rsock_nf.link import LinkError, LinkEvent, Match
+from rsock_nf.runtime import ServerTunnel, server
+from rsock_nf.settings import Settings
+
+OLD, NEW = (ip_address("192.0.2.1"),), (ip_address("192.0.2.2"),)
+
+
+def test_rules_that_are_locked_follow_later(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    parameters = ServerParameters()
+    tunnel = ServerTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger("test"))
+    tunnel.device, tunnel.addresses = "v0", OLD
+    policies: list[Policy] = []
+    matches: list[Match] = []
+    busy = [True, True, False]
+
+    def update(policy: Policy) -> None:
+        if busy.pop(0):
+            raise FirewallError("another iptables command is at work")
+        policies.append(policy)
+
+    tunnel._held = cast("Any", SimpleNamespace(update=update, fileno=lambda: 0))
+    tunnel._link = cast("Any", SimpleNamespace(rematch=matches.append, tick=lambda _: None, events=lambda: ()))
+    monkeypatch.setattr(tunnel, "_settle", lambda: None)
+    monkeypatch.setattr(tunnel, "_journal", SimpleNamespace(tick=lambda *_: None))
+    monkeypatch.setattr(server, "device_addresses", lambda _: NEW)
+    tunnel._link_event(LinkEvent.ADDRESSES)
+    assert (policies, matches) == ([], [])
+    for now in (1.0, 2.0, 3.0):
+        tunnel._tick(now)
+    (policy,), (match,) = policies, matches
+    assert policy.local_addresses == match.addresses == NEW
+    assert [record.getMessage() for record in caplog.records] == [
+        "addresses are now 192.0.2.2",
+        "rules and filter keep the old addresses: another iptables command is at work",
+        "rules and filter name the present addresses",
+    ]
+
+
+def test_rules_that_cannot_be_put_back_fill_no_disk(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Backends that nobody tells of changes look every second."""
+    parameters = ServerParameters()
+    tunnel = ServerTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger("test"))
+
+    def repair() -> bool:
+        raise FirewallError("no such table")
+
+    tunnel._held = cast("Any", SimpleNamespace(repair=repair, fileno=lambda: -1))
+    tunnel._link = cast("Any", SimpleNamespace(tick=lambda _: None, events=lambda: ()))
+    tunnel.core = cast("Any", SimpleNamespace(counters={}, sessions={}))
+    monkeypatch.setattr(tunnel, "_settle", lambda: None)
+    for now in range(100):
+        tunnel._tick(float(now))
+    lines = [record.getMessage() for record in caplog.records]
+    said = "cannot put the firewall rules back: no such table (times so far: {})"
+    assert lines == [said.format(1), said.format(61)]
+
+
+def test_sockets_that_cannot_be_had_fill_no_disk(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On wire rsock every datagram may ask for one, and anybody may send it."""
+    target = Endpoint(OLD[0], 9)
+    parameters = ServerParameters(targets=(target,))
+    tunnel = ServerTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger("test"))
+    refused: list[str] = []
+
+    def refuse(target: Endpoint) -> None:
+        raise LinkError(f"no socket for {target}: Too many open files")
+
+    monkeypatch.setattr(server, "Dialled", refuse)
+    tunnel.core = cast("Any", SimpleNamespace(socket_refused=lambda *said: refused.append(said[-1])))
+    for number in range(1000):
+        tunnel._event(ConversationOpened(number, 0))
+    assert len(refused) == 1000
+    assert caplog.records == []
+    assert tunnel.troubles == {"no socket for 192.0.2.1:9: Too many open files": 1000}
