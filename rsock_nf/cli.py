@@ -212,9 +212,8 @@ def _down(arguments: argparse.Namespace) -> int:
     unprivileged = bool(privileges.missing()) and all(_without_rules(Instance(name)) for name in found)
     if not unprivileged:
         _require_privileges("down")
-    remark = (
-        f" (as far as {run_dir()} tells; rules that root's instances left only root can see)" if unprivileged else ""
-    )
+    unseen = f"as far as {run_dir()} tells; rules left over can be seen only with {' and '.join(privileges.missing())}"
+    remark = f" ({unseen})" if unprivileged else ""
     failed = False
     for name in found:
         try:

@@ -344,7 +344,7 @@ def test_down_without_privileges_when_nothing_runs_says_so_and_what_it_cannot_se
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
-    unseen = f"as far as {holder.run_dir()} tells; rules that root's instances left only root can see"
+    unseen = f"as far as {holder.run_dir()} tells; rules left over can be seen only with CAP_NET_ADMIN and CAP_NET_RAW"
     for words, said in ((["down"], "nothing was running"), (["down", "--name", "edge"], "edge: was not running")):
         assert cli.main(words) == 0
         assert capsys.readouterr() == (f"{said} ({unseen})\n", "")
