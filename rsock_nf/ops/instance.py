@@ -92,7 +92,8 @@ class Instance:
                         if self._ended is None:
                             self._remove_files()
                         else:  # the directory stays: one that is made anew could be another holder's
-                            self.control_path.unlink(missing_ok=True)
+                            for path in (self.control_path, self.state_path):  # on a full disk that makes room
+                                path.unlink(missing_ok=True)
                             self._write(dataclasses.replace(record, ended=self._ended))
             finally:
                 os.close(descriptor)
