@@ -73,20 +73,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         made.set_defaults(run=run)
         return made
 
-    up = command("up", _up, "install the rules and start an instance; returns once it stands")
-    _config_argument(up, required=True)
-    up.add_argument(
-        "--foreground", action="store_true", help="stay, log to standard error, and keep dialling until it stands"
-    )
-    up.add_argument(
-        "--timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        help="undo everything and fail unless it stands after so long "
-        f"(default {_TIMEOUT:g}; with --foreground: no limit)",
-    )
-    up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
-
+    _add_up_arguments(command("up", _up, "install the rules and start an instance; returns once it stands"))
     for role in ("server", "client"):
         text = f"start a {role} by the flags, or with -f by a file, of the original rsock"
         original_flags.add_flags(command(role, _original, text), role)
@@ -110,6 +97,21 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     # The demonstration parses its own options, --help among them.
     command("demo", _demo, "show the tunnel at work in network namespaces (as root)", add_help=False)
     return parser, subparsers.choices
+
+
+def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_argument(parser, required=True)
+    parser.add_argument(
+        "--foreground", action="store_true", help="stay, log to standard error, and keep dialling until it stands"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="undo everything and fail unless it stands after so long "
+        f"(default {_TIMEOUT:g}; with --foreground: no limit)",
+    )
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
 
 
 def _config_argument(parser: argparse.ArgumentParser | argparse._MutuallyExclusiveGroup, *, required: bool) -> None:
