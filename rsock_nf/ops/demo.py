@@ -77,13 +77,22 @@ class Evidence:
         return [f"{self.family}: {said}" for wrong, said in judged if wrong]
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of datagrams (at least 1)")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it; ``argv`` without the program's and the command's name."""
     parser = argparse.ArgumentParser(
         prog="rsock-nf demo", description="Show the tunnel at work, in network namespaces."
     )
-    parser.add_argument("--datagrams", type=int, default=20_000, help="how many each way and address family")
-    parser.add_argument("--cipher", default="none", choices=("none", "aes-256-gcm", "chacha20-poly1305"))
+    parser.add_argument(
+        "--datagrams", type=_count, default=20_000, help="how many each way and address family (default %(default)s)"
+    )
+    ciphers = ("none", "aes-256-gcm", "chacha20-poly1305")
+    parser.add_argument("--cipher", default="none", choices=ciphers, help="the tunnel's (default %(default)s)")
     arguments = parser.parse_args(argv)
     if namespaces.current() is None:
         sys.stderr.write("rsock-nf demo: network namespaces are needed, which only Linux has\n")

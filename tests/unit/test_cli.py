@@ -50,6 +50,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["up"], "rsock-nf up: error: the following arguments are required: -c/--config"),
         (["genkey", "--now"], "rsock-nf genkey: error: unrecognized arguments: --now"),
         (["up", "-c", "x", "--timeout", "0"], "rsock-nf up: error: argument --timeout: '0' is not a number of seconds (0-3600)"),
+        (["demo", "--datagrams", "-3"], "rsock-nf demo: error: argument --datagrams: '-3' is not a number of datagrams (at least 1)"),
         (["down", "-c", "x", "-n", "y"], "rsock-nf down: error: argument -n/--name: not allowed with argument -c/--config"),
     ],
 )  # fmt: skip
