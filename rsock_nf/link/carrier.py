@@ -28,13 +28,12 @@ from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, O
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.datagram import (
     NO_GSO,
-    SLOT_BYTES,
     UDP_MAX_SEGMENTS,
     Destination,
     UdpSocket,
     remember,
-    shared_slots,
 )
+from rsock_nf.link.slots import SLOT_BYTES, shared_slots
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
 

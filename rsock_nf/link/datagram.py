@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import socket
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Endpoint, Run
 from rsock_nf.link import LinkError, system
+from rsock_nf.link.slots import SLOT_BYTES, SLOTS, Slots, shared_slots
 from rsock_nf.link.sockaddr import (
     NAME_BYTES,
     SocketAddress,
@@ -39,9 +39,6 @@ from rsock_nf.link.udp import Ancillary
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
-SLOTS: Final = 64
-SLOT_BYTES: Final = 64 << 10
-"""A GRO read into a smaller buffer loses the rest."""
 SOCKET_BUFFER: Final = 8 << 20
 
 _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
@@ -80,61 +77,6 @@ class DatagramCounters:
     """Dropped: the sender's Unix-domain socket is bound to nothing that can be answered."""
     oversize: int = 0
     """Dropped: came through a Unix-domain socket, and is longer than a UDP datagram can be."""
-
-
-class Slots:
-    """The receive buffers of any number of sockets, one at a time: 64 slots of 64 KiB and their ancillary data.
-
-    Whatever a ``receive`` returned is valid until the next ``receive`` of *any* socket on the same ``Slots``.
-    """
-
-    def __init__(self, *, names: int = 0, control: int | None = None) -> None:
-        """``control``: room for ancillary data; default: for what tells where to cut a merged datagram."""
-        udp = system().udp
-        room = udp.merge_control if control is None else control
-        self.reader = udp.reader(SLOTS, SLOT_BYTES, names=names, control=room)
-        self._equal_size = -1
-        self._equal: list[Buffer] = []
-
-    def runs(self, peer: Hashable, lengths: list[int]) -> list[Run]:
-        """The first ``len(lengths)`` slots as runs of one peer, where no slot is to be cut."""
-        size = lengths[0]
-        if size and lengths.count(size) == len(lengths):
-            if size != self._equal_size:  # the same size as in the batch before costs nothing
-                self._equal_size = size
-                self._equal = [view[:size] for view in self.reader.views]
-            return [Run(peer, self._equal[: len(lengths)], size)]
-        return self.mixed_runs([peer] * len(lengths), lengths, None)
-
-    def mixed_runs(self, peers: Sequence[Hashable], lengths: list[int], segments: Sequence[int] | None) -> list[Run]:
-        """Slots as runs, each with its own peer, length and size to cut at (0 or None = whole)."""
-        runs: list[Run] = []
-        views = self.reader.views
-        open_run: list[Buffer] | None = None  # takes further datagrams of open_peer, of open_size or the shorter last
-        open_peer: Hashable = None
-        open_size = 0
-        for slot, length in enumerate(lengths):
-            peer = peers[slot]
-            view = views[slot][:length]
-            cut = segments[slot] if segments is not None else 0
-            if 0 < cut < length:
-                runs.append(Run(peer, [view[at : at + cut] for at in range(0, length, cut)], cut))
-                open_run = None
-            elif open_run is not None and peer == open_peer and 0 < length <= open_size:
-                open_run.append(view)
-                if length < open_size:
-                    open_run = None
-            else:
-                started: list[Buffer] = [view]
-                runs.append(Run(peer, started, length))
-                open_run, open_peer, open_size = (started if length else None), peer, length
-        return runs
-
-
-@functools.cache
-def shared_slots(names: int = 0, control: int | None = None) -> Slots:
-    """The process-wide ``Slots`` with that much room for names and ancillary data: 4 MiB, so not one for each socket."""
-    return Slots(names=names, control=control)
 
 
 class Destination(NamedTuple):

@@ -28,7 +28,8 @@ from typing import Final
 
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
-from rsock_nf.link.datagram import FULL, SOCKET_BUFFER, DatagramCounters, Slots, shared_slots
+from rsock_nf.link.datagram import FULL, SOCKET_BUFFER, DatagramCounters
+from rsock_nf.link.slots import Slots, shared_slots
 from rsock_nf.link.udp import MSG_TRUNC
 
 _SOCKADDR_UN: Final = 110

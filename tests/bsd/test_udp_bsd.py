@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsock_nf.link import datagram, system, unix_datagram
+from rsock_nf.link import datagram, slots, system, unix_datagram
 from rsock_nf.link.bsd_abi import load
 from rsock_nf.link.remedies import LINUX
 from rsock_nf.link.udp import MSG_TRUNC
@@ -87,11 +87,11 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (datagram, unix_datagram):
+    for module in (datagram, slots, unix_datagram):
         monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=LINUX))
-    datagram.shared_slots.cache_clear()
+    slots.shared_slots.cache_clear()
     yield
-    datagram.shared_slots.cache_clear()
+    slots.shared_slots.cache_clear()
 
 
 def test_long_runs_go_one_by_one_and_that_is_no_fault(keep: Keep) -> None:

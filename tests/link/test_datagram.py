@@ -17,7 +17,8 @@ import pytest
 
 from rsock_nf.core.types import Buffer, Endpoint, Run
 from rsock_nf.link import LinkError
-from rsock_nf.link.datagram import UDP_MAX_SEGMENTS, Dialled, Listener, Slots
+from rsock_nf.link.datagram import UDP_MAX_SEGMENTS, Dialled, Listener
+from rsock_nf.link.slots import Slots
 from rsock_nf.ops.netns import Namespace
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
