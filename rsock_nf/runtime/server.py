@@ -225,7 +225,11 @@ class ServerTunnel(Driver):
 
     def _wanted_device(self) -> str:
         """Where the world comes in; that one client is reached through another device moves nothing."""
-        return self.settings.device or default_device() or self.device
+        if self.settings.device is not None:
+            return self.settings.device
+        with contextlib.suppress(LinkError):  # no descriptor left to ask with: nothing that ends a tunnel
+            return default_device() or self.device
+        return self.device
 
     def _link_renewed(self) -> None:
         if self._link is not None:

@@ -21,6 +21,21 @@ from rsock_nf.settings import Settings
 OLD, NEW = (ip_address("192.0.2.1"),), (ip_address("192.0.2.2"),)
 
 
+def test_a_route_that_cannot_be_asked_for_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = ServerParameters()
+    tunnel = ServerTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger("test"))
+
+    def refuse() -> None:
+        raise LinkError("the default route cannot be asked for: Too many open files")
+
+    tunnel.device = "v0"
+    tunnel._link = cast("Any", SimpleNamespace(mtu=1500, events=lambda: [LinkEvent.MOVED]))
+    monkeypatch.setattr(tunnel, "_settle", lambda: None)
+    monkeypatch.setattr(server, "default_device", refuse)
+    tunnel._link_events()
+    assert tunnel.device == "v0"
+
+
 def test_rules_that_are_locked_follow_later(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     parameters = ServerParameters()
