@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
 
-from rsock_nf.core.dialer import Dialer, Slot
+from rsock_nf.core.dialer import MAX_BACKOFF, Dialer, Slot
 from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted
 from rsock_nf.core.flow import Flow, Input, State
 from rsock_nf.core.node import Node
@@ -48,6 +48,8 @@ class Dialling(Node):
         self._dialer = Dialer(parameters, rng)
         self._active = False
         """Flows are wanted."""
+        self._refused_until = 0.0
+        """So long what the server refused says more than the silence of others: hosts send ICMP errors rarely."""
         self._next_flow = 0
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
         """Flows that fell silent: perhaps the server could not be told, and still sends on them."""
@@ -110,13 +112,14 @@ class Dialling(Node):
                 self._hasten(Timer.PROBE, flow, now)
             return
         self._dialer.slots[flow.slot].unanswered = True
-        self._refused(f"UDP port {key.remote_port} (ICMP port unreachable)")
+        self._refused(now, f"UDP port {key.remote_port} (ICMP port unreachable)")
         self._step(now, flow, Input.RESET)
 
-    def _refused(self, what: str) -> None:
+    def _refused(self, now: float, what: str) -> None:
         """Only while nothing is carried: a kind that the server does not serve says nothing of the other."""
         if not self.group.usable:
             self.reason = f"{self._dialer.remote_text} refuses {what}"
+            self._refused_until = now + MAX_BACKOFF
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
         """No port can be held, or no socket opened, now: try again later."""
@@ -211,7 +214,7 @@ class Dialling(Node):
                     if closed
                     else "it was open: are secret and wire the server's?"
                 )
-                self._refused(f"port {flow.key.remote_port} (RST): {hint}")
+                self._refused(now, f"port {flow.key.remote_port} (RST): {hint}")
                 self._step(now, flow, Input.RESET)
         elif flow.state is State.SYN_SENT:
             if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == flow.next_seq:

@@ -33,14 +33,14 @@ class NativeClient(Client):
 
     def _retransmit(self, now: float, flow: Flow) -> None:
         if flow.state is State.HELLO_SENT and flow.tries > 1:  # one may be lost, or its answer
-            self._note_silence(flow)
+            self._note_silence(now, flow)
         super()._retransmit(now, flow)
         if flow.state is State.HELLO_SENT:
             self._turns(now, another_hello=True)
 
-    def _note_silence(self, flow: Flow) -> None:
-        """Hellos are not answered.  A SYN-ACK says more than silence: an open TCP port is told rather than a UDP port."""
-        if self.group.usable or (flow.key.udp and self._open_ports()):
+    def _note_silence(self, now: float, flow: Flow) -> None:
+        """Hellos are not answered.  Of a UDP port that is all there is to say: a SYN-ACK, or a refusal, says more."""
+        if self.group.usable or (flow.key.udp and (self._open_ports() or now < self._refused_until)):
             return
         same = "are secret, wire and version of rsock-nf the same on both sides?"
         if flow.key.udp:

@@ -277,6 +277,21 @@ def test_wrong_secret_over_both_kinds() -> None:
         )
 
 
+def test_a_refused_udp_port_is_told_rather_than_silent_ones() -> None:
+    """A host sends few ICMP errors: of ten ports without a server perhaps one is refused."""
+    with Pair(carriers=Carriers.UDP) as pair:
+        pair.wire.drop.append(lambda *_: True)
+        pair.start()
+        pair.run(0.1)
+        pair.client.carrier_refused(pair.now, next(iter(pair.client._flows)))
+        refused = pair.client.reason
+        assert re.fullmatch(r"192\.0\.2\.2 refuses UDP port 100\d\d \(ICMP port unreachable\)", refused)
+        pair.run(10.0)
+        assert pair.client.reason == refused
+        pair.run(40.0)
+        assert "leaves our hellos unanswered" in pair.client.reason, "it is no longer refused"
+
+
 def test_wrong_secret_against_a_server_that_closes() -> None:
     with Pair(client={"secret": b"x" * 32}, server={"on_probe": OnProbe.CLOSED}, resets_allowed=True) as pair:
         pair.start()
