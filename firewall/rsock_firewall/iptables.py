@@ -194,7 +194,7 @@ class IptablesHeld:
         self._released = True
 
     def _install(self, policy: Policy) -> None:
-        """Rules that stay go on counting; what the others had counted is carried on."""
+        """What rules that go had counted is carried on, but for what arrives while a table is replaced."""
         known = self.counters()
         wanted = families(policy)
         for version in wanted:
@@ -205,8 +205,8 @@ class IptablesHeld:
             self._carry(_replace(version, self._chains, []))
             del self._installed[version]
         self._policy = policy
-        now = self._total()
-        self._carry(Counters(*(max(0, before - after) for before, after in zip(known, now, strict=True))))
+        # Somebody else's flush took counts with it.
+        self._carry(Counters(*(max(0, before - now) for before, now in zip(known, self._carried, strict=True))))
 
     def _carry(self, counted: Counters | None) -> None:
         self._carried = self._carried.plus(counted or Counters())
@@ -220,75 +220,49 @@ class IptablesHeld:
 
 
 def _replace(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
-    """In one commit, make ``new`` all that the two chains and the jumps to them hold; what stands already stays, and counts on.
+    """In one commit, take out the two chains and the jumps to them, and write ``new``.
 
     What those that went had counted; None = there was nothing.
     """
     for attempt in range(1, COMMITS + 1):
         with _table(version) as table:
-            standing = list(_standing(table, chains))
-            if not standing and not new and not any(map(table.is_chain, chains)):
+            counted = _counted(table, chains)
+            existed = _remove(table, chains)
+            if not existed and not new:
                 return None
-            counted = _rewrite(table, chains, standing, version, new)
+            if new:
+                for chain in chains:
+                    table.create_chain(chain)
+            for line in new:
+                chain = _iptc().Chain(table, line.chain)
+                rule = _rule(version, line)
+                if line.comment:
+                    chain.insert_rule(rule)
+                else:
+                    chain.append_rule(rule)
             try:
                 table.commit()
             except _iptc().IPTCError as error:
                 if "temporarily unavailable" not in str(error) or attempt == COMMITS:
                     raise
             else:
-                return counted
+                return counted if existed else None
     raise AssertionError("the last attempt returns or raises")
 
 
-def _rewrite(
-    table: Any, chains: tuple[str, str], standing: list[tuple[str, Any]], version: int, new: list[Line]
-) -> Counters:
-    """``_replace`` before its commit."""
-    for chain in chains if new else ():
-        if not table.is_chain(chain):
-            table.create_chain(chain)  # before a jump to it can be made
-    rules = [(line.chain, _rule(version, line)) for line in new]
-    wanted = [(name, rule, _spelt_rule(version, name, rule)) for name, rule in rules]
-    missing = [spelling for _, _, spelling in wanted]
-    counted = Counters()
-    for name, rule in standing:
-        spelling = _spelt_rule(version, name, rule) if new else ""
-        if spelling in missing:
-            missing.remove(spelling)
-            continue
-        if name in chains:
-            counted = counted.plus(_count_of(rule, inbound=name == chains[0]))
-        _iptc().Chain(table, name).delete_rule(rule)
-    for chain in chains if not new else ():
-        if table.is_chain(chain):
-            table.delete_chain(chain)
-    place = dict.fromkeys(chains, 0)
-    for name, rule, spelling in wanted:
-        if spelling in missing:
-            missing.remove(spelling)
-            _iptc().Chain(table, name).insert_rule(rule, place.get(name, 0))
-        if name in place:
-            place[name] += 1
-    return counted
-
-
-def _standing(table: Any, chains: tuple[str, str]) -> Iterator[tuple[str, Any]]:
-    """The jumps to our chains, and what is in these: (chain, rule)."""
-    for name in ("PREROUTING", "OUTPUT", *chains):
-        for rule in _iptc().Chain(table, name).rules if table.is_chain(name) else ():
-            if name in chains or (rule.target and rule.target.name in chains):
-                yield name, rule
-
-
-def _spelt_rule(version: int, chain: str, rule: Any) -> str:
-    """The rule without its counters: two that do the same are spelt alike."""
-    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=version == 6)
-    return f"{chain} {sorted((key, value) for key, value in decoded.items() if key != 'counters')}"
-
-
-def _count_of(rule: Any, *, inbound: bool) -> Counters:
-    packets, octets = rule.get_counters()
-    return Counters(packets, octets) if inbound else Counters(0, 0, packets, octets)
+def _remove(table: Any, chains: tuple[str, str]) -> bool:
+    existed = False
+    for builtin in ("PREROUTING", "OUTPUT"):
+        chain = _iptc().Chain(table, builtin)
+        while jump := next((rule for rule in chain.rules if rule.target and rule.target.name in chains), None):
+            chain.delete_rule(jump)
+            existed = True
+    for name in chains:
+        if table.is_chain(name):
+            table.flush_entries(name)
+            table.delete_chain(name)
+            existed = True
+    return existed
 
 
 def _rule(version: int, line: Line) -> Any:
@@ -323,16 +297,25 @@ def _destination_ports(table: Any, chain: str) -> Iterator[PortRange]:
 
 def _fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
     """Our chains' rules and the jumps to them, without counters."""
+    found = []
     with _table(version) as table:
-        return [_spelt_rule(version, name, rule) for name, rule in _standing(table, chains)]
+        for chain in ("PREROUTING", "OUTPUT", *chains):
+            for rule in _iptc().Chain(table, chain).rules if table.is_chain(chain) else ():
+                if chain in chains or (rule.target and rule.target.name in chains):
+                    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=version == 6)
+                    spelling = sorted((key, value) for key, value in decoded.items() if key != "counters")
+                    found.append(f"{chain} {spelling}")
+    return found
 
 
 def _counted(table: Any, chains: tuple[str, str]) -> Counters:
-    total = Counters()
-    for name, rule in _standing(table, chains):
-        if name in chains:
-            total = total.plus(_count_of(rule, inbound=name == chains[0]))
-    return total
+    """By the rules in chains for what comes in and what goes out, as far as they are there."""
+    sums = []
+    for chain in chains:
+        rules = _iptc().Chain(table, chain).rules if table.is_chain(chain) else []
+        counts = [rule.get_counters() for rule in rules]
+        sums += [sum(packets for packets, _ in counts), sum(octets for _, octets in counts)]
+    return Counters(*sums)
 
 
 def _instances() -> set[str]:

@@ -130,7 +130,11 @@ class Held(Protocol):
         """See whether our rules still stand and put them back at once if not.  True = they had to be."""
 
     def counters(self) -> Counters:
-        """What our rules counted; iptables, while another iptables command is at work: what they had counted at the last look."""
+        """What our rules counted.
+
+        Of iptables: without what arrived while they were replaced, and, while another iptables command is at work, as at
+        the last look.
+        """
 
     def release(self) -> None:
         """Remove exactly what was installed.  Idempotent; ``__exit__`` calls it."""

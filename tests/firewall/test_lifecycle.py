@@ -325,6 +325,31 @@ def test_an_iptables_update_that_fails_in_ipv6_is_undone_in_ipv4(lab: Lab, monke
             Iptables().hold(dataclasses.replace(MORE, name="life")).__enter__()
 
 
+@pytest.mark.parametrize("match", ["recent --name here --set", "connlimit --connlimit-above 9"])
+def test_a_foreign_iptables_rule_in_our_chain_is_in_nobodys_way(lab: Lab, match: str) -> None:
+    """libiptc cannot delete a rule whose match keeps data of the kernel's, and the jump belongs first."""
+    foreign = f"iptables-legacy -t raw -A RSOCK_NF_life -p tcp -m {match}"
+    before = lab.state()
+    with lab.inside():
+        with Iptables().hold(POLICY) as held:
+            standing = lab.state()
+            lab.run(foreign)
+            assert held.repair()
+            assert lab.state() == standing
+            lab.run(foreign)
+            lab.run("iptables-legacy -t raw -I PREROUTING -p tcp -j ACCEPT")
+            held.update(MORE)
+            saved = lab.state()["iptables-legacy-save"]
+            assert saved.index("-j RSOCK_NF_life") < saved.index("-A PREROUTING -p tcp -j ACCEPT")
+            lab.run("iptables-legacy -t raw -D PREROUTING -p tcp -j ACCEPT")
+            lab.run(foreign)
+        assert lab.state() == before
+        with Iptables().hold(POLICY):
+            lab.run(foreign)
+            assert Iptables().clear("life")
+            assert lab.state() == before
+
+
 def test_iptables_rules_that_can_be_neither_installed_nor_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     from rsock_firewall import iptables
 

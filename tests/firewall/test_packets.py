@@ -94,7 +94,7 @@ def test_no_ports_no_silence_until_the_update(lab: Lab, firewall: Firewall) -> N
         assert held.counters().inbound_packets == before + 3, "counters go on when rules are swapped"
 
 
-def test_what_arrives_while_the_rules_change_is_counted(lab: Lab, firewall: Firewall) -> None:
+def test_what_arrives_while_the_rules_change_is_counted(lab: Lab) -> None:
     """A client that dials changes them for every flow, and the answers to the one before come meanwhile."""
     answer = lab.segment((443, 40001), SYN_ACK, 4)
     sent, over = 0, threading.Event()
@@ -107,15 +107,17 @@ def test_what_arrives_while_the_rules_change_is_counted(lab: Lab, firewall: Fire
             sender.send(answer)
             sent += 1
 
-    with closing(sender), lab.inside(), firewall.hold(CLIENT) as held:
+    with closing(sender), lab.inside(), Nftables().hold(CLIENT) as held:
         thread = threading.Thread(target=send)
         thread.start()
-        for port in itertools.count(41001, 2):
-            if sent > 30 and port > 41010:
-                break
-            held.update(dataclasses.replace(CLIENT, local_ports=(*CLIENT.local_ports, PortRange(port, port))))
-        over.set()
-        thread.join()
+        try:
+            for port in itertools.count(41001, 2):
+                if sent > 30 and port > 41010:
+                    break
+                held.update(dataclasses.replace(CLIENT, local_ports=(*CLIENT.local_ports, PortRange(port, port))))
+        finally:
+            over.set()
+            thread.join()
         assert lab.answered(probes(lab, 443, 40001, 4), free=(443, FREE)) == []  # and nothing is on its way
         assert held.counters().inbound_packets == sent + 3
 
