@@ -96,6 +96,7 @@ class Client(Dialling):
             return
         self._deadlines.cancel(Timer.RETRANSMIT, flow)
         self.reason = self._refusal
+        self._refused_until = 0.0
         if self.session is None:
             self.session = session
             self._session_begins()

@@ -48,6 +48,7 @@ class Dialling(Node):
         self._dialer = Dialer(parameters, rng)
         self._active = False
         """Flows are wanted."""
+        self._refused_address = ""
         self._refused_until = 0.0
         """So long what the server refused says more than the silence of others: hosts send ICMP errors rarely."""
         self._next_flow = 0
@@ -119,7 +120,11 @@ class Dialling(Node):
         """Only while nothing is carried: a kind that the server does not serve says nothing of the other."""
         if not self.group.usable:
             self.reason = f"{self._dialer.remote_text} refuses {what}"
-            self._refused_until = now + MAX_BACKOFF
+            self._refused_address, self._refused_until = self._dialer.remote_text, now + MAX_BACKOFF
+
+    def _lately_refused(self, now: float) -> bool:
+        """The address in use said so, and no flow has stood since: that tells more than silence."""
+        return now < self._refused_until and self._refused_address == self._dialer.remote_text
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
         """No port can be held, or no socket opened, now: try again later."""

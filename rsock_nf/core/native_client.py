@@ -40,7 +40,7 @@ class NativeClient(Client):
 
     def _note_silence(self, now: float, flow: Flow) -> None:
         """Hellos are not answered.  Of a UDP port that is all there is to say: a SYN-ACK, or a refusal, says more."""
-        if self.group.usable or (flow.key.udp and (self._open_ports() or now < self._refused_until)):
+        if self.group.usable or (flow.key.udp and (self._open_ports() or self._lately_refused(now))):
             return
         same = "are secret, wire and version of rsock-nf the same on both sides?"
         if flow.key.udp:

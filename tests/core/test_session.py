@@ -292,6 +292,20 @@ def test_a_refused_udp_port_is_told_rather_than_silent_ones() -> None:
         assert "leaves our hellos unanswered" in pair.client.reason, "it is no longer refused"
 
 
+def test_what_one_address_refused_says_nothing_of_another() -> None:
+    first, second = SERVER_ADDRESS[4] + 7, SERVER_ADDRESS[4]
+    with Pair(carriers=Carriers.UDP, client={"server": (first, second)}) as pair:
+        pair.wire.drop.append(lambda *_: True)
+        pair.start()
+        pair.run(0.1)
+        pair.client.carrier_refused(pair.now, next(iter(pair.client._flows)))
+        pair.run_until(lambda: pair.client.remote_text == str(second), 10.0)
+        pair.run(3.0)
+        assert pair.client.remote_text == str(second)
+        assert pair.client.reason.startswith(f"{second} UDP port ")
+        assert "leaves our hellos unanswered" in pair.client.reason
+
+
 def test_wrong_secret_against_a_server_that_closes() -> None:
     with Pair(client={"secret": b"x" * 32}, server={"on_probe": OnProbe.CLOSED}, resets_allowed=True) as pair:
         pair.start()
