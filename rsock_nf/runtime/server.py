@@ -25,6 +25,9 @@ from rsock_nf.runtime.cores import server_core
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver
 from rsock_nf.settings import Settings
 
+NAME_AGAIN = 5.0
+"""Seconds from one try to name new addresses in the rules to the next: each may wait for another iptables command."""
+
 
 class ServerTunnel(Driver):
     """A running server."""
@@ -35,8 +38,8 @@ class ServerTunnel(Driver):
         super().__init__(settings, log)
         self.parameters = parameters
         self.addresses: tuple[IPAddress, ...] = ()
-        self._stale = False
-        """Rules or filter may name other addresses than these."""
+        self._name_at = 0.0
+        """When rules and filter are to name these again, since they could not; 0 = they do."""
         self._sockets: dict[Hashable, Dialled] = {}
         self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
         self._served: list[CarrierPort] = []
@@ -204,23 +207,23 @@ class ServerTunnel(Driver):
             self._name_addresses()
 
     def _name_addresses(self) -> None:
-        """In rules and filter.  What fails, as while another iptables command is at work, is tried again every second."""
+        """In rules and filter.  What fails, as while another iptables command is at work, is tried again."""
         try:
             self._apply_policy()
             if self._link is not None:
                 self._link.rematch(self._match())
         except (LinkError, FirewallError) as error:
-            level = logging.DEBUG if self._stale else logging.ERROR
-            self.log.log(level, "rules and filter keep the old addresses: %s", error)
-            self._stale = True
+            level = logging.DEBUG if self._name_at else logging.ERROR
+            self.log.log(level, "rules or filter do not name the present addresses yet: %s", error)
+            self._name_at = self._now() + NAME_AGAIN
         else:
-            if self._stale:
+            if self._name_at:
                 self.log.info("rules and filter name the present addresses")
-            self._stale = False
+            self._name_at = 0.0
 
     def _tick(self, now: float) -> None:
         super()._tick(now)
-        if self._stale:
+        if self._name_at and now >= self._name_at:
             self._name_addresses()
 
     def _wanted_device(self) -> str:

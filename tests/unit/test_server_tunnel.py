@@ -44,26 +44,34 @@ def test_rules_that_are_locked_follow_later(monkeypatch: pytest.MonkeyPatch, cap
     policies: list[Policy] = []
     matches: list[Match] = []
     busy = [True, True, False]
+    tries: list[float] = []
+    clock = [100.0]
 
     def update(policy: Policy) -> None:
+        tries.append(clock[0])
         if busy.pop(0):
             raise FirewallError("another iptables command is at work")
         policies.append(policy)
 
     tunnel._held = cast("Any", SimpleNamespace(update=update, fileno=lambda: 0))
-    tunnel._link = cast("Any", SimpleNamespace(rematch=matches.append, tick=lambda _: None, events=lambda: ()))
+    news = [LinkEvent.ADDRESSES]
+    link = SimpleNamespace(
+        mtu=1500, rematch=matches.append, tick=lambda _: None, events=lambda: [news.pop()] if news else []
+    )
+    tunnel._link = cast("Any", link)
     monkeypatch.setattr(tunnel, "_settle", lambda: None)
+    monkeypatch.setattr(tunnel, "_now", lambda: clock[0])
     monkeypatch.setattr(tunnel, "_journal", SimpleNamespace(tick=lambda *_: None))
     monkeypatch.setattr(server, "device_addresses", lambda _: NEW)
-    tunnel._link_event(LinkEvent.ADDRESSES)
-    assert (policies, matches) == ([], [])
-    for now in (1.0, 2.0, 3.0):
-        tunnel._tick(now)
+    for _ in range(20):
+        tunnel._tick(clock[0])
+        clock[0] += 1.0
+    assert tries == [100.0, 105.0, 110.0], "each may wait for half a second, and so does the traffic"
     (policy,), (match,) = policies, matches
     assert policy.local_addresses == match.addresses == NEW
     assert [record.getMessage() for record in caplog.records] == [
         "addresses are now 192.0.2.2",
-        "rules and filter keep the old addresses: another iptables command is at work",
+        "rules or filter do not name the present addresses yet: another iptables command is at work",
         "rules and filter name the present addresses",
     ]
 
