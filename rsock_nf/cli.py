@@ -2,7 +2,8 @@
 
 Everything heavy is imported by the command that needs it, so that ``--help`` and ``status`` feel instant.
 Exit status: 0 done, 1 it cannot be done on this host now (``status``: not everything that is shown runs; ``doctor``:
-something is in the way), 2 wrong arguments or configuration (nothing was touched), 128 + a signal that ended it (130: Ctrl-C).
+something is in the way), 2 wrong arguments or configuration (nothing was touched), 128 + a signal that ended it (130: Ctrl-C;
+``up --foreground`` ends so in order: 0).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class UdpSocket:
         self._udp = system().udp
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
-        self._at_once = SLOTS
+        self._read_limit = SLOTS
         """Messages of one read."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
@@ -139,7 +139,7 @@ class UdpSocket:
         reader = slots.reader
         for _ in range(_READ_ATTEMPTS):
             try:
-                count = reader.read(self._socket.fileno(), self._at_once)
+                count = reader.read(self._socket.fileno(), self._read_limit)
             except OSError as error:
                 if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                     raise
@@ -151,7 +151,7 @@ class UdpSocket:
             if not count:
                 break
             lengths = reader.lengths(count)
-            self._at_once = _READ_BYTES // (max(lengths) or 1)
+            self._read_limit = _READ_BYTES // (max(lengths) or 1)
             return lengths
         return []
 

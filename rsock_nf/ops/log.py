@@ -91,10 +91,15 @@ def _open(file: Path, *, rotate: bool) -> logging.Handler:
     try:
         # For the owner only: peers' addresses are nobody else's business.
         # A FIFO that nobody reads is an error here; without O_NONBLOCK it would stop us, on SIGHUP the event loop too.
-        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
-        if rotate:
-            return _SmallFile(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
-        return _File(file, encoding="utf-8")
+        there = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        try:
+            if rotate:
+                return _SmallFile(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
+            return _File(file, encoding="utf-8")
+        finally:
+            os.close(
+                there
+            )  # now: a FIFO's reader that saw its writer go might go as well, and the second opening would wait
     except OSError as error:
         field = "log" if rotate else "log.file"
         raise TunnelError(f"{field}: {file}: cannot be written: {error.strerror}") from None

@@ -25,6 +25,10 @@ _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
 
 
+MAX_TROUBLES = 50
+"""Different ones that are told apart."""
+
+
 class Attachment(ABC):
     """See the module.  ``_loop`` and ``core`` are there before anything is attached."""
 
@@ -65,7 +69,12 @@ class Attachment(ABC):
                 self.repairs += 1
                 self.log.warning("the firewall rules were changed by somebody else: put back")
         except FirewallError as error:
-            self.troubles[f"cannot put the firewall rules back: {error}"] += 1
+            self._note_trouble(f"cannot put the firewall rules back: {error}")
+
+    def _note_trouble(self, what: str) -> None:
+        """The journal tells it.  Words that vary without end, such as another program's, share a line in the end."""
+        room = what in self.troubles or len(self.troubles) < MAX_TROUBLES
+        self.troubles[what if room else "other errors"] += 1
 
     def _apply_policy(self) -> None:
         if self._held is not None:

@@ -192,7 +192,7 @@ class ClientTunnel(Driver):
                 raise
         except (LinkError, FirewallError) as error:
             self.core.port_refused(now, request, str(error))
-            self.log.warning("no port for a flow: %s", error)
+            self._note_trouble(f"no port for a flow: {error}")
             return
         self.log.debug("dialling %s from %s, port %d", remote, source, port.port)
         self.core.receive_port(now, request, source.packed, port.port)
@@ -210,7 +210,7 @@ class ClientTunnel(Driver):
             )
         except LinkError as error:
             self.core.port_refused(now, request, str(error))
-            self.log.warning("no socket for a flow: %s", error)
+            self._note_trouble(f"no socket for a flow: {error}")
             return
         self.carriers.add(carrier)
         self.log.debug("dialling %s, UDP port %d, from port %d", remote, port, carrier.key.local_port)

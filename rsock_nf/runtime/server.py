@@ -167,7 +167,7 @@ class ServerTunnel(Driver):
         try:
             socket = Dialled(self._targets[target])
         except LinkError as error:
-            self.troubles[str(error)] += 1  # on wire rsock perhaps once a datagram
+            self._note_trouble(str(error))  # on wire rsock perhaps once a datagram
             self.core.socket_refused(self._now(), peer, str(error))
             return
         self._sockets[peer] = socket

@@ -14,7 +14,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
-from rsock_nf.wire.native import HEADER, flow_codec
+from rsock_nf.wire.native import HEADER, SealedCodec, flow_codec
 
 SESSION_KEY = bytes(range(64))
 TAG = 16
@@ -190,6 +190,37 @@ def test_mixed_frames_are_cut_by_their_own_lengths(mixture: tuple[Cipher, list[b
     cipher, frames, expected = mixture
     opened, bad = unpack(receiver(cipher), b"".join(frames))
     assert (each(opened, sealed=cipher is not Cipher.NONE), bad) == (expected, 0)
+
+
+class FrameByFrame(SealedCodec):
+    """The receiver without its short cut for equal frames."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        codec = receiver(cipher)
+        assert isinstance(codec, SealedCodec)
+        super().__init__(codec._sending, codec._receiving)
+
+    def _open_burst(self, payload: memoryview, frame: int) -> None:  # noqa: ARG002 - as the base has it
+        return None
+
+
+@given(st.sampled_from(SEALED), runs(largest=60), counters, st.data())
+def test_a_burst_opened_in_one_go_is_what_it_is_frame_by_frame(
+    cipher: Cipher, datagrams: list[bytes], counter: int, data: st.DataObject
+) -> None:
+    """Also damaged, cut short, or with a counter out of its turn."""
+    codec = sender(cipher)
+    size = len(datagrams[0]) + HEADER.size + TAG
+    payload = bytearray(pack(codec, datagrams, counter=counter))
+    match data.draw(st.sampled_from(("whole", "flipped", "cut", "another counter"))):
+        case "flipped":
+            payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        case "cut":
+            del payload[data.draw(st.integers(1, len(payload))) :]
+        case "another counter":
+            payload += pack(codec, datagrams, counter=counter + len(datagrams) + 1)
+    found = unpack(receiver(cipher), bytes(payload), size)
+    assert found == unpack(FrameByFrame(cipher), bytes(payload), size)
 
 
 def probes_among_data(codec: FlowCodec) -> list[bytes]:
