@@ -26,7 +26,8 @@ STRANGERS = "payloads from strangers"
 MISSED = 5.0
 """Seconds without a flow of one kind, while the other carries, before that is said."""
 LONGEST_PAUSE = 300.0
-"""Seconds from one line about why nothing is carried to the next, if the reason changes; the first pause is 2 s."""
+"""Seconds from one line about why nothing is carried to the next, if the reason changes.  The first pauses are 0, 1 and 2 s: what is
+known in the first moments says least."""
 
 
 class Journal:
@@ -36,7 +37,7 @@ class Journal:
         self._log = log
         self._reason = ""
         self._reason_due = 0.0
-        self._pause = 2.0
+        self._pause = 0.0
         self._state = ""
         self._broken: set[int] = set()
         """Sessions that stood without a flow at the last look."""
@@ -71,14 +72,11 @@ class Journal:
     def _note_reason(self, reason: str, now: float) -> None:
         """Each time it changes; but flows fail one by one, each with a reason of its own, so ever more rarely."""
         if not reason:
-            self._reason, self._reason_due, self._pause = "", 0.0, 2.0
+            self._reason, self._reason_due, self._pause = "", 0.0, 0.0
         elif reason != self._reason and now >= self._reason_due:
             self._log.warning("%s", reason)
-            self._reason = reason
-            if reason.endswith(" yet"):  # of the first seconds: what follows says more
-                return
-            self._reason_due = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._reason, self._reason_due = reason, now + self._pause
+            self._pause = min(max(2 * self._pause, 1.0), LONGEST_PAUSE)
 
     def _note_state(self, driver: Driver) -> None:
         """Of a client: that it goes to sleep, and that a session which had no flow left has some again."""

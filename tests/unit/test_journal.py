@@ -79,7 +79,7 @@ def test_the_reason_is_logged_when_it_changes_and_ever_more_rarely(caplog: pytes
 
 def test_what_is_known_at_first_does_not_hold_up_what_is_known_next(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    for now, reason in enumerate(["dialling, no answer yet", "open, no answer to our hello yet", "no answer", "other"]):
+    for now, reason in enumerate(["dialling", "the port is open", "hellos are not answered", "other"]):
         book.driver.reason = reason
         assert book.at(now) == ([reason] if reason != "other" else [])
 
