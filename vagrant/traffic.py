@@ -96,9 +96,34 @@ def udp(host: str) -> socket.socket:
     return made
 
 
+class Arrivals:
+    """What has come to the target since its last report: an exchange must not be charged with the contents of the one
+    before, for short ones are equal by chance."""
+
+    def __init__(self) -> None:
+        self._seen: list[bytes] = []
+        self._reports: dict[str, bytes] = {}
+
+    def take(self, data: bytes) -> None:
+        """One datagram."""
+        self._seen.append(data)
+
+    def report(self, seed: str, count: int) -> bytes:
+        """What of ``seed`` has arrived; asked for again, the same."""
+        if seed not in self._reports:
+            ledger = Ledger(seed, count)
+            for data in self._seen:
+                if digest(data) in ledger.known:
+                    ledger.take(data)
+            # What is not known is corrupted: the client sees that from its echo.
+            self._reports[seed] = REPORT + json.dumps(ledger.result()).encode()
+            self._seen.clear()
+        return self._reports[seed]
+
+
 def target(address: tuple[str, int]) -> None:
-    """Return every datagram; keep a ledger for each seed that a client announces with its push or report request."""
-    seen: list[bytes] = []
+    """Return every datagram, report what came when a client asks, and send it others when it asks for those."""
+    arrivals = Arrivals()
     with udp(address[0]) as sock:
         sock.bind(address)
         while True:
@@ -109,22 +134,12 @@ def target(address: tuple[str, int]) -> None:
                     push(sock, peer, seed.decode(), int(count))
                 elif data.startswith(REPORT):
                     _, seed, count = data.rsplit(b" ", 2)
-                    sock.sendto(report(seen, seed.decode(), int(count)), peer)
+                    sock.sendto(arrivals.report(seed.decode(), int(count)), peer)
                 else:
-                    seen.append(data)
+                    arrivals.take(data)
                     sock.sendto(data, peer)
             except ConnectionRefusedError:  # the tunnel's server has gone down, and will come back
                 continue
-
-
-def report(seen: list[bytes], seed: str, count: int) -> bytes:
-    """What of ``seed`` has arrived here; asked for again, the same."""
-    ledger = Ledger(seed, count)
-    for data in seen:
-        if digest(data) in ledger.known:
-            ledger.take(data)
-    # What is not known belongs to another exchange or is corrupted: the client sees that from its echo.
-    return REPORT + json.dumps(ledger.result()).encode()
 
 
 def push(sock: socket.socket, peer: tuple[str, int], seed: str, count: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -200,6 +201,21 @@ def test_the_ledger_sees_loss_damage_and_duplicates(traffic: ModuleType) -> None
     assert ledger.result() == {"arrived": 49, "lost": 1, "duplicates": 1, "corrupted": 1}
 
 
+def test_an_exchange_is_not_charged_with_the_one_before(traffic: ModuleType) -> None:
+    """Each has datagrams of one byte, and some of those are equal."""
+    arrivals = traffic.Arrivals()
+    for byte in range(256):
+        arrivals.take(bytes([byte]))
+    before = arrivals.report("before", 10)
+    contents = list(traffic.datagrams("seed 4", 2000))
+    assert any(len(data) == 1 for data in contents)
+    for data in contents:
+        arrivals.take(data)
+    found = json.loads(arrivals.report("seed 4", 2000).removeprefix(traffic.REPORT))
+    assert found == {"arrived": 2000, "lost": 0, "duplicates": 0, "corrupted": 0}
+    assert arrivals.report("before", 10) == before
+
+
 def test_the_datagrams_have_every_kind_of_size(traffic: ModuleType) -> None:
     sizes = [len(data) for data in traffic.datagrams("any", 2000)]
     assert len(sizes) == 2000
@@ -213,10 +229,10 @@ def harmful_target(traffic: ModuleType) -> Iterator[tuple[str, int]]:
     """Echoes, but turns over one bit of every tenth answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        seen: list[bytes] = []
+        arrivals = traffic.Arrivals()
 
         def serve() -> None:
-            while True:
+            for turn in itertools.count():
                 data, peer = sock.recvfrom(65536)
                 if data == b"stop":
                     return
@@ -226,10 +242,10 @@ def harmful_target(traffic: ModuleType) -> Iterator[tuple[str, int]]:
                         sock.sendto(content, peer)
                 elif data.startswith(traffic.REPORT):
                     _, seed, count = data.rsplit(b" ", 2)
-                    sock.sendto(traffic.report(seen, seed.decode(), int(count)), peer)
+                    sock.sendto(arrivals.report(seed.decode(), int(count)), peer)
                 else:
-                    seen.append(data)
-                    sock.sendto(data if len(seen) % 10 else bytes([data[0] ^ 1]) + data[1:], peer)
+                    arrivals.take(data)
+                    sock.sendto(data if turn % 10 else bytes([data[0] ^ 1]) + data[1:], peer)
 
         thread = threading.Thread(target=serve)
         thread.start()
