@@ -180,8 +180,12 @@ class IptablesHeld:
     def counters(self) -> Counters:
         """See ``policy.Held.counters``.  Waits for nobody: while another iptables command is at work, what was known last."""
         with suppress(Busy), _lock.held(0):
+            total = self._carried
+            for version in self._installed:
+                with _table(version) as table:
+                    total = total.plus(_counted(table, self._chains))
             # A rule that somebody else took out takes its count with it: no total falls below what was known.
-            self._last = Counters(*map(max, self._total(), self._last))
+            self._last = Counters(*map(max, total, self._last))
         return self._last
 
     def release(self) -> None:
@@ -195,7 +199,6 @@ class IptablesHeld:
 
     def _install(self, policy: Policy) -> None:
         """What rules that go had counted is carried on, but for what arrives while a table is replaced."""
-        known = self.counters()
         wanted = families(policy)
         for version in wanted:
             self._installed.setdefault(version, [])
@@ -205,18 +208,10 @@ class IptablesHeld:
             self._carry(_replace(version, self._chains, []))
             del self._installed[version]
         self._policy = policy
-        # Somebody else's flush took counts with it.
-        self._carry(Counters(*(max(0, before - now) for before, now in zip(known, self._carried, strict=True))))
+        self._carried = Counters(*map(max, self._carried, self._last))  # somebody else's flush took counts with it
 
     def _carry(self, counted: Counters | None) -> None:
         self._carried = self._carried.plus(counted or Counters())
-
-    def _total(self) -> Counters:
-        total = self._carried
-        for version in self._installed:
-            with _table(version) as table:
-                total = total.plus(_counted(table, self._chains))
-        return total
 
 
 def _replace(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
