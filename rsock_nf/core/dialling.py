@@ -213,12 +213,9 @@ class Dialling(Node):
             # RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts.
             exact = segment.ack == flow.next_seq if flow.state is State.SYN_SENT else segment.seq == flow.received
             if exact:
-                closed = flow.state is State.SYN_SENT
-                hint = (
-                    "does the server run, with this port?"
-                    if closed
-                    else "it was open: are secret and wire the server's?"
-                )
+                hint = "it was open: are secret and wire the server's?"
+                if flow.state is State.SYN_SENT:
+                    hint = "does the server run, with this port?"
                 self._refused(now, f"port {flow.key.remote_port} (RST): {hint}")
                 self._step(now, flow, Input.RESET)
         elif flow.state is State.SYN_SENT:

@@ -273,15 +273,18 @@ class Flows(ABC):
 
     def _suspect(self, now: float, flow: Flow) -> None:
         """Several flows that go silent at once: perhaps their neighbour has moved."""
-        if flow.health.unanswered == 1 and flow.session and now - flow.session.alarmed > 1.0:
+        session = flow.session
+        if flow.health.unanswered != 1 or session is None:
+            return
+        if now - session.alarmed > 1.0:
             # What silenced one may have silenced all, and an idle one would find out in ten seconds only.
-            flow.session.alarmed = now
-            for other in flow.session.flows.values():
+            session.alarmed = now
+            for other in session.flows.values():
                 if not other.health.waiting:
                     self._hasten(Timer.PROBE, other, now)
-        if flow.health.unanswered == 1 and flow.session and not flow.key.udp and now - self._suspected > 1.0:
+        if not flow.key.udp and now - self._suspected > 1.0:
             # A UDP carrier's next hop is the kernel's own business.
-            silent = [other for other in flow.session.flows.values() if other.health.unanswered and not other.key.udp]
+            silent = [other for other in session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
                 self._events.append(Suspect(flow.key.remote))
