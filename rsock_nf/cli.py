@@ -212,29 +212,29 @@ def _down(arguments: argparse.Namespace) -> int:
         found = [named.name]
     else:
         found = sorted({instance.name for instance in instances()} | {lost.name for lost in lost_holders()})
-    unprivileged = bool(privileges.missing()) and all(_without_rules(Instance(name)) for name in found)
-    if not unprivileged:
+    missing = privileges.missing()
+    unprivileged = bool(missing) and all(_without_rules(Instance(name)) for name in found)
+    unseen = ""
+    if unprivileged:
+        unseen = f" (as far as {run_dir()} tells; rules left over can be seen only with {' and '.join(missing)})"
+    else:
         _require_privileges("down")
-    unseen = f"as far as {run_dir()} tells; rules left over can be seen only with {' and '.join(privileges.missing())}"
-    remark = f" ({unseen})" if unprivileged else ""
     failed = False
     for name in found:
         try:
-            told = launch.stop(name, (lambda _: []) if unprivileged else clear_rules)
+            print(launch.stop(name, (lambda _: []) if unprivileged else clear_rules, unseen=unseen))
         except InstanceError as error:
             if named:
                 raise
             _complain(str(error))
             failed = True
-        else:
-            print(told + (remark if told == launch.not_running(name) else ""))
     if named:
         return 0
     orphans = [] if unprivileged else clear_all_rules()
     for name in orphans:
         print(f"{name}: was not running; removed the rules that it left")
     if not found and not orphans:
-        print(f"nothing was running{remark}")
+        print(f"nothing was running{unseen}")
     return 1 if failed else 0
 
 
@@ -371,10 +371,6 @@ def _require_privileges(command: str, remark: str = "") -> None:
 
 def _without_rules(instance: Instance) -> bool:
     """Of a user who may not change rules: it is theirs, hence has none (``type: udp``), or there is nothing to see of it."""
-    from rsock_nf.ops import privileges
-
-    if not privileges.missing():
-        return False
     try:
         return instance.directory.stat().st_uid == os.geteuid()
     except FileNotFoundError:

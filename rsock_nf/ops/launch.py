@@ -200,9 +200,10 @@ def undo(name: str, clear: Clear) -> list[str]:
     return found
 
 
-def stop(name: str, clear: Clear) -> str:
+def stop(name: str, clear: Clear, *, unseen: str = "") -> str:
     """Stop an instance and remove whatever is left of it; what was done, in one line.
 
+    ``unseen``: what that line adds when there was nothing to do.
     Raises ``InstanceError`` when it does not end, or when its rules cannot be removed.
     """
     instance = Instance(name)
@@ -218,13 +219,8 @@ def stop(name: str, clear: Clear) -> str:
     if was_running:
         return f"{name}: stopped"
     if left:
-        return f"{not_running(name)}; removed the {' and '.join(left)} that it left"
-    return not_running(name)
-
-
-def not_running(name: str) -> str:
-    """What ``stop`` says when there was nothing to do."""
-    return f"{name}: was not running"
+        return f"{name}: was not running; removed the {' and '.join(left)} that it left"
+    return f"{name}: was not running{unseen}"
 
 
 def name_of(path: Path) -> str:
