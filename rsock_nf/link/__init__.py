@@ -245,6 +245,10 @@ def device_to(remotes: Sequence[IPAddress]) -> str:
     raise refusals[0]
 
 
+OWN_ADDRESS: Final = "is an address of this host: client and server need two hosts, or two network namespaces"
+"""What people are told of ``own_address``."""
+
+
 def own_address(remotes: Sequence[IPAddress]) -> IPAddress | None:
     """The first of ``remotes`` that is this host's: what it sends there passes no device."""
     for remote in remotes:

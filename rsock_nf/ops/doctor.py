@@ -15,7 +15,7 @@ from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
-from rsock_nf.link import LinkError, default_device, device_to, own_address, system
+from rsock_nf.link import OWN_ADDRESS, LinkError, default_device, device_to, own_address, system
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.ops import namespaces, privileges
 from rsock_nf.ops.control import ask
@@ -73,8 +73,7 @@ def _device(settings: Settings | None) -> str | Finding:
     client = settings.tunnel if settings and isinstance(settings.tunnel, ClientParameters) else None
     try:
         if client and client.carriers.tcp and (own := own_address(client.server)) is not None:
-            text = f"{own} is an address of this host: client and server need two hosts, or two network namespaces"
-            return Finding(Verdict.FAIL, "server", text)
+            return Finding(Verdict.FAIL, "server", f"{own} {OWN_ADDRESS}")
         if settings and settings.device:
             return settings.device
         if client:

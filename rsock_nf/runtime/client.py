@@ -24,7 +24,7 @@ from rsock_nf.core.events import (
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, device_to, own_address, route_to
+from rsock_nf.link import OWN_ADDRESS, LinkError, LinkEvent, Match, PortSide, device_to, own_address, route_to
 from rsock_nf.link.carrier import DialledCarrier, route_mtu
 from rsock_nf.link.datagram import DatagramCounters, Listener
 from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
@@ -63,9 +63,7 @@ class ClientTunnel(Driver):
         stack.callback(self._close_ports)
         server = self.parameters.server
         if self.parameters.carriers.tcp and (own := own_address(server)) is not None:
-            raise TunnelError(
-                f"server: {own} is an address of this host: client and server need two hosts, or two network namespaces"
-            )
+            raise TunnelError(f"server: {own} {OWN_ADDRESS}")
         self.device = self.settings.device or device_to(server)
 
     def _inherit(self, ports: tuple[FirewallPorts, ...]) -> None:
