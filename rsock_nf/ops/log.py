@@ -97,9 +97,8 @@ def _open(file: Path, *, rotate: bool) -> logging.Handler:
                 return _SmallFile(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
             return _File(file, encoding="utf-8")
         finally:
-            os.close(
-                there
-            )  # now: a FIFO's reader that saw its writer go might go as well, and the second opening would wait
+            # Not before: a FIFO's reader that saw its writer go might go as well, and the second opening would wait.
+            os.close(there)
     except OSError as error:
         field = "log" if rotate else "log.file"
         raise TunnelError(f"{field}: {file}: cannot be written: {error.strerror}") from None

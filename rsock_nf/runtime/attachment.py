@@ -23,8 +23,6 @@ from rsock_nf.settings import Settings
 
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
-
-
 MAX_TROUBLES = 50
 """Different ones that are told apart."""
 
