@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rsock_nf.ops.lab import Lab
-from rsock_nf.ops.lab_tunnel import LISTEN, TARGET, Tunnel
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.lab import Lab
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import LISTEN, TARGET, Tunnel
 
 OUT = Path(__file__).parent / "out"
 LOAD = str(OUT / "udp_load")

@@ -305,7 +305,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from rsock_nf.ops.demo import main as demo
+    from rsock_nf.lab.demo import main as demo
 
     return demo(arguments.extra)
 

@@ -12,7 +12,7 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile("default")
 
-_LAST = ("firewall", "link", "bsd", "netns", "e2e")
+_LAST = ("firewall", "link", "sockets", "ops", "netns", "interop", "e2e")
 """Areas that need root and namespaces: they run after the rest, in this order."""
 
 

@@ -206,11 +206,11 @@ def system() -> System:
     """The one that this process runs on.  Raises ``LinkError`` when it is none that we know."""
     name = sys.platform.rstrip("0123456789")  # freebsd14
     if name == "linux":
-        from rsock_nf.link.linux import Linux
+        from rsock_nf.link.linux.system import Linux
 
         return Linux()
     if name in _BSD:
-        from rsock_nf.link.bsd import Bsd
+        from rsock_nf.link.bsd.system import Bsd
 
         return Bsd(_BSD[name])
     raise LinkError(f"{sys.platform}: only Linux, FreeBSD, NetBSD, OpenBSD and macOS are known")

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from rsock_nf.core.checksum import checksum
+from rsock_nf.core.tcp.checksum import checksum
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkEvent, Match
 from rsock_nf.link.segmentation import cut, ip_header_length

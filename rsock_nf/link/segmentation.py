@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from rsock_nf.core.checksum import ONES, checksum, fold
+from rsock_nf.core.tcp.checksum import ONES, checksum, fold
 from rsock_nf.core.types import Buffer, Outgoing
 
 _FIN, _PSH, _CWR = 0x01, 0x08, 0x80

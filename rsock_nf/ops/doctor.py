@@ -88,7 +88,7 @@ def _device(settings: Settings | None) -> str | Finding:
 
 def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
     """Whether ``up`` could hold them now: tried, for a port that is held and never listens is in no table of the kernel's."""
-    from rsock_nf.link.local_ports import hold_port
+    from rsock_nf.sockets.held_ports import hold_port
 
     taken, why = [], ""
     for port in (port for span in ports for port in range(span.first, span.last + 1)):
@@ -112,7 +112,7 @@ def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
 
 def _udp_ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:
     """The same for the UDP ports that it serves."""
-    from rsock_nf.link.carrier import serve_ports
+    from rsock_nf.sockets.carriers import serve_ports
 
     text = ",".join(map(str, ports))
     try:

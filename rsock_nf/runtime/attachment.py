@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 
 from rsock_firewall import Counters, FirewallError, Held, Policy, PortRange, select
-from rsock_nf.core.both_servers import BothServers
-from rsock_nf.core.client import Client
-from rsock_nf.core.server import Server
+from rsock_nf.core.ends.client import Client
+from rsock_nf.core.ends.server import Server
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
 from rsock_nf.policy import fake_tcp_ports
+from rsock_nf.runtime.both_servers import BothServers
 from rsock_nf.settings import Settings
 
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
-from rsock_nf.link.carrier import CarrierPort, DialledCarrier
-from rsock_nf.link.datagram import DatagramCounters
+from rsock_nf.sockets.carriers import CarrierPort, DialledCarrier
+from rsock_nf.sockets.datagrams import DatagramCounters
 
 MAX_WAITING = 256
 """Bursts that may wait for one socket; more are dropped."""

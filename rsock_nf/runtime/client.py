@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
-from rsock_nf.core.client import Client
+from rsock_nf.core.ends.client import Client
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
@@ -25,14 +25,14 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, IPAddress, PortRange, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import OWN_ADDRESS, LinkError, LinkEvent, Match, PortSide, device_to, own_address, route_to
-from rsock_nf.link.carrier import DialledCarrier, route_mtu
-from rsock_nf.link.datagram import DatagramCounters, Listener
-from rsock_nf.link.local_ports import HeldPort, hold_any, hold_port
-from rsock_nf.link.unix_datagram import UnixListener
 from rsock_nf.policy import policy_for
-from rsock_nf.runtime.cores import client_core
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, random_bytes
+from rsock_nf.runtime.endpoints import client_core
 from rsock_nf.settings import Settings
+from rsock_nf.sockets.carriers import DialledCarrier, route_mtu
+from rsock_nf.sockets.datagrams import DatagramCounters, Listener
+from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port
+from rsock_nf.sockets.unix_datagrams import UnixListener
 
 PORT_LINGER = 60.0
 """Seconds that the port of an ended flow stays held and covered by the rules: its server may still send."""

@@ -21,22 +21,22 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rsock_firewall import FirewallError
-from rsock_nf.core.both_servers import BothServers
-from rsock_nf.core.client import Client
+from rsock_nf.core.ends.client import Client
+from rsock_nf.core.ends.server import Server
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
-from rsock_nf.core.flow import Flow
-from rsock_nf.core.server import Server
-from rsock_nf.core.session import Session
+from rsock_nf.core.flows.flow import Flow
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError
-from rsock_nf.link.carrier import DialledCarrier
-from rsock_nf.link.datagram import DatagramCounters
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.attachment import Attachment
+from rsock_nf.runtime.both_servers import BothServers
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.journal import Journal
 from rsock_nf.settings import Settings
+from rsock_nf.sockets.carriers import DialledCarrier
+from rsock_nf.sockets.datagrams import DatagramCounters
 
 BATCH = 64
 """Packets or datagrams of one read."""

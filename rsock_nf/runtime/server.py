@@ -10,20 +10,20 @@ from collections.abc import Hashable
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy, PortRange
-from rsock_nf.core.both_servers import BothServers
+from rsock_nf.core.ends.server import Server
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
 from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.server import Server
 from rsock_nf.core.types import IPAddress, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, abroad, default_device, device_addresses
-from rsock_nf.link.carrier import CarrierPort, route_mtu, serve_ports
-from rsock_nf.link.datagram import DatagramCounters, Dialled
-from rsock_nf.link.local_ports import hold_ports
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
-from rsock_nf.runtime.cores import server_core
+from rsock_nf.runtime.both_servers import BothServers
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver
+from rsock_nf.runtime.endpoints import server_core
 from rsock_nf.settings import Settings
+from rsock_nf.sockets.carriers import CarrierPort, route_mtu, serve_ports
+from rsock_nf.sockets.datagrams import DatagramCounters, Dialled
+from rsock_nf.sockets.held_ports import hold_ports
 
 NAME_AGAIN = 5.0
 """Seconds from one try to name new addresses in the rules to the next: each may wait for another iptables command."""

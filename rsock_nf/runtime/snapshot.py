@@ -6,14 +6,14 @@ import dataclasses
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from rsock_nf.core.client import Client
-from rsock_nf.core.flow import Flow
+from rsock_nf.core.ends.client import Client
+from rsock_nf.core.flows.flow import Flow
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters, Wire
-from rsock_nf.core.session import Session
 from rsock_nf.core.types import Endpoint, FlowKey, PortRange
-from rsock_nf.link.datagram import DatagramCounters
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
+from rsock_nf.sockets.datagrams import DatagramCounters
 
 _TARGET_INDEX = 2
 """An opening frame carries so many bytes more than a plain one: the MTU is what fits either."""

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Self
 
+from rsock_nf.core.ends.node import Node
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
@@ -29,13 +30,12 @@ from rsock_nf.core.events import (
     PortReleased,
     PortWanted,
 )
-from rsock_nf.core.flow import Flow, State
-from rsock_nf.core.native_client import NativeClient
-from rsock_nf.core.native_server import NativeServer
-from rsock_nf.core.node import Node
+from rsock_nf.core.flows.flow import Flow, State
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
-from rsock_nf.wire.handshake import NativeHandshake
+from rsock_nf.wire.native.client import NativeClient
+from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.server import NativeServer
 from tests.core.conntrack import RST_TOO_OLD, STARTED_OVER
 from tests.core.wire import Conditions, Crossing, Nat, Toward, Wire
 

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import pytest
 
 from rsock_nf.core.events import FlowClosed, FlowOpened, PortWanted
-from rsock_nf.core.flow import Flow, State
-from rsock_nf.core.half_open import MAX_ENTRIES
+from rsock_nf.core.flows.flow import Flow, State
 from rsock_nf.core.parameters import Cipher, OnProbe
-from rsock_nf.core.pump_state import PumpFlow
+from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.types import FlowKey
+from rsock_nf.wire.native.half_open import MAX_ENTRIES
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Crossing, Nat, Toward, make_tcp

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsock_nf.core.events import FlowClosed, SessionDown, SessionUp
-from rsock_nf.core.flow import Flow, State
-from rsock_nf.core.half_open import BURST
+from rsock_nf.core.flows.flow import Flow, State
 from rsock_nf.core.parameters import Carriers, Cipher
 from rsock_nf.core.types import Carried, FlowKey
+from rsock_nf.wire.native.half_open import BURST
 from tests.core.conntrack import parse_tcp
 from tests.core.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, endpoints, is_udp, make_udp

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 
 from rsock_nf.core import messages
+from rsock_nf.core.ends.waiting import MAX_AGE, MAX_BYTES, MAX_DATAGRAMS, Waiting
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowOpened, PortWanted
-from rsock_nf.core.fragments import HEADER, MAX_FRAGMENTS, Reassembly, parse_fragment, split
 from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.pump.fragments import HEADER, MAX_FRAGMENTS, Reassembly, parse_fragment, split
 from rsock_nf.core.types import Malformed, Run
-from rsock_nf.core.waiting import MAX_AGE, MAX_BYTES, MAX_DATAGRAMS, Waiting
 from tests.core.pair import Pair, numbered
 from tests.core.wire import Conditions, Merge, Toward
 

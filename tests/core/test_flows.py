@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 
 from rsock_nf.core.events import FlowClosed, FlowOpened, Suspect
-from rsock_nf.core.flow import TRANSITIONS, Flow, Input, State
+from rsock_nf.core.flows.flow import TRANSITIONS, Flow, Input, State
+from rsock_nf.core.flows.session import Session
+from rsock_nf.core.flows.timers import Deadlines, Timer
 from rsock_nf.core.messages import Control, FlowDown
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.session import Session
-from rsock_nf.core.timers import Deadlines, Timer
 from rsock_nf.core.types import FlowKey
 from tests.core.conntrack import parse_tcp
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered

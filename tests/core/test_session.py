@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
-from rsock_nf.core.flow import Input
+from rsock_nf.core.flows.flow import Input
 from rsock_nf.core.parameters import Carriers, Cipher, OnProbe
 from rsock_nf.core.types import PortRange
 from tests.core.conntrack import ACK, RST, parse_tcp

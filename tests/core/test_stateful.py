@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rsock_nf.core.flow import TRANSITIONS, State
+from rsock_nf.core.flows.flow import TRANSITIONS, State
 from rsock_nf.core.parameters import Cipher, OnProbe, Spread
 from tests.core.conntrack import ACK, RST
 from tests.core.pair import Pair

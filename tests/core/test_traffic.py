@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from rsock_nf.core.events import FlowClosed
-from rsock_nf.core.flow import Flow
+from rsock_nf.core.flows.flow import Flow
 from rsock_nf.core.parameters import Cipher, Spread
-from rsock_nf.core.pump_state import PumpFlow
+from rsock_nf.core.pump.state import PumpFlow
 from tests.core.conntrack import parse_tcp
 from tests.core.pair import Pair, numbered
 from tests.core.wire import Conditions, Crossing, Merge, Toward

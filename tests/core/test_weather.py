@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.core.client import Client
-from rsock_nf.core.flow import Flow, State
-from rsock_nf.core.node import Node
+from rsock_nf.core.ends.client import Client
+from rsock_nf.core.ends.node import Node
+from rsock_nf.core.ends.server import Server
+from rsock_nf.core.flows.flow import Flow, State
+from rsock_nf.core.flows.session import Session
+from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.parameters import Carriers, Cipher, Spread, Wire
-from rsock_nf.core.server import Server
-from rsock_nf.core.session import Session
-from rsock_nf.core.timers import Timer
 from rsock_nf.core.types import PortRange
 from tests.core.pair import Pair, numbered
-from tests.core.rsock_pair import RsockPair
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, is_udp
+from tests.wire.rsock.pair import RsockPair
 
 STEPS = 25
 RECOVERY = 12.0

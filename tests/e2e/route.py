@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsock_nf.ops.lab import Lab, Router
-from rsock_nf.ops.lab_tunnel import LISTEN, TARGET, Tunnel
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.lab import Lab, Router
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import LISTEN, TARGET, Tunnel
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf.ops.lab_tunnel import TARGET
+from rsock_nf.lab.tunnel import TARGET
 from tests.e2e.route import Route, wait_for_port
 
 SIZE = 50 << 20

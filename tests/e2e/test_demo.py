@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from rsock_nf.ops.netns import NETNS_DIR
+from rsock_nf.lab.netns import NETNS_DIR
 
 DEMO = [sys.executable, "-m", "rsock_nf", "demo"]
 

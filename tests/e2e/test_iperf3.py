@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from rsock_nf.ops.lab_tunnel import TARGET
+from rsock_nf.lab.tunnel import TARGET
 from tests.e2e.route import Route, wait_for_port
 
 STEERING = ("10.77.9.1", "10.77.9.2")

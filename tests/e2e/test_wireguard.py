@@ -8,8 +8,8 @@ import socket
 import threading
 from pathlib import Path
 
-from rsock_nf.ops.lab_tunnel import TARGET
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import TARGET
 from tests.e2e.route import Route, wait_until
 
 INNER = {"client": "10.99.0.1", "server": "10.99.0.2"}

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
-from rsock_nf.core.checksum import checksum
+from rsock_nf.core.tcp.checksum import checksum
 
 INTERESTING = (
     b"\0",

@@ -13,17 +13,17 @@ from scapy.utils import RawPcapReader
 
 from rsock_nf.config.values import parse_secret
 from rsock_nf.core import messages
-from rsock_nf.core.fragments import parse_fragment, split
-from rsock_nf.core.icmp import parse_too_big
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import Kind, Offer
-from rsock_nf.core.segment import parse_segment, parse_syn_options
+from rsock_nf.core.pump.fragments import parse_fragment, split
+from rsock_nf.core.tcp.icmp import parse_too_big
+from rsock_nf.core.tcp.segment import parse_segment, parse_syn_options
 from rsock_nf.core.types import Checksum, Packet
-from rsock_nf.wire.control import build_control, parse_control
-from rsock_nf.wire.handshake import NativeHandshake, _build_offer, _parse_offer
-from rsock_nf.wire.native import flow_codec
-from rsock_nf.wire.noise import NNpsk0
-from rsock_nf.wire.rsock import RsockFormat
+from rsock_nf.wire.native.control import build_control, parse_control
+from rsock_nf.wire.native.frames import flow_codec
+from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
+from rsock_nf.wire.native.noise import NNpsk0
+from rsock_nf.wire.rsock.frames import RsockFormat
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECRET = bytes(range(32))

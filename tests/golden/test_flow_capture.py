@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapReader, RawPcapWriter
 
-from rsock_nf.core.segment import ACK, FIN, PSH, HeaderTemplate, SynOptions, build_syn, build_syn_ack
+from rsock_nf.core.tcp.segment import ACK, FIN, PSH, HeaderTemplate, SynOptions, build_syn, build_syn_ack
 from rsock_nf.core.types import FlowKey
 from rsock_nf.link.segmentation import complete
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from scapy.utils import RawPcapReader
 
-from rsock_nf.core.icmp import TooBig, parse_too_big
-from rsock_nf.core.segment import (
+from rsock_nf.core.tcp.icmp import TooBig, parse_too_big
+from rsock_nf.core.tcp.segment import (
     ACK,
     SYN,
     HeaderTemplate,

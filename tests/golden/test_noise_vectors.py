@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from rsock_nf.wire.noise import NNpsk0
+from rsock_nf.wire.native.noise import NNpsk0
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("noise-nnpsk0.json").read_text())["vectors"]
 

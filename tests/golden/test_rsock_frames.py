@@ -12,7 +12,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.messages import Control
 from rsock_nf.core.protocols import Kind
 from rsock_nf.core.types import FlowKey
-from rsock_nf.wire.rsock import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
+from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "rsock-frames.json").read_text())
 KEY = b"hello135"

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from rsock_nf.core.checksum import checksum, ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.checksum import checksum, ones_sum, pseudo_header_sum
 from rsock_nf.core.types import Checksum, Outgoing, PortRange
 from rsock_nf.link import Link, LinkEvent, Match, PortSide
 from rsock_nf.link.memory import MemoryLink, MemoryWire

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsock_nf.core.checksum import checksum, pseudo_header_sum
+from rsock_nf.core.tcp.checksum import checksum, pseudo_header_sum
 from rsock_nf.core.types import Outgoing
 from rsock_nf.link.segmentation import cut, ip_header_length
 

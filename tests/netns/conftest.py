@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.ops.lab import Lab, Router
-from rsock_nf.ops.lab_traffic import Application, EchoTarget
-from rsock_nf.ops.lab_tunnel import Role, Tunnel
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.lab import Lab, Router
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.traffic import Application, EchoTarget
+from rsock_nf.lab.tunnel import Role, Tunnel
 from tests.netns.judges import Wires, tracked_flows, wait_until
 
 STRICT = Router()

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from rsock_nf.ops.lab import INSIDE, OUTSIDE, Lab
+from rsock_nf.lab.lab import INSIDE, OUTSIDE, Lab
 
 ETH_P_ALL = 3
 

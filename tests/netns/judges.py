@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsock_nf.ops.lab import DEVICE, INSIDE, OUTSIDE, Lab
-from rsock_nf.ops.lab_tunnel import LISTEN, TARGET
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.lab import DEVICE, INSIDE, OUTSIDE, Lab
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import LISTEN, TARGET
 
 LOAD = str(Path(__file__).parents[2] / "bench/out/udp_load")
 RESET = "(ip and tcp[tcpflags] & tcp-rst != 0) or (ip6[6] == 6 and ip6[53] & 4 != 0)"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.ops.lab import INSIDE, OUTSIDE, Lab, Router
-from rsock_nf.ops.lab_tunnel import Role
-from rsock_nf.ops.netns import CommandFailed, Namespace
+from rsock_nf.lab.lab import INSIDE, OUTSIDE, Lab, Router
+from rsock_nf.lab.netns import CommandFailed, Namespace
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import FLOWS, STRICT, Site
 from tests.netns.judges import flood, host_state, wait_until
 from tests.netns.test_moves import RECOVERY, traffic, works_again

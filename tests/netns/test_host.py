@@ -12,10 +12,10 @@ from functools import partial
 
 import pytest
 
-from rsock_nf.ops.lab import DEVICE
-from rsock_nf.ops.lab_traffic import Application, EchoTarget
-from rsock_nf.ops.lab_tunnel import Role
-from rsock_nf.ops.netns import Namespace
+from rsock_nf.lab.lab import DEVICE
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.traffic import Application, EchoTarget
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.judges import differences, host_state, wait_until
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from rsock_nf.ops.lab import CLIENT_IP, DEVICE, ROUTER_OUTSIDE_IP, SERVER_IP, Lab, Router
+from rsock_nf.lab.lab import CLIENT_IP, DEVICE, ROUTER_OUTSIDE_IP, SERVER_IP, Lab, Router
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, Tracker, parse_tcp
 from tests.core.wire import checksummed, make_tcp
 

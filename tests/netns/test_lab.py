@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf.ops.lab import DEVICE, CommandFailed, Lab, Router
-from rsock_nf.ops.netns import NETNS_DIR
+from rsock_nf.lab.lab import DEVICE, CommandFailed, Lab, Router
+from rsock_nf.lab.netns import NETNS_DIR
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 TCP_MAXSEG = 2

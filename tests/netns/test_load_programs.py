@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from rsock_nf.ops.lab import Lab, Router
+from rsock_nf.lab.lab import Lab, Router
 from tests.netns.judges import LOAD, start
 
 RELAY = LOAD.replace("udp_load", "relay")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from rsock_nf.ops.lab_traffic import Application, EchoTarget
-from rsock_nf.ops.lab_tunnel import Tunnel
+from rsock_nf.lab.traffic import Application, EchoTarget
+from rsock_nf.lab.tunnel import Tunnel
 from tests.netns.conftest import Site
 from tests.netns.judges import tracked_flows, wait_until
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rsock_nf.ops.lab_tunnel import Role
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 

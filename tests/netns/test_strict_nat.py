@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rsock_nf.ops.lab import Router
+from rsock_nf.lab.lab import Router
 from tests.netns.conftest import FLOWS, Site
 from tests.netns.judges import flood, flood_both_ways, tracked_flows
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf.ops.lab import DEVICE
-from rsock_nf.ops.lab_tunnel import Role
+from rsock_nf.lab.lab import DEVICE
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.forge import Forger
 from tests.netns.judges import Capture, flood, tracked_flows, wait_until

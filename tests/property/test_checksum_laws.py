@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.utils import checksum as scapy_checksum
 
-from rsock_nf.core.checksum import checksum, fold, ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.checksum import checksum, fold, ones_sum, pseudo_header_sum
 
 # Long runs of 00 and ff are where the two zeros of ones' complement are.
 data = st.one_of(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsock_nf.core.replay import ReplayWindow
+from rsock_nf.core.pump.replay import ReplayWindow
 
 
 class Model:

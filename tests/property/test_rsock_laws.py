@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rsock_nf.core.protocols import Kind
 from rsock_nf.core.types import Malformed
-from rsock_nf.wire.rsock import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
+from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
 
 keys = st.binary(max_size=32)
 versions = st.sampled_from([1, 2])

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 
-from rsock_nf.core.checksum import ones_sum, pseudo_header_sum
-from rsock_nf.core.segment import (
+from rsock_nf.core.tcp.checksum import ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.segment import (
     ACK,
     SYN,
     HeaderTemplate,

@@ -1,0 +1,1 @@
+"""The two ends: what drives flows and conversations."""

@@ -1,0 +1,1 @@
+"""Flows: states, timers, health, path MTU, sessions."""

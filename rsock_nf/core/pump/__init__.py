@@ -1,0 +1,1 @@
+"""The fast path: datagrams to bursts and back."""

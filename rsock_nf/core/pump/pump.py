@@ -1,0 +1,414 @@
+"""The pump: datagrams to bursts and back, for established flows.  The fast path, and nothing but.
+
+The way out, ``from_app``: run of datagrams → conversation (by peer) → a usable flow with
+credit → frames of equal size → one burst.  The way in, ``from_link``: packet → flow (by
+addresses and ports) → acknowledgement → frames → conversation → run of datagrams.
+
+The pump alone owns the next sequence number, the highest received one, send credit,
+counters and replay state of established flows: *every* segment of such a flow leaves
+through it, control and pure ACKs too.  It holds no policy: who opens a flow, which flows are
+usable, when to probe, what an unknown packet means is decided by its owner, who writes
+into it (``put_flow``, ``drop_flow``, ``put_conversation``, ``drop_conversation``,
+``send_control``) and gets back as *slow* whatever the pump cannot decide.
+
+It has no clock either: its owner compares counters between two looks.
+
+A flow over a UDP carrier (``key.udp``) has no sequence numbers, no window and no ACKs: its credit never ends, its bursts
+have no headers, and what it received comes in by ``from_carriers``.  Everything else is the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from rsock_nf.core.messages import Control
+from rsock_nf.core.parameters import Spread
+from rsock_nf.core.protocols import Frames, Kind
+from rsock_nf.core.pump.state import OUR_WINDOW, PumpConversation, PumpFlow
+from rsock_nf.core.tcp.segment import ACK, FIN, PSH, RST, SYN, Segment, parse_segment
+from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Outgoing, Packet, Run
+
+_MASK = 0xFFFFFFFF
+_HALF = 0x80000000
+_PSH_ACK = PSH | ACK
+_SPECIAL = SYN | FIN | RST
+
+_HEADERS = 60
+"""IPv6 + TCP: what a burst's headers take at most."""
+UDP_BURST_BYTES = 65_487
+"""UDP payload of one send, so that its IPv6 packet is at most 65,535 bytes long."""
+
+# IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, then seq, ack, offset, flags, window.
+_V4 = struct.Struct("!2xH2xHxB14xIIBBH")
+# IPv6 + TCP: payload length, next header, then the same.
+_V6 = struct.Struct("!4xHB37xIIBBH")
+_TCP = 6
+
+
+class SlowFrames(NamedTuple):
+    """Authenticated frames that are not plain data of a known conversation."""
+
+    flow: PumpFlow
+    frames: Frames
+    received: int
+    """Frames received on the flow up to and with these: what the batch brought behind them is not in it."""
+
+
+class SlowPayload(NamedTuple):
+    """A payload on a known flow in which nothing authenticated."""
+
+    flow: PumpFlow
+    packet: Packet | Carried
+
+
+Slow: TypeAlias = Packet | Carried | SlowFrames | SlowPayload
+"""Something received whole (unknown flow, SYN/FIN/RST, anything odd), or frames of a known flow."""
+
+
+class Pump:
+    """See the module.  ``seed`` picks the flows; ``max_burst_bytes`` is the link's."""
+
+    def __init__(self, *, seed: int, max_burst_bytes: int, spread: Spread = Spread.BURST) -> None:
+        self._flows: dict[bytes, PumpFlow] = {}
+        self._carriers: dict[FlowKey, PumpFlow] = {}
+        """Flows over UDP carriers."""
+        self._conversations: dict[Hashable, PumpConversation] = {}
+        self._random = seed | 1
+        self._max_burst_bytes = max_burst_bytes
+        self._per_datagram = spread is Spread.PACKET
+        self._pin = spread is Spread.CONVERSATION
+        self._unacknowledged: dict[PumpFlow, None] = {}
+        self.stalled: dict[PumpFlow, None] = {}
+        """Flows that bulk found without credit since the owner last emptied this."""
+
+    # -- what the owner writes
+
+    def put_flow(self, flow: PumpFlow) -> None:
+        """From now on segments of ``flow`` are taken by the pump.  It carries bulk once it is in ``group.usable``."""
+        if flow.key.udp:
+            self._carriers[flow.key] = flow
+        else:
+            self._flows[wire_key(flow.key)] = flow
+        self.set_max_payload(flow, flow.max_payload)
+
+    def drop_flow(self, flow: PumpFlow) -> None:
+        """Forget ``flow``; harmless if it is not there."""
+        if self._carriers.get(flow.key) is flow:
+            del self._carriers[flow.key]
+        elif self._flows.get(wire_key(flow.key)) is flow:
+            del self._flows[wire_key(flow.key)]
+        self._unacknowledged.pop(flow, None)
+        self.stalled.pop(flow, None)
+        if flow in flow.group.usable:
+            flow.group.usable.remove(flow)
+
+    def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
+        """The path lets payloads of ``max_payload`` bytes through."""
+        flow.max_payload = max_payload
+        if flow.key.udp:
+            flow.burst_bytes = UDP_BURST_BYTES
+        else:
+            flow.burst_bytes = max(self._max_burst_bytes - _HEADERS, max_payload) if self._max_burst_bytes else 0
+
+    def ignore_window(self, flow: PumpFlow) -> None:
+        """The peer acknowledges without regard to what it received: bulk goes out whatever it says."""
+        flow.unlimited = True
+        flow.stalled = False
+        flow.bulk_window = 1 << 40  # in_flight, which means nothing now, stays below 2**32
+        self.stalled.pop(flow, None)
+
+    def set_max_burst_bytes(self, max_burst_bytes: int) -> None:
+        """The link takes bursts of this size now (0 = single segments)."""
+        self._max_burst_bytes = max_burst_bytes
+        for flow in self._flows.values():
+            self.set_max_payload(flow, flow.max_payload)
+
+    def put_conversation(self, conversation: PumpConversation) -> None:
+        """From now on datagrams of its peer, and frames with its number, are taken by the pump."""
+        self._conversations[conversation.peer] = conversation
+        conversation.group.conversations[conversation.number] = conversation
+
+    def drop_conversation(self, conversation: PumpConversation) -> None:
+        """Forget it; harmless if it is not there."""
+        if self._conversations.get(conversation.peer) is conversation:
+            del self._conversations[conversation.peer]
+        if conversation.group.conversations.get(conversation.number) is conversation:
+            del conversation.group.conversations[conversation.number]
+
+    def conversation(self, peer: Hashable) -> PumpConversation | None:
+        """The conversation of ``peer``."""
+        return self._conversations.get(peer)
+
+    def flows(self) -> Iterable[PumpFlow]:
+        """Every established flow."""
+        return (*self._flows.values(), *self._carriers.values())
+
+    # -- out: the application's datagrams
+
+    def from_app(self, runs: Iterable[Run]) -> tuple[list[Outgoing], list[Run]]:
+        """(bursts to send, runs that could not go: unknown peer, no usable flow, too large, or to wait for credit)."""
+        bursts: list[Outgoing] = []
+        slow: list[Run] = []
+        conversations = self._conversations
+        for run in runs:
+            conversation = conversations.get(run.peer)
+            if conversation is None:
+                slow.append(run)
+                continue
+            done = self.send(conversation, conversation.kind, conversation.prefix, run.datagrams, run.size, bursts)
+            if done < len(run.datagrams):
+                slow.append(Run(run.peer, run.datagrams[done:], run.size))
+        return bursts, slow
+
+    def send(
+        self,
+        conversation: PumpConversation,
+        kind: int,
+        prefix: bytes,
+        datagrams: list[Buffer],
+        size: int,
+        bursts: list[Outgoing],
+    ) -> int:
+        """Append bursts for ``datagrams`` (see ``Run``); how many are done with: sent, or dropped for want of credit."""
+        group = conversation.group
+        usable = group.usable
+        if not usable:
+            return 0
+        frame = size + len(prefix) + usable[0].codec.overhead
+        start, n = 0, len(datagrams)
+        while start < n:
+            flow = self._pick(conversation, frame)
+            if flow is None:
+                conversation.count_sent(datagrams, start, size)
+                if group.patient:
+                    return start
+                group.no_credit += n - start
+                return n
+            if frame > flow.max_payload:
+                conversation.count_sent(datagrams, start, size)
+                return start
+            count = 1 if self._per_datagram else flow.burst_bytes // frame or 1
+            count = min(count, n - start, (flow.bulk_window - flow.in_flight) // frame)
+            batch = datagrams if count == n else datagrams[start : start + count]
+            payload = flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
+            flow.counter += count
+            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK))
+            flow.sent_frames += count
+            start += count
+        conversation.count_sent(datagrams, n, size)
+        return n
+
+    def _pick(self, conversation: PumpConversation, frame: int) -> PumpFlow | None:
+        """A usable flow with credit for a frame, at random; None = none has any."""
+        usable = conversation.group.usable
+        if self._pin:
+            pinned = conversation.pinned
+            if pinned is None or pinned not in usable:
+                pinned = conversation.pinned = usable[self._next_random() % len(usable)]
+            if pinned.bulk_window - pinned.in_flight >= frame:
+                return pinned
+            self._stall(pinned)
+            return None
+        first = self._next_random() % len(usable)
+        for at in range(first, first + len(usable)):
+            flow = usable[at % len(usable)]
+            if flow.bulk_window - ((flow.next_seq - flow.highest_ack) & _MASK) >= frame:
+                return flow
+            self._stall(flow)
+        return None
+
+    def _stall(self, flow: PumpFlow) -> None:
+        flow.stalled = True
+        self.stalled[flow] = None
+
+    def _next_random(self) -> int:
+        """A number that spreads load, not one that keeps secrets: a multiplicative congruential step (Knuth's MMIX)."""
+        self._random = (self._random * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
+        return self._random >> 33
+
+    # -- out: everything else that leaves on an established flow
+
+    def send_control(self, flow: PumpFlow, message: Control, *, fin: bool = False) -> Outgoing:
+        """One control frame on ``flow``, whether it is usable or not; with ``fin`` (not on UDP) the last thing it sends."""
+        payload = flow.codec.pack_control(flow.control_counter, message)
+        flow.control_counter += 1
+        flow.sent_frames += 1
+        burst = self._segment(flow, [payload], 0, FIN | _PSH_ACK if fin else _PSH_ACK)
+        if fin:
+            flow.next_seq = (flow.next_seq + 1) & _MASK
+        return burst
+
+    def acknowledge(self, flow: PumpFlow) -> Outgoing:
+        """A pure ACK."""
+        return self._segment(flow, [], 0, ACK)
+
+    def _segment(self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int) -> Outgoing:
+        size = sum(map(len, payload))
+        if flow.template is None:
+            flow.sent += 1
+            flow.sent_bytes += size
+            return Outgoing(b"", payload, size, segment_size, carrier=flow.key)
+        seq = flow.next_seq
+        flow.next_seq = (seq + size) & _MASK
+        flow.unacknowledged = 0
+        flow.sent += 1
+        flow.sent_bytes += size
+        segments = -(-size // segment_size) if segment_size else 1
+        headers = flow.template.build(seq, flow.received, flags, OUR_WINDOW, size, segments)
+        return Outgoing(headers, payload, size, segment_size)
+
+    # -- in: packets
+
+    def from_link(self, packets: Iterable[Packet]) -> tuple[list[Run], list[Slow]]:
+        """(datagrams to deliver, what the pump cannot decide).  Buffers of both point into ``packets``."""
+        runs: list[Run] = []
+        slow: list[Slow] = []
+        for packet in packets:
+            data = packet.data
+            first = data[0] if len(data) >= 40 else 0
+            if first == 0x45:
+                flow = self._flows.get(bytes(data[12:24]))
+                total, fragment, protocol, seq, ack, offset, flags, window = _V4.unpack_from(data)
+                start = 20 + (offset >> 4) * 4
+                odd = protocol != _TCP or fragment & 0x3FFF
+            elif first >> 4 == 6 and len(data) >= 60:
+                flow = self._flows.get(bytes(data[8:44]))
+                total, protocol, seq, ack, offset, flags, window = _V6.unpack_from(data)
+                total += 40
+                start = 40 + (offset >> 4) * 4
+                odd = protocol != _TCP
+            else:
+                slow.append(packet)
+                continue
+            if flow is None or odd or flags & _SPECIAL or not flags & ACK or not start <= total <= len(data):
+                slow.append(packet)
+                continue
+            if packet.checksum == Checksum.VERIFY and not _valid(packet):
+                flow.bad_checksums += 1
+                continue
+            if not flow.in_window(seq):
+                flow.out_of_window += 1
+                if total > start:
+                    slow.append(SlowPayload(flow, packet))  # perhaps a NAT has given this flow's place to somebody new
+                continue
+            flow.acked(ack, window)
+            if total > start:
+                flow.pushed = flags & PSH
+                self._payload(flow, packet, data[start:total], seq, runs, slow)
+        return runs, slow
+
+    def _payload(
+        self, flow: PumpFlow, packet: Packet, payload: memoryview, seq: int, runs: list[Run], slow: list[Slow]
+    ) -> None:
+        """The frames in one received packet.  Only what authenticates moves the highest received number."""
+        opened, bad = flow.codec.unpack(payload, packet.segment_size)
+        flow.bad_frames += bad
+        if not opened:
+            slow.append(SlowPayload(flow, packet))
+            return
+        for frames in opened:
+            end = (seq + frames.end) & _MASK
+            if (end - flow.received) & _MASK < _HALF:
+                flow.received = end
+            flow.received_frames += len(frames.datagrams)
+            self._deliver(flow, frames, runs, slow)
+        size = len(payload)
+        flow.received_bytes += size
+        flow.unacknowledged += size
+        self._unacknowledged[flow] = None
+
+    def from_carriers(self, received: Iterable[Carried]) -> tuple[list[Run], list[Slow]]:
+        """The same for what UDP carriers received.
+
+        Nothing but an authenticated frame means anything here; where none is, the whole comes back as slow.
+        """
+        runs: list[Run] = []
+        slow: list[Slow] = []
+        for item in received:
+            flow = self._carriers.get(item.key)
+            if flow is None:
+                slow.append(item)
+                continue
+            opened, bad = flow.codec.unpack(item.data, item.segment_size)
+            flow.bad_frames += bad
+            if not opened:
+                slow.append(SlowPayload(flow, item))
+                continue
+            flow.received_bytes += len(item.data)
+            for frames in opened:
+                flow.received_frames += len(frames.datagrams)
+                self._deliver(flow, frames, runs, slow)
+        return runs, slow
+
+    def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> None:
+        """Frames that authenticated: past the replay window, to their conversation or to the slow path."""
+        if frames.counter >= 0:
+            window = flow.control_replay if frames.kind == Kind.CONTROL else flow.replay
+            count = len(frames.datagrams)
+            fresh = window.accept_run(frames.counter, count)
+            if fresh != (1 << count) - 1:
+                flow.replayed += count - fresh.bit_count()
+                if not fresh:
+                    return
+                frames = frames._replace(datagrams=[d for i, d in enumerate(frames.datagrams) if fresh >> i & 1])
+        if frames.kind == Kind.DATA:
+            conversation = flow.group.conversations.get(frames.conversation)
+            if conversation is not None:
+                datagrams = frames.datagrams
+                conversation.received_datagrams += len(datagrams)
+                conversation.received_bytes += frames.size * (len(datagrams) - 1) + len(datagrams[-1])
+                if conversation.kind:
+                    conversation.opened()
+                runs.append(Run(conversation.peer, datagrams, frames.size))
+                return
+        slow.append(SlowFrames(flow, frames, flow.received_frames))
+
+    def receive_final(self, flow: PumpFlow, packet: Packet, segment: Segment) -> tuple[list[Run], list[Slow]]:
+        """A segment of ``flow`` with FIN, which its owner looked at first: its frames, as ``from_link`` would."""
+        runs: list[Run] = []
+        slow: list[Slow] = []
+        if not flow.in_window(segment.seq):
+            flow.out_of_window += 1
+            return runs, slow
+        flow.acked(segment.ack, segment.window)
+        if segment.payload:
+            self._payload(flow, packet, segment.payload, segment.seq, runs, slow)
+        return runs, slow
+
+    def finish(self, flow: PumpFlow) -> Outgoing:
+        """A bare FIN+ACK: the answer to the peer's."""
+        burst = self._segment(flow, [], 0, FIN | ACK)
+        flow.next_seq = (flow.next_seq + 1) & _MASK
+        return burst
+
+    def take_unacknowledged(self, *, all_of_them: bool) -> list[Outgoing]:
+        """Pure ACKs for flows that received window/16 since their last segment, or for every flow that received anything."""
+        acks = []
+        for flow in list(self._unacknowledged):
+            if not flow.unacknowledged:
+                del self._unacknowledged[flow]  # something else carried it meanwhile
+            elif all_of_them or flow.unacknowledged >= flow.acknowledge_at:
+                acks.append(self.acknowledge(flow))
+                del self._unacknowledged[flow]
+        return acks
+
+    @property
+    def owes_acknowledgements(self) -> bool:
+        """Some flow received bytes that nothing has acknowledged yet."""
+        return bool(self._unacknowledged)
+
+
+def _valid(packet: Packet) -> bool:
+    """Nobody verified the checksums yet: do."""
+    try:
+        parse_segment(packet)
+    except Malformed:
+        return False
+    return True
+
+
+def wire_key(key: FlowKey) -> bytes:
+    """A flow as the addresses and ports of a received packet spell it: source, destination, source port, destination port."""
+    return key.remote + key.local + key.remote_port.to_bytes(2, "big") + key.local_port.to_bytes(2, "big")

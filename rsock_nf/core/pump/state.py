@@ -1,0 +1,203 @@
+"""What the pump knows of flows and conversations: plain state, read by its owner, written by the pump and its verbs.
+
+The hot path reads these attributes for every burst, hence the slots and the absence of anything clever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from rsock_nf.core.protocols import FlowCodec, Kind
+from rsock_nf.core.pump.replay import ReplayWindow
+from rsock_nf.core.tcp.segment import HeaderTemplate
+from rsock_nf.core.types import Buffer, FlowKey
+
+_MASK = 0xFFFFFFFF
+_HALF = 0x80000000
+_ENDLESS = 1 << 62
+"""The window of a UDP carrier."""
+
+OUR_WINDOW = 65535
+"""The window field of every segment we send."""
+OUR_SCALE = 7
+"""The scale that we offer, as Linux does: 65,535 << 7 is 8 MiB."""
+
+
+class Handover(NamedTuple):
+    """Where a flow stands when the handshake is over.  Of a UDP carrier only ``max_payload`` means anything."""
+
+    next_seq: int
+    """Of the next byte that we send."""
+    received: int
+    """Highest received sequence number + length."""
+    scale: int | None
+    """The window scale of either side; None = there is none."""
+    window: int
+    """Bytes that the peer last advertised, scaled."""
+    max_payload: int
+    """Largest TCP payload of one segment."""
+    identification: int
+    """Of the next IPv4 header."""
+
+
+class PumpFlow:
+    """What the pump knows of one established flow.  Read by its owner; written by the pump and ``Pump``'s verbs."""
+
+    __slots__ = (
+        "bad_checksums",
+        "bad_frames",
+        "bulk_window",
+        "burst_bytes",
+        "codec",
+        "control_counter",
+        "control_replay",
+        "counter",
+        "flow_id",
+        "group",
+        "highest_ack",
+        "key",
+        "max_payload",
+        "next_seq",
+        "out_of_window",
+        "pushed",
+        "receive_window",
+        "received",
+        "received_bytes",
+        "received_frames",
+        "replay",
+        "replayed",
+        "scale",
+        "sent",
+        "sent_bytes",
+        "sent_frames",
+        "stalled",
+        "template",
+        "unacknowledged",
+        "unlimited",
+        "window",
+    )
+
+    def __init__(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> None:
+        self.group = group
+        self.flow_id = flow_id
+        self.key = key
+        self.codec = codec
+        self.template = None if key.udp else HeaderTemplate(key, start.identification)
+        self.max_payload = start.max_payload
+        """Largest payload of one segment."""
+        self.burst_bytes = 0
+        """Largest payload of one burst; 0 = single segments only."""
+        self.counter = 0
+        self.control_counter = 0
+        self.replay = ReplayWindow()
+        self.control_replay = ReplayWindow()
+        # Sending.  The peer scales its window as we scale ours: both did, or neither (RFC 7323 section 2.2).
+        self.next_seq = start.next_seq
+        self.highest_ack = start.next_seq
+        self.scale = start.scale or 0
+        self.window = start.window
+        """Bytes that the peer last advertised, scaled."""
+        self.bulk_window = _ENDLESS if key.udp else start.window * 3 // 4
+        self.stalled = False
+        """Bulk wanted to go out on this flow and had no credit."""
+        self.unlimited = False
+        """The peer's ACKs follow nothing (``ignore_window``)."""
+        self.pushed = 0
+        """Not 0 = the last segment with payload had PSH."""
+        # Receiving.
+        self.received = start.received
+        """Highest received sequence number + length, modulo 2**32: what we acknowledge."""
+        self.receive_window = OUR_WINDOW << self.scale
+        self.unacknowledged = 0
+        """Payload bytes received since something carried our ACK."""
+        self.sent = self.sent_frames = self.sent_bytes = 0
+        self.received_frames = self.received_bytes = 0
+        self.bad_checksums = self.bad_frames = self.replayed = self.out_of_window = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes sent and not acknowledged."""
+        return (self.next_seq - self.highest_ack) & _MASK
+
+    @property
+    def acknowledge_at(self) -> int:
+        """So many received bytes call for an ACK at once: window/16."""
+        return self.receive_window >> 4
+
+    def in_window(self, seq: int) -> bool:
+        """A segment that begins at ``seq`` is at most a window away from the highest received."""
+        return (seq - self.received + self.receive_window) & _MASK < 2 * self.receive_window
+
+    def acked(self, ack: int, window: int) -> None:
+        """Take an ACK: it counts only up to our highest sent, and moves nothing but the credit."""
+        ahead = (ack - self.highest_ack) & _MASK
+        if ahead <= (self.next_seq - self.highest_ack) & _MASK:
+            self.highest_ack = ack
+            self.window = window << self.scale
+            if not self.unlimited:
+                self.bulk_window = self.window * 3 // 4
+            if ahead:
+                self.stalled = False
+
+
+class FlowGroup:
+    """The flows of one session, and its conversations by number."""
+
+    __slots__ = ("conversations", "no_credit", "owner", "patient", "usable")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.usable: list[PumpFlow] = []
+        """Flows that may carry bulk; kept by the owner."""
+        self.conversations: dict[int, PumpConversation] = {}
+        self.no_credit = 0
+        """Datagrams dropped because every usable flow was out of credit."""
+        self.patient = False
+        """They are handed back instead: windows are about to open."""
+
+
+class PumpConversation:
+    """One conversation: who is at our end, and its number on the wire."""
+
+    __slots__ = (
+        "group",
+        "kind",
+        "number",
+        "peer",
+        "pinned",
+        "prefix",
+        "received_bytes",
+        "received_datagrams",
+        "sent_bytes",
+        "sent_datagrams",
+        "target",
+    )
+
+    def __init__(self, group: FlowGroup, number: int, peer: Hashable, *, target: int, opening: bool) -> None:
+        self.group = group
+        self.number = number
+        self.peer = peer
+        self.target = target
+        self.kind = int(Kind.OPENING if opening else Kind.DATA)
+        self.prefix = target.to_bytes(2, "big") if opening else b""
+        self.pinned: PumpFlow | None = None
+        self.sent_datagrams = self.sent_bytes = 0
+        self.received_datagrams = self.received_bytes = 0
+        """The application's datagrams and their bytes, either way, without any header of ours."""
+
+    def count_sent(self, datagrams: list[Buffer], count: int, size: int) -> None:
+        """The first ``count`` of ``datagrams`` left: ``size`` bytes each, but the last of all may be shorter."""
+        if count:
+            self.sent_datagrams += count
+            self.sent_bytes += size * (count - 1) + len(datagrams[count - 1])
+
+    def reopen(self) -> None:
+        """The peer does not know it (a new session): opening frames until it does."""
+        self.kind = int(Kind.OPENING)
+        self.prefix = self.target.to_bytes(2, "big")
+
+    def opened(self) -> None:
+        """The peer knows it: plain data frames from now on."""
+        self.kind = int(Kind.DATA)
+        self.prefix = b""

@@ -1,0 +1,1 @@
+"""TCP and ICMP as they stand in packets."""

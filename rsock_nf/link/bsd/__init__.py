@@ -1,0 +1,1 @@
+"""The link on the BSDs and macOS."""

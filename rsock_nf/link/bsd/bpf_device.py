@@ -1,0 +1,296 @@
+"""The link on FreeBSD, NetBSD, OpenBSD and macOS: one /dev/bpf descriptor.
+
+The way of a packet through this file:
+
+1. ``bpf_descriptor`` opens a device that is free and sets it up.
+2. In: one read(2) takes a whole buffer, and ``bpf_buffer`` cuts it into packets.  The kernel may have merged segments
+   (LRO); it does not tell where, but a frame's own length does, so ``segment_size`` stays 0.
+3. Out: there is no GSO.  ``segmentation`` cuts a burst into segments with their checksums, the link header comes from
+   the next hops (Ethernet) or is the address family (DLT_NULL, DLT_LOOP), and each segment is one write(2).
+4. Lost: an interface that goes takes the device with it; ``LinkEvent.GONE`` has the link opened anew.
+
+What it is not: a TCP.  It changes nothing behind the IP header, and keeps nothing of a flow.
+Source: bpf(4) of each system.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from rsock_nf.core.tcp.checksum import pseudo_header_sum
+from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
+from rsock_nf.link import LinkCounters, LinkEvent, Match
+from rsock_nf.link.bsd.abi import Abi, load
+from rsock_nf.link.bsd.bpf_buffer import BufferReader
+from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
+from rsock_nf.link.segmentation import cut, ip_header_length
+
+__all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]
+
+_MAX_IP_BYTES: Final = 65_535
+_LEAST_IP_BYTES: Final = 20
+_DEFAULT_MTU: Final = 1500
+_H: Final = struct.Struct("!H")
+_TCP: Final = 6
+
+
+class NextHopSource(Protocol):
+    """Where the link headers of an Ethernet device come from, and the news about it: ``bsd_next_hop.NextHops``."""
+
+    moved_to: str
+
+    @property
+    def mtu(self) -> int:
+        """Of the device, bytes."""
+
+    def header(self, remote: bytes) -> bytes | None:
+        """The link header for a packed destination address; None = not resolved."""
+
+    def fileno(self) -> int:
+        """See ``Link.event_fileno``."""
+
+    def events(self) -> list[LinkEvent]:
+        """See ``Link.events``."""
+
+    def follow(self, remote: IPAddress) -> None:
+        """See ``Link.follow``."""
+
+    def forget(self, remote: IPAddress) -> None:
+        """See ``Link.forget``."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """See ``Link.suspect``."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """See ``Link.source_for``."""
+
+    def tick(self, now: float) -> None:
+        """See ``Link.tick``."""
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+
+
+class BpfLink:
+    """``Link`` over /dev/bpf on ``ifname``, as the system named by ``abi`` has it.
+
+    Without ``match`` nothing is received until ``rematch``.  Without ``next_hops`` the link answers on Ethernet to those
+    only whose link header it got (``Outgoing.reply_to``), and takes the MTU for 1,500.  It owns ``next_hops``.
+    ``receive_buffer``: bytes asked for; the system's most, BPF_MAXBUFSIZE, is the limit, and the kernel may say less.
+    After ``LinkEvent.GONE`` it is of no more use: close it, open another.  Raises ``LinkError``.
+    """
+
+    def __init__(
+        self,
+        ifname: str,
+        match: Match | None = None,
+        *,
+        abi: str | Abi,
+        syscalls: SystemCalls | None = None,
+        next_hops: NextHopSource | None = None,
+        receive_buffer: int = 32 << 20,
+    ) -> None:
+        self.device = ifname
+        self.moved_to = ""
+        self._next_hops = next_hops
+        self.max_burst_bytes = _MAX_IP_BYTES
+        """Cut here and not in the core: what a burst costs is then paid once for all of its segments."""
+        self._counters = LinkCounters()
+        self._events: dict[LinkEvent, None] = {}
+        self._told_down = False
+        """A write said so, and none has succeeded since."""
+        table = abi if isinstance(abi, Abi) else load(abi)
+        self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
+        self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
+        self._gone = (table["ENXIO"], table["ENODEV"])
+        self._reader = BufferReader(table)
+        self._bpf = BpfDescriptor(ifname, match, table, syscalls or KernelCalls(), receive_buffer)
+        self._read_mtu()
+
+    def _read_mtu(self) -> None:
+        """``mtu``: of the interface, or less where bpf itself writes no frame so long."""
+        self._device_mtu = self._next_hops.mtu if self._next_hops else _DEFAULT_MTU
+        self.mtu = min(self._device_mtu, self._bpf.largest_frame - self._bpf.link_bytes)
+
+    def rematch(self, match: Match) -> None:
+        """See ``Link.rematch``.  A client's filter is locked where the system can: that raises ``LinkError``."""
+        self._bpf.set_match(match)
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    @property
+    def sends(self) -> bool:
+        """False where the system's bpf can only receive on an interface of this kind."""
+        return self._bpf.sends
+
+    def fileno(self) -> int:
+        """The device: readable when packets wait."""
+        return self._bpf.fileno()
+
+    def receive(self, budget: int) -> list[Packet]:  # noqa: ARG002 - see below
+        """One buffer, whole, however many packets that is: what is left over would not make the device readable."""
+        try:
+            buffer = self._bpf.read()
+        except OSError as error:
+            if not (isinstance(error, BlockingIOError | InterruptedError) or error.errno == self._again):
+                self._events[LinkEvent.GONE] = None  # ENXIO, ENETDOWN, EIO: as each system has it, this device is lost
+            return []
+        if not buffer:  # idle: OpenBSD, or a read time-out
+            return []
+        found, truncated = self._reader.packets(buffer)
+        start, mtu = self._bpf.link_bytes, self._device_mtu
+        packets = []
+        received = 0
+        for frame in found:
+            data = frame[start:]
+            if len(data) < _LEAST_IP_BYTES:  # not what the filter lets through
+                truncated += 1
+                continue
+            packets.append(Packet(data, 0, checksum_state(data, mtu), bytes(frame[:start])))
+            received += len(data)
+        counters = self._counters
+        counters.truncated += truncated
+        counters.received_packets += len(packets)
+        counters.received_bytes += received
+        return packets
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def send(self, bursts: Sequence[Outgoing]) -> int:
+        """See ``Link.send``: every burst is sent or dropped.
+
+        A write(2) to bpf never waits for room: a full queue is an error, and not every system lets one wait for its end.
+        """
+        for burst in bursts:
+            segment = burst.segment_size or burst.payload_size
+            if len(burst.headers) + min(segment, burst.payload_size) > self.mtu:
+                self._counters.too_big += 1
+                continue
+            link = self._link_header(burst.headers, burst.reply_to)
+            if link is None:
+                self._counters.unresolved += 1
+            else:
+                self._send(cut(burst), link)
+        return len(bursts)
+
+    def _link_header(self, headers: bytes, reply_to: bytes) -> bytes | None:
+        """The link header toward the destination of ``headers``; None = not resolved yet."""
+        constant = self._bpf.constant_header
+        if constant is not None:
+            return constant[headers[0] >> 4]
+        if reply_to:
+            return reply_to[6:12] + reply_to[:6] + reply_to[12:]
+        if self._next_hops is None:
+            return None
+        return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
+
+    def _send(self, packets: Sequence[bytes], link: bytes) -> None:
+        """Write complete packets.  What the kernel refuses ends the burst: those behind it would fare no better."""
+        counters = self._counters
+        for packet in packets:
+            try:
+                self._bpf.write(link + packet)
+            except OSError as error:
+                self._refused(error)
+                return
+            counters.sent_segments += 1
+            counters.sent_bytes += len(packet)
+        counters.sent_packets += 1
+        if self._told_down:
+            self._told_down = False
+            self._events[LinkEvent.UP] = None
+
+    def _refused(self, error: OSError) -> None:
+        """Count what the kernel did not take, and see what became of the interface."""
+        if isinstance(error, BlockingIOError) or error.errno in self._full:
+            self._counters.send_full += 1
+        elif error.errno == self._too_big:
+            self._counters.too_big += 1
+        else:
+            self._counters.send_errors += 1
+            if error.errno == self._down and not self._told_down:
+                self._told_down = True
+                self._events[LinkEvent.DOWN] = None  # still attached: works again when it is up
+            elif error.errno in self._gone:
+                self._events[LinkEvent.GONE] = None
+
+    # -- what happens to the interface ----------------------------------------------------------------------------
+
+    def event_fileno(self) -> int:
+        """Readable when the routing socket told something."""
+        return self._next_hops.fileno() if self._next_hops else -1
+
+    def events(self) -> list[LinkEvent]:
+        """See ``Link.events``; also what sends and receives met with."""
+        news = dict.fromkeys(self._next_hops.events()) if self._next_hops else {}
+        if self._next_hops:
+            self._read_mtu()
+            if LinkEvent.MOVED in news:
+                self.moved_to = self._next_hops.moved_to
+        found = list(self._events | news)
+        self._events.clear()
+        return found
+
+    def follow(self, remote: IPAddress) -> None:
+        """See ``Link.follow``."""
+        if self._next_hops:
+            self._next_hops.follow(remote)
+
+    def forget(self, remote: IPAddress) -> None:
+        """See ``Link.forget``."""
+        if self._next_hops:
+            self._next_hops.forget(remote)
+
+    def suspect(self, remote: IPAddress) -> None:
+        """See ``Link.suspect``."""
+        if self._next_hops:
+            self._next_hops.suspect(remote)
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """See ``Link.source_for``."""
+        return self._next_hops.source_for(remote) if self._next_hops else None
+
+    def tick(self, now: float) -> None:
+        """See ``Link.tick``."""
+        if self._next_hops:
+            self._next_hops.tick(now)
+        self._bpf.read_statistics()
+
+    def counters(self) -> LinkCounters:
+        """See ``Link.counters``."""
+        self._bpf.read_statistics()
+        return dataclasses.replace(self._counters, receive_drops=self._bpf.dropped)
+
+    def close(self) -> None:
+        """See ``Link.close``."""
+        if self._next_hops:
+            self._next_hops.close()
+        self._bpf.close()
+
+
+def checksum_state(packet: Buffer, mtu: int) -> Checksum:
+    """What is known of the TCP checksum of a captured IP packet (at least 20 bytes).
+
+    bpf does not say, but two things can be seen.  A packet above the MTU was merged (LRO), by somebody who verified what
+    he merged and need not have put the field right.  A field that holds nothing but the pseudo-header's sum was left to
+    a NIC that the packet never met: it comes from this host or, in a virtual machine, from the same machine.
+    """
+    version = packet[0] >> 4
+    header = ip_header_length(packet)
+    if version == 4:
+        (total,) = _H.unpack_from(packet, 2)
+        addresses, protocol = (slice(12, 16), slice(16, 20)), packet[9]
+    else:
+        total = 40 + (packet[4] << 8 | packet[5])
+        addresses, protocol = (slice(8, 24), slice(24, 40)), packet[6]
+    if total > mtu:
+        return Checksum.VALID
+    if protocol != _TCP or len(packet) < header + 18 or total < header:
+        return Checksum.VERIFY
+    (field,) = _H.unpack_from(packet, header + 16)
+    source, destination = (bytes(packet[part]) for part in addresses)
+    partial = pseudo_header_sum(source, destination, total - header) == field
+    return Checksum.PARTIAL if partial else Checksum.VERIFY

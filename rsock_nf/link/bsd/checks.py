@@ -1,0 +1,59 @@
+"""What of a BSD or macOS host a tunnel needs, looked at one by one.  It reads, and opens a device for a moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from rsock_nf.link import LinkError
+from rsock_nf.link.bsd.abi import Abi
+from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, SystemCalls
+from rsock_nf.link.bsd.routes import find_interface, is_up
+from rsock_nf.link.bsd.routing import RouteSocket
+from rsock_nf.link.checks import Finding, Verdict
+
+
+def examine_host(abi: Abi) -> list[Finding]:
+    """See ``System.examine_host``."""
+    return [
+        Finding(
+            Verdict.OK, "kernel", f"{os.uname().sysname} {os.uname().release}: the layouts of {abi.system} are used"
+        )
+    ]
+
+
+def examine_device(abi: Abi, calls: SystemCalls, kernel: RouteSocket, device: str, *, tap: bool) -> Iterator[Finding]:
+    """See ``System.examine_device``."""
+    try:
+        interface = find_interface(kernel, device)
+    except LinkError as error:
+        yield Finding(Verdict.FAIL, "device", str(error))
+        return
+    if not is_up(kernel, interface):
+        yield Finding(Verdict.FAIL, "device", f"{device} is down, or has no carrier: ifconfig {device} up")
+        return
+    if interface.mtu < 1280:
+        text = f"{device}, MTU {interface.mtu}: IPv6 wants 1280: ifconfig {device} mtu 1280"
+        yield Finding(Verdict.WARN, "device", text)
+    else:
+        yield Finding(Verdict.OK, "device", f"{device}, MTU {interface.mtu}")
+    if tap:
+        yield _bpf(abi, calls, device)
+
+
+def _bpf(abi: Abi, calls: SystemCalls, device: str) -> Finding:
+    """A device that captures nothing, attached as ``up`` would."""
+    try:
+        bpf = BpfDescriptor(device, None, abi, calls, abi["BPF_MAXBUFSIZE"])
+    except LinkError as error:
+        return Finding(Verdict.FAIL, "bpf", str(error))
+    buffer_bytes, sends = bpf.buffer_bytes, bpf.sends
+    bpf.close()
+    if not sends:
+        return Finding(Verdict.FAIL, "bpf", receives_only(device))
+    return Finding(Verdict.OK, "bpf", f"can be attached to {device}, with two buffers of {buffer_bytes >> 10} KiB")
+
+
+def receives_only(device: str) -> str:
+    """Why fake TCP cannot be sent on ``device``."""
+    return f'{device}: this system\'s bpf(4) sends on Ethernet only: take an Ethernet "device", or "type": "udp"'

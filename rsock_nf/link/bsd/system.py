@@ -1,0 +1,89 @@
+"""What FreeBSD, NetBSD, OpenBSD and macOS bring to the door: /dev/bpf, routing sockets, plain UDP."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link import Link, LinkError, Match, Route
+from rsock_nf.link.bsd import checks as bsd_checks
+from rsock_nf.link.bsd import routes as bsd_routes
+from rsock_nf.link.bsd.abi import load
+from rsock_nf.link.bsd.bpf_device import BpfLink, KernelCalls, SystemCalls
+from rsock_nf.link.bsd.next_hop import NextHops
+from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
+from rsock_nf.link.bsd.udp import PlainUdp, destination_option
+from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.remedies import BSD
+from rsock_nf.link.udp import UdpSystem
+
+
+class Bsd:
+    """See ``System``.  The calls of its kernel are arguments: by default those of the one that this process runs on."""
+
+    run_directory = Path("/var/run")
+    has_capabilities = False
+    socket_path_bytes = 103
+
+    def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
+        self._abi = load(name)
+        self._bpf = bpf
+        self.remedies = BSD[name]
+        self._routing = routing or KernelRouting(self._abi)
+        self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
+
+    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``."""
+        with contextlib.ExitStack() as undo:
+            next_hops = NextHops(device, undo.enter_context(contextlib.closing(self._kernel())))
+            if not next_hops.up:
+                raise LinkError(f"{device}: the interface is down, or has no carrier: ifconfig {device} up")
+            link = BpfLink(
+                device, match, abi=self._abi, syscalls=self._bpf, next_hops=next_hops, receive_buffer=receive_buffer
+            )
+            undo.callback(link.close)
+            if not link.sends:
+                raise LinkError(bsd_checks.receives_only(device))
+            undo.pop_all()
+        return link
+
+    def route_to(self, remote: IPAddress) -> Route:
+        """See ``route_to``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.route_to(kernel, remote)
+
+    def default_device(self, version: int | None) -> str | None:
+        """See ``default_device``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.default_device(kernel, version)
+
+    def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
+        """See ``device_addresses``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return bsd_routes.device_addresses(kernel, device)
+
+    def route_mtu(self, remote: IPAddress) -> int:
+        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises ``OSError``."""
+        with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
+            route = kernel.route(remote)
+            return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)
+
+    def examine_host(self) -> list[Finding]:
+        """See ``System.examine_host``."""
+        return bsd_checks.examine_host(self._abi)
+
+    def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
+        """See ``System.examine_device``."""
+        try:
+            kernel = self._kernel()
+        except LinkError as error:
+            return [Finding(Verdict.FAIL, "device", str(error))]
+        with contextlib.closing(kernel):
+            return list(bsd_checks.examine_device(self._abi, self._bpf or KernelCalls(), kernel, device, tap=tap))
+
+    def _kernel(self) -> RouteSocket:
+        try:
+            return RouteSocket(self._abi, self._routing)
+        except OSError as error:
+            raise LinkError(f"no routing socket can be had: {error.strerror}") from None

@@ -1,0 +1,178 @@
+"""Batched reading of datagrams: recvmmsg(2) through ctypes, one foreign call for a batch.
+
+What it is: every array that the kernel needs is built once; a read is one call, and what it
+returned is looked at through memoryviews of those arrays, a whole batch with one slice where
+possible.  What it is not: a socket.  It takes a descriptor, does not own it, and knows nothing
+of what the bytes mean.
+
+The layout of ``struct msghdr`` and ``struct mmsghdr`` is Linux on LP64
+(include/linux/socket.h): 56 and 64 bytes, asserted below.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+MSG_CTRUNC: Final = 0x8
+MSG_TRUNC: Final = 0x20
+MSG_DONTWAIT: Final = 0x40
+
+_STAGGER: Final = 1280 + 64
+"""Added to each slot's size: slots a power of two apart would begin in the same cache sets."""
+_CACHE_LINE: Final = 64
+_NO_MESSAGE: Final = (errno.EAGAIN, errno.EINTR)
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _MsgHdr(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("namelen", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iovlen", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("controllen", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _MMsgHdr(ctypes.Structure):
+    _fields_ = (("header", _MsgHdr), ("length", ctypes.c_uint32))
+
+
+if (ctypes.sizeof(_IoVec), ctypes.sizeof(_MsgHdr), ctypes.sizeof(_MMsgHdr)) != (16, 56, 64):
+    raise ImportError("rsock_nf.link.linux.mmsg knows the LP64 layout of struct mmsghdr only")
+
+_MESSAGE: Final = ctypes.sizeof(_MMsgHdr)
+_WORDS: Final = _MESSAGE // 4
+"""struct mmsghdr as 32-bit words (and half as many 64-bit ones); the members the kernel writes among them."""
+_NAMELEN: Final = _MsgHdr.namelen.offset // 4
+_CONTROLLEN: Final = _MsgHdr.controllen.offset // 8
+_FLAGS: Final = _MsgHdr.flags.offset // 4
+_LENGTH: Final = _MMsgHdr.length.offset // 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_recvmmsg = _libc.recvmmsg
+_recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+_recvmmsg.restype = ctypes.c_int
+
+
+def _address(buffer: bytearray) -> int:
+    """Where ``buffer`` lies; it cannot be resized as long as the view that ctypes holds lives."""
+    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+
+
+class BatchReader:
+    """``slots`` receive buffers of ``slot_bytes`` each, filled by one recvmmsg(2).
+
+    Contents are valid until the next ``read``.  Per message, ``names`` bytes of the sender's
+    sockaddr and ``control`` bytes of ancillary data are kept; 0 means none.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int, *, names: int = 0, control: int = 0) -> None:
+        if slots < 1 or slot_bytes < 1:
+            raise ValueError("a batch needs at least one slot of at least one byte")
+        self.slots = slots
+        self.slot_bytes = slot_bytes
+        self.name_stride = names
+        """Bytes from one slot's sockaddr to the next in ``names_raw``."""
+        self.control_stride = -(-control // 8) * 8
+        """Room for ancillary data in each slot, rounded up to struct cmsghdr's alignment."""
+        stride = -(-slot_bytes // _CACHE_LINE) * _CACHE_LINE + _STAGGER
+        self._data = bytearray(slots * stride)
+        self._names = bytearray(slots * names)
+        self._control = bytearray(slots * self.control_stride)
+        whole = memoryview(self._data)
+        self.views: list[memoryview] = [whole[i * stride : i * stride + slot_bytes] for i in range(slots)]
+        """The buffer of each slot, all of ``slot_bytes``; cut it with ``lengths``."""
+        self._vectors = (_IoVec * slots)()
+        self._messages = (_MMsgHdr * slots)()
+        self._point_at_buffers(stride)
+        self._pointer = ctypes.addressof(self._messages)
+        self._raw = memoryview(self._messages).cast("B")
+        self._fresh = memoryview(bytes(self._raw))
+        """The headers as the kernel must find them."""
+        words, longs = self._raw.cast("I"), self._raw.cast("Q")
+        self._length_column = words[_LENGTH::_WORDS]
+        self._flag_column = words[_FLAGS::_WORDS]
+        self._name_length_column = words[_NAMELEN::_WORDS]
+        self._control_length_column = longs[_CONTROLLEN :: _WORDS // 2]
+        self._used = 0
+
+    def _point_at_buffers(self, stride: int) -> None:
+        data = _address(self._data)
+        names = _address(self._names) if self._names else None
+        control = _address(self._control) if self._control else None
+        vectors = ctypes.addressof(self._vectors)
+        for i in range(self.slots):
+            self._vectors[i].base = data + i * stride
+            self._vectors[i].length = self.slot_bytes
+            header = self._messages[i].header
+            header.iov = vectors + i * ctypes.sizeof(_IoVec)
+            header.iovlen = 1
+            if names is not None:
+                header.name = names + i * self.name_stride
+                header.namelen = self.name_stride
+            if control is not None:
+                header.control = control + i * self.control_stride
+                header.controllen = self.control_stride
+
+    def read(self, descriptor: int, limit: int | None = None) -> int:
+        """Fill at most ``limit`` slots (default: all); how many were filled, 0 when nothing waits.  Never blocks.
+
+        Raises ``OSError`` for everything but EAGAIN and EINTR.
+        """
+        used = self._used * _MESSAGE
+        if used:  # msg_namelen and msg_controllen are value-result (recvmsg(2)): one copy restores them all
+            self._raw[:used] = self._fresh[:used]
+        slots = self.slots if limit is None else min(limit, self.slots)
+        count: int = _recvmmsg(descriptor, self._pointer, slots, MSG_DONTWAIT, None)
+        if count >= 0:
+            self._used = count
+            return count
+        # A failed call may have touched the first header (struct user_msghdr is copied back late).
+        self._used = 1
+        error = ctypes.get_errno()
+        if error in _NO_MESSAGE:
+            return 0
+        raise OSError(error, os.strerror(error))
+
+    def lengths(self, count: int) -> list[int]:
+        """Bytes in each of the first ``count`` slots; at most ``slot_bytes``, also when the message was longer."""
+        return self._length_column[:count].tolist()
+
+    def flags(self, count: int) -> list[int]:
+        """msg_flags of each of the first ``count`` slots: ``MSG_TRUNC``, ``MSG_CTRUNC``."""
+        return self._flag_column[:count].tolist()
+
+    def any_flags(self, count: int) -> bool:
+        """Whether any of the first ``count`` slots has a bit set in msg_flags."""
+        return any(self._flag_column[:count])
+
+    def names_raw(self, count: int) -> bytes:
+        """The sockaddrs of the first ``count`` slots, ``name_stride`` bytes each.
+
+        A whole batch is compared at once: ``names_raw(n) == name * n``.  Where a sockaddr is shorter
+        than the stride the rest stays zero: a socket has one address family, so its sockaddrs have one size.
+        """
+        return bytes(memoryview(self._names)[: count * self.name_stride])
+
+    def name(self, slot: int) -> bytes:
+        """The sockaddr of one slot, as long as the kernel made it."""
+        start = slot * self.name_stride
+        return bytes(self._names[start : start + min(self._name_length_column[slot], self.name_stride)])
+
+    def any_control(self, count: int) -> bool:
+        """Whether any of the first ``count`` slots has ancillary data."""
+        return any(self._control_length_column[:count])
+
+    def control(self, slot: int) -> bytes:
+        """Ancillary data of one slot: a run of struct cmsghdr, b"" when there is none."""
+        start = slot * self.control_stride
+        return bytes(self._control[start : start + self._control_length_column[slot]])

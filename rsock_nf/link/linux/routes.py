@@ -1,0 +1,107 @@
+"""Where packets to an address would go, asked once: what one wants to know before there is a link.
+
+``route_to``, ``default_device`` and ``device_addresses`` open and close a netlink socket each; the others are what they
+share with ``next_hop``.  Not here: following what changes, which is that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link import LinkError, Route, abroad
+from rsock_nf.link.linux import rtnetlink as rtnl
+from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteReply, RouteSocket
+
+
+def route_to(remote: IPAddress) -> Route:
+    """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
+    with contextlib.closing(RouteSocket()) as kernel:
+        scope = getattr(remote, "scope_id", None)
+        if remote.is_link_local and remote.version == 6 and not scope:
+            raise LinkError(f"{remote}: a link-local address needs its device, as in {remote}%eth0")
+        found = find_route(kernel, remote, find_device(kernel, scope).ifindex if scope else 0)
+        device = name_of(kernel, found.ifindex) if found else None
+        if found is None or device is None:
+            raise LinkError(f"no route to {remote}; `ip route get {remote}` says why")
+        return Route(device, found.source, found.gateway, found.kind == rtnl.RTN_LOCAL)
+
+
+def default_device(version: int | None = None) -> str | None:
+    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
+
+    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
+    """
+    with contextlib.closing(RouteSocket()) as kernel:
+        for probe in abroad(version):
+            found = find_route(kernel, probe)
+            device = name_of(kernel, found.ifindex) if found else None
+            if device is not None:
+                return device
+        indexes = {
+            a.ifindex
+            for a in kernel.addresses()
+            if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
+        }
+        devices = [_device_of(kernel, index) for index in indexes]
+        names = [device.name for device in devices if device is not None and not device.flags & rtnl.IFF_LOOPBACK]
+    return names[0] if len(names) == 1 else None
+
+
+def device_addresses(device: str) -> tuple[IPAddress, ...]:
+    """Its addresses of global scope (the loopback device: of host scope too), lasting and usable ones first.
+
+    Raises ``LinkError`` when there is no such device.
+    """
+    with contextlib.closing(RouteSocket()) as kernel:
+        link = find_device(kernel, device)
+        scopes = (rtnl.SCOPE_GLOBAL, rtnl.SCOPE_HOST) if link.flags & rtnl.IFF_LOOPBACK else (rtnl.SCOPE_GLOBAL,)
+        return tuple(a.address for a in ranked(kernel.addresses(), link.ifindex) if a.scope in scopes)
+
+
+def ranked(addresses: Iterable[DeviceAddress], ifindex: int) -> list[DeviceAddress]:
+    """Those of a device that can be used: global before others, settled before tentative, lasting before temporary."""
+    own = [a for a in addresses if a.ifindex == ifindex and not a.flags & rtnl.IFA_F_DADFAILED]
+    return sorted(
+        own, key=lambda a: (a.scope, a.flags & (rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DEPRECATED) != 0, is_temporary(a))
+    )
+
+
+def is_temporary(address: DeviceAddress) -> bool:
+    """RFC 8981.  On IPv4 the same bit marks a second address of a subnet."""
+    return isinstance(address.address, IPv6Address) and address.flags & rtnl.IFA_F_TEMPORARY != 0
+
+
+def find_device(kernel: RouteSocket, device: str) -> Device:
+    """Raises ``LinkError`` when there is none of that name."""
+    try:
+        return kernel.device(device)
+    except OSError as error:
+        if error.errno in {errno.ENODEV, errno.ERANGE, errno.EINVAL}:
+            raise LinkError(f"{device}: no such device; `ip link` lists them") from error
+        raise LinkError(f"{device}: {error.strerror}") from error
+
+
+def name_of(kernel: RouteSocket, ifindex: int) -> str | None:
+    """None = it has gone since its index was told."""
+    device = _device_of(kernel, ifindex)
+    return device.name if device else None
+
+
+def _device_of(kernel: RouteSocket, ifindex: int) -> Device | None:
+    try:
+        return kernel.device(index=ifindex)
+    except OSError:
+        return None
+
+
+def find_route(kernel: RouteSocket, remote: IPAddress, ifindex: int = 0) -> RouteReply | None:
+    """None also for routes that lead nowhere (unreachable, blackhole, prohibit) or to many."""
+    try:
+        found = kernel.route(remote, ifindex)
+    except OSError:
+        return None
+    return found if found.kind in {rtnl.RTN_UNICAST, rtnl.RTN_LOCAL} else None

@@ -1,0 +1,366 @@
+"""Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE sockets of our own.
+
+What it is: a request/answer socket, a socket for multicast news, and what ``next_hop`` and ``routes`` need of their
+messages as small values.  pyroute2's message classes encode and decode; its ``IPRoute``, which brings an event loop and threads,
+is not used.  A request never waits on the network: the kernel answers within send(2), or while a dump is read.
+
+Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final, NamedTuple
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link.linux.buffers import enlarge_receive
+from rsock_nf.link.routing_socket import RECEIVE_BYTES, drain, is_answered
+
+RTM_NEWLINK: Final = 16
+RTM_DELLINK: Final = 17
+RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
+RTM_NEWNEIGH: Final = 28
+RTM_DELNEIGH: Final = 29
+_RTM_GETLINK: Final = 18
+_RTM_GETADDR: Final = 22
+_RTM_GETROUTE: Final = 26
+_RTM_GETNEIGH: Final = 30
+
+NEWS_GROUPS: Final = (1, 3, 5, 7, 8, 9, 11, 19, 32)
+"""RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, NEXTHOP"""
+
+IFF_UP: Final = 0x1
+IFF_LOOPBACK: Final = 0x8
+IFF_RUNNING: Final = 0x40
+IFF_NOARP: Final = 0x80
+
+NUD_REACHABLE: Final = 0x02
+NUD_STALE: Final = 0x04
+NUD_DELAY: Final = 0x08
+NUD_PROBE: Final = 0x10
+NUD_FAILED: Final = 0x20
+NUD_NOARP: Final = 0x40
+NUD_PERMANENT: Final = 0x80
+_NTF_USE: Final = 0x01
+NTF_EXT_LEARNED: Final = 0x10
+
+IFA_F_TEMPORARY: Final = 0x01  # on IPv4 the same bit means "secondary"
+IFA_F_DADFAILED: Final = 0x08
+IFA_F_DEPRECATED: Final = 0x20
+IFA_F_TENTATIVE: Final = 0x40
+SCOPE_GLOBAL: Final = 0
+SCOPE_HOST: Final = 254
+RTN_UNICAST: Final = 1
+RTN_LOCAL: Final = 2
+
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_NLM_F_REQUEST: Final = 0x001
+_NLM_F_ACK: Final = 0x004
+_NLM_F_DUMP_INTR: Final = 0x010
+_NLM_F_DUMP: Final = 0x300
+_NLM_F_CREATE: Final = 0x400
+_AF_NETLINK: Final = 16
+_NETLINK_ROUTE: Final = 0
+_SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_NEWS_BUFFER: Final = 1 << 20
+_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
+_DUMPS: Final = 8
+
+
+class Device(NamedTuple):
+    """RTM_NEWLINK, as far as we look."""
+
+    ifindex: int
+    name: str
+    flags: int
+    link_type: int
+    """ARPHRD_*"""
+    mtu: int
+    address: bytes
+
+    @property
+    def up(self) -> bool:
+        """Set up by the administrator and with a carrier, or of a kind that knows none."""
+        return self.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+
+
+class DeviceAddress(NamedTuple):
+    """RTM_NEWADDR."""
+
+    ifindex: int
+    address: IPAddress
+    scope: int
+    flags: int
+
+
+class Neighbour(NamedTuple):
+    """RTM_NEWNEIGH."""
+
+    ifindex: int
+    address: IPAddress
+    state: int
+    flags: int
+    lladdr: bytes
+    """b"" = not known."""
+
+
+class RouteReply(NamedTuple):
+    """What RTM_GETROUTE answers for one destination, of a multipath route too."""
+
+    ifindex: int
+    gateway: IPAddress | None
+    """None = on-link.  May be IPv6 for an IPv4 destination (RTA_VIA, RFC 5549)."""
+    source: IPAddress | None
+    kind: int
+    """RTN_*"""
+
+
+def kind_of(message: bytes) -> int:
+    """RTM_*"""
+    return int(_HEADER.unpack_from(message)[1])
+
+
+class RouteSocket:
+    """A NETLINK_ROUTE socket; raises ``OSError`` as the kernel says."""
+
+    def __init__(self, groups: Iterable[int] = ()) -> None:
+        self._sequence = 0
+        self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind((0, 0))
+            for group in groups:
+                self._join(group)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _join(self, group: int) -> None:
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.3 there is no RTNLGRP_NEXTHOP
+                raise
+
+    def enlarge(self) -> None:
+        """Room for a burst of news; without privilege the default must do, and an overrun is handled anyway."""
+        enlarge_receive(self._socket, _NEWS_BUFFER)
+
+    def fileno(self) -> int:
+        """Readable when news wait."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._socket.close()
+
+    def news(self) -> tuple[list[bytes], bool]:
+        """Messages that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS)."""
+        reads, overrun = drain(self._socket)
+        return [message for data in reads for message in _split(data)], overrun
+
+    # -- requests
+
+    def device(self, name: str = "", index: int = 0) -> Device:
+        """By name or index.  Raises ``OSError`` (ENODEV)."""
+        request = ifinfmsg()
+        request["index"] = index
+        request["attrs"] = [["IFLA_IFNAME", name]] if name else []
+        return parse_device(self._ask(request, _RTM_GETLINK))
+
+    def addresses(self) -> list[DeviceAddress]:
+        """Of all devices, in the kernel's order."""
+        return [parse_address(raw) for raw in self._dump(ifaddrmsg(), _RTM_GETADDR)]
+
+    def route(self, remote: IPAddress, index: int = 0) -> RouteReply:
+        """How a packet to ``remote`` would go, optionally out of device ``index``.  Raises ``OSError``."""
+        request = rtmsg()
+        request["family"] = _family(remote)
+        request["dst_len"] = remote.max_prefixlen
+        request["attrs"] = [["RTA_DST", _plain(remote)]]
+        if index:
+            request["attrs"].append(["RTA_OIF", index])
+        return _parse_route(self._ask(request, _RTM_GETROUTE))
+
+    def neighbour(self, index: int, address: IPAddress) -> Neighbour:
+        """The kernel's entry.  Raises ``OSError`` (ENOENT)."""
+        return parse_neighbour(self._ask(_neighbour(index, address), _RTM_GETNEIGH))
+
+    def use_neighbour(self, index: int, address: IPAddress, flags: int = 0) -> None:
+        """NTF_USE: as if a packet were sent to it, so the kernel resolves or re-checks.  Its outcome is news.
+
+        ``flags`` are the entry's so far: without NTF_EXT_LEARNED it would lose that.
+        """
+        request = _neighbour(index, address)
+        request["flags"] = _NTF_USE | flags & NTF_EXT_LEARNED
+        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK | _NLM_F_CREATE)
+
+    def probe_neighbour(self, index: int, address: IPAddress) -> None:
+        """Into NUD_PROBE: unicast probes at once, without the 5 s of NUD_DELAY.
+
+        The entry keeps its link address and flags: neither NLM_F_REPLACE nor NDA_LLADDR (net/core/neighbour.c,
+        ``neigh_add``).  Raises ``OSError`` where there is none, or one without link address.
+        """
+        request = _neighbour(index, address)
+        request["state"] = NUD_PROBE
+        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK)
+
+    def _ask(self, request: Any, kind: int, flags: int = 0) -> bytes:
+        """Send; the answer, or the acknowledgement."""
+        sequence = self._send(request, kind, flags)
+        while True:
+            for message in _split(self._receive()):
+                if _HEADER.unpack_from(message)[3] != sequence:
+                    continue  # late, of a request given up
+                _raise_if_error(message)
+                return message
+
+    def _dump(self, request: Any, kind: int) -> list[bytes]:
+        """Everything that is there.  The kernel says when it changed under our hands: then once more."""
+        messages, whole = self._dump_once(request, kind)
+        for _ in range(_DUMPS):
+            if whole:
+                break
+            messages, whole = self._dump_once(request, kind)
+        return messages
+
+    def _dump_once(self, request: Any, kind: int) -> tuple[list[bytes], bool]:
+        sequence = self._send(request, kind, _NLM_F_DUMP)
+        found: list[bytes] = []
+        whole = True
+        while True:
+            for message in _split(self._receive()):
+                _, answer, flags, number, _ = _HEADER.unpack_from(message)
+                if number != sequence:
+                    continue
+                whole = whole and not flags & _NLM_F_DUMP_INTR
+                if answer == _NLMSG_DONE:
+                    return found, whole
+                _raise_if_error(message)
+                found.append(message)
+
+    def _send(self, request: Any, kind: int, flags: int) -> int:
+        self._sequence += 1
+        request["header"]["type"] = kind
+        request["header"]["flags"] = _NLM_F_REQUEST | flags
+        request["header"]["sequence_number"] = self._sequence
+        request.reset()
+        request.encode()
+        self._socket.send(request.data)
+        return self._sequence
+
+    def _receive(self) -> bytes:
+        if not is_answered(self._socket):
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer a netlink request")
+        return self._socket.recv(RECEIVE_BYTES)
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    """A datagram's netlink messages, each aligned to 4 bytes."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length = int(_HEADER.unpack_from(data, at)[0])
+        if not _HEADER.size <= length <= len(data) - at:
+            return
+        yield data[at : at + length]
+        at += (length + 3) & ~3
+
+
+def _raise_if_error(message: bytes) -> None:
+    if kind_of(message) == _NLMSG_ERROR:
+        (code,) = struct.unpack_from("=i", message, _HEADER.size)
+        if code:
+            raise OSError(-code, os.strerror(-code))
+
+
+def _decoded(kind: Any, message: bytes) -> Any:
+    decoded = kind(message)
+    decoded.decode()
+    return decoded
+
+
+def parse_device(message: bytes) -> Device:
+    """RTM_NEWLINK, RTM_DELLINK."""
+    link = _decoded(ifinfmsg, message)
+    return Device(
+        link["index"],
+        link.get_attr("IFLA_IFNAME") or "",
+        link["flags"],
+        link["ifi_type"],
+        link.get_attr("IFLA_MTU") or 0,
+        _link_address(link.get_attr("IFLA_ADDRESS")),
+    )
+
+
+def parse_address(message: bytes) -> DeviceAddress:
+    """RTM_NEWADDR, RTM_DELADDR.  IFA_ADDRESS is the peer's on a point-to-point device, IFA_LOCAL ours."""
+    found = _decoded(ifaddrmsg, message)
+    own = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
+    flags = found.get_attr("IFA_FLAGS")
+    return DeviceAddress(found["index"], ip_address(own), found["scope"], found["flags"] if flags is None else flags)
+
+
+def parse_neighbour(message: bytes) -> Neighbour:
+    """RTM_NEWNEIGH, RTM_DELNEIGH of an IP family."""
+    entry = _decoded(ndmsg, message)
+    address = ip_address(entry.get_attr("NDA_DST"))
+    return Neighbour(
+        entry["ifindex"], address, entry["state"], entry["flags"], _link_address(entry.get_attr("NDA_LLADDR"))
+    )
+
+
+def device_key(message: bytes) -> tuple[int, int]:
+    """Address family and device index of an undecoded link, address or neighbour message: most are not about us.
+
+    The three structs have them at the same place.  A family but AF_UNSPEC in a link message means that a bridge
+    speaks of its port, in a neighbour message that it is no IP neighbour.
+    """
+    return message[16], int(struct.unpack_from("=i", message, 20)[0])
+
+
+def _parse_route(message: bytes) -> RouteReply:
+    route = _decoded(rtmsg, message)
+    gateway = route.get_attr("RTA_GATEWAY")
+    if gateway is None and (via := route.get_attr("RTA_VIA")) is not None:
+        gateway = via["addr"]
+    source = route.get_attr("RTA_PREFSRC")
+    return RouteReply(
+        route.get_attr("RTA_OIF") or 0,
+        ip_address(gateway) if gateway else None,
+        ip_address(source) if source else None,
+        route["type"],
+    )
+
+
+def _neighbour(index: int, address: IPAddress) -> Any:
+    request = ndmsg()
+    request["family"] = _family(address)
+    request["ifindex"] = index
+    request["attrs"] = [["NDA_DST", _plain(address)]]
+    return request
+
+
+def _link_address(text: str | None) -> bytes:
+    return bytes.fromhex(text.replace(":", "")) if text else b""
+
+
+def _plain(address: IPAddress) -> str:
+    """Without the scope: netlink names the device by index."""
+    return str(IPv6Address(address.packed)) if address.version == 6 else str(address)
+
+
+def _family(address: IPAddress) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6

@@ -1,0 +1,69 @@
+"""What Linux brings to the door: AF_PACKET, netlink, UDP_GRO and UDP_SEGMENT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link import Link, Match, Route
+from rsock_nf.link.checks import Finding
+from rsock_nf.link.remedies import LINUX
+from rsock_nf.link.udp import UdpSystem
+
+
+class Linux:
+    """See ``System``.  pyroute2 takes 0.3 s to import, so nothing is until it is asked for."""
+
+    run_directory = Path("/run")
+    has_capabilities = True
+    socket_path_bytes = 107
+    remedies = LINUX
+
+    @property
+    def udp(self) -> UdpSystem:
+        """See ``System.udp``."""
+        from rsock_nf.link.linux.udp import UDP
+
+        return UDP
+
+    @staticmethod
+    def open_link(device: str, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``."""
+        from rsock_nf.link.linux.af_packet import PacketLink
+
+        return PacketLink(device, match, receive_buffer=receive_buffer)
+
+    @staticmethod
+    def route_to(remote: IPAddress) -> Route:
+        """See ``route_to``."""
+        from rsock_nf.link.linux import routes
+
+        return routes.route_to(remote)
+
+    @staticmethod
+    def default_device(version: int | None) -> str | None:
+        """See ``default_device``."""
+        from rsock_nf.link.linux import routes
+
+        return routes.default_device(version)
+
+    @staticmethod
+    def device_addresses(device: str) -> tuple[IPAddress, ...]:
+        """See ``device_addresses``."""
+        from rsock_nf.link.linux import routes
+
+        return routes.device_addresses(device)
+
+    @staticmethod
+    def examine_host() -> list[Finding]:
+        """See ``System.examine_host``."""
+        from rsock_nf.link.linux import checks as linux_checks
+
+        return linux_checks.examine_host()
+
+    @staticmethod
+    def examine_device(device: str, *, tap: bool) -> list[Finding]:
+        """See ``System.examine_device``."""
+        from rsock_nf.link.linux import checks as linux_checks
+
+        return linux_checks.examine_device(device, tap=tap)

@@ -1,0 +1,1 @@
+"""Sockets toward applications, targets and UDP carriers; ports that are held."""

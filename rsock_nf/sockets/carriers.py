@@ -1,0 +1,340 @@
+"""UDP carriers: ordinary UDP sockets on which flows travel, ours and the far end's frames in them.
+
+``DialledCarrier`` is a client's: one socket, connected, for each flow.  ``CarrierPort`` is a server's: one socket for each
+port and family (or each address, where the configuration names some), on which any number of flows arrive; an answer leaves from the
+address that was asked.
+
+Unlike the application's sockets (``link.datagram``) they hand on what UDP_GRO merged as one buffer, for the codec opens a
+whole burst at once, and they send a burst as it is: one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the system has none of that,
+and for what is said otherwise on each, see ``link.udp``.
+DF is always set and the kernel's own idea of the path's MTU is ignored (IP_PMTUDISC_PROBE, ip(7)): the core finds the size that passes
+by padded probes, as it does for fake TCP.  The kernel refuses a UDP_SEGMENT size above the device's MTU by itself.
+
+Kernel sources: net/ipv4/udp.c (udp_send_skb), include/uapi/linux/in.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Hashable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, Outgoing, PortRange
+from rsock_nf.link import LinkError, system
+from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
+from rsock_nf.link.udp import Ancillary
+from rsock_nf.sockets.buffers import SLOT_BYTES, shared_slots
+from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
+
+_DISCARD: Final = 9
+_LEAST_MTU: Final = {socket.AF_INET: 576, socket.AF_INET6: 1280}
+_ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
+
+
+class _Carrier(UdpSocket):
+    """What both ends have in common: options, and sending a burst."""
+
+    def __init__(self, endpoint: Endpoint, device: str | None) -> None:
+        self._device = device
+        super().__init__(endpoint)
+
+    def _configure(self) -> None:
+        super()._configure()
+        if self._family == socket.AF_INET6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self._udp.never_fragment(self._socket)
+        if self._device is not None:
+            self._udp.bind_device(self._socket, self._device)
+
+    def _destination_of(self, key: FlowKey) -> Destination:
+        raise NotImplementedError
+
+    @property
+    def receive_drops(self) -> int:
+        """What arrived and found its receive buffer full, where the system tells."""
+        return self._udp.receive_drops(self._socket)
+
+    def send(self, burst: Outgoing) -> bool:
+        """Send a burst, whole or in the pieces that the kernel takes.
+
+        False = the socket buffer is full, and nothing of it was sent.  What the kernel refuses for another reason is dropped and counted.
+        """
+        if burst.carrier is None:
+            raise ValueError("a burst for the link")
+        destination = self._destination_of(burst.carrier)
+        data: Buffer = burst.payload[0] if len(burst.payload) == 1 else b"".join(burst.payload)
+        size = burst.segment_size
+        if not size or size >= len(data):
+            return self._sent(self._transmit(data, destination.ancillary, destination.address), 1)
+        at_once = min(UDP_MAX_SEGMENTS, self._burst_bytes // size) * size
+        if len(data) <= at_once:
+            return self._send_piece(burst.carrier, destination, data, size)
+        view = memoryview(data)
+        pieces = [view[at : at + at_once] for at in range(0, len(data), at_once)]
+        if not self._send_piece(burst.carrier, destination, pieces[0], size):
+            return False
+        for piece in pieces[1:]:  # the buffer has filled in between: what does not go now is lost, as on any queue
+            if not self._send_piece(burst.carrier, destination, piece, size):
+                self.counters.send_full += -(-len(piece) // size)
+        return True
+
+    def _send_piece(self, key: FlowKey, destination: Destination, data: Buffer, size: int) -> bool:
+        """One UDP_SEGMENT send, or one datagram after the other where the kernel refuses that."""
+        count = -(-len(data) // size)
+        if self._udp.bursts and size < self._single_from.get(key, SLOT_BYTES):
+            ancillary = [*destination.ancillary, *self._udp.segments(size)]
+            failure = self._transmit(data, ancillary, destination.address)
+            if failure not in NO_GSO:
+                return self._sent(failure, count)
+            if not self._send_each(destination, data, size, count):
+                remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
+            return True
+        self._send_each(destination, data, size, count)
+        return True
+
+    def _send_each(self, destination: Destination, data: Buffer, size: int, count: int) -> int:
+        """Datagram by datagram; errno of the first.  Where the first is too big, so are the others."""
+        view = memoryview(data)
+        first = self._transmit(view[:size], destination.ancillary, destination.address)
+        if first == errno.EMSGSIZE:
+            self.counters.too_big += count
+            return first
+        self.counters.sent_singly += count
+        self._settle(first, 1)
+        for at in range(size, len(data), size):
+            self._settle(self._transmit(view[at : at + size], destination.ancillary, destination.address), 1)
+        return first
+
+    def _sent(self, failure: int, count: int) -> bool:
+        """Account for one send; False = try it again later."""
+        if failure == errno.EAGAIN:
+            return False
+        if failure == errno.EMSGSIZE:
+            self.counters.too_big += count
+        else:
+            self._settle(failure, count)
+        return True
+
+
+class DialledCarrier(_Carrier):
+    """A client's flow over UDP, toward ``remote``.
+
+    ``source``: the address to send from; ``ports``: where the source port comes from (a random free one); by default the
+    kernel chooses either.  ``device``: the only one that it may use.
+    Raises ``LinkError``.
+    """
+
+    _purpose = "open a UDP flow to"
+
+    def __init__(
+        self,
+        remote: Endpoint,
+        *,
+        source: IPAddress | None = None,
+        ports: Sequence[PortRange] = (),
+        device: str | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._source = source
+        self._ports = [port for span in ports for port in range(span.first, span.last + 1)]
+        self._rng = rng
+        super().__init__(remote, device)
+        local = self._socket.getsockname()
+        self.key = FlowKey(
+            ip_address(local[0].partition("%")[0]).packed, local[1], remote.address.packed, remote.port, udp=True
+        )
+        self._to_remote = Destination(None, [])
+        self._slots = shared_slots()
+        self._refusals = 0
+        """ECONNREFUSED that ``refused`` has told of."""
+
+    def _attach(self, endpoint: Endpoint) -> None:
+        if self._ports or self._source is not None:
+            self._bind(endpoint)
+        self._socket.connect(to_socket_address(endpoint))
+
+    def _bind(self, remote: Endpoint) -> None:
+        """The source; of ``ports`` the first free one, from a random one on.  Raises ``OSError``."""
+        host = self._source or ip_address(_ANY[self._family])
+        start = int.from_bytes(self._rng(4), "big") % len(self._ports) if self._ports else 0
+        taken: OSError | None = None
+        for port in self._ports[start:] + self._ports[:start] or [0]:
+            try:
+                self._socket.bind(to_socket_address(Endpoint(host, port, remote.scope)))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                taken = error
+            else:
+                return
+        if taken is not None:
+            raise taken
+
+    def _destination_of(self, key: FlowKey) -> Destination:  # noqa: ARG002 - it has one
+        return self._to_remote
+
+    @property
+    def mtu(self) -> int:
+        """The largest IP packet of the route, bytes, as the kernel knows it now; 0 = there is no route."""
+        return _plausible(self._udp.route_mtu(self._socket), self._family)
+
+    def refused(self) -> bool:
+        """Since the last call a send or a read has got ECONNREFUSED: ICMP said that nobody has the server's port."""
+        told, self._refusals = self._refusals, self.counters.refused
+        return self._refusals > told
+
+    def receive(self) -> list[Carried]:
+        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
+        lengths = self._read(self._slots)
+        if not lengths:
+            return []
+        key = self.key
+        reader = self._slots.reader
+        views = reader.views
+        if not reader.any_control(len(lengths)):
+            received = [Carried(key, views[slot][:length], 0) for slot, length in enumerate(lengths)]
+        else:
+            received = [
+                Carried(key, views[slot][:length], self._udp.parse_control(reader.control(slot)).segment_size)
+                for slot, length in enumerate(lengths)
+            ]
+        self.counters.received += count_datagrams(received)
+        return received
+
+
+class CarrierPort(_Carrier):
+    """A server's port; an unspecified address takes every local one of its family.
+
+    Raises ``LinkError``.
+    """
+
+    _purpose = "serve UDP on"
+
+    def __init__(self, endpoint: Endpoint, *, device: str | None = None) -> None:
+        super().__init__(endpoint, device)
+        self.endpoint = endpoint
+        self._slots = shared_slots(NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control)
+        self._keys: dict[Hashable, FlowKey] = {}
+        """Sender and our address, as the kernel says them → flow."""
+        self._destinations: dict[Hashable, Destination] = {}
+        self._scopes: dict[Hashable, int] = {}
+        """Link-local senders → the device that they are on."""
+
+    def _attach(self, endpoint: Endpoint) -> None:
+        self._wildcard = endpoint.address.is_unspecified
+        if self._wildcard:
+            self._udp.ask_destination(self._socket)
+        self._socket.bind(to_socket_address(endpoint))
+
+    def receive(self) -> list[Carried]:
+        """See ``DialledCarrier.receive``."""
+        lengths = self._read(self._slots)
+        if not lengths:
+            return []
+        reader = self._slots.reader
+        stride = reader.name_stride
+        names = reader.names_raw(len(lengths))
+        views = reader.views
+        received: list[Carried] = []
+        last_name = last_control = b""
+        key, segment_size = None, 0
+        for slot, length in enumerate(lengths):
+            name, control = names[slot * stride : slot * stride + stride], reader.control(slot)
+            if key is None or name != last_name or control != last_control:
+                last_name, last_control = name, control
+                segment_size, source = self._udp.parse_control(control)
+                key = self._keys.get((name, source)) or self._learn(name, source)
+            received.append(Carried(key, views[slot][:length], segment_size))
+        self.counters.received += count_datagrams(received)
+        return received
+
+    def _learn(self, name: bytes, source: bytes) -> FlowKey:
+        """``name`` is a struct sockaddr_in or sockaddr_in6; ``source``, on a wildcard address, the answer's pktinfo."""
+        (port,) = struct.unpack_from("!H", name, 2)
+        local = self._udp.address_of(self._family, source).packed if source else b""
+        if self._family == socket.AF_INET:
+            remote = name[4:8]
+        else:
+            remote = name[8:24]
+            (scope,) = struct.unpack_from("@I", name, 24)
+            if scope:
+                remember(self._scopes, remote, scope)
+        key = FlowKey(local or self.endpoint.address.packed, self.endpoint.port, remote, port, udp=True)
+        remember(self._keys, (name, source), key)
+        return key
+
+    def _destination_of(self, key: FlowKey) -> Destination:
+        return self._destinations.get(key) or self._prepare(key)
+
+    def _prepare(self, key: FlowKey) -> Destination:
+        scope = self._scopes.get(key.remote, 0)
+        ancillary: Ancillary = []
+        if self._wildcard:
+            ancillary = self._udp.answer_from(self._family, self._udp.source_of(self._family, key.local, scope))
+        if self._family == socket.AF_INET:
+            destination = Destination((str(IPv4Address(key.remote)), key.remote_port), ancillary)
+        else:
+            destination = Destination((str(IPv6Address(key.remote)), key.remote_port, 0, scope), ancillary)
+        remember(self._destinations, key, destination)
+        return destination
+
+
+def count_datagrams(received: Sequence[Carried]) -> int:
+    """How many datagrams the kernel has merged into these."""
+    return sum([-(-len(item.data) // item.segment_size) if item.segment_size else 1 for item in received])
+
+
+def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
+    """What the route to the first of ``remotes`` that has one takes, bytes of an IP packet; 0 = none has.  Nothing is sent."""
+    for remote in remotes:
+        family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
+            if device is not None:
+                system().udp.bind_device(asked, device)
+            asked.connect(to_socket_address(Endpoint(remote, _DISCARD, (device or "") if remote.is_link_local else "")))
+            return _plausible(system().udp.route_mtu(asked), family)
+    return 0
+
+
+def _plausible(mtu: int, family: int) -> int:
+    """0 for what no device has: a route that was just deleted leads to one of 68 bytes (net/core/dst.c, blackhole_netdev)."""
+    return mtu if mtu >= _LEAST_MTU[socket.AddressFamily(family)] else 0
+
+
+def serve_ports(
+    ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None
+) -> list[CarrierPort]:
+    """A ``CarrierPort`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6 address.
+
+    All of them, or none and ``LinkError``.  A host without IPv6 serves IPv4 only.
+    """
+    opened: list[CarrierPort] = []
+    with contextlib.ExitStack() as stack:
+        hosts = list(addresses) or [ip_address(host) for family, host in _ANY.items() if _has(family)]
+        for span in ranges:
+            for port in range(span.first, span.last + 1):
+                for host in hosts:
+                    carrier = CarrierPort(Endpoint(host, port), device=device)
+                    stack.callback(carrier.close)
+                    opened.append(carrier)
+        stack.pop_all()
+    return opened
+
+
+def _has(family: socket.AddressFamily) -> bool:
+    """Whether the kernel has ``family`` at all (``ipv6.disable=1``)."""
+    try:
+        socket.socket(family, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise LinkError(f"cannot open a UDP socket: {error.strerror}") from error
+        return False
+    return True
+
+
+__all__ = ["CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]

@@ -1,0 +1,212 @@
+"""The application's side without UDP: a bound Unix-domain datagram socket, in and out in runs as a ``Listener``'s.
+
+Whoever sends from a socket that is bound itself, to an absolute path or an abstract name, is a peer and gets answers.
+All that send from unbound sockets are one peer, whose datagrams are carried and whose answers nobody can get: they are
+dropped and counted.  A peer whose path is relative is treated so too: the path would be looked up from where *we* stand,
+and lead to a socket that the sender chose and may not write to.  Absolute paths are taken at their word: links in them
+are followed, with our rights (``SECURITY.md``: whom to let in).
+
+The file belongs to us and to the group of its directory, mode 0660: who may enter a group's directory may use the tunnel.
+A file that a dead process left is replaced; a live socket and any other kind of file are left alone, and are an error.
+``close`` removes the file if it is still ours.
+
+What it is not: reliable, though the kernel's socket is.  What a peer's full queue refuses is dropped and counted, as on UDP.
+That queue is short (``net.unix.max_dgram_qlen``, 10 datagrams unless somebody raised it), but for a peer that is connected
+to us: what such peers leave unread counts against our send buffer, which all share.  See unix(7), net/unix/af_unix.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rsock_nf.core.types import Run
+from rsock_nf.link import LinkError, system
+from rsock_nf.link.udp import MSG_TRUNC
+from rsock_nf.sockets.buffers import Slots, shared_slots
+from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
+
+_SOCKADDR_UN: Final = 110
+_FAMILY_BYTES: Final = 2
+_MODE: Final = 0o660
+_LONGEST: Final = 65_507
+"""What a UDP datagram over IPv4 can hold; this socket would take more."""
+_GONE: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR)
+_NOBODY: Final = b""
+"""The peer that all unbound senders are."""
+
+
+class UnixListener:
+    """Bound to ``path``; any number of peers.  A peer is bytes: what the sender is bound to.
+
+    Raises ``LinkError``.
+    """
+
+    def __init__(self, path: Path, *, slots: Slots | None = None) -> None:
+        self.local = path
+        self.counters = DatagramCounters()
+        self._slots = slots or shared_slots(_SOCKADDR_UN, 0)
+        self._identity: tuple[int, int] | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._bind()
+        except OSError as error:
+            self.close()
+            raise LinkError(_why_not(path, error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self) -> None:
+        _remove_dead(self.local)
+        system().udp.enlarge_send(self._socket, SOCKET_BUFFER)
+        with _nobody_else():
+            self._socket.bind(bytes(self.local))
+        found = self.local.lstat()
+        self._identity = (found.st_dev, found.st_ino)
+        with contextlib.suppress(PermissionError):  # not root: the group stays ours
+            os.chown(self.local, -1, self.local.parent.stat().st_gid)
+        self.local.chmod(_MODE)
+
+    def fileno(self) -> int:
+        """Readable when datagrams wait."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Idempotent.  Removes the file, unless somebody put another in its place."""
+        self._socket.close()
+        identity, self._identity = self._identity, None
+        if identity is None:
+            return
+        with contextlib.suppress(OSError):
+            found = self.local.lstat()
+            if (found.st_dev, found.st_ino) == identity:
+                self.local.unlink()
+
+    def receive(self) -> list[Run]:
+        """What waits, at most 64 datagrams; empty when nothing does.
+
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        """
+        reader = self._slots.reader
+        while count := self._read():
+            peers = [_answerable(reader.name(slot)[_FAMILY_BYTES:]) for slot in range(count)]
+            lengths = reader.lengths(count)
+            runs = self._slots.mixed_runs(peers, lengths, None)
+            if reader.any_flags(count) or max(lengths) > _LONGEST:
+                runs = self._without_oversize(peers, lengths, reader.flags(count))
+            self.counters.received += sum([len(run.datagrams) for run in runs])
+            if runs:
+                return runs
+        return []
+
+    def _read(self) -> int:
+        try:
+            return self._slots.reader.read(self._socket.fileno())
+        except OSError as error:
+            if error.errno in {errno.EBADF, errno.ENOTSOCK}:
+                raise
+            self.counters.receive_errors += 1
+            return 0
+
+    def _without_oversize(self, peers: Sequence[Hashable], lengths: list[int], flags: list[int]) -> list[Run]:
+        """Each datagram for itself; those that no target could be sent are dropped and counted."""
+        views = self._slots.reader.views
+        runs: list[Run] = []
+        for slot, length in enumerate(lengths):
+            if length > _LONGEST or flags[slot] & MSG_TRUNC:
+                self.counters.oversize += 1
+            else:
+                runs.append(Run(peers[slot], [views[slot][:length]], length))
+        return runs
+
+    def send(self, runs: Sequence[Run]) -> None:
+        """Send each run to its peer.  What the kernel does not take is dropped and counted."""
+        for peer, datagrams, _ in runs:
+            if not isinstance(peer, bytes):
+                raise TypeError(f"not a peer of a Unix-domain socket: {peer!r}")
+            if peer == _NOBODY:
+                self.counters.unanswerable += len(datagrams)
+                continue
+            for datagram in datagrams:
+                self._send(datagram, peer)
+
+    def _send(self, datagram: bytes | bytearray | memoryview, peer: bytes) -> None:
+        try:
+            self._socket.sendto(datagram, peer)
+        except OSError as error:
+            if error.errno in _GONE:
+                self.counters.refused += 1
+            elif error.errno in FULL:
+                self.counters.send_full += 1
+            else:
+                self.counters.send_errors += 1
+        else:
+            self.counters.sent += 1
+
+    def describe(self, peer: Hashable) -> str:
+        """``peer`` for people: the path it is bound to, an abstract name with ``@`` in front as ss(8) has it."""
+        if not isinstance(peer, bytes):
+            raise TypeError(f"not a peer of a Unix-domain socket: {peer!r}")
+        if peer == _NOBODY:
+            return "unix: unbound senders"
+        text = os.fsdecode(peer[1:] if peer[:1] == b"\0" else peer)
+        printable = "".join(char if char.isprintable() else "?" for char in text)
+        return f"unix:@{printable}" if peer[:1] == b"\0" else f"unix:{printable}"
+
+
+def _answerable(name: bytes) -> bytes:
+    """What a sender is bound to, if an answer may go there."""
+    if name[:1] == b"\0":  # abstract: every byte counts
+        return name
+    path = name.partition(b"\0")[0]
+    return path if path.startswith(b"/") else _NOBODY
+
+
+def _remove_dead(path: Path) -> None:
+    """Make room for a socket where a dead process left its own.  Raises ``LinkError`` when something else is there."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise LinkError(f"cannot listen on unix:{path}: a file that is not a socket is there; it is left alone")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(bytes(path))
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:  # nobody holds it (unix_find_bsd)
+                path.unlink(missing_ok=True)
+                return
+            if error.errno != errno.EPROTOTYPE:  # held, by a socket that is no datagram socket
+                raise
+    raise LinkError(
+        f"cannot listen on unix:{path}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
+    )
+
+
+@contextlib.contextmanager
+def _nobody_else() -> Iterator[None]:
+    """Files made inside are the owner's alone, whatever the process's mask."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    what = f"cannot listen on unix:{path}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"{what}: no such directory {path.parent}; make it"
+        case errno.EADDRINUSE:
+            return f"{what}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
+    return f"{what}: {error.strerror or error}"

@@ -1,0 +1,357 @@
+"""The native frames: how datagrams and control messages lie in the payload of a segment.
+
+A frame begins with 8 bytes, big-endian: kind (2 bits) and length (14 bits), conversation
+(u16), token or counter (u32).  The length counts what follows, without the tag.
+
+* ``cipher: none``: a data frame carries the flow's token, which only the two ends know;
+  headers of one run are all alike, so a burst is one ``join`` and its check one comparison.
+* sealed: a data frame carries its counter (the AEAD's nonce), ends in a 16-byte tag, and
+  its header is masked by AES of the 16 bytes behind it.  The masks of a burst are made in
+  one call; that is why the mask is AES for either cipher.
+* a control frame is sealed with either, under keys and counters of its own; its counter is
+  48 bits wide and takes the conversation's place too.
+
+All frames of one run are equally long, or bursts would fall apart.  ``docs/wire.md`` has every byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
+from cryptography.hazmat.primitives.ciphers import CipherContext
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+from rsock_nf.core.messages import Control
+from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.protocols import FlowCodec, Frames, Kind
+from rsock_nf.core.types import Buffer
+from rsock_nf.wire.native.control import build_control, parse_control
+from rsock_nf.wire.native.keys import hkdf
+
+HEADER = struct.Struct("!HHI")
+TAG = 16
+_LENGTH = 0x3FFF
+_NONCE = struct.Struct("!4xQ")
+_SAMPLE = 16
+_PADDING = bytes(_SAMPLE - HEADER.size)
+_FLOW_KEYS = struct.Struct("32s32s16s4s")
+_FLOW_INFO = struct.Struct("!16sIB")
+
+Aead: TypeAlias = AESGCM | ChaCha20Poly1305
+
+
+class DirectionKeys(NamedTuple):
+    """Keys of one flow in one direction."""
+
+    data: Aead
+    control: Aead
+    mask: CipherContext
+    """AES-128-ECB, encrypting: 16 bytes in, 16 bytes of mask out."""
+    token: int
+
+
+def flow_codec(cipher: Cipher, session_key: bytes, flow_id: int, *, initiator: bool) -> FlowCodec:
+    """The codec of flow ``flow_id`` in a session; ``initiator``: for the client's end."""
+    to_server = _direction_keys(cipher, session_key, flow_id, 0)
+    to_client = _direction_keys(cipher, session_key, flow_id, 1)
+    sending, receiving = (to_server, to_client) if initiator else (to_client, to_server)
+    return PlainCodec(sending, receiving) if cipher is Cipher.NONE else SealedCodec(sending, receiving)
+
+
+def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction: int) -> DirectionKeys:
+    info = _FLOW_INFO.pack(b"rsock-nf flow", flow_id, direction)
+    data, control, mask, token = _FLOW_KEYS.unpack(hkdf(session_key, b"", info, _FLOW_KEYS.size))
+    aead = AESGCM if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
+    return DirectionKeys(
+        aead(data),
+        aead(control),
+        BlockCipher(AES(mask), ECB()).encryptor(),  # noqa: S305 - a header mask, as in RFC 9001 section 5.4.3
+        int.from_bytes(token, "big"),
+    )
+
+
+class _Control:
+    """What both codecs have in common: sealed control frames, with or without a masked header."""
+
+    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
+        self._sending = sending
+        self._receiving = receiving
+
+    def control_size(self, message: Control) -> int:
+        """See ``FlowCodec``."""
+        return HEADER.size + len(build_control(message)) + TAG
+
+    def read_control(self, body: Buffer) -> Control:
+        """See ``FlowCodec``."""
+        return parse_control(body)
+
+    def _seal_control(self, counter: int, message: Control) -> tuple[bytes, bytes]:
+        """(header, ciphertext and tag) of a control frame."""
+        body = build_control(message)
+        header = HEADER.pack(Kind.CONTROL << 14 | len(body), counter >> 32, counter & 0xFFFFFFFF)
+        return header, self._sending.control.encrypt(_NONCE.pack(counter), body, header)
+
+    def _open_control(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
+        """A control frame opened; None if it does not authenticate."""
+        _, high, low = HEADER.unpack(header)
+        counter = high << 32 | low
+        try:
+            body = self._receiving.control.decrypt(_NONCE.pack(counter), sealed, header)
+        except InvalidTag:
+            return None
+        return Frames(Kind.CONTROL, 0, counter, [body], len(body), end)
+
+
+class PlainCodec(_Control):
+    """``cipher: none``: data frames in the clear behind a token, control frames sealed."""
+
+    overhead = HEADER.size
+
+    def pack(
+        self,
+        kind: int,
+        conversation: int,
+        counter: int,  # noqa: ARG002 - no counters here
+        prefix: bytes,
+        datagrams: Sequence[Buffer],
+    ) -> list[Buffer]:
+        """See ``FlowCodec``."""
+        first, last = datagrams[0], datagrams[-1]
+        token = self._sending.token
+        header = HEADER.pack(kind << 14 | len(prefix) + len(first), conversation, token) + prefix
+        if len(datagrams) == 1:
+            return [header, first]
+        if len(last) == len(first):
+            return [header.join((b"", *datagrams))]
+        short = HEADER.pack(kind << 14 | len(prefix) + len(last), conversation, token) + prefix
+        return [header.join((b"", *datagrams[:-1])), short, last]
+
+    def pack_control(self, counter: int, message: Control) -> bytes:
+        """See ``FlowCodec``."""
+        header, sealed = self._seal_control(counter, message)
+        return header + sealed
+
+    def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
+        """See ``FlowCodec``."""
+        size = len(payload)
+        if size < HEADER.size:
+            return [], 1
+        word, conversation, token = HEADER.unpack_from(payload)
+        length = word & _LENGTH
+        frame = HEADER.size + length
+        kind = word >> 14
+        if token != self._receiving.token or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
+            return self._unpack_each(payload, segment_size, 0)
+        if frame == size:
+            return [Frames(kind, conversation, -1, [payload[HEADER.size :]], length, size)], 0
+        count = size // frame
+        headers = _headers(length, count).unpack_from(payload)
+        if headers.count(headers[0]) != count:
+            return self._unpack_each(payload, segment_size, 0)
+        end = count * frame
+        # + 1: the last of a run of empty datagrams begins at the very end.
+        datagrams: list[Buffer] = [payload[at : at + length] for at in range(HEADER.size, end + 1, frame)]
+        run = Frames(kind, conversation, -1, datagrams, length, end)
+        if end == size:
+            return [run], 0
+        rest, bad = self._unpack_each(payload, segment_size, end)
+        return [run, *rest], bad
+
+    def _unpack_each(self, payload: memoryview, segment_size: int, at: int) -> tuple[list[Frames], int]:
+        """Frame by frame: mixed sizes, control frames, or something that is not ours in between."""
+        opened: list[Frames] = []
+        bad = 0
+        size = len(payload)
+        while at < size:
+            frames = self._unpack_one(payload, at) if at + HEADER.size <= size else None
+            if frames is not None:
+                opened.append(frames)
+                at = frames.end
+            else:
+                bad += 1
+                if not segment_size:
+                    break  # nothing tells where the next frame begins
+                at += segment_size - at % segment_size
+        return opened, bad
+
+    def _unpack_one(self, payload: memoryview, at: int) -> Frames | None:
+        word, conversation, token = HEADER.unpack_from(payload, at)
+        length = word & _LENGTH
+        start = at + HEADER.size
+        end = start + length
+        if word >> 14 == Kind.CONTROL:
+            end += TAG
+            if end > len(payload):
+                return None
+            return self._open_control(bytes(payload[at:start]), payload[start:end], end)
+        if token != self._receiving.token or end > len(payload):
+            return None
+        return Frames(word >> 14, conversation, -1, [payload[start:end]], length, end)
+
+
+@lru_cache(maxsize=1024)
+def _headers(length: int, count: int) -> struct.Struct:
+    """Takes the 8-byte headers of ``count`` equal frames out of a payload in one call."""
+    return struct.Struct(f"8s{length}x" * count)
+
+
+class SealedCodec(_Control):
+    """Every frame sealed, every header masked."""
+
+    overhead = HEADER.size + TAG
+
+    def pack(
+        self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
+    ) -> list[Buffer]:
+        """See ``FlowCodec``."""
+        encrypt = self._sending.data.encrypt
+        headers, sealed = [], []
+        word = kind << 14 | len(prefix)
+        for number, datagram in enumerate(datagrams, counter):
+            header = HEADER.pack(word + len(datagram), conversation, number)
+            headers.append(header)
+            sealed.append(encrypt(_NONCE.pack(number), prefix + datagram if prefix else datagram, header))
+        payload: list[Buffer] = []
+        samples = [body[:_SAMPLE] for body in sealed]
+        for header, body in zip(_masked(self._sending.mask, headers, samples), sealed, strict=True):
+            payload += (header, body)
+        return payload
+
+    def pack_control(self, counter: int, message: Control) -> bytes:
+        """See ``FlowCodec``."""
+        header, sealed = self._seal_control(counter, message)
+        return _masked(self._sending.mask, [header], [sealed[:_SAMPLE]])[0] + sealed
+
+    def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
+        """See ``FlowCodec``."""
+        size = len(payload)
+        if 0 < segment_size < size and (burst := self._open_burst(payload, segment_size)):
+            return [burst], 0
+        opened: list[Frames] = []
+        bad = at = 0
+        while at < size:
+            if size - at < HEADER.size + TAG:
+                return opened, bad + 1
+            step = segment_size or self._frame_size(payload, at)
+            # A start whose frame is cut short by the payload's end has no sample, and is left for the next round.
+            starts = range(at, max(at + 1, size - HEADER.size - TAG + 1), step)
+            headers = self._headers(payload, starts)
+            done = 0
+            while done < len(starts):
+                frames = self._open_run(payload, starts[done:], headers[done:])
+                if frames is None:
+                    bad += 1
+                    if not segment_size:
+                        return opened, bad  # nothing tells where the next frame begins
+                    at = starts[done] + step
+                    done += 1
+                    continue
+                opened.append(frames)
+                done += len(frames.datagrams)
+                at = frames.end
+                if at != starts[done - 1] + step:
+                    break  # a shorter frame: what follows it is cut anew
+        return opened, bad
+
+    def _open_burst(self, payload: memoryview, frame: int) -> Frames | None:
+        """The usual burst, equal frames of ``frame`` bytes with counters in a row; None = anything else, to be looked at frame by frame."""
+        count, rest = divmod(len(payload), frame)
+        if rest or frame < HEADER.size + TAG:
+            return None
+        parts = _starts(frame, count).unpack_from(payload)
+        plain = _xor_masks(self._receiving.mask, parts[::2], parts[1::2])
+        fields = _plain_headers(count).unpack(plain)
+        word, conversation, counter = fields[:3]
+        length = word & _LENGTH
+        numbers = range(counter, counter + count)
+        if (
+            word >> 14 == Kind.CONTROL
+            or HEADER.size + length + TAG != frame
+            or fields[::3].count(word) != count
+            or fields[1::3].count(conversation) != count
+            or fields[2::3] != tuple(numbers)
+        ):
+            return None
+        decrypt, nonce = self._receiving.data.decrypt, _NONCE.pack
+        try:
+            datagrams: list[Buffer] = [
+                decrypt(nonce(number), payload[start + HEADER.size : start + frame], plain[at : at + HEADER.size])
+                for number, start, at in zip(
+                    numbers, range(0, len(payload), frame), range(0, len(plain), _SAMPLE), strict=True
+                )
+            ]
+        except InvalidTag:
+            return None
+        return Frames(word >> 14, conversation, counter, datagrams, length, len(payload))
+
+    def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
+        """The frame at the first of ``starts``, and those after it that continue its run; None = it is not ours."""
+        word, conversation, counter = HEADER.unpack(headers[0])
+        length = word & _LENGTH
+        start = starts[0] + HEADER.size
+        end = start + length + TAG
+        if end > len(payload):
+            return None
+        if word >> 14 == Kind.CONTROL:
+            return self._open_control(headers[0], payload[start:end], end)
+        decrypt = self._receiving.data.decrypt
+        datagrams: list[Buffer] = []
+        like = headers[0][:4]
+        step = starts.step
+        number = counter
+        try:
+            for header in headers:
+                if header[:4] != like or int.from_bytes(header[4:], "big") != number:
+                    break
+                datagrams.append(decrypt(_NONCE.pack(number), payload[start : start + length + TAG], header))
+                end = start + length + TAG
+                number += 1
+                start += step
+        except InvalidTag:
+            if not datagrams:
+                return None
+        return Frames(word >> 14, conversation, counter, datagrams, length, end)
+
+    def _frame_size(self, payload: memoryview, at: int) -> int:
+        """What the frame at ``at`` says of its own size."""
+        (header,) = self._headers(payload, range(at, at + 1))
+        return HEADER.size + (int.from_bytes(header[:2], "big") & _LENGTH) + TAG
+
+    def _headers(self, payload: memoryview, starts: range) -> list[bytes]:
+        """The unmasked headers at ``starts``."""
+        masked = [payload[start : start + HEADER.size] for start in starts]
+        samples = [payload[start + HEADER.size : start + HEADER.size + _SAMPLE] for start in starts]
+        return _masked(self._receiving.mask, masked, samples)
+
+
+@lru_cache(maxsize=64)
+def _starts(frame: int, count: int) -> struct.Struct:
+    """Takes header and sample of ``count`` equal frames out of a payload in one call."""
+    return struct.Struct(f"{HEADER.size}s{_SAMPLE}s{frame - HEADER.size - _SAMPLE}x" * count)
+
+
+@lru_cache(maxsize=64)
+def _plain_headers(count: int) -> struct.Struct:
+    """The fields of ``count`` headers as ``_xor_masks`` leaves them."""
+    return struct.Struct("!" + f"{HEADER.format[1:]}{len(_PADDING)}x" * count)
+
+
+def _masked(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
+    """Headers XOR mask, which works both ways."""
+    mixed = _xor_masks(mask, headers, samples)
+    return [mixed[at : at + HEADER.size] for at in range(0, len(mixed), _SAMPLE)]
+
+
+def _xor_masks(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> bytes:
+    """The same in one piece: each header, and the 8 bytes by which its mask is longer.  A mask is AES of the 16 bytes behind the header."""
+    masks = mask.update(b"".join(samples))
+    size = len(masks)
+    padded = _PADDING.join((*headers, b""))
+    return (int.from_bytes(padded, "big") ^ int.from_bytes(masks, "big")).to_bytes(size, "big")

@@ -1,0 +1,53 @@
+"""Makes the interpreter that finds this on its path a host of another system: ``RSOCK_NF_SIMULATED=freebsd``.
+
+The door of ``rsock_nf.link`` then gives that system's file, on a simulated bpf device and routing socket whose far sides are
+the Linux interfaces and tables of this network namespace.  The firewall stays Linux's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from rsock_nf import link
+from rsock_nf.link import Link, Match, System
+
+
+def simulated() -> System:
+    from pathlib import Path
+
+    from rsock_nf.link.bsd.system import Bsd
+    from rsock_nf.link.bsd.udp import DestinationOption, PlainUdp
+    from tests.link.bsd.simulated import PacketWire, SimulatedBpf
+    from tests.link.bsd.simulated_routing import LinuxTables, SimulatedRouting
+
+    name = os.environ["RSOCK_NF_SIMULATED"]
+
+    class Simulated(Bsd):
+        def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+            mac = bytes.fromhex(Path(f"/sys/class/net/{device}/address").read_text().replace(":", ""))
+            self._bpf = SimulatedBpf(name, PacketWire(device), interface=device, mac=mac)
+            made = super().open_link(device, match, receive_buffer)
+            with Path(os.environ["RSOCK_NF_SIMULATED_LOG"]).open("a") as log:
+                log.write(f"{name} {device} {' '.join(self._bpf.log)}\n")
+            return made
+
+    ip_pktinfo = 8  # Linux's, whose struct in_pktinfo is laid out as macOS's
+    made = Simulated(name, routing=SimulatedRouting(name, LinuxTables()))
+    option = DestinationOption(ip_pktinfo, ip_pktinfo, ip_pktinfo, packet_info=True)
+    made.udp = PlainUdp(option, {}, made.route_mtu)
+    return made
+
+
+def once(make: Callable[[], System]) -> Callable[[], System]:
+    made: list[System] = []
+
+    def get() -> System:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+link.system = once(simulated)  # type: ignore[assignment]

@@ -1,0 +1,140 @@
+"""A native server and one of wire rsock on one link: who gets what, and what the driver hears of it."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from rsock_nf.core.events import ConversationOpened, Follow, Forget
+from rsock_nf.core.parameters import ServerParameters, Wire
+from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
+from rsock_nf.runtime.both_servers import BothServers, _local_port
+from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.server import NativeServer
+from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame
+from rsock_nf.wire.rsock.server import RsockServer
+from tests.core.conntrack import ACK, SYN, parse_tcp
+from tests.core.tcp.test_icmp import message
+from tests.core.wire import make_tcp
+
+HERE, THERE = ip_address("192.0.2.2").packed, ip_address("198.51.100.7").packed
+TARGETS = tuple(Endpoint(ip_address("127.0.0.1"), port) for port in (9, 19, 29))
+KEY = b"key"
+NATIVE, RSOCK = (PortRange(10_001, 10_010),), (PortRange(20_001, 20_003), PortRange(20_010, 20_010))
+
+
+def both() -> BothServers:
+    rng = random.Random(1).randbytes
+    native = ServerParameters(secret=bytes(32), ports=NATIVE, targets=TARGETS[:2])
+    rsock = ServerParameters(wire=Wire.RSOCK, hash_key=KEY, ports=RSOCK, targets=TARGETS[2:])
+    return BothServers(
+        NativeServer(native, NativeHandshake(native.secret), rng, mtu=1500, max_burst_bytes=0),
+        RsockServer(rsock, RsockFormat(KEY), rng, mtu=1500),
+        RSOCK,
+        len(native.targets),
+    )
+
+
+def packet(data: bytes) -> Packet:
+    return Packet(memoryview(data), 0, Checksum.VERIFY, b"link")
+
+
+def rsock_flow(server: BothServers, port: int, client: bytes = b"a client") -> None:
+    """An original's client says its first datagram."""
+    syn = make_tcp((THERE, port), (HERE, 20_002), 100, 0, SYN)
+    server.receive_packets(1.0, [packet(syn)])
+    (answer,) = server.poll_transmit()
+    seq = parse_tcp(answer.headers).seq
+    server.receive_packets(1.0, [packet(make_tcp((THERE, port), (HERE, 20_002), 101, seq + 1, ACK))])
+    frame = build_frame(KEY, Frame(2, 0, client, 2, port, b"datagram"))
+    server.receive_packets(1.0, [packet(make_tcp((THERE, port), (HERE, 20_002), 102, 7, ACK, frame))])
+
+
+def events(server: BothServers) -> list[Any]:
+    found = []
+    while (event := server.poll_event()) is not None:
+        found.append(event)
+    return found
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("port", [10_005, 20_002])
+def test_a_segment_goes_by_its_port(family: int, port: int) -> None:
+    here, there = (HERE, THERE) if family == 4 else (bytes(15) + b"\1", bytes(15) + b"\2")
+    assert _local_port(packet(make_tcp((there, 20_001), (here, port), 1, 2, ACK, b"payload"))) == port
+
+
+def test_segments_with_ip_options_and_icmp_go_by_it_too() -> None:
+    plain = make_tcp((THERE, 40_000), (HERE, 20_002), 1, 2, ACK)
+    options = bytearray(b"\x46" + plain[1:20] + bytes(4) + plain[20:])
+    options[2:4] = len(options).to_bytes(2, "big")
+    assert _local_port(Packet(memoryview(bytes(options)), 0, Checksum.VALID, b"")) == 20_002
+    key = FlowKey(HERE, 20_002, THERE, 40_000)
+    ours = make_tcp((HERE, 20_002), (THERE, 40_000), 1, 2, ACK, bytes(1000))
+    assert _local_port(packet(message(key, 3, 4, 600, ours[:28]))) == 20_002
+    assert _local_port(packet(b"\x45" + bytes(30))) == 0
+
+
+def test_each_wire_serves_its_own_ports() -> None:
+    server = both()
+    rsock_flow(server, 40_001)
+    frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
+    server.receive_packets(1.0, [packet(make_tcp((THERE, 40_002), (HERE, 10_002), 102, 7, ACK, frame))])
+    assert [bytes(run.datagrams[0]) for run in server.poll_runs()] == [b"datagram"]
+    assert len(server.rsock.sessions) == 1
+    assert server.native.counters["payloads of no flow"] == 1
+    assert server.counters["payloads of no flow"] == 1
+    assert [key[0] for key in server.sessions] == [1]
+    assert server.next_timeout() == server.rsock.next_timeout()
+
+
+def test_udp_carriers_go_by_their_port() -> None:
+    server = both()
+    frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
+    for port in (20_010, 10_001):
+        server.receive_carried(1.0, [Carried(FlowKey(HERE, port, THERE, 40_000, udp=True), memoryview(frame), 0)])
+    assert [bytes(run.datagrams[0]) for run in server.poll_runs()] == [b"datagram"]
+
+
+def test_the_second_wires_targets_stand_behind_the_first_ones() -> None:
+    server = both()
+    rsock_flow(server, 40_001)
+    (opened,) = [event for event in events(server) if isinstance(event, ConversationOpened)]
+    assert TARGETS[opened.target] == TARGETS[2]
+    server.poll_transmit()
+    server.receive_datagrams(1.0, [Run(opened.peer, [b"answer"], 6), Run((1, 2), [b"of nobody"], 9)])
+    (answer,) = server.poll_transmit()
+    assert b"".join(answer.payload).endswith(b"answer")
+    assert server.native.counters["data from a closed conversation"] == 1
+    server.socket_refused(1.0, opened.peer, "no socket")
+    assert not server.rsock.pump.conversation(opened.peer)
+
+
+def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
+    server = both()
+    for told, heard in (
+        ((server.native, Follow(THERE)), [Follow(THERE)]),
+        ((server.rsock, Follow(THERE)), []),
+        ((server.native, Forget(THERE)), []),
+        ((server.rsock, Forget(THERE)), [Forget(THERE)]),
+        ((server.rsock, Follow(THERE)), [Follow(THERE)]),
+    ):
+        told[0]._events.append(told[1])
+        assert events(server) == heard
+
+
+def test_it_stops_both() -> None:
+    server = both()
+    rsock_flow(server, 40_001)
+    assert server.followed() == [THERE]
+    closing = [server.closing]
+    server.stop(2.0)
+    closing.append(server.closing)
+    server.receive_mtu(2.0, 1400, 0)
+    for now in (3.0, 4.0, 6.0, 9.0):
+        server.handle_timeout(now)
+    closing.append(server.closing)
+    assert closing == [False, True, False]

@@ -1,0 +1,160 @@
+"""Held ports are nobody else's, and free again when let go."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rsock_nf.core.types import PortRange
+from rsock_nf.link import LinkError
+from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port, hold_ports
+
+WILDCARD = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+def bind_error(family: socket.AddressFamily, address: str, port: int, *options: int) -> int:
+    """errno of a foreign bind and listen, 0 when both succeed."""
+    with socket.socket(family, socket.SOCK_STREAM) as other:
+        for option in options:
+            other.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            other.bind((address, port))
+            other.listen()
+        except OSError as error:
+            return error.errno or -1
+    return 0
+
+
+@pytest.fixture
+def held() -> Iterator[HeldPort]:
+    with hold_any() as port:
+        yield port
+
+
+@pytest.fixture
+def free_run() -> PortRange:
+    """Four adjacent ports outside the ephemeral range that nobody has."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for first in range(low - 40, 1024, -40):
+        span = PortRange(first, first + 3)
+        try:
+            for port in hold_ports([span]):
+                port.close()
+        except LinkError:
+            continue
+        return span
+    raise AssertionError("no four adjacent ports are free")
+
+
+@pytest.mark.parametrize("family", WILDCARD)
+@pytest.mark.parametrize("options", [(), (socket.SO_REUSEADDR,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)])
+def test_a_foreign_bind_or_listen_fails(held: HeldPort, family: socket.AddressFamily, options: tuple[int, ...]) -> None:
+    assert bind_error(family, WILDCARD[family], held.port, *options) == errno.EADDRINUSE
+    assert bind_error(family, LOOPBACK[family], held.port, *options) == errno.EADDRINUSE
+
+
+def test_a_second_hold_names_port_and_remedy(held: HeldPort) -> None:
+    with pytest.raises(
+        LinkError,
+        match=rf"^port {held.port} is in use; `ss -tanp sport = :{held.port}` or `rsock-nf status` tells by whom$",
+    ):
+        hold_port(held.port)
+
+
+def test_closing_gives_it_back_at_once(held: HeldPort) -> None:
+    held.close()
+    held.close()
+    assert bind_error(socket.AF_INET, "0.0.0.0", held.port) == 0
+    hold_port(held.port).close()
+
+
+def test_it_does_not_listen(held: HeldPort) -> None:
+    listeners = subprocess.run(["ss", "-Htln", f"sport = :{held.port}"], capture_output=True, text=True, check=True)
+    assert listeners.stdout == ""
+    with socket.socket() as caller, pytest.raises(ConnectionRefusedError):
+        caller.connect(("127.0.0.1", held.port))
+
+
+def test_ephemeral_choice_passes_held_ports_by() -> None:
+    """In a namespace with four ephemeral ports, all held but one, every connect gets that one."""
+    program = """
+import pathlib, socket
+from rsock_nf.core.types import PortRange
+from rsock_nf.link import LinkError
+from rsock_nf.link.local_ports import hold_any, hold_ports
+pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40003")
+three = hold_ports([PortRange(40000, 40001), PortRange(40003, 40003)])
+with socket.socket() as one:
+    one.bind(("127.0.0.1", 0))
+    assert one.getsockname()[1] == 40002
+last = hold_any()
+assert last.port == 40002
+try:
+    hold_any()
+except LinkError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "no ephemeral TCP port is free; see net.ipv4.ip_local_port_range\n"
+
+
+def test_ranges_are_held_whole(free_run: PortRange) -> None:
+    held = hold_ports([free_run])
+    assert [port.port for port in held] == list(range(free_run.first, free_run.last + 1))
+    assert all(bind_error(socket.AF_INET, "127.0.0.1", port.port) == errno.EADDRINUSE for port in held)
+    for port in held:
+        port.close()
+
+
+def test_ranges_are_held_all_or_nothing(free_run: PortRange) -> None:
+    with hold_port(free_run.last), pytest.raises(LinkError, match=rf"^port {free_run.last} is in use"):
+        hold_ports([free_run])
+    for port in range(free_run.first, free_run.last + 1):
+        assert bind_error(socket.AF_INET, "0.0.0.0", port) == 0
+
+
+def test_any_of_a_range_begins_at_a_random_one_and_tries_them_all(free_run: PortRange) -> None:
+    held = [hold_any((free_run,), rng=lambda size: bytes([0] * (size - 1) + [2])) for _ in range(4)]
+    assert [port.port - free_run.first for port in held] == [2, 3, 0, 1]
+    with pytest.raises(LinkError, match=f"^all 4 ports of {free_run} are in use"):
+        hold_any((free_run,))
+    for port in held:
+        port.close()
+
+
+def test_a_connection_counts_as_in_use() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as caller,
+        pytest.raises(LinkError, match="is in use"),
+    ):
+        hold_port(caller.getsockname()[1])
+
+
+def test_without_ipv6_it_is_held_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def ipv4_only(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rsock_nf.sockets.held_ports.socket.socket", ipv4_only)
+        held = hold_any()
+    with held:
+        assert bind_error(socket.AF_INET, "127.0.0.1", held.port) == errno.EADDRINUSE
+        assert bind_error(socket.AF_INET6, "::1", held.port) == 0

@@ -1,0 +1,121 @@
+"""rsock_nf and the independent peer make the same bytes of every message, and they stay what they are."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rsock_nf.core import messages
+from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.protocols import Answer, FlowCodec, Gone, Kind, Offer, SessionKeys, Status
+from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
+from tests.wire.native import vectors
+
+GOLDEN: dict[str, Any] = json.loads(vectors.PATH.read_text())
+C = vectors.CONVERSATION
+MESSAGES: dict[str, messages.Control] = {
+    "Ready": messages.Ready(),
+    "Probe": messages.Probe(0x01020304),
+    "Probe, padded": messages.Probe(0x01020304, 20),
+    "ProbeAnswer": messages.ProbeAnswer(0x01020304, 0x05060708, 0x090A0B0C),
+    "FlowDown": messages.FlowDown(0x05060708),
+    "CloseFlow": messages.CloseFlow(),
+    "Opened": messages.Opened(C),
+    "CloseConversation": messages.CloseConversation(C),
+    "Refused": messages.Refused(C, messages.RefusalReason.LIMIT),
+    "CloseSession": messages.CloseSession(),
+}
+ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.value)
+
+
+def scripted(size: int) -> bytes:
+    """The randomness that the vectors assume: a client's ephemeral key, and padding."""
+    return {32: vectors.EPHEMERALS[0], 1: bytes((vectors.PADDING | 0x40,))}[size]  # 0x40: only six bits count
+
+
+def keys_of(cipher: Cipher) -> SessionKeys:
+    key = bytes.fromhex(GOLDEN[cipher.value]["session key"])
+    return NativeKeys.derive(cipher, key[:32], key[32:])
+
+
+def test_independent_peer_still_makes_the_file() -> None:
+    assert vectors.vectors() == GOLDEN
+
+
+@ciphers
+def test_hello_and_answer(cipher: Cipher) -> None:
+    golden = {name: bytes.fromhex(text) for name, text in GOLDEN[cipher.value].items() if isinstance(text, str)}
+    client, server = NativeHandshake(vectors.SECRET), NativeHandshake(vectors.SECRET)
+    offer = Offer(cipher, vectors.MSS, vectors.SCALE)
+    said = Answer(Status.WELCOME, cipher, vectors.SESSION_ID, vectors.CHALLENGE, vectors.TARGETS)
+
+    hello, pending = client.hello(offer, scripted)
+    assert hello == golden["hello"]
+    read = server.read_untrusted(golden["hello"], lambda _: vectors.EPHEMERALS[1])
+    assert not isinstance(read, tuple)
+    assert read.offer == offer
+    answer, server_keys = server.answer(read, said)
+    assert answer == golden["answer"]
+    heard, client_keys = client.read_answer(pending, golden["answer"])
+    assert heard == said
+    for keys in (server_keys, client_keys):
+        assert isinstance(keys, NativeKeys)
+        assert keys.session_key == golden["session key"]
+
+
+@ciphers
+def test_join_confirmation_and_gone(cipher: Cipher) -> None:
+    golden = {name: bytes.fromhex(text) for name, text in GOLDEN[cipher.value].items() if isinstance(text, str)}
+    handshake, keys = NativeHandshake(vectors.SECRET), keys_of(cipher)
+    number, session_id, challenge = vectors.FLOW_ID, vectors.SESSION_ID, vectors.CHALLENGE
+    offer = Offer(cipher, vectors.MSS, None)
+
+    assert handshake.join(keys, session_id, number, offer, scripted) == golden["join"]
+    join = handshake.read_untrusted(golden["join"], scripted)
+    assert isinstance(join, tuple)
+    assert join[:2] == (session_id, number)
+    assert handshake.read_join(keys, join) == offer  # type: ignore[arg-type]
+    assert handshake.join_answer(keys, number, challenge) == golden["join answer"]
+    assert handshake.read_join_answer(keys, number, golden["join"], golden["join answer"]) == challenge
+    assert handshake.gone(join) == golden["gone"]  # type: ignore[arg-type]
+    assert isinstance(handshake.read_join_answer(keys, number, golden["join"], golden["gone"]), Gone)
+    assert handshake.confirm(keys, session_id, 1, challenge) == golden["confirmation"]
+
+
+def packed(codec: FlowCodec) -> list[str]:
+    """The vectors' data frames, a burst at a time."""
+    bursts = [
+        codec.pack(Kind.DATA, C, 0, b"", list(vectors.DATAGRAMS)),
+        codec.pack(Kind.OPENING, C, 2, vectors.OPENING[:2], [vectors.OPENING[2:]]),
+        codec.pack(Kind.FRAGMENT, C, 3, b"", list(vectors.FRAGMENTS)),
+        codec.pack(Kind.DATA, C, vectors.LATE_COUNTER, b"", [b""]),
+    ]
+    return [b"".join(burst).hex() for burst in bursts]
+
+
+@ciphers
+@pytest.mark.parametrize("initiator", [True, False])
+def test_frames(cipher: Cipher, initiator: bool) -> None:  # noqa: FBT001
+    golden = GOLDEN[cipher.value]["to server" if initiator else "to client"]
+    codec = keys_of(cipher).codec(vectors.FLOW_ID, initiator=initiator)
+    data = golden["data"]
+    assert packed(codec) == ["".join(data[:2]), data[2], "".join(data[3:5]), data[5]]
+    assert {
+        name: codec.pack_control(counter, message).hex() for counter, (name, message) in enumerate(MESSAGES.items())
+    } == golden["control"]
+    assert codec.pack_control(vectors.LATE_CONTROL_COUNTER, messages.Ready()).hex() == golden["late control"]
+
+
+@ciphers
+@pytest.mark.parametrize("initiator", [True, False])
+def test_frames_open_at_the_other_end(cipher: Cipher, initiator: bool) -> None:  # noqa: FBT001
+    golden = GOLDEN[cipher.value]["to server" if initiator else "to client"]
+    codec = keys_of(cipher).codec(vectors.FLOW_ID, initiator=not initiator)
+    payload = bytes.fromhex("".join(golden["data"]) + "".join(golden["control"].values()))
+    opened, bad = codec.unpack(memoryview(payload), 0)
+    assert bad == 0
+    bodies = [bytes(body) for frames in opened if frames.kind != Kind.CONTROL for body in frames.datagrams]
+    assert bodies == [*vectors.DATAGRAMS, vectors.OPENING, *vectors.FRAGMENTS, b""]
+    controls = [codec.read_control(frames.datagrams[0]) for frames in opened if frames.kind == Kind.CONTROL]
+    expected = [messages.Probe(0x01020304) if isinstance(m, messages.Probe) else m for m in MESSAGES.values()]
+    assert controls == expected

@@ -1,0 +1,108 @@
+"""Wire rsock over UDP carriers, alone and beside fake TCP, between our own two ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsock_nf.core.events import FlowClosed
+from rsock_nf.core.flows.flow import Input, State
+from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.types import PortRange
+from tests.core.pair import numbered
+from tests.core.wire import Conditions, Toward
+from tests.wire.rsock.pair import RsockPair
+from tests.wire.rsock.test_traffic import load
+
+KINDS = pytest.mark.parametrize("kind", [Carriers.UDP, Carriers.ALL])
+COUNT = {Carriers.UDP: 10, Carriers.ALL: 20}
+
+
+@KINDS
+@pytest.mark.parametrize("version", [1, 2])
+def test_datagrams_go_and_come(kind: Carriers, version: int) -> None:
+    with RsockPair(client={"rsock_version": version}, carriers=kind) as pair:
+        pair.echo = True
+        pair.up()
+        sent = [datagram for at in range(40) for datagram in numbered(20, 1000, b"%d" % at)]
+        for at in range(40):
+            pair.say("app", *sent[20 * at : 20 * at + 20])
+            pair.run(0.2)
+        assert sorted(pair.heard()) == sorted(datagram for _, datagram in pair.at_app) == sorted(sent)
+        assert len(pair.flows(pair.client)) == len(pair.flows(pair.server)) == COUNT[kind]
+        assert len({flow.flow_id for flow in pair.flows(pair.client)}) == COUNT[kind]
+        assert all(flow.health.srtt for flow in pair.flows(pair.client))
+        assert pair.count(FlowClosed) == 0
+
+
+def test_a_flow_that_swallows_is_replaced() -> None:
+    with RsockPair(carriers=Carriers.UDP) as pair:
+        pair.echo = True
+        pair.up()
+        load(pair, 3.0)
+        port = pair.flows(pair.client)[4].key.local_port
+        pair.wire.drop.append(lambda _, packet: port.to_bytes(2, "big") in (packet[20:22], packet[22:24]))
+        load(pair, 15.0)
+        assert port not in {flow.key.local_port for flow in pair.flows(pair.client)}
+        assert len(pair.flows(pair.client)) == 10
+
+
+@KINDS
+def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
+    with RsockPair(client={"duration": 10.0, "idle_timeout": 10.0}, carriers=kind) as pair:
+        pair.up()
+        load(pair, 2.0)
+        pair.run(30.0)
+        assert pair.client.idle
+        assert not pair.client._flows
+        assert not pair.server._flows
+        sent = dict(pair.wire.sent)
+        pair.run(60.0)
+        assert pair.wire.sent == sent
+        before = len(pair.heard())
+        pair.say("app", b"awake")
+        pair.run(1.0)
+        assert pair.heard()[before:] == [b"awake"]
+
+
+def test_a_restarted_server_goes_on_with_the_first_datagram() -> None:
+    """Nothing had to be shaken."""
+    with RsockPair(carriers=Carriers.UDP) as pair:
+        pair.up()
+        load(pair, 2.0)
+        pair.restart_server()
+        before = len(pair.heard())
+        sent = load(pair, 2.0)
+        pair.run(0.1)
+        assert len(pair.heard()) - before == sent
+        assert pair.count(FlowClosed, Toward.CLIENT) == 0
+
+
+def test_loss_and_disorder_end_no_flow() -> None:
+    with RsockPair(
+        conditions=Conditions(delay=0.03, loss=0.05, reorder=0.05, duplicate=0.01), carriers=Carriers.UDP
+    ) as pair:
+        pair.echo = True
+        pair.up()
+        load(pair, 30.0)
+        assert len(pair.flows(pair.client)) == 10
+        assert pair.count(FlowClosed, Toward.CLIENT) <= 1
+
+
+def test_a_udp_flow_may_not_be_called_like_a_tcp_flow() -> None:
+    """The bits of ports 12288 to 16383 hide the kind, and a client may have one port twice, once for each."""
+    ports = (PortRange(12_288, 12_288),)
+    with RsockPair(client={"ports": ports, "flows": 1}, carriers=Carriers.ALL) as pair:
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 5.0)
+        first, second = pair.flows(pair.client)
+        form = pair.client._format
+        assert form.flow_id(first.key, 2) == form.flow_id(first.key._replace(udp=not first.key.udp), 2)
+        assert first.flow_id != second.flow_id
+        # The same once more, with one port for both kinds.
+        pair.client._step(pair.now, second, Input.DEAD, "the test says so")
+        port = first.key.local_port
+        pair._port = port - 1
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 10.0)
+        assert pair._port == port + 1, "the name was not taken"
+        assert len({flow.flow_id for flow in pair.flows(pair.client)}) == 2
+        assert all(flow.state is State.ESTABLISHED for flow in pair.flows(pair.client))
