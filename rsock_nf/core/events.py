@@ -1,4 +1,4 @@
-"""What the core tells its driver, one at a time through ``poll_event``."""
+"""What the core tells its driver, among what ``poll`` gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The asyncio driver: file descriptors in, ``poll_*`` drained, one timer re-armed.
+"""The asyncio driver: file descriptors in, ``poll`` drained, one timer re-armed.
 
 Between the sans-IO core, the link, the application's sockets and the firewall; it decides
 nothing about the protocol.  ``make_tunnel`` makes one instance.

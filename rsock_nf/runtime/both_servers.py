@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Self, TypeVar
 
 from rsock_nf.core.events import ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Session
+from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment
-from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, Malformed, Packet, PortRange, Run
 from rsock_nf.wire.native.server import NativeServer
 from rsock_nf.wire.rsock.server import RsockServer, is_rsock_peer
 
@@ -97,22 +98,21 @@ class BothServers:
         """See ``Node``."""
         return min((due for server in self._both if (due := server.next_timeout()) is not None), default=None)
 
-    def poll_transmit(self) -> list[Outgoing]:
-        """See ``Node``."""
-        return self.native.poll_transmit() + self.rsock.poll_transmit()
+    def poll(self) -> list[Output]:
+        """See ``Node``: the native server's first."""
+        return [*self._told(self.native), *self._told(self.rsock)]
 
-    def poll_runs(self) -> list[Run]:
+    @property
+    def role(self) -> Self:
         """See ``Node``."""
-        return self.native.poll_runs() + self.rsock.poll_runs()
+        return self
 
-    def poll_event(self) -> Event | None:
-        """See ``Node``."""
-        for server in self._both:
-            while (event := server.poll_event()) is not None:
-                told = self._tell(event, second=server is self.rsock)
-                if told is not None:
-                    return told
-        return None
+    def _told(self, server: NativeServer | RsockServer) -> Iterator[Output]:
+        for output in server.poll():
+            if isinstance(output, Transmit | Deliver):
+                yield output
+            elif (event := self._tell(output, second=server is self.rsock)) is not None:
+                yield event
 
     def _tell(self, event: Event, *, second: bool) -> Event | None:
         """What the driver is to hear of it; an address is followed as long as either wants it."""

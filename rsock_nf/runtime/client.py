@@ -119,7 +119,7 @@ class ClientTunnel(Driver):
             if len(self._listeners) > 1:
                 runs = [Run((index, run.peer), run.datagrams, run.size) for run in runs]
             self.core.receive_datagrams(self._now(), runs)
-            self._transmit()
+            self._drain()
             if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
                 break
         self._settle()

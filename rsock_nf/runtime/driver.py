@@ -2,7 +2,7 @@
 
 The order is the safe one: rules first, then sockets; at the end sockets close, then the rules go.
 
-A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_pass_on``, which is ``_deliver`` (the role's sockets)
+A packet's way in: ``_link_readable`` → ``core.receive_packets`` → ``_drain``, which is ``_deliver`` (the role's sockets)
 and ``_transmit``; over UDP carriers ``_carrier_readable`` → ``core.receive_carried``, and the same.  When the link's or a
 carrier's send buffer is full, what is left waits, and the application's sockets are not read until it is gone: their buffers
 are where overload shows.  Without fake TCP there is neither link nor rule.
@@ -26,6 +26,7 @@ from rsock_nf.core.ends.server import Server
 from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
 from rsock_nf.core.flows.flow import Flow
 from rsock_nf.core.flows.session import Session
+from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError
@@ -155,7 +156,7 @@ class Driver(Attachment):
             if not packets:
                 break
             core.receive_packets(time.monotonic(), packets)
-            self._pass_on()
+            self._drain()
             if len(packets) < BATCH:
                 break
         self._settle()
@@ -169,21 +170,25 @@ class Driver(Attachment):
             if not received:
                 break
             core.receive_carried(time.monotonic(), received)
-            self._pass_on()
+            self._drain()
             if len(received) < BATCH:
                 break
         self._settle()
 
-    def _pass_on(self) -> None:
-        """What a read has brought, both ways: datagrams to their sockets, answers to the peer."""
-        runs = self.core.poll_runs()
-        if runs:
-            self._deliver(runs)
-        self._transmit()
+    def _drain(self) -> None:
+        """Do what the core wants done, in its order."""
+        core = self.core
+        while outputs := core.poll():
+            for output in outputs:
+                if isinstance(output, Transmit):
+                    self._transmit(output.bursts)
+                elif isinstance(output, Deliver):
+                    self._deliver(output.runs)
+                else:
+                    self._event(output)
 
-    def _transmit(self) -> None:
-        """Send what the core has; what the link does not take now waits, with its buffers copied."""
-        bursts = self.core.poll_transmit()
+    def _transmit(self, bursts: Sequence[Outgoing]) -> None:
+        """Send; what the link does not take now waits, with its buffers copied."""
         if bursts and self._has_carriers:
             # Also what was meant for a carrier that is closed by now: the link could not send it.
             bursts = self.carriers.send(bursts)
@@ -235,12 +240,7 @@ class Driver(Attachment):
     def _settle(self) -> None:
         """After anything that was put into the core: deliver, send, obey its events, re-arm its timer."""
         core = self.core
-        runs = core.poll_runs()
-        if runs:
-            self._deliver(runs)
-        while (event := core.poll_event()) is not None:
-            self._event(event)
-        self._transmit()
+        self._drain()
         due = core.next_timeout()
         if due is not None and (self._timer is None or due < self._timer_at):
             if self._timer:

@@ -125,7 +125,7 @@ class ServerTunnel(Driver):
             if not runs:
                 break
             self.core.receive_datagrams(self._now(), runs)
-            self._transmit()
+            self._drain()
             if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
                 break
         self._settle()
@@ -134,15 +134,8 @@ class ServerTunnel(Driver):
         sockets = self._sockets
         for run in runs:
             socket = sockets.get(run.peer)
-            if socket is None:
-                self._drain_events()  # the conversation is new: its event comes before its first datagram
-                socket = sockets.get(run.peer)
             if socket is not None:
                 socket.send([run])
-
-    def _drain_events(self) -> None:
-        while (event := self.core.poll_event()) is not None:
-            self._event(event)
 
     def _event(self, event: Event) -> None:
         match event:

@@ -31,6 +31,7 @@ from rsock_nf.core.events import (
     PortWanted,
 )
 from rsock_nf.core.flows.flow import Flow, State
+from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
 from rsock_nf.wire.native.client import NativeClient
@@ -167,13 +168,16 @@ class Pair:
     def flush(self) -> None:
         """Empty both ends: events, datagrams, packets."""
         for toward, node in self._ends():
-            while (event := node.poll_event()) is not None:
-                self.events.append((self.now, toward, event))
-                self._event(event)
-            for run in node.poll_runs():
-                self._deliver(node, run)
-            for burst in node.poll_transmit():
-                self.wire.send(self.now, Toward.SERVER if toward is Toward.CLIENT else Toward.CLIENT, burst)
+            for output in node.poll():
+                if isinstance(output, Transmit):
+                    for burst in output.bursts:
+                        self.wire.send(self.now, Toward.SERVER if toward is Toward.CLIENT else Toward.CLIENT, burst)
+                elif isinstance(output, Deliver):
+                    for run in output.runs:
+                        self._deliver(node, run)
+                else:
+                    self.events.append((self.now, toward, output))
+                    self._event(output)
         while self._wanted and self._wanted[0][0] <= self.now:
             _, wanted = self._wanted.pop(0)
             self._port += 1
@@ -185,7 +189,7 @@ class Pair:
                 continue
             self.ports.add(self._port)
             self.client.receive_port(self.now, wanted.request, local, self._port)
-        if any(node._events or node._out or node._runs for _, node in self._ends()):
+        if any(len(node._outbox) for _, node in self._ends()):
             self.flush()
 
     def run(self, seconds: float) -> None:

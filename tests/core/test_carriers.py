@@ -14,6 +14,7 @@ from rsock_nf.core.parameters import Carriers, Cipher
 from rsock_nf.core.types import Carried, FlowKey
 from rsock_nf.wire.native.half_open import BURST
 from tests.core.conntrack import parse_tcp
+from tests.core.outputs import outputs
 from tests.core.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, endpoints, is_udp, make_udp
 
@@ -408,7 +409,7 @@ def test_a_recorded_hello_makes_one_entry_whoever_says_it() -> None:
         hello = first_datagram(pair)
         for port in range(500):
             pair.server.receive_carried(pair.now, [carried((STRANGER[0], 1000 + port), hello)])
-        answers = [bytes(burst.payload[0]) for burst in pair.server.poll_transmit()]
+        answers = [bytes(burst.payload[0]) for burst in outputs(pair.server).bursts]
         assert len(pair.server._half_open) == 1
         assert len(set(answers)) == 1
         assert len(answers[0]) <= len(hello)
@@ -449,7 +450,7 @@ def test_a_confirmation_counts_only_where_its_hello_was_answered() -> None:
         pair.server.receive_carried(pair.now, [carried(STRANGER, stolen[0])])
         assert not pair.server.sessions
         assert pair.server.counters["confirmations from elsewhere"] == 1
-        assert not pair.server.poll_transmit()
+        assert not outputs(pair.server).bursts
 
 
 def test_a_new_client_behind_the_same_address() -> None:
@@ -505,8 +506,9 @@ def test_no_payload_does_any_harm(toward: Toward, known: bool, payload: bytes, s
     states = [flow.state for flow in node._flows.values()]
     node.receive_carried(pair.now, [Carried(key, memoryview(payload), segment_size)])
     assert [flow.state for flow in node._flows.values()] == states
-    assert not node.poll_transmit()
-    assert not node.poll_runs()
+    found = outputs(node)
+    assert not found.bursts
+    assert not found.runs
 
 
 def _standing() -> Pair:

@@ -422,7 +422,7 @@ def test_every_input_in_every_state(state: State, event: Input) -> None:
             assert flow.state is state
             assert node.counters[f"{event.value} in {state.value}"] == 1
         node._flows.clear()
-        node._events.clear()
+        node._outbox.take()
 
 
 # -- timers

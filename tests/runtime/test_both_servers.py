@@ -17,6 +17,7 @@ from rsock_nf.wire.native.server import NativeServer
 from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame
 from rsock_nf.wire.rsock.server import RsockServer
 from tests.core.conntrack import ACK, SYN, parse_tcp
+from tests.core.outputs import outputs
 from tests.core.tcp.test_icmp import message
 from tests.core.wire import make_tcp
 
@@ -46,7 +47,7 @@ def rsock_flow(server: BothServers, port: int, client: bytes = b"a client") -> N
     """An original's client says its first datagram."""
     syn = make_tcp((THERE, port), (HERE, 20_002), 100, 0, SYN)
     server.receive_packets(1.0, [packet(syn)])
-    (answer,) = server.poll_transmit()
+    (answer,) = outputs(server).bursts
     seq = parse_tcp(answer.headers).seq
     server.receive_packets(1.0, [packet(make_tcp((THERE, port), (HERE, 20_002), 101, seq + 1, ACK))])
     frame = build_frame(KEY, Frame(2, 0, client, 2, port, b"datagram"))
@@ -54,10 +55,7 @@ def rsock_flow(server: BothServers, port: int, client: bytes = b"a client") -> N
 
 
 def events(server: BothServers) -> list[Any]:
-    found = []
-    while (event := server.poll_event()) is not None:
-        found.append(event)
-    return found
+    return [*outputs(server).events]
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -83,7 +81,7 @@ def test_each_wire_serves_its_own_ports() -> None:
     rsock_flow(server, 40_001)
     frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
     server.receive_packets(1.0, [packet(make_tcp((THERE, 40_002), (HERE, 10_002), 102, 7, ACK, frame))])
-    assert [bytes(run.datagrams[0]) for run in server.poll_runs()] == [b"datagram"]
+    assert [bytes(run.datagrams[0]) for run in outputs(server).runs] == [b"datagram"]
     assert len(server.rsock.sessions) == 1
     assert server.native.counters["payloads of no flow"] == 1
     assert server.counters["payloads of no flow"] == 1
@@ -96,7 +94,7 @@ def test_udp_carriers_go_by_their_port() -> None:
     frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
     for port in (20_010, 10_001):
         server.receive_carried(1.0, [Carried(FlowKey(HERE, port, THERE, 40_000, udp=True), memoryview(frame), 0)])
-    assert [bytes(run.datagrams[0]) for run in server.poll_runs()] == [b"datagram"]
+    assert [bytes(run.datagrams[0]) for run in outputs(server).runs] == [b"datagram"]
 
 
 def test_the_second_wires_targets_stand_behind_the_first_ones() -> None:
@@ -104,9 +102,9 @@ def test_the_second_wires_targets_stand_behind_the_first_ones() -> None:
     rsock_flow(server, 40_001)
     (opened,) = [event for event in events(server) if isinstance(event, ConversationOpened)]
     assert TARGETS[opened.target] == TARGETS[2]
-    server.poll_transmit()
+    outputs(server)
     server.receive_datagrams(1.0, [Run(opened.peer, [b"answer"], 6), Run((1, 2), [b"of nobody"], 9)])
-    (answer,) = server.poll_transmit()
+    (answer,) = outputs(server).bursts
     assert b"".join(answer.payload).endswith(b"answer")
     assert server.native.counters["data from a closed conversation"] == 1
     server.socket_refused(1.0, opened.peer, "no socket")
@@ -122,7 +120,7 @@ def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
         ((server.rsock, Forget(THERE)), [Forget(THERE)]),
         ((server.rsock, Follow(THERE)), [Follow(THERE)]),
     ):
-        told[0]._events.append(told[1])
+        told[0]._outbox.tell(told[1])
         assert events(server) == heard
 
 

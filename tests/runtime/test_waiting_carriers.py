@@ -122,8 +122,7 @@ def test_a_burst_for_the_last_carrier_never_reaches_the_link() -> None:
             return len(bursts)
 
         tunnel._link = cast("Any", SimpleNamespace(send=send))
-        tunnel.core = cast("Any", SimpleNamespace(poll_transmit=lambda: [burst(b"late"), elsewhere]))
-        tunnel._transmit()
+        tunnel._transmit([burst(b"late"), elsewhere])
         assert sent == [elsewhere]
         assert tunnel.carriers.dropped == 4
 

@@ -21,7 +21,7 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump.state import OUR_WINDOW, PumpConversation
 from rsock_nf.core.tcp.segment import ACK
-from rsock_nf.core.types import Run
+from rsock_nf.core.types import Outgoing, Run
 
 
 class Client(Dialling):
@@ -53,7 +53,7 @@ class Client(Dialling):
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + 1.0)
 
     def stop(self, now: float) -> None:
-        """The process ends: tell the server, close every flow.  Send what ``poll_transmit`` gives, then go."""
+        """The process ends: tell the server, close every flow.  Send what ``poll`` gives, then go."""
         if self.session:
             for _ in range(2):  # a lost one costs the server only time
                 self._tell(self.session, messages.CloseSession())
@@ -78,7 +78,7 @@ class Client(Dialling):
         match action:
             case Action.WAIT_TURN:
                 self._deadlines.cancel(Timer.RETRANSMIT, flow)
-                self._out.append(flow.segment(b"", window=OUR_WINDOW, flags=ACK))
+                self._outbox.send([flow.segment(b"", window=OUR_WINDOW, flags=ACK)])
                 self._turns(now)
             case Action.OPEN:
                 self._open(now, flow)
@@ -100,7 +100,7 @@ class Client(Dialling):
         if self.session is None:
             self.session = session
             self._session_begins()
-            self._events.append(SessionUp(session.session_id, self._dialer.remote_text))
+            self._outbox.tell(SessionUp(session.session_id, self._dialer.remote_text))
         self._establish(now, flow)
         slot = self._dialer.slots[flow.slot]
         previous, slot.flow, slot.dialled = slot.flow, flow, None
@@ -124,7 +124,7 @@ class Client(Dialling):
         while self._given_up and flow.pump and flow.session and self._knows(flow.pump):
             flow_id = self._given_up.popleft()
             if flow_id not in flow.session.flows:
-                self._out.append(self.pump.send_control(flow.pump, messages.FlowDown(flow_id)))
+                self._outbox.send([self.pump.send_control(flow.pump, messages.FlowDown(flow_id))])
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         match message:
@@ -178,7 +178,7 @@ class Client(Dialling):
         self.reason, self._refusal = reason, ""
         self._refusals.clear()
         self._given_up.clear()
-        self._events.append(SessionDown(session.session_id, reason))
+        self._outbox.tell(SessionDown(session.session_id, reason))
         carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
         for flow in [flow for flow in self._flows.values() if flow.session is session and flow.state in carrying]:
             self._step(now, flow, event, reason)
@@ -221,7 +221,9 @@ class Client(Dialling):
         done = 0
         if run.size <= self._room(conversation):
             kind, prefix = conversation.kind, conversation.prefix
-            done = self.pump.send(conversation, kind, prefix, run.datagrams, run.size, self._out)
+            bursts: list[Outgoing] = []
+            done = self.pump.send(conversation, kind, prefix, run.datagrams, run.size, bursts)
+            self._outbox.send(bursts)
         if done < len(run.datagrams):
             self._send_large(now, conversation, Run(run.peer, run.datagrams[done:], run.size))
 

@@ -102,7 +102,7 @@ class Dialling(Node):
         return flow
 
     def _release(self, key: FlowKey) -> None:
-        self._events.append(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
+        self._outbox.tell(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:
         """ICMP said that nobody has the server's port.  Anybody may say so: a flow that stands is asked by a probe, no more."""
@@ -157,15 +157,15 @@ class Dialling(Node):
             slot.port_wanted = True
             slot.remote = self._dialer.remote
             if slot.udp:
-                self._events.append(CarrierWanted(slot.index, slot.remote, slot.port))
+                self._outbox.tell(CarrierWanted(slot.index, slot.remote, slot.port))
             else:
-                self._events.append(PortWanted(slot.index, slot.remote))
+                self._outbox.tell(PortWanted(slot.index, slot.remote))
 
     def _repeat(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
         flow.repeat = segment
         flow.repeat_since = now
         flow.tries = 1
-        self._out.append(segment)
+        self._outbox.send([segment])
         self._deadlines.set(Timer.RETRANSMIT, flow, now + after)
 
     def _retransmit(self, now: float, flow: Flow) -> None:
@@ -176,7 +176,7 @@ class Dialling(Node):
         if flow.repeat is None or flow.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
             self._unanswered(now, flow)
             return
-        self._out.append(flow.repeat)
+        self._outbox.send([flow.repeat])
         after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries
         self._deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
         flow.tries += 1
@@ -222,7 +222,7 @@ class Dialling(Node):
             if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == flow.next_seq:
                 self._syn_ack(now, flow, segment)
         elif segment.flags & SYN:
-            self._out.append(flow.segment(b"", window=OUR_WINDOW, flags=ACK))  # our ACK was lost
+            self._outbox.send([flow.segment(b"", window=OUR_WINDOW, flags=ACK)])  # our ACK was lost
         else:
             self._opening(now, flow, segment)
 
@@ -305,7 +305,7 @@ class Dialling(Node):
     def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
         """On an established flow: a SYN-ACK that came again means that our ACK was lost."""
         if segment.flags & SYN and flow.pump:
-            self._out.append(self.pump.acknowledge(flow.pump))
+            self._outbox.send([self.pump.acknowledge(flow.pump)])
         else:
             self.counters["odd segments"] += 1
 

@@ -8,14 +8,15 @@ Where packets come from, and what is in them, is the business of ``node``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable
 
 from rsock_nf.core import messages
-from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, Suspect
+from rsock_nf.core.events import FlowClosed, FlowOpened, FlowSick, Suspect
 from rsock_nf.core.flows.flow import TRANSITIONS, Action, Flow, Input, State
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.flows.timers import Deadlines, Timer
+from rsock_nf.core.outbox import Outbox
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import MAX_FRAME, Rng
 from rsock_nf.core.pump.pump import Pump
@@ -56,8 +57,7 @@ class Flows(ABC):
         self._deadlines = Deadlines()
         self._flows: dict[FlowKey, Flow] = {}
         """Every flow that exists, established or not."""
-        self._out: list[Outgoing] = []
-        self._events: deque[Event] = deque()
+        self._outbox = Outbox()
         self._suspected = 0.0
         self.counters: Counter[str] = Counter()
         """What was dropped or ignored, by reason."""
@@ -94,15 +94,15 @@ class Flows(ABC):
             case Action.SEND_FIN if pump:
                 flow.repeat = self._close_frame(flow, pump)
                 flow.tries = 1
-                self._out.append(flow.repeat)
+                self._outbox.send([flow.repeat])
                 self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY)
             case Action.SEND_FIN_ACK if pump:
                 flow.repeat = None if flow.key.udp else self.pump.finish(pump)
-                self._out.append(flow.repeat or self._close_frame(flow, pump))
+                self._outbox.send([flow.repeat or self._close_frame(flow, pump)])
                 self._deadlines.set(Timer.FORGET, flow, now + LINGER)
             case Action.SEND_LAST_ACK if pump:
                 if not flow.key.udp:
-                    self._out.append(self.pump.acknowledge(pump))
+                    self._outbox.send([self.pump.acknowledge(pump)])
                 self._deadlines.cancel(Timer.RETRANSMIT, flow)
                 self._deadlines.set(Timer.FORGET, flow, now + LINGER)
             case _:
@@ -119,7 +119,7 @@ class Flows(ABC):
         elif flow.state is not State.LINGERING:
             self._step(now, flow, Input.PEER_CLOSE, "the other side closed it")
         elif flow.pump and flow.repeat is None:  # we answered, and that was lost; who closed first answers nothing
-            self._out.append(self._close_frame(flow, flow.pump))
+            self._outbox.send([self._close_frame(flow, flow.pump)])
 
     def _establish(self, now: float, flow: Flow) -> None:
         """The flow carries traffic from now on."""
@@ -133,7 +133,7 @@ class Flows(ABC):
         session.group.usable.append(pump)
         self._deadlines.set(Timer.PROBE, flow, now)
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
-        self._events.append(FlowOpened(flow.flow_id, flow.key))
+        self._outbox.tell(FlowOpened(flow.flow_id, flow.key))
 
     def _left_established(self, now: float, flow: Flow, reason: str) -> None:
         """It carries no traffic any more, however it goes on."""
@@ -144,7 +144,7 @@ class Flows(ABC):
             flow.session.used = now
         self._deadlines.cancel(Timer.PROBE, flow)
         orderly = flow.state in (State.CLOSING, State.LINGERING)
-        self._events.append(FlowClosed(flow.flow_id, flow.key, reason, orderly))
+        self._outbox.tell(FlowClosed(flow.flow_id, flow.key, reason, orderly))
 
     def _discard(self, now: float, flow: Flow, reason: str) -> None:  # noqa: ARG002 - the client needs both
         """Forget everything about ``flow``."""
@@ -179,7 +179,7 @@ class Flows(ABC):
         ]
         if flows:
             flow = flows[int.from_bytes(self._rng(2), "big") % len(flows)]
-            self._out.append(self.pump.send_control(flow, message))
+            self._outbox.send([self.pump.send_control(flow, message)])
 
     def _knows(self, flow: PumpFlow) -> bool:  # noqa: ARG002 - on the native wire a usable flow is confirmed
         """The peer knows ``flow``, whatever is said on it."""
@@ -202,13 +202,13 @@ class Flows(ABC):
         number = flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))
         if padding:
             flow.path.probe_sent(number)
-        self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
+        self._outbox.send([self.pump.send_control(pump, messages.Probe(number, padding))])
         self._deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
 
     def _answer_probe(self, flow: Flow, session: Session, answer: messages.ProbeAnswer) -> None:
         if flow.pump is None or flow.state not in (State.ESTABLISHED, State.CONFIRMING):
             return  # behind our FIN there is no sequence space; a demoted flow sends nothing
-        self._out.append(self.pump.send_control(flow.pump, answer))
+        self._outbox.send([self.pump.send_control(flow.pump, answer)])
         if flow.pump not in session.group.usable:
             self._tell(session, answer, avoid=flow)
 
@@ -239,7 +239,7 @@ class Flows(ABC):
         if probe is not None and flow.state is State.ESTABLISHED:
             number, size = probe
             padding = size - pump.codec.control_size(messages.Probe(0))
-            self._out.append(self.pump.send_control(pump, messages.Probe(number, padding)))
+            self._outbox.send([self.pump.send_control(pump, messages.Probe(number, padding))])
 
     def _widened(self, now: float, flow: Flow) -> None:
         flow.path.widened(now)
@@ -287,7 +287,7 @@ class Flows(ABC):
             silent = [other for other in session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
-                self._events.append(Suspect(flow.key.remote))
+                self._outbox.tell(Suspect(flow.key.remote))
 
     def _watch(self, now: float, group: FlowGroup) -> None:
         """Something moves, perhaps too little on each flow to have it watched: probe one of them, as a sample.
@@ -321,7 +321,7 @@ class Flows(ABC):
             usable.remove(flow.pump)
             flow.sick = True
             text = f"loses {flow.health.loss:.0%} of what we send on it, half of the flows lose less than {median:.0%}"
-            self._events.append(FlowSick(flow.flow_id, flow.key, text))
+            self._outbox.tell(FlowSick(flow.flow_id, flow.key, text))
             self._turned_sick(now, flow)
 
     def _worn_out(self, now: float, flow: Flow, pump: PumpFlow) -> None:
@@ -331,7 +331,7 @@ class Flows(ABC):
         elif pump.counter >= REPLACE_AT and not flow.sick:
             flow.sick = True
             text = "has used up half of its counters"
-            self._events.append(FlowSick(flow.flow_id, flow.key, text))
+            self._outbox.tell(FlowSick(flow.flow_id, flow.key, text))
             self._turned_sick(now, flow)
 
     def _retransmit(self, now: float, flow: Flow) -> None:
@@ -342,7 +342,7 @@ class Flows(ABC):
         flow.tries += 1
         if flow.key.udp and flow.pump:
             flow.repeat = self._close_frame(flow, flow.pump)
-        self._out.append(flow.repeat)
+        self._outbox.send([flow.repeat])
         self._tell_others(flow, messages.FlowDown(flow.flow_id))  # perhaps nothing arrives on it any more
         self._deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY * flow.tries)
 

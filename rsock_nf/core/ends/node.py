@@ -1,7 +1,7 @@
 """What client and server have in common: the verbs of the driver, the way in, conversations, timers.
 
 The driver calls ``receive_*`` and ``handle_timeout`` with the time, then empties
-``poll_transmit``, ``poll_runs`` and ``poll_event`` and sleeps until ``next_timeout``.
+``poll`` and sleeps until ``next_timeout``.
 A packet's way in: pump → (what it could not decide) ``_slow`` → the flow's transition table →
 ``_act``.  The flows themselves are ``flows``'s; what only one role does is in ``client`` and ``server``.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable
+from typing import Self
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.flows import ACTIVE_PROBE, SWEEP, Flows
-from rsock_nf.core.events import Event
 from rsock_nf.core.flows.flow import Flow, Input, State
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.flows.timers import Timer
+from rsock_nf.core.outbox import Output
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump.fragments import parse_fragment, split
@@ -37,32 +38,31 @@ class Node(Flows):
         super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
         self._moved: dict[PumpConversation, tuple[int, float]] = {}
         """Every conversation: (datagrams both ways, when that number last changed)."""
-        self._runs: list[Run] = []
         self._next_fragment = int.from_bytes(rng(4), "big")
 
     # -- the driver's verbs
 
     def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
-        """Packets from the link; their buffers are used up when this returns, except what ``poll_runs`` gives."""
+        """Packets from the link; their buffers are used up when this returns, except what ``poll`` gives."""
         runs, slow = self.pump.from_link(packets)
-        self._runs += runs
+        self._outbox.deliver(runs)
         for item in slow:
             self._slow(now, item)
         if self.pump.owes_acknowledgements:
-            self._out += self.pump.take_unacknowledged(all_of_them=False)
+            self._outbox.send(self.pump.take_unacknowledged(all_of_them=False))
             self._deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
 
     def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
         """What UDP carriers received; buffers as with ``receive_packets``."""
         runs, slow = self.pump.from_carriers(received)
-        self._runs += runs
+        self._outbox.deliver(runs)
         for item in slow:
             self._slow(now, item)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
         """Datagrams from the application or the targets."""
         bursts, slow = self.pump.from_app(runs)
-        self._out += bursts
+        self._outbox.send(bursts)
         for run in slow:
             self._slow_run(now, run)
         if self.pump.stalled:
@@ -88,19 +88,14 @@ class Node(Flows):
         """When ``handle_timeout`` wants to be called; None = never."""
         return self._deadlines.next()
 
-    def poll_transmit(self) -> list[Outgoing]:
-        """What is to be sent, in order."""
-        out, self._out = self._out, []
-        return out
+    def poll(self) -> list[Output]:
+        """What is to be done, in the order in which it arose."""
+        return self._outbox.take()
 
-    def poll_runs(self) -> list[Run]:
-        """What is to be delivered, in order."""
-        runs, self._runs = self._runs, []
-        return runs
-
-    def poll_event(self) -> Event | None:
-        """The next event; None = there is none."""
-        return self._events.popleft() if self._events else None
+    @property
+    def role(self) -> Self:
+        """What only a client, or only a server, can be asked."""
+        return self
 
     # -- in: what the pump could not decide
 
@@ -186,7 +181,7 @@ class Node(Flows):
             return
         expected = self._exact(flow, pump, segment.seq)
         runs, slow = self.pump.receive_final(pump, packet, segment)
-        self._runs += runs
+        self._outbox.deliver(runs)
         sealed = False
         for item in slow:
             sealed |= isinstance(item, SlowFrames) and self._frames(now, item, fin=True)
@@ -198,8 +193,8 @@ class Node(Flows):
             self._step(now, flow, Input.PEER_CLOSE, "the other side closed it")
         elif flow.state is State.LINGERING:
             if flow.repeat and pump.in_flight:
-                self._out.append(flow.repeat)  # our own FIN has not arrived
-            self._out.append(self.pump.acknowledge(pump))
+                self._outbox.send([flow.repeat])  # our own FIN has not arrived
+            self._outbox.send([self.pump.acknowledge(pump)])
         elif not segment.payload and expected:
             if flow.state is State.CLOSING:
                 pump.received = (pump.received + 1) & 0xFFFFFFFF
@@ -249,7 +244,7 @@ class Node(Flows):
         else:
             known.received_datagrams += 1
             known.received_bytes += len(datagram)
-            self._runs.append(Run(known.peer, [datagram], len(datagram)))
+            self._outbox.deliver([Run(known.peer, [datagram], len(datagram))])
 
     def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
         """Control messages that both roles understand; the roles extend it.
@@ -301,7 +296,7 @@ class Node(Flows):
             conversation.sent_datagrams, conversation.sent_bytes = before
             if all_left:
                 conversation.count_sent([datagram], 1, len(datagram))
-        self._out += bursts
+        self._outbox.send(bursts)
         self._deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
     def _end_conversation(self, conversation: PumpConversation) -> None:
@@ -314,7 +309,7 @@ class Node(Flows):
         """Timers that both roles have."""
         match timer, key:
             case Timer.ACKNOWLEDGE, _:
-                self._out += self.pump.take_unacknowledged(all_of_them=True)
+                self._outbox.send(self.pump.take_unacknowledged(all_of_them=True))
             case Timer.PROBE, Flow() as flow:
                 self._probe_due(now, flow)
             case Timer.RETRANSMIT, Flow() as flow:

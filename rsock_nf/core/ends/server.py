@@ -102,7 +102,7 @@ class Server(Node):
         )
         isn = self._cookie.isn(segment.key, segment.seq, now, self._note(segment, asked))
         headers = build_syn_ack(segment.key, isn, (segment.seq + 1) & _MASK, offer)
-        self._out.append(Outgoing(headers, [], 0, 0, link_header))
+        self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
 
     def _note(self, segment: Segment, asked: SynOptions) -> int:  # noqa: ARG002 - the native hello tells it all
         """What the cookie is to remember of a SYN."""
@@ -121,7 +121,7 @@ class Server(Node):
         if self._config.on_probe is not OnProbe.CLOSED or segment.key in self._flows or segment.key.udp:
             return
         headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
-        self._out.append(Outgoing(headers, [], 0, 0, link_header))
+        self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
 
     # -- flows
 
@@ -133,7 +133,7 @@ class Server(Node):
         if not flow.key.udp:
             self._followed[flow.key.remote] += 1
             if self._followed[flow.key.remote] == 1:
-                self._events.append(Follow(flow.key.remote))
+                self._outbox.tell(Follow(flow.key.remote))
         self._establish(now, flow)
 
     def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:
@@ -143,7 +143,7 @@ class Server(Node):
         """
         if segment.flags & SYN and not segment.flags & ACK:
             if segment.seq == flow.isn and flow.pump:
-                self._out.append(self.pump.acknowledge(flow.pump))
+                self._outbox.send([self.pump.acknowledge(flow.pump)])
             else:
                 self._syn(now, segment, link_header)
         else:
@@ -158,7 +158,7 @@ class Server(Node):
             self._followed[remote] -= 1
             if self._followed[remote] <= 0:
                 del self._followed[remote]
-                self._events.append(Forget(remote))
+                self._outbox.tell(Forget(remote))
         super()._discard(now, flow, reason)
 
     def _turned_sick(self, now: float, flow: Flow) -> None:  # noqa: ARG002 - as the base has it
@@ -189,7 +189,7 @@ class Server(Node):
         peer = self._peer(session, number)
         conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
         self._put_conversation(now, conversation)
-        self._events.append(ConversationOpened(peer, target))
+        self._outbox.tell(ConversationOpened(peer, target))
         return conversation
 
     def _peer(self, session: Session, number: int) -> Hashable:
@@ -214,7 +214,7 @@ class Server(Node):
 
     def _end_conversation(self, conversation: PumpConversation) -> None:
         super()._end_conversation(conversation)
-        self._events.append(ConversationClosed(conversation.peer))
+        self._outbox.tell(ConversationClosed(conversation.peer))
 
     # -- sessions
 
@@ -231,7 +231,7 @@ class Server(Node):
             self._step(now, flow, Input.CLOSE, reason)
         for conversation in list(session.group.conversations.values()):
             self._end_conversation(conversation)
-        self._events.append(SessionDown(session.session_id, reason))
+        self._outbox.tell(SessionDown(session.session_id, reason))
 
     def _new_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
         group = FlowGroup(None)
@@ -239,7 +239,7 @@ class Server(Node):
         session = Session(session_id, keys, self._config.cipher, group, now, peer=peer, wire=self._config.wire)
         group.owner = session
         self.sessions[session_id] = session
-        self._events.append(SessionUp(session_id, peer))
+        self._outbox.tell(SessionUp(session_id, peer))
         return session
 
     def _has_room(self) -> bool:

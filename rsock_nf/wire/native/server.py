@@ -181,17 +181,17 @@ class NativeServer(Server):
     def _ready(self, flow: Flow, link_header: bytes) -> None:
         if flow.pump:
             burst = self.pump.send_control(flow.pump, messages.Ready())
-            self._out.append(burst._replace(reply_to=link_header))
+            self._outbox.send([burst._replace(reply_to=link_header)])
 
     def _reply(self, segment: Segment, link_header: bytes, payload: bytes) -> None:
         """Answer a stranger where the segment came from; sequence numbers are the segment's own."""
         if segment.key.udp:
-            self._out.append(Outgoing(b"", [payload], len(payload), 0, carrier=segment.key))
+            self._outbox.send([Outgoing(b"", [payload], len(payload), 0, carrier=segment.key)])
             return
         template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
         ack = (segment.seq + len(segment.payload)) & _MASK
         headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
-        self._out.append(Outgoing(headers, [payload], len(payload), 0, link_header))
+        self._outbox.send([Outgoing(headers, [payload], len(payload), 0, link_header)])
 
     # -- flows
 
@@ -234,7 +234,7 @@ class NativeServer(Server):
         self._tell(session, messages.Opened(frames.conversation))
         conversation.received_datagrams += len(datagrams)
         conversation.received_bytes += sum(map(len, datagrams))
-        self._runs.append(Run(conversation.peer, datagrams, len(datagrams[0])))
+        self._outbox.deliver([Run(conversation.peer, datagrams, len(datagrams[0]))])
 
     # -- the rest
 

@@ -129,7 +129,7 @@ class RsockNode(Node):
             # A server's kernel has taken all that we sent; a client's nothing, our ACKs being beyond what it ever said.
             seq = pump.next_seq if self.initiator else flow.next_seq
             headers = HeaderTemplate(flow.key).build(seq, (segment.seq + 1) & _MASK, FIN | ACK, OUR_WINDOW, 0)
-            self._out.append(Outgoing(headers, [], 0, 0))
+            self._outbox.send([Outgoing(headers, [], 0, 0)])
         super()._fin(now, flow, packet, segment)
 
     def _rejoins(self, now: float, pump: PumpFlow, segment: Segment) -> bool:
@@ -180,7 +180,7 @@ class RsockNode(Node):
                 if asked is not None:
                     self._answer_probe(asked, session, messages.ProbeAnswer(None, flow_id, None))
                 elif flow.pump and flow.state is State.ESTABLISHED:
-                    self._out.append(self.pump.send_control(flow.pump, messages.FlowDown(flow_id)))
+                    self._outbox.send([self.pump.send_control(flow.pump, messages.FlowDown(flow_id))])
             case _:
                 super()._control(now, flow, session, message, received)
 
@@ -194,7 +194,7 @@ class RsockNode(Node):
             self._deadlines.set(Timer.PROBE, flow, now + self._parameters.keepalive)
             return
         flow.health.probe_sent(now, pump.sent_frames + 1, (pump.received_frames, pump.highest_ack))
-        self._out.append(self.pump.send_control(pump, messages.Probe(0)))
+        self._outbox.send([self.pump.send_control(pump, messages.Probe(0))])
         wait = self._parameters.keepalive if flow.health.unanswered else min(OVERDUE, self._parameters.keepalive)
         self._deadlines.set(Timer.PROBE, flow, now + wait)
 

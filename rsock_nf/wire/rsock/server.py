@@ -106,7 +106,7 @@ class RsockServer(RsockNode, Server):
         ack = (segment.seq + len(segment.payload) + 1) & _MASK
         template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
         headers = template.build((known.server_isn + 1) & _MASK, ack, FIN | ACK, OUR_WINDOW, 0)
-        self._out.append(Outgoing(headers, [], 0, 0, link_header))
+        self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
 
     def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
         """A frame of no flow that we know, or several merged.  On a UDP carrier there is no handshake to ask for."""
@@ -138,7 +138,7 @@ class RsockServer(RsockNode, Server):
         elif now - since >= RESET_AFTER:
             del self._unshaken[segment.key]
             headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
-            self._out.append(Outgoing(headers, [], 0, 0, link_header))
+            self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
 
     def _session_of(self, now: float, frame: FirstFrame, key: FlowKey, payload: memoryview) -> Session | None:
         """The client's session, made if this is a datagram; None = the frame opens nothing."""
@@ -183,7 +183,7 @@ class RsockServer(RsockNode, Server):
             self._know(flow.pump, session, pushes=pushes)
         self._again(now)
         if flow.pump is not None and not flow.key.udp:
-            self._out.append(self.pump.acknowledge(flow.pump)._replace(reply_to=link_header))
+            self._outbox.send([self.pump.acknowledge(flow.pump)._replace(reply_to=link_header)])
 
     # -- flows
 
@@ -224,7 +224,7 @@ class RsockServer(RsockNode, Server):
         if conversation is not None:
             conversation.received_datagrams += len(frames.datagrams)
             conversation.received_bytes += sum(map(len, frames.datagrams))
-            self._runs.append(Run(conversation.peer, frames.datagrams, frames.size))
+            self._outbox.deliver([Run(conversation.peer, frames.datagrams, frames.size)])
 
 
 def is_rsock_peer(peer: object) -> bool:

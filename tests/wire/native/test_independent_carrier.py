@@ -47,7 +47,7 @@ class CarrierSite(Site):
 
     def collect(self) -> list[tuple[peer.Flow, peer.Segment]]:
         segments = []
-        for outgoing in self.server.poll_transmit():
+        for outgoing in self.mailbox.bursts():
             if outgoing.carrier is not None:
                 data = b"".join(outgoing.payload)
                 size = outgoing.segment_size or len(data)

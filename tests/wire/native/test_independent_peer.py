@@ -14,6 +14,7 @@ from rsock_nf.core.types import Checksum, Endpoint, Packet, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.server import NativeServer
+from tests.core.outputs import Mailbox
 from tests.wire.native import independent_peer as peer
 
 SECRET = bytes(range(32))
@@ -40,6 +41,7 @@ class Site:
         self.server = NativeServer(
             self.parameters, NativeHandshake(SECRET), self.random.randbytes, mtu=1500, max_burst_bytes=64000
         )
+        self.mailbox = Mailbox(self.server)
 
     def send(self, packet: bytes) -> list[tuple[peer.Flow, peer.Segment]]:
         """What the server answers at once."""
@@ -48,7 +50,7 @@ class Site:
 
     def collect(self) -> list[tuple[peer.Flow, peer.Segment]]:
         segments = []
-        for outgoing in self.server.poll_transmit():
+        for outgoing in self.mailbox.bursts():
             for packet in cut(outgoing):
                 (_, port), segment = peer.parse_ipv4(packet)
                 segments.append((self.flows[port], segment))
@@ -111,14 +113,11 @@ class Site:
         return flow
 
     def events(self) -> list[object]:
-        events: list[object] = []
-        while (event := self.server.poll_event()) is not None:
-            events.append(event)
-        return events
+        return [*self.mailbox.events()]
 
     def delivered(self) -> list[bytes]:
         """Datagrams that the server hands to targets."""
-        return [bytes(datagram) for run in self.server.poll_runs() for datagram in run.datagrams]
+        return [bytes(datagram) for run in self.mailbox.runs() for datagram in run.datagrams]
 
 
 @ciphers

@@ -8,6 +8,7 @@ import pytest
 
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.core.types import Carried, Checksum, Packet
+from tests.core.outputs import outputs
 from tests.core.pair import numbered
 from tests.core.wire import Toward
 from tests.wire.rsock.pair import RsockPair
@@ -53,8 +54,7 @@ def test_no_packet_breaks_either_end(recorded: tuple[random.Random, RsockPair, l
         node = pair.server if (toward is Toward.SERVER) is (rng.random() < 0.95) else pair.client
         size = rng.choice((0, 0, 31, 331, 2000))
         node.receive_packets(pair.now, [Packet(memoryview(packet), size, rng.choice(list(Checksum)), b"link")])
-        node.poll_runs()
-        node.poll_transmit()
+        outputs(node)
         pair.now += rng.choice((0.0, 0.001, 0.3))
         for end in (pair.client, pair.server):
             end.handle_timeout(pair.now)
@@ -79,8 +79,7 @@ def test_no_datagram_on_a_udp_carrier_breaks_the_server(seed: int) -> None:
         payload = damaged(rng, b"".join(rng.choices(frames, k=rng.randint(1, 3))))
         carried = Carried(key._replace(remote_port=rng.randint(1, 20)), memoryview(payload), rng.choice((0, 331)))
         pair.server.receive_carried(pair.now, [carried])
-        pair.server.poll_runs()
-        pair.server.poll_transmit()
+        outputs(pair.server)
         pair.now += 0.05
         pair.server.handle_timeout(pair.now)
     assert len(pair.server._flows) <= 20 * 2

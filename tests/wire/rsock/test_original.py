@@ -23,6 +23,7 @@ from rsock_nf.wire.rsock.handshakes import MAX_AGE, MAX_ENTRIES, MAX_OF_ONE_SOUR
 from rsock_nf.wire.rsock.node import RsockNode
 from rsock_nf.wire.rsock.server import RsockServer
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
+from tests.core.outputs import outputs
 from tests.core.wire import checksummed, make_tcp
 from tests.wire.rsock.pair import CONV_RST, DATA, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP, KEY, NETCONN_RST, frame
 
@@ -43,10 +44,10 @@ class Alone:
         self.runs: list[Run] = []
 
     def sent(self) -> list[Tcp]:
-        while (event := self.node.poll_event()) is not None:
-            self.events.append(event)
-        self.runs += [run._replace(datagrams=[bytes(one) for one in run.datagrams]) for run in self.node.poll_runs()]
-        return [parse_tcp(packet) for burst in self.node.poll_transmit() for packet in cut(burst)]
+        found = outputs(self.node)
+        self.events += found.events
+        self.runs += [run._replace(datagrams=[bytes(one) for one in run.datagrams]) for run in found.runs]
+        return [parse_tcp(packet) for burst in found.bursts for packet in cut(burst)]
 
     def frames(self) -> list[Frame]:
         frames = [parse_frame_untrusted(HASHES, memoryview(tcp.payload)) for tcp in self.sent() if tcp.payload]
@@ -396,7 +397,7 @@ def test_datagrams_in_other_peoples_names_cost_them_little(server: Alone) -> Non
         server.node.receive_carried(server.now, [Carried(key, memoryview(carried), 0)])
     answered = 0
     for _ in range(60):
-        answered += sum(burst.payload_size for burst in server.node.poll_transmit())
+        answered += sum(burst.payload_size for burst in outputs(server.node).bursts)
         server.node.handle_timeout(server.now)
         server.now += 1.0
     assert answered <= 1.5 * received

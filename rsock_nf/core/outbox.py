@@ -1,0 +1,65 @@
+"""What an endpoint wants done, in the one order in which it arose: bursts to send, datagrams to deliver, events.
+
+A server's ``ConversationOpened`` stands before the first datagrams of that conversation, a ``Follow`` before the first
+burst to that address.  The driver takes everything with one ``poll`` and does it from first to last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from rsock_nf.core.events import Event
+from rsock_nf.core.types import Outgoing, Run
+
+
+class Transmit(NamedTuple):
+    """Send these bursts, in order."""
+
+    bursts: list[Outgoing]
+
+
+class Deliver(NamedTuple):
+    """Give these datagrams to the application or to the targets, in order."""
+
+    runs: list[Run]
+
+
+Output: TypeAlias = Transmit | Deliver | Event
+
+
+class Outbox:
+    """Outputs that wait for ``poll``.  Neighbours of one kind are joined, so that a batch stays a batch."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self) -> None:
+        self._items: list[Output] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def send(self, bursts: Iterable[Outgoing]) -> None:
+        """Bursts leave."""
+        last = self._items[-1] if self._items else None
+        if isinstance(last, Transmit):
+            last.bursts.extend(bursts)
+        elif found := list(bursts):
+            self._items.append(Transmit(found))
+
+    def deliver(self, runs: Iterable[Run]) -> None:
+        """Datagrams have come."""
+        last = self._items[-1] if self._items else None
+        if isinstance(last, Deliver):
+            last.runs.extend(runs)
+        elif found := list(runs):
+            self._items.append(Deliver(found))
+
+    def tell(self, event: Event) -> None:
+        """Something has happened that the driver must act on, or wants to know."""
+        self._items.append(event)
+
+    def take(self) -> list[Output]:
+        """Everything since the last call, in order."""
+        items, self._items = self._items, []
+        return items
