@@ -1,41 +1,36 @@
-"""Which core an instance drives: the wires that its settings name."""
+"""Which endpoint an instance drives: its role, and the wire that its settings name."""
 
 from __future__ import annotations
 
 from os import urandom
 
-from rsock_nf.core.ends.client import Client
-from rsock_nf.core.ends.server import Server
+from rsock_nf.core.ends import endpoint
+from rsock_nf.core.ends.accepting import Accepting
+from rsock_nf.core.ends.dialling import Dialling
+from rsock_nf.core.ends.endpoint import Endpoint
 from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
-from rsock_nf.runtime.both_servers import BothServers
-from rsock_nf.wire.native.client import NativeClient
-from rsock_nf.wire.native.handshake import NativeHandshake
-from rsock_nf.wire.native.server import NativeServer
-from rsock_nf.wire.rsock.client import RsockClient
-from rsock_nf.wire.rsock.frames import RsockFormat
-from rsock_nf.wire.rsock.server import RsockServer
+from rsock_nf.wire.native.client import NativeClientWire
+from rsock_nf.wire.native.server import NativeServerWire
+from rsock_nf.wire.rsock.client import RsockClientWire
+from rsock_nf.wire.rsock.server import RsockServerWire
 
 
-def client_core(parameters: ClientParameters, mtu: int, max_burst_bytes: int) -> Client:
+def client_endpoint(parameters: ClientParameters, mtu: int, max_burst_bytes: int) -> Endpoint[Dialling]:
     """The client that ``parameters`` describe, on a link of this MTU and burst size."""
+    wire: NativeClientWire | RsockClientWire
     if parameters.wire is Wire.RSOCK:
-        return RsockClient(parameters, RsockFormat(parameters.hash_key), urandom, mtu=mtu)
-    handshake = NativeHandshake(parameters.secret)
-    return NativeClient(parameters, handshake, urandom, mtu=mtu, max_burst_bytes=max_burst_bytes)
+        client_id = int.from_bytes(urandom(8), "big") or 1
+        wire = RsockClientWire(parameters.hash_key, parameters.rsock_version, client_id)
+    else:
+        wire = NativeClientWire(parameters.secret)
+    return endpoint.client(parameters, wire, urandom, mtu=mtu, max_burst_bytes=max_burst_bytes)
 
 
-def server_core(
-    parameters: ServerParameters, second: ServerParameters | None, mtu: int, max_burst_bytes: int
-) -> Server | BothServers:
-    """The server that ``parameters`` describe; ``second``: wire rsock beside it, on ports of its own."""
+def server_endpoint(parameters: ServerParameters, mtu: int, max_burst_bytes: int) -> Endpoint[Accepting]:
+    """The server that ``parameters`` describe, on one wire."""
+    wire: NativeServerWire | RsockServerWire
     if parameters.wire is Wire.RSOCK:
-        return _rsock_server(parameters, mtu)
-    handshake = NativeHandshake(parameters.secret)
-    native = NativeServer(parameters, handshake, urandom, mtu=mtu, max_burst_bytes=max_burst_bytes)
-    if second is None:
-        return native
-    return BothServers(native, _rsock_server(second, mtu), second.ports, len(parameters.targets))
-
-
-def _rsock_server(parameters: ServerParameters, mtu: int) -> RsockServer:
-    return RsockServer(parameters, RsockFormat(parameters.hash_key), urandom, mtu=mtu)
+        wire = RsockServerWire(parameters.hash_key, urandom(32))
+    else:
+        wire = NativeServerWire(parameters.secret, urandom(32))
+    return endpoint.server(parameters, wire, urandom, mtu=mtu, max_burst_bytes=max_burst_bytes)

@@ -8,8 +8,8 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
-
 from rsock_nf.core.ends.client import Client
+
 from rsock_nf.core.parameters import Carriers, ServerParameters, Wire
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
