@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
-from rsock_nf.core.events import ConversationOpened, Follow, Forget
+from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget
+from rsock_nf.core.outbox import Deliver
 from rsock_nf.core.parameters import ServerParameters, Wire
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
-from rsock_nf.runtime.both_servers import BothServers, _local_port
+from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer, local_port
+from rsock_nf.runtime.endpoints import outer_peer, sessions_of
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.server import NativeServer
 from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame
@@ -27,23 +28,23 @@ KEY = b"key"
 NATIVE, RSOCK = (PortRange(10_001, 10_010),), (PortRange(20_001, 20_003), PortRange(20_010, 20_010))
 
 
-def both() -> BothServers:
-    rng = random.Random(1).randbytes
-    native = ServerParameters(secret=bytes(32), ports=NATIVE, targets=TARGETS[:2])
-    rsock = ServerParameters(wire=Wire.RSOCK, hash_key=KEY, ports=RSOCK, targets=TARGETS[2:])
-    return BothServers(
-        NativeServer(native, NativeHandshake(native.secret), rng, mtu=1500, max_burst_bytes=0),
-        RsockServer(rsock, RsockFormat(KEY), rng, mtu=1500),
-        RSOCK,
-        len(native.targets),
-    )
+class Both:
+    """A demultiplexer, and the two servers behind it."""
+
+    def __init__(self) -> None:
+        rng = random.Random(1).randbytes
+        native = ServerParameters(secret=bytes(32), ports=NATIVE, targets=TARGETS[:2])
+        rsock = ServerParameters(wire=Wire.RSOCK, hash_key=KEY, ports=RSOCK, targets=TARGETS[2:])
+        self.native = NativeServer(native, NativeHandshake(native.secret), rng, mtu=1500, max_burst_bytes=0)
+        self.rsock = RsockServer(rsock, RsockFormat(KEY), rng, mtu=1500)
+        self.server = Demultiplexer([Branch(self.native, NATIVE, 0), Branch(self.rsock, RSOCK, len(native.targets))])
 
 
 def packet(data: bytes) -> Packet:
     return Packet(memoryview(data), 0, Checksum.VERIFY, b"link")
 
 
-def rsock_flow(server: BothServers, port: int, client: bytes = b"a client") -> None:
+def rsock_flow(server: Demultiplexer, port: int, client: bytes = b"a client") -> None:
     """An original's client says its first datagram."""
     syn = make_tcp((THERE, port), (HERE, 20_002), 100, 0, SYN)
     server.receive_packets(1.0, [packet(syn)])
@@ -54,43 +55,48 @@ def rsock_flow(server: BothServers, port: int, client: bytes = b"a client") -> N
     server.receive_packets(1.0, [packet(make_tcp((THERE, port), (HERE, 20_002), 102, 7, ACK, frame))])
 
 
-def events(server: BothServers) -> list[Any]:
-    return [*outputs(server).events]
-
-
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("port", [10_005, 20_002])
 def test_a_segment_goes_by_its_port(family: int, port: int) -> None:
     here, there = (HERE, THERE) if family == 4 else (bytes(15) + b"\1", bytes(15) + b"\2")
-    assert _local_port(packet(make_tcp((there, 20_001), (here, port), 1, 2, ACK, b"payload"))) == port
+    assert local_port(packet(make_tcp((there, 20_001), (here, port), 1, 2, ACK, b"payload"))) == port
 
 
 def test_segments_with_ip_options_and_icmp_go_by_it_too() -> None:
     plain = make_tcp((THERE, 40_000), (HERE, 20_002), 1, 2, ACK)
     options = bytearray(b"\x46" + plain[1:20] + bytes(4) + plain[20:])
     options[2:4] = len(options).to_bytes(2, "big")
-    assert _local_port(Packet(memoryview(bytes(options)), 0, Checksum.VALID, b"")) == 20_002
+    assert local_port(Packet(memoryview(bytes(options)), 0, Checksum.VALID, b"")) == 20_002
     key = FlowKey(HERE, 20_002, THERE, 40_000)
     ours = make_tcp((HERE, 20_002), (THERE, 40_000), 1, 2, ACK, bytes(1000))
-    assert _local_port(packet(message(key, 3, 4, 600, ours[:28]))) == 20_002
-    assert _local_port(packet(b"\x45" + bytes(30))) == 0
+    assert local_port(packet(message(key, 3, 4, 600, ours[:28]))) == 20_002
+    assert local_port(packet(b"\x45" + bytes(30))) == 0
 
 
 def test_each_wire_serves_its_own_ports() -> None:
-    server = both()
+    both = Both()
+    server = both.server
     rsock_flow(server, 40_001)
     frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
     server.receive_packets(1.0, [packet(make_tcp((THERE, 40_002), (HERE, 10_002), 102, 7, ACK, frame))])
     assert [bytes(run.datagrams[0]) for run in outputs(server).runs] == [b"datagram"]
-    assert len(server.rsock.sessions) == 1
-    assert server.native.counters["payloads of no flow"] == 1
+    assert len(sessions_of(both.rsock)) == 1
+    assert both.native.counters["payloads of no flow"] == 1
     assert server.counters["payloads of no flow"] == 1
-    assert [key[0] for key in server.sessions] == [1]
-    assert server.next_timeout() == server.rsock.next_timeout()
+    (session,) = sessions_of(server)
+    assert outer_peer(server, session, "a peer") == (1, "a peer")
+    assert server.next_timeout() == both.rsock.next_timeout()
+
+
+def test_what_belongs_to_no_port_goes_to_the_first() -> None:
+    both = Both()
+    both.server.receive_packets(1.0, [packet(b"\x45" + bytes(30))])
+    assert both.native.counters["malformed packets"] == 1
+    assert not both.rsock.counters
 
 
 def test_udp_carriers_go_by_their_port() -> None:
-    server = both()
+    server = Both().server
     frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
     for port in (20_010, 10_001):
         server.receive_carried(1.0, [Carried(FlowKey(HERE, port, THERE, 40_000, udp=True), memoryview(frame), 0)])
@@ -98,34 +104,53 @@ def test_udp_carriers_go_by_their_port() -> None:
 
 
 def test_the_second_wires_targets_stand_behind_the_first_ones() -> None:
-    server = both()
+    both = Both()
+    server = both.server
     rsock_flow(server, 40_001)
-    (opened,) = [event for event in events(server) if isinstance(event, ConversationOpened)]
+    made = outputs(server)
+    (opened,) = [event for event in made.events if isinstance(event, ConversationOpened)]
     assert TARGETS[opened.target] == TARGETS[2]
-    outputs(server)
-    server.receive_datagrams(1.0, [Run(opened.peer, [b"answer"], 6), Run((1, 2), [b"of nobody"], 9)])
+    assert [run.peer for run in made.runs] == [opened.peer]
+    server.receive_datagrams(1.0, [Run(opened.peer, [b"answer"], 6), Run((0, (1, 2)), [b"of nobody"], 9)])
     (answer,) = outputs(server).bursts
     assert b"".join(answer.payload).endswith(b"answer")
-    assert server.native.counters["data from a closed conversation"] == 1
+    assert both.native.counters["data from a closed conversation"] == 1
     server.socket_refused(1.0, opened.peer, "no socket")
-    assert not server.rsock.pump.conversation(opened.peer)
+    assert isinstance(opened.peer, tuple)
+    assert not both.rsock.pump.conversation(opened.peer[1])
+
+
+def test_peers_of_one_name_are_told_apart() -> None:
+    both = Both()
+    for endpoint in (both.native, both.rsock):
+        endpoint._outbox.tell(ConversationOpened("peer", 0))
+        endpoint._outbox.deliver([Run("peer", [b"datagram"], 8)])
+        endpoint._outbox.tell(ConversationClosed("peer"))
+    assert both.server.poll() == [
+        ConversationOpened((0, "peer"), 0),
+        Deliver([Run((0, "peer"), [b"datagram"], 8)]),
+        ConversationClosed((0, "peer")),
+        ConversationOpened((1, "peer"), 2),
+        Deliver([Run((1, "peer"), [b"datagram"], 8)]),
+        ConversationClosed((1, "peer")),
+    ]
 
 
 def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
-    server = both()
+    both = Both()
     for told, heard in (
-        ((server.native, Follow(THERE)), [Follow(THERE)]),
-        ((server.rsock, Follow(THERE)), []),
-        ((server.native, Forget(THERE)), []),
-        ((server.rsock, Forget(THERE)), [Forget(THERE)]),
-        ((server.rsock, Follow(THERE)), [Follow(THERE)]),
+        ((both.native, Follow(THERE)), [Follow(THERE)]),
+        ((both.rsock, Follow(THERE)), []),
+        ((both.native, Forget(THERE)), []),
+        ((both.rsock, Forget(THERE)), [Forget(THERE)]),
+        ((both.rsock, Follow(THERE)), [Follow(THERE)]),
     ):
         told[0]._outbox.tell(told[1])
-        assert events(server) == heard
+        assert both.server.poll() == heard
 
 
 def test_it_stops_both() -> None:
-    server = both()
+    server = Both().server
     rsock_flow(server, 40_001)
     assert server.followed() == [THERE]
     closing = [server.closing]
