@@ -87,9 +87,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--json", action="store_true", help="for programs: a list, or one object if an instance is named"
     )
     status.add_argument("--watch", action="store_true", help="again every second, with rates")
-    check = command("check", _check, "validate a configuration file")
-    _config_argument(check, required=True)
-    check.add_argument("--print-log", action="store_true", help=argparse.SUPPRESS)  # for a running instance
+    _config_argument(command("check", _check, "validate a configuration file"), required=True)
     _config_argument(command("rules", _rules, "print the exact firewall rules, touch nothing"), required=True)
     convert = command("convert", _convert, "print a configuration of the original rsock as ours")
     convert.add_argument("file", type=Path, metavar="FILE", help="its JSON file")
@@ -296,21 +294,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    if arguments.print_log:
-        return _print_log(arguments.config)
     settings = _loaded(arguments.config).settings
     print(f"{settings.path}: valid; instance {settings.name}")
-    return 0
-
-
-def _print_log(path: Path) -> int:
-    """For a running instance (``ops.handover``)."""
-    import json
-
-    from rsock_nf import config
-
-    log = config.load_log(path)
-    print(json.dumps({"level": log.level, "file": str(log.file) if log.file else None}))
     return 0
 
 
