@@ -13,6 +13,8 @@ from rsock_nf.config import reference
 from rsock_nf.config.keys import ROLES, LogKeys, RsockKeys, TunnelKeys, keys_of
 
 ROOT = Path(__file__).parents[2]
+OTHER_WIRE = {"hash", "rsock_version"}
+"""Keys that only wire rsock has."""
 
 
 def test_the_documentation_is_what_the_program_says() -> None:
@@ -43,28 +45,17 @@ def test_defaults_are_those_of_a_file_that_says_nothing(tmp_path: Path) -> None:
         path = tmp_path / "edge.json"
         path.write_text(json.dumps(keys))
         silent = config.load(path).settings
+        properties = config.schema()["$defs"][f"{role.title()}Keys"]["properties"]
         written = dict(keys)
         for row in reference.rows():
-            if (
-                role in row.roles
-                and "." not in row.key
-                and row.default.startswith("`")
-                and row.key not in ("hash", "rsock_version")
-            ):
-                text = row.default.strip("`")
-                written[row.key] = (
-                    float(text)
-                    if text.isdigit() and row.key not in ("flows", "max_sessions", "max_conversations")
-                    else int(text)
-                    if text.isdigit()
-                    else text
-                )
+            if role in row.roles and row.default.startswith("`") and row.key in properties.keys() - OTHER_WIRE:
+                written[row.key] = properties[row.key]["default"]
         path.write_text(json.dumps(written))
         assert len(written) > len(keys) + 5
         assert config.load(path).settings == silent
 
 
-@pytest.mark.parametrize("key", ["hash", "rsock_version"])
+@pytest.mark.parametrize("key", sorted(OTHER_WIRE))
 def test_keys_of_the_other_wire_have_their_defaults_there(tmp_path: Path, key: str) -> None:
     (row,) = [row for row in reference.rows() if row.key == key]
     keys: dict[str, Any] = {"role": "client", "wire": "rsock", "server": "192.0.2.1", "listen": "127.0.0.1:9"}
