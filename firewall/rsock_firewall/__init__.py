@@ -6,6 +6,16 @@ project does to a host's packet filter.  ``firewall/README.md`` is the auditor's
 """
 
 from rsock_firewall.policy import Counters, Firewall, FirewallError, Held, Policy, PortRange
-from rsock_firewall.select import left_on_this_host, select
+from rsock_firewall.select import left_on_this_host, render_unprobed, select
 
-__all__ = ["Counters", "Firewall", "FirewallError", "Held", "Policy", "PortRange", "left_on_this_host", "select"]
+__all__ = [
+    "Counters",
+    "Firewall",
+    "FirewallError",
+    "Held",
+    "Policy",
+    "PortRange",
+    "left_on_this_host",
+    "render_unprobed",
+    "select",
+]

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rsock_firewall import nft_text, npf_text, pf_text
-from rsock_firewall.pfctl import Dialect
+from rsock_firewall import npf
+from rsock_firewall.nftables import text as nft_text
+from rsock_firewall.pf import text as pf_text
+from rsock_firewall.pf.pfctl import Dialect
 from rsock_firewall.policy import Counters, Held, Policy, PortRange, check_name
 
 
@@ -40,7 +42,7 @@ NFT = Language(
     lambda name: f"nft delete table inet {nft_text.TABLE_PREFIX}{name}",
 )
 NPF = Language(
-    npf_text.render,
+    npf.render,
     "npfctl reload",
     lambda _: "in npf.conf:",
     lambda name: f"the rules of instance {name} in npf.conf",
@@ -96,11 +98,6 @@ class Manual:
     def render(self, policy: Policy) -> str:
         """In the system's own language."""
         return self._language.render(policy)
-
-    def counters(self, name: str) -> Counters:
-        """Zero: the rules are not ours to read."""
-        check_name(name)
-        return Counters()
 
 
 class ManualHeld:

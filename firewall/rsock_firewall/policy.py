@@ -167,9 +167,6 @@ class Firewall(Protocol):
     def render(self, policy: Policy) -> str:
         """The exact rules as text that the system's own tool loads."""
 
-    def counters(self, name: str) -> Counters:
-        """What an instance's rules counted, held by whomever."""
-
 
 class Drop(NamedTuple):
     """One rule: TCP with this source and destination is dropped.  None = matches anything."""

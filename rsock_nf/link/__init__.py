@@ -57,7 +57,7 @@ class LinkEvent(enum.Enum):
     NEXT_HOP = "next-hop"
     """The route to a followed destination changed (gateway or source address)."""
     MOVED = "moved"
-    """The route to a followed destination leads out of another device now; ``Link.moved_to`` names it."""
+    """The route to a followed destination leads out of another device now; ``route_to`` tells which."""
     GONE = "gone"
     """The device was deleted or renamed."""
 
@@ -94,7 +94,6 @@ class Link(Protocol):
     """Largest IP packet, bytes."""
     max_burst_bytes: int
     """Largest IP packet length of a burst; 0 = this link takes single segments only."""
-    moved_to: str
 
     def fileno(self) -> int:
         """Readable when packets wait."""

@@ -38,10 +38,9 @@ from rsock_nf.link.cbpf import (
     Assembler,
     Instruction,
     encode,
-    interpret,
 )
 
-__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "interpret", "null_layout", "program"]
+__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
 
 ByteOrder: TypeAlias = Literal["little", "big"]
 

@@ -72,8 +72,6 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.moved_to = ""
-        """The device that the route of a followed destination leads out of, after ``MOVED``."""
         self._followed: dict[bytes, Followed] = {}
         self._entries: dict[bytes, _EntryT] = {}
         self._headers: dict[bytes, bytes] = {}
@@ -103,8 +101,8 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         """Ask the kernel for the route."""
 
     @abstractmethod
-    def _name_of(self, ifindex: int) -> str | None:
-        """Of another device; None = it is gone again."""
+    def _exists(self, ifindex: int) -> bool:
+        """Whether another device is still there."""
 
     @abstractmethod
     def _enter(self, hop: IPAddress) -> None:
@@ -164,12 +162,8 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         self._render(followed)
         if followed.way == before:
             return None
-        if followed.way.ifindex not in {0, self._ifindex, before.ifindex}:
-            moved_to = self._name_of(followed.way.ifindex)
-            if moved_to is not None:
-                self.moved_to = moved_to
-                return LinkEvent.MOVED
-        return LinkEvent.NEXT_HOP
+        elsewhere = followed.way.ifindex not in {0, self._ifindex, before.ifindex}
+        return LinkEvent.MOVED if elsewhere and self._exists(followed.way.ifindex) else LinkEvent.NEXT_HOP
 
     def _resolve_all(self, found: dict[LinkEvent, None]) -> None:
         for followed in self._followed.values():

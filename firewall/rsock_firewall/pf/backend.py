@@ -10,27 +10,20 @@ no anchor of ours, so what is above it has to be arranged too:
 * a main ruleset with rules in it is somebody's: it has to call our anchors, and pf has to be enabled, or we refuse.
 
 pf has no owner and no events: what a foreign flush removed is noticed when ``repair`` is called, and put back.
+
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``pfctl`` runs
+pfctl(8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
-from rsock_firewall import pf_text
 from rsock_firewall.command import NoTool, Run, run
-from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl
-from rsock_firewall.policy import (
-    Counters,
-    FirewallError,
-    Held,
-    Policy,
-    PortRange,
-    check_name,
-    check_update,
-    merged,
-    tally,
-)
+from rsock_firewall.held import Carry, HeldRules, Why, until_exit
+from rsock_firewall.pf import text
+from rsock_firewall.pf.pfctl import Dialect, Main, NoPf, Pfctl
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged, tally
 
 
 class Pf:
@@ -50,14 +43,9 @@ class Pf:
             raise FirewallError("pf is disabled")
         _check(self._dialect, self._pfctl.main(), enabled=enabled)
 
-    @contextmanager
-    def hold(self, policy: Policy) -> Iterator[Held]:
+    def hold(self, policy: Policy) -> AbstractContextManager[Held]:
         """See ``policy.Firewall.hold``.  Nothing tells whether another live daemon has the same name."""
-        held = PfHeld(self._pfctl, policy)
-        try:
-            yield held
-        finally:
-            held.release()
+        return until_exit(lambda: HeldRules(policy, PfRules(self._pfctl, policy)))
 
     def clear(self, name: str) -> bool:
         """See ``policy.Firewall.clear``."""
@@ -83,83 +71,40 @@ class Pf:
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
-        return pf_text.render(policy, _anchor(self._dialect, policy.name))
-
-    def counters(self, name: str) -> Counters:
-        """See ``policy.Firewall.counters``; since the last update that changed the rules."""
-        labels = self._pfctl.labels(anchor := _anchor(self._dialect, name))
-        if not labels:
-            raise FirewallError(f"there is no rule in pf's anchor {anchor}")
-        return tally(labels)
+        return text.render(policy, _anchor(self._dialect, policy.name))
 
 
-class PfHeld:
-    """See ``policy.Held``."""
+class PfRules:
+    """See ``held.Rules``.  Raises ``FirewallError`` for a device that pf ignores."""
 
     def __init__(self, pfctl: Pfctl, policy: Policy) -> None:
         self._pfctl = pfctl
-        self._policy = policy
         self._anchor = _anchor(pfctl.dialect, policy.name)
+        self._device = policy.device
         self._rules: list[str] = []
         """What pf lists of our anchor, to be compared with what it lists later."""
-        self._carried = Counters()
-        """Counted by rules that were replaced since."""
         self._token: str | None = None
-        self._released = False
         self._check_device(policy)
-        try:
-            self._token = next((label.token for label in pfctl.labels(self._anchor)), None)  # of a predecessor
-            self._install(policy, arrange=True)
-        except BaseException:
-            with suppress(FirewallError):  # the first reason is the one to tell
-                self.release()
-            raise
 
-    def update(self, policy: Policy) -> None:
-        """See ``policy.Held.update``.  One transaction of pf's; a failure leaves the old rules."""
-        check_update(self._policy, policy)
-        if policy == self._policy:
-            return
-        if policy.device != self._policy.device:
-            self._check_device(policy)
-        self._install(policy, arrange=not self._rules)
+    def install(self, policy: Policy, why: Why, carry: Carry) -> None:
+        """See ``held.Rules.install``.  One transaction of pf's.
 
-    def fileno(self) -> int:
-        """-1: pf tells nobody of changes."""
-        return -1
-
-    def repair(self) -> bool:
-        """See ``policy.Held.repair``.  Looks at the anchor, at what calls it, and at whether pf is enabled."""
-        if self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated()):
-            return False
-        self._install(self._policy, arrange=True)
-        return True
-
-    def counters(self) -> Counters:
-        """See ``policy.Held.counters``."""
-        return self._carried.plus(tally(self._pfctl.labels(self._anchor)))
-
-    def release(self) -> None:
-        """See ``policy.Held.release``."""
-        if self._released:
-            return
-        self._remove()
-        _leave_main(self._pfctl)
-        self._released = True
-
-    def _install(self, policy: Policy, *, arrange: bool) -> None:
-        """The anchor's rules are replaced last, when it is certain that they will be evaluated.
-
-        ``arrange``: look at the main ruleset and at pf itself, too.
+        The anchor's rules are replaced last, when it is certain that they will be evaluated.  At an update of rules that are
+        there, the main ruleset and pf itself are not looked at.
         """
-        wanted = bool(pf_text.lines(policy))
+        if why is Why.START:
+            self._token = next((label.token for label in self._pfctl.labels(self._anchor)), None)  # of a predecessor
+        if policy.device != self._device:
+            self._check_device(policy)
+        wanted = bool(text.lines(policy))
+        arrange = why is not Why.UPDATE or not self._rules
         token = self._arrange() if wanted and arrange else self._token
         try:
-            carried = self.counters()
+            counted = self.counted()
             if wanted:
-                self._pfctl.load(self._anchor, pf_text.render(policy, self._anchor, token))
+                self._pfctl.load(self._anchor, text.render(policy, self._anchor, token))
             else:
-                self._remove()
+                self._empty()
         except BaseException:
             if token and token != self._token:
                 self._pfctl.release_reference(token)
@@ -167,8 +112,21 @@ class PfHeld:
         if wanted:
             self._token = token
         self._rules = self._pfctl.rules(self._anchor)
-        self._carried = carried
-        self._policy = policy
+        self._device = policy.device
+        carry(counted)
+
+    def stand(self) -> bool:
+        """See ``held.Rules.stand``.  Looks at the anchor, at what calls it, and at whether pf is enabled."""
+        return self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated())
+
+    def counted(self) -> Counters:
+        """See ``held.Rules.counted``."""
+        return tally(self._pfctl.labels(self._anchor))
+
+    def remove(self) -> None:
+        """See ``held.Rules.remove``."""
+        self._empty()
+        _leave_main(self._pfctl)
 
     def _arrange(self) -> str | None:
         """Have our anchors evaluated and pf enabled, or refuse with nothing changed; the token, where there are any."""
@@ -186,7 +144,7 @@ class PfHeld:
     def _evaluated(self) -> bool:
         return self._pfctl.enabled() and self._pfctl.main().calls_us
 
-    def _remove(self) -> None:
+    def _empty(self) -> None:
         if _remove(self._pfctl, self._anchor):
             self._token = None  # it was in the labels
         token, self._token = self._token, None
@@ -199,7 +157,7 @@ class PfHeld:
 
 
 def _anchor(dialect: Dialect, name: str) -> str:
-    pf_text.check_anchor_name(check_name(name), dialect.longest_name)
+    text.check_anchor_name(check_name(name), dialect.longest_name)
     return dialect.prefix + name
 
 

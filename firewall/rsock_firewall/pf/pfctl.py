@@ -1,7 +1,7 @@
 """pfctl(8): one method for each thing that we ask it, and what its answers mean.
 
 Where a form of output exists that is meant for programs, it is used: labels for counters and ports, exit codes and
-``Status:`` for the rest.  Rules are compared as text with themselves only.  Not here: when to do what (``pf``).
+``Status:`` for the rest.  Rules are compared as text with themselves only.  Not here: when to do what (``backend``).
 Sources: pfctl(8) and sbin/pfctl/pfctl.c of FreeBSD 14 and OpenBSD 7, pfctl(8) of macOS.
 """
 
@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rsock_firewall import pf_text
 from rsock_firewall.command import Done, Run
+from rsock_firewall.pf import text as pf_text
 from rsock_firewall.policy import FirewallError, PortRange
 
 PFCTL = "/sbin/pfctl"

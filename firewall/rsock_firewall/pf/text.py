@@ -1,4 +1,4 @@
-"""A policy as pf.conf(5) rules: what ``pf`` loads into an anchor, and the text that an operator can load by hand.
+"""A policy as pf.conf(5) rules: what ``backend`` loads into an anchor, and the text that an operator can load by hand.
 
 Every rule has a label, which says what it is for and which local ports it covers.  A label is what pf's own tool
 prints with bare numbers (``pfctl -s labels``), and what keeps its ruleset optimizer from merging rules.

@@ -38,9 +38,7 @@ _TCP: Final = 6
 
 
 class NextHopSource(Protocol):
-    """Where the link headers of an Ethernet device come from, and the news about it: ``bsd_next_hop.NextHops``."""
-
-    moved_to: str
+    """Where the link headers of an Ethernet device come from, and the news about it: ``next_hop.NextHops``."""
 
     @property
     def mtu(self) -> int:
@@ -94,7 +92,6 @@ class BpfLink:
         receive_buffer: int = 32 << 20,
     ) -> None:
         self.device = ifname
-        self.moved_to = ""
         self._next_hops = next_hops
         self.max_burst_bytes = _MAX_IP_BYTES
         """Cut here and not in the core: what a burst costs is then paid once for all of its segments."""
@@ -228,8 +225,6 @@ class BpfLink:
         news = dict.fromkeys(self._next_hops.events()) if self._next_hops else {}
         if self._next_hops:
             self._read_mtu()
-            if LinkEvent.MOVED in news:
-                self.moved_to = self._next_hops.moved_to
         found = list(self._events | news)
         self._events.clear()
         return found

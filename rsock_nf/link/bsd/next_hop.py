@@ -122,8 +122,8 @@ class NextHops(FollowedDestinations[_Entry]):
         source = self._choose_source(remote, source_of(self._kernel, route))
         return Way(route.index, gateway_of(self._kernel, route) or remote, source)
 
-    def _name_of(self, ifindex: int) -> str | None:
-        return next((one.name for one in self._kernel.interfaces() if one.index == ifindex), None)
+    def _exists(self, ifindex: int) -> bool:
+        return any(one.index == ifindex for one in self._kernel.interfaces())
 
     def _is_second_choice(self, address: IPAddress) -> bool:
         return is_second_choice(self._kernel, self.device, address)

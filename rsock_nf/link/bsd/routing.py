@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,13 @@ from typing import Final, Protocol
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message, Messages
-from rsock_nf.link.routing_socket import drain, is_answered
 
 _DISCARD: Final = 9
+_READ_BYTES: Final = 1 << 16
+"""Of one read: more than any message has."""
+_READS_AT_ONCE: Final = 256
+_PATIENCE_MS: Final = 1000
+"""A bound only: the answer is there when send(2) returns."""
 
 
 class RoutingCalls(Protocol):
@@ -157,7 +162,7 @@ class RouteSocket:
 
     def news(self) -> tuple[list[Message], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow."""
-        reads, overrun = drain(self._news)
+        reads, overrun = _drain(self._news)
         return self._parsed(reads), overrun
 
     def _parsed(self, reads: list[bytes]) -> list[Message]:
@@ -169,15 +174,15 @@ class RouteSocket:
         A neighbour's own route is RTF_REJECT while it does not answer (OpenBSD, macOS): it leads to the neighbour all the same.
         """
         abi = self.abi
-        drain(self._requests)  # every routing socket hears everything
+        _drain(self._requests)  # every routing socket hears everything
         self._sequence += 1
         asked = (abi["RTM_GET"], os.getpid(), self._sequence)
         try:
             self._requests.send(self._messages.get(remote, *asked[1:]))
         except OSError:  # ESRCH; ENETUNREACH on some
             return None
-        while is_answered(self._requests):
-            for message in self._parsed(drain(self._requests)[0]):
+        while _is_answered(self._requests):
+            for message in self._parsed(_drain(self._requests)[0]):
                 if (message.kind, message.pid, message.sequence) == asked:
                     nowhere = message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
                     neighbour = message.flags & self.neighbour_flag
@@ -213,3 +218,29 @@ class RouteSocket:
         abi = self.abi
         name = (abi["CTL_NET"], abi["PF_ROUTE"], 0, family, abi[what], argument)
         return self._messages.parse(self.calls.sysctl(name))
+
+
+def _is_answered(end: socket.socket) -> bool:
+    """Whether there is something to read, now or within a second."""
+    waiter = select.poll()
+    waiter.register(end, select.POLLIN)
+    return bool(waiter.poll(_PATIENCE_MS))
+
+
+def _drain(end: socket.socket) -> tuple[list[bytes], bool]:
+    """The reads that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS).
+
+    ``end`` is non-blocking.  Raises ``OSError`` for everything else.
+    """
+    reads: list[bytes] = []
+    overrun = False
+    for _ in range(_READS_AT_ONCE):
+        try:
+            reads.append(end.recv(_READ_BYTES))
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            overrun = True
+    return reads, overrun

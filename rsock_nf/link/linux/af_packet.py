@@ -76,7 +76,6 @@ class PacketLink:
 
     def __init__(self, device: str, match: Match, *, receive_buffer: int) -> None:
         self.device = device
-        self.moved_to = ""
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
         try:
@@ -347,8 +346,6 @@ class PacketLink:
         news = dict.fromkeys(self._next_hops.events())
         if LinkEvent.MTU in news or LinkEvent.UP in news:
             self._reread_mtu()
-        if LinkEvent.MOVED in news:
-            self.moved_to = self._next_hops.moved_to
         found = list(self._events | news)
         self._events.clear()
         return found

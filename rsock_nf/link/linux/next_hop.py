@@ -19,6 +19,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
+from rsock_firewall.netlink import kind_of
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.followed import Entry, FollowedDestinations, Way
@@ -133,8 +134,8 @@ class NextHops(FollowedDestinations[_Entry]):
             return Way(ifindex)
         return Way(ifindex, route.gateway or remote, self._choose_source(remote, route.source))
 
-    def _name_of(self, ifindex: int) -> str | None:
-        return name_of(self._requests, ifindex)  # one that is gone again will be news, too
+    def _exists(self, ifindex: int) -> bool:
+        return name_of(self._requests, ifindex) is not None  # one that is gone again will be news, too
 
     def _is_second_choice(self, address: IPAddress) -> bool:
         return address in self._temporary
@@ -203,7 +204,7 @@ class NextHops(FollowedDestinations[_Entry]):
 
     def _hear(self, message: bytes, found: dict[LinkEvent, None]) -> bool:
         """One message; whether it may have changed a route."""
-        kind = rtnl.kind_of(message)
+        kind = kind_of(message)
         if kind in {rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK}:
             if rtnl.device_key(message) == (_AF_UNSPEC, self._link.ifindex):
                 self._hear_device(rtnl.parse_device(message), found, deleted=kind == rtnl.RTM_DELLINK)

@@ -1,19 +1,16 @@
-"""Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE sockets of our own.
+"""Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE.
 
-What it is: a request/answer socket, a socket for multicast news, and what ``next_hop`` and ``routes`` need of their
-messages as small values.  pyroute2's message classes encode and decode; its ``IPRoute``, which brings an event loop and threads,
-is not used.  A request never waits on the network: the kernel answers within send(2), or while a dump is read.
+What it is: what ``next_hop`` and ``routes`` need of rtnetlink's messages, as small values.  The socket is
+``rsock_firewall.netlink``; pyroute2's message classes encode and decode.  A request never waits for the network.
 
-Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
+Layouts: include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 
@@ -22,9 +19,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from rsock_firewall.netlink import NETLINK_ROUTE, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkSocket, Request
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux.buffers import enlarge_receive
-from rsock_nf.link.routing_socket import RECEIVE_BYTES, drain, is_answered
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -64,20 +61,8 @@ SCOPE_HOST: Final = 254
 RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST: Final = 0x001
-_NLM_F_ACK: Final = 0x004
-_NLM_F_DUMP_INTR: Final = 0x010
-_NLM_F_DUMP: Final = 0x300
-_NLM_F_CREATE: Final = 0x400
-_AF_NETLINK: Final = 16
-_NETLINK_ROUTE: Final = 0
-_SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
 _NEWS_BUFFER: Final = 1 << 20
-_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
-_DUMPS: Final = 8
+_DUMPS: Final = 9
 
 
 class Device(NamedTuple):
@@ -128,49 +113,30 @@ class RouteReply(NamedTuple):
     """RTN_*"""
 
 
-def kind_of(message: bytes) -> int:
-    """RTM_*"""
-    return int(_HEADER.unpack_from(message)[1])
-
-
 class RouteSocket:
-    """A NETLINK_ROUTE socket; raises ``OSError`` as the kernel says."""
+    """A NETLINK_ROUTE socket; raises ``OSError`` as the kernel says.
+
+    ``groups``: multicast groups (RTNLGRP_*) whose news it reads.
+    """
 
     def __init__(self, groups: Iterable[int] = ()) -> None:
-        self._sequence = 0
-        self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
-        try:
-            self._socket.setblocking(False)
-            self._socket.bind((0, 0))
-            for group in groups:
-                self._join(group)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _join(self, group: int) -> None:
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # before Linux 5.3 there is no RTNLGRP_NEXTHOP
-                raise
+        self._netlink = NetlinkSocket(NETLINK_ROUTE, groups)
 
     def enlarge(self) -> None:
         """Room for a burst of news; without privilege the default must do, and an overrun is handled anyway."""
-        enlarge_receive(self._socket, _NEWS_BUFFER)
+        enlarge_receive(self._netlink.socket, _NEWS_BUFFER)
 
     def fileno(self) -> int:
         """Readable when news wait."""
-        return self._socket.fileno()
+        return self._netlink.fileno()
 
     def close(self) -> None:
         """Idempotent."""
-        self._socket.close()
+        self._netlink.close()
 
     def news(self) -> tuple[list[bytes], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS)."""
-        reads, overrun = drain(self._socket)
-        return [message for data in reads for message in _split(data)], overrun
+        return self._netlink.news()
 
     # -- requests
 
@@ -206,7 +172,7 @@ class RouteSocket:
         """
         request = _neighbour(index, address)
         request["flags"] = _NTF_USE | flags & NTF_EXT_LEARNED
-        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK | _NLM_F_CREATE)
+        self._ask(request, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE)
 
     def probe_neighbour(self, index: int, address: IPAddress) -> None:
         """Into NUD_PROBE: unicast probes at once, without the 5 s of NUD_DELAY.
@@ -216,74 +182,21 @@ class RouteSocket:
         """
         request = _neighbour(index, address)
         request["state"] = NUD_PROBE
-        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK)
+        self._ask(request, RTM_NEWNEIGH, NLM_F_ACK)
 
-    def _ask(self, request: Any, kind: int, flags: int = 0) -> bytes:
-        """Send; the answer, or the acknowledgement."""
-        sequence = self._send(request, kind, flags)
-        while True:
-            for message in _split(self._receive()):
-                if _HEADER.unpack_from(message)[3] != sequence:
-                    continue  # late, of a request given up
-                _raise_if_error(message)
-                return message
+    def _ask(self, request: Request, kind: int, flags: int = 0) -> bytes:
+        """The answer, or the acknowledgement."""
+        return self._netlink.ask(_typed(request, kind, flags))
 
-    def _dump(self, request: Any, kind: int) -> list[bytes]:
-        """Everything that is there.  The kernel says when it changed under our hands: then once more."""
-        messages, whole = self._dump_once(request, kind)
-        for _ in range(_DUMPS):
-            if whole:
-                break
-            messages, whole = self._dump_once(request, kind)
-        return messages
-
-    def _dump_once(self, request: Any, kind: int) -> tuple[list[bytes], bool]:
-        sequence = self._send(request, kind, _NLM_F_DUMP)
-        found: list[bytes] = []
-        whole = True
-        while True:
-            for message in _split(self._receive()):
-                _, answer, flags, number, _ = _HEADER.unpack_from(message)
-                if number != sequence:
-                    continue
-                whole = whole and not flags & _NLM_F_DUMP_INTR
-                if answer == _NLMSG_DONE:
-                    return found, whole
-                _raise_if_error(message)
-                found.append(message)
-
-    def _send(self, request: Any, kind: int, flags: int) -> int:
-        self._sequence += 1
-        request["header"]["type"] = kind
-        request["header"]["flags"] = _NLM_F_REQUEST | flags
-        request["header"]["sequence_number"] = self._sequence
-        request.reset()
-        request.encode()
-        self._socket.send(request.data)
-        return self._sequence
-
-    def _receive(self) -> bytes:
-        if not is_answered(self._socket):
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer a netlink request")
-        return self._socket.recv(RECEIVE_BYTES)
+    def _dump(self, request: Request, kind: int) -> list[bytes]:
+        """Everything that is there.  When it keeps changing while it is read, the last reading must do."""
+        return self._netlink.dump(_typed(request, kind), _DUMPS)[0]
 
 
-def _split(data: bytes) -> Iterator[bytes]:
-    """A datagram's netlink messages, each aligned to 4 bytes."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length = int(_HEADER.unpack_from(data, at)[0])
-        if not _HEADER.size <= length <= len(data) - at:
-            return
-        yield data[at : at + length]
-        at += (length + 3) & ~3
-
-
-def _raise_if_error(message: bytes) -> None:
-    if kind_of(message) == _NLMSG_ERROR:
-        (code,) = struct.unpack_from("=i", message, _HEADER.size)
-        if code:
-            raise OSError(-code, os.strerror(-code))
+def _typed(request: Request, kind: int, flags: int = 0) -> Request:
+    request["header"]["type"] = kind
+    request["header"]["flags"] = NLM_F_REQUEST | flags
+    return request
 
 
 def _decoded(kind: Any, message: bytes) -> Any:
@@ -345,7 +258,7 @@ def _parse_route(message: bytes) -> RouteReply:
     )
 
 
-def _neighbour(index: int, address: IPAddress) -> Any:
+def _neighbour(index: int, address: IPAddress) -> Request:
     request = ndmsg()
     request["family"] = _family(address)
     request["ifindex"] = index

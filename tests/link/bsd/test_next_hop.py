@@ -165,7 +165,7 @@ def test_a_route_that_changes_is_news(host: Host) -> None:
     host.tables.ways[None] = Way(em1, GATEWAY, OURS)
     host.kernel.announce("RTM_ADD", 3)
     assert hops.events() == [LinkEvent.MOVED]
-    assert hops.moved_to == "em1"
+    assert hops._followed[FAR.packed].way.ifindex == em1.index
 
 
 def test_a_change_that_no_message_told_is_found(host: Host) -> None:
