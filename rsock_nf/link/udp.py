@@ -18,7 +18,7 @@ Ancillary: TypeAlias = list[tuple[int, int, bytes]]
 """As sendmsg takes it: level, type, data."""
 
 
-class Control(NamedTuple):
+class ReceivedAncillary(NamedTuple):
     """What one message's ancillary data says."""
 
     segment_size: int
@@ -28,37 +28,37 @@ class Control(NamedTuple):
 
 
 class Reader(Protocol):
-    """``slots`` receive buffers, filled by one ``read``; what they hold is valid until the next."""
+    """``buffers`` receive buffers, filled by one ``read``; what they hold is valid until the next."""
 
-    slots: int
+    buffers: int
     name_stride: int
-    """Bytes from one slot's sockaddr to the next in ``names_raw``."""
+    """Bytes from one buffer's sockaddr to the next in ``names_raw``."""
     views: list[memoryview]
-    """The buffer of each slot, whole; cut it with ``lengths``."""
+    """Each buffer, whole; cut it with ``lengths``."""
 
     def read(self, descriptor: int, limit: int | None = None) -> int:
-        """Fill at most ``limit`` slots (default: all); how many were, 0 when nothing waits.  Raises ``OSError``."""
+        """Fill at most ``limit`` buffers (default: all); how many were, 0 when nothing waits.  Raises ``OSError``."""
 
     def lengths(self, count: int) -> list[int]:
-        """Bytes in each of the first ``count`` slots."""
+        """Bytes in each of the first ``count`` buffers."""
 
     def flags(self, count: int) -> list[int]:
-        """Of each of the first ``count`` slots: ``MSG_TRUNC``."""
+        """Of each of the first ``count`` buffers: ``MSG_TRUNC``."""
 
     def any_flags(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has one."""
+        """Whether any of the first ``count`` buffers has one."""
 
     def names_raw(self, count: int) -> bytes:
-        """The senders of the first ``count`` slots, ``name_stride`` bytes each."""
+        """The senders of the first ``count`` buffers, ``name_stride`` bytes each."""
 
-    def name(self, slot: int) -> bytes:
-        """The sender of one slot: two bytes, then what ``sockaddr.parse_sockaddr`` reads, or a Unix-domain path."""
+    def name(self, index: int) -> bytes:
+        """The sender of one buffer: two bytes, then what ``sockaddr.parse_sockaddr`` reads, or a Unix-domain path."""
 
-    def any_control(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has ancillary data."""
+    def any_ancillary(self, count: int) -> bool:
+        """Whether any of the first ``count`` buffers has ancillary data."""
 
-    def control(self, slot: int) -> bytes:
-        """Ancillary data of one slot, for ``UdpSystem.parse_control``; b"" = none."""
+    def ancillary(self, index: int) -> bytes:
+        """Ancillary data of one buffer, for ``UdpSystem.parse_ancillary``; b"" = none."""
 
 
 class UdpSystem(Protocol):
@@ -66,12 +66,12 @@ class UdpSystem(Protocol):
 
     bursts: bool
     """Whether one send may be many datagrams, cut by ``segments``."""
-    merge_control: int
+    merge_ancillary_bytes: int
     """Bytes of ancillary data that tell where to cut what was merged."""
-    destination_control: int
+    destination_ancillary_bytes: int
     """Bytes of ancillary data that tell where a datagram was sent to."""
 
-    def reader(self, slots: int, slot_bytes: int, *, names: int, control: int) -> Reader:
+    def reader(self, buffers: int, buffer_bytes: int, *, names: int, ancillary: int) -> Reader:
         """Buffers with so much room each for a sockaddr and for ancillary data."""
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
@@ -83,17 +83,17 @@ class UdpSystem(Protocol):
     def ask_destination(self, sock: socket.socket) -> None:
         """Be told where each datagram was sent to.  Raises ``OSError``."""
 
-    def parse_control(self, data: bytes) -> Control:
-        """What ``Reader.control`` gave."""
+    def parse_ancillary(self, data: bytes) -> ReceivedAncillary:
+        """What ``Reader.ancillary`` gave."""
 
     def answer_from(self, family: int, source: bytes) -> Ancillary:
-        """Of a ``Control.source``."""
+        """Of a ``ReceivedAncillary.source``."""
 
     def source_of(self, family: int, address: bytes, scope: int) -> bytes:
-        """The ``Control.source`` of a packed address; ``scope`` is the device of a link-local one, else 0."""
+        """The ``ReceivedAncillary.source`` of a packed address; ``scope`` is the device of a link-local one, else 0."""
 
     def address_of(self, family: int, source: bytes) -> IPAddress:
-        """The address in a ``Control.source``, for people."""
+        """The address in a ``ReceivedAncillary.source``, for people."""
 
     def segments(self, size: int) -> Ancillary:
         """Cut this send at ``size``."""

@@ -29,7 +29,7 @@ from rsock_nf.policy import policy_for
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver, random_bytes
 from rsock_nf.runtime.endpoints import client_core
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import DialledCarrier, route_mtu
+from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters, Listener
 from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port
 from rsock_nf.sockets.unix_datagrams import UnixListener
@@ -199,7 +199,7 @@ class ClientTunnel(Driver):
         """A UDP socket for a flow; source address and port are the kernel's choice unless configured."""
         now = self._now()
         try:
-            carrier = DialledCarrier(
+            carrier = ClientCarrier(
                 Endpoint(remote, port, self.device if remote.is_link_local else ""),
                 source=next((own for own in self.settings.addresses if own.version == remote.version), None),
                 ports=self.settings.client_ports,

@@ -36,7 +36,7 @@ from rsock_nf.runtime.both_servers import BothServers
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.journal import Journal
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import DialledCarrier
+from rsock_nf.sockets.carriers import ClientCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 BATCH = 64
@@ -165,7 +165,7 @@ class Driver(Attachment):
         core = self.core
         for _ in range(ROUNDS):
             received = carrier.receive()
-            if isinstance(carrier, DialledCarrier) and carrier.refused():
+            if isinstance(carrier, ClientCarrier) and carrier.refused():
                 self._carrier_refused(carrier.key)
             if not received:
                 break

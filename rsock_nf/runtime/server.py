@@ -21,8 +21,8 @@ from rsock_nf.runtime.both_servers import BothServers
 from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver
 from rsock_nf.runtime.endpoints import server_core
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import CarrierPort, route_mtu, serve_ports
-from rsock_nf.sockets.datagrams import DatagramCounters, Dialled
+from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
+from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
 from rsock_nf.sockets.held_ports import hold_ports
 
 NAME_AGAIN = 5.0
@@ -40,9 +40,9 @@ class ServerTunnel(Driver):
         self.addresses: tuple[IPAddress, ...] = ()
         self._name_at = 0.0
         """When rules and filter are to name these again, since they could not; 0 = they do."""
-        self._sockets: dict[Hashable, Dialled] = {}
+        self._sockets: dict[Hashable, TargetSocket] = {}
         self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
-        self._served: list[CarrierPort] = []
+        self._served: list[ServerCarrier] = []
         """Its UDP ports."""
         self._paused = False
         self._closed = Counter[str]()
@@ -119,7 +119,7 @@ class ServerTunnel(Driver):
         for socket in self._sockets.values():
             self._loop.remove_reader(socket.fileno())
 
-    def _target_readable(self, peer: Hashable, socket: Dialled) -> None:
+    def _target_readable(self, peer: Hashable, socket: TargetSocket) -> None:
         for _ in range(ROUNDS):
             runs = socket.receive(peer)
             if not runs:
@@ -158,7 +158,7 @@ class ServerTunnel(Driver):
 
     def _open_socket(self, peer: Hashable, target: int) -> None:
         try:
-            socket = Dialled(self._targets[target])
+            socket = TargetSocket(self._targets[target])
         except LinkError as error:
             self._note_trouble(str(error))  # on wire rsock perhaps once a datagram
             self.core.socket_refused(self._now(), peer, str(error))

@@ -1,6 +1,6 @@
 """UDP carriers: ordinary UDP sockets on which flows travel, ours and the far end's frames in them.
 
-``DialledCarrier`` is a client's: one socket, connected, for each flow.  ``CarrierPort`` is a server's: one socket for each
+``ClientCarrier`` is a client's: one socket, connected, for each flow.  ``ServerCarrier`` is a server's: one socket for each
 port and family (or each address, where the configuration names some), on which any number of flows arrive; an answer leaves from the
 address that was asked.
 
@@ -28,7 +28,7 @@ from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, O
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.sockets.buffers import SLOT_BYTES, shared_slots
+from rsock_nf.sockets.buffers import BUFFER_BYTES, shared_buffers
 from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
 
 _DISCARD: Final = 9
@@ -86,7 +86,7 @@ class _Carrier(UdpSocket):
     def _send_piece(self, key: FlowKey, destination: Destination, data: Buffer, size: int) -> bool:
         """One UDP_SEGMENT send, or one datagram after the other where the kernel refuses that."""
         count = -(-len(data) // size)
-        if self._udp.bursts and size < self._single_from.get(key, SLOT_BYTES):
+        if self._udp.bursts and size < self._single_from.get(key, BUFFER_BYTES):
             ancillary = [*destination.ancillary, *self._udp.segments(size)]
             failure = self._transmit(data, ancillary, destination.address)
             if failure not in NO_GSO:
@@ -121,7 +121,7 @@ class _Carrier(UdpSocket):
         return True
 
 
-class DialledCarrier(_Carrier):
+class ClientCarrier(_Carrier):
     """A client's flow over UDP, toward ``remote``.
 
     ``source``: the address to send from; ``ports``: where the source port comes from (a random free one); by default the
@@ -149,7 +149,7 @@ class DialledCarrier(_Carrier):
             ip_address(local[0].partition("%")[0]).packed, local[1], remote.address.packed, remote.port, udp=True
         )
         self._to_remote = Destination(None, [])
-        self._slots = shared_slots()
+        self._buffers = shared_buffers()
         self._refusals = 0
         """ECONNREFUSED that ``refused`` has told of."""
 
@@ -189,25 +189,25 @@ class DialledCarrier(_Carrier):
         return self._refusals > told
 
     def receive(self) -> list[Carried]:
-        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
-        lengths = self._read(self._slots)
+        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``ReceiveBuffers``."""
+        lengths = self._read(self._buffers)
         if not lengths:
             return []
         key = self.key
-        reader = self._slots.reader
+        reader = self._buffers.reader
         views = reader.views
-        if not reader.any_control(len(lengths)):
-            received = [Carried(key, views[slot][:length], 0) for slot, length in enumerate(lengths)]
+        if not reader.any_ancillary(len(lengths)):
+            received = [Carried(key, views[index][:length], 0) for index, length in enumerate(lengths)]
         else:
             received = [
-                Carried(key, views[slot][:length], self._udp.parse_control(reader.control(slot)).segment_size)
-                for slot, length in enumerate(lengths)
+                Carried(key, views[index][:length], self._udp.parse_ancillary(reader.ancillary(index)).segment_size)
+                for index, length in enumerate(lengths)
             ]
         self.counters.received += count_datagrams(received)
         return received
 
 
-class CarrierPort(_Carrier):
+class ServerCarrier(_Carrier):
     """A server's port; an unspecified address takes every local one of its family.
 
     Raises ``LinkError``.
@@ -218,7 +218,9 @@ class CarrierPort(_Carrier):
     def __init__(self, endpoint: Endpoint, *, device: str | None = None) -> None:
         super().__init__(endpoint, device)
         self.endpoint = endpoint
-        self._slots = shared_slots(NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control)
+        self._buffers = shared_buffers(
+            NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
+        )
         self._keys: dict[Hashable, FlowKey] = {}
         """Sender and our address, as the kernel says them → flow."""
         self._destinations: dict[Hashable, Destination] = {}
@@ -232,24 +234,24 @@ class CarrierPort(_Carrier):
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Carried]:
-        """See ``DialledCarrier.receive``."""
-        lengths = self._read(self._slots)
+        """See ``ClientCarrier.receive``."""
+        lengths = self._read(self._buffers)
         if not lengths:
             return []
-        reader = self._slots.reader
+        reader = self._buffers.reader
         stride = reader.name_stride
         names = reader.names_raw(len(lengths))
         views = reader.views
         received: list[Carried] = []
-        last_name = last_control = b""
+        last_name = last_ancillary = b""
         key, segment_size = None, 0
-        for slot, length in enumerate(lengths):
-            name, control = names[slot * stride : slot * stride + stride], reader.control(slot)
-            if key is None or name != last_name or control != last_control:
-                last_name, last_control = name, control
-                segment_size, source = self._udp.parse_control(control)
+        for index, length in enumerate(lengths):
+            name, ancillary = names[index * stride : index * stride + stride], reader.ancillary(index)
+            if key is None or name != last_name or ancillary != last_ancillary:
+                last_name, last_ancillary = name, ancillary
+                segment_size, source = self._udp.parse_ancillary(ancillary)
                 key = self._keys.get((name, source)) or self._learn(name, source)
-            received.append(Carried(key, views[slot][:length], segment_size))
+            received.append(Carried(key, views[index][:length], segment_size))
         self.counters.received += count_datagrams(received)
         return received
 
@@ -308,18 +310,18 @@ def _plausible(mtu: int, family: int) -> int:
 
 def serve_ports(
     ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None
-) -> list[CarrierPort]:
-    """A ``CarrierPort`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6 address.
+) -> list[ServerCarrier]:
+    """A ``ServerCarrier`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6 address.
 
     All of them, or none and ``LinkError``.  A host without IPv6 serves IPv4 only.
     """
-    opened: list[CarrierPort] = []
+    opened: list[ServerCarrier] = []
     with contextlib.ExitStack() as stack:
         hosts = list(addresses) or [ip_address(host) for family, host in _ANY.items() if _has(family)]
         for span in ranges:
             for port in range(span.first, span.last + 1):
                 for host in hosts:
-                    carrier = CarrierPort(Endpoint(host, port), device=device)
+                    carrier = ServerCarrier(Endpoint(host, port), device=device)
                     stack.callback(carrier.close)
                     opened.append(carrier)
         stack.pop_all()
@@ -337,4 +339,4 @@ def _has(family: socket.AddressFamily) -> bool:
     return True
 
 
-__all__ = ["CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]
+__all__ = ["ClientCarrier", "ServerCarrier", "count_datagrams", "route_mtu", "serve_ports"]

@@ -1,6 +1,6 @@
 """The application's side: UDP sockets that take and give whole runs of datagrams.
 
-A ``Listener`` is bound, and many peers send to it (the application at a client).  A ``Dialled`` socket is
+A ``Listener`` is bound, and many peers send to it (the application at a client).  A ``TargetSocket`` socket is
 connected to one target (a conversation at the server).  The way of a datagram, in the order of this file:
 
 1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its
@@ -35,7 +35,7 @@ from rsock_nf.link.sockaddr import (
     why_not,
 )
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.sockets.buffers import SLOT_BYTES, SLOTS, Slots, shared_slots
+from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
@@ -97,7 +97,7 @@ class UdpSocket:
         self._udp = system().udp
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
-        self._read_limit = SLOTS
+        self._read_limit = BUFFERS
         """Messages of one read."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
@@ -134,9 +134,9 @@ class UdpSocket:
         """Where this socket is bound."""
         return to_endpoint(self._socket.getsockname())
 
-    def _read(self, slots: Slots) -> list[int]:
-        """How long each slot is that was filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
-        reader = slots.reader
+    def _read(self, buffers: ReceiveBuffers) -> list[int]:
+        """How long each buffer is that was filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
+        reader = buffers.reader
         for _ in range(_READ_ATTEMPTS):
             try:
                 count = reader.read(self._socket.fileno(), self._read_limit)
@@ -162,7 +162,7 @@ class UdpSocket:
             self._settle(self._transmit(datagrams[0], destination.ancillary, destination.address), 1)
         elif not self._udp.bursts:
             self._send_all(destination, datagrams)
-        elif size == 0 or size >= self._single_from.get(key, SLOT_BYTES):
+        elif size == 0 or size >= self._single_from.get(key, BUFFER_BYTES):
             self._send_singly(destination, datagrams)
         elif not len(datagrams[-1]):  # a burst cannot end in an empty datagram: it would vanish
             self._send_run(key, destination, datagrams[:-1], size)
@@ -231,10 +231,10 @@ class Listener(UdpSocket):
 
     _purpose = "listen on"
 
-    def __init__(self, endpoint: Endpoint, *, slots: Slots | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(endpoint)
-        self._slots = slots or shared_slots(
-            NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control
+        self._buffers = buffers or shared_buffers(
+            NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
         )
         self._destinations: dict[Hashable, Destination] = {}
 
@@ -250,39 +250,39 @@ class Listener(UdpSocket):
     def receive(self) -> list[Run]:
         """What waits, at most 64 kernel messages; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        slots = self._slots
-        reader = slots.reader
-        lengths = self._read(slots)
+        buffers = self._buffers
+        reader = buffers.reader
+        lengths = self._read(buffers)
         if not lengths:
             return []
         count = len(lengths)
         names = reader.names_raw(count)
         name = names[: reader.name_stride]
         one_sender = names == name * count
-        if self._wildcard or reader.any_control(count):
-            runs = self._receive_with_control(names, lengths, one_sender=one_sender)
+        if self._wildcard or reader.any_ancillary(count):
+            runs = self._receive_with_ancillary(names, lengths, one_sender=one_sender)
         elif one_sender:
-            runs = slots.runs(name, lengths)
+            runs = buffers.runs(name, lengths)
         else:
-            runs = slots.mixed_runs(_cut(names, reader.name_stride), lengths, None)
+            runs = buffers.mixed_runs(_cut(names, reader.name_stride), lengths, None)
         self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 
-    def _receive_with_control(self, names: bytes, lengths: list[int], *, one_sender: bool) -> list[Run]:
-        reader = self._slots.reader
+    def _receive_with_ancillary(self, names: bytes, lengths: list[int], *, one_sender: bool) -> list[Run]:
+        reader = self._buffers.reader
         stride = reader.name_stride
-        controls = [reader.control(slot) for slot in range(len(lengths))]
-        if one_sender and controls.count(controls[0]) == len(controls):
-            segment_size, source = self._udp.parse_control(controls[0])
+        ancillaries = [reader.ancillary(index) for index in range(len(lengths))]
+        if one_sender and ancillaries.count(ancillaries[0]) == len(ancillaries):
+            segment_size, source = self._udp.parse_ancillary(ancillaries[0])
             peer = names[:stride] + source
             if not segment_size:
-                return self._slots.runs(peer, lengths)
-            return self._slots.mixed_runs([peer] * len(lengths), lengths, [segment_size] * len(lengths))
-        parsed = [self._udp.parse_control(control) for control in controls]
+                return self._buffers.runs(peer, lengths)
+            return self._buffers.mixed_runs([peer] * len(lengths), lengths, [segment_size] * len(lengths))
+        parsed = [self._udp.parse_ancillary(ancillary) for ancillary in ancillaries]
         peers = [name + told.source for name, told in zip(_cut(names, stride), parsed, strict=True)]
-        return self._slots.mixed_runs(peers, lengths, [told.segment_size for told in parsed])
+        return self._buffers.mixed_runs(peers, lengths, [told.segment_size for told in parsed])
 
     def send(self, runs: Sequence[Run]) -> None:
         """Send each run to its peer.  What the kernel does not take is dropped and counted."""
@@ -313,7 +313,7 @@ class Listener(UdpSocket):
         return f"{sender} via {getattr(local, 'ipv4_mapped', None) or local}"
 
 
-class Dialled(UdpSocket):
+class TargetSocket(UdpSocket):
     """Connected to ``target``: hears nobody else, has one source port.  Its owner says whom it stands for.
 
     Raises ``LinkError``.
@@ -321,10 +321,10 @@ class Dialled(UdpSocket):
 
     _purpose = "open a socket toward"
 
-    def __init__(self, target: Endpoint, *, slots: Slots | None = None) -> None:
+    def __init__(self, target: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(target)
         self.target = target
-        self._slots = slots or shared_slots()
+        self._buffers = buffers or shared_buffers()
         self._to_target = Destination(None, [])
 
     def _attach(self, endpoint: Endpoint) -> None:
@@ -333,19 +333,19 @@ class Dialled(UdpSocket):
     def receive(self, peer: Hashable) -> list[Run]:
         """What waits, at most 64 kernel messages, as runs of ``peer``; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        slots = self._slots
-        reader = slots.reader
-        lengths = self._read(slots)
+        buffers = self._buffers
+        reader = buffers.reader
+        lengths = self._read(buffers)
         if not lengths:
             return []
         count = len(lengths)
-        if reader.any_control(count):
-            segments = [self._udp.parse_control(reader.control(slot)).segment_size for slot in range(count)]
-            runs = slots.mixed_runs([peer] * count, lengths, segments)
+        if reader.any_ancillary(count):
+            segments = [self._udp.parse_ancillary(reader.ancillary(index)).segment_size for index in range(count)]
+            runs = buffers.mixed_runs([peer] * count, lengths, segments)
         else:
-            runs = slots.runs(peer, lengths)
+            runs = buffers.runs(peer, lengths)
         self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 

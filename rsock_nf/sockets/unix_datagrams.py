@@ -29,7 +29,7 @@ from typing import Final
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.udp import MSG_TRUNC
-from rsock_nf.sockets.buffers import Slots, shared_slots
+from rsock_nf.sockets.buffers import ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
 
 _SOCKADDR_UN: Final = 110
@@ -48,10 +48,10 @@ class UnixListener:
     Raises ``LinkError``.
     """
 
-    def __init__(self, path: Path, *, slots: Slots | None = None) -> None:
+    def __init__(self, path: Path, *, buffers: ReceiveBuffers | None = None) -> None:
         self.local = path
         self.counters = DatagramCounters()
-        self._slots = slots or shared_slots(_SOCKADDR_UN, 0)
+        self._buffers = buffers or shared_buffers(_SOCKADDR_UN, 0)
         self._identity: tuple[int, int] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -93,13 +93,13 @@ class UnixListener:
     def receive(self) -> list[Run]:
         """What waits, at most 64 datagrams; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        reader = self._slots.reader
+        reader = self._buffers.reader
         while count := self._read():
-            peers = [_answerable(reader.name(slot)[_FAMILY_BYTES:]) for slot in range(count)]
+            peers = [_answerable(reader.name(index)[_FAMILY_BYTES:]) for index in range(count)]
             lengths = reader.lengths(count)
-            runs = self._slots.mixed_runs(peers, lengths, None)
+            runs = self._buffers.mixed_runs(peers, lengths, None)
             if reader.any_flags(count) or max(lengths) > _LONGEST:
                 runs = self._without_oversize(peers, lengths, reader.flags(count))
             self.counters.received += sum([len(run.datagrams) for run in runs])
@@ -109,7 +109,7 @@ class UnixListener:
 
     def _read(self) -> int:
         try:
-            return self._slots.reader.read(self._socket.fileno())
+            return self._buffers.reader.read(self._socket.fileno())
         except OSError as error:
             if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                 raise
@@ -118,13 +118,13 @@ class UnixListener:
 
     def _without_oversize(self, peers: Sequence[Hashable], lengths: list[int], flags: list[int]) -> list[Run]:
         """Each datagram for itself; those that no target could be sent are dropped and counted."""
-        views = self._slots.reader.views
+        views = self._buffers.reader.views
         runs: list[Run] = []
-        for slot, length in enumerate(lengths):
-            if length > _LONGEST or flags[slot] & MSG_TRUNC:
+        for index, length in enumerate(lengths):
+            if length > _LONGEST or flags[index] & MSG_TRUNC:
                 self.counters.oversize += 1
             else:
-                runs.append(Run(peers[slot], [views[slot][:length]], length))
+                runs.append(Run(peers[index], [views[index][:length]], length))
         return runs
 
     def send(self, runs: Sequence[Run]) -> None:

@@ -109,7 +109,7 @@ def test_sockets_that_cannot_be_had_fill_no_disk(
     def refuse(target: Endpoint) -> None:
         raise LinkError(f"no socket for {target}: Too many open files")
 
-    monkeypatch.setattr(server, "Dialled", refuse)
+    monkeypatch.setattr(server, "TargetSocket", refuse)
     tunnel.core = cast("Any", SimpleNamespace(socket_refused=lambda *said: refused.append(said[-1])))
     for number in range(1000):
         tunnel._event(ConversationOpened(number, 0))

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.sockaddr import NAME_BYTES
-from rsock_nf.link.udp import MSG_TRUNC, Ancillary, Control, ipv6_source
+from rsock_nf.link.udp import MSG_TRUNC, Ancillary, ReceivedAncillary, ipv6_source
 
 _LEAST_BUFFER: Final = 128 << 10
 _SOCKADDR_IN: Final = struct.Struct("!2xH4s8x")
@@ -49,8 +49,8 @@ class PlainUdp:
     """See ``UdpSystem``."""
 
     bursts = False
-    merge_control = 0
-    destination_control = 64
+    merge_ancillary_bytes = 0
+    destination_ancillary_bytes = 64
     """More than CMSG_SPACE of a struct in6_pktinfo."""
 
     def __init__(
@@ -62,9 +62,9 @@ class PlainUdp:
         self._route_mtu = route_mtu
 
     @staticmethod
-    def reader(slots: int, slot_bytes: int, *, names: int, control: int) -> MessageReader:
+    def reader(buffers: int, buffer_bytes: int, *, names: int, ancillary: int) -> MessageReader:
         """See ``UdpSystem.reader``."""
-        return MessageReader(slots, slot_bytes, names=names, control=control)
+        return MessageReader(buffers, buffer_bytes, names=names, ancillary=ancillary)
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.configure``."""
@@ -83,17 +83,17 @@ class PlainUdp:
         else:
             sock.setsockopt(socket.IPPROTO_IP, self._option.ask, 1)
 
-    def parse_control(self, data: bytes) -> Control:
-        """See ``UdpSystem.parse_control``; ``data`` is level, type and data of one, as ``MessageReader`` has packed it."""
-        if len(data) < _CONTROL.size:
-            return Control(0, b"")
-        level, kind = _CONTROL.unpack_from(data)
-        body = data[_CONTROL.size :]
+    def parse_ancillary(self, data: bytes) -> ReceivedAncillary:
+        """See ``UdpSystem.parse_ancillary``; ``data`` is level, type and data of one, as ``MessageReader`` has packed it."""
+        if len(data) < _ITEM.size:
+            return ReceivedAncillary(0, b"")
+        level, kind = _ITEM.unpack_from(data)
+        body = data[_ITEM.size :]
         if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and len(body) >= 20:
-            return Control(0, ipv6_source(body))
+            return ReceivedAncillary(0, ipv6_source(body))
         if (level, kind) == (socket.IPPROTO_IP, self._option.told):
-            return Control(0, body[4:8] if self._option.packet_info else body[:4])
-        return Control(0, b"")
+            return ReceivedAncillary(0, body[4:8] if self._option.packet_info else body[:4])
+        return ReceivedAncillary(0, b"")
 
     def answer_from(self, family: int, source: bytes) -> Ancillary:
         """See ``UdpSystem.answer_from``."""
@@ -145,25 +145,25 @@ class PlainUdp:
             return 0
 
 
-_CONTROL: Final = struct.Struct("=ii")
+_ITEM: Final = struct.Struct("=ii")
 _FAMILIES: Final = {size: family for family, size in NAME_BYTES.items()}
 
 
 class MessageReader:
     """See ``Reader``: one recvmsg(2) for each datagram."""
 
-    def __init__(self, slots: int, slot_bytes: int, *, names: int = 0, control: int = 0) -> None:
-        self.slots = slots
+    def __init__(self, buffers: int, buffer_bytes: int, *, names: int = 0, ancillary: int = 0) -> None:
+        self.buffers = buffers
         self.name_stride = names
         self._family = _FAMILIES.get(names, socket.AF_UNIX)
         """What it is tells how long a sender's sockaddr is."""
-        self._room = socket.CMSG_SPACE(control) if control else 0
-        whole = memoryview(bytearray(slots * slot_bytes))
-        self.views = [whole[at : at + slot_bytes] for at in range(0, slots * slot_bytes, slot_bytes)]
+        self._room = socket.CMSG_SPACE(ancillary) if ancillary else 0
+        whole = memoryview(bytearray(buffers * buffer_bytes))
+        self.views = [whole[at : at + buffer_bytes] for at in range(0, buffers * buffer_bytes, buffer_bytes)]
         self._lengths: list[int] = []
         self._flags: list[int] = []
         self._names: list[bytes] = []
-        self._controls: list[bytes] = []
+        self._ancillaries: list[bytes] = []
         self._error: OSError | None = None
         """Met behind a datagram: it belongs to the next read."""
 
@@ -172,7 +172,7 @@ class MessageReader:
         error, self._error = self._error, None
         if error is not None:
             raise error
-        for column in (self._lengths, self._flags, self._names, self._controls):
+        for column in (self._lengths, self._flags, self._names, self._ancillaries):
             column.clear()
         borrowed = socket.socket(self._family, socket.SOCK_DGRAM, 0, fileno=descriptor)
         try:
@@ -192,15 +192,15 @@ class MessageReader:
         if not self.name_stride and not self._room:
             self._add(borrowed.recv_into(view), 0, b"", b"")
             return
-        length, ancillary, flags, sender = borrowed.recvmsg_into([view], self._room)
-        control = _CONTROL.pack(*ancillary[0][:2]) + ancillary[0][2] if ancillary else b""
-        self._add(length, flags, _name(sender) if self.name_stride else b"", control)
+        length, items, flags, sender = borrowed.recvmsg_into([view], self._room)
+        ancillary = _ITEM.pack(*items[0][:2]) + items[0][2] if items else b""
+        self._add(length, flags, _name(sender) if self.name_stride else b"", ancillary)
 
-    def _add(self, length: int, flags: int, name: bytes, control: bytes) -> None:
+    def _add(self, length: int, flags: int, name: bytes, ancillary: bytes) -> None:
         self._lengths.append(length)
         self._flags.append(MSG_TRUNC if flags & socket.MSG_TRUNC else 0)
         self._names.append(name)
-        self._controls.append(control)
+        self._ancillaries.append(ancillary)
 
     def lengths(self, count: int) -> list[int]:
         """See ``Reader.lengths``."""
@@ -218,17 +218,17 @@ class MessageReader:
         """See ``Reader.names_raw``."""
         return b"".join([name.ljust(self.name_stride, b"\0") for name in self._names[:count]])
 
-    def name(self, slot: int) -> bytes:
+    def name(self, index: int) -> bytes:
         """See ``Reader.name``."""
-        return self._names[slot]
+        return self._names[index]
 
-    def any_control(self, count: int) -> bool:
-        """See ``Reader.any_control``."""
-        return any(self._controls[:count])
+    def any_ancillary(self, count: int) -> bool:
+        """See ``Reader.any_ancillary``."""
+        return any(self._ancillaries[:count])
 
-    def control(self, slot: int) -> bytes:
-        """See ``Reader.control``."""
-        return self._controls[slot]
+    def ancillary(self, index: int) -> bytes:
+        """See ``Reader.ancillary``."""
+        return self._ancillaries[index]
 
 
 def _name(sender: object) -> bytes:

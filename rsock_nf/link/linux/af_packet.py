@@ -61,7 +61,7 @@ _MAX_IP_BYTES: Final = 65_535
 _MAX_FRAME_BYTES: Final = 64_800
 """Some devices refuse or lose larger ones."""
 _SEND_BUFFER: Final = 8 << 20
-_SLOTS: Final = 32
+_BUFFERS: Final = 32
 _FULL: Final = (errno.ENOBUFS, errno.ENOMEM)
 _DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 
@@ -102,7 +102,7 @@ class PacketLink:
             self._constant_header = {4: b"", 6: b""}
         self._max_packet_bytes = min(_MAX_IP_BYTES, _MAX_FRAME_BYTES - self._link_bytes)
         self.max_burst_bytes = self._max_packet_bytes
-        self._reader = BatchReader(_SLOTS, _VNET.size + self._link_bytes + _MAX_IP_BYTES)
+        self._reader = BatchReader(_BUFFERS, _VNET.size + self._link_bytes + _MAX_IP_BYTES)
         self._vnet: dict[tuple[int, int, int], bytes] = {}
         """virtio_net_hdr by first byte and length of the headers, and segment size (0 = single)."""
 
@@ -185,8 +185,8 @@ class PacketLink:
         packets = []
         start = _VNET.size + self._link_bytes
         received = 0
-        for slot, (view, length) in enumerate(zip(reader.views, reader.lengths(count), strict=False)):
-            if truncated and truncated[slot] & MSG_TRUNC:
+        for index, (view, length) in enumerate(zip(reader.views, reader.lengths(count), strict=False)):
+            if truncated and truncated[index] & MSG_TRUNC:
                 self._counters.truncated += 1
                 continue
             flags, _, _, segment_size, _, _ = _VNET.unpack_from(view)
