@@ -17,6 +17,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal, TypeAlias
 
+from rsock_nf.core.tcp.header import (
+    DESTINATION_PORT,
+    ICMP,
+    ICMPV6,
+    IPV4_PROTOCOL,
+    IPV6_HEADER,
+    IPV6_NEXT_HEADER,
+    SOURCE_PORT,
+    TCP,
+)
 from rsock_nf.core.types import PortRange
 from rsock_nf.link import Match, PortSide
 from rsock_nf.link.cbpf import (
@@ -39,6 +49,16 @@ from rsock_nf.link.cbpf import (
     Instruction,
     encode,
 )
+from rsock_nf.link.headers import (
+    ETHERNET_HEADER,
+    ETHERTYPE,
+    ICMP_HEADER,
+    IPV4_DESTINATION,
+    IPV4_FRAGMENT,
+    IPV4_SOURCE,
+    IPV6_DESTINATION,
+    IPV6_SOURCE,
+)
 
 __all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
 
@@ -46,8 +66,9 @@ ByteOrder: TypeAlias = Literal["little", "big"]
 
 ACCEPT: Final = 0x40000
 """Bytes to keep of an accepted packet: more than any packet has."""
-_ETH_IPV4, _ETH_IPV6 = 0x0800, 0x86DD
-_TCP, _ICMP, _ICMP6 = 6, 1, 58
+_ETHERTYPE: Final = {version: int.from_bytes(number) for version, number in ETHERTYPE.items()}
+_MORE_OR_LATER: Final = 0x3FFF
+"""Of flags and fragment offset: more fragments follow, or this is not the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +87,7 @@ class Layout:
     ipv6: int
 
 
-ETHERNET: Final = Layout(14, LD_H, 12, 0, _ETH_IPV4, _ETH_IPV6)
+ETHERNET: Final = Layout(ETHERNET_HEADER, LD_H, 12, 0, _ETHERTYPE[4], _ETHERTYPE[6])
 """Linux: Ethernet and loopback.  BSD: DLT_EN10MB."""
 RAW_IP: Final = Layout(0, LD_B, 0, 0xF0, 0x40, 0x60)
 """No link header (PPP, TUN, WireGuard; DLT_RAW): the version field tells."""
@@ -118,21 +139,21 @@ def _opposite(side: PortSide) -> PortSide:
 
 def _port(side: PortSide) -> int:
     """Offset of a port in the TCP header."""
-    return 0 if side is PortSide.SOURCE else 2
+    return SOURCE_PORT if side is PortSide.SOURCE else DESTINATION_PORT
 
 
 def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
-    """RFC 791: flags and fragment offset at 6, protocol at 9, source at 12, destination at 16."""
+    """TCP over IPv4, and the ICMP that quotes it."""
 
     def address(of: PortSide) -> int:
-        return 12 if of is PortSide.SOURCE else 16
+        return IPV4_SOURCE if of is PortSide.SOURCE else IPV4_DESTINATION
 
     asm.label("ipv4")
-    asm.emit(LD_H, net + 6)
-    asm.branch(JSET, 0x3FFF, then="reject")  # more fragments, or not the first: ours carry DF
-    asm.emit(LD_B, net + 9)
-    asm.branch(JEQ, _TCP, then="tcp4")
-    asm.branch(JEQ, _ICMP, then="icmp4", otherwise="reject")
+    asm.emit(LD_H, net + IPV4_FRAGMENT)
+    asm.branch(JSET, _MORE_OR_LATER, then="reject")  # no fragment is ours: our segments carry DF
+    asm.emit(LD_B, net + IPV4_PROTOCOL)
+    asm.branch(JEQ, TCP, then="tcp4")
+    asm.branch(JEQ, ICMP, then="icmp4", otherwise="reject")
 
     asm.label("tcp4")
     _addresses(asm, LD_W, net + address(side), addresses, "tcp4 port")
@@ -143,14 +164,14 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
 
     asm.label("icmp4")
     sent = _opposite(side)
-    quoted = net + 8
+    quoted = net + ICMP_HEADER
     asm.emit(LDX_HEADER_LENGTH, net)
     asm.emit(LD_H_X, net)
     asm.branch(JEQ, 0x0304, otherwise="reject")  # destination unreachable, fragmentation needed
-    asm.emit(LD_H_X, quoted + 6)
-    asm.branch(JSET, 0x3FFF, then="reject")
-    asm.emit(LD_B_X, quoted + 9)
-    asm.branch(JEQ, _TCP, otherwise="reject")
+    asm.emit(LD_H_X, quoted + IPV4_FRAGMENT)
+    asm.branch(JSET, _MORE_OR_LATER, then="reject")
+    asm.emit(LD_B_X, quoted + IPV4_PROTOCOL)
+    asm.branch(JEQ, TCP, otherwise="reject")
     _addresses(asm, LD_W_X, quoted + address(sent), addresses, "icmp4 port")
     asm.label("icmp4 port")
     asm.emit(LD_B_X, quoted)  # the quoted header may carry options too
@@ -163,32 +184,32 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
 
 
 def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
-    """RFC 8200: next header at 6, source at 8, destination at 24, payload at 40; ICMPv6 quotes from 48."""
+    """TCP over IPv6, and the ICMPv6 that quotes it."""
 
     def address(of: PortSide) -> int:
-        return 8 if of is PortSide.SOURCE else 24
+        return IPV6_SOURCE if of is PortSide.SOURCE else IPV6_DESTINATION
 
     asm.label("ipv6")
-    asm.emit(LD_B, net + 6)
-    asm.branch(JEQ, _TCP, then="tcp6")
-    asm.branch(JEQ, _ICMP6, then="icmp6", otherwise="reject")
+    asm.emit(LD_B, net + IPV6_NEXT_HEADER)
+    asm.branch(JEQ, TCP, then="tcp6")
+    asm.branch(JEQ, ICMPV6, then="icmp6", otherwise="reject")
 
     asm.label("tcp6")
     _addresses(asm, LD_W, net + address(side), addresses, "tcp6 port")
     asm.label("tcp6 port")
-    asm.emit(LD_H, net + 40 + _port(side))
+    asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto("ports")
 
     asm.label("icmp6")
     sent = _opposite(side)
-    quoted = net + 48
-    asm.emit(LD_B, net + 40)
+    quoted = net + IPV6_HEADER + ICMP_HEADER
+    asm.emit(LD_B, net + IPV6_HEADER)
     asm.branch(JEQ, 2, otherwise="reject")  # packet too big
-    asm.emit(LD_B, quoted + 6)
-    asm.branch(JEQ, _TCP, otherwise="reject")
+    asm.emit(LD_B, quoted + IPV6_NEXT_HEADER)
+    asm.branch(JEQ, TCP, otherwise="reject")
     _addresses(asm, LD_W, quoted + address(sent), addresses, "icmp6 port")
     asm.label("icmp6 port")
-    asm.emit(LD_H, quoted + 40 + _port(sent))
+    asm.emit(LD_H, quoted + IPV6_HEADER + _port(sent))
     asm.goto("ports")
 
 

@@ -25,9 +25,9 @@ from rsock_nf.core.types import Buffer
 from rsock_nf.link import LinkError, Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, Layout, encode, null_layout, program
 from rsock_nf.link.bsd.abi import Abi
+from rsock_nf.link.headers import ETHERNET_HEADER
 
 _MAX_DEVICES: Final = 256
-_ETHERNET_HEADER: Final = 14
 _U32: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _NOTHING: Final = [Instruction(0x06, 0, 0, 0)]
@@ -204,7 +204,7 @@ class BpfDescriptor:
         (found,) = _U32.unpack(self._structure("BIOCGDLT", bytes(4)))
         ipv6 = abi["AF_INET6"]
         known = {
-            abi["DLT_EN10MB"]: (_ETHERNET_HEADER, ETHERNET),
+            abi["DLT_EN10MB"]: (ETHERNET_HEADER, ETHERNET),
             abi["DLT_NULL"]: (4, null_layout(ipv6)),
             abi["DLT_LOOP"]: (4, null_layout(ipv6, "big")),
             abi["DLT_RAW"]: (0, RAW_IP),

@@ -21,20 +21,29 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from rsock_nf.core.tcp.checksum import pseudo_header_sum
+from rsock_nf.core.tcp.header import IPV4_HEADER, TCP
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkEvent, Match
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_buffer import BufferReader
 from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
-from rsock_nf.link.segmentation import cut, ip_header_length
+from rsock_nf.link.headers import (
+    TCP_CHECKSUM,
+    destination,
+    ethernet_answer,
+    ip_header_length,
+    ip_length,
+    ip_version,
+    protocol,
+    source,
+)
+from rsock_nf.link.segmentation import cut
 
 __all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]
 
 _MAX_IP_BYTES: Final = 65_535
-_LEAST_IP_BYTES: Final = 20
 _DEFAULT_MTU: Final = 1500
 _H: Final = struct.Struct("!H")
-_TCP: Final = 6
 
 
 class NextHopSource(Protocol):
@@ -143,7 +152,7 @@ class BpfLink:
         received = 0
         for frame in found:
             data = frame[start:]
-            if len(data) < _LEAST_IP_BYTES:  # not what the filter lets through
+            if len(data) < IPV4_HEADER:  # not what the filter lets through
                 truncated += 1
                 continue
             packets.append(Packet(data, 0, checksum_state(data, mtu), bytes(frame[:start])))
@@ -177,12 +186,12 @@ class BpfLink:
         """The link header toward the destination of ``headers``; None = not resolved yet."""
         constant = self._bpf.constant_header
         if constant is not None:
-            return constant[headers[0] >> 4]
+            return constant[ip_version(headers)]
         if reply_to:
-            return reply_to[6:12] + reply_to[:6] + reply_to[12:]
+            return ethernet_answer(reply_to)
         if self._next_hops is None:
             return None
-        return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
+        return self._next_hops.header(destination(headers))
 
     def _send(self, packets: Sequence[bytes], link: bytes) -> None:
         """Write complete packets.  What the kernel refuses ends the burst: those behind it would fare no better."""
@@ -273,19 +282,12 @@ def checksum_state(packet: Buffer, mtu: int) -> Checksum:
     he merged and need not have put the field right.  A field that holds nothing but the pseudo-header's sum was left to
     a NIC that the packet never met: it comes from this host or, in a virtual machine, from the same machine.
     """
-    version = packet[0] >> 4
-    header = ip_header_length(packet)
-    if version == 4:
-        (total,) = _H.unpack_from(packet, 2)
-        addresses, protocol = (slice(12, 16), slice(16, 20)), packet[9]
-    else:
-        total = 40 + (packet[4] << 8 | packet[5])
-        addresses, protocol = (slice(8, 24), slice(24, 40)), packet[6]
+    header, total = ip_header_length(packet), ip_length(packet)
     if total > mtu:
         return Checksum.VALID
-    if protocol != _TCP or len(packet) < header + 18 or total < header:
+    checksum_at = header + TCP_CHECKSUM
+    if protocol(packet) != TCP or len(packet) < checksum_at + 2 or total < header:
         return Checksum.VERIFY
-    (field,) = _H.unpack_from(packet, header + 16)
-    source, destination = (bytes(packet[part]) for part in addresses)
-    partial = pseudo_header_sum(source, destination, total - header) == field
+    (field,) = _H.unpack_from(packet, checksum_at)
+    partial = pseudo_header_sum(source(packet), destination(packet), total - header) == field
     return Checksum.PARTIAL if partial else Checksum.VERIFY

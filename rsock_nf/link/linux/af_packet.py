@@ -33,10 +33,19 @@ from typing import Final
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, encode, program
+from rsock_nf.link.headers import (
+    ETHERNET_HEADER,
+    ETHERTYPE,
+    TCP_CHECKSUM,
+    destination,
+    ethernet_answer,
+    ip_header_length,
+    ip_version,
+)
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive, enlarge_send
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
-from rsock_nf.link.segmentation import cut, ip_header_length
+from rsock_nf.link.segmentation import cut
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # linux/if_ether.h
 _AF_PACKET, _SOL_PACKET = 17, 263  # linux/socket.h
@@ -45,14 +54,11 @@ _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8927, 0x8933  # linux/sockios.h
 _IFF_UP: Final = 1
 
-_ETHERNET_HEADER: Final = 14
-
 _VNET: Final = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset."""
 _NEEDS_CSUM: Final = 1
 _GSO_TYPE: Final = {4: 1, 6: 4}
 """VIRTIO_NET_HDR_GSO_TCPV4, _TCPV6"""
-_TCP_CHECKSUM: Final = 16
 _NO_OFFLOAD: Final = bytes(_VNET.size)
 _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
 """By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
@@ -84,7 +90,7 @@ class PacketLink:
             raise LinkError(f"{device}: no permission for a packet socket: run as root or grant CAP_NET_RAW") from None
         try:
             kind = self._check_device()
-            self._link_bytes = 0 if kind in arphrd.HEADERLESS else _ETHERNET_HEADER
+            self._link_bytes = 0 if kind in arphrd.HEADERLESS else ETHERNET_HEADER
             (self._index,) = self._interface("i", _SIOCGIFINDEX)
             self.mtu = self._read_mtu()
             self._configure(match, receive_buffer)
@@ -97,7 +103,7 @@ class PacketLink:
         self._constant_header: dict[int, bytes] | None = None
         """By IP version, on devices that need no next hop."""
         if kind == arphrd.LOOPBACK:
-            self._constant_header = {4: bytes(12) + b"\x08\x00", 6: bytes(12) + b"\x86\xdd"}
+            self._constant_header = {version: bytes(12) + ethertype for version, ethertype in ETHERTYPE.items()}
         elif not self._link_bytes:
             self._constant_header = {4: b"", 6: b""}
         self._max_packet_bytes = min(_MAX_IP_BYTES, _MAX_FRAME_BYTES - self._link_bytes)
@@ -226,10 +232,10 @@ class PacketLink:
     def _link_header(self, headers: bytes, reply_to: bytes) -> bytes | None:
         """The link header toward the destination of ``headers``; None = not resolved yet."""
         if reply_to:
-            return reply_to[6:12] + reply_to[:6] + reply_to[12:]
+            return ethernet_answer(reply_to)
         if self._constant_header is not None:
-            return self._constant_header[headers[0] >> 4]
-        return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
+            return self._constant_header[ip_version(headers)]
+        return self._next_hops.header(destination(headers))
 
     def _send(self, burst: Outgoing, link: bytes) -> bool:
         """Send one burst as one packet, or in software where it must be; False = the send buffer is full."""
@@ -259,7 +265,7 @@ class PacketLink:
         """A virtio_net_hdr for headers of this length and first byte (IP version and IHL); size 0 = not to be cut."""
         start = self._link_bytes + ip_header_length(bytes((first,)))
         gso_type = _GSO_TYPE[first >> 4] if segment_size else 0
-        made = _VNET.pack(_NEEDS_CSUM, gso_type, self._link_bytes + header_bytes, segment_size, start, _TCP_CHECKSUM)
+        made = _VNET.pack(_NEEDS_CSUM, gso_type, self._link_bytes + header_bytes, segment_size, start, TCP_CHECKSUM)
         self._vnet[first, header_bytes, segment_size] = made
         return made
 
@@ -268,7 +274,7 @@ class PacketLink:
         if self._link_bytes:  # the kernel reads the protocol out of the link header
             self._socket.send(frame)
         else:
-            self._socket.sendto(frame, (self.device, _ETH_P_IP if headers[0] >> 4 == 4 else _ETH_P_IPV6))
+            self._socket.sendto(frame, (self.device, _ETH_P_IP if ip_version(headers) == 4 else _ETH_P_IPV6))
 
     def _send_without_offload(self, burst: Outgoing, link: bytes) -> bool:
         """A burst was refused: GSO goes off for good if its first segment alone is accepted, else it was not GSO's fault."""

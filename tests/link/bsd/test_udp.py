@@ -15,7 +15,7 @@ import pytest
 from rsock_nf.link import system
 from rsock_nf.link.bsd.abi import load
 from rsock_nf.link.bsd.udp import DestinationOption, MessageReader, PlainUdp, destination_option
-from rsock_nf.link.remedies import LINUX
+from rsock_nf.link.linux.system import REMEDIES
 from rsock_nf.link.udp import MSG_TRUNC
 from rsock_nf.sockets import buffers, unix_datagrams
 from rsock_nf.sockets import datagrams as datagram_sockets
@@ -90,7 +90,7 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (datagram_sockets, buffers, unix_datagrams):
-        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=LINUX))
+        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=REMEDIES))
     buffers.shared_buffers.cache_clear()
     yield
     buffers.shared_buffers.cache_clear()

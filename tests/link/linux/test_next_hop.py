@@ -20,10 +20,10 @@ import pytest
 from rsock_nf.core.types import IPAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, LinkEvent, Route
-from rsock_nf.link.followed import RECHECK, RETRY
 from rsock_nf.link.linux.next_hop import NextHops
 from rsock_nf.link.linux.routes import default_device, device_addresses, route_to
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
+from rsock_nf.link.next_hop import RECHECK, RETRY
 
 HERE = {4: "10.88.0.1", 6: "fd88::1"}
 THERE = {4: "10.88.0.2", 6: "fd88::2"}

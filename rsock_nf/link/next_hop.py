@@ -13,12 +13,12 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkEvent
+from rsock_nf.link.headers import ETHERTYPE
 
 RECHECK: Final = 15.0
 """Seconds from one look at a next hop to the next while traffic flows."""
 RETRY: Final = 1.0
 """The same while it is not resolved."""
-_ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 class Way(NamedTuple):
@@ -198,7 +198,7 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
 
     def _link_header(self, lladdr: bytes, version: int) -> bytes:
         """Ethernet's."""
-        return lladdr + self.address + _ETHERTYPE[version]
+        return lladdr + self.address + ETHERTYPE[version]
 
     def _drop_unused(self) -> None:
         used = {one.way.next_hop.packed for one in self._followed.values() if one.way.next_hop is not None}
