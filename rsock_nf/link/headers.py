@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rsock_nf.core.tcp.header import IPV4_PROTOCOL, IPV6_HEADER, IPV6_NEXT_HEADER
+from rsock_nf.core.tcp.header import IPV4_HEADER, IPV4_PROTOCOL, IPV6_HEADER, IPV6_NEXT_HEADER
 from rsock_nf.core.types import Buffer
 
 ETHERNET_HEADER: Final = 14
@@ -58,18 +58,14 @@ def protocol(packet: Buffer) -> int:
     return packet[IPV4_PROTOCOL if packet[0] >> 4 == 4 else IPV6_NEXT_HEADER]
 
 
-def source(packet: Buffer) -> bytes:
+def source(headers: bytes) -> bytes:
     """The packed source address."""
-    if packet[0] >> 4 == 4:
-        return bytes(packet[IPV4_SOURCE:IPV4_DESTINATION])
-    return bytes(packet[IPV6_SOURCE:IPV6_DESTINATION])
+    return headers[IPV4_SOURCE:IPV4_DESTINATION] if headers[0] >> 4 == 4 else headers[IPV6_SOURCE:IPV6_DESTINATION]
 
 
-def destination(packet: Buffer) -> bytes:
+def destination(headers: bytes) -> bytes:
     """The packed destination address."""
-    if packet[0] >> 4 == 4:
-        return bytes(packet[IPV4_DESTINATION : IPV4_DESTINATION + 4])
-    return bytes(packet[IPV6_DESTINATION : IPV6_DESTINATION + 16])
+    return headers[IPV4_DESTINATION:IPV4_HEADER] if headers[0] >> 4 == 4 else headers[IPV6_DESTINATION:IPV6_HEADER]
 
 
 def ethernet_answer(header: bytes) -> bytes:

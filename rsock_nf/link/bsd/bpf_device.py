@@ -289,5 +289,6 @@ def checksum_state(packet: Buffer, mtu: int) -> Checksum:
     if protocol(packet) != TCP or len(packet) < checksum_at + 2 or total < header:
         return Checksum.VERIFY
     (field,) = _H.unpack_from(packet, checksum_at)
-    partial = pseudo_header_sum(source(packet), destination(packet), total - header) == field
+    ip = bytes(packet[:header])
+    partial = pseudo_header_sum(source(ip), destination(ip), total - header) == field
     return Checksum.PARTIAL if partial else Checksum.VERIFY
