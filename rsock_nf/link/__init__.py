@@ -1,8 +1,8 @@
 """The door to the operating system: the link, routes, addresses, and what else differs between systems.
 
-This is one of the two places where the operating system is chosen; ``rsock_firewall.select`` is the other one.  ``system``
-takes the file that knows it, ``linux.system`` or ``bsd.system``, and the functions below ask that.  Nothing else in ``rsock_nf``
-knows which one it runs on.
+This is one of the two places where the operating system is chosen; ``rsock_firewall.select`` is the other one.
+``system`` takes the file that knows it, ``linux.system`` or ``bsd.system``, and the functions below ask that.  Nothing
+else in ``rsock_nf`` knows which one it runs on.
 
 What the system has to bring, and what a ``Link`` is: ``protocol``.
 """
@@ -55,7 +55,7 @@ _BSD = {"freebsd": "freebsd", "netbsd": "netbsd", "openbsd": "openbsd", "darwin"
 
 @functools.cache
 def system() -> System:
-    """The one that this process runs on.  Raises ``LinkError`` when it is none that we know."""
+    """The system that this process runs on.  Raises ``LinkError`` for one that we do not know."""
     name = sys.platform.rstrip("0123456789")  # freebsd14
     if name == "linux":
         from rsock_nf.link.linux.system import Linux
@@ -84,9 +84,9 @@ def route_to(remote: IPAddress) -> Route:
 
 
 def device_to(remotes: Sequence[IPAddress]) -> str:
-    """The device toward the first of ``remotes``, of which there is one at least, that any route leads to.
+    """The device toward the first of ``remotes`` that has a route.  ``remotes`` is not empty.
 
-    Raises ``LinkError`` about the first of them when there is no such route.
+    Raises ``LinkError`` about the first of them when none has a route.
     """
     refusals = []
     for remote in remotes:
@@ -98,11 +98,12 @@ def device_to(remotes: Sequence[IPAddress]) -> str:
 
 
 OWN_ADDRESS: Final = "is an address of this host: client and server need two hosts, or two network namespaces"
-"""What people are told of ``own_address``."""
+"""The text that goes with what ``own_address`` found."""
 
 
 def own_address(remotes: Sequence[IPAddress]) -> IPAddress | None:
-    """The first of ``remotes`` that is this host's: what it sends there passes no device."""
+    """The first of ``remotes`` that is an address of this host.  What a host sends to itself passes no network
+    device."""
     for remote in remotes:
         with contextlib.suppress(LinkError):  # no route
             if route_to(remote).local:
@@ -111,9 +112,10 @@ def own_address(remotes: Sequence[IPAddress]) -> IPAddress | None:
 
 
 def default_device(version: int | None = None) -> str | None:
-    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
+    """The device of the default route, for IP ``version`` or for either version, IPv4 first.
 
-    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
+    Without a default route: the only device that has an address of global scope.  None = no device has one, or several
+    have.
     Raises ``LinkError`` when the kernel cannot be asked.
     """
     with _in_one_line("the default route cannot be asked for"):
@@ -135,15 +137,15 @@ _ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:470
 def abroad(version: int | None = None) -> list[IPAddress]:
     """Destinations outside every local network, to ask the routing table about; nothing is sent to them.
 
-    Of IP ``version`` or of either, IPv4 first.  Two of each, because some hosts blackhole the prefixes that are reserved
-    for documentation (RFC 5737, RFC 3849).
+    Of IP ``version`` or of either, IPv4 first.  Two of each, because some hosts blackhole the prefixes that are
+    reserved for documentation (RFC 5737, RFC 3849).
     """
     return [ip_address(probe) for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]
 
 
 @contextlib.contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """A system's file names what it knows of; anything else that its kernel refuses is a ``LinkError``, too."""
+    """Turn an ``OSError`` that the system's own file did not expect into a ``LinkError``."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
 """The filter program that selects our packets on a tap.
 
-What it is: a pure function from a ``Match`` to classic BPF, the same for Linux and the BSDs; only the
-``Layout`` differs.  What it is not: the last word on a packet.  It spares us the traffic of others, and
-the core parses what is left.
+It is a pure function from a ``Match`` to classic BPF.  It is the same for Linux and the BSDs; only the ``Layout``
+differs.  The filter keeps the traffic of others away from us.  It does not judge our own packets: the core parses
+those.
 
 All loads are at absolute offsets.  Linux's SKF_NET_OFF would let one program serve every device, but
 before Linux 6.16 such loads fail beyond the linear part of an skb, where some drivers keep even the
@@ -65,15 +65,15 @@ __all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout
 ByteOrder: TypeAlias = Literal["little", "big"]
 
 ACCEPT: Final = 0x40000
-"""Bytes to keep of an accepted packet: more than any packet has."""
+"""How many bytes of an accepted packet to keep: more than any packet has."""
 _ETHERTYPE: Final = {version: int.from_bytes(number) for version, number in ETHERTYPE.items()}
 _MORE_OR_LATER: Final = 0x3FFF
-"""Of flags and fragment offset: more fragments follow, or this is not the first."""
+"""Of flags and fragment offset: more fragments follow, or this is not the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where, in what a tap shows, the network protocol is told and the IP header begins."""
+    """Where a captured packet says which network protocol it has, and where its IP header begins."""
 
     network: int
     """Offset of the IP header."""
@@ -90,7 +90,7 @@ class Layout:
 ETHERNET: Final = Layout(ETHERNET_HEADER, LD_H, 12, 0, _ETHERTYPE[4], _ETHERTYPE[6])
 """Linux: Ethernet and loopback.  BSD: DLT_EN10MB."""
 RAW_IP: Final = Layout(0, LD_B, 0, 0xF0, 0x40, 0x60)
-"""No link header (PPP, TUN, WireGuard; DLT_RAW): the version field tells."""
+"""No link header (PPP, TUN, WireGuard; DLT_RAW): the IP version field says which protocol it is."""
 
 
 def null_layout(af_inet6: int, byteorder: ByteOrder = sys.byteorder) -> Layout:
@@ -234,13 +234,14 @@ def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes
 
 
 _BLOCK: Final = 64
-"""Comparisons that share one pair of returns: all of them reach it."""
+"""How many comparisons share one pair of returns: so few that each of them can jump to it (255 instructions)."""
 
 
 def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
     """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.
 
-    The sorted values where inside and outside change: an odd number of them at or below the port means inside.
+    ``changes`` has the port numbers, in order, at which a range begins or has ended.  If an odd number of them is at or
+    below the port, the port lies in a range.
     """
     changes: list[int] = []
     for first, last in sorted((r.first, r.last) for r in ports):
@@ -252,7 +253,8 @@ def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
 
 
 def _search(asm: Assembler, changes: list[int], low: int, high: int, block: str | None) -> None:
-    """The subtree that knows: ``low`` changes are at or below the port, those from ``high`` on above it."""
+    """The part of the search where it is known that the first ``low`` changes are at or below the port, and that those
+    from ``high`` on are above it."""
     opens = block is None and high - low <= _BLOCK
     if opens:
         block = asm.fresh("block")

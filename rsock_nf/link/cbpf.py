@@ -1,7 +1,7 @@
 """The classic BPF machine: its instructions, and an assembler with labels.
 
-What it is: pure functions, for every system that takes classic BPF (SO_ATTACH_FILTER on Linux,
-BIOCSETF on the BSDs).  What it is not: complete.  It knows the instructions that our filter uses.
+Pure functions, for every system that takes classic BPF (SO_ATTACH_FILTER on Linux, BIOCSETF on the BSDs).  It knows
+only those instructions that our filter uses.
 
 Instruction set: Documentation/networking/filter.rst, include/uapi/linux/bpf_common.h, bpf(4).
 """
@@ -50,7 +50,7 @@ class _Statement(NamedTuple):
 
 
 class Assembler:
-    """Statements and labels in, instructions out.  Jumps lead forward only, as the machine has it."""
+    """Statements and labels in, instructions out.  Jumps lead forward only, because the machine has no others."""
 
     def __init__(self) -> None:
         self._statements: list[_Statement] = []
@@ -92,7 +92,7 @@ class Assembler:
             too_far = self._too_far(starts, far)
             if not too_far:
                 break
-            far |= too_far  # only ever grows, so this ends
+            far |= too_far  # ``far`` only grows, so the loop ends
         if starts[-1] > MAX_INSTRUCTIONS:
             raise ValueError(f"the filter has {starts[-1]} instructions, more than {MAX_INSTRUCTIONS}: merge ranges")
         return [i for n, s in enumerate(self._statements) for i in self._resolve(n, s, starts, far)]

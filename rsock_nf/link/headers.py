@@ -1,7 +1,7 @@
-"""Headers as the link reads and writes them: Ethernet, and those offsets in IP and TCP that the core has no use for.
+"""What the link reads and writes in headers: Ethernet, and the offsets in IP and TCP that the core does not need.
 
-``rsock_nf.core.tcp.header`` has the protocol numbers, the lengths, and the other offsets.  IPv6 is without extension headers
-throughout: our segments have none, and the filter takes no others.
+``rsock_nf.core.tcp.header`` has the protocol numbers, the lengths, and the other offsets.  IPv6 headers are always
+without extension headers here: our own segments have none, and the filter accepts no others.
 
 RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 section 3.1 (TCP).
 """
@@ -69,5 +69,5 @@ def destination(headers: bytes) -> bytes:
 
 
 def ethernet_answer(header: bytes) -> bytes:
-    """The link header of an answer to a packet that came with ``header``; b"" to b"", where there is none."""
+    """The link header of an answer to a packet that came with ``header``; b"" on devices without link headers."""
     return header[6:12] + header[:6] + header[12:]

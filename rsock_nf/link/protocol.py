@@ -1,7 +1,7 @@
-"""What a link is, and what an operating system has to bring: protocols and plain values, no system call.
+"""What a link is, and what an operating system has to provide: protocols and plain values, no system call.
 
-``Link`` is one device as far as our flows are concerned.  ``System`` is all that differs between operating systems; the rooms
-``linux`` and ``bsd`` each have one, and ``rsock_nf.link.system`` chooses.
+``Link`` is one device as far as our flows are concerned.  ``System`` is everything that differs between operating
+systems.  The rooms ``linux`` and ``bsd`` have one each, and ``rsock_nf.link.system`` chooses one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Match:
 
     side: PortSide
     addresses: tuple[IPAddress, ...]
-    """Server: our own addresses (destination of what we receive); client: the server's (source)."""
+    """On the server: our own addresses, the destinations of what we receive.  On the client: the server's addresses,
+    the sources of what we receive."""
     ports: tuple[PortRange, ...]
     """The server's ports."""
 
@@ -97,39 +98,39 @@ class Link(Protocol):
     def receive(self, budget: int) -> list[Packet]:
         """At most ``budget`` packets; empty when none waits.  Buffers are valid until the next call.
 
-        A link whose kernel hands out a whole buffer at once (/dev/bpf) gives all of it, however many packets that is:
-        ``fileno`` tells nothing of what has been read already.
+        /dev/bpf gives a whole buffer at a time.  Such a link returns all packets in it, however many: ``fileno`` does
+        not become readable for packets that have already been read.
         """
 
     def send(self, bursts: Sequence[Outgoing]) -> int:
-        """Send; how many of ``bursts`` are done with (sent, or dropped and counted).
+        """Send ``bursts``.  Returns how many are done: sent, or dropped and counted.
 
         Less than ``len(bursts)`` means that the send buffer is full: wait until ``fileno`` is writable.
         """
 
     def rematch(self, match: Match) -> None:
-        """Receive what ``match`` describes from now on (our addresses changed), without a gap.
+        """Receive what ``match`` describes from now on, without a gap.  For a server whose addresses changed.
 
-        Raises ``LinkError`` when it cannot be expressed as one filter.
+        Raises ``LinkError`` when one filter cannot express it.
         """
 
     def follow(self, remote: IPAddress) -> None:
-        """Resolve the next hop to ``remote`` now and keep it fresh until ``forget``; never blocks."""
+        """Resolve the next hop to ``remote`` now, and keep it up to date until ``forget``.  Never blocks."""
 
     def forget(self, remote: IPAddress) -> None:
         """Stop following ``remote``."""
 
     def suspect(self, remote: IPAddress) -> None:
-        """Flows to ``remote`` went silent: make the kernel re-check the neighbour at once."""
+        """Flows to ``remote`` went silent: make the kernel check the next hop at once."""
 
     def source_for(self, remote: IPAddress) -> IPAddress | None:
         """The source address that the route to ``remote`` prefers; None = no route."""
 
     def events(self) -> list[LinkEvent]:
-        """What happened since the last call; reads the event descriptor empty."""
+        """What happened since the last call.  Reads everything from the event descriptor."""
 
     def tick(self, now: float) -> None:
-        """About once a second while traffic flows: neighbours are re-checked, statistics read."""
+        """Call it about once a second while traffic flows: it checks next hops and reads statistics."""
 
     def counters(self) -> LinkCounters:
         """A snapshot."""
@@ -139,7 +140,7 @@ class Link(Protocol):
 
 
 class LinkError(Exception):
-    """The link cannot be opened or used: one line that names the device and the remedy."""
+    """The link cannot be opened or used.  The text is one line that names the device and the remedy."""
 
 
 class Route(NamedTuple):
@@ -174,12 +175,12 @@ class Remedies:
 
 
 class System(Protocol):
-    """What an operating system brings: one file each."""
+    """What an operating system has to provide."""
 
     run_directory: Path
-    """Where files go that do not outlive a reboot."""
+    """The directory for files that need not survive a reboot."""
     has_capabilities: bool
-    """Privileges come one by one (capabilities(7)), not as root only."""
+    """Privileges can be granted one by one (capabilities(7)), not only all of root's together."""
     socket_path_bytes: int
     """The longest path of a Unix-domain socket: one less than sun_path."""
 
@@ -204,7 +205,7 @@ class System(Protocol):
         """See ``device_addresses``."""
 
     def examine_host(self) -> list[Finding]:
-        """What of the kernel a tunnel over fake TCP needs."""
+        """Whether the kernel has what a tunnel over fake TCP needs."""
 
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
-        """The state of ``device``; with ``tap``, whether fake TCP can be seen there."""
+        """The state of ``device``; with ``tap`` also whether fake TCP can be received there."""

@@ -1,9 +1,10 @@
 """Segmentation in software: a burst becomes the packets that a NIC would make of it.
 
-For links that take single packets only: /dev/bpf, and a device that refused a burst in one piece.  The rules are those of the kernel's tcp_gso_segment (net/ipv4/tcp_offload.c) and
-inet_gso_segment (net/ipv4/af_inet.c), so a capture shows the same with and without GSO.
+For links that take single packets only: /dev/bpf, and a device that refused a burst in one piece.  The rules are those
+of the kernel's tcp_gso_segment (net/ipv4/tcp_offload.c) and inet_gso_segment (net/ipv4/af_inet.c), so a capture shows
+the same with and without GSO.
 
-What it is not: reassembly (GRO is the kernel's), or fragmentation.
+It merges nothing: the kernel does (GRO).  It makes no IP fragments.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _I: Final = struct.Struct("!I")
 def complete(headers: Buffer, payload: Buffer) -> bytes:
     """One whole IP packet: ``headers`` as in ``Outgoing``, with the TCP checksum computed over ``payload``.
 
-    The checksum field holds the folded pseudo-header sum, so the sum over TCP header (field included) and
-    payload is already the one to complement: what the kernel's skb_checksum_help does.
+    The checksum field holds the folded sum of the pseudo-header.  So the sum over the TCP header, this field included,
+    and the payload is the one to complement.  The kernel's skb_checksum_help does the same.
     """
     packet = bytearray(headers)
     packet += payload
@@ -47,8 +48,8 @@ def complete(headers: Buffer, payload: Buffer) -> bytes:
 def cut(outgoing: Outgoing) -> list[bytes]:
     """The IP packets that ``outgoing`` stands for, complete, in order.
 
-    The sequence number and the IPv4 identification run on; PSH and FIN stay on the last segment only, CWR on the
-    first only; lengths and checksums are each segment's own.
+    The sequence number and the IPv4 identification count on from segment to segment.  PSH and FIN are on the last
+    segment only, CWR on the first only.  Each segment has its own lengths and checksums.
     """
     payload = b"".join(outgoing.payload)
     size = outgoing.segment_size

@@ -1,7 +1,7 @@
-"""Where sockets toward the application read: buffers shared by all of them, and how what lies in them becomes runs.
+"""Receive buffers that all UDP sockets share, and how their content becomes runs.
 
-One read of one socket fills them, and the next read of any socket overwrites it: the datagrams are passed on at once, or
-copied.
+One read of one socket fills them, and the next read of any socket overwrites them.  So datagrams are passed on at once,
+or copied.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from rsock_nf.link import system
 
 BUFFERS: Final = 64
 BUFFER_BYTES: Final = 64 << 10
-"""A GRO read into a smaller buffer loses the rest."""
+"""If a buffer is smaller than what GRO merged, the rest is lost."""
 
 
 class ReceiveBuffers:
-    """The receive buffers of any number of sockets, one at a time: 64 buffers of 64 KiB and their ancillary data.
+    """64 buffers of 64 KiB, with room for ancillary data, that any number of sockets use one after the other.
 
-    Whatever a ``receive`` returned is valid until the next ``receive`` of *any* socket on the same ``ReceiveBuffers``.
+    Whatever a ``receive`` returned is valid until the next ``receive`` of *any* socket with the same
+    ``ReceiveBuffers``.
     """
 
     def __init__(self, *, names: int = 0, ancillary: int | None = None) -> None:
-        """``ancillary``: room for ancillary data; default: for what tells where to cut a merged datagram."""
+        """``ancillary``: bytes for ancillary data; by default enough for what says where to cut merged datagrams."""
         udp = system().udp
         room = udp.merge_ancillary_bytes if ancillary is None else ancillary
         self.reader = udp.reader(BUFFERS, BUFFER_BYTES, names=names, ancillary=room)
@@ -69,5 +70,6 @@ class ReceiveBuffers:
 
 @functools.cache
 def shared_buffers(names: int = 0, ancillary: int | None = None) -> ReceiveBuffers:
-    """The process-wide ``ReceiveBuffers`` with that much room for names and ancillary data: 4 MiB, so not one for each socket."""
+    """The process's one ``ReceiveBuffers`` with that much room for names and ancillary data.  It is 4 MiB, too much for
+    each socket to have its own."""
     return ReceiveBuffers(names=names, ancillary=ancillary)

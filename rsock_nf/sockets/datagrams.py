@@ -1,16 +1,17 @@
 """The application's side: UDP sockets that take and give whole runs of datagrams.
 
-A ``Listener`` is bound, and many peers send to it (the application at a client).  A ``TargetSocket`` socket is
-connected to one target (a conversation at the server).  The way of a datagram, in the order of this file:
+A ``Listener`` is bound, and many peers send to it: the application, at a client. A ``TargetSocket`` is connected to
+one target: a conversation, at the server.  The way of a datagram, in the order of this file:
 
-1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its
-   ancillary data tells the size to cut at, and fewer of them are read at once.  Consecutive datagrams of one peer become ``Run``s.
+1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its ancillary
+   data says at which size to cut it, and fewer messages are read at once.  Consecutive datagrams of one peer become
+   ``Run``s.
 2. out: each run is one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the kernel
    refuses (a segment above the device's MTU, a device without checksum offload) the run is sent one by one, and so are
    later ones of that segment size to the same destination.
 
-What it is not: a queue.  What a full socket buffer refuses is dropped and counted, as UDP is; the application has
-a flow control of its own.  Systems that have none of these calls read and send one by one (``link.udp``).
+There is no queue.  What a full socket buffer refuses is dropped and counted, as everywhere with UDP; the application
+has its own flow control.  Systems without these calls read and send one by one (``link.udp``).
 
 Kernel sources: net/ipv4/udp.c, include/uapi/linux/udp.h.
 """
@@ -44,10 +45,11 @@ SOCKET_BUFFER: Final = 8 << 20
 _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 """UDP payload of one send, so that its IP packet is at most 65,535 bytes long."""
 _REMEMBERED: Final = 8192
-"""Entries in a cache of peers; the oldest goes first."""
+"""Entries in a cache of peers; the oldest is removed first."""
 _READ_ATTEMPTS: Final = 4
 _READ_BYTES: Final = 256 << 10
-"""What one read may bring if its messages are like those of the last: what stays in a core's cache until it is sent."""
+"""How much one read should bring: so little that it stays in the CPU's cache until it is sent.  Assumes messages of the
+size that the last read brought."""
 NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
@@ -66,13 +68,13 @@ class DatagramCounters:
     send_full: int = 0
     """Dropped: the socket buffer or the device queue was full."""
     too_big: int = 0
-    """Dropped: above what the device, or a path known to the kernel, takes with DF set (carriers only)."""
+    """Dropped: with DF set, larger than the device or the path takes, as far as the kernel knows (carriers only)."""
     send_errors: int = 0
     """Dropped: any other error."""
     receive_errors: int = 0
-    """Errors other than ECONNREFUSED reported by a read; they are about earlier sends."""
+    """Errors other than ECONNREFUSED that a read reported; they are about earlier sends."""
     sent_singly: int = 0
-    """Tried one by one because the kernel refused their run, or one like it."""
+    """Sent one by one, because the kernel refused their run or one like it."""
     unanswerable: int = 0
     """Dropped: the sender's Unix-domain socket is bound to nothing that can be answered."""
     oversize: int = 0
@@ -88,7 +90,7 @@ class Destination(NamedTuple):
 
 
 class UdpSocket:
-    """A non-blocking UDP socket with room, that sends runs."""
+    """A non-blocking UDP socket with large buffers that sends runs."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.counters = DatagramCounters()
@@ -98,7 +100,7 @@ class UdpSocket:
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
         self._read_limit = BUFFERS
-        """Messages of one read."""
+        """How many messages one read takes."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
             try:
@@ -112,7 +114,7 @@ class UdpSocket:
             raise LinkError(why_not(self._purpose, endpoint, error)) from error
 
     _purpose = ""
-    """What opening it is for, in an error message."""
+    """What the socket is opened for, for an error message."""
 
     def _attach(self, endpoint: Endpoint) -> None:
         """Bind or connect.  Raises ``OSError``."""
@@ -135,7 +137,9 @@ class UdpSocket:
         return to_endpoint(self._socket.getsockname())
 
     def _read(self, buffers: ReceiveBuffers) -> list[int]:
-        """How long each buffer is that was filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
+        """Read once; returns the length of each buffer that was filled.
+
+        When the read reports an error of an earlier send, that is counted, and it is read again."""
         reader = buffers.reader
         for _ in range(_READ_ATTEMPTS):
             try:
@@ -183,7 +187,7 @@ class UdpSocket:
             remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
 
     def _send_singly(self, destination: Destination, datagrams: Sequence[Buffer]) -> bool:
-        """Send one by one what could be a burst; whether the first was taken."""
+        """Send one by one what could be a burst.  Returns whether the kernel took the first."""
         self.counters.sent_singly += len(datagrams)
         return self._send_all(destination, datagrams)
 
@@ -194,7 +198,7 @@ class UdpSocket:
         return failures[0] == 0
 
     def _transmit(self, data: Buffer, ancillary: Ancillary, address: SocketAddress | None) -> int:
-        """One sendmsg(2), and a second where the first only delivered an old ECONNREFUSED; errno, 0 = sent."""
+        """One sendmsg(2), and a second one if the first only reported an old ECONNREFUSED.  Returns errno, 0 = sent."""
         for _ in range(2):
             try:
                 if ancillary:
@@ -223,8 +227,8 @@ class UdpSocket:
 class Listener(UdpSocket):
     """Bound to ``endpoint``; any number of peers.  ``::`` takes IPv4 as well.
 
-    A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, the struct in_pktinfo or
-    in6_pktinfo that makes answers leave from the address that was asked.
+    A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, what ``UdpSystem.answer_from``
+    needs for an answer from the address that was asked.
 
     Raises ``LinkError``.
     """
@@ -304,7 +308,7 @@ class Listener(UdpSocket):
         return peer[:size], peer[size:]
 
     def describe(self, peer: Hashable) -> str:
-        """``peer`` for people: its address and port, and which of our addresses it asked if we have many."""
+        """``peer`` for people: its address and port, and on a wildcard address, which of our addresses it sent to."""
         name, source = self._split(peer)
         sender = str(to_endpoint(parse_sockaddr(name)))
         if not source:
@@ -314,7 +318,8 @@ class Listener(UdpSocket):
 
 
 class TargetSocket(UdpSocket):
-    """Connected to ``target``: hears nobody else, has one source port.  Its owner says whom it stands for.
+    """Connected to ``target``: it receives from nobody else, and has one source port.  Its owner knows which peer it
+    belongs to.
 
     Raises ``LinkError``.
     """
@@ -364,7 +369,7 @@ def _cut(names: bytes, stride: int) -> list[bytes]:
 
 
 def remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Store in a bounded dictionary; the entry that came first makes room."""
+    """Store in a bounded dictionary; the oldest entry is removed to make room."""
     if len(cache) >= _REMEMBERED:
         del cache[next(iter(cache))]
     cache[key] = value

@@ -1,9 +1,11 @@
-"""The routing tables of FreeBSD, NetBSD, OpenBSD and macOS, asked over a PF_ROUTE socket and sysctl(3), and their news.
+"""Questions to the routing tables of FreeBSD, NetBSD, OpenBSD and macOS, over a PF_ROUTE socket and sysctl(3); their
+news.
 
-What it is: the three questions of ``bsd_next_hop``, answered by messages: the way to an address (RTM_GET), the interfaces
-with their addresses (NET_RT_IFLIST), the neighbours (NET_RT_FLAGS).  No program's text is read.  The calls themselves are
-an argument (``RoutingCalls``), as those of the bpf device are.
-What it is not: the layout of a message (``pf_route``), or anything that waits: the kernel answers within send(2).
+``next_hop`` asks three questions, which messages answer: the route to an address (RTM_GET), the interfaces with their
+addresses (NET_RT_IFLIST), the neighbours (NET_RT_FLAGS).  No program's text is read.  The system calls are an argument
+(``RoutingCalls``), as those of the bpf device are.  Nothing here waits: the kernel answers within send(2).
+
+The layout of messages is in ``pf_route``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _PATIENCE_MS: Final = 1000
 
 
 class RoutingCalls(Protocol):
-    """What of the system is called for routes and neighbours.  Each raises ``OSError``."""
+    """The system calls for routes and neighbours.  Each raises ``OSError``."""
 
     def open(self) -> socket.socket:
         """A routing socket, non-blocking."""
@@ -43,7 +45,7 @@ class RoutingCalls(Protocol):
         """A table, whole."""
 
     def touch(self, neighbour: IPAddress, index: int) -> None:
-        """Have the kernel resolve or re-check ``neighbour``, on interface ``index``: it does when it has a packet for it."""
+        """Make the kernel resolve or check ``neighbour`` on interface ``index``, by sending it a packet."""
 
     def address_flags(self, interface: str, address: IPv6Address) -> int:
         """IN6_IFF_* of one of the interface's addresses; 0 where the system does not tell."""
@@ -66,7 +68,7 @@ class KernelRouting:
         return made
 
     def sysctl(self, name: Sequence[int]) -> bytes:
-        """See ``RoutingCalls.sysctl``.  The table may grow between asking for its size and for itself: then once more."""
+        """See ``RoutingCalls.sysctl``.  When the table grows after its size was asked for, it is asked again."""
         mib = (ctypes.c_int * len(name))(*name)
         while True:
             size = ctypes.c_size_t(0)
@@ -171,10 +173,11 @@ class RouteSocket:
     def route(self, remote: IPAddress) -> Message | None:
         """RTM_GET; None = no route (ESRCH), or one that leads nowhere.
 
-        A neighbour's own route is RTF_REJECT while it does not answer (OpenBSD, macOS): it leads to the neighbour all the same.
+        While a neighbour does not answer, its own route is RTF_REJECT on OpenBSD and macOS, but leads to it all the
+        same.
         """
         abi = self.abi
-        _drain(self._requests)  # every routing socket hears everything
+        _drain(self._requests)  # every routing socket receives all messages
         self._sequence += 1
         asked = (abi["RTM_GET"], os.getpid(), self._sequence)
         try:

@@ -1,4 +1,4 @@
-"""What FreeBSD, NetBSD, OpenBSD and macOS bring to the door: /dev/bpf, routing sockets, plain UDP."""
+"""What FreeBSD, NetBSD, OpenBSD and macOS provide: /dev/bpf, routing sockets, plain UDP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ REMEDIES: Final = {
 
 
 class Bsd:
-    """See ``System``.  The calls of its kernel are arguments: by default those of the one that this process runs on."""
+    """See ``System``.  The system calls are arguments; by default they are those of the kernel that this process runs
+    on."""
 
     run_directory = Path("/var/run")
     has_capabilities = False
@@ -76,7 +77,8 @@ class Bsd:
             return bsd_routes.device_addresses(kernel, device)
 
     def route_mtu(self, remote: IPAddress) -> int:
-        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises ``OSError``."""
+        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises
+        ``OSError``."""
         with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
             route = kernel.route(remote)
             return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)

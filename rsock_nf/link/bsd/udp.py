@@ -1,8 +1,8 @@
-"""FreeBSD, NetBSD, OpenBSD and macOS: recvmsg(2) for each datagram, and nothing that merges or cuts.
+"""UDP on FreeBSD, NetBSD, OpenBSD and macOS: one recvmsg(2) for each datagram; nothing merges or cuts datagrams.
 
-recvmmsg(2) exists on three of them, with layouts of its own on each, and saves a call; the datagram's way through bpf costs
-many.  Where a datagram was sent to: IP_RECVDSTADDR, answered by IP_SENDSRCADDR, or on macOS IP_PKTINFO (ip(4)); for IPv6
-RFC 3542 everywhere.
+Three of them have recvmmsg(2), each with another layout.  It would save one call, where the datagram's way through bpf
+takes many.  IP_RECVDSTADDR says where a datagram was sent to, and IP_SENDSRCADDR is for the answer; macOS has
+IP_PKTINFO (ip(4)).  For IPv6 it is RFC 3542 everywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SOCKADDR_IN6: Final = struct.Struct("!2xH4x16s")
 
 
 class DestinationOption(NamedTuple):
-    """How an IPv4 socket says where a datagram was sent to, and is told where an answer comes from."""
+    """How an IPv4 socket says where a datagram was sent to, and how it is told which address an answer comes from."""
 
     ask: int
     """The socket option."""
@@ -84,7 +84,8 @@ class PlainUdp:
             sock.setsockopt(socket.IPPROTO_IP, self._option.ask, 1)
 
     def parse_ancillary(self, data: bytes) -> ReceivedAncillary:
-        """See ``UdpSystem.parse_ancillary``; ``data`` is level, type and data of one, as ``MessageReader`` has packed it."""
+        """See ``UdpSystem.parse_ancillary``; ``data`` is level, type and data of one, as ``MessageReader`` has packed
+        it."""
         if len(data) < _ITEM.size:
             return ReceivedAncillary(0, b"")
         level, kind = _ITEM.unpack_from(data)
@@ -114,7 +115,7 @@ class PlainUdp:
 
     @staticmethod
     def segments(size: int) -> Ancillary:
-        """See ``UdpSystem.segments``: never asked for, as ``bursts`` is off."""
+        """See ``UdpSystem.segments``: never called, because ``bursts`` is False."""
         raise NotImplementedError(size)
 
     def never_fragment(self, sock: socket.socket) -> None:
@@ -156,7 +157,7 @@ class MessageReader:
         self.buffers = buffers
         self.name_stride = names
         self._family = _FAMILIES.get(names, socket.AF_UNIX)
-        """What it is tells how long a sender's sockaddr is."""
+        """It follows from the length of a sender's sockaddr."""
         self._room = socket.CMSG_SPACE(ancillary) if ancillary else 0
         whole = memoryview(bytearray(buffers * buffer_bytes))
         self.views = [whole[at : at + buffer_bytes] for at in range(0, buffers * buffer_bytes, buffer_bytes)]
@@ -165,7 +166,7 @@ class MessageReader:
         self._names: list[bytes] = []
         self._ancillaries: list[bytes] = []
         self._error: OSError | None = None
-        """Met behind a datagram: it belongs to the next read."""
+        """An error that came after a datagram; the next read raises it."""
 
     def read(self, descriptor: int, limit: int | None = None) -> int:
         """See ``Reader.read``.  The descriptor is non-blocking."""
@@ -232,7 +233,7 @@ class MessageReader:
 
 
 def _name(sender: object) -> bytes:
-    """A sockaddr as Linux lays it out, its first two bytes aside, from the socket module's form of it."""
+    """The socket module's form of an address as Linux's sockaddr; the first two bytes are 0."""
     match sender:
         case (str(host), int(port)):
             return _SOCKADDR_IN.pack(port, socket.inet_aton(host))
@@ -247,7 +248,8 @@ def _name(sender: object) -> bytes:
 
 
 def _set_largest(sock: socket.socket, option: int, most: int) -> None:
-    """kern.ipc.maxsockbuf and its kin refuse what is above them, and do not say what they would take."""
+    """Set the largest size that the kernel takes.  It refuses larger ones (kern.ipc.maxsockbuf, for example), and does
+    not say what it would take."""
     while most >= _LEAST_BUFFER:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, most)

@@ -3,18 +3,18 @@
 The way of a packet through this file:
 
 1. ``PacketLink`` opens one SOCK_RAW socket with PACKET_VNET_HDR.  The filter is attached while the socket is bound to
-   no protocol, so nothing foreign is ever queued; then it is bound to ETH_P_ALL on the device (a socket bound to
-   ETH_P_IP sees nothing behind an ingress drop rule).
+   no protocol, so that no foreign packet is ever queued.  Then it is bound to ETH_P_ALL on the device: a socket bound
+   to ETH_P_IP would not see what an ingress rule drops.
 2. In: one recvmmsg(2) for a batch; each message is a virtio_net_hdr, the link header and the IP packet, up to 64 KiB
    where GRO or the sender's GSO merged segments.  The header tells where to cut and what is known of the checksum.
 3. Out: the link header comes from ``NextHops``, the virtio_net_hdr says how to cut and where the checksum goes; one
    send(2) for a burst, and kernel or NIC do the rest.
-4. Refused: ``_refused`` counts what the kernel did not take, and looks at what has become of the device.
+4. Refused: ``_refused`` counts what the kernel did not take, and finds out whether the device is down or gone.
 
 Joining a burst into one string and sending that is faster than a sendmsg(2) with a vector of 90 pieces (10.2 against
-12.9 us for 61,600 bytes over a veth), and a socket bound to the device spares the address (0.8 us).
+12.9 us for 61,600 bytes over a veth), and a socket that is bound to the device needs no address in the call (0.8 us).
 
-What it is not: a TCP.  It does not look behind the IP header, and keeps nothing of a flow.
+It is no TCP: it looks at nothing behind the IP header, and keeps no state of flows.
 Sources: packet(7), net/packet/af_packet.c, include/uapi/linux/virtio_net.h.
 """
 
@@ -65,7 +65,7 @@ _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum
 
 _MAX_IP_BYTES: Final = 65_535
 _MAX_FRAME_BYTES: Final = 64_800
-"""Some devices refuse or lose larger ones."""
+"""Some devices refuse larger frames, or lose them."""
 _SEND_BUFFER: Final = 8 << 20
 _BUFFERS: Final = 32
 _FULL: Final = (errno.ENOBUFS, errno.ENOMEM)
@@ -75,9 +75,9 @@ _DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 class PacketLink:
     """``Link`` over AF_PACKET on ``device``.
 
-    ``receive_buffer``: bytes asked for; the kernel doubles it and charges a super-packet about twice its size.  Needs CAP_NET_RAW; with
-    CAP_NET_ADMIN too the buffer may exceed net.core.rmem_max.  After ``LinkEvent.GONE`` it is of no more use: close it.
-    Raises ``LinkError``.
+    ``receive_buffer``: bytes to ask for; the kernel doubles it, and counts a merged packet with about twice its size.
+    Needs CAP_NET_RAW; with CAP_NET_ADMIN as well, the buffer may exceed net.core.rmem_max.  After ``LinkEvent.GONE``
+    the link is of no more use: close it.  Raises ``LinkError``.
     """
 
     def __init__(self, device: str, match: Match, *, receive_buffer: int) -> None:
@@ -115,7 +115,8 @@ class PacketLink:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _check_device(self) -> int:
-        """The hardware type (ARPHRD_*) of a device that is there, up and of a kind that we know."""
+        """The hardware type (ARPHRD_*).  Raises ``LinkError`` unless the device exists, is up and is of a kind that we
+        know."""
         if not 0 < len(self.device.encode()) < 16:
             raise LinkError(f"{self.device}: not a device name (1 to 15 bytes)")
         try:
@@ -143,7 +144,7 @@ class PacketLink:
         sock = self._socket
         sock.setblocking(False)
         sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        with contextlib.suppress(OSError):  # Linux 4.20; without it our own packets come back and match nothing
+        with contextlib.suppress(OSError):  # since Linux 4.20; else our own packets come back and match nothing
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         enlarge_receive(sock, receive_buffer)
         enlarge_send(sock, _SEND_BUFFER)
@@ -176,7 +177,7 @@ class PacketLink:
         return self._socket.fileno()
 
     def receive(self, budget: int) -> list[Packet]:
-        """One batch: at most ``budget`` packets and 32."""
+        """One batch: at most ``budget`` packets, and at most 32."""
         reader = self._reader
         try:
             count = reader.read(self._socket.fileno(), budget)
@@ -218,7 +219,8 @@ class PacketLink:
         return len(bursts)
 
     def _fits(self, burst: Outgoing) -> bool:
-        """Checked here because a gso_size above the MTU is no error to the kernel: the packets would be lost later."""
+        """Whether the burst fits the device.  The kernel takes a gso_size above the MTU without an error, and the
+        packets are lost later."""
         header_bytes = len(burst.headers)
         total = header_bytes + burst.payload_size
         if 0 < burst.segment_size < burst.payload_size:
@@ -238,7 +240,7 @@ class PacketLink:
         return self._next_hops.header(destination(headers))
 
     def _send(self, burst: Outgoing, link: bytes) -> bool:
-        """Send one burst as one packet, or in software where it must be; False = the send buffer is full."""
+        """Send one burst as one packet, or cut in software where there is no GSO.  False = the send buffer is full."""
         headers, payload, payload_size, segment_size, _, _ = burst
         if segment_size >= payload_size:
             segment_size = 0
@@ -262,7 +264,8 @@ class PacketLink:
         return True
 
     def _vnet_header(self, first: int, header_bytes: int, segment_size: int) -> bytes:
-        """A virtio_net_hdr for headers of this length and first byte (IP version and IHL); size 0 = not to be cut."""
+        """A virtio_net_hdr for headers of this length and first byte (IP version and IHL).  ``segment_size`` 0 = not to
+        be cut."""
         start = self._link_bytes + ip_header_length(bytes((first,)))
         gso_type = _GSO_TYPE[first >> 4] if segment_size else 0
         made = _VNET.pack(_NEEDS_CSUM, gso_type, self._link_bytes + header_bytes, segment_size, start, TCP_CHECKSUM)
@@ -277,7 +280,9 @@ class PacketLink:
             self._socket.sendto(frame, (self.device, _ETH_P_IP if ip_version(headers) == 4 else _ETH_P_IPV6))
 
     def _send_without_offload(self, burst: Outgoing, link: bytes) -> bool:
-        """A burst was refused: GSO goes off for good if its first segment alone is accepted, else it was not GSO's fault."""
+        """Send a burst in software that the kernel refused in one piece.
+
+        If its first segment alone is accepted, GSO was the reason, and it stays off from now on."""
         first, *rest = cut(burst)
         sent = self._counters.sent_packets
         if not self._send_cut([first], link):
@@ -291,8 +296,8 @@ class PacketLink:
     def _send_cut(self, packets: Sequence[bytes], link: bytes, *, resume: bool = False) -> bool:
         """Send complete packets; False = the send buffer is full and nothing was sent.
 
-        When it fills up on the way (or ``resume`` says that some of the burst is out) the rest is dropped and counted:
-        sending the burst again would duplicate segments.
+        When the send buffer fills up after the first packet (or ``resume`` says that some of the burst has been sent),
+        the rest is dropped and counted.  If the burst were sent again, segments would be duplicated.
         """
         for n, packet in enumerate(packets):
             try:
@@ -311,7 +316,7 @@ class PacketLink:
         return True
 
     def _refused(self, error: OSError) -> None:
-        """Count what the kernel did not take, and see what became of the device."""
+        """Count what the kernel did not take, and find out whether the device is down or gone."""
         if error.errno in _FULL:
             self._counters.send_full += 1
         elif error.errno == errno.EMSGSIZE:
@@ -325,7 +330,7 @@ class PacketLink:
     # -- what happens to the device -------------------------------------------------------------------------------
 
     def _device_lost(self) -> None:
-        """Down or gone?  A bound socket gets ENXIO for both."""
+        """Find out whether the device is down or gone: a bound socket gets ENXIO for both."""
         try:
             (index,) = self._interface("i", _SIOCGIFINDEX)
             (flags,) = self._interface("H", _SIOCGIFFLAGS)
@@ -333,11 +338,11 @@ class PacketLink:
             index = flags = 0
         if index != self._index:
             self._events[LinkEvent.GONE] = None
-        elif not flags & _IFF_UP:  # else the error tells of an outage that is over, as netlink will
+        elif not flags & _IFF_UP:  # otherwise the error is about an outage that is over; netlink will tell, too
             self._events[LinkEvent.DOWN] = None
 
     def _reread_mtu(self) -> None:
-        with contextlib.suppress(OSError):  # a device that is gone says so elsewhere
+        with contextlib.suppress(OSError):  # a device that is gone: other calls notice that
             mtu = self._read_mtu()
             if mtu != self.mtu:
                 self.mtu = mtu
@@ -348,7 +353,7 @@ class PacketLink:
         return self._next_hops.fileno()
 
     def events(self) -> list[LinkEvent]:
-        """See ``Link.events``; also what sends and receives met with, which the kernel tells the descriptor too."""
+        """See ``Link.events``; includes what sends and receives found out."""
         news = dict.fromkeys(self._next_hops.events())
         if LinkEvent.MTU in news or LinkEvent.UP in news:
             self._reread_mtu()
@@ -378,8 +383,8 @@ class PacketLink:
         self._read_statistics()
 
     def _read_statistics(self) -> None:
-        """What struct tpacket_stats says: packets and drops since it was last read."""
-        with contextlib.suppress(OSError):  # closed: what was counted stays
+        """Read struct tpacket_stats: packets and drops since it was last read."""
+        with contextlib.suppress(OSError):  # the socket is closed: the counts stay as they are
             raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
             self._counters.receive_drops += struct.unpack("=II", raw)[1]
 

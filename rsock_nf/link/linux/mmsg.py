@@ -1,9 +1,9 @@
-"""Batched reading of datagrams: recvmmsg(2) through ctypes, one foreign call for a batch.
+"""Reading datagrams in batches: recvmmsg(2) through ctypes, one call for a batch.
 
-What it is: every array that the kernel needs is built once; a read is one call, and what it
-returned is looked at through memoryviews of those arrays, a whole batch with one slice where
-possible.  What it is not: a socket.  It takes a descriptor, does not own it, and knows nothing
-of what the bytes mean.
+Every array that the kernel needs is built once. A read is one call, and its results are read through memoryviews of
+those arrays: a whole batch with one slice where possible.
+
+It is no socket: it is given a descriptor and does not own it, and it does not know what the bytes mean.
 
 The layout of ``struct msghdr`` and ``struct mmsghdr`` is Linux on LP64
 (include/linux/socket.h): 56 and 64 bytes, asserted below.
@@ -21,7 +21,7 @@ MSG_TRUNC: Final = 0x20
 MSG_DONTWAIT: Final = 0x40
 
 _STAGGER: Final = 1280 + 64
-"""Added to each buffer's size: buffers a power of two apart would begin in the same cache sets."""
+"""Added to each buffer's size.  If buffers were a power of two apart, they would begin in the same cache sets."""
 _CACHE_LINE: Final = 64
 _NO_MESSAGE: Final = (errno.EAGAIN, errno.EINTR)
 
@@ -64,7 +64,7 @@ _recvmmsg.restype = ctypes.c_int
 
 
 def _address(buffer: bytearray) -> int:
-    """Where ``buffer`` lies; it cannot be resized as long as the view that ctypes holds lives."""
+    """The address of ``buffer``, which cannot be resized as long as ctypes has its view of it."""
     return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
 
 

@@ -1,6 +1,6 @@
 """Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE.
 
-What it is: what ``next_hop`` and ``routes`` need of rtnetlink's messages, as small values.  The socket is
+It turns the parts of rtnetlink's messages that ``next_hop`` and ``routes`` need into small values.  The socket is
 ``rsock_firewall.netlink``; pyroute2's message classes encode and decode.  A request never waits for the network.
 
 Layouts: include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
@@ -66,7 +66,7 @@ _DUMPS: Final = 9
 
 
 class Device(NamedTuple):
-    """RTM_NEWLINK, as far as we look."""
+    """What we read of RTM_NEWLINK."""
 
     ifindex: int
     name: str
@@ -78,7 +78,7 @@ class Device(NamedTuple):
 
     @property
     def up(self) -> bool:
-        """Set up by the administrator and with a carrier, or of a kind that knows none."""
+        """The administrator set it up, and it has a carrier or is of a kind without one."""
         return self.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 
@@ -99,11 +99,11 @@ class Neighbour(NamedTuple):
     state: int
     flags: int
     lladdr: bytes
-    """b"" = not known."""
+    """The link address; b"" = not known."""
 
 
 class RouteReply(NamedTuple):
-    """What RTM_GETROUTE answers for one destination, of a multipath route too."""
+    """What RTM_GETROUTE answers for one destination; of a multipath route, the path that the kernel chose."""
 
     ifindex: int
     gateway: IPAddress | None
@@ -123,7 +123,7 @@ class RouteSocket:
         self._netlink = NetlinkSocket(NETLINK_ROUTE, groups)
 
     def enlarge(self) -> None:
-        """Room for a burst of news; without privilege the default must do, and an overrun is handled anyway."""
+        """Make room for a burst of news.  Without the privilege the buffer stays small; overruns are handled anyway."""
         enlarge_receive(self._netlink.socket, _NEWS_BUFFER)
 
     def fileno(self) -> int:
@@ -141,14 +141,14 @@ class RouteSocket:
     # -- requests
 
     def device(self, name: str = "", index: int = 0) -> Device:
-        """By name or index.  Raises ``OSError`` (ENODEV)."""
+        """One device, by name or index.  Raises ``OSError`` (ENODEV)."""
         request = ifinfmsg()
         request["index"] = index
         request["attrs"] = [["IFLA_IFNAME", name]] if name else []
         return parse_device(self._ask(request, _RTM_GETLINK))
 
     def addresses(self) -> list[DeviceAddress]:
-        """Of all devices, in the kernel's order."""
+        """The addresses of all devices, in the kernel's order."""
         return [parse_address(raw) for raw in self._dump(ifaddrmsg(), _RTM_GETADDR)]
 
     def route(self, remote: IPAddress, index: int = 0) -> RouteReply:
@@ -162,23 +162,25 @@ class RouteSocket:
         return _parse_route(self._ask(request, _RTM_GETROUTE))
 
     def neighbour(self, index: int, address: IPAddress) -> Neighbour:
-        """The kernel's entry.  Raises ``OSError`` (ENOENT)."""
+        """The kernel's entry for a neighbour.  Raises ``OSError`` (ENOENT)."""
         return parse_neighbour(self._ask(_neighbour(index, address), _RTM_GETNEIGH))
 
     def use_neighbour(self, index: int, address: IPAddress, flags: int = 0) -> None:
-        """NTF_USE: as if a packet were sent to it, so the kernel resolves or re-checks.  Its outcome is news.
+        """NTF_USE: the kernel resolves or checks the neighbour as if it had sent a packet to it.  The outcome comes as
+        news.
 
-        ``flags`` are the entry's so far: without NTF_EXT_LEARNED it would lose that.
+        ``flags``: those that the entry has.  An entry with NTF_EXT_LEARNED would lose that flag if it were not
+        repeated.
         """
         request = _neighbour(index, address)
         request["flags"] = _NTF_USE | flags & NTF_EXT_LEARNED
         self._ask(request, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE)
 
     def probe_neighbour(self, index: int, address: IPAddress) -> None:
-        """Into NUD_PROBE: unicast probes at once, without the 5 s of NUD_DELAY.
+        """Set the entry to NUD_PROBE: the kernel sends unicast probes at once, without the 5 s of NUD_DELAY.
 
-        The entry keeps its link address and flags: neither NLM_F_REPLACE nor NDA_LLADDR (net/core/neighbour.c,
-        ``neigh_add``).  Raises ``OSError`` where there is none, or one without link address.
+        With neither NLM_F_REPLACE nor NDA_LLADDR the entry keeps its link address and flags (net/core/neighbour.c,
+        ``neigh_add``).  Raises ``OSError`` when there is no entry, or one without a link address.
         """
         request = _neighbour(index, address)
         request["state"] = NUD_PROBE
@@ -189,7 +191,7 @@ class RouteSocket:
         return self._netlink.ask(_typed(request, kind, flags))
 
     def _dump(self, request: Request, kind: int) -> list[bytes]:
-        """Everything that is there.  When it keeps changing while it is read, the last reading must do."""
+        """Every object.  If they change again and again while they are read, the last reading is taken."""
         return self._netlink.dump(_typed(request, kind), _DUMPS)[0]
 
 
@@ -236,10 +238,11 @@ def parse_neighbour(message: bytes) -> Neighbour:
 
 
 def device_key(message: bytes) -> tuple[int, int]:
-    """Address family and device index of an undecoded link, address or neighbour message: most are not about us.
+    """Address family and device index of an undecoded link, address or neighbour message.
 
-    The three structs have them at the same place.  A family but AF_UNSPEC in a link message means that a bridge
-    speaks of its port, in a neighbour message that it is no IP neighbour.
+    Most messages are not about our device, and need not be decoded.  The three structs have both at the same place. A
+    link message with another family than AF_UNSPEC is a bridge's about its port; a neighbour message with a family
+    that is not IP's is about no IP neighbour.
     """
     return message[16], int(struct.unpack_from("=i", message, 20)[0])
 
@@ -271,7 +274,7 @@ def _link_address(text: str | None) -> bytes:
 
 
 def _plain(address: IPAddress) -> str:
-    """Without the scope: netlink names the device by index."""
+    """The address without its scope: netlink names the device by index."""
     return str(IPv6Address(address.packed)) if address.version == 6 else str(address)
 
 

@@ -1,4 +1,4 @@
-"""What Linux brings to the door: AF_PACKET, netlink, UDP_GRO and UDP_SEGMENT."""
+"""What Linux provides: AF_PACKET, netlink, UDP_GRO and UDP_SEGMENT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REMEDIES: Final = Remedies(
 
 
 class Linux:
-    """See ``System``.  pyroute2 takes 0.3 s to import, so nothing is until it is asked for."""
+    """See ``System``.  The imports are late, because pyroute2 takes 0.3 s to import."""
 
     run_directory = Path("/run")
     has_capabilities = True

@@ -1,7 +1,8 @@
-"""Linux: recvmmsg(2) for a batch, UDP_GRO and UDP_SEGMENT for runs, IP_PKTINFO for where a datagram was sent to.
+"""UDP on Linux: recvmmsg(2) for batches, UDP_GRO and UDP_SEGMENT for runs, IP_PKTINFO for where a datagram was sent
+to.
 
-struct in_pktinfo and in6_pktinfo: ip(7) and ipv6(7); the size at which UDP_GRO merged: udp(7).  All of these come from the
-kernel, not from the network.
+struct in_pktinfo and in6_pktinfo: ip(7) and ipv6(7); the size at which UDP_GRO merged: udp(7).  All of them come from
+the kernel, not from the network.
 """
 
 from __future__ import annotations
