@@ -1,7 +1,8 @@
 """Holding rules in a packet filter that has neither owners nor events: pf, ipfw, legacy iptables.
 
-``HeldRules`` is ``policy.Held`` for all three: it takes over, updates, repairs, counts and releases.  What a packet filter
-does to one instance's rules is its part, ``Rules``.  nf_tables has owners and events, hence a ``Held`` of its own.
+``HeldRules`` is ``policy.Held`` for all three: it takes over, updates, repairs, counts and releases.  It has a part,
+``Rules``, that knows the packet filter. nf_tables has owners and events, so the nftables backend has a ``Held`` of its
+own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol, TypeAlias
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, check_update
 
 Carry: TypeAlias = Callable[[Counters], None]
-"""Takes what rules had counted that are replaced."""
+"""Takes the counts of rules that are being replaced."""
 
 
 class Busy(FirewallError):  # noqa: N818 - what it says, not what went wrong
@@ -55,7 +56,7 @@ class HeldRules:
         self._policy = policy
         self._rules = rules
         self._carried = Counters()
-        """What rules had counted that were replaced since."""
+        """The counts of rules that have been replaced."""
         self._last = Counters()
         """What ``counters`` said last."""
         self._released = False
@@ -73,7 +74,7 @@ class HeldRules:
             self._install(policy, Why.UPDATE)
 
     def fileno(self) -> int:
-        """-1: these packet filters tell nobody of changes."""
+        """-1: these packet filters do not tell about changes."""
         return -1
 
     def repair(self) -> bool:
@@ -89,7 +90,7 @@ class HeldRules:
     def counters(self) -> Counters:
         """See ``policy.Held.counters``.  While another program changes the packet filter: what was known last."""
         with suppress(Busy):
-            # A rule that somebody else took out takes its count with it: no total falls below what was known.
+            # When somebody else removes a rule, its count is lost.  No total falls below what was known before.
             self._last = Counters(*map(max, self._carried.plus(self._rules.counted()), self._last))
         return self._last
 
@@ -102,7 +103,7 @@ class HeldRules:
     def _install(self, policy: Policy, why: Why) -> None:
         self._rules.install(policy, why, self._carry)
         self._policy = policy
-        self._carried = Counters(*map(max, self._carried, self._last))  # a foreign flush took counts with it
+        self._carried = Counters(*map(max, self._carried, self._last))  # a foreign flush may have removed counts
 
     def _carry(self, counted: Counters) -> None:
         self._carried = self._carried.plus(counted)

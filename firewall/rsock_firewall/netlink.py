@@ -1,15 +1,15 @@
 """A netlink socket: it sends requests to the kernel, and reads answers, dumps and news.
 
-It serves the nftables backend (NETLINK_NETFILTER) and ``rsock_nf.link.linux`` (NETLINK_ROUTE).  pyroute2's message classes
-encode and decode the messages.  pyroute2's sockets are not used, for these reasons:
+It serves the nftables backend (NETLINK_NETFILTER) and ``rsock_nf.link.linux`` (NETLINK_ROUTE).  pyroute2's message
+classes encode and decode the messages.  pyroute2's sockets are not used, for these reasons:
 
 * ``IPRoute`` and ``NFTSocket`` bring an event loop and threads.
-* ``NFTSocket`` waits for ever for the answer to a batch that the kernel refuses for want of privilege.
+* ``NFTSocket`` waits for ever when the kernel refuses a batch because the process lacks the privilege.
 * A table of nf_tables can belong to the socket that made it.  pyroute2's sockets are local to a thread, so such a table
   would go with the thread.
 
 No call waits for the network: the kernel answers within send(2), or while a dump is read.
-Not here: what a message means, and every other error text than the kernel's.  Standard library only.
+It does not know what a message means, and has no error texts but the kernel's.  It imports the standard library only.
 
 Sources: include/uapi/linux/netlink.h, net/netlink/af_netlink.c.
 """
@@ -46,7 +46,7 @@ _HEADER: Final = struct.Struct("=IHHII")
 _CODE: Final = struct.Struct("=i")
 """What NLMSG_ERROR and NLMSG_DONE begin with: 0, or an errno with a minus sign."""
 _READ_BYTES: Final = 1 << 18
-"""Of one read: more than any message, or part of a dump, has."""
+"""The size of a read: no message, and no part of a dump, is longer."""
 _READS_AT_ONCE: Final = 256
 
 Request = Any
@@ -158,7 +158,8 @@ class NetlinkSocket:
     def dump(self, request: Request, attempts: int) -> tuple[list[bytes], bool]:
         """All messages that answer a request for everything, and whether they belong together.
 
-        The kernel tells when something changed while they were read.  They are read again then, ``attempts`` times in all.
+        The kernel tells when something changed while they were read.  They are read again then, ``attempts`` times in
+        all.
         """
         request["header"]["flags"] |= NLM_F_DUMP
         found, whole = self._dump_once(request)

@@ -31,9 +31,10 @@ NETBSD = (
 def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -> Firewall:
     """A backend that works here.
 
-    ``auto``: on Linux nftables, else iptables; on FreeBSD a pf that runs, else an ipfw that does, else a pf that can be
-    switched on; on OpenBSD and macOS pf.  A backend asked for by name is taken or refused, never replaced.
-    ``run`` runs the tools of systems that have no better interface.  Raises ``FirewallError`` naming why.
+    ``auto``: on Linux nftables, else iptables; on FreeBSD pf if it is enabled, else ipfw if it is switched on, else pf
+    if it can be enabled; on OpenBSD and macOS pf.  A backend that is asked for by name is taken or refused; no other is
+    taken instead.
+    ``run`` runs the tools of systems that have no better interface.  Raises ``FirewallError`` that says why.
     """
     system = _system(platform)
     if backend != "auto":
@@ -55,7 +56,8 @@ def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -
 def render_unprobed(backend: str, policy: Policy, *, platform: str = PLATFORM, run: Run = run) -> str:
     """The rules of a backend as text, whether or not it works here.  Needs no privilege.
 
-    ``auto``: in the language of the backend that ``auto`` tries first.  Raises ``FirewallError`` for an unknown backend.
+    ``auto``: in the language of the backend that ``auto`` tries first.  Raises ``FirewallError`` for an unknown
+    backend.
     """
     system = _system(platform)
     name = "manual" if backend == "auto" else _known(backend, system)
@@ -65,7 +67,7 @@ def render_unprobed(backend: str, policy: Policy, *, platform: str = PLATFORM, r
 def left_on_this_host(*, platform: str = PLATFORM, run: Run = run) -> list[Firewall]:
     """Every backend that may have rules of ours on this host, whether or not it would be chosen today.
 
-    For ``clear`` and ``clear_all``: a kernel without the filter, or a host without its tool, has none.
+    For ``clear`` and ``clear_all``.  A kernel without the filter, or a host without its tool, has no such rules.
     """
     system = _system(platform)
     found = []
@@ -108,7 +110,7 @@ def _loader(backend: str, system: str, run: Run) -> Callable[[], Firewall]:
 
 
 def _load(backend: str, system: str, run: Run, *, running: bool = False) -> Firewall:
-    """``running``: of pf, only one that is enabled already."""
+    """``running``: take pf only if it is enabled already."""
     if backend == "nftables":
         from rsock_firewall.nftables.backend import Nftables
 

@@ -1,7 +1,7 @@
-"""One network namespace as a test host: made, entered, and removed with everything that runs in it.
+"""One network namespace as a test host.  It is removed together with everything that runs in it.
 
-It does what the laboratory (``lab``) needs, with the ``ip`` command and ``pyroute2.netns``.  The namespace that the process
-itself runs in is never changed.
+It does what the laboratory (``lab``) needs, with the ``ip`` command and ``pyroute2.netns``.  The namespace that the
+process itself runs in is never changed.
 
 ``ip netns add`` makes a namespace, not ``pyroute2.netns.create``: that one forks this process, which may have threads.
 pyroute2 is imported late, because that takes 0.3 s.
@@ -29,7 +29,7 @@ NETNS_DIR = Path("/run/netns")
 
 
 class CommandFailed(RuntimeError):  # noqa: N818 - a sentence, as in "command failed"
-    """A command that had to succeed did not: one line with the command and what it said."""
+    """A command failed that had to succeed.  The text is one line with the command and its output."""
 
 
 class Namespace:
@@ -80,7 +80,7 @@ class Namespace:
     def popen(self, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
         """Start a process inside; its pid is the program's own (``ip netns exec`` replaces itself).
 
-        Ended, reaped and its pipes closed with the namespace at the latest.
+        It is ended and reaped, and its pipes are closed, with the namespace at the latest.
         """
         process = subprocess.Popen([*self._prefix, *argv], **keywords)
         self._processes.append(process)
@@ -147,7 +147,7 @@ class Namespace:
 
     def close(self) -> None:
         """End what runs inside (SIGTERM, after 3 s SIGKILL), delete it.  Idempotent."""
-        # One just started has perhaps not entered yet, and so is not among ``pids``.
+        # A process that has just started may not have entered yet, so ``pids`` would miss it.
         _end([process.pid for process in self._processes if process.poll() is None], signal.SIGTERM, 3.0)
         _end(self._inside(), signal.SIGTERM, 3.0)
         _end([process.pid for process in self._processes if process.poll() is None], signal.SIGKILL, 3.0)

@@ -1,11 +1,11 @@
 """The ipfw backend, for FreeBSD hosts where ipfw is the packet filter in use.
 
-Rules of ours have a comment with the instance's name, numbers below 100, and set 31.  ipfw(8) adds one rule at a time:
-a change adds the new rules under a free number first and then deletes the old number, so that traffic that both own is
-never seen by the kernel.  ipfw has no owner and no events: ``repair`` notices a foreign change when it is called.
+Our rules have a comment with the instance's name, a number below 100, and set 31. ipfw(8) adds one rule at a time.  So
+a change first adds the new rules under a free number, and then deletes the old number: the kernel never sees traffic
+that belongs to both. ipfw has no owner and no events; ``repair`` finds out that somebody changed our rules.
 
-The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``tool`` runs
-ipfw(8).
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``tool``
+runs ipfw(8).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class IpfwRules:
         """What ipfw lists of us, to be compared with what it lists later."""
 
     def install(self, policy: Policy, why: Why, carry: Carry) -> None:
-        """See ``held.Rules.install``.  A failure takes away what was added."""
+        """See ``held.Rules.install``.  After a failure, what was added is deleted."""
         if why is Why.START:
             self._tool.check_switches()
         rules = text.rules(policy)

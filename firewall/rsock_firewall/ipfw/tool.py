@@ -1,6 +1,6 @@
 """ipfw(8) and sysctl(8): one method for each thing that we ask them, and what their answers mean.
 
-Not here: when to do what (``backend``).
+When to do what is decided in ``backend``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SWITCHES = ("net.inet.ip.fw.enable", "net.inet6.ip6.fw.enable")
 
 
 class NoIpfw(FirewallError):  # noqa: N818 - what it says, not what went wrong
-    """This kernel has no ipfw; so nothing of ours can be in it."""
+    """This kernel has no ipfw, so there cannot be any rules of ours in it."""
 
 
 class Listed(NamedTuple):
@@ -35,13 +35,14 @@ class Listed(NamedTuple):
 
 
 class Tool:
-    """ipfw(8) and sysctl(8), a method for each thing that we ask them.  Every one raises ``FirewallError``, one line."""
+    """ipfw(8) and sysctl(8), a method for each thing that we ask them.  Every one raises ``FirewallError``, one
+    line."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def check_switches(self) -> None:
-        """The filter looks at packets only where its sysctls say so; a kernel without IPv6 has only the first."""
+        """Raise ``FirewallError`` if a sysctl switches ipfw off.  A kernel without IPv6 has only the first."""
         for switch in SWITCHES:
             done = self._run([SYSCTL, "-n", switch], "")
             if done.code == 0 and done.output.strip() == "0":
@@ -69,7 +70,8 @@ class Tool:
     def delete_number(self, number: int, name: str) -> None:
         """Delete the rules of that number in our set, if any are the instance's.
 
-        Another instance that took the same number in the same moment loses its rules, and puts them back (``repair``).
+        Another instance that took the same number at the same moment loses its rules, too; its ``repair`` puts them
+        back.
         """
         owners = {rule.name for rule in self.listed() if rule.number == number and rule.set == SET}
         if "" in owners:

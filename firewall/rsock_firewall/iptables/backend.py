@@ -1,11 +1,11 @@
 """The iptables backend, for kernels without nf_tables: legacy xtables.
 
-Two chains of our own in the ``raw`` table of each address family, and a jump to each at the head of PREROUTING and OUTPUT.
-Every change is atomic within a family.  Legacy tables have no owner: after a foreign flush the rules are missing until
-``repair``.
+Two chains of our own in the ``raw`` table of each address family, and a jump to each at the head of PREROUTING and
+OUTPUT.  Every change is atomic within a family.  Legacy tables have no owner: after somebody else's flush the rules are
+missing until ``repair``.
 
-The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``raw_table``
-reads and replaces a table.
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed,
+``raw_table`` reads and replaces a table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Iptables:
     name = "iptables"
 
     def probe(self) -> None:
-        """Read the IPv4 raw table and build a rule; the kernel may load ``iptable_raw`` for that, nothing else changes."""
+        """Read the IPv4 raw table and build a rule; the kernel may load ``iptable_raw`` for that, nothing else
+        changes."""
         with open_table(4):
             make_rule(4, Line("PREROUTING", "DROP", destination_ports=PortRange(1, 1), comment=COMMENT))
 
@@ -77,13 +78,13 @@ class IptablesRules:
         self._chains = chain_names(name)
         self._policy: Policy | None = None
         self._installed: dict[int, list[str]] = {}
-        """Family: the fingerprint of what we wrote."""
+        """By address family: the fingerprint of the rules that we installed."""
 
     def install(self, policy: Policy, why: Why, carry: Carry) -> None:
-        """See ``held.Rules.install``.  One commit for each family; a failure of the second undoes the first.
+        """See ``held.Rules.install``.  One commit for each family; if the second fails, the first is undone.
 
-        What arrives while a table is replaced is not counted.  Raises ``Busy``, with nothing changed, when another iptables
-        command does not end in time.
+        What arrives while a table is replaced is not counted.  Raises ``Busy``, with nothing changed, when another
+        iptables command does not end in time.
         """
         before = self._policy
         with lock.held({Why.START: raw_table.LOCK_WAIT, Why.UPDATE: UPDATE_WAIT, Why.REPAIR: 0.0}[why]):

@@ -1,10 +1,10 @@
 """The ``raw`` table of each address family, read and replaced as a whole through python-iptables.
 
-libiptc replaces a table in one system call, so a change is atomic within a family.  python-iptables is imported here only,
-and late: it is slow, absent on most hosts, and raises anything where the xtables libraries are missing.  It is not
-thread-safe: one lock of ours, and xtables' own file lock.
+libiptc replaces a table in one system call, so a change is atomic within a family.  Only this file imports
+python-iptables, and late: that is slow, most hosts do not have it, and it raises any exception where the xtables
+libraries are missing.  It is not thread-safe, so every access takes a lock of ours and xtables' own file lock.
 
-Not here: when to change what (``backend``), or what the rules are (``text``).
+What the rules are is in ``text``; when to change them is decided in ``backend``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ COMMITS = 5
 
 
 class XtablesLock:
-    """One thread of ours and no other iptables command at a time; re-entrant, so that several reads and writes wait once."""
+    """Keeps our other threads and other iptables commands out.  It is re-entrant, so that several reads and writes wait
+    only once."""
 
     def __init__(self) -> None:
         self._threads = threading.RLock()
@@ -54,9 +55,9 @@ lock = XtablesLock()
 
 
 def replace_rules(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
-    """In one commit, take out the two chains and the jumps to them, and write ``new``.
+    """Replace the two chains and the jumps to them by ``new``, in one commit.
 
-    What those that went had counted; None = there was nothing.
+    Returns the counts of the rules that were replaced; None = there were none.
     """
     for attempt in range(1, COMMITS + 1):
         with open_table(version) as table:
@@ -132,7 +133,7 @@ def destination_ports(table: Any, chain: str) -> Iterator[PortRange]:
 
 
 def fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
-    """Our chains' rules and the jumps to them, without counters."""
+    """Our chains' rules and the jumps to them, without counters, to compare with later."""
     found = []
     with open_table(version) as table:
         for chain in ("PREROUTING", "OUTPUT", *chains):
@@ -145,7 +146,7 @@ def fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
 
 
 def counted(table: Any, chains: tuple[str, str]) -> Counters:
-    """By the rules in chains for what comes in and what goes out, as far as they are there."""
+    """The counts of the rules in the inbound and the output chain, if they are there."""
     sums = []
     for chain in chains:
         rules = _iptc().Chain(table, chain).rules if table.is_chain(chain) else []
@@ -155,7 +156,7 @@ def counted(table: Any, chains: tuple[str, str]) -> Counters:
 
 
 def instances() -> set[str]:
-    """Named by the comment on a jump, or by the chain where a foreign flush took the jump."""
+    """The instances' names: from the comment on a jump or, where somebody removed the jump, from the chain."""
     names = set()
     for version in loaded_families():
         with open_table(version) as table:
@@ -171,7 +172,7 @@ def instances() -> set[str]:
 
 
 def loaded_families() -> list[int]:
-    """Those whose raw table this namespace has: looking into another would load it."""
+    """The address families whose raw table this namespace has.  To read another one would make the kernel load it."""
     result = []
     for version, path in ((4, "ip_tables_names"), (6, "ip6_tables_names")):
         try:
@@ -187,7 +188,7 @@ def loaded_families() -> list[int]:
 
 @contextmanager
 def open_table(version: int) -> Iterator[Any]:
-    """The raw table as it is now; nothing is written before ``commit``.  Turns what goes wrong into ``FirewallError``."""
+    """The raw table as it is now.  Nothing is written before ``commit``.  Turns errors into ``FirewallError``."""
     iptc = _iptc()
     with lock.held(LOCK_WAIT):
         table = None
@@ -206,9 +207,10 @@ def open_table(version: int) -> Iterator[Any]:
 
 
 def _take_file_lock(seconds: float) -> int:
-    """The lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and write.
+    """Take the lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and
+    write.
 
-    Returns the descriptor: closing it lets go.
+    Returns the descriptor; closing it releases the lock.
     """
     path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
     try:

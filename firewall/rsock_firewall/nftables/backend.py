@@ -1,11 +1,14 @@
 """The nftables backend: one ``inet`` table for each instance, changed by atomic batches only.
 
-Where the kernel has the flags owner and persist (Linux >= 6.9) the table belongs to the daemon's netlink
-socket: nobody else can change it, a crash leaves it, the restarted daemon takes it over.  Elsewhere it
-is a plain table (never owner alone, which would take the rules away with a killed daemon), and ``repair``
-puts it back after somebody else's flush.
+Where the kernel has the flags owner and persist (Linux >= 6.9), the table belongs to the daemon's netlink socket.
+Nobody else can change it; it stays after a crash, and the restarted daemon takes it over.  On older kernels it is a
+plain table, and ``repair`` puts it back after somebody else's flush.  The flag owner is never used alone: the rules
+would disappear with a killed daemon.
 
-The state is always read from the kernel, never remembered across processes.
+The state is always read from the kernel.  Nothing is remembered from one process to the next.
+
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed,
+``messages`` how the kernel is told, ``sockets`` sends, and ``state`` reads what the kernel has.
 """
 
 from __future__ import annotations
@@ -46,13 +49,15 @@ class Nftables:
     name = "nftables"
 
     def __init__(self, *, persist: bool | None = None, ingress: bool | None = None) -> None:
-        """None = what this kernel has, found by ``probe``; tests force the paths of older kernels."""
+        """None = what this kernel has, which ``probe`` finds out.  Tests set them to use the code for older kernels."""
         self._persist = persist
         self._ingress = ingress
         self._probed = False
 
     def probe(self) -> None:
-        """Offer the kernel a whole table in a batch whose last message must fail: it tells all and changes nothing."""
+        """Send the kernel a whole table in a batch whose last message must fail.
+
+        Its answer says what it supports, and it changes nothing."""
         if self._probed:
             return
         missing = nf.delete_table(f"{text.TABLE_PREFIX}probe.{os.getpid()}.missing")
@@ -85,7 +90,8 @@ class Nftables:
         return NftablesHeld(policy, OWNED if self._persist else PLAIN, ingress=bool(self._ingress))
 
     def clear(self, name: str) -> bool:
-        """See ``policy.Firewall.clear``.  Refuses a table that a daemon holds, or that has rules of somebody else."""
+        """See ``policy.Firewall.clear``.  Raises ``FirewallError`` for a table that a daemon holds, or that has rules
+        of somebody else."""
         table = text.TABLE_PREFIX + check_name(name)
         with closing(NfSocket()) as netlink:
             found = read(netlink, table)
@@ -106,7 +112,8 @@ class Nftables:
             return True
 
     def clear_all(self) -> list[str]:
-        """See ``policy.Firewall.clear_all``.  Clears what it can before it complains of the first that it cannot."""
+        """See ``policy.Firewall.clear_all``.  Removes all that it can before it raises ``FirewallError`` about those
+        that it cannot."""
         with closing(NfSocket()) as netlink:
             tables = [str(table.get_attr("NFTA_TABLE_NAME")) for table in netlink.dump(nf.get_table(None))]
         removed, refusals = [], []
@@ -142,7 +149,8 @@ class NftablesHeld:
         self._known: Installed | None = None
         self._generation = -1
         self._ifindex: int | None = None
-        """Of the device when the rules were last seen on it: a device of the same name may be another one."""
+        """The device's index when the rules were last found on it.  A device with the same name and another index is
+        another device."""
         self._released = False
         with ExitStack() as undo:
             self._netlink = undo.enter_context(closing(NfSocket()))
@@ -151,7 +159,7 @@ class NftablesHeld:
             undo.pop_all()
 
     def _left_behind(self) -> Installed | None:
-        """What a predecessor left, for us to take over; raises ``FirewallError`` if it is not ours to take."""
+        """The table that a predecessor left.  Raises ``FirewallError`` if we must not take it over."""
         found = read(self._netlink, self._table)
         if found and found.flags & nf.TABLE_OWNER:
             raise _live_owner(self._policy.name)
@@ -162,7 +170,8 @@ class NftablesHeld:
     def update(self, policy: Policy) -> None:
         """See ``policy.Held.update``.  Ports change element by element; rules are swapped only when addresses change.
 
-        A device that was made anew under its old name has lost its chain (Linux < 6.16): that is looked at, always.
+        A device that was deleted and made again under its name has no chain any more (Linux < 6.16).  So the device is
+        always checked.
         """
         check_update(self._policy, policy)
         same_device = self._ifindex == _index_of(self._policy.device)
@@ -178,7 +187,7 @@ class NftablesHeld:
         return self._events.fileno()
 
     def repair(self) -> bool:
-        """See ``policy.Held.repair``.  One small question to the kernel when nothing changed on the host."""
+        """See ``policy.Held.repair``.  When nothing changed on the host, it asks the kernel one small question."""
         self._events.drain()
         generation, ifindex = self._read_generation(), _index_of(self._policy.device)
         if (generation, ifindex) == (self._generation, self._ifindex):
@@ -239,7 +248,7 @@ class NftablesHeld:
         return old.device == new.device and self._chains(old) == self._chains(new)
 
     def _batch(self, policy: Policy, found: Installed | None, *, keep_rules: bool) -> list[nf.Message]:
-        """What turns ``found`` into the policy."""
+        """The messages that turn ``found`` into the policy."""
         if found is None:
             return _whole_table(policy, self._flags, ingress=self._ingress)
         # an orphan of ours has lost the owner flag and kept persist; a plain table can never become an owned one
@@ -284,7 +293,7 @@ def _whole_table(
 
 
 def _rules(policy: Policy, counted: dict[str, tuple[int, int]], *, ingress: bool) -> list[nf.Message]:
-    """``counted`` by the rules that these replace: the first rule of each chain goes on from there."""
+    """``counted``: the counts of the rules that these replace.  The first rule of each chain starts from them."""
     table = text.TABLE_PREFIX + policy.name
     messages = []
     for chain, drops in text.chains(policy, ingress=ingress).items():

@@ -1,8 +1,10 @@
 """nf_tables messages: what the kernel is asked, and the rules as its register machine runs them.
 
-pyroute2's classes encode and decode them.  They are built here and not written as text for ``nft -f``, because a table can
-belong to the netlink socket that made it, which is then the daemon's own and not that of a tool that has ended; the state is
-read back without parsing a tool's output; and the host needs no ``nft`` command.
+pyroute2's classes encode and decode them.
+
+Why not text for ``nft -f``: a table belongs to the netlink socket that made it, which has to be the daemon's and not
+that of a tool that ends at once; the state is read without parsing a tool's output; and the host needs no ``nft``
+command.
 
 Not here: the socket (``sockets``).
 Sources: include/uapi/linux/netfilter/nf_tables.h, and ``nft --debug=netlink`` for the expressions.
@@ -102,7 +104,8 @@ def new_chain(table: str, chain: str, priority: int, device: str | None) -> Mess
 
 
 def new_set(table: str, name: str, set_id: int) -> Message:
-    """An interval set of ports.  KEYBYTEORDER 2 (big endian) is for ``nft list``, which would show them swapped."""
+    """An interval set of ports.  KEYBYTEORDER 2 (big endian) is for ``nft list``, which would otherwise show the bytes
+    swapped."""
     attributes = {
         "NFTA_SET_TABLE": table,
         "NFTA_SET_NAME": name,
@@ -213,7 +216,7 @@ def _message(cls: Any, kind: int, attributes: dict[str, Any], flags: int = 0) ->
 
 
 def batch(messages: list[Message]) -> list[Message]:
-    """Between the two messages that make one transaction of them."""
+    """``messages`` between the two that make one transaction of them."""
     return [_edge(NFNL_MSG_BATCH_BEGIN), *messages, _edge(NFNL_MSG_BATCH_END)]
 
 

@@ -36,7 +36,8 @@ class Refused(Exception):  # noqa: N818 - the kernel's answer, not yet our error
 
 
 class NfSocket:
-    """One NETLINK_NETFILTER socket.  A table with an owner lives as long as the socket that made it (netlink's portid)."""
+    """One NETLINK_NETFILTER socket.  A table with an owner lives as long as the socket that made it (netlink's
+    portid)."""
 
     def __init__(self) -> None:
         try:
@@ -45,7 +46,7 @@ class NfSocket:
             raise FirewallError(
                 f"this kernel has no netfilter netlink (NETLINK_NETFILTER): {error.strerror}"
             ) from error
-        with contextlib.suppress(OSError):  # only for thousands of ranges; without privilege the default stays
+        with contextlib.suppress(OSError):  # for thousands of ranges; without the privilege the default stays
             self._netlink.socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
 
     def close(self) -> None:
@@ -55,8 +56,8 @@ class NfSocket:
     def commit(self, messages: list[Message]) -> None:
         """Send as one batch: all or nothing.  Raises ``Refused`` with the first error.
 
-        Only the last message asks for an acknowledgement; errors come unasked, in order, before it.  An error of the batch as
-        a whole (no privilege, no nf_tables, the commit itself) carries BATCH_BEGIN's number.
+        Only the last message asks for an acknowledgement; errors come unasked, in order, before it.  An error of the
+        batch as a whole (no privilege, no nf_tables, the commit itself) carries BATCH_BEGIN's number.
         """
         messages[-1]["header"]["flags"] |= NLM_F_ACK
         first_error: Refused | None = None
@@ -108,7 +109,7 @@ class ChangeEvents:
                 self._netlink = undo.enter_context(
                     contextlib.closing(NetlinkSocket(NETLINK_NETFILTER, [NFNLGRP_NFTABLES]))
                 )
-                # that something changed is all we ask
+                # it only matters that something changed
                 self._netlink.socket.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
             except OSError as error:
                 raise _failed(error) from error

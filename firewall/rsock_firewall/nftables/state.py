@@ -1,6 +1,6 @@
-"""What the kernel has under the name of an instance's table, and whether that is what a policy asks for.
+"""Which rules the kernel has in an instance's table, and whether they are those of a policy.
 
-Read by netlink, never from the text of the ``nft`` tool.  Changes nothing.
+It asks by netlink, and never reads the text of the ``nft`` tool.  It changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rsock_firewall.policy import Policy, PortRange, merged
 
 
 class Hook(NamedTuple):
-    """Where a base chain hangs."""
+    """The hook of a base chain."""
 
     number: int
     priority: int
@@ -41,11 +41,12 @@ class Installed:
     """It holds a rule that rsock-nf did not write."""
 
     def same_shape(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether the policy fits into the chains and sets that are there (a kept base chain is what makes a swap gap-free)."""
+        """Whether the policy fits into the chains and sets that are there.  There is no gap only if the base chains are
+        kept."""
         return self.hooks == hooks_of(policy, ingress=ingress) and list(self.sets) == list(text.port_sets(policy))
 
     def stands_for(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether everything that the policy asks for is there, as far as can be told without reading expressions."""
+        """Whether all rules of the policy are there.  The expressions in the rules are not read."""
         wanted = {chain: len(drops) for chain, drops in text.chains(policy, ingress=ingress).items()}
         return (
             self.same_shape(policy, ingress=ingress)
@@ -107,7 +108,7 @@ def _ranges(messages: list[nf.Message]) -> list[PortRange]:
     for port, starts in sorted(edges):
         if starts:
             result.append(PortRange(port, 65535))
-        elif result:  # an end without a start (nft writes one at 0) says nothing
+        elif result:  # an end without a start (nft writes one at 0) means nothing
             result[-1] = PortRange(result[-1].first, port - 1)
     return result
 

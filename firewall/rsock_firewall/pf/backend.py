@@ -1,18 +1,19 @@
 """The pf backend: FreeBSD, OpenBSD, macOS.
 
-Each instance has an anchor of its own, replaced as a whole in one transaction of pf's.  A stock main ruleset evaluates
-no anchor of ours, so what is above it has to be arranged too:
+Each instance has an anchor of its own, which is replaced as a whole in one transaction.  As shipped, pf's main ruleset
+does not evaluate our anchors, so it has to be prepared, too:
 
-* macOS's main ruleset calls ``com.apple/*``: ours are there, and pf is enabled by a counted reference.  Its token is
-  kept in the rules' labels.
-* elsewhere, an *empty* main ruleset becomes the one line that calls our anchors, for as long as an instance stands.  If
-  pf was off it is switched on, and off again at the end; a second line is the memory of that.
-* a main ruleset with rules in it is somebody's: it has to call our anchors, and pf has to be enabled, or we refuse.
+* macOS's main ruleset calls ``com.apple/*``.  Our anchors are there, and pf is enabled by a counted reference, whose
+  token is kept in the labels of our rules.
+* Elsewhere, an *empty* main ruleset becomes one line that calls our anchors, while an instance has rules.  If pf was
+  off, it is switched on, and off again at the end.  A second line in the main ruleset says that it was off.
+* A main ruleset with rules in it belongs to the operator.  It has to call our anchors, and pf has to be enabled;
+  otherwise we refuse.
 
-pf has no owner and no events: what a foreign flush removed is noticed when ``repair`` is called, and put back.
+pf has no owner and no events.  ``repair`` finds out that somebody removed our rules, and puts them back.
 
-The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``pfctl`` runs
-pfctl(8).
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``pfctl``
+runs pfctl(8).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRan
 
 
 class Pf:
-    """See ``policy.Firewall``.  ``running``: accept only a pf that is enabled already (another filter may be in use)."""
+    """See ``policy.Firewall``.  ``running``: accept only a pf that is enabled already (another filter may be in
+    use)."""
 
     name = "pf"
 
@@ -89,8 +91,8 @@ class PfRules:
     def install(self, policy: Policy, why: Why, carry: Carry) -> None:
         """See ``held.Rules.install``.  One transaction of pf's.
 
-        The anchor's rules are replaced last, when it is certain that they will be evaluated.  At an update of rules that are
-        there, the main ruleset and pf itself are not looked at.
+        The anchor's rules are replaced last, when it is certain that they will be evaluated.  When rules that are
+        there are updated, the main ruleset and pf itself are not checked.
         """
         if why is Why.START:
             self._token = next((label.token for label in self._pfctl.labels(self._anchor)), None)  # of a predecessor
@@ -116,7 +118,7 @@ class PfRules:
         carry(counted)
 
     def stand(self) -> bool:
-        """See ``held.Rules.stand``.  Looks at the anchor, at what calls it, and at whether pf is enabled."""
+        """See ``held.Rules.stand``.  Checks the anchor, the main ruleset that calls it, and that pf is enabled."""
         return self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated())
 
     def counted(self) -> Counters:
@@ -129,7 +131,9 @@ class PfRules:
         _leave_main(self._pfctl)
 
     def _arrange(self) -> str | None:
-        """Have our anchors evaluated and pf enabled, or refuse with nothing changed; the token, where there are any."""
+        """Make pf evaluate our anchors, and enable it.  Returns the token, on systems with tokens.
+
+        Raises ``FirewallError``, with nothing changed, where that is not ours to do."""
         main, enabled = self._pfctl.main(), self._pfctl.enabled()
         _check(self._pfctl.dialect, main, enabled=enabled)
         if self._pfctl.dialect.tokens:
@@ -146,7 +150,7 @@ class PfRules:
 
     def _empty(self) -> None:
         if _remove(self._pfctl, self._anchor):
-            self._token = None  # it was in the labels
+            self._token = None  # it was in the labels, and ``_remove`` gave it back
         token, self._token = self._token, None
         if token:
             self._pfctl.release_reference(token)
@@ -162,7 +166,7 @@ def _anchor(dialect: Dialect, name: str) -> str:
 
 
 def _check(dialect: Dialect, main: Main, *, enabled: bool) -> None:
-    """Raise ``FirewallError`` with what the operator has to do, if we are not to do it."""
+    """Raise ``FirewallError`` that says what the operator has to do, if we must not do it."""
     ours_to_load = dialect.load_main is not None and not main.foreign
     if not main.calls_us and not ours_to_load:
         raise FirewallError(f"pf's main ruleset does not evaluate our rules: {dialect.remedy}: {dialect.call}")
@@ -182,7 +186,7 @@ def _remove(pfctl: Pfctl, anchor: str) -> bool:
 
 
 def _leave_main(pfctl: Pfctl) -> bool:
-    """After the last instance, take away the main ruleset that is only ours; True if it was there."""
+    """After the last instance, remove a main ruleset that has only our lines.  True if there was one."""
     if pfctl.dialect.load_main is None:
         return False
     main = pfctl.main()
