@@ -49,7 +49,7 @@ from rsock_nf.runtime.source_ports import SourcePorts
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.runtime.view import View
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import DialledCarrier, route_mtu
+from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 
@@ -225,7 +225,7 @@ class ClientSide:
         now = self.driver.now()
         settings = self._settings
         try:
-            carrier = DialledCarrier(
+            carrier = ClientCarrier(
                 Endpoint(remote, port, self.device.name if remote.is_link_local else ""),
                 source=next((own for own in settings.addresses if own.version == remote.version), None),
                 ports=settings.client_ports,

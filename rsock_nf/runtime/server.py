@@ -39,7 +39,7 @@ from rsock_nf.runtime.targets import Targets
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.runtime.view import View
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import CarrierPort, route_mtu, serve_ports
+from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.sockets.held_ports import hold_ports
 
@@ -69,7 +69,7 @@ class Cover:
 class Parts:
     """What is open before there is a data path."""
 
-    served: Sequence[CarrierPort]
+    served: Sequence[ServerCarrier]
     """Its UDP ports."""
     targets: Targets
     cover: Cover

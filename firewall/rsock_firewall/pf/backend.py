@@ -1,40 +1,35 @@
 """The pf backend: FreeBSD, OpenBSD, macOS.
 
-Each instance has an anchor of its own, replaced as a whole in one transaction of pf's.  A stock main ruleset evaluates
-no anchor of ours, so what is above it has to be arranged too:
+Each instance has an anchor of its own, which is replaced as a whole in one transaction.  As shipped, pf's main ruleset
+does not evaluate our anchors, so it has to be prepared, too:
 
-* macOS's main ruleset calls ``com.apple/*``: ours are there, and pf is enabled by a counted reference.  Its token is
-  kept in the rules' labels.
-* elsewhere, an *empty* main ruleset becomes the one line that calls our anchors, for as long as an instance stands.  If
-  pf was off it is switched on, and off again at the end; a second line is the memory of that.
-* a main ruleset with rules in it is somebody's: it has to call our anchors, and pf has to be enabled, or we refuse.
+* macOS's main ruleset calls ``com.apple/*``.  Our anchors are there, and pf is enabled by a counted reference, whose
+  token is kept in the labels of our rules.
+* Elsewhere, an *empty* main ruleset becomes one line that calls our anchors, while an instance has rules.  If pf was
+  off, it is switched on, and off again at the end.  A second line in the main ruleset says that it was off.
+* A main ruleset with rules in it belongs to the operator.  It has to call our anchors, and pf has to be enabled;
+  otherwise we refuse.
 
-pf has no owner and no events: what a foreign flush removed is noticed when ``repair`` is called, and put back.
+pf has no owner and no events.  ``repair`` finds out that somebody removed our rules, and puts them back.
+
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed, ``pfctl``
+runs pfctl(8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
-from rsock_firewall import pf_text
 from rsock_firewall.command import NoTool, Run, run
-from rsock_firewall.pfctl import Dialect, Main, NoPf, Pfctl
-from rsock_firewall.policy import (
-    Counters,
-    FirewallError,
-    Held,
-    Policy,
-    PortRange,
-    check_name,
-    check_update,
-    merged,
-    tally,
-)
+from rsock_firewall.held import Carry, HeldRules, Why, until_exit
+from rsock_firewall.pf import text
+from rsock_firewall.pf.pfctl import Dialect, Main, NoPf, Pfctl
+from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged, tally
 
 
 class Pf:
-    """See ``policy.Firewall``.  ``running``: accept only a pf that is enabled already (another filter may be in use)."""
+    """See ``policy.Firewall``.  ``running``: accept only a pf that is enabled already (another filter may be in
+    use)."""
 
     name = "pf"
 
@@ -50,14 +45,9 @@ class Pf:
             raise FirewallError("pf is disabled")
         _check(self._dialect, self._pfctl.main(), enabled=enabled)
 
-    @contextmanager
-    def hold(self, policy: Policy) -> Iterator[Held]:
+    def hold(self, policy: Policy) -> AbstractContextManager[Held]:
         """See ``policy.Firewall.hold``.  Nothing tells whether another live daemon has the same name."""
-        held = PfHeld(self._pfctl, policy)
-        try:
-            yield held
-        finally:
-            held.release()
+        return until_exit(lambda: HeldRules(policy, PfRules(self._pfctl, policy)))
 
     def clear(self, name: str) -> bool:
         """See ``policy.Firewall.clear``."""
@@ -83,83 +73,40 @@ class Pf:
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
-        return pf_text.render(policy, _anchor(self._dialect, policy.name))
-
-    def counters(self, name: str) -> Counters:
-        """See ``policy.Firewall.counters``; since the last update that changed the rules."""
-        labels = self._pfctl.labels(anchor := _anchor(self._dialect, name))
-        if not labels:
-            raise FirewallError(f"there is no rule in pf's anchor {anchor}")
-        return tally(labels)
+        return text.render(policy, _anchor(self._dialect, policy.name))
 
 
-class PfHeld:
-    """See ``policy.Held``."""
+class PfRules:
+    """See ``held.Rules``.  Raises ``FirewallError`` for a device that pf ignores."""
 
     def __init__(self, pfctl: Pfctl, policy: Policy) -> None:
         self._pfctl = pfctl
-        self._policy = policy
         self._anchor = _anchor(pfctl.dialect, policy.name)
+        self._device = policy.device
         self._rules: list[str] = []
         """What pf lists of our anchor, to be compared with what it lists later."""
-        self._carried = Counters()
-        """Counted by rules that were replaced since."""
         self._token: str | None = None
-        self._released = False
         self._check_device(policy)
-        try:
-            self._token = next((label.token for label in pfctl.labels(self._anchor)), None)  # of a predecessor
-            self._install(policy, arrange=True)
-        except BaseException:
-            with suppress(FirewallError):  # the first reason is the one to tell
-                self.release()
-            raise
 
-    def update(self, policy: Policy) -> None:
-        """See ``policy.Held.update``.  One transaction of pf's; a failure leaves the old rules."""
-        check_update(self._policy, policy)
-        if policy == self._policy:
-            return
-        if policy.device != self._policy.device:
-            self._check_device(policy)
-        self._install(policy, arrange=not self._rules)
+    def install(self, policy: Policy, why: Why, carry: Carry) -> None:
+        """See ``held.Rules.install``.  One transaction of pf's.
 
-    def fileno(self) -> int:
-        """-1: pf tells nobody of changes."""
-        return -1
-
-    def repair(self) -> bool:
-        """See ``policy.Held.repair``.  Looks at the anchor, at what calls it, and at whether pf is enabled."""
-        if self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated()):
-            return False
-        self._install(self._policy, arrange=True)
-        return True
-
-    def counters(self) -> Counters:
-        """See ``policy.Held.counters``."""
-        return self._carried.plus(tally(self._pfctl.labels(self._anchor)))
-
-    def release(self) -> None:
-        """See ``policy.Held.release``."""
-        if self._released:
-            return
-        self._remove()
-        _leave_main(self._pfctl)
-        self._released = True
-
-    def _install(self, policy: Policy, *, arrange: bool) -> None:
-        """The anchor's rules are replaced last, when it is certain that they will be evaluated.
-
-        ``arrange``: look at the main ruleset and at pf itself, too.
+        The anchor's rules are replaced last, when it is certain that they will be evaluated.  When rules that are
+        there are updated, the main ruleset and pf itself are not checked.
         """
-        wanted = bool(pf_text.lines(policy))
+        if why is Why.START:
+            self._token = next((label.token for label in self._pfctl.labels(self._anchor)), None)  # of a predecessor
+        if policy.device != self._device:
+            self._check_device(policy)
+        wanted = bool(text.lines(policy))
+        arrange = why is not Why.UPDATE or not self._rules
         token = self._arrange() if wanted and arrange else self._token
         try:
-            carried = self.counters()
+            counted = self.counted()
             if wanted:
-                self._pfctl.load(self._anchor, pf_text.render(policy, self._anchor, token))
+                self._pfctl.load(self._anchor, text.render(policy, self._anchor, token))
             else:
-                self._remove()
+                self._empty()
         except BaseException:
             if token and token != self._token:
                 self._pfctl.release_reference(token)
@@ -167,11 +114,26 @@ class PfHeld:
         if wanted:
             self._token = token
         self._rules = self._pfctl.rules(self._anchor)
-        self._carried = carried
-        self._policy = policy
+        self._device = policy.device
+        carry(counted)
+
+    def stand(self) -> bool:
+        """See ``held.Rules.stand``.  Checks the anchor, the main ruleset that calls it, and that pf is enabled."""
+        return self._pfctl.rules(self._anchor) == self._rules and (not self._rules or self._evaluated())
+
+    def counted(self) -> Counters:
+        """See ``held.Rules.counted``."""
+        return tally(self._pfctl.labels(self._anchor))
+
+    def remove(self) -> None:
+        """See ``held.Rules.remove``."""
+        self._empty()
+        _leave_main(self._pfctl)
 
     def _arrange(self) -> str | None:
-        """Have our anchors evaluated and pf enabled, or refuse with nothing changed; the token, where there are any."""
+        """Make pf evaluate our anchors, and enable it.  Returns the token, on systems with tokens.
+
+        Raises ``FirewallError``, with nothing changed, where that is not ours to do."""
         main, enabled = self._pfctl.main(), self._pfctl.enabled()
         _check(self._pfctl.dialect, main, enabled=enabled)
         if self._pfctl.dialect.tokens:
@@ -186,9 +148,9 @@ class PfHeld:
     def _evaluated(self) -> bool:
         return self._pfctl.enabled() and self._pfctl.main().calls_us
 
-    def _remove(self) -> None:
+    def _empty(self) -> None:
         if _remove(self._pfctl, self._anchor):
-            self._token = None  # it was in the labels
+            self._token = None  # it was in the labels, and ``_remove`` gave it back
         token, self._token = self._token, None
         if token:
             self._pfctl.release_reference(token)
@@ -199,12 +161,12 @@ class PfHeld:
 
 
 def _anchor(dialect: Dialect, name: str) -> str:
-    pf_text.check_anchor_name(check_name(name), dialect.longest_name)
+    text.check_anchor_name(check_name(name), dialect.longest_name)
     return dialect.prefix + name
 
 
 def _check(dialect: Dialect, main: Main, *, enabled: bool) -> None:
-    """Raise ``FirewallError`` with what the operator has to do, if we are not to do it."""
+    """Raise ``FirewallError`` that says what the operator has to do, if we must not do it."""
     ours_to_load = dialect.load_main is not None and not main.foreign
     if not main.calls_us and not ours_to_load:
         raise FirewallError(f"pf's main ruleset does not evaluate our rules: {dialect.remedy}: {dialect.call}")
@@ -224,7 +186,7 @@ def _remove(pfctl: Pfctl, anchor: str) -> bool:
 
 
 def _leave_main(pfctl: Pfctl) -> bool:
-    """After the last instance, take away the main ruleset that is only ours; True if it was there."""
+    """After the last instance, remove a main ruleset that has only our lines.  True if there was one."""
     if pfctl.dialect.load_main is None:
         return False
     main = pfctl.main()

@@ -1,4 +1,4 @@
-"""A policy as iptables rules: the data that ``iptables`` installs, and the text that iptables-restore takes."""
+"""A policy as iptables rules: the data that ``backend`` installs, and the text that iptables-restore takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IN_PREFIX, OUT_PREFIX = "RSOCK_NF_", "RSOCK_NFO_"
 NAME_SPACE = 28 - len(OUT_PREFIX)
 """A chain's name has at most 28 characters (XT_EXTENSION_MAXNAMELEN less its NUL)."""
 COMMENT = "rsock-nf "
-"""On the jumps, followed by the instance's name: the chain's own may be a hash."""
+"""The comment on the jumps, followed by the instance's name.  The chain's own name may be a hash."""
 ANYTHING = Drop(None, None, None, None)
 
 
@@ -52,7 +52,8 @@ def chain_names(name: str) -> tuple[str, str]:
 
 
 def lines(policy: Policy, version: int) -> list[Line]:
-    """The rules of one address family: a rule for each pair of port ranges (``multiport`` fails in some releases)."""
+    """The rules of one address family, one for each pair of port ranges: the match ``multiport`` fails in some
+    releases."""
     chains = chain_names(policy.name)
     sets = {"local_ports": merged(policy.local_ports), "remote_ports": merged(policy.remote_ports), None: (None,)}
     result = []
@@ -70,7 +71,8 @@ def lines(policy: Policy, version: int) -> list[Line]:
 
 
 def families(policy: Policy) -> list[int]:
-    """The address families that the policy needs rules in; IPv6 without need only where the kernel has it."""
+    """The address families that the policy needs rules in.  A policy for any address gets IPv6 rules where the kernel
+    has IPv6."""
     versions = {drop.version for drop in inbound(policy)}
     if versions == {None}:
         return [4, 6] if Path("/proc/thread-self/net/if_inet6").exists() else [4]

@@ -1,4 +1,4 @@
-"""A policy as nft text.  ``nftables`` installs the same thing by netlink; a test compares the two in the kernel."""
+"""A policy as nft text.  ``backend`` installs the same rules by netlink; a test compares what the kernel then has."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ TABLE_PREFIX = "rsock_nf_"
 PRIORITY = -300
 """Before conntrack (-200) and everything that an administrator usually writes (NF_IP_PRI_RAW)."""
 COMMENTS = {"ingress": "rsock-nf: ours", "prerouting": "rsock-nf: ours", "output": "rsock-nf: no RST by the kernel"}
-"""By chain.  Also how ``clear`` knows our rules from somebody else's."""
+"""By chain.  ``clear`` recognizes our rules by them."""
 SETS = ("local_ports", "remote_ports")
-"""Those that a table may have."""
+"""The sets that a table may have."""
 
 
 def port_sets(policy: Policy) -> dict[str, tuple[Ports, ...]]:

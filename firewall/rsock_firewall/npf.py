@@ -1,8 +1,8 @@
 """A policy as npf.conf(5) rules, for NetBSD.  Text only: rsock-nf does not change npf.
 
-npf's rules live in groups of npf.conf, and a packet belongs to the first group that fits it; a group of ours would take
-the whole device's traffic away from the operator's.  So these rules go to the head of a group that exists, which only
-the operator can decide.
+npf's rules are in groups of npf.conf, and a packet belongs to the first group that fits it. A group of our own would
+take all traffic of the device away from the operator's groups.  So these rules belong at the head of an existing group,
+and only the operator can decide which.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The destinations that a link follows, and the next hops that lead to them: what is the same on every system.
 
-``next_hop`` (Linux) and ``bsd_next_hop`` fill in how the kernel is asked, what makes it resolve a neighbour, and what
-its news mean.  Not here: any of those, hence no system call.
+A link *follows* a destination: it asks the kernel for the route to it, and again whenever something changes, so that a
+link header is ready when a packet is to be sent.  ``linux.next_hop`` and ``bsd.next_hop`` add how the kernel is asked,
+how it is made to resolve a neighbour, and what its news mean.  There is no system call in this file.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkEvent
+from rsock_nf.link.headers import ETHERTYPE
 
 RECHECK: Final = 15.0
-"""Seconds from one look at a next hop to the next while traffic flows."""
+"""Seconds after which the kernel is made to check a next hop again, while traffic flows."""
 RETRY: Final = 1.0
-"""The same while it is not resolved."""
-_ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
+"""The same for a next hop that is not resolved."""
 
 
 class Way(NamedTuple):
@@ -27,7 +28,7 @@ class Way(NamedTuple):
     ifindex: int = 0
     """The device that the route leads out of, ours or another; 0 = no route."""
     next_hop: IPAddress | None = None
-    """On our device; None = none."""
+    """The next hop on our device; None = our device has no route."""
     source: IPAddress | None = None
     """Our address, where the route leads out of our device."""
 
@@ -49,12 +50,15 @@ class Entry:
 
     address: IPAddress
     lladdr: bytes = b""
-    """The last one known: kept while the kernel has none, for a wrong guess costs nothing that no guess saves."""
+    """The last one that was known.  It is kept while the kernel has none: a packet to an old address may arrive, a
+    packet that is not sent cannot."""
     asked: float | None = None
-    """``now`` of the last tick that had the kernel look at it."""
+    """``now`` of the last tick that made the kernel check it."""
 
     def is_due(self, now: float, *, resolved: bool) -> bool:
-        """Whether the kernel has to look at it again; then it counts as asked.  At first it is not: ``follow`` asked."""
+        """Whether the kernel has to check it again.  If so, it counts as asked at ``now``.
+
+        The first call says no, because ``follow`` has just asked."""
         if self.asked is None:
             self.asked = now
             return False
@@ -68,20 +72,18 @@ _EntryT = TypeVar("_EntryT", bound=Entry)
 
 
 class FollowedDestinations(ABC, Generic[_EntryT]):
-    """Those of one device.  After ``LinkEvent.GONE`` it follows nothing any more."""
+    """The followed destinations of one device.  After ``LinkEvent.GONE`` it follows nothing."""
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.moved_to = ""
-        """The device that the route of a followed destination leads out of, after ``MOVED``."""
         self._followed: dict[bytes, Followed] = {}
         self._entries: dict[bytes, _EntryT] = {}
         self._headers: dict[bytes, bytes] = {}
         self._pending: dict[LinkEvent, None] = {}
-        """What ``follow`` met with, for the next ``events``."""
+        """Events that ``follow`` found; the next ``events`` tells of them."""
         self._gone = False
 
-    # -- what a system fills in
+    # -- what each system adds
 
     @property
     @abstractmethod
@@ -103,16 +105,17 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         """Ask the kernel for the route."""
 
     @abstractmethod
-    def _name_of(self, ifindex: int) -> str | None:
-        """Of another device; None = it is gone again."""
+    def _exists(self, ifindex: int) -> bool:
+        """Whether another device is still there."""
 
     @abstractmethod
     def _enter(self, hop: IPAddress) -> None:
-        """Have an entry for it, as the kernel knows it, and see that the kernel resolves it."""
+        """Make an entry for next hop ``hop`` from what the kernel knows, and make the kernel resolve it."""
 
     @abstractmethod
     def _is_second_choice(self, address: IPAddress) -> bool:
-        """Whether a source that the route prefers is better avoided: a temporary one (RFC 8981), at least."""
+        """Whether a source address is better avoided though the route prefers it: a temporary one (RFC 8981), for
+        example."""
 
     @abstractmethod
     def _lasting(self, version: int) -> Sequence[IPAddress]:
@@ -156,7 +159,7 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
     # -- resolving
 
     def _resolve(self, followed: Followed) -> LinkEvent | None:
-        """Ask for the route again; what changed."""
+        """Ask for the route again; returns what changed."""
         before, followed.way = followed.way, self._look_up(followed.remote)
         hop = followed.way.next_hop
         if hop is not None and self._resolves and hop.packed not in self._entries:
@@ -164,12 +167,8 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         self._render(followed)
         if followed.way == before:
             return None
-        if followed.way.ifindex not in {0, self._ifindex, before.ifindex}:
-            moved_to = self._name_of(followed.way.ifindex)
-            if moved_to is not None:
-                self.moved_to = moved_to
-                return LinkEvent.MOVED
-        return LinkEvent.NEXT_HOP
+        elsewhere = followed.way.ifindex not in {0, self._ifindex, before.ifindex}
+        return LinkEvent.MOVED if elsewhere and self._exists(followed.way.ifindex) else LinkEvent.NEXT_HOP
 
     def _resolve_all(self, found: dict[LinkEvent, None]) -> None:
         for followed in self._followed.values():
@@ -179,7 +178,8 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         self._drop_unused()
 
     def _choose_source(self, remote: IPAddress, preferred: IPAddress | None) -> IPAddress | None:
-        """``preferred``, unless it is a second choice and the device has a lasting address, best in the same /64."""
+        """``preferred``, unless it is a second choice and the device has a lasting address; one in the same /64 comes
+        first."""
         if preferred is not None and not self._is_second_choice(preferred):
             return preferred
         lasting = self._lasting(remote.version)
@@ -190,7 +190,7 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
         )
 
     def _render(self, followed: Followed) -> None:
-        """Put its link header where ``header`` finds it."""
+        """Store its link header, where ``header`` finds it."""
         key = followed.remote.packed
         lladdr = self._lladdr(followed.way.next_hop)
         if lladdr is None:
@@ -204,7 +204,7 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
 
     def _link_header(self, lladdr: bytes, version: int) -> bytes:
         """Ethernet's."""
-        return lladdr + self.address + _ETHERTYPE[version]
+        return lladdr + self.address + ETHERTYPE[version]
 
     def _drop_unused(self) -> None:
         used = {one.way.next_hop.packed for one in self._followed.values() if one.way.next_hop is not None}
@@ -212,7 +212,7 @@ class FollowedDestinations(ABC, Generic[_EntryT]):
             del self._entries[key]
 
     def _lose_device(self, found: dict[LinkEvent, None]) -> None:
-        """It was deleted or renamed."""
+        """The device was deleted or renamed."""
         self._gone = True
         self._followed.clear()
         self._entries.clear()

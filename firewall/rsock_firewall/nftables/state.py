@@ -1,6 +1,6 @@
-"""What the kernel has under the name of an instance's table, and whether that is what a policy asks for.
+"""Which rules the kernel has in an instance's table, and whether they are those of a policy.
 
-Read by netlink, never from the text of the ``nft`` tool.  Changes nothing.
+It asks by netlink, and never reads the text of the ``nft`` tool.  It changes nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rsock_firewall import nf_messages as nf
-from rsock_firewall import nft_text
+from rsock_firewall.nftables import messages as nf
+from rsock_firewall.nftables import text
+from rsock_firewall.nftables.sockets import NfSocket
 from rsock_firewall.policy import Policy, PortRange, merged
 
 
 class Hook(NamedTuple):
-    """Where a base chain hangs."""
+    """The hook of a base chain."""
 
     number: int
     priority: int
@@ -40,16 +41,17 @@ class Installed:
     """It holds a rule that rsock-nf did not write."""
 
     def same_shape(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether the policy fits into the chains and sets that are there (a kept base chain is what makes a swap gap-free)."""
-        return self.hooks == hooks_of(policy, ingress=ingress) and list(self.sets) == list(nft_text.port_sets(policy))
+        """Whether the policy fits into the chains and sets that are there.  There is no gap only if the base chains are
+        kept."""
+        return self.hooks == hooks_of(policy, ingress=ingress) and list(self.sets) == list(text.port_sets(policy))
 
     def stands_for(self, policy: Policy, *, ingress: bool) -> bool:
-        """Whether everything that the policy asks for is there, as far as can be told without reading expressions."""
-        wanted = {chain: len(drops) for chain, drops in nft_text.chains(policy, ingress=ingress).items()}
+        """Whether all rules of the policy are there.  The expressions in the rules are not read."""
+        wanted = {chain: len(drops) for chain, drops in text.chains(policy, ingress=ingress).items()}
         return (
             self.same_shape(policy, ingress=ingress)
             and not self.foreign
-            and all(self.sets[name] == list(merged(ports)) for name, ports in nft_text.port_sets(policy).items())
+            and all(self.sets[name] == list(merged(ports)) for name, ports in text.port_sets(policy).items())
             and Counter(chain for chain, _ in self.rules) == wanted
         )
 
@@ -57,12 +59,12 @@ class Installed:
 def hooks_of(policy: Policy, *, ingress: bool) -> dict[str, Hook]:
     """The base chains that a policy asks for."""
     return {
-        chain: Hook(nf.HOOKS[chain], nft_text.PRIORITY, policy.device if chain == "ingress" else None, nf.NF_ACCEPT)
-        for chain in nft_text.chains(policy, ingress=ingress)
+        chain: Hook(nf.HOOKS[chain], text.PRIORITY, policy.device if chain == "ingress" else None, nf.NF_ACCEPT)
+        for chain in text.chains(policy, ingress=ingress)
     }
 
 
-def read(netlink: nf.NfSocket, table: str) -> Installed | None:
+def read(netlink: NfSocket, table: str) -> Installed | None:
     """The table of that name; None if there is none.  Raises ``FirewallError``."""
     found = netlink.get(nf.get_table(table))
     if found is None:
@@ -70,7 +72,7 @@ def read(netlink: nf.NfSocket, table: str) -> Installed | None:
     hooks = {name: _read_hook(chain) for name in nf.HOOKS if (chain := netlink.get(nf.get_chain(table, name)))}
     sets = {
         name: _ranges(netlink.dump(nf.get_elements(table, name)))
-        for name in nft_text.SETS
+        for name in text.SETS
         if netlink.get(nf.get_set(table, name)) is not None
     }
     rules: list[tuple[str, int]] = []
@@ -79,7 +81,7 @@ def read(netlink: nf.NfSocket, table: str) -> Installed | None:
     for rule in netlink.dump(nf.get_rules(table)):
         chain = str(rule.get_attr("NFTA_RULE_CHAIN"))
         rules.append((chain, int(rule.get_attr("NFTA_RULE_HANDLE"))))
-        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != nft_text.COMMENTS.get(chain, "")
+        foreign |= rule.get_attr("NFTA_RULE_USERDATA") != text.COMMENTS.get(chain, "")
         before = counted.get(chain, (0, 0))
         packets, octets = _rule_counter(rule)
         counted[chain] = (before[0] + packets, before[1] + octets)
@@ -106,7 +108,7 @@ def _ranges(messages: list[nf.Message]) -> list[PortRange]:
     for port, starts in sorted(edges):
         if starts:
             result.append(PortRange(port, 65535))
-        elif result:  # an end without a start (nft writes one at 0) says nothing
+        elif result:  # an end without a start (nft writes one at 0) means nothing
             result[-1] = PortRange(result[-1].first, port - 1)
     return result
 

@@ -1,39 +1,29 @@
-"""nf_tables messages and the netlink socket that carries them.
+"""nf_tables messages: what the kernel is asked, and the rules as its register machine runs them.
 
-The messages are encoded and decoded by pyroute2's classes; the socket, the atomic batch and the dump
-are ours, because pyroute2's own wait for ever where the privilege is missing, and its table ownership
-would hang on a socket that is local to a thread.
+pyroute2's classes encode and decode them.
 
-Sources: include/uapi/linux/netfilter/nf_tables.h, include/uapi/linux/netlink.h,
-net/netfilter/nfnetlink.c (nfnetlink_rcv_batch), and ``nft --debug=netlink`` for the expressions.
+Why not text for ``nft -f``: a table belongs to the netlink socket that made it, which has to be the daemon's and not
+that of a tool that ends at once; the state is read without parsing a tool's output; and the host needs no ``nft``
+command.
+
+Not here: the socket (``sockets``).
+Sources: include/uapi/linux/netfilter/nf_tables.h, and ``nft --debug=netlink`` for the expressions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import socket
 import struct
-import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pyroute2.netlink.nfnetlink import nfgen_msg, nftsocket
 
-from rsock_firewall.policy import Drop, FirewallError, PortRange, unprivileged
+from rsock_firewall.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST
+from rsock_firewall.policy import Drop, PortRange
 
-AF_NETLINK, NETLINK_NETFILTER = 16, 12
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
-NFNLGRP_NFTABLES = 7
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
-NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_NO_ENOBUFS = 270, 1, 10, 5
-SO_SNDBUFFORCE = 32
-
 TABLE_OWNER, TABLE_PERSIST = 2, 4
 """NFT_TABLE_F_OWNER (Linux >= 5.12), NFT_TABLE_F_PERSIST (>= 6.9)."""
 HOOKS = {"prerouting": 0, "output": 3, "ingress": 5}
@@ -48,158 +38,6 @@ INTERVAL_END = 1
 
 Message = Any
 """A pyroute2 nlmsg; pyroute2 is not typed."""
-
-
-class Refused(Exception):  # noqa: N818 - the kernel's answer, not yet our error
-    """A batch that the kernel undid.
-
-    ``code`` is the errno, ``index`` the message that it is about (-1: the batch itself, so nothing was looked at).
-    """
-
-    def __init__(self, code: int, index: int) -> None:
-        super().__init__(f"{os.strerror(code)} (errno {code}, message {index} of the batch)")
-        self.code = code
-        self.index = index
-
-
-class NfSocket:
-    """One NETLINK_NETFILTER socket.  An owned table lives as long as the socket that made it (netlink's portid)."""
-
-    def __init__(self, timeout: float = 3.0) -> None:
-        """``timeout``: seconds to wait for the kernel, which answers within milliseconds."""
-        try:
-            self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-        except OSError as error:
-            raise FirewallError(
-                f"this kernel has no netfilter netlink (NETLINK_NETFILTER): {error.strerror}"
-            ) from error
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        with contextlib.suppress(OSError):  # only for thousands of ranges; without privilege the default stays
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 1 << 22)
-        self._socket.bind((0, 0))
-        self._timeout = timeout
-        self._sequence = 0
-
-    def close(self) -> None:
-        """Give the kernel its socket back; a table that it owns becomes an orphan."""
-        self._socket.close()
-
-    def commit(self, messages: list[Message]) -> None:
-        """Send as one batch: all or nothing.  Raises ``Refused`` with the first error.
-
-        Only the last message asks for an acknowledgement; errors come unasked, in order, before it.  An error
-        of the batch as a whole (no privilege, no nf_tables, the commit itself) carries BATCH_BEGIN's number.
-        """
-        messages[-1]["header"]["flags"] |= NLM_F_ACK
-        begin = self._sequence + 1
-        last = begin + len(messages)
-        edges = _edge(NFNL_MSG_BATCH_BEGIN), _edge(NFNL_MSG_BATCH_END)
-        self._send(b"".join(self._encode(message) for message in (edges[0], *messages, edges[1])))
-        first_error: Refused | None = None
-        for kind, _flags, sequence, body in self._answers(begin):
-            if kind != NLMSG_ERROR or sequence > last:
-                continue
-            code = -int(struct.unpack_from("=i", body)[0])
-            if code and (first_error is None or sequence == begin):
-                first_error = Refused(code, sequence - begin - 1)
-            if sequence == last or (code and sequence == begin):
-                break
-        if first_error:
-            raise first_error
-
-    def dump(self, message: Message) -> list[Message]:
-        """Every object that answers ``message``, decoded; empty if what holds them is gone."""
-        for _ in range(5):
-            found = self._request(message, NLM_F_DUMP)
-            if found is not None:
-                return found
-        raise FirewallError("the firewall's rules keep changing while they are read")
-
-    def get(self, message: Message) -> Message | None:
-        """The one object that ``message`` names; None if there is none."""
-        found = self._request(message, NLM_F_ACK)
-        return found[0] if found else None
-
-    def _request(self, message: Message, flags: int) -> list[Message] | None:
-        """What answers; None = changed while it was read (NLM_F_DUMP_INTR)."""
-        message["header"]["flags"] = NLM_F_REQUEST | flags
-        self._send(self._encode(message))
-        interrupted = False
-        found: list[Message] = []
-        for kind, header_flags, _sequence, body in self._answers(self._sequence):
-            interrupted |= bool(header_flags & NLM_F_DUMP_INTR)
-            if kind not in {NLMSG_ERROR, NLMSG_DONE}:
-                found.append(_decode(type(message), kind, body))
-                continue
-            code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
-            if code == errno.ENOENT:
-                return []
-            if code and code != errno.EINTR:
-                raise _failed(OSError(code, os.strerror(code)))
-            return None if interrupted or code else found
-        raise AssertionError("_answers ends only by an exception")
-
-    def _encode(self, message: Message) -> bytes:
-        self._sequence += 1
-        message["header"]["sequence_number"] = self._sequence
-        message["header"]["pid"] = 0
-        message.reset()
-        message.encode()
-        return bytes(message.data)
-
-    def _send(self, data: bytes) -> None:
-        self._socket.settimeout(self._timeout)
-        try:
-            self._socket.send(data)
-        except OSError as error:
-            # some kernels and containers refuse in sendmsg() what others refuse in the answer
-            raise _failed(error) from error
-
-    def _answers(self, oldest: int) -> Iterator[tuple[int, int, int, bytes]]:
-        """(type, flags, sequence, body) of what answers request ``oldest`` or later; ends only by the caller or an error."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-                data = self._socket.recv(1 << 18)
-            except OSError as error:
-                raise _failed(error) from error
-            offset = 0
-            while offset + 16 <= len(data):
-                length, kind, flags, sequence, _port = struct.unpack_from("=IHHII", data, offset)
-                if sequence >= oldest:
-                    yield kind, flags, sequence, data[offset + 16 : offset + length]
-                offset += max(16, length + 3 & ~3)
-
-
-class ChangeEvents:
-    """Readable when anybody changes any rule: the multicast group NFNLGRP_NFTABLES.  Messages are not looked at."""
-
-    def __init__(self) -> None:
-        with contextlib.ExitStack() as undo:
-            try:
-                self._socket = undo.enter_context(socket.socket(AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER))
-                self._socket.setblocking(False)
-                self._socket.bind((0, 0))
-                self._socket.setsockopt(SOL_NETLINK, NETLINK_NO_ENOBUFS, 1)  # that something changed is all we ask
-                self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
-            except OSError as error:
-                raise _failed(error) from error
-            undo.pop_all()
-
-    def fileno(self) -> int:
-        """For select and asyncio."""
-        return self._socket.fileno()
-
-    def drain(self) -> None:
-        """Throw away what waits."""
-        with contextlib.suppress(BlockingIOError):
-            while self._socket.recv(1 << 16):
-                pass
-
-    def close(self) -> None:
-        """Leave the group."""
-        self._socket.close()
 
 
 class Element(NamedTuple):
@@ -266,7 +104,8 @@ def new_chain(table: str, chain: str, priority: int, device: str | None) -> Mess
 
 
 def new_set(table: str, name: str, set_id: int) -> Message:
-    """An interval set of ports.  KEYBYTEORDER 2 (big endian) is for ``nft list``, which would show them swapped."""
+    """An interval set of ports.  KEYBYTEORDER 2 (big endian) is for ``nft list``, which would otherwise show the bytes
+    swapped."""
     attributes = {
         "NFTA_SET_TABLE": table,
         "NFTA_SET_NAME": name,
@@ -376,6 +215,11 @@ def _message(cls: Any, kind: int, attributes: dict[str, Any], flags: int = 0) ->
     return message
 
 
+def batch(messages: list[Message]) -> list[Message]:
+    """``messages`` between the two that make one transaction of them."""
+    return [_edge(NFNL_MSG_BATCH_BEGIN), *messages, _edge(NFNL_MSG_BATCH_END)]
+
+
 def _edge(kind: int) -> Message:
     message = nfgen_msg()
     message["res_id"] = NFNL_SUBSYS_NFTABLES
@@ -384,15 +228,8 @@ def _edge(kind: int) -> Message:
     return message
 
 
-def _decode(cls: Any, kind: int, body: bytes) -> Message:
-    message = cls(struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body)
+def decode(cls: type[Message], data: bytes) -> Message:
+    """What the kernel answered to a request of class ``cls``."""
+    message = cls(data)
     message.decode()
     return message
-
-
-def _failed(error: OSError) -> FirewallError:
-    if isinstance(error, PermissionError):
-        return unprivileged()
-    if isinstance(error, TimeoutError):
-        return FirewallError("nf_tables gave no answer")
-    return FirewallError(f"nf_tables cannot be asked: {error.strerror or error}")

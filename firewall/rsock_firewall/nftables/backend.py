@@ -1,11 +1,14 @@
 """The nftables backend: one ``inet`` table for each instance, changed by atomic batches only.
 
-Where the kernel has the flags owner and persist (Linux >= 6.9) the table belongs to the daemon's netlink
-socket: nobody else can change it, a crash leaves it, the restarted daemon takes it over.  Elsewhere it
-is a plain table (never owner alone, which would take the rules away with a killed daemon), and ``repair``
-puts it back after somebody else's flush.
+Where the kernel has the flags owner and persist (Linux >= 6.9), the table belongs to the daemon's netlink socket.
+Nobody else can change it; it stays after a crash, and the restarted daemon takes it over.  On older kernels it is a
+plain table, and ``repair`` puts it back after somebody else's flush.  The flag owner is never used alone: the rules
+would disappear with a killed daemon.
 
-The state is always read from the kernel, never remembered across processes.
+The state is always read from the kernel.  Nothing is remembered from one process to the next.
+
+The way of a change through this room: ``text`` says what the rules are, ``backend`` when they are installed,
+``messages`` how the kernel is told, ``sockets`` sends, and ``state`` reads what the kernel has.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from rsock_firewall import nf_messages as nf
-from rsock_firewall import nft_text
-from rsock_firewall.nft_state import Installed, hooks_of, read
+from rsock_firewall.held import until_exit
+from rsock_firewall.nftables import messages as nf
+from rsock_firewall.nftables import text
+from rsock_firewall.nftables.sockets import ChangeEvents, NfSocket, Refused
+from rsock_firewall.nftables.state import Installed, hooks_of, read
 from rsock_firewall.policy import (
     Counters,
     Drop,
@@ -44,19 +49,21 @@ class Nftables:
     name = "nftables"
 
     def __init__(self, *, persist: bool | None = None, ingress: bool | None = None) -> None:
-        """None = what this kernel has, found by ``probe``; tests force the paths of older kernels."""
+        """None = what this kernel has, which ``probe`` finds out.  Tests set them to use the code for older kernels."""
         self._persist = persist
         self._ingress = ingress
         self._probed = False
 
     def probe(self) -> None:
-        """Offer the kernel a whole table in a batch whose last message must fail: it tells all and changes nothing."""
+        """Send the kernel a whole table in a batch whose last message must fail.
+
+        Its answer says what it supports, and it changes nothing."""
         if self._probed:
             return
-        missing = nf.delete_table(f"{nft_text.TABLE_PREFIX}probe.{os.getpid()}.missing")
+        missing = nf.delete_table(f"{text.TABLE_PREFIX}probe.{os.getpid()}.missing")
         policy = Policy(f"probe.{os.getpid()}", "lo", (IPv4Address("127.0.0.1"),), (PortRange(1, 1),))
         refused = None
-        with closing(nf.NfSocket()) as netlink:
+        with closing(NfSocket()) as netlink:
             for persist, ingress in self._to_try():
                 flags = OWNED if persist else PLAIN
                 messages = [*_whole_table(policy, flags, ingress=ingress), missing]
@@ -74,20 +81,19 @@ class Nftables:
             for ingress in (True, False) if self._ingress is None else (self._ingress,):
                 yield persist, ingress
 
-    @contextmanager
-    def hold(self, policy: Policy) -> Iterator[Held]:
+    def hold(self, policy: Policy) -> AbstractContextManager[Held]:
         """See ``policy.Firewall.hold``.  The table's owner is the socket of the ``Held``."""
+        return until_exit(lambda: self._held(policy))
+
+    def _held(self, policy: Policy) -> NftablesHeld:
         self.probe()
-        held = NftablesHeld(policy, OWNED if self._persist else PLAIN, ingress=bool(self._ingress))
-        try:
-            yield held
-        finally:
-            held.release()
+        return NftablesHeld(policy, OWNED if self._persist else PLAIN, ingress=bool(self._ingress))
 
     def clear(self, name: str) -> bool:
-        """See ``policy.Firewall.clear``.  Refuses a table that a daemon holds, or that has rules of somebody else."""
-        table = nft_text.TABLE_PREFIX + check_name(name)
-        with closing(nf.NfSocket()) as netlink:
+        """See ``policy.Firewall.clear``.  Raises ``FirewallError`` for a table that a daemon holds, or that has rules
+        of somebody else."""
+        table = text.TABLE_PREFIX + check_name(name)
+        with closing(NfSocket()) as netlink:
             found = read(netlink, table)
             if found is None:
                 return False
@@ -99,19 +105,20 @@ class Nftables:
                 raise _foreign(table)
             try:
                 netlink.commit([nf.delete_table(table)])
-            except nf.Refused as refused:
+            except Refused as refused:
                 if refused.code == errno.ENOENT:
                     return False
                 raise FirewallError(f"table inet {table} cannot be removed: {refused}") from refused
             return True
 
     def clear_all(self) -> list[str]:
-        """See ``policy.Firewall.clear_all``.  Clears what it can before it complains of the first that it cannot."""
-        with closing(nf.NfSocket()) as netlink:
+        """See ``policy.Firewall.clear_all``.  Removes all that it can before it raises ``FirewallError`` about those
+        that it cannot."""
+        with closing(NfSocket()) as netlink:
             tables = [str(table.get_attr("NFTA_TABLE_NAME")) for table in netlink.dump(nf.get_table(None))]
         removed, refusals = [], []
-        for table in sorted(table for table in tables if table.startswith(nft_text.TABLE_PREFIX)):
-            name = table.removeprefix(nft_text.TABLE_PREFIX)
+        for table in sorted(table for table in tables if table.startswith(text.TABLE_PREFIX)):
+            name = table.removeprefix(text.TABLE_PREFIX)
             try:
                 removed += [name] if self.clear(name) else []
             except FirewallError as error:
@@ -122,18 +129,13 @@ class Nftables:
 
     def left_behind(self, name: str) -> tuple[PortRange, ...]:
         """See ``policy.Firewall.left_behind``."""
-        with closing(nf.NfSocket()) as netlink:
-            found = read(netlink, nft_text.TABLE_PREFIX + check_name(name))
+        with closing(NfSocket()) as netlink:
+            found = read(netlink, text.TABLE_PREFIX + check_name(name))
         return tuple(found.sets.get("local_ports", ())) if found else ()
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``: for ``nft -f``."""
-        return nft_text.render(policy, ingress=self._ingress is not False)
-
-    def counters(self, name: str) -> Counters:
-        """See ``policy.Firewall.counters``."""
-        with closing(nf.NfSocket()) as netlink:
-            return _counters(netlink, nft_text.TABLE_PREFIX + check_name(name))
+        return text.render(policy, ingress=self._ingress is not False)
 
 
 class NftablesHeld:
@@ -143,20 +145,21 @@ class NftablesHeld:
         self._policy = policy
         self._flags = flags
         self._ingress = ingress
-        self._table = nft_text.TABLE_PREFIX + policy.name
+        self._table = text.TABLE_PREFIX + policy.name
         self._known: Installed | None = None
         self._generation = -1
         self._ifindex: int | None = None
-        """Of the device when the rules were last seen on it: a device of the same name may be another one."""
+        """The device's index when the rules were last found on it.  A device with the same name and another index is
+        another device."""
         self._released = False
         with ExitStack() as undo:
-            self._netlink = undo.enter_context(closing(nf.NfSocket()))
-            self._events = undo.enter_context(closing(nf.ChangeEvents()))
+            self._netlink = undo.enter_context(closing(NfSocket()))
+            self._events = undo.enter_context(closing(ChangeEvents()))
             self._install(policy, self._left_behind())
             undo.pop_all()
 
     def _left_behind(self) -> Installed | None:
-        """What a predecessor left, for us to take over; raises ``FirewallError`` if it is not ours to take."""
+        """The table that a predecessor left.  Raises ``FirewallError`` if we must not take it over."""
         found = read(self._netlink, self._table)
         if found and found.flags & nf.TABLE_OWNER:
             raise _live_owner(self._policy.name)
@@ -167,7 +170,8 @@ class NftablesHeld:
     def update(self, policy: Policy) -> None:
         """See ``policy.Held.update``.  Ports change element by element; rules are swapped only when addresses change.
 
-        A device that was made anew under its old name has lost its chain (Linux < 6.16): that is looked at, always.
+        A device that was deleted and made again under its name has no chain any more (Linux < 6.16).  So the device is
+        always checked.
         """
         check_update(self._policy, policy)
         same_device = self._ifindex == _index_of(self._policy.device)
@@ -183,7 +187,7 @@ class NftablesHeld:
         return self._events.fileno()
 
     def repair(self) -> bool:
-        """See ``policy.Held.repair``.  One small question to the kernel when nothing changed on the host."""
+        """See ``policy.Held.repair``.  When nothing changed on the host, it asks the kernel one small question."""
         self._events.drain()
         generation, ifindex = self._read_generation(), _index_of(self._policy.device)
         if (generation, ifindex) == (self._generation, self._ifindex):
@@ -205,7 +209,7 @@ class NftablesHeld:
             return
         try:
             self._netlink.commit([nf.delete_table(self._table)])
-        except nf.Refused as refused:
+        except Refused as refused:
             if refused.code != errno.ENOENT:
                 raise FirewallError(f"table inet {self._table} cannot be removed: {refused}") from refused
         finally:
@@ -220,12 +224,12 @@ class NftablesHeld:
         try:
             if messages:
                 self._netlink.commit(messages)
-        except nf.Refused as refused:
+        except Refused as refused:
             raise _explained(refused, policy) from refused
         self._policy, self._ifindex = policy, ifindex
         if found and keep_rules and found is self._known:
             self._generation += bool(messages)  # one commit; if others committed too, ``repair`` sees a difference
-            self._known = replace(found, sets={name: list(merged(p)) for name, p in nft_text.port_sets(policy).items()})
+            self._known = replace(found, sets={name: list(merged(p)) for name, p in text.port_sets(policy).items()})
         else:
             self._generation = self._read_generation()
             self._known = read(self._netlink, self._table)
@@ -237,14 +241,14 @@ class NftablesHeld:
         )
 
     def _chains(self, policy: Policy) -> dict[str, list[Drop]]:
-        return nft_text.chains(policy, ingress=self._ingress)
+        return text.chains(policy, ingress=self._ingress)
 
     def _same_rules(self, policy: Policy) -> bool:
         old, new = self._policy, policy
         return old.device == new.device and self._chains(old) == self._chains(new)
 
     def _batch(self, policy: Policy, found: Installed | None, *, keep_rules: bool) -> list[nf.Message]:
-        """What turns ``found`` into the policy."""
+        """The messages that turn ``found`` into the policy."""
         if found is None:
             return _whole_table(policy, self._flags, ingress=self._ingress)
         # an orphan of ours has lost the owner flag and kept persist; a plain table can never become an owned one
@@ -256,7 +260,7 @@ class NftablesHeld:
                 *_whole_table(policy, self._flags, found.counted, ingress=self._ingress),
             ]
         messages = [nf.new_table(self._table, self._flags)] if takes_over else []
-        for name, ports in nft_text.port_sets(policy).items():
+        for name, ports in text.port_sets(policy).items():
             old, new = set(found.sets[name]), set(merged(ports))
             messages += nf.change_elements(self._table, name, sorted(old - new), add=False)
             messages += nf.change_elements(self._table, name, sorted(new - old), add=True)
@@ -279,9 +283,9 @@ class NftablesHeld:
 def _whole_table(
     policy: Policy, flags: int, counted: dict[str, tuple[int, int]] | None = None, *, ingress: bool
 ) -> list[nf.Message]:
-    table = nft_text.TABLE_PREFIX + policy.name
+    table = text.TABLE_PREFIX + policy.name
     messages = [nf.new_table(table, flags)]
-    for set_id, (name, ports) in enumerate(nft_text.port_sets(policy).items(), 1):
+    for set_id, (name, ports) in enumerate(text.port_sets(policy).items(), 1):
         messages += [nf.new_set(table, name, set_id), *nf.change_elements(table, name, list(merged(ports)), add=True)]
     for chain, hook in hooks_of(policy, ingress=ingress).items():
         messages += [nf.new_chain(table, chain, hook.priority, hook.device)]
@@ -289,19 +293,19 @@ def _whole_table(
 
 
 def _rules(policy: Policy, counted: dict[str, tuple[int, int]], *, ingress: bool) -> list[nf.Message]:
-    """``counted`` by the rules that these replace: the first rule of each chain goes on from there."""
-    table = nft_text.TABLE_PREFIX + policy.name
+    """``counted``: the counts of the rules that these replace.  The first rule of each chain starts from them."""
+    table = text.TABLE_PREFIX + policy.name
     messages = []
-    for chain, drops in nft_text.chains(policy, ingress=ingress).items():
+    for chain, drops in text.chains(policy, ingress=ingress).items():
         start = counted.get(chain, (0, 0))
         device = policy.device if chain == "prerouting" else None
         for drop in drops:
-            messages.append(nf.new_rule(table, chain, drop, device, nft_text.COMMENTS[chain], start))
+            messages.append(nf.new_rule(table, chain, drop, device, text.COMMENTS[chain], start))
             start = (0, 0)
     return messages
 
 
-def _counters(netlink: nf.NfSocket, table: str) -> Counters:
+def _counters(netlink: NfSocket, table: str) -> Counters:
     found = read(netlink, table)
     if found is None:
         raise FirewallError(f"there is no table inet {table}")
@@ -309,10 +313,10 @@ def _counters(netlink: nf.NfSocket, table: str) -> Counters:
     return Counters(*inbound, *found.counted.get("output", (0, 0)))
 
 
-def _refusal(netlink: nf.NfSocket, messages: list[nf.Message]) -> nf.Refused:
+def _refusal(netlink: NfSocket, messages: list[nf.Message]) -> Refused:
     try:
         netlink.commit(messages)
-    except nf.Refused as refused:
+    except Refused as refused:
         return refused
     raise AssertionError("a batch that deletes a table that does not exist was accepted")
 
@@ -325,7 +329,7 @@ def _index_of(device: str | None) -> int | None:
         return None
 
 
-def _explained(refused: nf.Refused, policy: Policy) -> FirewallError:
+def _explained(refused: Refused, policy: Policy) -> FirewallError:
     if refused.index < 0 and refused.code == errno.EPERM:
         return unprivileged()
     if refused.index < 0 and refused.code in (errno.EOPNOTSUPP, errno.EINVAL):
@@ -337,7 +341,7 @@ def _explained(refused: nf.Refused, policy: Policy) -> FirewallError:
 
 
 def _live_owner(name: str) -> FirewallError:
-    table = nft_text.TABLE_PREFIX + name
+    table = text.TABLE_PREFIX + name
     return FirewallError(
         f"another rsock-nf instance named {name} holds table inet {table}: stop it, or choose another name"
     )

@@ -1,7 +1,7 @@
-"""A policy as pf.conf(5) rules: what ``pf`` loads into an anchor, and the text that an operator can load by hand.
+"""A policy as pf.conf(5) rules: what ``backend`` loads into an anchor, and the text that an operator can load by hand.
 
-Every rule has a label, which says what it is for and which local ports it covers.  A label is what pf's own tool
-prints with bare numbers (``pfctl -s labels``), and what keeps its ruleset optimizer from merging rules.
+Every rule has a label with its direction and its local ports.  ``pfctl -s labels`` prints labels with bare numbers, and
+rules with different labels are not merged by pfctl's optimizer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _PLAIN_DEVICE = re.compile(r"(?!inet6$)[a-z]+[0-9]+(\.[0-9]+)?")
 def lines(policy: Policy, token: str | None = None) -> list[str]:
     """The rules in order; none for a policy without local ports.
 
-    ``token``: what ``pfctl -E`` gave, kept in the labels so that ``clear`` can give it back without any other memory.
+    ``token``: what ``pfctl -E`` gave.  It is kept in the labels, so that ``clear`` can give it back and needs no other
+    memory.
     """
     local, remote = merged(policy.local_ports), merged(policy.remote_ports) or (None,)
     pairs = [(ours, theirs) for ours in local for theirs in remote]

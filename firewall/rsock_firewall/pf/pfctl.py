@@ -1,7 +1,7 @@
 """pfctl(8): one method for each thing that we ask it, and what its answers mean.
 
-Where a form of output exists that is meant for programs, it is used: labels for counters and ports, exit codes and
-``Status:`` for the rest.  Rules are compared as text with themselves only.  Not here: when to do what (``pf``).
+It reads output that is meant for programs: labels for counters and ports, exit codes and ``Status:`` for the rest.  The
+text of rules is never parsed, only compared with what it was before.  Not here: when to do what (``backend``).
 Sources: pfctl(8) and sbin/pfctl/pfctl.c of FreeBSD 14 and OpenBSD 7, pfctl(8) of macOS.
 """
 
@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rsock_firewall import pf_text
 from rsock_firewall.command import Done, Run
+from rsock_firewall.pf import text as pf_text
 from rsock_firewall.policy import FirewallError, PortRange
 
 PFCTL = "/sbin/pfctl"
 ENABLED_BY_US = "rsock-nf-enabled-pf"
-"""An anchor without rules.  A line in the main ruleset that calls it is our memory that pf was off before."""
+"""An anchor without rules.  A line in the main ruleset that calls it says that pf was off before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Dialect:
     prefix: str
     """An instance's anchor is this and its name."""
     parent: str
-    """The anchor that has those of all instances as children."""
+    """The anchor whose children are the anchors of all instances."""
     longest_name: int
     call: str
     """The line of the main ruleset that has our anchors evaluated."""
@@ -67,14 +67,14 @@ MACOS = Dialect(
 
 
 class NoPf(FirewallError):  # noqa: N818 - what it says, not what went wrong
-    """This kernel has no pf; so nothing of ours can be in it."""
+    """This kernel has no pf, so there cannot be any rules of ours in it."""
 
 
 class Main(NamedTuple):
     """The main ruleset, as far as it concerns us."""
 
     calls_us: bool
-    """It evaluates our anchors, in both directions and whatever the packet."""
+    """It evaluates our anchors for every packet in both directions."""
     enabled_by_us: bool
     foreign: tuple[str, ...]
     """Everything that is not our own."""
@@ -133,19 +133,19 @@ class Pfctl:
         self._output("-F", "rules")
 
     def enable(self) -> None:
-        """``pfctl -e`` on a running pf ends with 1: that is what was wanted."""
+        """Enable pf.  ``pfctl -e`` exits with 1 when pf is enabled already, which is no error here."""
         done = self._call("-e")
         if done.code and "already enabled" not in done.errors:
             raise self._refusal(("-e",), done)
 
     def disable(self) -> None:
-        """Switch pf off; that it is off already is as good."""
+        """Switch pf off.  It is no error when it is off already."""
         done = self._call("-d")
         if done.code and "not enabled" not in done.errors:
             raise self._refusal(("-d",), done)
 
     def take_reference(self) -> str:
-        """Enable pf, or add a reference to it; the token that gives it back."""
+        """Enable pf, or add a reference to it.  Returns the token that gives the reference back."""
         done = self._checked("-E")
         token = re.search(r"^Token : (\d+)", done.errors + done.output, re.MULTILINE)
         if token is None:
@@ -153,11 +153,12 @@ class Pfctl:
         return token[1]
 
     def release_reference(self, token: str) -> None:
-        """Give it back.  An error means that it is no longer valid: somebody switched pf off for all (``pfctl -d``)."""
+        """Give a reference back.  Errors are ignored: the token is not valid any more when somebody switched pf off
+        (``pfctl -d``)."""
         self._call("-X", token)
 
     def load(self, anchor: str, rules: str) -> None:
-        """Replace an anchor's rules in one transaction: all or none, and no packet sees anything between."""
+        """Replace an anchor's rules in one transaction: all of them or none, and no packet meets a mixture."""
         self._output("-a", anchor, "-f", "-", text=rules)
 
     def flush(self, anchor: str) -> None:
@@ -169,7 +170,8 @@ class Pfctl:
         return self._output("-a", anchor, "-s", "rules", absent_ok=True).splitlines()
 
     def labels(self, anchor: str) -> list[Labelled]:
-        """What the anchor's rules of ours say.  A line: label, evaluations, packets, bytes, and more numbers."""
+        """The labels and counts of our rules in the anchor.  Each line is label, evaluations, packets, bytes, and more
+        numbers."""
         result = []
         for line in self._output("-a", anchor, "-s", "labels", absent_ok=True).splitlines():
             words = line.split()

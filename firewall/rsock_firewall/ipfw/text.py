@@ -1,7 +1,7 @@
 """A policy as ipfw(8) rules: what ``ipfw`` adds, and the text that ``ipfw FILE`` takes.
 
-Every rule of ours carries the instance's name as a comment, which is how it is found again, and lies in set 31: the
-one set that ``ipfw flush`` (hence ``service ipfw restart``) leaves alone.
+Every rule of ours has a comment with the instance's name, by which it is found again.  It is in set 31, the only set
+that ``ipfw flush``, and so ``service ipfw restart``, leaves alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rsock_firewall.policy import Drop, FirewallError, IPAddress, Policy, PortRa
 
 SET = 31
 NUMBERS = range(1, 100)
-"""Rule numbers for ours: before 100, where rc.firewall and most administrators begin."""
+"""The numbers of our rules. rc.firewall and most administrators begin at 100."""
 COMMENT = "rsock-nf:"
 """Followed by the instance's name, and ``:in`` or ``:out``; ipfw takes 80 characters."""
 RANGES = 15
-"""Port ranges in one rule; ipfw_insn_u16 has room for more, older releases for no more than this."""
+"""Port ranges in one rule: newer releases take more, older ones do not."""
 
-_DEVICE = re.compile(r"(?!(any|table)$)[A-Za-z0-9_.-]+")  # other words and characters are patterns to ipfw
+_DEVICE = re.compile(r"(?!(any|table)$)[A-Za-z0-9_.-]+")  # ipfw takes other words and characters as patterns
 
 
 class Rule(NamedTuple):
@@ -39,7 +39,7 @@ class Rule(NamedTuple):
 
 
 def rules(policy: Policy) -> list[Rule]:
-    """In order; none for a policy without local ports."""
+    """The rules, in order; none for a policy without local ports."""
     device = f" recv {_device(policy.device)}" if policy.device else ""
     local, remote = _chunks(merged(policy.local_ports)), _chunks(merged(policy.remote_ports)) or [""]
     pairs = [(ours, theirs) for ours in local for theirs in remote]
@@ -64,7 +64,8 @@ def render(policy: Policy) -> str:
 
 
 def first_number(name: str) -> int:
-    """Where an instance looks first for a free rule number: two that start at the same moment should differ."""
+    """The number with which an instance begins its search for a free one.  Two that start at the same moment should get
+    different ones."""
     return NUMBERS[zlib.crc32(name.encode()) % len(NUMBERS)]
 
 
