@@ -21,8 +21,8 @@ from rsock_nf import config
 from rsock_nf.config import Configuration
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import ConfigError, RsockError, TunnelError
-from rsock_nf.ops.control_server import serve_control
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.control_socket.serve import serve_control
+from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Settings
 

@@ -17,10 +17,11 @@ from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
 from rsock_nf.link import OWN_ADDRESS, LinkError, default_device, device_to, own_address, system
 from rsock_nf.link.checks import Finding, Verdict
-from rsock_nf.ops import namespaces, privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import instances
-from rsock_nf.ops.survey import runs, survey
+from rsock_nf.ops import privileges
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import instances
+from rsock_nf.ops.instances.overview import overview, runs
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
@@ -145,7 +146,7 @@ def _instances_on(taken: list[int]) -> dict[str, str]:
 
 def _leftovers() -> Iterator[Finding]:
     try:
-        for snapshot in survey(None):
+        for snapshot in overview(None):
             if not runs(snapshot):
                 text = f"{snapshot['name']} {snapshot['state']}: {snapshot['reason']}"
                 yield Finding(Verdict.WARN, "leftovers", text)

@@ -20,10 +20,12 @@ from typing import IO, TypeAlias
 
 from rsock_nf.config import Configuration
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
-from rsock_nf.ops import handover, namespaces
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders, run_dir
-from rsock_nf.ops.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops import handover
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops.instances.processes import end, lost_processes
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.ops.program import program
 from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
@@ -83,7 +85,7 @@ def _settled_record(instance: Instance) -> Record | None:
 def _refuse_remains(instance: Instance) -> None:
     """Raise ``InstanceError`` for what a start under this name would bury: a process, or rules elsewhere."""
     name = instance.name
-    lost = next((found for found in lost_holders() if found.name == name), None)
+    lost = next((found for found in lost_processes() if found.name == name), None)
     if lost:
         raise InstanceError(
             f"instance {name} still runs, as process {lost.pid}, though {instance.directory} was deleted: "
@@ -212,7 +214,7 @@ def stop(name: str, clear: Clear, *, unseen: str = "") -> str:
     """
     instance = Instance(name)
     was_running = instance.stop(grace=_GRACE)
-    for lost in [found for found in lost_holders() if found.name == name]:
+    for lost in [found for found in lost_processes() if found.name == name]:
         was_running = True
         if not end(lost, grace=_GRACE) and lost.netns != namespaces.current():
             raise InstanceError(

@@ -17,7 +17,7 @@ _FLOW_HEAD = ("flow", "type", "state", "local", "remote", "RTT ms", "loss out", 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     """The state of one instance; with the snapshot ``before``, rates too."""
-    if "role" not in snapshot:  # it could not be asked (``survey``)
+    if "role" not in snapshot:  # it could not be asked (``overview``)
         return f"{snapshot['name']}  {snapshot['state']}: {snapshot['reason']}"
     lines = [
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",

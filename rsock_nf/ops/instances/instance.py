@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops import namespaces
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir, signal_and_wait
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.processes import instance_processes, signal_and_wait
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
 _LOGS = {"log", "log.1"}
 _PID_MAX = (1 << 31) - 1  # pid_t is an int
@@ -193,7 +194,9 @@ class Instance:
         record = self.record()
         if record and _start_time(record.pid) == record.started:
             return record.pid
-        return next((found.pid for found in holders() if found.name == self.name and not found.deleted), None)
+        return next(
+            (found.pid for found in instance_processes() if found.name == self.name and not found.deleted), None
+        )
 
     def _signal_and_wait(self, number: signal.Signals, timeout: float) -> None:
         """Send to the holder and wait for its end, at most ``timeout`` seconds; returns early if it is not known yet."""
