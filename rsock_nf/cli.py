@@ -1,8 +1,11 @@
 """The command line: parses it and calls the command.  What the commands do is in ``commands``.
 
-Exit status: 0 done, 1 it cannot be done on this host now (``status``: not everything that is shown runs; ``doctor``:
-something is in the way), 2 wrong arguments or configuration (nothing was touched), 128 + a signal that ended it (130: Ctrl-C;
-``up --foreground`` ends so in order: 0).
+Exit status:
+0: done.
+1: it cannot be done on this host now (``status``: not everything that is shown runs; ``doctor``: something is in the
+way).
+2: wrong arguments or configuration; nothing was touched.
+128 + n: signal n ended it (130: Ctrl-C).  ``up --foreground`` is meant to be ended by a signal: 0.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # `rsock-nf status | head`: who reads us has enough
+    except BrokenPipeError:  # `rsock-nf status | head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RsockError as error:

@@ -287,7 +287,7 @@ def _require_privileges(command: str, remark: str = "") -> None:
 
 
 def _without_rules(instance: Instance) -> bool:
-    """Of a user who may not change rules: it is theirs, hence has none (``type: udp``), or there is nothing to see of it."""
+    """Whether an unprivileged user may end it: it is theirs, so it has no rules (``type: udp``), or nothing is left."""
     try:
         return instance.directory.stat().st_uid == os.geteuid()
     except FileNotFoundError:

@@ -1,7 +1,6 @@
 """``rsock-nf doctor``: what of this host a tunnel needs, looked at one by one, each with its remedy.
 
-It reads, and opens sockets for a moment; it changes nothing.  What it finds is a forecast, not a guarantee: ``up`` has the
-last word.
+It reads, and opens sockets for a moment; it changes nothing.  It cannot promise that ``up`` will succeed.
 """
 
 from __future__ import annotations
@@ -88,7 +87,10 @@ def _device(settings: Settings | None) -> str | Finding:
 
 
 def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
-    """Whether ``up`` could hold them now: tried, for a port that is held and never listens is in no table of the kernel's."""
+    """Whether ``up`` could hold them now.
+
+    It is tried: a held port never listens, so no table of the kernel lists it.
+    """
     from rsock_nf.sockets.held_ports import hold_port
 
     taken, why = [], ""

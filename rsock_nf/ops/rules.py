@@ -44,7 +44,7 @@ def _rendered(backend: str, policy: Policy) -> str:
     except FirewallError:
         if not privileges.missing():
             raise
-    # Who may not change rules cannot find out either which backend works: the text is that of the one that ``auto`` tries first.
+    # Without the privilege to change rules one cannot find out which backend works: take what ``auto`` tries first.
     if backend == "iptables":
         from rsock_firewall import iptables_text
 

@@ -1,7 +1,7 @@
 """The network device of a running instance: with a link on it (fake TCP), or only as the way of its UDP sockets.
 
-``LinkedDevice`` opens the link again when the device comes back or the route has moved to another one, and tells its owner
-what else happens to the device.  ``PlainDevice`` only knows the MTU.
+``LinkedDevice`` opens the link again when the device comes back or when the route has moved to another device.  It
+tells its owner what else happens to the device.  ``PlainDevice`` only knows the MTU.
 
 Not here: packets (``driver``), and how a link is made (``rsock_nf.link``).
 """

@@ -1,4 +1,4 @@
-"""The firewall rules of a running instance: held from before its sockets open, updated, and put back if somebody removes them.
+"""The firewall rules of a running instance: installed before its sockets open, updated, and repaired.
 
 Not here: what the rules say (``policy``), and how a backend installs them (``rsock_firewall``).
 """

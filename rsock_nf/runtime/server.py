@@ -1,4 +1,4 @@
-"""A running server: its ports, one socket toward a target for each conversation, and what it does for the endpoint's events.
+"""A running server: its ports, its sockets toward targets, and what it does for the endpoint's events.
 
 ``build`` opens everything in the safe order; ``ServerSide`` is what it makes of it.
 """

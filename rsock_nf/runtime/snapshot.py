@@ -59,7 +59,10 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
 
 
 def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each wire's ports, kinds of flows, and least MTU of ``sessions`` (as the snapshot has them; None = none carries)."""
+    """Of each wire: its ports, its kinds of flows, and the least MTU of its sessions (None = no flow carries anything).
+
+    ``sessions``: as the snapshot has them.
+    """
     return [
         {
             "wire": tunnel.wire.value,

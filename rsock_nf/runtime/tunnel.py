@@ -1,7 +1,7 @@
 """The life of a running instance: built in a safe order, carrying until it is told to stop, and taken down.
 
-The order is: rules first, then sockets; at the end sockets close, then the rules go.  ``Tunnel`` has a ``Side`` while it
-runs, the client's or the server's parts, which ``client.build`` or ``server.build`` makes complete.
+The order is: rules first, then sockets.  At the end the sockets close, then the rules go.  While it runs, a ``Tunnel``
+has a ``Side``: the parts of a client or of a server, complete, as ``client.build`` or ``server.build`` made them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The control socket of an instance: ``ask`` is the side of who asks, ``serve`` that of the instance."""
+"""The control socket of an instance: ``ask`` is for commands, ``serve`` for the instance."""

@@ -3,8 +3,8 @@
     {"name": "edge", "role": "client", "state": "connected", …}        as the instance tells (``runtime.snapshot``)
     {"name": "edge", "state": "crashed", "reason": "…", "pid": 4711}   as seen from outside; it has no "role"
 
-States of the second kind: ``down`` (it does not run, and nothing of it is left), ``crashed``, ``failed`` (it ended by an error
-of its own and took its rules down), ``lost`` (it runs, but its directory was deleted), ``silent`` (it does not answer).
+States of the second kind: ``down`` (it does not run, and nothing of it is left), ``crashed``, ``failed`` (it ended by
+an error and removed its rules), ``lost`` (it runs, but its directory was deleted), ``silent`` (it does not answer).
 """
 
 from __future__ import annotations

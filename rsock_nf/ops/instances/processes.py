@@ -64,7 +64,7 @@ def lost_processes() -> list[InstanceProcess]:
 
 
 def end(lost: InstanceProcess, *, grace: float) -> bool:
-    """End a process whose directory was deleted: SIGTERM, after ``grace`` seconds SIGKILL; whether the first was enough.
+    """End a process whose directory was deleted: SIGTERM, after ``grace`` seconds SIGKILL.  Whether SIGTERM was enough.
 
     Raises ``InstanceError`` when it may not be signalled or does not go.
     """
@@ -76,8 +76,10 @@ def end(lost: InstanceProcess, *, grace: float) -> bool:
 
 
 def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
-    """Signal process ``pid`` if ``still`` says that it is the one that is meant, and wait for its end, ``timeout`` seconds
-    at most.  Whether it was signalled.  Raises ``InstanceError`` when it may not be."""
+    """Signal process ``pid`` if ``still`` says that it is the right one, and wait ``timeout`` seconds for its end.
+
+    Returns whether it was signalled.  Raises ``InstanceError`` when it may not be.
+    """
     if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return _signal_and_poll(pid, number, timeout, still)
     try:
@@ -99,7 +101,7 @@ def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Cal
 
 
 def _signal_and_poll(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
-    """``signal_and_wait`` where processes have no descriptors: between ``still`` and the signal a pid could be reused."""
+    """``signal_and_wait`` where processes have no descriptors; a pid could be reused just before the signal."""
     try:
         if not still():
             return False
