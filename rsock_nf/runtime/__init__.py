@@ -1,7 +1,8 @@
 """A running instance: between the endpoint, which does no I/O, and the link, the sockets and the firewall.
 
 ``make_tunnel`` makes one, ``tunnel`` is its life, ``client`` and ``server`` put its parts together, ``driver`` is its
-data path.  Nothing here decides about the protocol.
+data path.  ``host`` has the parts that hold something of the host, ``reports`` what an operator sees.  Nothing here
+decides about the protocol.
 """
 
 from __future__ import annotations

@@ -19,15 +19,15 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.device import Device
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import sessions_of
-from rsock_nf.runtime.journal import Journal
+from rsock_nf.runtime.host.device import Device
+from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.protocols import Endpoint
-from rsock_nf.runtime.rules import Rules
-from rsock_nf.runtime.snapshot import snapshot
-from rsock_nf.runtime.troubles import Troubles
-from rsock_nf.runtime.view import HostView, View
+from rsock_nf.runtime.reports.journal import Journal
+from rsock_nf.runtime.reports.snapshot import snapshot
+from rsock_nf.runtime.reports.troubles import Troubles
+from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 

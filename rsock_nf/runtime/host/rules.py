@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from rsock_firewall import Counters, Firewall, FirewallError, Held, Policy
-from rsock_nf.runtime.troubles import Troubles
+from rsock_nf.runtime.reports.troubles import Troubles
 
 
 class Rules:

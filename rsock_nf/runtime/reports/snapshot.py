@@ -12,7 +12,7 @@ from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, PortRange
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.view import HostView, View, application_mtu
+from rsock_nf.runtime.reports.view import HostView, View, application_mtu
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 

@@ -13,7 +13,7 @@ from collections import Counter
 
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.policy import carrier_ports
-from rsock_nf.runtime.view import View, application_mtu
+from rsock_nf.runtime.reports.view import View, application_mtu
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
 
 REMINDER = 60.0

@@ -17,7 +17,7 @@ from rsock_firewall import FirewallError
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.rules import Rules
+from rsock_nf.runtime.host.rules import Rules
 
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
