@@ -19,7 +19,7 @@ import pytest
 
 from rsock_nf.config.values import format_secret
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 
 SECRET = format_secret(bytes(range(32)))
 PORTS = {"one": "10001-10003", "two": "10011-10013", "three": "10021-10023"}
