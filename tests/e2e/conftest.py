@@ -21,6 +21,6 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=["direct", "tunnel"])
 def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
-    kind = request.param
-    with directly() if kind == "direct" else through_tunnel(tmp_path / "tunnel", **KINDS[kind]) as made:
+    kind, directory = request.param, tmp_path / "tunnel"
+    with directly(directory) if kind == "direct" else through_tunnel(directory, **KINDS[kind]) as made:
         yield made

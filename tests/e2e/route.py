@@ -11,6 +11,7 @@ from pathlib import Path
 from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.tunnel import LISTEN, TARGET, Tunnel
+from tests.evidence import watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ class Route:
 
 
 @contextlib.contextmanager
-def directly(version: int = 4) -> Iterator[Route]:
+def directly(directory: Path, version: int = 4) -> Iterator[Route]:
     """No tunnel: shows that the programs and this harness work."""
-    with Lab(Router(block_udp=False)) as lab:
+    with Lab(Router(block_udp=False)) as lab, watched(lab, directory):
         yield Route(lab, lab.server_ip[version], TARGET[1], tunnelled=False)
 
 
@@ -54,6 +55,7 @@ def through_tunnel(directory: Path, version: int = 4, **common: object) -> Itera
     carriers = str(common.get("type", "tcp"))
     with (
         Lab(Router(block_udp=carriers == "tcp")) as lab,
+        watched(lab, directory),
         Tunnel(lab, directory, version=version, client=common, server=common),
     ):
         yield Route(lab, *LISTEN, tunnelled=True, carriers=carriers)

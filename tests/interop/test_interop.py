@@ -14,6 +14,7 @@ from rsock_nf.lab.lab import DEVICE, Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import LISTEN, TARGET, Role, Tunnel
+from tests.evidence import watched
 from tests.interop.original import Original, OriginalClient, OriginalServer
 from tests.netns.judges import Capture, wait_until
 
@@ -24,9 +25,9 @@ PORTS = range(10_001, 10_011)
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def lab(tmp_path: Path) -> Iterator[Lab]:
     """UDP is blocked on the way; otherwise a router without opinions: a strict one would throw half of an original's away."""
-    with Lab(Router(strict=False, block_udp=True), prefix="rski") as made:
+    with Lab(Router(strict=False, block_udp=True), prefix="rski") as made, watched(made, tmp_path):
         yield made
 
 

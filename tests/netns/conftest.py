@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role, Tunnel
+from tests.evidence import watched
 from tests.netns.judges import Wires, tracked_flows, wait_until
 
 STRICT = Router()
@@ -27,7 +29,13 @@ FLOWS = 10
 @pytest.fixture(scope="session", autouse=True)
 def load_programs() -> None:
     """The benchmark's C programs: Python is too slow to fill the tunnel."""
-    subprocess.run(["make", "-s", "-C", str(Path(__file__).parents[2] / "bench")], check=True)
+    bench = Path(__file__).parents[2] / "bench"
+    lock = os.open(bench, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # every worker wants them
+        subprocess.run(["make", "-s", "-C", str(bench)], check=True)
+    finally:
+        os.close(lock)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +106,7 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
         def make(router: Router | None = STRICT, *, up: bool = True, **options: Any) -> Site:
             lab = stack.enter_context(Lab(router))
+            stack.enter_context(watched(lab, tmp_path))
             tunnel = Tunnel(lab, tmp_path / "tunnel", **options)
             if up:
                 stack.enter_context(tunnel)
