@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from rsock_nf.core.tcp.header import TCP
 from rsock_nf.core.types import Buffer
 
 ONES: Final = 0xFFFF
 """The modulus, and ones' complement's other zero."""
-IPPROTO_TCP: Final = 6
 
 
 def fold(total: int) -> int:
@@ -37,7 +37,7 @@ def checksum(data: Buffer) -> int:
     return ONES - ones_sum(data)
 
 
-def pseudo_header_sum(src: bytes, dst: bytes, length: int, protocol: int = IPPROTO_TCP) -> int:
+def pseudo_header_sum(src: bytes, dst: bytes, length: int, protocol: int = TCP) -> int:
     """Sum of the pseudo-header, folded, not complemented.
 
     ``src`` and ``dst`` are packed IPv4 or IPv6 addresses; ``length`` is that of the upper-layer packet, header

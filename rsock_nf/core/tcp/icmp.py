@@ -11,12 +11,11 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from rsock_nf.core.tcp.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
-from rsock_nf.core.tcp.segment import IPV6_HEADER, parse_ip_header
+from rsock_nf.core.tcp.checksum import ONES, fold, ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.header import ICMP, ICMPV6, IPV4_HEADER, IPV6_HEADER, TCP
+from rsock_nf.core.tcp.segment import parse_ip_header
 from rsock_nf.core.types import Checksum, FlowKey, Malformed, Packet
 
-IPPROTO_ICMP: Final = 1
-IPPROTO_ICMPV6: Final = 58
 MIN_MTU_V4: Final = 576
 """Less is taken for this: RFC 791 has every host take 576 bytes, and a frame needs some room (Linux: min_pmtu 552)."""
 MIN_MTU_V6: Final = 1280
@@ -69,17 +68,17 @@ def parse_too_big(packet: Packet) -> TooBig:
     try:
         kind, code, word = _ICMP.unpack_from(message)
         if v6:
-            if ip.protocol != IPPROTO_ICMPV6 or kind != _PACKET_TOO_BIG:
+            if ip.protocol != ICMPV6 or kind != _PACKET_TOO_BIG:
                 raise Malformed(f"protocol {ip.protocol} type {kind}, not ICMPv6 packet too big")
             key, inner_seq = _parse_inner_v6(message[_ICMP.size :])
         else:
-            if ip.protocol != IPPROTO_ICMP or (kind, code) != _FRAGMENTATION_NEEDED:
+            if ip.protocol != ICMP or (kind, code) != _FRAGMENTATION_NEEDED:
                 raise Malformed(f"protocol {ip.protocol} type {kind} code {code}, not ICMP fragmentation needed")
             key, inner_seq = _parse_inner_v4(message[_ICMP.size :])
     except struct.error:
         raise Malformed("ICMP message ends inside the packet that it returns") from None
     if packet.checksum == Checksum.VERIFY:
-        pseudo = pseudo_header_sum(ip.source, ip.destination, len(message), IPPROTO_ICMPV6) if v6 else 0
+        pseudo = pseudo_header_sum(ip.source, ip.destination, len(message), ICMPV6) if v6 else 0
         if fold(pseudo + ones_sum(message)) != ONES or not (v6 or ones_sum(packet.data[: ip.start]) == ONES):
             raise Malformed("ICMP or IPv4 header checksum")
     if v6:
@@ -94,7 +93,7 @@ def _parse_inner_v4(inner: memoryview) -> tuple[FlowKey, int]:
     """Flow and seq of the returned IPv4 packet; ``struct.error`` when it is cut too short."""
     first, fragment, protocol, source, destination = _INNER_V4.unpack_from(inner)
     header = (first & 0x0F) << 2
-    if first >> 4 != 4 or header < 20 or fragment & 0x1FFF or protocol != IPPROTO_TCP:
+    if first >> 4 != 4 or header < IPV4_HEADER or fragment & 0x1FFF or protocol != TCP:
         raise Malformed("ICMP returns something else than the start of TCP over IPv4")
     sport, dport, seq = _INNER_TCP.unpack_from(inner, header)
     return FlowKey(source, sport, destination, dport), seq
@@ -103,7 +102,7 @@ def _parse_inner_v4(inner: memoryview) -> tuple[FlowKey, int]:
 def _parse_inner_v6(inner: memoryview) -> tuple[FlowKey, int]:
     """Flow and seq of the returned IPv6 packet; ``struct.error`` when it is cut too short."""
     first, protocol, source, destination = _INNER_V6.unpack_from(inner)
-    if first >> 4 != 6 or protocol != IPPROTO_TCP:
+    if first >> 4 != 6 or protocol != TCP:
         raise Malformed("ICMPv6 returns something else than TCP over IPv6")
     sport, dport, seq = _INNER_TCP.unpack_from(inner, IPV6_HEADER)
     return FlowKey(source, sport, destination, dport), seq

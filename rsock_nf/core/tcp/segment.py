@@ -17,7 +17,8 @@ import struct
 import zlib
 from typing import Final, NamedTuple
 
-from rsock_nf.core.tcp.checksum import IPPROTO_TCP, ONES, fold, ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.checksum import ONES, fold, ones_sum, pseudo_header_sum
+from rsock_nf.core.tcp.header import IPV4_HEADER, IPV4_PLAIN, IPV6_HEADER, TCP, TCP_HEADER
 from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Packet
 
 FIN: Final = 0x01  # control bits, RFC 9293 section 3.1
@@ -26,9 +27,6 @@ RST: Final = 0x04
 PSH: Final = 0x08
 ACK: Final = 0x10
 
-IPV4_HEADER: Final = 20
-IPV6_HEADER: Final = 40
-TCP_HEADER: Final = 20
 MAX_IP_LENGTH: Final = 65535
 HOP_LIMIT: Final = 64
 """Linux's default for the IPv4 TTL and the IPv6 hop limit."""
@@ -51,8 +49,8 @@ _NOT_FIRST_OR_MORE: Final = 0x3FFF
 _BUILD_V4: Final = struct.Struct("!HHHIH12sIIHHHxx")
 _BUILD_V6: Final = struct.Struct("!IHH36sIIHHHxx")
 _V4_DSCP_0: Final = 0x4500
-_V4_DF_TTL_TCP: Final = 0x4000_0000 | HOP_LIMIT << 8 | IPPROTO_TCP
-_V6_TCP_HOP_LIMIT: Final = IPPROTO_TCP << 8 | HOP_LIMIT
+_V4_DF_TTL_TCP: Final = 0x4000_0000 | HOP_LIMIT << 8 | TCP
+_V6_TCP_HOP_LIMIT: Final = TCP << 8 | HOP_LIMIT
 _NO_OPTIONS: Final = 5 << 12
 _EMPTY: Final = memoryview(b"")
 
@@ -99,7 +97,7 @@ def parse_segment(packet: Packet) -> Segment:
     data = packet.data
     try:
         first = data[0]
-        if first == 0x45:
+        if first == IPV4_PLAIN:
             (total, fragment, protocol, src, dst, sport, dport, seq, ack, offset, flags, window) = (
                 HEADERS_V4.unpack_from(data)
             )
@@ -117,7 +115,7 @@ def parse_segment(packet: Packet) -> Segment:
     except (struct.error, IndexError):
         raise Malformed("packet ends inside its headers") from None
     start = tcp + (offset >> 4 << 2)
-    if protocol != IPPROTO_TCP:
+    if protocol != TCP:
         raise Malformed(f"protocol {protocol}, not TCP")
     if fragment & _NOT_FIRST_OR_MORE:
         raise Malformed("IPv4 fragment")
