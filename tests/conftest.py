@@ -17,7 +17,7 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.evidence import keep_evidence
+from tests.evidence import FAILED, keep_evidence
 
 # The machine may be busy with other tests: no deadline for one example.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,6 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.xdist_group("alone"))  # one worker takes them all, as its last work
+        elif "share" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))  # one worker has what they share
     if config.getoption("quick"):
         chosen = _quick(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -155,5 +157,6 @@ def _limited(phase: str) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
+        item.stash[FAILED] = True
         report.sections += keep_evidence(item.nodeid)
     return report

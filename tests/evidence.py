@@ -21,10 +21,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from rsock_nf.lab.lab import DEVICE, CommandFailed, Lab
 
 OUT_VARIABLE = "RSOCK_NF_TESTS_OUT"
 """Names another directory than ``tests/out``."""
+FAILED = pytest.StashKey[bool]()
+"""In a test's stash: it has failed."""
 SNAPLEN = 160
 """Bytes of each packet: the headers, and the beginning of a frame."""
 CAPTURE_LIMIT = 25
@@ -102,16 +106,18 @@ def keep_evidence(test: str) -> list[tuple[str, str]]:
         time.sleep(FLUSH)
         out = _directory_of(test)
         shutil.rmtree(out, ignore_errors=True)
-        for witness in _watched:
-            witness.keep(out)
+        for number, witness in enumerate(_watched):
+            witness.keep(out if len(_watched) == 1 else out / str(number))
         _unreported.append(out)
     sections = []
     while _unreported:
         out = _unreported.pop()
-        sections.append(("kept", f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}"))
-        for log in sorted(out.glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()[-TAIL:]
-            sections.append((f"the end of {log.name}", "\n".join(lines)))
+        files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+        sections.append(("kept", f"{out}: {', '.join(files)}"))
+        for name in files:
+            if name.endswith(".log"):
+                lines = (out / name).read_text(errors="replace").splitlines()[-TAIL:]
+                sections.append((f"the end of {name}", "\n".join(lines)))
     return sections
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,9 +22,10 @@ from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role, Tunnel
-from tests.evidence import watched
+from tests.evidence import FAILED, watched
 from tests.netns.judges import Wires, tracked_flows, wait_until
 
+Build = Callable[..., "Site"]
 STRICT = Router()
 FLOWS = 10
 """One for each of the default ports."""
@@ -41,7 +46,50 @@ def load_programs() -> None:
 @pytest.fixture(scope="session")
 def soak() -> float:
     """Seconds of each load that is there to find what appears with time only; ``RSOCK_NF_SOAK=60 make test`` for long."""
-    return float(os.environ.get("RSOCK_NF_SOAK", "8"))
+    return float(os.environ.get("RSOCK_NF_SOAK", "5"))
+
+
+class AskedTunnel(Tunnel):
+    """A tunnel whose processes are asked and ended directly, where the command is not what is tested.
+
+    A command costs an interpreter's start, and tests ask in loops.
+    """
+
+    def status(self, role: Role) -> dict[str, Any]:
+        """What ``status --json`` prints, as the process says it; where there is none, what the command says."""
+        sockets = list(self._run_dir(role).glob("*/control"))
+        if len(sockets) == 1:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(30)
+                connection.connect(str(sockets[0]))
+                connection.sendall(b'{"verb": "status"}\n')
+                if reply := connection.makefile().readline():
+                    answer: dict[str, Any] = json.loads(reply)["answer"]
+                    return answer
+        return super().status(role)
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Up inside; after it either end is told to go by SIGTERM, and leaves nothing but its log."""
+        roles: tuple[Role, Role] = ("client", "server")
+        try:
+            self.up("server")
+            self.up("client")
+            yield
+        except BaseException:
+            for role in roles:
+                self.end(role)
+            raise
+        for role in roles:
+            self.end(role)
+            files = [path for path in self._run_dir(role).rglob("*") if not path.is_dir() and "log" not in path.name]
+            assert files == []
+
+    def end(self, role: Role) -> None:
+        """SIGTERM to that end's processes, and wait until they have gone."""
+        for pid in self.pids(role):
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not self.pids(role), f"the {role} to end", 30)
 
 
 @dataclass(slots=True)
@@ -49,7 +97,7 @@ class Site:
     """A tunnel that is up, with an application at one end and its echo target at the other."""
 
     lab: Lab
-    tunnel: Tunnel
+    tunnel: AskedTunnel
     stack: ExitStack
 
     def application(self) -> Application:
@@ -99,23 +147,67 @@ class Site:
         assert counters["tcp_outside"] > 0
 
 
+def _make(stack: ExitStack, router: Router | None = STRICT, *, up: bool = True, **options: Any) -> Site:
+    """All of it goes with ``stack``."""
+    # Not pytest's: the path of a Unix socket below it has 107 bytes at most.
+    directory = Path(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
+    lab = stack.enter_context(Lab(router))
+    stack.enter_context(watched(lab, directory))
+    tunnel = AskedTunnel(lab, directory / "tunnel", **options)
+    if up:
+        stack.enter_context(tunnel.standing())
+    return Site(lab, tunnel, stack)
+
+
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def build() -> Iterator[Build]:
     """``build(router, up=True, version=4, client={...}, server={...})``; all of it goes at the test's end."""
     with ExitStack() as stack:
-
-        def make(router: Router | None = STRICT, *, up: bool = True, **options: Any) -> Site:
-            lab = stack.enter_context(Lab(router))
-            stack.enter_context(watched(lab, tmp_path))
-            tunnel = Tunnel(lab, tmp_path / "tunnel", **options)
-            if up:
-                stack.enter_context(tunnel)
-            return Site(lab, tunnel, stack)
-
-        yield make
+        yield partial(_make, stack)
 
 
 @pytest.fixture
-def site(build: Callable[..., Site]) -> Site:
+def site(build: Build) -> Site:
     """The usual case: strict NAT, UDP blocked, IPv4, up."""
     return build()
+
+
+@pytest.fixture(scope="module")
+def _shared_sites() -> Iterator[dict[str, tuple[Site, ExitStack]]]:
+    sites: dict[str, tuple[Site, ExitStack]] = {}
+    with ExitStack() as stack:
+        yield sites
+        for _, one in sites.values():
+            stack.push(one)
+
+
+@pytest.fixture
+def share(_shared_sites: dict[str, tuple[Site, ExitStack]], request: pytest.FixtureRequest) -> Iterator[Build]:
+    """As ``build``; but the tests of one file share what they ask for with the same arguments.
+
+    For tests that leave the tunnel as they found it.  Applications and targets are each test's own, and a test that
+    fails takes the tunnel with it.
+    """
+    with ExitStack() as own:
+        used: list[str] = []
+
+        def make(router: Router | None = STRICT, **options: Any) -> Site:
+            key = f"{router} {options}"
+            used.append(key)
+            if key not in _shared_sites:
+                with ExitStack() as stack:
+                    made = _make(stack, router, **options)
+                    _shared_sites[key] = made, stack.pop_all()
+            shared = _shared_sites[key][0]
+            return Site(shared.lab, shared.tunnel, own)
+
+        yield make
+    if request.node.stash.get(FAILED, False):
+        for key in {key for key in used if key in _shared_sites}:
+            _shared_sites.pop(key)[1].close()
+
+
+@pytest.fixture
+def shared_site(share: Build) -> Site:
+    """The usual case, shared."""
+    return share()
