@@ -15,8 +15,8 @@ from tests.e2e.route import Route, wait_for_port
 
 STEERING = ("10.77.9.1", "10.77.9.2")
 SECONDS = 3
-MEGABITS = 20
-"""What a machine that does other things too carries without loss."""
+MEGABITS = 5
+"""iperf3's sockets hold 90 datagrams (net.core.rmem_default): 170 ms of them, should the machine do other things."""
 
 
 def lay_steering_wire(route: Route) -> None:
@@ -28,7 +28,7 @@ def lay_steering_wire(route: Route) -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("direction", [[], ["--reverse"]], ids=["upload", "download"])
-def test_datagrams_flow_at_twenty_megabits(route: Route, direction: list[str]) -> None:
+def test_datagrams_flow_at_five_megabits(route: Route, direction: list[str]) -> None:
     lay_steering_wire(route)
     client, server = route.lab.client, route.lab.server
     server.popen(["iperf3", "--server", "--port", str(TARGET[1]), "--one-off"])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +19,9 @@ import pytest
 from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
-from rsock_nf.lab.tunnel import Role, Tunnel
+from rsock_nf.lab.tunnel import Role
 from tests.evidence import FAILED, watched
+from tests.netns.asked import AskedTunnel
 from tests.netns.judges import Wires, tracked_flows, wait_until
 
 Build = Callable[..., "Site"]
@@ -47,49 +46,6 @@ def load_programs() -> None:
 def soak() -> float:
     """Seconds of each load that is there to find what appears with time only; ``RSOCK_NF_SOAK=60 make test`` for long."""
     return float(os.environ.get("RSOCK_NF_SOAK", "5"))
-
-
-class AskedTunnel(Tunnel):
-    """A tunnel whose processes are asked and ended directly, where the command is not what is tested.
-
-    A command costs an interpreter's start, and tests ask in loops.
-    """
-
-    def status(self, role: Role) -> dict[str, Any]:
-        """What ``status --json`` prints, as the process says it; where there is none, what the command says."""
-        sockets = list(self._run_dir(role).glob("*/control"))
-        if len(sockets) == 1:
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(30)
-                connection.connect(str(sockets[0]))
-                connection.sendall(b'{"verb": "status"}\n')
-                if reply := connection.makefile().readline():
-                    answer: dict[str, Any] = json.loads(reply)["answer"]
-                    return answer
-        return super().status(role)
-
-    @contextmanager
-    def standing(self) -> Iterator[None]:
-        """Up inside; after it either end is told to go by SIGTERM, and leaves nothing but its log."""
-        roles: tuple[Role, Role] = ("client", "server")
-        try:
-            self.up("server")
-            self.up("client")
-            yield
-        except BaseException:
-            for role in roles:
-                self.end(role)
-            raise
-        for role in roles:
-            self.end(role)
-            files = [path for path in self._run_dir(role).rglob("*") if not path.is_dir() and "log" not in path.name]
-            assert files == []
-
-    def end(self, role: Role) -> None:
-        """SIGTERM to that end's processes, and wait until they have gone."""
-        for pid in self.pids(role):
-            os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not self.pids(role), f"the {role} to end", 30)
 
 
 @dataclass(slots=True)
