@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsock_firewall import FirewallError, Policy, select
+from rsock_firewall import FirewallError, Policy, render_unprobed, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
@@ -44,12 +44,8 @@ def _rendered(backend: str, policy: Policy) -> str:
     except FirewallError:
         if not privileges.missing():
             raise
-    # Without the privilege to change rules one cannot find out which backend works: take what ``auto`` tries first.
-    if backend == "iptables":
-        from rsock_firewall import iptables_text
-
-        return iptables_text.render(policy)
-    return select("manual").render(policy)
+    # A user who may not change rules cannot find out which backend works, either.
+    return render_unprobed(backend, policy)
 
 
 def _held_ports(settings: Settings) -> tuple[PortRange, ...]:

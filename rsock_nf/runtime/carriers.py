@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
-from rsock_nf.sockets.carriers import CarrierPort, DialledCarrier
+from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 MAX_WAITING = 256
 """Bursts that may wait for one socket; more are dropped."""
 
-Carrier: TypeAlias = DialledCarrier | CarrierPort
+Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
 
 class Carriers:
@@ -41,8 +41,8 @@ class Carriers:
         self._readable = readable
         self._blocked = blocked
         self._free = free
-        self._dialled: dict[FlowKey, DialledCarrier] = {}
-        self._ports: dict[tuple[bytes, int], CarrierPort] = {}
+        self._dialled: dict[FlowKey, ClientCarrier] = {}
+        self._ports: dict[tuple[bytes, int], ServerCarrier] = {}
         """By our address (all zeros: any) and port."""
         self._waiting: dict[Carrier, list[Outgoing]] = {}
         self._closed = Counter[str]()
@@ -60,7 +60,7 @@ class Carriers:
 
     def add(self, carrier: Carrier) -> None:
         """It is ours from now on, and read."""
-        if isinstance(carrier, DialledCarrier):
+        if isinstance(carrier, ClientCarrier):
             self._dialled[carrier.key] = carrier
         else:
             self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = carrier

@@ -39,7 +39,7 @@ from rsock_nf.link import (
 )
 from rsock_nf.policy import carrier_ports, policy_for
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.endpoints import Limits, client_endpoint, sessions_of
+from rsock_nf.runtime.endpoints import Limits, client_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.rules import Rules
@@ -49,7 +49,7 @@ from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import DialledCarrier, route_mtu
+from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 
@@ -225,7 +225,7 @@ class ClientSide:
         now = self.driver.now()
         settings = self._settings
         try:
-            carrier = DialledCarrier(
+            carrier = ClientCarrier(
                 Endpoint(remote, port, self.device.name if remote.is_link_local else ""),
                 source=next((own for own in settings.addresses if own.version == remote.version), None),
                 ports=settings.client_ports,
@@ -302,7 +302,7 @@ class ClientSide:
     def view(self) -> View:
         """See ``Side``."""
         role = self.endpoint.role
-        sessions = sessions_of(self.endpoint)
+        sessions = self.endpoint.sessions
         connected = any(session.flows for session in sessions)
         return View(
             self._settings,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple, Self, TypeVar
 
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.tcp.header import (
     DESTINATION_PORT,
@@ -170,6 +171,11 @@ class Demultiplexer:
     def closing(self) -> bool:
         """Any of them."""
         return any(branch.endpoint.closing for branch in self._branches)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Of all of them."""
+        return [session for branch in self._branches for session in branch.endpoint.sessions]
 
     @property
     def counters(self) -> Counter[str]:

@@ -27,7 +27,7 @@ from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
-from rsock_nf.sockets.carriers import DialledCarrier
+from rsock_nf.sockets.carriers import ClientCarrier
 
 BATCH = 64
 """Packets or datagrams of one read."""
@@ -118,7 +118,7 @@ class Driver:
         endpoint = self._endpoint
         for _ in range(ROUNDS):
             received = carrier.receive()
-            if isinstance(carrier, DialledCarrier) and carrier.refused():
+            if isinstance(carrier, ClientCarrier) and carrier.refused():
                 self._carrier_refused(carrier.key)
             if not received:
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Output
 from rsock_nf.core.types import Carried, FlowKey, Packet, Run
 
@@ -18,6 +19,10 @@ class Endpoint(Protocol):
     @property
     def closing(self) -> bool:
         """Some flow waits for the answer to its FIN."""
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that stand; a client has at most one."""
 
     @property
     def counters(self) -> Mapping[str, int]:

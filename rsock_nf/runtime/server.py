@@ -30,7 +30,7 @@ from rsock_nf.link import (
 )
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint, sessions_of
+from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.targets import Targets
@@ -39,7 +39,7 @@ from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import CarrierPort, route_mtu, serve_ports
+from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.sockets.held_ports import hold_ports
 
@@ -69,7 +69,7 @@ class Cover:
 class Parts:
     """What is open before there is a data path."""
 
-    served: Sequence[CarrierPort]
+    served: Sequence[ServerCarrier]
     """Its UDP ports."""
     targets: Targets
     cover: Cover
@@ -290,7 +290,7 @@ class ServerSide:
         return View(
             self._settings,
             state="serving",
-            sessions=sessions_of(self.endpoint),
+            sessions=self.endpoint.sessions,
             describe=self._describe,
             counters=self.endpoint.counters,
             refusals=self._targets.refusals(),

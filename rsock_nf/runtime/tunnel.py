@@ -20,7 +20,6 @@ from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.endpoints import sessions_of
 from rsock_nf.runtime.host.device import Device
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.protocols import Endpoint
@@ -169,7 +168,7 @@ class Tunnel:
         now = side.driver.now
         self._journal.tick(side.view(), now())  # the last word on why nothing was carried
         side.driver.finish()
-        flows = [flow for session in sessions_of(side.endpoint) for flow in session.flows.values()]
+        flows = [flow for session in side.endpoint.sessions for flow in session.flows.values()]
         trips = [flow.health.srtt or 0.0 for flow in flows if not flow.health.unanswered]
         side.stop()
         side.driver.settle()

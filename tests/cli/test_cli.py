@@ -119,8 +119,8 @@ def test_rules_need_no_privilege(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server_file: Path
 ) -> None:
     keys = json.loads(server_file.read_text())
-    monkeypatch.setattr("rsock_firewall.nftables.Nftables.probe", refuse)
-    monkeypatch.setattr("rsock_firewall.iptables.Iptables.probe", refuse)
+    monkeypatch.setattr("rsock_firewall.nftables.backend.Nftables.probe", refuse)
+    monkeypatch.setattr("rsock_firewall.iptables.backend.Iptables.probe", refuse)
     for backend, expected in (("auto", "table inet"), ("nftables", "table inet"), ("iptables", "*raw")):
         server_file.write_text(json.dumps({**keys, "backend": backend}))
         monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN"])

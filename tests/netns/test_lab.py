@@ -136,7 +136,7 @@ def test_nothing_is_left_after_a_failure_inside() -> None:
 
 
 def test_a_killed_laboratory_is_swept_up_by_the_next() -> None:
-    code = "from rsock_nf.ops.lab import Lab\nwith Lab(None) as lab: print(lab.name, flush=True); input()"
+    code = "from rsock_nf.lab.lab import Lab\nwith Lab(None) as lab: print(lab.name, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
         assert victim.stdout is not None
         name = victim.stdout.readline().decode().strip()

@@ -43,7 +43,9 @@ def start(loop: Any = None) -> Start:
 def endpoint(**role: Any) -> Any:
     """One that wants nothing, and whose role has these verbs."""
     verbs = SimpleNamespace(**role)
-    return SimpleNamespace(poll=list, next_timeout=lambda: None, counters={}, receive_mtu=lambda *_: None, role=verbs)
+    return SimpleNamespace(
+        poll=list, next_timeout=lambda: None, counters={}, sessions=[], receive_mtu=lambda *_: None, role=verbs
+    )
 
 
 def link(**verbs: Any) -> Link:

@@ -7,16 +7,16 @@ from ipaddress import ip_address
 
 import pytest
 
+from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget
 from rsock_nf.core.outbox import Deliver
 from rsock_nf.core.parameters import ServerParameters, Wire
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer, local_port
-from rsock_nf.runtime.endpoints import outer_peer, sessions_of
-from rsock_nf.wire.native.handshake import NativeHandshake
-from rsock_nf.wire.native.server import NativeServer
-from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame
-from rsock_nf.wire.rsock.server import RsockServer
+from rsock_nf.runtime.endpoints import outer_peer
+from rsock_nf.wire.native.server import NativeServerWire
+from rsock_nf.wire.rsock.frames import Frame, build_frame
+from rsock_nf.wire.rsock.server import RsockServerWire
 from tests.core.conntrack import ACK, SYN, parse_tcp
 from tests.core.outputs import outputs
 from tests.core.tcp.test_icmp import message
@@ -35,8 +35,9 @@ class Both:
         rng = random.Random(1).randbytes
         native = ServerParameters(secret=bytes(32), ports=NATIVE, targets=TARGETS[:2])
         rsock = ServerParameters(wire=Wire.RSOCK, hash_key=KEY, ports=RSOCK, targets=TARGETS[2:])
-        self.native = NativeServer(native, NativeHandshake(native.secret), rng, mtu=1500, max_burst_bytes=0)
-        self.rsock = RsockServer(rsock, RsockFormat(KEY), rng, mtu=1500)
+        native_wire, rsock_wire = NativeServerWire(native.secret, rng(32)), RsockServerWire(KEY, rng(32))
+        self.native = endpoint.server(native, native_wire, rng, mtu=1500, max_burst_bytes=0)
+        self.rsock = endpoint.server(rsock, rsock_wire, rng, mtu=1500, max_burst_bytes=0)
         self.server = Demultiplexer([Branch(self.native, NATIVE, 0), Branch(self.rsock, RSOCK, len(native.targets))])
 
 
@@ -80,10 +81,10 @@ def test_each_wire_serves_its_own_ports() -> None:
     frame = build_frame(KEY, Frame(2, 0, b"a client", 2, 9, b"datagram"))
     server.receive_packets(1.0, [packet(make_tcp((THERE, 40_002), (HERE, 10_002), 102, 7, ACK, frame))])
     assert [bytes(run.datagrams[0]) for run in outputs(server).runs] == [b"datagram"]
-    assert len(sessions_of(both.rsock)) == 1
+    assert len(both.rsock.sessions) == 1
     assert both.native.counters["payloads of no flow"] == 1
     assert server.counters["payloads of no flow"] == 1
-    (session,) = sessions_of(server)
+    (session,) = server.sessions
     assert outer_peer(server, session, "a peer") == (1, "a peer")
     assert server.next_timeout() == both.rsock.next_timeout()
 
@@ -122,10 +123,10 @@ def test_the_second_wires_targets_stand_behind_the_first_ones() -> None:
 
 def test_peers_of_one_name_are_told_apart() -> None:
     both = Both()
-    for endpoint in (both.native, both.rsock):
-        endpoint._outbox.tell(ConversationOpened("peer", 0))
-        endpoint._outbox.deliver([Run("peer", [b"datagram"], 8)])
-        endpoint._outbox.tell(ConversationClosed("peer"))
+    for end in (both.native, both.rsock):
+        end._context.outbox.tell(ConversationOpened("peer", 0))
+        end._context.outbox.deliver([Run("peer", [b"datagram"], 8)])
+        end._context.outbox.tell(ConversationClosed("peer"))
     assert both.server.poll() == [
         ConversationOpened((0, "peer"), 0),
         Deliver([Run((0, "peer"), [b"datagram"], 8)]),
@@ -145,7 +146,7 @@ def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
         ((both.rsock, Forget(THERE)), [Forget(THERE)]),
         ((both.rsock, Follow(THERE)), [Follow(THERE)]),
     ):
-        told[0]._outbox.tell(told[1])
+        told[0]._context.outbox.tell(told[1])
         assert both.server.poll() == heard
 
 

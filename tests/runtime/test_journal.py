@@ -51,9 +51,7 @@ class Fake:
         flow = SimpleNamespace(codec=SimpleNamespace(overhead=8))
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
         group = SimpleNamespace(usable=[flow], conversations=listed)
-        self.sessions = [
-            SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, usable_payload=lambda: mtu + 10)
-        ]
+        self.sessions = [SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, largest_datagram=lambda: mtu)]
 
 
 class Book:

@@ -108,7 +108,7 @@ def test_sockets_that_cannot_be_had_fill_no_disk(
     def refuse(target: Endpoint) -> None:
         raise LinkError(f"no socket for {target}: Too many open files")
 
-    monkeypatch.setattr(targets, "Dialled", refuse)
+    monkeypatch.setattr(targets, "TargetSocket", refuse)
     endpoint = parts.endpoint(socket_refused=lambda *said: refused.append(said[-1]))
     side = make(parts.link(), parts.held(), endpoint=endpoint, leads_to=(Endpoint(OLD[0], 9),))
     for number in range(1000):

@@ -14,7 +14,7 @@ from rsock_nf.core.outbox import Output, Transmit
 from rsock_nf.core.types import Endpoint, FlowKey, Outgoing
 from rsock_nf.runtime.carriers import MAX_WAITING, Carriers
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.sockets.carriers import CarrierPort
+from rsock_nf.sockets.carriers import ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 from tests.runtime import parts
 
@@ -68,7 +68,7 @@ def test_order_is_kept_and_the_application_waits() -> None:
         )
         full = Full(Endpoint(ip_address("0.0.0.0"), 10001), 1)
         asyncio.get_running_loop().add_reader = lambda *_: None  # type: ignore[method-assign]
-        carriers.add(cast("CarrierPort", full))
+        carriers.add(cast("ServerCarrier", full))
         buffer = bytearray(b"2nd")
         elsewhere = burst(b"tcp", None)
         assert carriers.send([burst(b"1st"), burst(buffer), elsewhere]) == [elsewhere]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from rsock_nf.core.types import Endpoint, Run
-from rsock_nf.sockets.datagrams import DatagramCounters, Dialled
+from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
 
 
 class Targets:
@@ -16,7 +16,7 @@ class Targets:
 
     def __init__(self, targets: Sequence[Endpoint]) -> None:
         self._targets = tuple(targets)
-        self._sockets: dict[Hashable, Dialled] = {}
+        self._sockets: dict[Hashable, TargetSocket] = {}
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
         self._refused = Counter[str]()
@@ -27,7 +27,7 @@ class Targets:
 
         Returns its descriptor, and what reads a batch there.  Raises ``LinkError``.
         """
-        socket = Dialled(self._targets[number])
+        socket = TargetSocket(self._targets[number])
         self._sockets[peer] = socket
         return socket.fileno(), functools.partial(socket.receive, peer)
 

@@ -13,7 +13,7 @@ from collections import Counter
 
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.policy import carrier_ports
-from rsock_nf.runtime.reports.view import View, application_mtu
+from rsock_nf.runtime.reports.view import View
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
 
 REMINDER = 60.0
@@ -119,7 +119,7 @@ class Journal:
         for key in self._conversations.keys() - conversations.keys():
             debug("session %016x: conversation %d has ended: %s", *key, self._conversations[key])
         self._conversations = conversations
-        mtus = {session.session_id: application_mtu(session) for session in view.sessions}
+        mtus = {session.session_id: session.largest_datagram() for session in view.sessions}
         for session_id, mtu in mtus.items():
             if mtu is not None and mtu != self._mtus.get(session_id):
                 debug("session %016x: MTU for the application is %d", session_id, mtu)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from rsock_nf.core.flows.flow import Flow
-from rsock_nf.core.flows.session import Session
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, PortRange
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.reports.view import HostView, View, application_mtu
+from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 
@@ -104,7 +103,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "wire": session.wire.value,
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
-        "mtu": application_mtu(session),
+        "mtu": session.largest_datagram(),
         "no_credit": session.group.no_credit,
         "fragments_dropped": session.reassembly.dropped,
         "flows": [_flow(flow, now) for flow in session.flows.values()],
@@ -126,7 +125,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
     }
 
 
-def _flow(flow: Flow, now: float) -> dict[str, Any]:
+def _flow(flow: Established, now: float) -> dict[str, Any]:
     health = flow.health
     return {
         "id": flow.flow_id,
@@ -142,10 +141,8 @@ def _flow(flow: Flow, now: float) -> dict[str, Any]:
     }
 
 
-def _pumped(flow: Flow) -> dict[str, Any]:
+def _pumped(flow: Established) -> dict[str, Any]:
     pump = flow.pump
-    if pump is None:  # a session lists established flows only
-        raise AssertionError(f"{flow!r} is not established")
     return {
         "max_payload": pump.max_payload,
         "in_flight": pump.in_flight,

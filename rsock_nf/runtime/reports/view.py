@@ -8,12 +8,8 @@ from typing import Any
 
 from rsock_firewall import Counters
 from rsock_nf.core.flows.session import Session
-from rsock_nf.core.parameters import Wire
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
-
-_TARGET_INDEX = 2
-"""An opening frame carries so many bytes more than a plain one: the MTU is what fits either."""
 
 
 def _unnamed(_: Session, peer: Hashable) -> str:
@@ -62,10 +58,3 @@ class HostView:
     sockets: Sequence[DatagramCounters] = ()
     """Toward applications or targets: those that are open, and the sum of those that were."""
     backlog_dropped: int = 0
-
-
-def application_mtu(session: Session) -> int | None:
-    """Bytes of the largest datagram that travels in one piece; None = no flow carries anything."""
-    usable = session.group.usable
-    opening = _TARGET_INDEX if session.wire is Wire.NATIVE else 0
-    return session.usable_payload() - usable[0].codec.overhead - opening if usable else None

@@ -105,9 +105,9 @@ for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.li
     sys.modules[absent] = None
 import rsock_nf.cli, rsock_nf.daemon, rsock_nf.runtime, rsock_nf.ops.doctor, rsock_nf.ops.launch, rsock_nf.ops.rules
 from rsock_nf.link import system
-from rsock_nf.link.slots import Slots
-assert type(system().udp.reader(1, 10, names=0, control=0)).__name__ == "MessageReader"
-Slots()
+from rsock_nf.sockets.buffers import ReceiveBuffers
+assert type(system().udp.reader(1, 10, names=0, ancillary=0)).__name__ == "MessageReader"
+ReceiveBuffers()
 """
 
 
