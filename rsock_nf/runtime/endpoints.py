@@ -1,4 +1,4 @@
-"""Which endpoint an instance drives: its role, and the wires that its settings name.  All construction of core objects is here."""
+"""Which endpoint an instance drives: its role, and its wires.  All construction of core objects is here."""
 
 from __future__ import annotations
 
