@@ -139,6 +139,8 @@ def _seconds(text: str) -> float:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    if arguments.ready_fd is not None:
+        return _be_in_background(arguments.ready_fd)
     from rsock_nf.ops import launch
 
     configuration = _loaded(arguments.config, warn=not arguments.foreground)  # in the foreground the log has them
@@ -147,6 +149,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _original(arguments: argparse.Namespace) -> int:
     """``server`` and ``client``: the original's two programs."""
+    if arguments.ready_fd is not None:
+        return _be_in_background(arguments.ready_fd)
     from rsock_nf import config
 
     role = arguments.command
@@ -156,15 +160,22 @@ def _original(arguments: argparse.Namespace) -> int:
         for flag in original_flags.given(arguments):
             _complain(f"{flag}: has no meaning beside -f")
     else:
-        flags = original_flags.to_json(arguments, role)
-        configuration = config.from_flags(role, flags)
-        command = original_flags.flags_command(flags, role)
-    arguments.foreground = configuration.foreground or arguments.ready_fd is not None
+        configuration = config.from_flags(role, original_flags.to_json(arguments, role))
+        command = original_flags.flags_command(configuration.settings.name, role)
+    arguments.foreground = configuration.foreground
     if not arguments.foreground:
         _tell(configuration)
     name = configuration.settings.name
     which = f"`{PROGRAM} status --name {name}` shows it, `{PROGRAM} down --name {name}` stops it"
     return _start(arguments, configuration, command, which)
+
+
+def _be_in_background(ready_fd: int) -> int:
+    """Be the instance that ``launch.start`` has started: its parent has read the configuration."""
+    from rsock_nf import daemon
+    from rsock_nf.ops import handover
+
+    return daemon.run(handover.receive(sys.stdin.buffer), ready_fd=ready_fd)
 
 
 def _start(arguments: argparse.Namespace, configuration: Configuration, command: list[str], remark: str = "") -> int:
@@ -180,18 +191,18 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
 
     ending = f"; {remark}" if remark else ""
     already = f"{settings.name}: is already running with this configuration{ending}"
-    alike = arguments.ready_fd is None and launch.running_alike(settings)
+    alike = launch.running_alike(settings)
     if alike and not arguments.foreground:
         print(already)
         return 0
     if arguments.foreground:
         from rsock_nf import daemon
 
-        return daemon.run(configuration, timeout=arguments.timeout, ready_fd=arguments.ready_fd)
+        return daemon.run(configuration, timeout=arguments.timeout)
     from rsock_nf.ops.leftovers import clear_rules
 
     try:
-        launch.start(settings, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
+        launch.start(configuration, command, timeout=arguments.timeout or _TIMEOUT, clear=clear_rules)
     except TunnelError:
         if not launch.running_alike(settings):
             raise

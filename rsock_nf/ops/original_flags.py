@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rsock_nf.ops.program import program
+
 _PARAM = ("dev", "taddr", "ludp", "ports", "type", "hash", "duration", "keepalive", "lcapIp", "cap_timeout", "unPath")
 """The flags that are keys of ``param``."""
 _TOP = ("verbose", "daemon", "log", "name")
@@ -59,22 +61,13 @@ def to_json(arguments: argparse.Namespace, role: str) -> dict[str, Any]:
     return {**found, "name": found.get("name") or default_name(role, param), "param": param}
 
 
-def flags_command(original: Mapping[str, Any], role: str) -> list[str]:
-    """The command that runs the instance of these flags in the foreground; see ``launch.start``.
-
-    Everyone who may list processes sees the flags, the key among them, as with the original.
-    """
-    from rsock_nf.ops.launch import program  # not for `--help`
-
-    flags = [f"--{key}={value}" for key, value in original["param"].items()]
-    flags += [f"--{key}={original[key]}" for key in ("name", "log") if key in original]
-    return [*program(), role, *flags, *(["-v"] if original.get("verbose") else [])]
+def flags_command(name: str, role: str) -> list[str]:
+    """The command that runs the instance of the flags; see ``launch.start``, which hands over what they said."""
+    return [*program(), role, "--name", name]
 
 
 def file_command(file: Path, role: str) -> list[str]:
     """The command that runs the instance of a file."""
-    from rsock_nf.ops.launch import program
-
     return [*program(), role, "-f", str(file.absolute())]
 
 

@@ -1,8 +1,8 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
-At the usual levels: why it carries nothing and that it does again, a kind of flow that is blocked, when a client idles, targets
-that refuse, strangers, and what else failed, all rarely.  At ``debug`` also what changed since
-the last look: conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
+At the usual levels, each rarely: why it carries nothing, and that it carries again; a kind of flow that is blocked; that a
+client idles; targets that refuse; strangers; what else failed.  At ``debug`` also what changed since the last look:
+conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
 """
 
 from __future__ import annotations
@@ -10,28 +10,23 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.policy import carrier_ports
-from rsock_nf.runtime.snapshot import application_mtu, state
-
-if TYPE_CHECKING:
-    from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.view import View
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
 
 REMINDER = 60.0
 """Seconds from one line about a target that refuses, about strangers, or about one trouble, to the next."""
-STRANGERS = "payloads from strangers"
-"""The server's counter of first payloads that do not authenticate."""
 MISSED = 5.0
 """Seconds without a flow of one kind, while the other carries, before that is said."""
 LONGEST_PAUSE = 300.0
-"""Seconds from one line about why nothing is carried to the next, if the reason changes.  The first pauses are 0, 1 and 2 s: what is
-known in the first moments says least."""
+"""Seconds from one line about why nothing is carried to the next, if the reason changes.  The first pauses are 0, 1 and 2 s:
+what is known in the first moments says least."""
 
 
 class Journal:
-    """See the module.  One for each ``Driver``, which calls ``tick``."""
+    """See the module.  One for each instance, which calls ``tick``."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -49,25 +44,23 @@ class Journal:
         self._mtus: dict[int, int | None] = {}
         self._counters = Counter[str]()
 
-    def tick(self, driver: Driver, now: float) -> None:
+    def tick(self, view: View, now: float) -> None:
         """Look, and log what is new."""
-        self._note_reason(driver.reason, now)
-        self._note_state(driver)
-        self._note_kinds(driver, now)
-        for target, count in driver.refusals().items():
+        self._note_reason(view.reason, now)
+        self._note_state(view)
+        self._note_kinds(view, now)
+        for target, count in view.refusals.items():
             if self._is_due(target, count, now):
-                self._log.warning("target %s: nobody listens there (refused so far: %d)", target, count)
-        for trouble, count in driver.troubles.items():
+                self._log.warning("target %s: %s (refused so far: %d)", target, NOBODY_LISTENS, count)
+        for trouble, count in view.troubles.items():
             if self._is_due(trouble, count, now):
                 self._log.error("%s (times so far: %d)", trouble, count)
-        strangers = driver.core.counters.get(STRANGERS, 0)
+        strangers = view.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
-            who = "another secret, a scan, or over UDP a client whose address has changed"
-            if not carrier_ports(driver.settings):
-                who = "another secret, or a scan"
+            who = who_strangers_are(over_udp=bool(carrier_ports(view.settings)))
             self._log.info("strangers: %d payloads so far that do not authenticate (%s)", strangers, who)
         if self._log.isEnabledFor(logging.DEBUG):
-            self._trace(driver)
+            self._trace(view)
 
     def _note_reason(self, reason: str, now: float) -> None:
         """Each time it changes; but flows fail one by one, each with a reason of its own, so ever more rarely."""
@@ -78,25 +71,25 @@ class Journal:
             self._reason, self._reason_due = reason, now + self._pause
             self._pause = min(max(2 * self._pause, 1.0), LONGEST_PAUSE)
 
-    def _note_state(self, driver: Driver) -> None:
+    def _note_state(self, view: View) -> None:
         """Of a client: that it goes to sleep, and that a session which had no flow left has some again."""
-        now = state(driver)
+        now = view.state
         if now == "idle" != self._state:
             self._log.info("idle: no flows until the next datagram")
-        for session in driver.sessions if now == "connected" else ():
+        for session in view.sessions if now == "connected" else ():
             if session.session_id in self._broken:
                 self._log.info("session %016x carries again, flows: %d", session.session_id, len(session.flows))
-        self._broken = {session.session_id for session in driver.sessions} if now == "connecting" else set()
+        self._broken = {session.session_id for session in view.sessions} if now == "connecting" else set()
         self._state = now
 
-    def _note_kinds(self, driver: Driver, now: float) -> None:
+    def _note_kinds(self, view: View, now: float) -> None:
         """Of a client with ``type: all``: one kind is blocked, and the other stands in for it."""
-        if driver.settings.tunnel.carriers is not Carriers.ALL:
+        if view.settings.tunnel.carriers is not Carriers.ALL:
             return
         if self._state != "connected":
             self._missing_since = {udp: since for udp, since in self._missing_since.items() if since == math.inf}
             return
-        there = {flow.key.udp for session in driver.sessions for flow in session.flows.values()}
+        there = {flow.key.udp for session in view.sessions for flow in session.flows.values()}
         for udp, kind, other in ((True, "UDP", "TCP"), (False, "TCP", "UDP")):
             if udp in there:
                 if self._missing_since.pop(udp, 0.0) == math.inf:
@@ -113,11 +106,11 @@ class Journal:
             self._told[subject] = count, now
         return due
 
-    def _trace(self, driver: Driver) -> None:
+    def _trace(self, view: View) -> None:
         debug = self._log.debug
         conversations = {
-            (session.session_id, conversation.number): driver.describe(conversation.peer)
-            for session in driver.sessions
+            (session.session_id, conversation.number): view.describe(session, conversation.peer)
+            for session in view.sessions
             for conversation in session.group.conversations.values()
         }
         for key in conversations.keys() - self._conversations.keys():
@@ -125,12 +118,12 @@ class Journal:
         for key in self._conversations.keys() - conversations.keys():
             debug("session %016x: conversation %d has ended: %s", *key, self._conversations[key])
         self._conversations = conversations
-        mtus = {session.session_id: application_mtu(session) for session in driver.sessions}
+        mtus = {session.session_id: session.largest_datagram() for session in view.sessions}
         for session_id, mtu in mtus.items():
             if mtu is not None and mtu != self._mtus.get(session_id):
                 debug("session %016x: MTU for the application is %d", session_id, mtu)
         self._mtus = mtus
-        counters = Counter(driver.core.counters)
+        counters = Counter(view.counters)
         for name, count in (counters - self._counters).items():
             debug("counted %d more: %s", count, name)
         self._counters = counters

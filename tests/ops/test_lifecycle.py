@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from rsock_nf import cli, config, daemon
+from rsock_nf.config import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
 from rsock_nf.ops import launch, namespaces, privileges
@@ -43,14 +44,17 @@ class Host:
         self.cleared: list[str] = []
 
     def settings(self, stem: str = "edge", **keys: object) -> Settings:
+        return self.configuration(stem, **keys).settings
+
+    def configuration(self, stem: str = "edge", **keys: object) -> Configuration:
         path = self.directory / f"{stem}.json"
         path.write_text(json.dumps({"role": "server", "target": "127.0.0.1:9", "secret": SECRET, **keys}))
         path.chmod(0o600)
-        return config.load(path).settings
+        return config.load(path)
 
     def start(self, settings: Settings, behaviour: str = "ready", *, timeout: float = 20.0) -> Instance:
-        command = [sys.executable, str(FAKE), behaviour, str(settings.path)]
-        launch.start(settings, command, timeout=timeout, clear=self.clear)
+        command = [sys.executable, str(FAKE), behaviour]
+        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear)
         return Instance(settings.name)
 
     def clear(self, name: str) -> list[str]:
@@ -160,9 +164,9 @@ def test_in_the_foreground_it_gives_up_only_when_asked_to(
 
 
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
 
-    def interrupt(_: Settings, process: subprocess.Popen[str], *__: object) -> None:
+    def interrupt(_: Settings, process: subprocess.Popen[bytes], *__: object) -> None:
         started.append(process)
         raise KeyboardInterrupt
 
@@ -181,8 +185,7 @@ from rsock_nf import config
 from rsock_nf.ops import launch
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore it, and so would we
 fake, path = sys.argv[1:]
-settings = config.load(Path(path)).settings
-launch.start(settings, [sys.executable, fake, "silent", path], timeout=60, clear=lambda _: [])
+launch.start(config.load(Path(path)), [sys.executable, fake, "silent"], timeout=60, clear=lambda _: [])
 """
 
 
@@ -378,7 +381,7 @@ def test_a_start_that_is_not_yet_to_be_asked_is_still_starting(host: Host) -> No
     with pytest.raises(
         TunnelError, match=r"^instance edge is not up within 0.1 s: its process is still starting \(log: "
     ):
-        launch.start(host.settings(), command, timeout=0.1, clear=host.clear)
+        launch.start(host.configuration(), command, timeout=0.1, clear=host.clear)
 
 
 def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> None:

@@ -114,7 +114,7 @@ def test_nothing_of_linux_is_imported_elsewhere() -> None:
 
 
 COMMANDS = """
-import asyncio, subprocess, sys, sysconfig, pydantic  # which look at sys.platform themselves
+import asyncio, subprocess, sys, sysconfig  # which look at sys.platform themselves
 sysconfig.get_config_vars()
 sys.platform = sys.argv[1]
 for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink", "rsock_nf.link.linux.af_packet"):

@@ -6,17 +6,19 @@ the patience of whoever waits for the tunnel.  Once each has had its turn, back-
 With more ports than slots, one that does not answer gives its slot to the next: the server need not serve them all.
 When a path comes back, one flow finds out, and the others need not sit out their back-off.
 
-With both carriers there are two slots for each port, one of each kind.  A kind that does not pass (the server does not serve it, a
-router blocks it) is dialled less and less often while the other one carries.
+With ``type: all`` there are two slots for each port, one of each kind.  A kind that does not pass (the server does not
+serve it, a router blocks it) is dialled less and less often while the other one carries.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from rsock_nf.core.flows.flow import Flow
+from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Rng
 
@@ -43,24 +45,24 @@ class Slot:
     stagger: float
     udp: bool = False
     """It is filled by a UDP carrier."""
-    flow: Flow | None = None
-    """Established."""
-    dialled: Flow | None = None
-    """On its way to be."""
+    flow: Established | None = None
+    """The flow that fills it."""
+    opening: Flow | None = None
+    """A flow on its way to fill it."""
     port_wanted: bool = False
     remote: bytes = b""
     """The server's packed address that the port was asked for."""
     failures: int = 0
     unanswered: bool = False
-    """The last dial ended without a SYN-ACK, over UDP without an answer: what kept it away kept it from the others too, or the port is not served."""
+    """The last dial ended without a SYN-ACK, over UDP without an answer: the whole path was down, or this port is not served."""
 
     @property
     def resting(self) -> bool:
         """It leads nowhere, and nothing is on its way."""
-        return self.flow is None and self.dialled is None and not self.port_wanted
+        return self.flow is None and self.opening is None and not self.port_wanted
 
 
-class Dialer:
+class Slots:
     """The slots, and which of the server's addresses is in use."""
 
     def __init__(self, parameters: ClientParameters, rng: Rng) -> None:
@@ -80,7 +82,13 @@ class Dialer:
         """Ports without a slot of that kind, the next to be tried first."""
         self._last_dial = 0.0
         places = [(at * STAGGER, port, udp) for at, port in enumerate(chosen) for udp in kinds]
-        self.slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
+        self._slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._slots[index]
 
     @property
     def remote(self) -> bytes:
@@ -121,12 +129,12 @@ class Dialer:
         if slot.unanswered and spare:
             spare.append(slot.port)
             slot.port = spare.popleft()
-        if all(other.failures and other.flow is None for other in self.slots) and slot is self.slots[0]:
+        if all(other.failures and other.flow is None for other in self._slots) and slot is self._slots[0]:
             self._next_address()
         return self._backoff(slot)
 
     def _backoff(self, slot: Slot) -> float:
-        beside = any(other.flow for other in self.slots if other.udp is not slot.udp)
+        beside = any(other.flow for other in self._slots if other.udp is not slot.udp)
         longest = MAX_BACKOFF_BESIDE if beside else MAX_BACKOFF
         return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), longest))
 
@@ -144,7 +152,7 @@ class Dialer:
 
     def revived(self, up: Slot) -> list[Slot]:
         """A flow is up: the slots of its kind that need not wait any longer, since nobody has answered them."""
-        slots = [slot for slot in self.slots if slot.udp is up.udp and slot.flow is None and slot.unanswered]
+        slots = [slot for slot in self._slots if slot.udp is up.udp and slot.flow is None and slot.unanswered]
         for slot in slots:
             slot.failures = 0
         return slots
@@ -153,12 +161,12 @@ class Dialer:
         """Datagrams wait, no flow is up: a slot to dial now; None = one was dialled a moment ago."""
         if now - self._last_dial < URGENT:
             return None
-        resting = [slot for slot in self.slots if slot.resting]
+        resting = [slot for slot in self._slots if slot.resting]
         return min(resting, key=lambda slot: slot.failures, default=None)
 
     def reset(self) -> None:
         """The server is back, or the path has changed: old failures say nothing."""
-        for slot in self.slots:
+        for slot in self._slots:
             slot.failures = 0
         self._untried = len(self._addresses) - 1
         self._unanswered_since = None

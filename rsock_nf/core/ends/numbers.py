@@ -1,4 +1,4 @@
-"""Which number a new conversation gets at the client: round-robin, none again within 2 × ``duration`` of its end.
+"""Which number a new conversation gets at the client: in a circle, and none again within 2 × ``duration`` of its end.
 
 A peer that still sends on an ended conversation must not be taken for one of the new.
 """
@@ -11,7 +11,7 @@ SPACE = 0x10000
 """Numbers are u16."""
 
 
-class Numbering:
+class Numbers:
     """See the module.  ``first``: where it begins; ``rest``: seconds that a number lies fallow."""
 
     def __init__(self, first: int, rest: float) -> None:
