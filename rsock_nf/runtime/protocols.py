@@ -53,8 +53,9 @@ class Endpoint(Protocol):
 class ClientRole(Protocol):
     """What only a client can be asked."""
 
-    reason: str
-    """Why there is no session; empty when there is one."""
+    @property
+    def reason(self) -> str:
+        """Why there is no session; empty when there is one."""
 
     @property
     def idle(self) -> bool:

@@ -466,7 +466,9 @@ def test_every_action_of_a_living_client_can_run(state: State, event: Input) -> 
             assert isinstance(flow, Opening)
             flow.exchange, flow.challenge = pair.client.role.session, bytes(16)
         if event is Input.READY and isinstance(flow, Opening):
-            flow = pair.client.role.take_over(flow, pair.client.sessions[0])  # as a wire does that asks for no more
+            flow = pair.client.role.openings.take_over(
+                flow, pair.client.sessions[0]
+            )  # as a wire does that asks for no more
         assert flows.step(pair.now, flow, event)
         flows.settle()
         outputs(pair.client)

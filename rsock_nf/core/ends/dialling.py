@@ -14,29 +14,24 @@ from typing import Protocol
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.applications import Applications
+from rsock_nf.core.ends.openings import Openings
 from rsock_nf.core.ends.parts import Parts
-from rsock_nf.core.ends.slots import MAX_BACKOFF, Slot, Slots
+from rsock_nf.core.ends.reasons import Reasons
+from rsock_nf.core.ends.slots import Slot, Slots
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted, SessionDown, SessionUp
-from rsock_nf.core.flows.opening import Opening, Repeat
+from rsock_nf.core.flows.opening import Opening
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames
-from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpConversation, PumpFlow
-from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, RST, SYN, Segment, build_syn, parse_syn_options
-from rsock_nf.core.tcp.sequence import add
-from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.pump.state import FlowGroup, PumpConversation, PumpFlow
+from rsock_nf.core.tcp.segment import SYN, Segment
+from rsock_nf.core.types import Carried, FlowKey, Packet, Run
 
-SYN_RETRY = 0.5
-"""Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
-MAX_RETRY = 2.0
-SYN_TRIES = 4
 MAX_GIVEN_UP = 64
-MESSAGE_RETRY = 0.4
-MESSAGE_TRIES = 4
 
 
 class ClientWire(Wire, Protocol):
@@ -86,25 +81,15 @@ class Dialling:
         self.group = FlowGroup(self)
         """One group for the life of the process: conversations outlive sessions."""
         self.session: Session | None = None
-        self.reason = "not started"
-        """Why there is no session, for ``status`` and ``up``."""
-        self.lasting_reason = ""
-        """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
         self.slots = Slots(parameters, parts.context.rng)
-        self._conversations = parts.conversations
+        self.why = Reasons(self.slots, self.group)
+        self.openings = Openings(parts, self.slots, self.why)
+        self.applications = Applications(parameters, parts, self.group, wire.limits)
         self._wire = wire
         self._probing = parts.probing
-        first = wire.limits.first_conversation
-        self.applications = Applications(
-            parameters, parts.conversations, self.group, self.context.random(2) if first is None else first
-        )
         self._active = False
         """Flows are wanted."""
         self._unused_since = 0.0
-        self._refused_address = ""
-        self._refused_until = 0.0
-        """Until then a refusal says more than the silence of other ports: hosts send ICMP errors rarely."""
-        self._next_flow = 0
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
         """Flows that fell silent: perhaps the server could not be told, and still sends on them."""
 
@@ -116,8 +101,7 @@ class Dialling:
             return
         self._active = True
         self._unused_since = now
-        if not self.group.usable:
-            self.reason = self.nothing_heard
+        self.why.dialling()
         for slot in self.slots:
             self.context.deadlines.set(Timer.DIAL, slot, now + slot.stagger)
         self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
@@ -139,32 +123,22 @@ class Dialling:
         """The port that ``PortWanted`` asked for is held, and the firewall knows: the SYN may leave."""
         slot = self.slots[request]
         key = FlowKey(local, port, slot.remote, slot.port)
-        if not self._still_wanted(slot, key):
-            return
-        identification = self.context.random(2)
-        opening = self._new_opening(slot, key, State.SYN_SENT, add(identification, 1))
-        isn = self.context.random(4)
-        opening.next_seq = add(isn, 1)
-        headers = build_syn(key, isn, self.table.link_payload(key), OUR_SCALE, identification)
-        self.slots.sent(now)
-        self.send_repeatedly(now, opening, Outgoing(headers, [], 0, 0), SYN_RETRY)
+        if self._still_wanted(slot, key):
+            self.openings.dial(now, slot, key)
 
     def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
         """The socket that ``CarrierWanted`` asked for is open, and is ``key``: it may speak at once."""
         slot = self.slots[request]
-        if not self._still_wanted(slot, key):
-            return
-        opening = self._new_opening(slot, key, State.TCP_UP, self.context.random(2))
-        opening.mss = self.table.link_payload(key)
-        self.slots.sent(now)
-        self._wire.take_turns(now, self)
-        self.table.settle()
+        if self._still_wanted(slot, key):
+            self.openings.dial(now, slot, key)
+            self._wire.take_turns(now, self)
+            self.table.settle()
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
         """No port can be held, or no socket opened, now: try again later."""
         slot = self.slots[request]
         slot.port_wanted = False
-        self.reason = reason
+        self.why.text = reason
         self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:
@@ -173,15 +147,18 @@ class Dialling:
         Anybody may say so: an established flow is asked by a probe, no more.
         """
         flow = self.table.get(key)
-        if not isinstance(flow, Opening):
-            self.context.counters["ICMP port unreachable on live carriers"] += 1
-            if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
-                self.context.deadlines.hasten(Timer.PROBE, flow, now)
+        if isinstance(flow, Opening):
+            self.openings.port_unreachable(now, flow)
+            self.table.settle()
             return
-        self.slots[flow.slot].unanswered = True
-        self._refused(now, f"UDP port {key.remote_port} (ICMP port unreachable)")
-        self.table.step(now, flow, Input.RESET)
-        self.table.settle()
+        self.context.counters["ICMP port unreachable on live carriers"] += 1
+        if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
+            self.context.deadlines.hasten(Timer.PROBE, flow, now)
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is carried, for ``status`` and ``up``; empty = traffic is carried."""
+        return self.why.text
 
     @property
     def idle(self) -> bool:
@@ -212,13 +189,6 @@ class Dialling:
             return False
         return True
 
-    def _new_opening(self, slot: Slot, key: FlowKey, state: State, identification: int) -> Opening:
-        self._next_flow += 1
-        opening = Opening(self._next_flow, key, state=state, identification=identification, slot=slot.index)
-        slot.opening = opening
-        self.table.put(opening)
-        return opening
-
     def _release(self, key: FlowKey) -> None:
         self.context.outbox.tell(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
 
@@ -235,117 +205,27 @@ class Dialling:
         if self._active:
             self.context.deadlines.set(Timer.DIAL, slot, now + after)
 
-    def send_repeatedly(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
-        """Send a segment of the opening, and again ``after`` seconds, until it is answered."""
-        flow.repeat = Repeat(segment, now)
-        self.context.outbox.send([segment])
-        self.context.deadlines.set(Timer.RETRANSMIT, flow, now + after)
-
-    def confirm(self, now: float, opening: Opening, session: Session, message: bytes) -> None:
-        """Send the confirmation that ends an opening; the pump has the flow from here on."""
-        segment = opening.segment(message, window=OUR_WINDOW)
-        flow = self.take_over(opening, session)
-        self.send_repeatedly(now, flow, segment, MESSAGE_RETRY)
-
-    def take_over(self, opening: Opening, session: Session) -> Established:
-        """Give an opening that is over to the pump."""
-        flow = self.table.take_over(opening, session)
-        self.slots[flow.slot].opening = flow
-        return flow
-
-    # -- why it takes long
-
-    @property
-    def nothing_heard(self) -> str:
-        """The ``reason`` of the first moments."""
-        return f"dialling {self.remote_text}, no answer yet"
-
-    def _refused(self, now: float, what: str) -> None:
-        """Only while nothing is carried: a kind that the server does not serve says nothing of the other."""
-        if not self.group.usable:
-            self.reason = f"{self.remote_text} refuses {what}"
-            self._refused_address, self._refused_until = self.remote_text, now + MAX_BACKOFF
-
-    def lately_refused(self, now: float) -> bool:
-        """The address in use refused a flow, and none has stood since: that tells more than silence."""
-        return now < self._refused_until and self._refused_address == self.remote_text
-
-    def open_ports(self) -> bool:
-        """Some flow had a SYN-ACK and no answer yet: that tells more than another port's silence."""
-        return any(not opening.key.udp for opening in self.table.opening(State.TCP_UP, State.HELLO_SENT))
-
-    def heard(self, now: float, opening: Opening) -> None:
-        """A SYN-ACK or an answer came."""
-        if opening.repeat:
-            opening.repeat.answered(now, opening.health)
-        self.slots.answered()
-        self.slots[opening.slot].unanswered = False
-
     # -- a flow is opened
 
     def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
         """A segment of a flow that the pump does not have yet."""
-        if segment.flags & RST:
-            self._opening_reset(now, opening, segment)
-        elif opening.state is State.SYN_SENT:
-            if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == opening.next_seq:
-                self._syn_ack(now, opening, segment)
-        elif segment.flags & SYN:
-            self.context.outbox.send([opening.segment(b"", window=OUR_WINDOW, flags=ACK)])  # our ACK was lost
-        else:
+        if not self.openings.receive(now, opening, segment):
             self._wire.answer(now, self, opening, segment)
-
-    def _opening_reset(self, now: float, opening: Opening, segment: Segment) -> None:
-        """RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts."""
-        syn_sent = opening.state is State.SYN_SENT
-        if segment.ack != opening.next_seq if syn_sent else segment.seq != opening.received:
-            return
-        hint = "does the server run, with this port?" if syn_sent else "it was open: are secret and wire the server's?"
-        self._refused(now, f"port {opening.key.remote_port} (RST): {hint}")
-        self.table.step(now, opening, Input.RESET)
-
-    def _syn_ack(self, now: float, opening: Opening, segment: Segment) -> None:
-        try:
-            options = parse_syn_options(segment.options)
-        except Malformed:
-            self.context.counters["malformed SYN-ACKs"] += 1
-            return
-        opening.mss = min(options.mss or DEFAULT_MSS, self.table.link_payload(opening.key))
-        opening.scale = options.window_scale
-        opening.window = segment.window
-        opening.received = add(segment.seq, 1)
-        self.heard(now, opening)
-        self.table.step(now, opening, Input.SYN_ACK)
 
     def repeat(self, now: float, flow: Flow) -> None:
         """A SYN, hello, join or confirmation was not answered in time."""
         self._wire.before_repeat(now, self, flow)
-        syn = flow.state is State.SYN_SENT
-        repeat = flow.repeat
-        if repeat is None or repeat.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
-            self._unanswered(now, flow)
-        else:
-            self.context.outbox.send([repeat.segment])
-            after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**repeat.tries
-            self.context.deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
-            repeat.tries += 1
+        if not self.openings.repeat(now, flow):
+            self._wire.unanswered(now, self, flow)
+            self.openings.give_up(now, flow)
         self._wire.after_repeat(now, self, flow)
-
-    def _unanswered(self, now: float, flow: Flow) -> None:
-        self._wire.unanswered(now, self, flow)
-        syn = flow.state is State.SYN_SENT
-        if syn or (flow.key.udp and flow.state is not State.CONFIRMING):
-            self.slots[flow.slot].unanswered = True
-        if syn and not self.group.usable and not self.open_ports():
-            self.reason = f"no answer from {self.remote_text} on port {flow.key.remote_port}"
-        self.table.step(now, flow, Input.UNANSWERED)
 
     def _pass_over(self, now: float) -> None:
         """No session, and not one answer from the address in use: give the next one its turn."""
         reason = f"no answer from {self.remote_text}"
         if self.session is not None or not self.slots.pass_over(now):
             return
-        self.reason = reason
+        self.why.text = reason
         for slot in self.slots:
             flow, slot.opening = slot.opening, None
             if flow is not None:
@@ -362,7 +242,7 @@ class Dialling:
             self._open(now, flow)
         elif action is Action.WAIT_TURN:
             self.context.deadlines.cancel(Timer.RETRANSMIT, flow)
-            self.context.outbox.send([flow.segment(b"", window=OUR_WINDOW, flags=ACK)])
+            self.openings.acknowledge(flow)
             self._wire.take_turns(now, self)
         else:
             self._wire.perform(now, self, flow, action)
@@ -377,8 +257,7 @@ class Dialling:
             self._redial(now, slot, 0.0)
             return
         self.context.deadlines.cancel(Timer.RETRANSMIT, flow)
-        self.reason = self.lasting_reason
-        self._refused_until = 0.0
+        self.why.flow_up()
         if first:
             self.session = flow.session
             self.context.outbox.tell(SessionUp(flow.session.session_id, self.remote_text))
@@ -438,8 +317,7 @@ class Dialling:
         for other in self.slots:  # those of the other kind waited long because there were flows, and need not now
             if other.udp is not slot.udp and self.context.deadlines.get(Timer.DIAL, other) is not None:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
-        if not self.reason:
-            self.reason = f"every flow is down, the last because {reason}"
+        self.why.flows_down(reason)
 
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is gone for good."""
@@ -486,19 +364,14 @@ class Dialling:
                 self.table.step(now, flow, Input.SICK)  # it carries what it can, until there is another
             case messages.Opened(conversation=number):
                 self.applications.opened(number)
-                self._tell_refusals()
+                self.why.set_lasting(self.applications.refusal)
             case messages.Refused(conversation=number, reason=code):
                 self.context.counters["conversations refused"] += 1
                 self.applications.refused(now, number, code)
-                self._tell_refusals()
+                self.why.set_lasting(self.applications.refusal)
             case _:
                 return False
         return True
-
-    def _tell_refusals(self) -> None:
-        told, self.lasting_reason = self.lasting_reason, self.applications.refusal
-        if self.lasting_reason or self.reason == told:
-            self.reason = self.lasting_reason
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
         """Authenticated data of a conversation that is not open."""
@@ -516,7 +389,7 @@ class Dialling:
         session, self.session = self.session, None
         if session is None:
             return
-        self.reason, self.lasting_reason = reason, ""
+        self.why.session_lost(reason)
         self.applications.forget_refusals()
         self._given_up.clear()
         self.context.outbox.tell(SessionDown(session.session_id, reason))
@@ -549,46 +422,11 @@ class Dialling:
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
         """Applications send."""
-        bursts, slow = self.table.pump.from_app(runs)
-        self.context.outbox.send(bursts)
-        for run in slow:
-            self._send_slow(now, run)
-
-    def _send_slow(self, now: float, run: Run) -> None:
-        """A new peer, no flow to carry it, or a datagram larger than a segment."""
-        conversation = self.table.pump.conversation(run.peer)
-        if conversation is None:
-            opening = self._wire.limits.opening_bytes > 0
-            conversation = self.applications.open(now, run.peer, opening=opening)
-            if conversation is None:
-                self.context.counters["no conversation number free"] += len(run.datagrams)
-                return
-        if not self.group.usable:
-            self.applications.waiting.put(now, run)
+        if self.applications.send(now, runs):
             self.start(now)
             urgent = self.slots.urgent(now)
             if urgent is not None:
                 self.context.deadlines.hasten(Timer.DIAL, urgent, now)
-            return
-        self._send_whole(now, conversation, run)
-
-    def _send_whole(self, now: float, conversation: PumpConversation, run: Run) -> None:
-        """What fits a frame of each usable flow leaves; what has to wait for credit waits; the rest goes in fragments."""
-        usable = self.group.usable
-        room = min(flow.max_payload for flow in usable) - usable[0].codec.overhead - len(conversation.prefix)
-        done = 0
-        if run.size <= room:
-            bursts: list[Outgoing] = []
-            kind, prefix = conversation.kind, conversation.prefix
-            done = self.table.pump.send(conversation, kind, prefix, run.datagrams, run.size, bursts)
-            self.context.outbox.send(bursts)
-        if done == len(run.datagrams):
-            return
-        rest = Run(run.peer, run.datagrams[done:], run.size)
-        if self.group.patient and run.size <= room:
-            self.applications.waiting.put(now, rest)
-        else:
-            self._conversations.send_large(now, conversation, rest)
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
         """Nothing has moved in it for ``duration``."""

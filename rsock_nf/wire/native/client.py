@@ -7,7 +7,7 @@ answer carries a challenge, which the confirmation sends back.
 from __future__ import annotations
 
 from rsock_nf.core import messages
-from rsock_nf.core.ends.dialling import MESSAGE_RETRY, Dialling
+from rsock_nf.core.ends.dialling import Dialling
 from rsock_nf.core.ends.wire import Probing
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.opening import Opening
@@ -18,7 +18,7 @@ from rsock_nf.core.flows.table import Flow, FlowTable
 from rsock_nf.core.flows.watch import Watch
 from rsock_nf.core.parameters import Wire
 from rsock_nf.core.protocols import Frames, Kind, SessionKeys
-from rsock_nf.core.pump.state import OUR_WINDOW, PumpFlow
+from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
@@ -81,24 +81,20 @@ class NativeClientWire:
                 offer, rng = self._offer(dialling, opening), dialling.context.rng
                 message = self._handshake.join(session.keys, session.session_id, opening.flow_id, offer, rng)
                 opening.exchange = message
-                self._send(now, dialling, opening, message)
+                dialling.openings.say(now, opening, message)
             case Action.CONFIRM if isinstance(opening.exchange, Session):
                 session = opening.exchange
                 number, challenge = opening.flow_id, opening.challenge
                 message = self._handshake.confirm(session.keys, session.session_id, number, challenge)
-                dialling.confirm(now, opening, session, message)
+                dialling.openings.confirm(now, opening, session, message)
             case _:
                 raise AssertionError(f"{action} of {opening}")
 
     def _say_hello(self, now: float, dialling: Dialling, opening: Opening) -> None:
         message, opening.exchange = self._handshake.hello(self._offer(dialling, opening), dialling.context.rng)
-        self._send(now, dialling, opening, message)
-        if not opening.key.udp and dialling.reason == dialling.nothing_heard:
-            dialling.reason = f"{_open_port(dialling, opening)}, no answer to our hello yet"
-
-    @staticmethod
-    def _send(now: float, dialling: Dialling, opening: Opening, message: bytes) -> None:
-        dialling.send_repeatedly(now, opening, opening.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
+        dialling.openings.say(now, opening, message)
+        if not opening.key.udp and dialling.why.text == dialling.why.nothing_heard:
+            dialling.why.text = f"{_open_port(dialling, opening)}, no answer to our hello yet"
 
     @staticmethod
     def _offer(dialling: Dialling, opening: Opening) -> Offer:
@@ -122,15 +118,15 @@ class NativeClientWire:
         opening.window = segment.window << (opening.scale or 0)
         opening.received = add(segment.seq, len(segment.payload))
         opening.exchange = session
-        dialling.heard(now, opening)
+        dialling.openings.heard(now, opening)
         dialling.table.step(now, opening, Input.ANSWER)
 
     def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
         """To a hello: a session, or the server turns us away.  Raises ``Malformed``."""
         answer, keys = self._handshake.read_answer(opening.exchange, segment.payload)
         if answer.status is not Status.WELCOME:
-            dialling.reason = _refusal(answer.status, answer.cipher.value)
-            dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.reason)
+            dialling.why.text = _refusal(answer.status, answer.cipher.value)
+            dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None
         opening.challenge = answer.challenge
         return self._session(now, dialling, answer.session_id, keys)
@@ -168,14 +164,14 @@ class NativeClientWire:
     def _note_silence(now: float, dialling: Dialling, flow: Flow) -> None:
         """Of a UDP port silence is all there is to tell.  A SYN-ACK, or a refusal, says more."""
         udp = flow.key.udp
-        if dialling.group.usable or (udp and (dialling.open_ports() or dialling.lately_refused(now))):
+        if dialling.group.usable or (udp and (dialling.openings.open_ports() or dialling.why.lately_refused(now))):
             return
         same = "are secret, wire and version of rsock-nf the same on both sides?"
         if udp:
             where = f"{dialling.remote_text} UDP port {flow.key.remote_port}"
-            dialling.reason = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
+            dialling.why.text = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
         else:
-            dialling.reason = f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}"
+            dialling.why.text = f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}"
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
         """See ``ClientWire``: over TCP, joins that are not answered mean that the session is lost.

@@ -73,7 +73,7 @@ class RsockClientWire:
                 # A UDP flow may be called like a TCP flow from the same port: dialled again, from another one.
                 dialling.table.step(now, opening, Input.UNANSWERED, "its name is taken")
             else:
-                dialling.table.step(now, dialling.take_over(opening, session), Input.READY)
+                dialling.table.step(now, dialling.openings.take_over(opening, session), Input.READY)
 
     def _session(self, now: float, dialling: Dialling) -> Session:
         keys = self._format.keys(self._client_id, self._version)
@@ -109,8 +109,8 @@ class RsockClientWire:
         """See ``ClientWire``: nothing on this wire says that the key is wrong, silence is all there is."""
         if not self._heard and reason == SILENT:
             asked = "are ports, wire, hash and rsock_version those of the server?"
-            dialling.lasting_reason = f"{dialling.remote_text} answers no frame: {asked}"
-            dialling.reason = dialling.lasting_reason
+            dialling.why.lasting = f"{dialling.remote_text} answers no frame: {asked}"
+            dialling.why.text = dialling.why.lasting
 
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
@@ -121,9 +121,9 @@ class RsockClientWire:
             context.counters["payloads of no frame"] += 1
         elif not self._heard:
             self._heard = True
-            if dialling.reason == dialling.lasting_reason:
-                dialling.reason = ""
-            dialling.lasting_reason = ""
+            if dialling.why.text == dialling.why.lasting:
+                dialling.why.text = ""
+            dialling.why.lasting = ""
 
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """See ``ClientWire``: the server still sends on a conversation that is not, or no longer, ours."""
