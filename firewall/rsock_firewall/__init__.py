@@ -1,11 +1,21 @@
-"""The inbound traffic that we own, and that the kernel must not see.
+"""Rules that keep the kernel from seeing the inbound traffic that is ours.
 
-``select(backend)`` gives a ``Firewall``; ``Firewall.hold(policy)`` installs the policy for as long as
-its context lasts.  This package is a leaf: it imports nothing of ``rsock_nf``, and is all that the
-project does to a host's packet filter.  ``firewall/README.md`` is the auditor's guide.
+``select(backend)`` gives a ``Firewall``.  ``Firewall.hold(policy)`` installs the policy for as long as its context
+lasts.  This package imports nothing of ``rsock_nf``, and no other part of the project touches a host's packet filter.
+``firewall/README.md`` is the auditor's guide.
 """
 
 from rsock_firewall.policy import Counters, Firewall, FirewallError, Held, Policy, PortRange
-from rsock_firewall.select import left_on_this_host, select
+from rsock_firewall.select import left_on_this_host, render_unprobed, select
 
-__all__ = ["Counters", "Firewall", "FirewallError", "Held", "Policy", "PortRange", "left_on_this_host", "select"]
+__all__ = [
+    "Counters",
+    "Firewall",
+    "FirewallError",
+    "Held",
+    "Policy",
+    "PortRange",
+    "left_on_this_host",
+    "render_unprobed",
+    "select",
+]

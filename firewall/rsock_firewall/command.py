@@ -1,6 +1,6 @@
 """Running a packet filter's own command-line tool: pfctl(8), ipfw(8), sysctl(8).
 
-An argument list, never a shell.  Not here: what to run, or what its answer means.
+It takes an argument list, and never uses a shell.  What to run, and what the output means, is the backends' business.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple, TypeAlias
 from rsock_firewall.policy import FirewallError
 
 PATIENCE = 10.0
-"""Seconds after which a tool that takes milliseconds is given up."""
+"""Seconds to wait for a tool, which normally takes milliseconds."""
 
 
 class NoTool(FirewallError):  # noqa: N818 - what it says, not what went wrong
-    """This host does not have the tool; so nothing of ours was made with it."""
+    """This host does not have the tool, so there cannot be any rules of ours in its packet filter."""
 
 
 class Done(NamedTuple):

@@ -1,7 +1,7 @@
-"""The manual backend: says what the rules would be, and touches nothing.
+"""The manual backend: it prints the rules, and touches nothing.
 
-For hosts whose packet filter belongs to somebody else (configuration management, a cloud's firewall).
-Whoever asks for it loads the rules, keeps them in step, and removes them.
+It is for hosts whose packet filter is managed by something else: configuration management, or a cloud's firewall.  The
+operator loads the rules, replaces them when they change, and removes them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rsock_firewall import nft_text, npf_text, pf_text
-from rsock_firewall.pfctl import Dialect
+from rsock_firewall import npf
+from rsock_firewall.nftables import text as nft_text
+from rsock_firewall.pf import text as pf_text
+from rsock_firewall.pf.pfctl import Dialect
 from rsock_firewall.policy import Counters, Held, Policy, PortRange, check_name
 
 
@@ -22,13 +24,13 @@ def _print(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What rules are written in on this system, and what an operator does with them."""
+    """The language of rules on this system, and what an operator does with them."""
 
     render: Callable[[Policy], str]
     load: str
     """How the text is loaded."""
     replace: Callable[[str], str]
-    """By instance: what stands before rules that take the place of others."""
+    """By instance: the heading of rules that replace others."""
     remove: Callable[[str], str]
     """By instance."""
 
@@ -40,7 +42,7 @@ NFT = Language(
     lambda name: f"nft delete table inet {nft_text.TABLE_PREFIX}{name}",
 )
 NPF = Language(
-    npf_text.render,
+    npf.render,
     "npfctl reload",
     lambda _: "in npf.conf:",
     lambda name: f"the rules of instance {name} in npf.conf",
@@ -58,7 +60,8 @@ def pf_language(dialect: Dialect) -> Language:
 
 
 class Manual:
-    """See ``policy.Firewall``.  ``notice`` gets the rules whenever they should change; by default it prints to stderr."""
+    """See ``policy.Firewall``.  ``notice`` gets the rules whenever they should change; by default it prints to
+    stderr."""
 
     name = "manual"
 
@@ -80,7 +83,7 @@ class Manual:
             held.release()
 
     def clear(self, name: str) -> bool:
-        """False: nothing of ours was ever here."""
+        """False: this backend installs nothing, so there is nothing to remove."""
         check_name(name)
         return False
 
@@ -96,11 +99,6 @@ class Manual:
     def render(self, policy: Policy) -> str:
         """In the system's own language."""
         return self._language.render(policy)
-
-    def counters(self, name: str) -> Counters:
-        """Zero: the rules are not ours to read."""
-        check_name(name)
-        return Counters()
 
 
 class ManualHeld:

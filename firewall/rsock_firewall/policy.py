@@ -1,6 +1,6 @@
-"""What is to be dropped, in words that every backend can spell; and the protocols that backends fulfil.
+"""What is to be dropped, independent of any backend; and the protocols that backends fulfil.
 
-Not here: how a rule is written (``nft_text``, ``pf_text`` and their like) or installed.  Standard library only.
+How a rule is written is in each backend's ``text``, how it is installed in its ``backend``.  Standard library only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _DEVICE = re.compile(r"[^\s/\"\\\x00-\x1f]{1,15}")  # dev_valid_name(), net/core
 
 
 class FirewallError(Exception):
-    """One line: what cannot be done to this host's rules, why, and what would help."""
+    """One line: what cannot be done to this host's rules, why, and what to do about it."""
 
 
 def unprivileged() -> FirewallError:
-    """What Linux refuses whoever has no power over the network."""
+    """The error when a process on Linux lacks the privilege."""
     return FirewallError("changing firewall rules needs root or CAP_NET_ADMIN")
 
 
@@ -53,7 +53,7 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The inbound traffic that we own, and that the kernel must not see.
+    """The inbound traffic that is ours, and that the kernel must not see.
 
     A packet is ours if every part that is given matches: device, local and remote address, local and
     remote port.  An empty ``local_addresses``, ``remote_addresses`` or ``remote_ports`` matches anything;
@@ -66,7 +66,7 @@ class Policy:
     device: str | None
     """The device that the packet socket is bound to; None = any."""
     local_addresses: tuple[IPAddress, ...]
-    """Empty = any, forwarded traffic included: name them wherever they are known."""
+    """Empty = any, which includes forwarded traffic: name them wherever they are known."""
     local_ports: tuple[Ports, ...]
     """Server: its ports.  Client: the source ports that it holds now."""
     remote_addresses: tuple[IPAddress, ...] = ()
@@ -89,11 +89,12 @@ class Counters(NamedTuple):
     """Since the rules were installed; summed over all rules and both address families."""
 
     inbound_packets: int = 0
-    """Kept from the kernel's TCP; what GRO merged counts once."""
+    """Dropped before the kernel's TCP; what GRO merged counts once."""
     inbound_bytes: int = 0
     """Their IP lengths, summed."""
     output_packets: int = 0
-    """Segments of the kernel's own TCP (RSTs) that the output guard stopped: more than a few ask for an explanation."""
+    """Segments of the kernel's own TCP (RSTs) that the output guard dropped.  If there are more than a few, packets
+    reach the kernel in some other way."""
     output_bytes: int = 0
 
     def plus(self, other: Counters) -> Counters:
@@ -118,22 +119,23 @@ class CountedRule(Protocol):
 
 
 class Held(Protocol):
-    """Rules that stand, and that go when this is released."""
+    """Rules that are installed, and that are removed by ``release``."""
 
     def update(self, policy: Policy) -> None:
-        """Replace the policy in one atomic step: traffic that both old and new own is never seen by the kernel."""
+        """Replace the policy in one atomic step: the kernel never sees traffic that belongs to both the old and the
+        new one."""
 
     def fileno(self) -> int:
         """Readable when somebody (we included) changed the host's rules: call ``repair``.  -1 = poll ``repair``."""
 
     def repair(self) -> bool:
-        """See whether our rules still stand and put them back at once if not.  True = they had to be."""
+        """Check that our rules are still there, and put them back at once if not.  True = they had to be put back."""
 
     def counters(self) -> Counters:
         """What our rules counted.
 
-        Of iptables: without what arrived while they were replaced, and, while another iptables command is at work, as at
-        the last look.
+        With iptables, what arrives while rules are replaced is not counted.  While another iptables command is at work,
+        the counts are those of the last call.
         """
 
     def release(self) -> None:
@@ -152,23 +154,21 @@ class Firewall(Protocol):
     def hold(self, policy: Policy) -> AbstractContextManager[Held]:
         """Install the policy, taking over what a killed predecessor of the same name left.
 
-        For a ``with`` statement or an ``ExitStack``; whoever lets go of the context manager lets go of the rules.
+        For a ``with`` statement or an ``ExitStack``: the rules are removed when the context ends.
         """
 
     def clear(self, name: str) -> bool:
-        """Remove what an instance left, without any memory of it; True if there was something."""
+        """Remove what an instance left.  It needs no memory of the instance but its name.  True if there was
+        something."""
 
     def clear_all(self) -> list[str]:
-        """``clear`` every instance in this network namespace; the names of those removed."""
+        """``clear`` every instance in this network namespace; returns their names."""
 
     def left_behind(self, name: str) -> tuple[PortRange, ...]:
         """The local ports that the rules of a killed instance still cover: its peers may send to them for a while."""
 
     def render(self, policy: Policy) -> str:
         """The exact rules as text that the system's own tool loads."""
-
-    def counters(self, name: str) -> Counters:
-        """What an instance's rules counted, held by whomever."""
 
 
 class Drop(NamedTuple):
@@ -195,7 +195,7 @@ def check_name(name: str) -> str:
 
 
 def check_update(held: Policy, wanted: Policy) -> None:
-    """Raise ``FirewallError`` if ``wanted`` is another instance's: what is installed is known by that name."""
+    """Raise ``FirewallError`` if ``wanted`` is for another instance: rules are found again by the instance's name."""
     if wanted.name != held.name:
         raise FirewallError(f"instance {held.name} cannot become {wanted.name}: hold a policy of its own")
 
@@ -218,16 +218,16 @@ def inbound(policy: Policy) -> list[Drop]:
 def outbound(policy: Policy) -> list[Drop]:
     """The output guard: what the kernel's own TCP would answer.
 
-    Covers a packet that reached the kernel around our rule (another device, a moment without rules).
+    It is for packets that reached the kernel though they are ours: by another device, or in a moment without rules.
     Our own segments leave through AF_PACKET, which does not pass this hook.
     """
     return [Drop(rule.destination, rule.destination_ports, rule.source, rule.source_ports) for rule in inbound(policy)]
 
 
 def merged(ranges: Iterable[Ports]) -> tuple[PortRange, ...]:
-    """Sorted, with *overlapping* ranges merged (an interval set refuses overlaps with EEXIST).
+    """The ranges in order, with *overlapping* ones merged: an interval set of nf_tables refuses overlaps (EEXIST).
 
-    Adjacent ones stay apart: a port that comes or goes next to another must not touch the other's element.
+    Adjacent ranges stay separate, so that a port can be added or removed without a change of its neighbour's element.
     """
     result: list[PortRange] = []
     for ports in sorted(PortRange(ports.first, ports.last) for ports in ranges):
@@ -246,5 +246,5 @@ def _address_pairs(policy: Policy) -> Iterator[tuple[IPAddress | None, IPAddress
 
 
 def _unscoped(addresses: tuple[IPAddress, ...]) -> Sequence[IPAddress | None]:
-    """Without repetition, and without the ``%device`` of a link-local address: packets do not carry it."""
+    """Each address once, and without the ``%device`` of a link-local address, which packets do not carry."""
     return list(dict.fromkeys(type(address)(address.packed) for address in addresses)) or [None]

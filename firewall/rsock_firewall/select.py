@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from rsock_firewall.command import Run, run
-from rsock_firewall.policy import Firewall, FirewallError
+from rsock_firewall.policy import Firewall, FirewallError, Policy
 
 PLATFORM: str = sys.platform
 """``linux``, ``freebsd14``, ``openbsd7``, ``netbsd10``, ``darwin``."""
@@ -31,15 +31,14 @@ NETBSD = (
 def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -> Firewall:
     """A backend that works here.
 
-    ``auto``: on Linux nftables, else iptables; on FreeBSD a pf that runs, else an ipfw that does, else a pf that can be
-    switched on; on OpenBSD and macOS pf.  A backend asked for by name is taken or refused, never replaced.
-    ``run`` runs the tools of systems that have no better interface.  Raises ``FirewallError`` naming why.
+    ``auto``: on Linux nftables, else iptables; on FreeBSD pf if it is enabled, else ipfw if it is switched on, else pf
+    if it can be enabled; on OpenBSD and macOS pf.  A backend that is asked for by name is taken or refused; no other is
+    taken instead.
+    ``run`` runs the tools of systems that have no better interface.  Raises ``FirewallError`` that says why.
     """
     system = _system(platform)
     if backend != "auto":
-        if backend not in BACKENDS[system]:
-            raise FirewallError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS[system])}")
-        chosen = _load(backend, system, run)
+        chosen = _load(_known(backend, system), system, run)
         chosen.probe()
         return chosen
     reasons = []
@@ -54,10 +53,21 @@ def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -
     raise FirewallError("no firewall backend works here: " + "; ".join(dict.fromkeys(reasons or [NETBSD])))
 
 
+def render_unprobed(backend: str, policy: Policy, *, platform: str = PLATFORM, run: Run = run) -> str:
+    """The rules of a backend as text, whether or not it works here.  Needs no privilege.
+
+    ``auto``: in the language of the backend that ``auto`` tries first.  Raises ``FirewallError`` for an unknown
+    backend.
+    """
+    system = _system(platform)
+    name = "manual" if backend == "auto" else _known(backend, system)
+    return _load(name, system, run).render(policy)
+
+
 def left_on_this_host(*, platform: str = PLATFORM, run: Run = run) -> list[Firewall]:
     """Every backend that may have rules of ours on this host, whether or not it would be chosen today.
 
-    For ``clear`` and ``clear_all``: a kernel without the filter, or a host without its tool, has none.
+    For ``clear`` and ``clear_all``.  A kernel without the filter, or a host without its tool, has no such rules.
     """
     system = _system(platform)
     found = []
@@ -81,6 +91,12 @@ def _system(platform: str) -> str:
     raise FirewallError(f"there is no firewall backend for {platform}, only for {', '.join(BACKENDS)}")
 
 
+def _known(backend: str, system: str) -> str:
+    if backend not in BACKENDS[system]:
+        raise FirewallError(f"backend: {backend!r} is not one of auto, {', '.join(BACKENDS[system])}")
+    return backend
+
+
 def _candidates(system: str, run: Run) -> list[tuple[str, Callable[[], Firewall]]]:
     """What ``auto`` tries, in order."""
     named = [(name, _loader(name, system, run)) for name in BACKENDS[system] if name != "manual"]
@@ -94,24 +110,25 @@ def _loader(backend: str, system: str, run: Run) -> Callable[[], Firewall]:
 
 
 def _load(backend: str, system: str, run: Run, *, running: bool = False) -> Firewall:
-    """``running``: of pf, only one that is enabled already."""
+    """``running``: take pf only if it is enabled already."""
     if backend == "nftables":
-        from rsock_firewall.nftables import Nftables
+        from rsock_firewall.nftables.backend import Nftables
 
         return Nftables()
     if backend == "iptables":
-        from rsock_firewall.iptables import Iptables
+        from rsock_firewall.iptables.backend import Iptables
 
         return Iptables()
-    from rsock_firewall import manual, pfctl
+    from rsock_firewall import manual
+    from rsock_firewall.pf import pfctl
 
     dialects = {"freebsd": pfctl.FREEBSD, "openbsd": pfctl.OPENBSD, "darwin": pfctl.MACOS}
     if backend == "pf":
-        from rsock_firewall.pf import Pf
+        from rsock_firewall.pf.backend import Pf
 
         return Pf(dialects[system], run=run, running=running)
     if backend == "ipfw":
-        from rsock_firewall.ipfw import Ipfw
+        from rsock_firewall.ipfw.backend import Ipfw
 
         return Ipfw(run=run)
     if system in dialects:

@@ -1,7 +1,9 @@
 """The configuration file: JSON in, frozen ``Settings`` out.
 
-``source`` reads the file, ``values`` knows how ports, endpoints and keys are written, ``model`` (the only importer of
-pydantic) knows the keys, ``assemble`` what they mean together, ``original`` the files of iceonsun/rsock.  Defaults do not live here, but in the dataclasses.
+``source`` reads the file.  ``keys`` lists the keys; ``values`` and ``kinds`` know what a key may hold.  ``validate``
+checks the file against them, and ``assemble`` makes settings of it.  ``original`` reads the files of iceonsun/rsock.
+``json_schema`` and ``reference`` describe the keys.  Defaults are not here, but in the dataclasses that the file ends
+in.
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ def load(path: Path, role: str | None = None) -> Configuration:
     ``role``: what it must be for, ``server`` or ``client``; None = what it says.
     Raises ``ConfigError``: one line that names the file and the field.
     """
-    from rsock_nf.config import assemble  # pydantic costs 0.2 s: `status` and `--help` do without
+    from rsock_nf.config import assemble  # not for `status` and `--help`
 
     return assemble.load(path, role)
 
 
 def from_flags(role: str, original: Mapping[str, Any]) -> Configuration:
-    """What the flags of the original's command line mean, in the form of its JSON; ``Settings.path`` is ``COMMAND_LINE``.
+    """What the flags of the original's command line mean.
+
+    ``original``: the flags in the form of the original's JSON.  ``Settings.path`` is then ``COMMAND_LINE``.
 
     Raises ``ConfigError``: one line that names the flag.
     """
@@ -75,6 +79,6 @@ def load_log(path: Path) -> Log:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of the configuration file."""
-    from rsock_nf.config import model
+    from rsock_nf.config import json_schema
 
-    return model.schema()
+    return json_schema.schema()

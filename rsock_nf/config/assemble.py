@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rsock_nf.config import COMMAND_LINE, Configuration, original, source, values
-from rsock_nf.config.model import ClientKeys, CommonKeys, ServerKeys, validate
+from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys, keys_of
 from rsock_nf.config.plausible import refuse_impossible
+from rsock_nf.config.validate import validate
 from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
@@ -25,7 +26,7 @@ from rsock_nf.settings import Log, Settings
 
 T = TypeVar("T")
 
-_NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "target_index", "rsock")
+_NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "rsock")
 _RSOCK_ONLY = ("hash", "rsock_version")
 
 
@@ -82,7 +83,7 @@ def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original
 
 
 def _assemble_converted(path: Path, converted: original.Converted) -> Configuration:
-    """As ``_assemble``; errors and warnings name what stands in the original."""
+    """As ``_assemble``; errors and warnings name the field of the original."""
     try:
         found = _assemble(path, converted.keys)
     except ConfigError as error:
@@ -96,7 +97,7 @@ def _flag(field: str) -> str:
 
 
 def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
-    """The settings that the object ``raw`` means; ``path`` is where it stands.  Raises ``ConfigError``."""
+    """The settings that the object ``raw`` means; ``path`` is its file.  Raises ``ConfigError``."""
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
     _check_wire(path, keys)
@@ -134,7 +135,7 @@ def _log(path: Path, keys: CommonKeys) -> Log:
 
 def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
     """Raises ``ConfigError`` about a key that has no meaning with the wire, or that asks for what it cannot do."""
-    given = keys.model_fields_set
+    given = keys.given
     other = _RSOCK_ONLY if keys.wire is Wire.NATIVE else _NATIVE_ONLY
     for field in (field for field in other if field in given):
         if field == "targets":
@@ -154,13 +155,17 @@ def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
 def _weaknesses(keys: CommonKeys) -> list[str]:
     """What the wires that are configured do not give."""
     found = []
-    second = keys.second_wire if isinstance(keys, ServerKeys) else None
+    second = keys.rsock if isinstance(keys, ServerKeys) else None
     if keys.wire is Wire.NATIVE and keys.cipher is Cipher.NONE:
-        found.append('cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams')
+        found.append(
+            'cipher "none": the application must encrypt; '
+            "anyone who can capture the traffic can inject and replay datagrams"
+        )
     if keys.wire is Wire.RSOCK or second:
         where, key = ("rsock", second.hash) if second else ('wire "rsock"', keys.hash)
         found.append(
-            f"{where}: hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+            f"{where}: hash is no authentication: anyone who can guess it, or capture the traffic, "
+            "can use the server and inject datagrams"
         )
         if key == DEFAULT_HASH:
             found.append(
@@ -170,7 +175,7 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
 
 
 def _secret(path: Path, keys: CommonKeys) -> tuple[bytes, list[str]]:
-    """The secret, and what is to be said about where it stands."""
+    """The secret, and warnings about the file that holds it."""
     if keys.secret and keys.secret_file is not None:
         raise ConfigError(path, "secret_file", 'give either this or "secret", not both')
     if keys.secret:
@@ -209,7 +214,7 @@ def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, Se
 
 def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> ServerParameters | None:
     """The original's wire beside the native one; what is not given is as there."""
-    second = keys.second_wire if isinstance(keys, ServerKeys) else None
+    second = keys.rsock if isinstance(keys, ServerKeys) else None
     if second is None:
         return None
     for ports in second.ports:
@@ -220,7 +225,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Serv
                 raise ConfigError(path, "rsock.ports", f'{both} is also in "ports": {remedy}')
     if keys.addresses and all(address.version != 4 for address in keys.addresses):
         raise ConfigError(path, "rsock", 'this wire is IPv4 only, and "addresses" has no IPv4 address')
-    given = second.model_fields_set
+    given = second.given
 
     def chosen(field: str, inherited: T) -> T:
         return getattr(second, field) if field in given else inherited
@@ -252,7 +257,7 @@ def _common(keys: CommonKeys, secret: bytes) -> dict[str, Any]:
         "cipher": keys.cipher,
         "spread": keys.spread,
         "duration": keys.duration,
-        "keepalive": RSOCK_KEEPALIVE if rsock and "keepalive" not in keys.model_fields_set else keys.keepalive,
+        "keepalive": RSOCK_KEEPALIVE if rsock and "keepalive" not in keys.given else keys.keepalive,
     }
 
 
@@ -292,21 +297,14 @@ def _server_addresses(path: Path, keys: ClientKeys, host: str) -> list[tuple[IPA
 
 def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, Endpoint | Path, int]]:
     """Field, where the application sends to, target: for each local end, whichever way they are written."""
-    given = keys.model_fields_set
     if not keys.tunnels:
         if not keys.listen:
             raise ConfigError(
                 path, "listen", 'missing: where the application sends its datagrams, as "127.0.0.1:30000"'
             )
-        indices = keys.target_index * len(keys.listen) if len(keys.target_index) == 1 else keys.target_index
-        if len(indices) != len(keys.listen):
-            raise ConfigError(
-                path, "target_index", f'{len(indices)} indices for {len(keys.listen)} addresses in "listen"'
-            )
-        return [("listen", listen, target) for listen, target in zip(keys.listen, indices, strict=True)]
-    for field in ("listen", "target_index"):
-        if field in given:
-            raise ConfigError(path, field, 'give either this or "tunnels", not both')
+        return [("listen", listen, 0) for listen in keys.listen]
+    if "listen" in keys.given:
+        raise ConfigError(path, "listen", 'give either this or "tunnels", not both')
     listens = [tunnel.listen for tunnel in keys.tunnels]
     for index, listen in enumerate(listens):
         if listen in listens[:index]:
@@ -326,7 +324,7 @@ def _listen(path: Path, field: str, listen: Endpoint | Path) -> Endpoint | Path:
 
 
 def _device(path: Path, device: str | None, zones: set[str]) -> str | None:
-    """The configured device, which the zones of link-local server addresses must agree with, or stand in for."""
+    """The configured device, or the one in the zones of link-local server addresses; they must agree."""
     devices = zones | ({device} if device else set())
     if len(devices) > 1:
         raise ConfigError(path, "server", f"the address lies on one device, but several are named: {sorted(devices)}")
@@ -351,10 +349,11 @@ def _resolve(path: Path, field: str, host: str) -> list[tuple[IPAddress, str]]:
 
 
 def _digest(keys: CommonKeys, secret: bytes) -> str:
-    """Equal for files that mean the same: order, white space, log level and where the secret stands do not matter.
+    """Equal for files that mean the same: order, white space, log level and the place of the secret do not matter.
 
     Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
     """
-    meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "log"}}
+    values = {name: getattr(keys, name) for name, _, _ in keys_of(type(keys))}
+    meaning = {name: value for name, value in values.items() if name not in {"name", "secret", "secret_file", "log"}}
     text = repr((meaning, keys.log.file, hashlib.sha256(secret).hexdigest()))
     return hashlib.sha256(text.encode()).hexdigest()

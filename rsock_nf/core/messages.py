@@ -29,25 +29,23 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Answer this.  Ours travels on the flow that it is about; an original rsock's on any."""
+    """Answer this.  It travels on the flow that it is about."""
 
     number: int
     """u32, chosen by the sender, per flow."""
     padding: int = 0
     """Bytes appended to reach the size of the segment whose passage is tested."""
-    flow_id: int = 0
-    """Received in wire rsock: the flow that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
     """To a ``Probe``; travels on the same flow, and on another one too if that flow is sick."""
 
-    number: int | None
-    """The probe's; None = this wire does not tell."""
+    number: int
+    """The probe's."""
     flow_id: int
-    received: int | None
-    """Frames received on that flow so far, the probe included, modulo 2**32; None = this wire does not tell."""
+    received: int
+    """Frames received on that flow so far, the probe included, modulo 2**32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,10 @@
-"""``rsock-nf demo``: the main job, shown in under a minute, in network namespaces that it makes and removes.
+"""``rsock-nf demo``: shows in under a minute what the tunnel does, in network namespaces that it makes and removes.
 
-A client behind a strict stateful NAT that lets no UDP through, a server, an application and
-its echo target; the tunnel is brought up, used, judged and taken down by its own command
-line, once over IPv4 and once over IPv6.  Exit status 0 only if every line of the table is
-as it has to be.
+There is a client behind a strict stateful NAT that lets no UDP through, a server, an application, and a target that
+echoes.  The command line brings the tunnel up and takes it down, once over IPv4 and once over IPv6.  The exit status is
+0 only if every line of the table is as it has to be.
 
-Not a benchmark: the application is Python, and shares the machine with everything else.
+It is no benchmark: the application is written in Python, and shares the machine with everything else.
 """
 
 from __future__ import annotations
@@ -28,16 +27,17 @@ from rsock_nf.lab.lab import CommandFailed, Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget, Exchange
 from rsock_nf.lab.tunnel import Tunnel
-from rsock_nf.ops import namespaces
+from rsock_nf.ops.instances import namespaces
 from rsock_nf.ops.signals import leaving_in_order
 
 TOLERATED_LOSS = 0.001
-"""UDP may be lost where a socket buffer is full, also without a tunnel; what is carried may not."""
+"""How much may be lost: UDP is lost, without a tunnel as well, where a socket buffer is full."""
 
 
 @dataclass(slots=True)
 class Evidence:
-    """What was seen over one address family, by those who have no stake in it: application, target, router, kernel."""
+    """What application, target, router and kernel saw over one address family.  None of it comes from the tunnel
+    itself."""
 
     family: str
     up_seconds: float = 0.0
@@ -62,7 +62,7 @@ class Evidence:
         return sum(count for name, count in self.router.items() if name.startswith("rst_"))
 
     def problems(self) -> list[str]:
-        """A line for everything that is not as it has to be."""
+        """One line for each thing that is not as it has to be."""
         lost = self.sent - self.pings.returned - self.load.returned
         judged = [
             (lost > self.sent * TOLERATED_LOSS, f"{lost} of {self.sent} datagrams did not come back"),
@@ -84,7 +84,7 @@ def _count(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; ``argv`` without the program's and the command's name."""
+    """Run the demonstration; ``argv`` is without the names of program and command."""
     parser = argparse.ArgumentParser(
         prog="rsock-nf demo", description="Show the tunnel at work, in network namespaces."
     )
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demonstrate(datagrams: int, cipher: str) -> int:
-    """Both address families, the table, and what is wrong in it; the exit status."""
+    """Run both address families, print the table and what is wrong in it.  Returns the exit status."""
     try:
         found = [_show(version, datagrams, cipher) for version in (4, 6)]
     except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
@@ -129,7 +129,7 @@ def _demonstrate(datagrams: int, cipher: str) -> int:
 
 
 def _show(version: int, datagrams: int, cipher: str) -> Evidence:
-    """The whole story over one address family."""
+    """Run the tunnel over one address family."""
     evidence = Evidence(f"IPv{version}")
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsock-nf-demo-")))

@@ -1,13 +1,12 @@
 """A laboratory of network namespaces: client - router - server, or client - server.
 
-The router is the judge of the tunnel: ``Router(strict=True)`` is the strict stateful NAT
-that the tunnel has to get through without one packet INVALID.  Used by ``rsock-nf demo``,
-the tests and the benchmark; the host's own namespace is never touched, and what was made
-is removed also on failure or SIGINT.
+The router judges the tunnel: ``Router(strict=True)`` is a strict stateful NAT, in which no packet of the tunnel may be
+INVALID.  ``rsock-nf demo``, the tests and the benchmark use it.  It never touches the host's own namespace, and removes
+what it made, also after a failure or SIGINT.
 
 Needs root and the commands ``ip`` and ``nft`` (and ``ethtool`` for ``offload``).
 
-Not here: captures and their judgement (the tests), and traffic.
+Traffic is in ``traffic``; captures and their judgement are in the tests.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _serial = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """What stands between client and server; both address families alike."""
+    """The router between client and server.  It treats both address families alike."""
 
     strict: bool = True
     """Track connections, drop INVALID (counted), masquerade, refuse from outside all but established traffic,
@@ -104,7 +103,9 @@ _COUNTERS = (
 
 
 class Lab:
-    """``with Lab(Router()) as lab:`` - ``lab.client``, ``lab.router``, ``lab.server``; ``router=None`` joins the two directly.
+    """``with Lab(Router()) as lab:`` gives ``lab.client``, ``lab.router`` and ``lab.server``.
+
+    ``router=None`` connects client and server directly.
 
     Raises ``CommandFailed`` (one line) when the host cannot do it: not root, or a command missing.
     """
@@ -139,7 +140,7 @@ class Lab:
 
     def close(self) -> None:
         """End every process inside and remove all namespaces.  Idempotent."""
-        with contextlib.ExitStack() as stack:  # one that fails must not keep the others
+        with contextlib.ExitStack() as stack:  # if one fails, the others are closed all the same
             for namespace in self._made.values():
                 stack.callback(namespace.close)
 
@@ -182,7 +183,7 @@ class Lab:
     def black_hole(self, match: str) -> Iterator[None]:
         """While inside, the router loses what matches (an nft expression such as ``tcp dport 10003``).
 
-        It is lost behind the tracker, which has therefore seen it pass: the unkind place for a hole.
+        It is lost after the connection tracker has seen it, which is the harder case for a tunnel.
         """
         rule = f"{match} counter name blackholed drop"
         self.router.nft(f"add rule inet lab trouble {rule}")
@@ -230,7 +231,7 @@ class Lab:
         self.router.sysctl("net.ipv6.conf.all.forwarding", "1")
         self.router.nft(ruleset(router))
         if router.strict:
-            # 0 is not the default of tcp_loose: a tracker that picks up flows in the middle is no judge.
+            # The default of tcp_loose is 1.  A tracker that picks up connections in the middle would judge nothing.
             self.router.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")
             self.router.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0")
 

@@ -1,14 +1,15 @@
-"""One network namespace as a test host: made, entered, and removed with everything that runs in it.
+"""One network namespace as a test host.  It is removed together with everything that runs in it.
 
-Not a general namespace library: it covers what the laboratory (``lab``) needs, with the
-``ip`` command and ``setns(2)``, and nothing else.  The namespace that the process itself
-runs in is never changed.
+It does what the laboratory (``lab``) needs, with the ``ip`` command and ``pyroute2.netns``.  The namespace that the
+process itself runs in is never changed.
+
+``ip netns add`` makes a namespace, not ``pyroute2.netns.create``: that one forks this process, which may have threads.
+pyroute2 is imported late, because that takes 0.3 s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import select
@@ -25,12 +26,10 @@ S = TypeVar("S", bound=contextlib.AbstractContextManager[Any])
 
 NETNS_DIR = Path("/run/netns")
 """Where iproute2 keeps its named namespaces (ip-netns(8))."""
-_CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns is Python 3.12+
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CommandFailed(RuntimeError):  # noqa: N818 - a sentence, as in "command failed"
-    """A command that had to succeed did not: one line with the command and what it said."""
+    """A command failed that had to succeed.  The text is one line with the command and its output."""
 
 
 class Namespace:
@@ -81,7 +80,7 @@ class Namespace:
     def popen(self, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
         """Start a process inside; its pid is the program's own (``ip netns exec`` replaces itself).
 
-        Ended, reaped and its pipes closed with the namespace at the latest.
+        It is ended and reaped, and its pipes are closed, with the namespace at the latest.
         """
         process = subprocess.Popen([*self._prefix, *argv], **keywords)
         self._processes.append(process)
@@ -148,7 +147,7 @@ class Namespace:
 
     def close(self) -> None:
         """End what runs inside (SIGTERM, after 3 s SIGKILL), delete it.  Idempotent."""
-        # One just started has perhaps not entered yet, and so is not among ``pids``.
+        # A process that has just started may not have entered yet, so ``pids`` would miss it.
         _end([process.pid for process in self._processes if process.poll() is None], signal.SIGTERM, 3.0)
         _end(self._inside(), signal.SIGTERM, 3.0)
         _end([process.pid for process in self._processes if process.poll() is None], signal.SIGKILL, 3.0)
@@ -156,7 +155,7 @@ class Namespace:
         self._processes.clear()
         self._opened.close()
         if (NETNS_DIR / self.name).exists():
-            _checked(["ip", "netns", "delete", self.name])
+            _remove(self.name)
 
     def _inside(self) -> list[int]:
         return self.pids() if (NETNS_DIR / self.name).exists() else []
@@ -168,19 +167,28 @@ class Namespace:
 
 def orphans(pattern: str) -> Iterator[str]:
     """Names of namespaces that match ``pattern``, whose first group is the pid of a maker that is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in sorted(NETNS_DIR.iterdir()):
-            match = re.fullmatch(pattern, entry.name)
-            if match and not Path(f"/proc/{match[1]}").exists():
-                yield entry.name
+    from pyroute2 import netns
+
+    for name in sorted(netns.listnetns()):
+        match = re.fullmatch(pattern, name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            yield name
 
 
 def _enter(name: str) -> None:
-    """Move the calling thread into a namespace (setns(2)); raises OSError."""
-    with (NETNS_DIR / name).open("rb") as handle:
-        if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, f"setns {name}: {os.strerror(error)}")
+    """Move the calling thread into a namespace (setns(2)); raises ``OSError``."""
+    from pyroute2 import netns
+
+    netns.setns(name, flags=0)  # no O_CREAT: a namespace that is missing is an error
+
+
+def _remove(name: str) -> None:
+    from pyroute2 import netns
+
+    try:
+        netns.remove(name)
+    except OSError as error:
+        raise CommandFailed(f"network namespace {name} cannot be removed: {error.strerror}") from error
 
 
 def _end(pids: Sequence[int], number: signal.Signals, patience: float) -> None:

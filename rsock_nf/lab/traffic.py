@@ -1,7 +1,7 @@
-"""An application and its target for the laboratory: every datagram's content can be told from its number.
+"""An application and its target for the laboratory.  The content of every datagram follows from its number.
 
-Plain Python over plain sockets, so that whoever has the wheel can run the demo.  It is a
-judge, not a load generator: tens of thousands of datagrams a second are more than it can make.
+It is plain Python over plain sockets, so that everyone who has installed the wheel can run the demo.  It checks what
+arrives; it cannot make tens of thousands of datagrams a second, as a load generator would.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SMALLEST = 4
 _ROOM = 65536
 _BUFFER = 4 << 20
 _PATIENCE = 0.25
-"""Seconds without an answer after which whatever is under way counts as lost."""
+"""Seconds without any answer after which all datagrams that are not answered count as lost."""
 
 
 def content(number: int, size: int) -> bytes:
@@ -43,7 +43,8 @@ def genuine(data: bytes) -> int | None:
 
 
 def mixed_sizes(seed: int, largest: int = 1400) -> Iterator[int]:
-    """Sizes for ever: runs of 1 to 40 datagrams of equal size, as bulk transfers make them, between single ones."""
+    """An endless series of sizes: runs of 1 to 40 datagrams of equal size, as bulk transfers make them, and single
+    ones."""
     rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
     while True:
         size = rng.choice((rng.randint(SMALLEST, largest), largest, 1200))
@@ -51,7 +52,7 @@ def mixed_sizes(seed: int, largest: int = 1400) -> Iterator[int]:
 
 
 class EchoTarget:
-    """``with EchoTarget(lab) as target:`` - takes, verifies and returns datagrams on the server's host."""
+    """``with EchoTarget(lab) as target:`` verifies and returns datagrams on the server's host."""
 
     def __init__(self, lab: Lab, address: tuple[str, int] = TARGET) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -151,7 +152,8 @@ class Application:
         return found
 
     def exchange(self, count: int, *, window: int = 256, sizes: Iterator[int] | None = None) -> Exchange:
-        """``count`` datagrams with at most ``window`` unanswered; ends when all came back or silence fell."""
+        """``count`` datagrams with at most ``window`` unanswered.  Ends when all came back, or nothing comes any
+        more."""
         return self._run(window, sizes, lambda found: found.sent < count)
 
     def exchange_for(self, seconds: float, *, window: int = 256, sizes: Iterator[int] | None = None) -> Exchange:

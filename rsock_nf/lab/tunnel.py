@@ -1,7 +1,7 @@
-"""A tunnel in a laboratory: both ends brought up through the command line, as a user would.
+"""A tunnel in a laboratory.  Both ends are brought up by the command line, as a user would do it.
 
-It knows nothing of the runtime: configuration files in a directory, ``rsock-nf up``,
-``status --json`` and ``down``, each end with a state directory of its own.
+It uses nothing of the runtime: only configuration files in a directory, and ``rsock-nf up``, ``status --json`` and
+``down``.  Each end has its own state directory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TARGET = ("127.0.0.1", 9999)
 
 
 class Tunnel:
-    """``with Tunnel(lab, directory) as tunnel:`` - up inside, down after; or call ``up`` and ``down`` one by one."""
+    """``with Tunnel(lab, directory) as tunnel:`` the tunnel is up; or call ``up`` and ``down``."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Tunnel:
         return {**os.environ, "RSOCK_NF_RUN_DIR": str(self._run_dir(role))}
 
     def up(self, role: Role, *words: str) -> None:
-        """Returns when that end stands.  Raises ``CommandFailed``."""
+        """Bring that end up; returns when it is up.  Raises ``CommandFailed``."""
         self.command(role, "up", "--config", str(self.config(role)), *words)
 
     def down(self, role: Role, *, check: bool = True) -> None:

@@ -1,8 +1,8 @@
 """The filter program that selects our packets on a tap.
 
-What it is: a pure function from a ``Match`` to classic BPF, the same for Linux and the BSDs; only the
-``Layout`` differs.  What it is not: the last word on a packet.  It spares us the traffic of others, and
-the core parses what is left.
+It is a pure function from a ``Match`` to classic BPF.  It is the same for Linux and the BSDs; only the ``Layout``
+differs.  The filter keeps the traffic of others away from us.  It does not judge our own packets: the core parses
+those.
 
 All loads are at absolute offsets.  Linux's SKF_NET_OFF would let one program serve every device, but
 before Linux 6.16 such loads fail beyond the linear part of an skb, where some drivers keep even the
@@ -17,6 +17,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Literal, TypeAlias
 
+from rsock_nf.core.tcp.header import (
+    DESTINATION_PORT,
+    ICMP,
+    ICMPV6,
+    IPV4_PROTOCOL,
+    IPV6_HEADER,
+    IPV6_NEXT_HEADER,
+    SOURCE_PORT,
+    TCP,
+)
 from rsock_nf.core.types import PortRange
 from rsock_nf.link import Match, PortSide
 from rsock_nf.link.cbpf import (
@@ -38,22 +48,32 @@ from rsock_nf.link.cbpf import (
     Assembler,
     Instruction,
     encode,
-    interpret,
+)
+from rsock_nf.link.headers import (
+    ETHERNET_HEADER,
+    ETHERTYPE,
+    ICMP_HEADER,
+    IPV4_DESTINATION,
+    IPV4_FRAGMENT,
+    IPV4_SOURCE,
+    IPV6_DESTINATION,
+    IPV6_SOURCE,
 )
 
-__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "interpret", "null_layout", "program"]
+__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
 
 ByteOrder: TypeAlias = Literal["little", "big"]
 
 ACCEPT: Final = 0x40000
-"""Bytes to keep of an accepted packet: more than any packet has."""
-_ETH_IPV4, _ETH_IPV6 = 0x0800, 0x86DD
-_TCP, _ICMP, _ICMP6 = 6, 1, 58
+"""How many bytes of an accepted packet to keep: more than any packet has."""
+_ETHERTYPE: Final = {version: int.from_bytes(number) for version, number in ETHERTYPE.items()}
+_MORE_OR_LATER: Final = 0x3FFF
+"""Of flags and fragment offset: more fragments follow, or this is not the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where, in what a tap shows, the network protocol is told and the IP header begins."""
+    """Where a captured packet says which network protocol it has, and where its IP header begins."""
 
     network: int
     """Offset of the IP header."""
@@ -67,10 +87,10 @@ class Layout:
     ipv6: int
 
 
-ETHERNET: Final = Layout(14, LD_H, 12, 0, _ETH_IPV4, _ETH_IPV6)
+ETHERNET: Final = Layout(ETHERNET_HEADER, LD_H, 12, 0, _ETHERTYPE[4], _ETHERTYPE[6])
 """Linux: Ethernet and loopback.  BSD: DLT_EN10MB."""
 RAW_IP: Final = Layout(0, LD_B, 0, 0xF0, 0x40, 0x60)
-"""No link header (PPP, TUN, WireGuard; DLT_RAW): the version field tells."""
+"""No link header (PPP, TUN, WireGuard; DLT_RAW): the IP version field says which protocol it is."""
 
 
 def null_layout(af_inet6: int, byteorder: ByteOrder = sys.byteorder) -> Layout:
@@ -119,21 +139,21 @@ def _opposite(side: PortSide) -> PortSide:
 
 def _port(side: PortSide) -> int:
     """Offset of a port in the TCP header."""
-    return 0 if side is PortSide.SOURCE else 2
+    return SOURCE_PORT if side is PortSide.SOURCE else DESTINATION_PORT
 
 
 def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
-    """RFC 791: flags and fragment offset at 6, protocol at 9, source at 12, destination at 16."""
+    """TCP over IPv4, and the ICMP that quotes it."""
 
     def address(of: PortSide) -> int:
-        return 12 if of is PortSide.SOURCE else 16
+        return IPV4_SOURCE if of is PortSide.SOURCE else IPV4_DESTINATION
 
     asm.label("ipv4")
-    asm.emit(LD_H, net + 6)
-    asm.branch(JSET, 0x3FFF, then="reject")  # more fragments, or not the first: ours carry DF
-    asm.emit(LD_B, net + 9)
-    asm.branch(JEQ, _TCP, then="tcp4")
-    asm.branch(JEQ, _ICMP, then="icmp4", otherwise="reject")
+    asm.emit(LD_H, net + IPV4_FRAGMENT)
+    asm.branch(JSET, _MORE_OR_LATER, then="reject")  # no fragment is ours: our segments carry DF
+    asm.emit(LD_B, net + IPV4_PROTOCOL)
+    asm.branch(JEQ, TCP, then="tcp4")
+    asm.branch(JEQ, ICMP, then="icmp4", otherwise="reject")
 
     asm.label("tcp4")
     _addresses(asm, LD_W, net + address(side), addresses, "tcp4 port")
@@ -144,14 +164,14 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
 
     asm.label("icmp4")
     sent = _opposite(side)
-    quoted = net + 8
+    quoted = net + ICMP_HEADER
     asm.emit(LDX_HEADER_LENGTH, net)
     asm.emit(LD_H_X, net)
     asm.branch(JEQ, 0x0304, otherwise="reject")  # destination unreachable, fragmentation needed
-    asm.emit(LD_H_X, quoted + 6)
-    asm.branch(JSET, 0x3FFF, then="reject")
-    asm.emit(LD_B_X, quoted + 9)
-    asm.branch(JEQ, _TCP, otherwise="reject")
+    asm.emit(LD_H_X, quoted + IPV4_FRAGMENT)
+    asm.branch(JSET, _MORE_OR_LATER, then="reject")
+    asm.emit(LD_B_X, quoted + IPV4_PROTOCOL)
+    asm.branch(JEQ, TCP, otherwise="reject")
     _addresses(asm, LD_W_X, quoted + address(sent), addresses, "icmp4 port")
     asm.label("icmp4 port")
     asm.emit(LD_B_X, quoted)  # the quoted header may carry options too
@@ -164,32 +184,32 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
 
 
 def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
-    """RFC 8200: next header at 6, source at 8, destination at 24, payload at 40; ICMPv6 quotes from 48."""
+    """TCP over IPv6, and the ICMPv6 that quotes it."""
 
     def address(of: PortSide) -> int:
-        return 8 if of is PortSide.SOURCE else 24
+        return IPV6_SOURCE if of is PortSide.SOURCE else IPV6_DESTINATION
 
     asm.label("ipv6")
-    asm.emit(LD_B, net + 6)
-    asm.branch(JEQ, _TCP, then="tcp6")
-    asm.branch(JEQ, _ICMP6, then="icmp6", otherwise="reject")
+    asm.emit(LD_B, net + IPV6_NEXT_HEADER)
+    asm.branch(JEQ, TCP, then="tcp6")
+    asm.branch(JEQ, ICMPV6, then="icmp6", otherwise="reject")
 
     asm.label("tcp6")
     _addresses(asm, LD_W, net + address(side), addresses, "tcp6 port")
     asm.label("tcp6 port")
-    asm.emit(LD_H, net + 40 + _port(side))
+    asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto("ports")
 
     asm.label("icmp6")
     sent = _opposite(side)
-    quoted = net + 48
-    asm.emit(LD_B, net + 40)
+    quoted = net + IPV6_HEADER + ICMP_HEADER
+    asm.emit(LD_B, net + IPV6_HEADER)
     asm.branch(JEQ, 2, otherwise="reject")  # packet too big
-    asm.emit(LD_B, quoted + 6)
-    asm.branch(JEQ, _TCP, otherwise="reject")
+    asm.emit(LD_B, quoted + IPV6_NEXT_HEADER)
+    asm.branch(JEQ, TCP, otherwise="reject")
     _addresses(asm, LD_W, quoted + address(sent), addresses, "icmp6 port")
     asm.label("icmp6 port")
-    asm.emit(LD_H, quoted + 40 + _port(sent))
+    asm.emit(LD_H, quoted + IPV6_HEADER + _port(sent))
     asm.goto("ports")
 
 
@@ -214,13 +234,14 @@ def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes
 
 
 _BLOCK: Final = 64
-"""Comparisons that share one pair of returns: all of them reach it."""
+"""How many comparisons share one pair of returns: so few that each of them can jump to it (255 instructions)."""
 
 
 def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
     """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.
 
-    The sorted values where inside and outside change: an odd number of them at or below the port means inside.
+    ``changes`` has the port numbers, in order, at which a range begins or has ended.  If an odd number of them is at or
+    below the port, the port lies in a range.
     """
     changes: list[int] = []
     for first, last in sorted((r.first, r.last) for r in ports):
@@ -232,7 +253,8 @@ def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
 
 
 def _search(asm: Assembler, changes: list[int], low: int, high: int, block: str | None) -> None:
-    """The subtree that knows: ``low`` changes are at or below the port, those from ``high`` on above it."""
+    """The part of the search where it is known that the first ``low`` changes are at or below the port, and that those
+    from ``high`` on are above it."""
     opens = block is None and high - low <= _BLOCK
     if opens:
         block = asm.fresh("block")

@@ -1,7 +1,7 @@
-"""The classic BPF machine: its instructions, an assembler with labels, and an interpreter.
+"""The classic BPF machine: its instructions, and an assembler with labels.
 
-What it is: pure functions, for every system that takes classic BPF (SO_ATTACH_FILTER on Linux,
-BIOCSETF on the BSDs).  What it is not: complete.  It knows the instructions that our filter uses.
+Pure functions, for every system that takes classic BPF (SO_ATTACH_FILTER on Linux, BIOCSETF on the BSDs).  It knows
+only those instructions that our filter uses.
 
 Instruction set: Documentation/networking/filter.rst, include/uapi/linux/bpf_common.h, bpf(4).
 """
@@ -9,7 +9,7 @@ Instruction set: Documentation/networking/filter.rst, include/uapi/linux/bpf_com
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 MAX_INSTRUCTIONS: Final = 4096
@@ -50,7 +50,7 @@ class _Statement(NamedTuple):
 
 
 class Assembler:
-    """Statements and labels in, instructions out.  Jumps lead forward only, as the machine has it."""
+    """Statements and labels in, instructions out.  Jumps lead forward only, because the machine has no others."""
 
     def __init__(self) -> None:
         self._statements: list[_Statement] = []
@@ -92,7 +92,7 @@ class Assembler:
             too_far = self._too_far(starts, far)
             if not too_far:
                 break
-            far |= too_far  # only ever grows, so this ends
+            far |= too_far  # ``far`` only grows, so the loop ends
         if starts[-1] > MAX_INSTRUCTIONS:
             raise ValueError(f"the filter has {starts[-1]} instructions, more than {MAX_INSTRUCTIONS}: merge ranges")
         return [i for n, s in enumerate(self._statements) for i in self._resolve(n, s, starts, far)]
@@ -147,59 +147,3 @@ class Assembler:
                 distances.append(target - here - 1)
         yield Instruction(statement.code, distances[0], distances[1], statement.k)
         yield from trampolines
-
-
-def interpret(program: Sequence[Instruction], packet: bytes) -> int:
-    """Run ``program`` over ``packet`` as the kernel would: bytes to keep, 0 = reject.
-
-    All of the instructions that this module names; loads outside of the packet reject it.
-    Raises ``ValueError`` for any other instruction.
-    """
-    a = x = 0
-    at = 0
-    while True:
-        code, jump_true, jump_false, k = program[at]
-        at += 1
-        if code in _LOADS:
-            size, indirect = _LOADS[code]
-            start = k + x if indirect else k
-            if start + size > len(packet):
-                return 0
-            a = int.from_bytes(packet[start : start + size], "big")
-        elif code in _BRANCHES:
-            at += jump_true if _BRANCHES[code](a, k) else jump_false
-        elif code == GOTO:
-            at += k
-        elif code == LDX_HEADER_LENGTH:
-            if k >= len(packet):
-                return 0
-            x = 4 * (packet[k] & 15)
-        elif code in _ARITHMETIC:
-            a = _ARITHMETIC[code](a, k, x) & 0xFFFFFFFF
-        elif code == TAX:
-            x = a
-        elif code == RET:
-            return k
-        else:
-            raise ValueError(f"unknown instruction {code:#x} at {at - 1}")
-
-
-_LOADS: Final = {
-    LD_W: (4, False),
-    LD_H: (2, False),
-    LD_B: (1, False),
-    LD_W_X: (4, True),
-    LD_H_X: (2, True),
-    LD_B_X: (1, True),
-}
-_ARITHMETIC: Final[dict[int, Callable[[int, int, int], int]]] = {
-    AND: lambda a, k, _: a & k,
-    LSH: lambda a, k, _: a << k,
-    ADD_X: lambda a, _, x: a + x,
-}
-_BRANCHES: Final[dict[int, Callable[[int, int], bool]]] = {
-    JEQ: int.__eq__,
-    JGT: int.__gt__,
-    JGE: int.__ge__,
-    JSET: lambda a, k: bool(a & k),
-}

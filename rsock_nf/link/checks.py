@@ -1,4 +1,4 @@
-"""What looking at a host finds: the words of ``rsock-nf doctor``."""
+"""What ``rsock-nf doctor`` finds when it looks at a host."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An ``Endpoint`` as sockets take and give it, and one line for each way in which that fails.
+"""``Endpoint`` to socket address and back, and one line of text for each way in which bind and connect fail.
 
-struct sockaddr_in and sockaddr_in6, the sender of a datagram (ip(7), ipv6(7)), come from the kernel, not from the network.
-Not here: what else it says beside a datagram (``udp_linux``, ``udp_bsd``).
+A struct sockaddr_in or sockaddr_in6, the sender of a datagram (ip(7), ipv6(7)), comes from the kernel, not from the
+network.  What else the kernel says about a datagram is in ``linux.udp`` and ``bsd.udp``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def parse_sockaddr(name: bytes) -> SocketAddress:
 
 
 def to_endpoint(name: SocketAddress) -> Endpoint:
-    """A socket's address for people: IPv4 in IPv6 as IPv4, the scope by its device's name."""
+    """A socket's address for people: an IPv4-mapped IPv6 address becomes IPv4, the scope becomes the name of its
+    device."""
     address = ip_address(name[0].partition("%")[0])
     mapped = address.ipv4_mapped if address.version == 6 else None
     scope = name[3] if len(name) == 4 else 0

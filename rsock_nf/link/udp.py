@@ -1,7 +1,8 @@
-"""What a system's UDP sockets can do beyond the standard calls: the protocols that ``udp_linux`` and ``udp_bsd`` fill.
+"""What a system's UDP sockets can do beyond the standard calls: the protocols that ``linux.udp`` and ``bsd.udp``
+fulfil.
 
-Batches, merged datagrams, and the address that a datagram was sent to are said differently everywhere; ``datagram`` does
-not know how.
+Each system has calls of its own for batches, for merged datagrams, and for the address that a datagram was sent to.
+``rsock_nf.sockets`` does not know them.
 """
 
 from __future__ import annotations
@@ -12,107 +13,111 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from rsock_nf.core.types import IPAddress
 
 MSG_TRUNC: Final = 0x20
-"""In ``Reader.flags``, whatever number the system has for it."""
+"""In ``Reader.flags`` on every system, whatever its own number is."""
 
 Ancillary: TypeAlias = list[tuple[int, int, bytes]]
-"""As sendmsg takes it: level, type, data."""
+"""Ancillary data (cmsg(3)) as sendmsg takes it: level, type, data."""
 
 
-class Control(NamedTuple):
-    """What one message's ancillary data says."""
+class ReceivedAncillary(NamedTuple):
+    """What the ancillary data of one received message says."""
 
     segment_size: int
-    """Where to cut; 0 = one datagram."""
+    """Bytes of each merged datagram but the last, which may be shorter; 0 = it is one datagram."""
     source: bytes
-    """Opaque: with it, an answer leaves from the address that was asked (``UdpSystem.answer_from``); b"" = not told."""
+    """Opaque.  ``UdpSystem.answer_from`` makes of it what lets an answer leave from the address that was asked. b"" =
+    not known."""
 
 
 class Reader(Protocol):
-    """``slots`` receive buffers, filled by one ``read``; what they hold is valid until the next."""
+    """``buffers`` receive buffers, which one ``read`` fills.  Their content is valid until the next ``read``."""
 
-    slots: int
+    buffers: int
     name_stride: int
-    """Bytes from one slot's sockaddr to the next in ``names_raw``."""
+    """Bytes from one buffer's sockaddr to the next in ``names_raw``."""
     views: list[memoryview]
-    """The buffer of each slot, whole; cut it with ``lengths``."""
+    """The buffers at their full size; ``lengths`` says how much of each is filled."""
 
     def read(self, descriptor: int, limit: int | None = None) -> int:
-        """Fill at most ``limit`` slots (default: all); how many were, 0 when nothing waits.  Raises ``OSError``."""
+        """Fill at most ``limit`` buffers (default: all); how many were, 0 when nothing waits.  Raises ``OSError``."""
 
     def lengths(self, count: int) -> list[int]:
-        """Bytes in each of the first ``count`` slots."""
+        """Bytes in each of the first ``count`` buffers."""
 
     def flags(self, count: int) -> list[int]:
-        """Of each of the first ``count`` slots: ``MSG_TRUNC``."""
+        """The flags of each of the first ``count`` buffers: ``MSG_TRUNC`` or 0."""
 
     def any_flags(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has one."""
+        """Whether any of the first ``count`` buffers has a flag."""
 
     def names_raw(self, count: int) -> bytes:
-        """The senders of the first ``count`` slots, ``name_stride`` bytes each."""
+        """The senders of the first ``count`` buffers, ``name_stride`` bytes each."""
 
-    def name(self, slot: int) -> bytes:
-        """The sender of one slot: two bytes, then what ``sockaddr.parse_sockaddr`` reads, or a Unix-domain path."""
+    def name(self, index: int) -> bytes:
+        """The sender of one buffer: two bytes, then what ``sockaddr.parse_sockaddr`` reads, or a Unix-domain path."""
 
-    def any_control(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has ancillary data."""
+    def any_ancillary(self, count: int) -> bool:
+        """Whether any of the first ``count`` buffers has ancillary data."""
 
-    def control(self, slot: int) -> bytes:
-        """Ancillary data of one slot, for ``UdpSystem.parse_control``; b"" = none."""
+    def ancillary(self, index: int) -> bytes:
+        """Ancillary data of one buffer, for ``UdpSystem.parse_ancillary``; b"" = none."""
 
 
 class UdpSystem(Protocol):
-    """How one system does it."""
+    """UDP sockets on one system."""
 
     bursts: bool
-    """Whether one send may be many datagrams, cut by ``segments``."""
-    merge_control: int
-    """Bytes of ancillary data that tell where to cut what was merged."""
-    destination_control: int
-    """Bytes of ancillary data that tell where a datagram was sent to."""
+    """Whether one send may be many datagrams, which ``segments`` cuts."""
+    merge_ancillary_bytes: int
+    """Room that is needed for the ancillary data that says where to cut merged datagrams."""
+    destination_ancillary_bytes: int
+    """Room that is needed for the ancillary data that says where a datagram was sent to."""
 
-    def reader(self, slots: int, slot_bytes: int, *, names: int, control: int) -> Reader:
-        """Buffers with so much room each for a sockaddr and for ancillary data."""
+    def reader(self, buffers: int, buffer_bytes: int, *, names: int, ancillary: int) -> Reader:
+        """New buffers.  ``names`` and ``ancillary``: bytes that each has for a sockaddr and for ancillary data."""
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
-        """Large buffers, and merging where there is any."""
+        """Enlarge the socket's buffers, and have the kernel merge datagrams if it can."""
 
     def enlarge_send(self, sock: socket.socket, buffer_bytes: int) -> None:
-        """The send buffer alone, of a socket of any family."""
+        """Enlarge the send buffer alone, of a socket of any family."""
 
     def ask_destination(self, sock: socket.socket) -> None:
-        """Be told where each datagram was sent to.  Raises ``OSError``."""
+        """Have the kernel say where each datagram was sent to.  Raises ``OSError``."""
 
-    def parse_control(self, data: bytes) -> Control:
-        """What ``Reader.control`` gave."""
+    def parse_ancillary(self, data: bytes) -> ReceivedAncillary:
+        """Decode what ``Reader.ancillary`` returned."""
 
     def answer_from(self, family: int, source: bytes) -> Ancillary:
-        """Of a ``Control.source``."""
+        """The ancillary data that makes an answer leave from ``source``, a ``ReceivedAncillary.source``."""
 
     def source_of(self, family: int, address: bytes, scope: int) -> bytes:
-        """The ``Control.source`` of a packed address; ``scope`` is the device of a link-local one, else 0."""
+        """The ``ReceivedAncillary.source`` of a packed address; ``scope`` is the device of a link-local one, else 0."""
 
     def address_of(self, family: int, source: bytes) -> IPAddress:
-        """The address in a ``Control.source``, for people."""
+        """The address in a ``ReceivedAncillary.source``, for people."""
 
     def segments(self, size: int) -> Ancillary:
-        """Cut this send at ``size``."""
+        """The ancillary data that has a send cut into datagrams of ``size`` bytes."""
 
     def never_fragment(self, sock: socket.socket) -> None:
-        """Set DF, and take no notice of what the kernel thinks of the path's MTU.  Raises ``OSError``."""
+        """Set DF, and ignore what the kernel knows of the path's MTU.  Raises ``OSError``."""
 
     def bind_device(self, sock: socket.socket, device: str) -> None:
         """Use no other device, where the system can.  Raises ``OSError``."""
 
     def receive_drops(self, sock: socket.socket) -> int:
-        """Datagrams that its full receive buffer has cost; 0 where the system does not tell."""
+        """How many datagrams were dropped because its receive buffer was full; 0 where the system does not tell."""
 
     def route_mtu(self, sock: socket.socket) -> int:
         """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""
 
 
 def ipv6_source(received: bytes) -> bytes:
-    """An in6_pktinfo (RFC 3542) for the answer to what came with ``received``: the device only where the address means nothing without it; none to a multicast."""
+    """The in6_pktinfo (RFC 3542) for the answer to a datagram that came with ``received``.
+
+    It names the device only for a link-local address, which means nothing without it.  For a datagram to a multicast
+    address it names no source."""
     address, device = received[:16], received[16:20]
     if address[0] == 0xFF:
         return bytes(16) + device

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rsock_firewall import FirewallError, Policy, select
+from rsock_firewall import FirewallError, Policy, render_unprobed, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
 from rsock_nf.link import LinkError, default_device, device_addresses, device_to
 from rsock_nf.ops import privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.policy import fake_tcp_ports, policy_for
 from rsock_nf.settings import Settings
 
@@ -44,12 +44,8 @@ def _rendered(backend: str, policy: Policy) -> str:
     except FirewallError:
         if not privileges.missing():
             raise
-    # Who may not change rules cannot find out either which backend works: the text is that of the one that ``auto`` tries first.
-    if backend == "iptables":
-        from rsock_firewall import iptables_text
-
-        return iptables_text.render(policy)
-    return select("manual").render(policy)
+    # A user who may not change rules cannot find out which backend works, either.
+    return render_unprobed(backend, policy)
 
 
 def _held_ports(settings: Settings) -> tuple[PortRange, ...]:

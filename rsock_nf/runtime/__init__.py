@@ -1,24 +1,29 @@
-"""The asyncio driver: file descriptors in, ``poll`` drained, one timer re-armed.
+"""A running instance: between the endpoint, which does no I/O, and the link, the sockets and the firewall.
 
-Between the sans-IO core, the link, the application's sockets and the firewall; it decides
-nothing about the protocol.  ``make_tunnel`` makes one instance.
+``make_tunnel`` makes one, ``tunnel`` is its life, ``client`` and ``server`` put its parts together, ``driver`` is its
+data path.  ``host`` has the parts that hold something of the host, ``reports`` what an operator sees.  Nothing here
+decides about the protocol.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.runtime.client import ClientTunnel
-from rsock_nf.runtime.server import ServerTunnel
+from rsock_nf.runtime import client, server
+from rsock_nf.runtime.tunnel import Build, Tunnel
 from rsock_nf.settings import Settings
 
 
-def make_tunnel(settings: Settings, log: logging.Logger) -> ClientTunnel | ServerTunnel:
+def make_tunnel(settings: Settings, log: logging.Logger) -> Tunnel:
     """The tunnel that ``settings`` describe, not started yet."""
+    build: Build
     if isinstance(settings.tunnel, ClientParameters):
-        return ClientTunnel(settings, settings.tunnel, log)
-    return ServerTunnel(settings, settings.tunnel, log)
+        build = functools.partial(client.build, settings, settings.tunnel)
+    else:
+        build = functools.partial(server.build, settings, settings.tunnel)
+    return Tunnel(settings, build, log)
 
 
-__all__ = ["ClientTunnel", "ServerTunnel", "make_tunnel"]
+__all__ = ["Tunnel", "make_tunnel"]

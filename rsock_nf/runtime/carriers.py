@@ -1,7 +1,7 @@
 """The UDP carriers of one instance: their descriptors in the event loop, and what waits for a full one.
 
-Between ``link.carrier`` and the driver.  It knows which socket a burst leaves on; what is in a burst, and what to do with
-what came, is the core's and the driver's business.
+Between ``sockets.carriers`` and the driver.  It knows on which socket a burst leaves.  What is in a burst is the
+endpoint's business, and what to do with received datagrams is the driver's.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
-from rsock_nf.sockets.carriers import CarrierPort, DialledCarrier
+from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 MAX_WAITING = 256
 """Bursts that may wait for one socket; more are dropped."""
 
-Carrier: TypeAlias = DialledCarrier | CarrierPort
+Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
 
 class Carriers:
-    """``readable(carrier)`` is called when one has something; ``blocked`` and ``free`` when the first waits, and none does any more."""
+    """The sockets of one instance.
+
+    ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
+    a full socket, and ``free`` when none waits any more.
+    """
 
     def __init__(
         self,
@@ -37,8 +41,8 @@ class Carriers:
         self._readable = readable
         self._blocked = blocked
         self._free = free
-        self._dialled: dict[FlowKey, DialledCarrier] = {}
-        self._ports: dict[tuple[bytes, int], CarrierPort] = {}
+        self._dialled: dict[FlowKey, ClientCarrier] = {}
+        self._ports: dict[tuple[bytes, int], ServerCarrier] = {}
         """By our address (all zeros: any) and port."""
         self._waiting: dict[Carrier, list[Outgoing]] = {}
         self._closed = Counter[str]()
@@ -56,7 +60,7 @@ class Carriers:
 
     def add(self, carrier: Carrier) -> None:
         """It is ours from now on, and read."""
-        if isinstance(carrier, DialledCarrier):
+        if isinstance(carrier, ClientCarrier):
             self._dialled[carrier.key] = carrier
         else:
             self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = carrier

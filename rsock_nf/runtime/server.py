@@ -1,259 +1,314 @@
-"""The server's side of the driver: its ports, and one socket toward the target for each conversation."""
+"""A running server: its ports, its sockets toward targets, and what it does for the endpoint's events.
+
+``build`` opens everything in the safe order; ``ServerSide`` is what it makes of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
-from rsock_firewall import FirewallError, Policy, PortRange
-from rsock_nf.core.ends.server import Server
+from rsock_firewall import FirewallError, Policy, select
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.types import IPAddress, Run
+from rsock_nf.core.types import FlowKey, IPAddress
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, abroad, default_device, device_addresses
+from rsock_nf.link import (
+    Link,
+    LinkError,
+    LinkEvent,
+    Match,
+    PortSide,
+    abroad,
+    default_device,
+    device_addresses,
+    open_link,
+)
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
-from rsock_nf.runtime.both_servers import BothServers
-from rsock_nf.runtime.driver import BATCH, ROUNDS, Driver
-from rsock_nf.runtime.endpoints import server_core
+from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
+from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.targets import Targets
+from rsock_nf.runtime.protocols import ServerEndpoint
+from rsock_nf.runtime.reports.event_log import log_event, log_suspect
+from rsock_nf.runtime.reports.view import View
+from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import CarrierPort, route_mtu, serve_ports
-from rsock_nf.sockets.datagrams import DatagramCounters, Dialled
+from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
+from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.sockets.held_ports import hold_ports
 
 NAME_AGAIN = 5.0
 """Seconds from one try to name new addresses in the rules to the next: each may wait for another iptables command."""
 
 
-class ServerTunnel(Driver):
-    """A running server."""
+@dataclass(slots=True)
+class Cover:
+    """What the rules and the link's filter of a server cover at this moment."""
 
-    core: Server | BothServers
+    settings: Settings
+    device: str
+    addresses: tuple[IPAddress, ...]
+    """Our own."""
 
-    def __init__(self, settings: Settings, parameters: ServerParameters, log: logging.Logger) -> None:
-        super().__init__(settings, log)
-        self.parameters = parameters
-        self.addresses: tuple[IPAddress, ...] = ()
-        self._name_at = 0.0
-        """When rules and filter are to name these again, since they could not; 0 = they do."""
-        self._sockets: dict[Hashable, Dialled] = {}
-        self._targets = parameters.targets + (settings.rsock.targets if settings.rsock else ())
-        self._served: list[CarrierPort] = []
-        """Its UDP ports."""
-        self._paused = False
-        self._closed = Counter[str]()
-        """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
-        self._refused = Counter[str]()
-        """Refusals by target, of the sockets that are closed by now."""
-
-    def _prepare(self, stack: contextlib.ExitStack) -> None:
-        if self.fake_tcp:
-            self._prepare_fake_tcp(stack)
-        else:
-            self.device = self.settings.device or default_device() or ""
-            self.addresses = self.settings.addresses
-        self._served = serve_ports(carrier_ports(self.settings), self.settings.addresses, device=self.settings.device)
-        for carrier in self._served:
-            stack.callback(carrier.close)
-        stack.callback(self._close_sockets)
-
-    def _prepare_fake_tcp(self, stack: contextlib.ExitStack) -> None:
-        """The device, our addresses on it, and the ports, which nobody else may have."""
-        device = self.settings.device or default_device()
-        if device is None:
-            raise TunnelError(
-                'neither a default route nor a single device with an address tells which device to use: set "device"'
-            )
-        self.device = device
-        found = device_addresses(device)
-        self.addresses = self.settings.addresses or found
-        if not self.addresses:
-            raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
-        for address in set(self.settings.addresses).difference(found):
-            self.log.warning(
-                "addresses: %s is not an address of device %s: only what is routed here for it is served "
-                "(behind a NAT, packets arrive with the address inside)",
-                address,
-                device,
-            )
-        for port in hold_ports(fake_tcp_ports(self.settings)):
-            stack.callback(port.close)
-
-    def _close_sockets(self) -> None:
-        for peer in list(self._sockets):
-            self._close_socket(peer)
-
-    def _inherit(self, ports: tuple[PortRange, ...]) -> None:
-        """Nothing: a server's ports are its configuration's."""
-
-    def _policy(self) -> Policy:
+    def policy(self) -> Policy:
+        """What the kernel must not see."""
         return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
 
-    def _match(self) -> Match:
+    def match(self) -> Match:
+        """What the link is to receive."""
         return Match(PortSide.DESTINATION, self.addresses, fake_tcp_ports(self.settings))
 
-    def _make_core(self) -> Server | BothServers:
-        return server_core(self.parameters, self.settings.rsock, *self._limits())
 
-    def _begin(self) -> None:
-        for carrier in self._served:
-            self.carriers.add(carrier)
-        self._is_ready()
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is open before there is a data path."""
 
-    def _carrier_mtu(self) -> int:
-        return route_mtu(abroad(), self.settings.device)
+    served: Sequence[ServerCarrier]
+    """Its UDP ports."""
+    targets: Targets
+    cover: Cover
+    rules: Rules | None
+    """None = no fake TCP, hence no link."""
+    link: Link | None
+    limits: Limits
+    endpoint: ServerEndpoint
 
-    # -- the targets
 
-    def _resume_reading(self) -> None:
-        self._paused = False
-        for peer, socket in self._sockets.items():
-            self._loop.add_reader(socket.fileno(), self._target_readable, peer, socket)
+def build(settings: Settings, parameters: ServerParameters, start: Start, stack: contextlib.ExitStack) -> ServerSide:
+    """Open everything, rules before the link.  See ``tunnel.Build``."""
+    fake_tcp = fake_tcp_ports(settings)
+    if fake_tcp:
+        cover = _cover_fake_tcp(settings, start.log)
+        for port in hold_ports(fake_tcp):  # which nobody else may have
+            stack.callback(port.close)
+    else:
+        cover = Cover(settings, settings.device or default_device() or "", settings.addresses)
+    served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device)
+    for carrier in served:
+        stack.callback(carrier.close)
+    targets = Targets(parameters.targets + (settings.rsock.targets if settings.rsock else ()))
+    stack.callback(targets.close_all)
+    rules, link = None, None
+    if fake_tcp:
+        rules = Rules.install(select(settings.backend), cover.policy, stack, log=start.log, troubles=start.troubles)
+        link = open_link(cover.device, cover.match())
+        stack.callback(link.close)
+        limits = Limits(link.mtu, link.max_burst_bytes)
+    else:
+        limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
+    endpoint = server_endpoint(parameters, settings.rsock, limits)
+    side = ServerSide(settings, start, Parts(served, targets, cover, rules, link, limits, endpoint))
+    stack.callback(side.close)
+    return side
 
-    def _stop_reading(self) -> None:
-        self._paused = True
-        for socket in self._sockets.values():
-            self._loop.remove_reader(socket.fileno())
 
-    def _target_readable(self, peer: Hashable, socket: Dialled) -> None:
-        for _ in range(ROUNDS):
-            runs = socket.receive(peer)
-            if not runs:
-                break
-            self.core.receive_datagrams(self._now(), runs)
-            self._drain()
-            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
-                break
-        self._settle()
+def _cover_fake_tcp(settings: Settings, log: logging.Logger) -> Cover:
+    """The device, and our addresses on it.  Raises ``TunnelError`` when there are none."""
+    device = settings.device or default_device()
+    if device is None:
+        raise TunnelError(
+            'neither a default route nor a single device with an address tells which device to use: set "device"'
+        )
+    found = device_addresses(device)
+    addresses = settings.addresses or found
+    if not addresses:
+        raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
+    for address in set(settings.addresses).difference(found):
+        log.warning(
+            "addresses: %s is not an address of device %s: only what is routed here for it is served "
+            "(behind a NAT, packets arrive with the address inside)",
+            address,
+            device,
+        )
+    return Cover(settings, device, addresses)
 
-    def _deliver(self, runs: list[Run]) -> None:
-        sockets = self._sockets
-        for run in runs:
-            socket = sockets.get(run.peer)
-            if socket is not None:
-                socket.send([run])
 
-    def _event(self, event: Event) -> None:
+def _route_mtu(settings: Settings) -> int:
+    return route_mtu(abroad(), settings.device)
+
+
+class ServerSide:
+    """A server's parts, and what happens between them."""
+
+    def __init__(self, settings: Settings, start: Start, parts: Parts) -> None:
+        self.endpoint = parts.endpoint
+        self.rules = parts.rules
+        self._settings = settings
+        self._log = start.log
+        self._troubles = start.troubles
+        self._ready = start.ready
+        self._targets = parts.targets
+        self._cover = parts.cover
+        self._name_at = 0.0
+        """When rules and filter are to name our addresses again, since they could not; 0 = they do."""
+        self.driver = Driver(
+            start.loop,
+            parts.endpoint,
+            deliver=parts.targets.send,
+            handle=self.handle,
+            carrier_refused=_none_dialled,
+            has_carriers=bool(carrier_ports(settings)),
+        )
+        for carrier in parts.served:
+            self.driver.carriers.add(carrier)
+        self.device: Device
+        if parts.rules is not None:
+            self.device = LinkedDevice(parts.cover.device, parts.link, self.driver, parts.rules, self, log=start.log)
+        else:
+            mtu = parts.limits.mtu
+            self.device = PlainDevice(parts.cover.device, mtu, self.driver, lambda: _route_mtu(settings), log=start.log)
+
+    def close(self) -> None:
+        """Close link and carriers."""
+        self.driver.finish()
+        self.device.close()
+        self.driver.close()
+
+    def begin(self) -> None:
+        """See ``Side``."""
+        self.driver.start_reading()
+        self._ready()
+
+    def stop(self) -> None:
+        """See ``Side``."""
+        self.endpoint.role.stop(self.driver.now())
+
+    def reconnect(self) -> None:
+        """See ``Side``: a server dials nobody."""
+
+    # -- the endpoint's events
+
+    def handle(self, event: Event) -> None:
+        """Do what it asks for."""
         match event:
             case ConversationOpened(peer=peer, target=target):
                 self._open_socket(peer, target)
             case ConversationClosed(peer=peer):
                 self._close_socket(peer)
             case Follow(remote=remote):
-                if self._link is not None:
-                    self._link.follow(ip_address(remote))
+                self.device.follow(ip_address(remote))
             case Forget(remote=remote):
-                if self._link is not None:
-                    self._link.forget(ip_address(remote))
+                self.device.forget(ip_address(remote))
             case Suspect(remote=remote):
-                self.log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
-                if self._link is not None:
-                    self._link.suspect(ip_address(remote))
+                log_suspect(self._log, remote)
+                self.device.suspect(ip_address(remote))
             case _:
-                super()._event(event)
+                log_event(self._log, event)
 
     def _open_socket(self, peer: Hashable, target: int) -> None:
         try:
-            socket = Dialled(self._targets[target])
+            descriptor, receive = self._targets.open(peer, target)
         except LinkError as error:
-            self._note_trouble(str(error))  # on wire rsock perhaps once a datagram
-            self.core.socket_refused(self._now(), peer, str(error))
+            self._troubles.note(str(error))  # on wire rsock perhaps once a datagram
+            self.endpoint.role.socket_refused(self.driver.now(), peer, str(error))
             return
-        self._sockets[peer] = socket
-        if not self._paused:
-            self._loop.add_reader(socket.fileno(), self._target_readable, peer, socket)
+        self.driver.add_source(descriptor, receive)
 
     def _close_socket(self, peer: Hashable) -> None:
-        socket = self._sockets.pop(peer, None)
-        if socket is not None:
-            self._loop.remove_reader(socket.fileno())
-            socket.close()
-            self._closed.update(dataclasses.asdict(socket.counters))
-            if socket.counters.refused:
-                self._refused[str(socket.target)] += socket.counters.refused
+        descriptor = self._targets.descriptor(peer)
+        if descriptor is not None:
+            self.driver.remove_source(descriptor)
+            self._targets.close(peer)
 
-    def describe(self, peer: Hashable) -> str:
-        """The local end of a conversation's socket, for people."""
-        socket = self._sockets.get(peer)
-        return f"{socket.local} → {socket.target}" if socket else "closed"
+    # -- the device's events: see ``device.Owner``
 
-    # -- the link
+    def match(self) -> Match:
+        """What comes to our ports at our addresses."""
+        return self._cover.match()
 
-    def _link_event(self, event: LinkEvent) -> None:
-        if event is LinkEvent.ADDRESSES and not self.settings.addresses:
+    def wanted_device(self) -> str:
+        """Where the world comes in; that one client is reached through another device moves nothing."""
+        if self._settings.device is not None:
+            return self._settings.device
+        with contextlib.suppress(LinkError):  # no descriptor left to ask with: nothing that ends a tunnel
+            return default_device() or self.device.name
+        return self.device.name
+
+    def device_changes(self, name: str) -> None:
+        """Rules and filter name the device and its addresses."""
+        with contextlib.suppress(LinkError):
+            if not self._settings.addresses:
+                self._cover.addresses = device_addresses(name) or self._cover.addresses
+        self._cover.device = name
+
+    def device_event(self, event: LinkEvent) -> None:
+        """Our addresses may have changed."""
+        if event is LinkEvent.ADDRESSES and not self._settings.addresses:
             self._follow_addresses()
+
+    def link_renewed(self) -> None:
+        """The new link has to know the next hops of flows, too."""
+        for remote in self.endpoint.role.followed():
+            self.device.follow(ip_address(remote))
 
     def _follow_addresses(self) -> None:
         """Rules and filter name our addresses: both follow them."""
         addresses: tuple[IPAddress, ...] = ()
         with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event
-            addresses = device_addresses(self.device)
-        if not addresses and self.device_up:
-            self.log.warning("device %s has no address now: no client gets through until it has one again", self.device)
-        if addresses and set(addresses) != set(self.addresses):
-            self.log.info("addresses are now %s", ", ".join(map(str, addresses)))
-            self.addresses = addresses
+            addresses = device_addresses(self.device.name)
+        if not addresses and self.device.up:
+            self._log.warning(
+                "device %s has no address now: no client gets through until it has one again", self.device.name
+            )
+        if addresses and set(addresses) != set(self._cover.addresses):
+            self._log.info("addresses are now %s", ", ".join(map(str, addresses)))
+            self._cover.addresses = addresses
             self._name_addresses()
 
     def _name_addresses(self) -> None:
         """In rules and filter.  What fails, as while another iptables command is at work, is tried again."""
         try:
-            self._apply_policy()
-            if self._link is not None:
-                self._link.rematch(self._match())
+            if self.rules is not None:
+                self.rules.apply()
+            self.device.rematch()
         except (LinkError, FirewallError) as error:
             level = logging.DEBUG if self._name_at else logging.ERROR
-            self.log.log(level, "rules or filter do not name the present addresses yet: %s", error)
-            self._name_at = self._now() + NAME_AGAIN
+            self._log.log(level, "rules or filter do not name the present addresses yet: %s", error)
+            self._name_at = self.driver.now() + NAME_AGAIN
         else:
             if self._name_at:
-                self.log.info("rules and filter name the present addresses")
+                self._log.info("rules and filter name the present addresses")
             self._name_at = 0.0
 
-    def _tick(self, now: float) -> None:
-        super()._tick(now)
+    # -- once a second
+
+    def tick(self, now: float) -> None:
+        """See ``Side``."""
         if self._name_at and now >= self._name_at:
             self._name_addresses()
 
-    def _wanted_device(self) -> str:
-        """Where the world comes in; that one client is reached through another device moves nothing."""
-        if self.settings.device is not None:
-            return self.settings.device
-        with contextlib.suppress(LinkError):  # no descriptor left to ask with: nothing that ends a tunnel
-            return default_device() or self.device
-        return self.device
+    # -- what an operator sees
 
-    def _link_renewed(self) -> None:
-        if self._link is not None:
-            for remote in self.core.followed():
-                self._link.follow(ip_address(remote))
+    def view(self) -> View:
+        """See ``Side``."""
+        return View(
+            self._settings,
+            state="serving",
+            sessions=self.endpoint.sessions,
+            describe=self._describe,
+            counters=self.endpoint.counters,
+            refusals=self._targets.refusals(),
+            troubles=self._troubles.counts,
+        )
 
-    def _reopen(self, device: str) -> bool:
-        with contextlib.suppress(LinkError, FirewallError):
-            if not self.settings.addresses:
-                self.addresses = device_addresses(device) or self.addresses
-        return super()._reopen(device)
-
-    def reconnect(self) -> None:
-        """A server dials nobody: nothing to do."""
-
-    def socket_counters(self) -> list[DatagramCounters]:
-        """See ``Driver``."""
-        return [DatagramCounters(**self._closed), *(socket.counters for socket in self._sockets.values())]
-
-    def refusals(self) -> dict[str, int]:
-        """See ``Driver``."""
-        found = Counter(self._refused)
-        for socket in self._sockets.values():
-            if socket.counters.refused:
-                found[str(socket.target)] += socket.counters.refused
-        return dict(found)
+    def _describe(self, session: Session, peer: Hashable) -> str:
+        return self._targets.describe(outer_peer(self.endpoint, session, peer))
 
     @property
-    def reason(self) -> str:
-        """A server that runs has nothing to explain."""
-        return ""
+    def held_ports(self) -> list[int]:
+        """See ``Side``: the rules cover no port beyond the configuration's."""
+        return []
+
+    def socket_counters(self) -> list[DatagramCounters]:
+        """See ``Side``."""
+        return self._targets.counters()
+
+
+def _none_dialled(key: FlowKey) -> None:
+    raise AssertionError(f"a server dials no carrier, and {key} is one")

@@ -1,1 +1,1 @@
-"""Sockets toward applications, targets and UDP carriers; ports that are held."""
+"""Sockets toward applications and targets, UDP sockets that flows travel in, and ports that are held."""

@@ -1,14 +1,15 @@
-"""UDP carriers: ordinary UDP sockets on which flows travel, ours and the far end's frames in them.
+"""UDP carriers: ordinary UDP sockets in which flows travel.
 
-``DialledCarrier`` is a client's: one socket, connected, for each flow.  ``CarrierPort`` is a server's: one socket for each
-port and family (or each address, where the configuration names some), on which any number of flows arrive; an answer leaves from the
-address that was asked.
+A client has a ``ClientCarrier`` for each flow: one connected socket. A server has a ``ServerCarrier`` for each port
+and family (or for each address, where the configuration names some): one socket, to which any number of clients' flows
+come.  An answer leaves from the address that was asked.
 
-Unlike the application's sockets (``link.datagram``) they hand on what UDP_GRO merged as one buffer, for the codec opens a
-whole burst at once, and they send a burst as it is: one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the system has none of that,
-and for what is said otherwise on each, see ``link.udp``.
-DF is always set and the kernel's own idea of the path's MTU is ignored (IP_PMTUDISC_PROBE, ip(7)): the core finds the size that passes
-by padded probes, as it does for fake TCP.  The kernel refuses a UDP_SEGMENT size above the device's MTU by itself.
+They differ from the application's sockets (``datagrams``) in two ways.  What UDP_GRO merged stays one buffer, because
+the codec opens a whole burst at once. A burst is sent as it is: one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams
+and 65,507 bytes.  ``link.udp`` hides what systems lack, or do differently.
+DF is always set, and the MTU that the kernel knows of the path is ignored (IP_PMTUDISC_PROBE, ip(7)): the core finds
+the size that passes by padded probes, as it does for fake TCP. A UDP_SEGMENT size above the device's MTU is refused by
+the kernel.
 
 Kernel sources: net/ipv4/udp.c (udp_send_skb), include/uapi/linux/in.h.
 """
@@ -28,7 +29,7 @@ from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, O
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.sockets.buffers import SLOT_BYTES, shared_slots
+from rsock_nf.sockets.buffers import BUFFER_BYTES, shared_buffers
 from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
 
 _DISCARD: Final = 9
@@ -37,7 +38,7 @@ _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 -
 
 
 class _Carrier(UdpSocket):
-    """What both ends have in common: options, and sending a burst."""
+    """What both ends share: socket options, and sending a burst."""
 
     def __init__(self, endpoint: Endpoint, device: str | None) -> None:
         self._device = device
@@ -56,13 +57,14 @@ class _Carrier(UdpSocket):
 
     @property
     def receive_drops(self) -> int:
-        """What arrived and found its receive buffer full, where the system tells."""
+        """How many datagrams were dropped because the receive buffer was full, where the system tells."""
         return self._udp.receive_drops(self._socket)
 
     def send(self, burst: Outgoing) -> bool:
         """Send a burst, whole or in the pieces that the kernel takes.
 
-        False = the socket buffer is full, and nothing of it was sent.  What the kernel refuses for another reason is dropped and counted.
+        False = the socket buffer is full, and nothing was sent.  What the kernel refuses for another reason is dropped
+        and counted.
         """
         if burst.carrier is None:
             raise ValueError("a burst for the link")
@@ -78,7 +80,7 @@ class _Carrier(UdpSocket):
         pieces = [view[at : at + at_once] for at in range(0, len(data), at_once)]
         if not self._send_piece(burst.carrier, destination, pieces[0], size):
             return False
-        for piece in pieces[1:]:  # the buffer has filled in between: what does not go now is lost, as on any queue
+        for piece in pieces[1:]:  # the buffer is full by now: what cannot be sent is lost, as in any queue
             if not self._send_piece(burst.carrier, destination, piece, size):
                 self.counters.send_full += -(-len(piece) // size)
         return True
@@ -86,7 +88,7 @@ class _Carrier(UdpSocket):
     def _send_piece(self, key: FlowKey, destination: Destination, data: Buffer, size: int) -> bool:
         """One UDP_SEGMENT send, or one datagram after the other where the kernel refuses that."""
         count = -(-len(data) // size)
-        if self._udp.bursts and size < self._single_from.get(key, SLOT_BYTES):
+        if self._udp.bursts and size < self._single_from.get(key, BUFFER_BYTES):
             ancillary = [*destination.ancillary, *self._udp.segments(size)]
             failure = self._transmit(data, ancillary, destination.address)
             if failure not in NO_GSO:
@@ -98,7 +100,7 @@ class _Carrier(UdpSocket):
         return True
 
     def _send_each(self, destination: Destination, data: Buffer, size: int, count: int) -> int:
-        """Datagram by datagram; errno of the first.  Where the first is too big, so are the others."""
+        """Send datagram by datagram; returns the errno of the first.  If the first is too big, the others are, too."""
         view = memoryview(data)
         first = self._transmit(view[:size], destination.ancillary, destination.address)
         if first == errno.EMSGSIZE:
@@ -121,11 +123,11 @@ class _Carrier(UdpSocket):
         return True
 
 
-class DialledCarrier(_Carrier):
+class ClientCarrier(_Carrier):
     """A client's flow over UDP, toward ``remote``.
 
-    ``source``: the address to send from; ``ports``: where the source port comes from (a random free one); by default the
-    kernel chooses either.  ``device``: the only one that it may use.
+    ``source``: the address to send from; ``ports``: the ranges that a random free source port is taken from.  Without
+    them the kernel chooses.  ``device``: the only device that it may use.
     Raises ``LinkError``.
     """
 
@@ -149,9 +151,9 @@ class DialledCarrier(_Carrier):
             ip_address(local[0].partition("%")[0]).packed, local[1], remote.address.packed, remote.port, udp=True
         )
         self._to_remote = Destination(None, [])
-        self._slots = shared_slots()
+        self._buffers = shared_buffers()
         self._refusals = 0
-        """ECONNREFUSED that ``refused`` has told of."""
+        """How many ECONNREFUSED ``refused`` has reported."""
 
     def _attach(self, endpoint: Endpoint) -> None:
         if self._ports or self._source is not None:
@@ -159,7 +161,7 @@ class DialledCarrier(_Carrier):
         self._socket.connect(to_socket_address(endpoint))
 
     def _bind(self, remote: Endpoint) -> None:
-        """The source; of ``ports`` the first free one, from a random one on.  Raises ``OSError``."""
+        """Bind the source address, and the first free port of ``ports`` from a random one on.  Raises ``OSError``."""
         host = self._source or ip_address(_ANY[self._family])
         start = int.from_bytes(self._rng(4), "big") % len(self._ports) if self._ports else 0
         taken: OSError | None = None
@@ -184,31 +186,33 @@ class DialledCarrier(_Carrier):
         return _plausible(self._udp.route_mtu(self._socket), self._family)
 
     def refused(self) -> bool:
-        """Since the last call a send or a read has got ECONNREFUSED: ICMP said that nobody has the server's port."""
+        """Whether a send or a read since the last call got ECONNREFUSED: ICMP said that nobody has the server's
+        port."""
         told, self._refusals = self._refusals, self.counters.refused
         return self._refusals > told
 
     def receive(self) -> list[Carried]:
-        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same ``Slots``."""
-        lengths = self._read(self._slots)
+        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same
+        ``ReceiveBuffers``."""
+        lengths = self._read(self._buffers)
         if not lengths:
             return []
         key = self.key
-        reader = self._slots.reader
+        reader = self._buffers.reader
         views = reader.views
-        if not reader.any_control(len(lengths)):
-            received = [Carried(key, views[slot][:length], 0) for slot, length in enumerate(lengths)]
+        if not reader.any_ancillary(len(lengths)):
+            received = [Carried(key, views[index][:length], 0) for index, length in enumerate(lengths)]
         else:
             received = [
-                Carried(key, views[slot][:length], self._udp.parse_control(reader.control(slot)).segment_size)
-                for slot, length in enumerate(lengths)
+                Carried(key, views[index][:length], self._udp.parse_ancillary(reader.ancillary(index)).segment_size)
+                for index, length in enumerate(lengths)
             ]
         self.counters.received += count_datagrams(received)
         return received
 
 
-class CarrierPort(_Carrier):
-    """A server's port; an unspecified address takes every local one of its family.
+class ServerCarrier(_Carrier):
+    """A server's port.  An unspecified address stands for every local address of its family.
 
     Raises ``LinkError``.
     """
@@ -218,7 +222,9 @@ class CarrierPort(_Carrier):
     def __init__(self, endpoint: Endpoint, *, device: str | None = None) -> None:
         super().__init__(endpoint, device)
         self.endpoint = endpoint
-        self._slots = shared_slots(NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control)
+        self._buffers = shared_buffers(
+            NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
+        )
         self._keys: dict[Hashable, FlowKey] = {}
         """Sender and our address, as the kernel says them → flow."""
         self._destinations: dict[Hashable, Destination] = {}
@@ -232,29 +238,30 @@ class CarrierPort(_Carrier):
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Carried]:
-        """See ``DialledCarrier.receive``."""
-        lengths = self._read(self._slots)
+        """See ``ClientCarrier.receive``."""
+        lengths = self._read(self._buffers)
         if not lengths:
             return []
-        reader = self._slots.reader
+        reader = self._buffers.reader
         stride = reader.name_stride
         names = reader.names_raw(len(lengths))
         views = reader.views
         received: list[Carried] = []
-        last_name = last_control = b""
+        last_name = last_ancillary = b""
         key, segment_size = None, 0
-        for slot, length in enumerate(lengths):
-            name, control = names[slot * stride : slot * stride + stride], reader.control(slot)
-            if key is None or name != last_name or control != last_control:
-                last_name, last_control = name, control
-                segment_size, source = self._udp.parse_control(control)
+        for index, length in enumerate(lengths):
+            name, ancillary = names[index * stride : index * stride + stride], reader.ancillary(index)
+            if key is None or name != last_name or ancillary != last_ancillary:
+                last_name, last_ancillary = name, ancillary
+                segment_size, source = self._udp.parse_ancillary(ancillary)
                 key = self._keys.get((name, source)) or self._learn(name, source)
-            received.append(Carried(key, views[slot][:length], segment_size))
+            received.append(Carried(key, views[index][:length], segment_size))
         self.counters.received += count_datagrams(received)
         return received
 
     def _learn(self, name: bytes, source: bytes) -> FlowKey:
-        """``name`` is a struct sockaddr_in or sockaddr_in6; ``source``, on a wildcard address, the answer's pktinfo."""
+        """``name`` is a struct sockaddr_in or sockaddr_in6.  ``source`` is the pktinfo of an answer, on a wildcard
+        address."""
         (port,) = struct.unpack_from("!H", name, 2)
         local = self._udp.address_of(self._family, source).packed if source else b""
         if self._family == socket.AF_INET:
@@ -290,7 +297,8 @@ def count_datagrams(received: Sequence[Carried]) -> int:
 
 
 def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
-    """What the route to the first of ``remotes`` that has one takes, bytes of an IP packet; 0 = none has.  Nothing is sent."""
+    """The MTU of the route to the first of ``remotes`` that has a route, bytes of an IP packet; 0 = none has.  Nothing
+    is sent."""
     for remote in remotes:
         family = socket.AF_INET if remote.version == 4 else socket.AF_INET6
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
@@ -302,24 +310,26 @@ def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
 
 
 def _plausible(mtu: int, family: int) -> int:
-    """0 for what no device has: a route that was just deleted leads to one of 68 bytes (net/core/dst.c, blackhole_netdev)."""
+    """``mtu``, or 0 for one that no real device has: a route that was just deleted leads to a device with 68 bytes
+    (net/core/dst.c, blackhole_netdev)."""
     return mtu if mtu >= _LEAST_MTU[socket.AddressFamily(family)] else 0
 
 
 def serve_ports(
     ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None
-) -> list[CarrierPort]:
-    """A ``CarrierPort`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6 address.
+) -> list[ServerCarrier]:
+    """A ``ServerCarrier`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6
+    address.
 
     All of them, or none and ``LinkError``.  A host without IPv6 serves IPv4 only.
     """
-    opened: list[CarrierPort] = []
+    opened: list[ServerCarrier] = []
     with contextlib.ExitStack() as stack:
         hosts = list(addresses) or [ip_address(host) for family, host in _ANY.items() if _has(family)]
         for span in ranges:
             for port in range(span.first, span.last + 1):
                 for host in hosts:
-                    carrier = CarrierPort(Endpoint(host, port), device=device)
+                    carrier = ServerCarrier(Endpoint(host, port), device=device)
                     stack.callback(carrier.close)
                     opened.append(carrier)
         stack.pop_all()
@@ -337,4 +347,4 @@ def _has(family: socket.AddressFamily) -> bool:
     return True
 
 
-__all__ = ["CarrierPort", "DialledCarrier", "count_datagrams", "route_mtu", "serve_ports"]
+__all__ = ["ClientCarrier", "ServerCarrier", "count_datagrams", "route_mtu", "serve_ports"]

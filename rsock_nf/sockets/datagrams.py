@@ -1,16 +1,17 @@
 """The application's side: UDP sockets that take and give whole runs of datagrams.
 
-A ``Listener`` is bound, and many peers send to it (the application at a client).  A ``Dialled`` socket is
-connected to one target (a conversation at the server).  The way of a datagram, in the order of this file:
+A ``Listener`` is bound, and many peers send to it: the application, at a client. A ``TargetSocket`` is connected to
+one target: a conversation, at the server.  The way of a datagram, in the order of this file:
 
-1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its
-   ancillary data tells the size to cut at, and fewer of them are read at once.  Consecutive datagrams of one peer become ``Run``s.
+1. in: one recvmmsg(2) of up to 64 messages.  With UDP_GRO a message may be many datagrams of one sender; its ancillary
+   data says at which size to cut it, and fewer messages are read at once.  Consecutive datagrams of one peer become
+   ``Run``s.
 2. out: each run is one sendmsg(2) with UDP_SEGMENT, at most 64 datagrams and 65,507 bytes.  Where the kernel
    refuses (a segment above the device's MTU, a device without checksum offload) the run is sent one by one, and so are
    later ones of that segment size to the same destination.
 
-What it is not: a queue.  What a full socket buffer refuses is dropped and counted, as UDP is; the application has
-a flow control of its own.  Systems that have none of these calls read and send one by one (``link.udp``).
+There is no queue.  What a full socket buffer refuses is dropped and counted, as everywhere with UDP; the application
+has its own flow control.  Systems without these calls read and send one by one (``link.udp``).
 
 Kernel sources: net/ipv4/udp.c, include/uapi/linux/udp.h.
 """
@@ -35,7 +36,7 @@ from rsock_nf.link.sockaddr import (
     why_not,
 )
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.sockets.buffers import SLOT_BYTES, SLOTS, Slots, shared_slots
+from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
@@ -44,10 +45,11 @@ SOCKET_BUFFER: Final = 8 << 20
 _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 """UDP payload of one send, so that its IP packet is at most 65,535 bytes long."""
 _REMEMBERED: Final = 8192
-"""Entries in a cache of peers; the oldest goes first."""
+"""Entries in a cache of peers; the oldest is removed first."""
 _READ_ATTEMPTS: Final = 4
 _READ_BYTES: Final = 256 << 10
-"""What one read may bring if its messages are like those of the last: what stays in a core's cache until it is sent."""
+"""How much one read should bring: so little that it stays in the CPU's cache until it is sent.  Assumes messages of the
+size that the last read brought."""
 NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
@@ -66,13 +68,13 @@ class DatagramCounters:
     send_full: int = 0
     """Dropped: the socket buffer or the device queue was full."""
     too_big: int = 0
-    """Dropped: above what the device, or a path known to the kernel, takes with DF set (carriers only)."""
+    """Dropped: with DF set, larger than the device or the path takes, as far as the kernel knows (carriers only)."""
     send_errors: int = 0
     """Dropped: any other error."""
     receive_errors: int = 0
-    """Errors other than ECONNREFUSED reported by a read; they are about earlier sends."""
+    """Errors other than ECONNREFUSED that a read reported; they are about earlier sends."""
     sent_singly: int = 0
-    """Tried one by one because the kernel refused their run, or one like it."""
+    """Sent one by one, because the kernel refused their run or one like it."""
     unanswerable: int = 0
     """Dropped: the sender's Unix-domain socket is bound to nothing that can be answered."""
     oversize: int = 0
@@ -88,7 +90,7 @@ class Destination(NamedTuple):
 
 
 class UdpSocket:
-    """A non-blocking UDP socket with room, that sends runs."""
+    """A non-blocking UDP socket with large buffers that sends runs."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.counters = DatagramCounters()
@@ -97,8 +99,8 @@ class UdpSocket:
         self._udp = system().udp
         self._single_from: dict[Hashable, int] = {}
         """Destinations that refused a run: the smallest segment size with which they did."""
-        self._read_limit = SLOTS
-        """Messages of one read."""
+        self._read_limit = BUFFERS
+        """How many messages one read takes."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
             try:
@@ -112,7 +114,7 @@ class UdpSocket:
             raise LinkError(why_not(self._purpose, endpoint, error)) from error
 
     _purpose = ""
-    """What opening it is for, in an error message."""
+    """What the socket is opened for, for an error message."""
 
     def _attach(self, endpoint: Endpoint) -> None:
         """Bind or connect.  Raises ``OSError``."""
@@ -134,9 +136,11 @@ class UdpSocket:
         """Where this socket is bound."""
         return to_endpoint(self._socket.getsockname())
 
-    def _read(self, slots: Slots) -> list[int]:
-        """How long each slot is that was filled.  Errors that earlier sends left on the socket are counted, and it is read again."""
-        reader = slots.reader
+    def _read(self, buffers: ReceiveBuffers) -> list[int]:
+        """Read once; returns the length of each buffer that was filled.
+
+        When the read reports an error of an earlier send, that is counted, and it is read again."""
+        reader = buffers.reader
         for _ in range(_READ_ATTEMPTS):
             try:
                 count = reader.read(self._socket.fileno(), self._read_limit)
@@ -162,7 +166,7 @@ class UdpSocket:
             self._settle(self._transmit(datagrams[0], destination.ancillary, destination.address), 1)
         elif not self._udp.bursts:
             self._send_all(destination, datagrams)
-        elif size == 0 or size >= self._single_from.get(key, SLOT_BYTES):
+        elif size == 0 or size >= self._single_from.get(key, BUFFER_BYTES):
             self._send_singly(destination, datagrams)
         elif not len(datagrams[-1]):  # a burst cannot end in an empty datagram: it would vanish
             self._send_run(key, destination, datagrams[:-1], size)
@@ -183,7 +187,7 @@ class UdpSocket:
             remember(self._single_from, key, size if failure == errno.EMSGSIZE else 1)
 
     def _send_singly(self, destination: Destination, datagrams: Sequence[Buffer]) -> bool:
-        """Send one by one what could be a burst; whether the first was taken."""
+        """Send one by one what could be a burst.  Returns whether the kernel took the first."""
         self.counters.sent_singly += len(datagrams)
         return self._send_all(destination, datagrams)
 
@@ -194,7 +198,7 @@ class UdpSocket:
         return failures[0] == 0
 
     def _transmit(self, data: Buffer, ancillary: Ancillary, address: SocketAddress | None) -> int:
-        """One sendmsg(2), and a second where the first only delivered an old ECONNREFUSED; errno, 0 = sent."""
+        """One sendmsg(2), and a second one if the first only reported an old ECONNREFUSED.  Returns errno, 0 = sent."""
         for _ in range(2):
             try:
                 if ancillary:
@@ -223,18 +227,18 @@ class UdpSocket:
 class Listener(UdpSocket):
     """Bound to ``endpoint``; any number of peers.  ``::`` takes IPv4 as well.
 
-    A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, the struct in_pktinfo or
-    in6_pktinfo that makes answers leave from the address that was asked.
+    A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, what ``UdpSystem.answer_from``
+    needs for an answer from the address that was asked.
 
     Raises ``LinkError``.
     """
 
     _purpose = "listen on"
 
-    def __init__(self, endpoint: Endpoint, *, slots: Slots | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(endpoint)
-        self._slots = slots or shared_slots(
-            NAME_BYTES[self._family], self._udp.merge_control + self._udp.destination_control
+        self._buffers = buffers or shared_buffers(
+            NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
         )
         self._destinations: dict[Hashable, Destination] = {}
 
@@ -250,39 +254,39 @@ class Listener(UdpSocket):
     def receive(self) -> list[Run]:
         """What waits, at most 64 kernel messages; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        slots = self._slots
-        reader = slots.reader
-        lengths = self._read(slots)
+        buffers = self._buffers
+        reader = buffers.reader
+        lengths = self._read(buffers)
         if not lengths:
             return []
         count = len(lengths)
         names = reader.names_raw(count)
         name = names[: reader.name_stride]
         one_sender = names == name * count
-        if self._wildcard or reader.any_control(count):
-            runs = self._receive_with_control(names, lengths, one_sender=one_sender)
+        if self._wildcard or reader.any_ancillary(count):
+            runs = self._receive_with_ancillary(names, lengths, one_sender=one_sender)
         elif one_sender:
-            runs = slots.runs(name, lengths)
+            runs = buffers.runs(name, lengths)
         else:
-            runs = slots.mixed_runs(_cut(names, reader.name_stride), lengths, None)
+            runs = buffers.mixed_runs(_cut(names, reader.name_stride), lengths, None)
         self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 
-    def _receive_with_control(self, names: bytes, lengths: list[int], *, one_sender: bool) -> list[Run]:
-        reader = self._slots.reader
+    def _receive_with_ancillary(self, names: bytes, lengths: list[int], *, one_sender: bool) -> list[Run]:
+        reader = self._buffers.reader
         stride = reader.name_stride
-        controls = [reader.control(slot) for slot in range(len(lengths))]
-        if one_sender and controls.count(controls[0]) == len(controls):
-            segment_size, source = self._udp.parse_control(controls[0])
+        ancillaries = [reader.ancillary(index) for index in range(len(lengths))]
+        if one_sender and ancillaries.count(ancillaries[0]) == len(ancillaries):
+            segment_size, source = self._udp.parse_ancillary(ancillaries[0])
             peer = names[:stride] + source
             if not segment_size:
-                return self._slots.runs(peer, lengths)
-            return self._slots.mixed_runs([peer] * len(lengths), lengths, [segment_size] * len(lengths))
-        parsed = [self._udp.parse_control(control) for control in controls]
+                return self._buffers.runs(peer, lengths)
+            return self._buffers.mixed_runs([peer] * len(lengths), lengths, [segment_size] * len(lengths))
+        parsed = [self._udp.parse_ancillary(ancillary) for ancillary in ancillaries]
         peers = [name + told.source for name, told in zip(_cut(names, stride), parsed, strict=True)]
-        return self._slots.mixed_runs(peers, lengths, [told.segment_size for told in parsed])
+        return self._buffers.mixed_runs(peers, lengths, [told.segment_size for told in parsed])
 
     def send(self, runs: Sequence[Run]) -> None:
         """Send each run to its peer.  What the kernel does not take is dropped and counted."""
@@ -304,7 +308,7 @@ class Listener(UdpSocket):
         return peer[:size], peer[size:]
 
     def describe(self, peer: Hashable) -> str:
-        """``peer`` for people: its address and port, and which of our addresses it asked if we have many."""
+        """``peer`` for people: its address and port, and on a wildcard address, which of our addresses it sent to."""
         name, source = self._split(peer)
         sender = str(to_endpoint(parse_sockaddr(name)))
         if not source:
@@ -313,18 +317,19 @@ class Listener(UdpSocket):
         return f"{sender} via {getattr(local, 'ipv4_mapped', None) or local}"
 
 
-class Dialled(UdpSocket):
-    """Connected to ``target``: hears nobody else, has one source port.  Its owner says whom it stands for.
+class TargetSocket(UdpSocket):
+    """Connected to ``target``: it receives from nobody else, and has one source port.  Its owner knows which peer it
+    belongs to.
 
     Raises ``LinkError``.
     """
 
     _purpose = "open a socket toward"
 
-    def __init__(self, target: Endpoint, *, slots: Slots | None = None) -> None:
+    def __init__(self, target: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(target)
         self.target = target
-        self._slots = slots or shared_slots()
+        self._buffers = buffers or shared_buffers()
         self._to_target = Destination(None, [])
 
     def _attach(self, endpoint: Endpoint) -> None:
@@ -333,19 +338,19 @@ class Dialled(UdpSocket):
     def receive(self, peer: Hashable) -> list[Run]:
         """What waits, at most 64 kernel messages, as runs of ``peer``; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        slots = self._slots
-        reader = slots.reader
-        lengths = self._read(slots)
+        buffers = self._buffers
+        reader = buffers.reader
+        lengths = self._read(buffers)
         if not lengths:
             return []
         count = len(lengths)
-        if reader.any_control(count):
-            segments = [self._udp.parse_control(reader.control(slot)).segment_size for slot in range(count)]
-            runs = slots.mixed_runs([peer] * count, lengths, segments)
+        if reader.any_ancillary(count):
+            segments = [self._udp.parse_ancillary(reader.ancillary(index)).segment_size for index in range(count)]
+            runs = buffers.mixed_runs([peer] * count, lengths, segments)
         else:
-            runs = slots.runs(peer, lengths)
+            runs = buffers.runs(peer, lengths)
         self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 
@@ -364,7 +369,7 @@ def _cut(names: bytes, stride: int) -> list[bytes]:
 
 
 def remember(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Store in a bounded dictionary; the entry that came first makes room."""
+    """Store in a bounded dictionary; the oldest entry is removed to make room."""
     if len(cache) >= _REMEMBERED:
         del cache[next(iter(cache))]
     cache[key] = value

@@ -1,13 +1,13 @@
 """Holding TCP ports: as long as a ``HeldPort`` lives, the kernel gives its port to nobody else.
 
-What it is: one bound TCP socket for each port, on ``[::]`` and IPv4 at once, that never listens (on OpenBSD, whose IPv6
-sockets never take IPv4, one of each).
-An explicit bind or listen of somebody else fails with EADDRINUSE, the kernel's choice of an
-ephemeral port passes it by, and ``ss -tln`` does not show it.  Neither SO_REUSEADDR nor
-SO_REUSEPORT: with either of them on both sides a foreign bind would succeed (net/ipv4/inet_connection_sock.c,
-``inet_csk_bind_conflict``).
+Each port has one bound TCP socket, for IPv6 and IPv4 at once, that never listens. (OpenBSD's IPv6 sockets never take
+IPv4, so there it has one socket for each.) When another program binds or listens on the port, it gets EADDRINUSE.  The
+kernel does not choose it as an ephemeral port, and ``ss -tln`` does not show it.
 
-What it is not: a firewall.  The kernel answers a SYN to a held port with RST; the drop rule prevents that.
+The sockets have neither SO_REUSEADDR nor SO_REUSEPORT: if both sides had one of them, a foreign bind would succeed
+(net/ipv4/inet_connection_sock.c, ``inet_csk_bind_conflict``).
+
+It is no firewall: the kernel would answer a SYN to a held port with RST.  The drop rule prevents that.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class HeldPort:
 def hold_port(port: int) -> HeldPort:
     """Hold ``port`` for IPv4 and IPv6.
 
-    Raises ``LinkError`` when it is taken, be it by a listener, a connection or one in TIME_WAIT (which ends
-    within 60 s: who may wait tries again), when it needs a privilege, or when no socket can be had.
+    Raises ``LinkError`` when a listener, a connection or one in TIME_WAIT has it (TIME_WAIT ends within 60 s, so a
+    later call may succeed), when it needs a privilege, or when there is no descriptor left.
     """
     try:
         return _hold(port)
@@ -80,7 +80,8 @@ def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = 
 
 
 def hold_ports(ranges: Sequence[PortRange]) -> list[HeldPort]:
-    """Hold every port of ``ranges`` (disjoint), in their order: all of them, or none and ``LinkError``."""
+    """Hold every port of ``ranges``, which do not overlap, in their order.  If one cannot be held, none is:
+    ``LinkError``."""
     held: list[HeldPort] = []
     try:
         for span in ranges:
@@ -112,7 +113,7 @@ def _hold(port: int) -> HeldPort:
 
 
 def _takes_ipv4(holder: socket.socket) -> bool:
-    """Have an IPv6 socket take IPv4 as well; False = the system does not let it."""
+    """Make an IPv6 socket take IPv4 as well; False = the system does not allow it."""
     try:
         holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     except OSError:
@@ -121,10 +122,10 @@ def _takes_ipv4(holder: socket.socket) -> bool:
 
 
 def _unbound_socket() -> socket.socket:
-    """IPv6 where the kernel has it.
+    """An IPv6 socket where the kernel has IPv6, otherwise an IPv4 socket.
 
-    With ``net.ipv6.conf.*.disable_ipv6`` it has, and ``::`` binds; with ``ipv6.disable=1`` on the kernel's command
-    line it has not.
+    With ``net.ipv6.conf.*.disable_ipv6`` the kernel has IPv6, and ``::`` can be bound.  With ``ipv6.disable=1`` on its
+    command line it has none.
     """
     try:
         return socket.socket(socket.AF_INET6, socket.SOCK_STREAM)

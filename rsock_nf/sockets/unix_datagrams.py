@@ -1,18 +1,21 @@
-"""The application's side without UDP: a bound Unix-domain datagram socket, in and out in runs as a ``Listener``'s.
+"""The application's side without UDP: a bound Unix-domain datagram socket that takes and gives runs, as a ``Listener``
+does.
 
-Whoever sends from a socket that is bound itself, to an absolute path or an abstract name, is a peer and gets answers.
-All that send from unbound sockets are one peer, whose datagrams are carried and whose answers nobody can get: they are
-dropped and counted.  A peer whose path is relative is treated so too: the path would be looked up from where *we* stand,
-and lead to a socket that the sender chose and may not write to.  Absolute paths are taken at their word: links in them
-are followed, with our rights (``SECURITY.md``: whom to let in).
+A sender whose own socket is bound, to an absolute path or an abstract name, is a peer and gets answers.  All senders
+with unbound sockets are one peer: their datagrams are carried, but nobody can get the answers, so these are dropped
+and counted.  The same goes for a sender with a relative path.  We would look the path up in our own working directory,
+so the sender could choose a socket that it may not write to itself.  Links in absolute paths are followed with our
+rights (``SECURITY.md`` says whom to let in).
 
-The file belongs to us and to the group of its directory, mode 0660: who may enter a group's directory may use the tunnel.
-A file that a dead process left is replaced; a live socket and any other kind of file are left alone, and are an error.
+The file belongs to us and to the group of its directory, mode 0660: the members of that group may use the tunnel.
+A file that a dead process left is replaced.  A socket in use, or any other kind of file, is left alone, and is an
+error.
 ``close`` removes the file if it is still ours.
 
-What it is not: reliable, though the kernel's socket is.  What a peer's full queue refuses is dropped and counted, as on UDP.
-That queue is short (``net.unix.max_dgram_qlen``, 10 datagrams unless somebody raised it), but for a peer that is connected
-to us: what such peers leave unread counts against our send buffer, which all share.  See unix(7), net/unix/af_unix.c.
+It is not reliable, though the kernel's socket is.  What a peer's full queue refuses is dropped and counted, as with
+UDP.  That queue is short (``net.unix.max_dgram_qlen``, by default 10 datagrams). A peer that is connected to us has no
+such queue: what it leaves unread counts against our send buffer, which all peers share.  See unix(7),
+net/unix/af_unix.c.
 """
 
 from __future__ import annotations
@@ -29,17 +32,17 @@ from typing import Final
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.udp import MSG_TRUNC
-from rsock_nf.sockets.buffers import Slots, shared_slots
+from rsock_nf.sockets.buffers import ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
 
 _SOCKADDR_UN: Final = 110
 _FAMILY_BYTES: Final = 2
 _MODE: Final = 0o660
 _LONGEST: Final = 65_507
-"""What a UDP datagram over IPv4 can hold; this socket would take more."""
+"""The longest UDP datagram over IPv4; this socket would take longer ones."""
 _GONE: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR)
 _NOBODY: Final = b""
-"""The peer that all unbound senders are."""
+"""The one peer for all senders with unbound sockets."""
 
 
 class UnixListener:
@@ -48,10 +51,10 @@ class UnixListener:
     Raises ``LinkError``.
     """
 
-    def __init__(self, path: Path, *, slots: Slots | None = None) -> None:
+    def __init__(self, path: Path, *, buffers: ReceiveBuffers | None = None) -> None:
         self.local = path
         self.counters = DatagramCounters()
-        self._slots = slots or shared_slots(_SOCKADDR_UN, 0)
+        self._buffers = buffers or shared_buffers(_SOCKADDR_UN, 0)
         self._identity: tuple[int, int] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -93,13 +96,13 @@ class UnixListener:
     def receive(self) -> list[Run]:
         """What waits, at most 64 datagrams; empty when nothing does.
 
-        The datagrams are views, valid until the next ``receive`` of any socket on the same ``Slots``.
+        The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
-        reader = self._slots.reader
+        reader = self._buffers.reader
         while count := self._read():
-            peers = [_answerable(reader.name(slot)[_FAMILY_BYTES:]) for slot in range(count)]
+            peers = [_answerable(reader.name(index)[_FAMILY_BYTES:]) for index in range(count)]
             lengths = reader.lengths(count)
-            runs = self._slots.mixed_runs(peers, lengths, None)
+            runs = self._buffers.mixed_runs(peers, lengths, None)
             if reader.any_flags(count) or max(lengths) > _LONGEST:
                 runs = self._without_oversize(peers, lengths, reader.flags(count))
             self.counters.received += sum([len(run.datagrams) for run in runs])
@@ -109,7 +112,7 @@ class UnixListener:
 
     def _read(self) -> int:
         try:
-            return self._slots.reader.read(self._socket.fileno())
+            return self._buffers.reader.read(self._socket.fileno())
         except OSError as error:
             if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                 raise
@@ -117,14 +120,14 @@ class UnixListener:
             return 0
 
     def _without_oversize(self, peers: Sequence[Hashable], lengths: list[int], flags: list[int]) -> list[Run]:
-        """Each datagram for itself; those that no target could be sent are dropped and counted."""
-        views = self._slots.reader.views
+        """A run for each datagram.  Those that are too long for any target are dropped and counted."""
+        views = self._buffers.reader.views
         runs: list[Run] = []
-        for slot, length in enumerate(lengths):
-            if length > _LONGEST or flags[slot] & MSG_TRUNC:
+        for index, length in enumerate(lengths):
+            if length > _LONGEST or flags[index] & MSG_TRUNC:
                 self.counters.oversize += 1
             else:
-                runs.append(Run(peers[slot], [views[slot][:length]], length))
+                runs.append(Run(peers[index], [views[index][:length]], length))
         return runs
 
     def send(self, runs: Sequence[Run]) -> None:
@@ -163,7 +166,7 @@ class UnixListener:
 
 
 def _answerable(name: bytes) -> bytes:
-    """What a sender is bound to, if an answer may go there."""
+    """What a sender is bound to, if an answer may be sent there."""
     if name[:1] == b"\0":  # abstract: every byte counts
         return name
     path = name.partition(b"\0")[0]
@@ -171,7 +174,7 @@ def _answerable(name: bytes) -> bytes:
 
 
 def _remove_dead(path: Path) -> None:
-    """Make room for a socket where a dead process left its own.  Raises ``LinkError`` when something else is there."""
+    """Remove the socket file of a dead process.  Raises ``LinkError`` when something else is there."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
@@ -194,7 +197,7 @@ def _remove_dead(path: Path) -> None:
 
 @contextlib.contextmanager
 def _nobody_else() -> Iterator[None]:
-    """Files made inside are the owner's alone, whatever the process's mask."""
+    """Files that are made in this context are accessible to the owner only, whatever the process's mask is."""
     before = os.umask(0o177)
     try:
         yield

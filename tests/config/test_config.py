@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf import config
+from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread, Wire
 from rsock_nf.core.types import Endpoint, PortRange
@@ -112,7 +113,6 @@ def test_every_client_key(tmp_path: Path) -> None:
     keys = CLIENT | {
         "server": ["fe80::1%eth0", "2001:db8::5"],
         "listen": ["127.0.0.1:30000", "[::1]:30001"],
-        "target_index": [0, 3],
         "flows": 4,
         "client_ports": "40000-40009",
         "idle_timeout": 0,
@@ -122,7 +122,7 @@ def test_every_client_key(tmp_path: Path) -> None:
     assert isinstance(settings.tunnel, ClientParameters)
     assert settings.tunnel.server == (IPv6Address("fe80::1"), IPv6Address("2001:db8::5"))
     assert settings.device == "eth0", "the zone of a link-local server address names the device"
-    assert settings.tunnel.targets == (0, 3)
+    assert settings.tunnel.targets == (0, 0), "`tunnels` names others"
     assert (settings.tunnel.flows, settings.tunnel.idle_timeout) == (4, 0.0)
     assert settings.client_ports == (PortRange(40000, 40009),)
 
@@ -181,8 +181,12 @@ MISTAKES = [
     (CLIENT, {"server": "fe80::1%"}, 'server: "fe80::1%" is neither an IP address nor a host name'),
     (CLIENT, {"server": "two words"}, 'server: "two words" is neither an IP address nor a host name'),
     (CLIENT, {"server": "fe80::1%eth0", "device": "eth1"}, "server: the address lies on one device, but several are named: ['eth0', 'eth1']"),
-    (CLIENT, {"target_index": [0, 1]}, 'target_index: 2 indices for 1 addresses in "listen"'),
-    (CLIENT, {"target_index": -1}, "target_index: -1 is not an index (0-65535) or a list of them"),
+    (CLIENT, {"target_index": 1}, 'target_index: unknown key: give "tunnels" instead, a list of {"listen": …, "target": …}'),
+    (SERVER, {"target_index": 1}, 'target_index: unknown key: give "tunnels" instead, a list of {"listen": …, "target": …}'),
+    (SERVER, {"log": {"target_index": 1}}, "log.target_index: unknown key"),
+    (SERVER, {"duration": "5m", "log": {"levle": 1}}, 'log.levle: unknown key (did you mean "level"?)'),
+    (SERVER, {"max_sessions": 65536}, "max_sessions: must be less than or equal to 65535, not 65536"),
+    (CLIENT, {"rsock_version": True}, "rsock_version: must be 1 or 2, not true"),
     (
         CLIENT,
         {"backend": "manual"},
@@ -255,7 +259,6 @@ MISTAKES += [
         (RSOCK_SERVER, {key: value}, f'{key}: has a meaning with "wire": "native" only')
         for key, value in {"secret_file": "k", "cipher": "none", "rsock": {"ports": 9}}.items()
     ),
-    (RSOCK_CLIENT, {"target_index": 1}, 'target_index: has a meaning with "wire": "native" only'),
     (RSOCK_SERVER, {"targets": ["127.0.0.1:9"]}, 'targets: with "wire": "rsock" there is one: give it as "target"'),
     (RSOCK_SERVER, {"target": ["127.0.0.1:9", "127.0.0.1:8"]}, 'target: "wire": "rsock" has one target'),
     (RSOCK_SERVER, {"addresses": ["192.0.2.1", "2001:db8::1"]}, 'addresses: "wire": "rsock" is IPv4 only'),
@@ -270,7 +273,7 @@ MISTAKES += [
     (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9", "target": -1}]}, "tunnels[0].target: must be greater than or equal to 0, not -1"),
     (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9", "port": 1}]}, "tunnels[0].port: unknown key"),
     (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9"}] * 2}, "tunnels[1].listen: 127.0.0.1:9 is given twice"),
-    (TUNNELS, {"tunnels": [{"listen": "127.0.0.1:9"}], "target_index": 1}, 'target_index: give either this or "tunnels", not both'),
+    (TUNNELS, {"tunnels": ["127.0.0.1:9"]}, 'tunnels[0]: must be an object, not "127.0.0.1:9"'),
     (
         {k: v for k, v in RSOCK_CLIENT.items() if k != "listen"},
         {"tunnels": [{"listen": "127.0.0.1:9", "target": 1}]},
@@ -367,7 +370,7 @@ def test_the_original_wire_takes_the_ipv4_addresses_of_a_name(tmp_path: Path, mo
 
 def test_warnings_say_that_the_original_key_is_no_authentication(tmp_path: Path) -> None:
     path = write(tmp_path / "edge.json", RSOCK_SERVER)
-    weak = "hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+    weak = "hash is no authentication: anyone who can guess it, or capture the traffic, can use the server and inject datagrams"
     default = '"hello135" is what everybody has: choose another, on both sides'
     assert config.load(path).warnings == (f'{path}: wire "rsock": {weak}', f"{path}: hash: {default}")
     assert config.load(write(path, RSOCK_SERVER | {"hash": "s3cret"})).warnings == (f'{path}: wire "rsock": {weak}',)
@@ -447,7 +450,7 @@ def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Pat
     path.chmod(0o644)
     assert config.load(path).warnings == (
         f"{path}: secret: everyone on this host can read it: chmod o-r {path}",
-        f'{path}: cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams',
+        f'{path}: cipher "none": the application must encrypt; anyone who can capture the traffic can inject and replay datagrams',
     )
 
 
@@ -538,6 +541,12 @@ def test_a_key_survives_its_text_form(key: bytes) -> None:
     assert parse_secret(format_secret(key) + "\n") == key
 
 
-def test_pydantic_is_imported_by_loading_only() -> None:
-    code = "import sys, rsock_nf.config; assert 'pydantic' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_number_beyond_all_bounds_is_too_large(tmp_path: Path) -> None:
+    text = json.dumps(SERVER | {"duration": 1}).replace(": 1}", ": 1e999}")
+    assert message(write(tmp_path / "edge.json", text)) == "duration: must be less than or equal to 86400, not Infinity"
+
+
+def test_the_keys_show_no_secret(tmp_path: Path) -> None:
+    keys = validate(tmp_path / "edge.json", SERVER)
+    assert keys.secret == KEY
+    assert repr(KEY) not in repr(keys)

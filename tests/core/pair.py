@@ -20,7 +20,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Any, Self
 
-from rsock_nf.core.ends.node import Node
+from rsock_nf.core.ends import endpoint
+from rsock_nf.core.ends.accepting import Accepting
+from rsock_nf.core.ends.dialling import Dialling
+from rsock_nf.core.ends.endpoint import Endpoint as End
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
@@ -30,13 +33,13 @@ from rsock_nf.core.events import (
     PortReleased,
     PortWanted,
 )
-from rsock_nf.core.flows.flow import Flow, State
+from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import State
 from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
-from rsock_nf.wire.native.client import NativeClient
-from rsock_nf.wire.native.handshake import NativeHandshake
-from rsock_nf.wire.native.server import NativeServer
+from rsock_nf.wire.native.client import NativeClientWire
+from rsock_nf.wire.native.server import NativeServerWire
 from tests.core.conntrack import RST_TOO_OLD, STARTED_OVER
 from tests.core.wire import Conditions, Crossing, Nat, Toward, Wire
 
@@ -96,6 +99,8 @@ class Pair:
         """Local TCP ports that the client holds."""
         self.carriers: set[FlowKey] = set()
         """UDP sockets that the client has open."""
+        self.client_wire: Any
+        self.server_wire: Any
         self.client = self._make_client()
         self.server = self._make_server()
         self.events: list[tuple[float, Toward, Event]] = []
@@ -108,26 +113,26 @@ class Pair:
         """Targets send everything back."""
         self._said: Counter[bytes] = Counter()
 
-    def _make_client(self) -> NativeClient:
+    def _make_client(self) -> End[Dialling]:
         parameters = self._client_parameters
-        handshake = NativeHandshake(parameters.secret)
-        return NativeClient(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        self.client_wire = wire = NativeClientWire(parameters.secret)
+        return endpoint.client(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
-    def _make_server(self) -> NativeServer:
+    def _make_server(self) -> End[Accepting]:
         parameters = self._server_parameters
-        handshake = NativeHandshake(parameters.secret)
-        return NativeServer(parameters, handshake, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        self.server_wire = wire = NativeServerWire(parameters.secret, self.rng.randbytes(32))
+        return endpoint.server(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
     # -- what happens to the two
 
     def start(self) -> None:
-        self.client.start(self.now)
+        self.client.role.start(self.now)
         self.flush()
 
     def up(self, within: float = 10.0) -> None:
         """Start, and run until every slot has its flow."""
         self.start()
-        self.run_until(lambda: all(slot.flow for slot in self.client._dialer.slots), within)
+        self.run_until(lambda: all(slot.flow for slot in self.client.role.slots), within)
 
     def restart_server(self) -> None:
         """The process is killed and started again: nothing is said, nothing is kept."""
@@ -185,11 +190,11 @@ class Pair:
             if isinstance(wanted, CarrierWanted):
                 key = FlowKey(local, self._port, wanted.remote, wanted.port, udp=True)
                 self.carriers.add(key)
-                self.client.receive_carrier(self.now, wanted.request, key)
+                self.client.role.receive_carrier(self.now, wanted.request, key)
                 continue
             self.ports.add(self._port)
-            self.client.receive_port(self.now, wanted.request, local, self._port)
-        if any(len(node._outbox) for _, node in self._ends()):
+            self.client.role.receive_port(self.now, wanted.request, local, self._port)
+        if any(len(node._context.outbox) for _, node in self._ends()):
             self.flush()
 
     def run(self, seconds: float) -> None:
@@ -204,7 +209,7 @@ class Pair:
             upcoming = [when for when in (self.wire.next_arrival(), *self._timeouts()) if when is not None]
             if not upcoming or min(upcoming) > end:
                 self.now = end
-                assert not must, f"did not happen within {within} s; the client says: {self.client.reason!r}"
+                assert not must, f"did not happen within {within} s; the client says: {self.client.role.reason!r}"
                 break
             self.now = max(self.now, min(upcoming))
             self._receive()
@@ -227,13 +232,13 @@ class Pair:
         self._hand_over(direction, batch)
 
     def _hand_over(self, toward: Toward | None, batch: list[Packet | Carried]) -> None:
-        node: Node = self.server if toward is Toward.SERVER else self.client
+        node: End[Any] = self.server if toward is Toward.SERVER else self.client
         if batch:
             node.receive_packets(self.now, [item for item in batch if isinstance(item, Packet)])
             node.receive_carried(self.now, [item for item in batch if isinstance(item, Carried)])
             self.flush()
 
-    def _ends(self) -> tuple[tuple[Toward, Node], ...]:
+    def _ends(self) -> tuple[tuple[Toward, End[Any]], ...]:
         return (Toward.CLIENT, self.client), (Toward.SERVER, self.server)
 
     def _timeouts(self) -> tuple[float | None, ...]:
@@ -252,7 +257,7 @@ class Pair:
         elif isinstance(event, ConversationClosed):
             del self.sockets[event.peer]
 
-    def _deliver(self, node: Node, run: Run) -> None:
+    def _deliver(self, node: End[Any], run: Run) -> None:
         datagrams = [bytes(datagram) for datagram in run.datagrams]
         assert all(len(datagram) == run.size for datagram in datagrams[:-1]), "a run of unequal sizes"
         assert len(datagrams[-1]) <= run.size, "a run whose last datagram is longer"
@@ -268,9 +273,9 @@ class Pair:
 
     # -- looking
 
-    def flows(self, node: Node, state: State = State.ESTABLISHED) -> list[Flow]:
-        """The flows of one end that are in ``state``."""
-        return [flow for flow in node._flows.values() if flow.state is state]
+    def flows(self, node: End[Any], state: State = State.ESTABLISHED) -> list[Established]:
+        """The flows of one end that the pump has, in ``state``."""
+        return [flow for flow in node.flows.established() if flow.state is state]
 
     def count(self, kind: type[Event], at: Toward | None = None) -> int:
         """How many events of a kind there were."""
@@ -294,7 +299,7 @@ class Pair:
         assert not wrong, f"INVALID for a strict firewall: {dict(wrong)}, first at {invalid[0].now - START:.3f} s"
         if not self._resets_allowed:
             assert not self.wire.resets, f"{len(self.wire.resets)} RSTs of ours"
-        keys = set(self.client._flows)
+        keys = {flow.key for flow in self.client.flows}
         assert {key.local_port for key in keys if not key.udp} == self.ports, "ports held and flows differ"
         assert {key for key in keys if key.udp} == self.carriers, "carriers open and flows differ"
 

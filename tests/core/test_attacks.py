@@ -6,11 +6,13 @@ from contextlib import contextmanager
 import pytest
 
 from rsock_nf.core.events import FlowClosed, FlowOpened, PortWanted
-from rsock_nf.core.flows.flow import Flow, State
+from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import State
 from rsock_nf.core.parameters import Cipher, OnProbe
 from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.half_open import MAX_ENTRIES
+from rsock_nf.wire.native.opening import Offer
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Crossing, Nat, Toward, make_tcp
@@ -21,14 +23,13 @@ ENDS = list(Toward)
 FLOW_KEY = FlowKey(SERVER, 10001, STRANGER, 5555)
 
 
-def standing(pair: Pair, toward: Toward) -> tuple[Flow, PumpFlow]:
+def standing(pair: Pair, toward: Toward) -> tuple[Established, PumpFlow]:
     """The end that ``toward`` names, of the first flow."""
     flow = pair.flows(pair.server if toward is Toward.SERVER else pair.client)[0]
-    assert flow.pump is not None
     return flow, flow.pump
 
 
-def forged(flow: Flow, seq: int, ack: int, flags: int, payload: bytes = b"") -> bytes:
+def forged(flow: Established, seq: int, ack: int, flags: int, payload: bytes = b"") -> bytes:
     """As if from the other end of ``flow``."""
     key = flow.key
     return make_tcp(
@@ -76,7 +77,7 @@ def test_an_ack_with_a_wrong_sequence_number_gives_no_credit(pair: Pair) -> None
     """Blind forgers know neither number: one of both in a window of 8 MiB is not enough (RFC 5961 section 5)."""
     pair.wire.drop.append(lambda toward, _: toward is Toward.CLIENT)
     pair.say("app", *numbered(50, 1000))
-    (flow,) = [flow for flow in pair.flows(pair.client) if flow.pump and flow.pump.in_flight]
+    (flow,) = [flow for flow in pair.flows(pair.client) if flow.pump.in_flight]
     pump = flow.pump
     assert pump is not None
     in_flight = pump.in_flight
@@ -143,9 +144,9 @@ def test_a_syn_flood_leaves_nothing() -> None:
             pair.wire.inject(pair.now, Toward.SERVER, make_tcp((source, 1024 + at), (SERVER, 10001), at * 7919, 0, SYN))
         pair.run(0.1)
         assert pair.wire.sent[Toward.CLIENT] == 3000, "an open port, to whoever scans"
-        assert not pair.server._flows
-        assert not pair.server.sessions
-        assert len(pair.server._half_open) == 0
+        assert not pair.server.flows
+        assert not pair.server.role.sessions_by_id
+        assert len(pair.server_wire.half_open) == 0
         assert pair.server.next_timeout() is None
         assert not pair.server.counters
 
@@ -174,7 +175,7 @@ def test_who_does_not_know_the_secret_gets_silence_or_rst(on_probe: OnProbe, fir
             pair.run(5.0)
         assert pair.wire.sent[Toward.CLIENT] - before == len(pair.wire.resets) == (on_probe is OnProbe.CLOSED)
         assert pair.server.counters["payloads from strangers"] == 1
-        assert not pair.server._flows
+        assert not pair.server.flows
         assert pair.server.next_timeout() is None
 
 
@@ -208,10 +209,10 @@ def test_replay_from_another_address(stage: str, count: int, *, handshake: bool)
             pair.up()
             pair.run(1.0)
         if stage == "forgotten":
-            pair.client.stop(pair.now)
+            pair.client.role.stop(pair.now)
             pair.run(700.0)
         replayed = [tcp.payload for tcp in recorder.payloads[:count]]
-        flows = len(pair.server._flows)
+        flows = len(pair.server.flows)
         received = 0
 
         def count_bytes(crossing: Crossing) -> None:
@@ -235,8 +236,8 @@ def test_replay_from_another_address(stage: str, count: int, *, handshake: bool)
         pair.run(3.0)
         assert received <= sent
         if stage != "half-open":
-            assert len(pair.server._flows) <= flows
-        assert all(flow.key.remote != STRANGER for flow in pair.server._flows.values())
+            assert len(pair.server.flows) <= flows
+        assert all(flow.key.remote != STRANGER for flow in pair.server.flows)
         pair.wire.invalid.clear()
 
 
@@ -257,7 +258,7 @@ def test_a_confirmation_overtaken_by_its_copy_from_elsewhere() -> None:
         pair.wire.drop.append(steal)
         pair.up()
         assert stolen
-        assert [flow.key.remote for flow in pair.server._flows.values()] == [pair.flows(pair.client)[0].key.local]
+        assert [flow.key.remote for flow in pair.server.flows] == [pair.flows(pair.client)[0].key.local]
         assert pair.server.counters["confirmations from elsewhere"] == 1
 
 
@@ -277,40 +278,38 @@ def test_half_open_entries_are_bounded_and_short_lived() -> None:
     """Hellos of somebody who has the secret and never confirms, from many addresses."""
     with Pair() as pair:
         pair.wire.strict = False
-        handshake = pair.client._handshake
-        offer = pair.client._offer(Flow(1, FLOW_KEY, state=State.TCP_UP, identification=0))
-        offer = offer.__class__(offer.cipher, 1460, 7)
+        handshake = pair.client_wire._handshake
+        offer = Offer(Cipher.NONE, 1460, 7)
         for at in range(MAX_ENTRIES + 50):
             source = (b"\xc6\x33\x01" + bytes((at % 250,)), 2000 + at)
-            isn = pair.server._cookie.isn(FLOW_KEY._replace(remote=source[0], remote_port=source[1]), 99, pair.now)
+            isn = pair.server_wire._cookie.isn(FLOW_KEY._replace(remote=source[0], remote_port=source[1]), 99, pair.now)
             hello, _ = handshake.hello(offer, pair.rng.randbytes)
             pair.wire.inject(
                 pair.now, Toward.SERVER, make_tcp(source, (SERVER, 10001), 100, isn + 1 & 0xFFFFFFFF, ACK, hello)
             )
         pair.run(1.0)
-        assert len(pair.server._half_open) == MAX_ENTRIES
+        assert len(pair.server_wire.half_open) == MAX_ENTRIES
         assert pair.server.counters["half-open entries that gave way to later ones"] == 50
         pair.run(15.0)
-        assert len(pair.server._half_open) == 0
+        assert len(pair.server_wire.half_open) == 0
         assert pair.server.next_timeout() is None
-        assert not pair.server.sessions
+        assert not pair.server.role.sessions_by_id
         pair.wire.invalid.clear()
 
 
 def test_one_source_has_a_rate_limit() -> None:
     with Pair() as pair:
         pair.wire.strict = False
-        offer = pair.client._offer(Flow(1, FLOW_KEY, state=State.TCP_UP, identification=0))
-        offer = offer.__class__(offer.cipher, 1460, 7)
+        offer = Offer(Cipher.NONE, 1460, 7)
         for at in range(200):
             source = (STRANGER, 2000 + at)
-            isn = pair.server._cookie.isn(FLOW_KEY._replace(remote=source[0], remote_port=source[1]), 99, pair.now)
-            hello, _ = pair.client._handshake.hello(offer, pair.rng.randbytes)
+            isn = pair.server_wire._cookie.isn(FLOW_KEY._replace(remote=source[0], remote_port=source[1]), 99, pair.now)
+            hello, _ = pair.client_wire._handshake.hello(offer, pair.rng.randbytes)
             pair.wire.inject(
                 pair.now, Toward.SERVER, make_tcp(source, (SERVER, 10001), 100, isn + 1 & 0xFFFFFFFF, ACK, hello)
             )
         pair.run(0.5)
-        assert len(pair.server._half_open) == 40
+        assert len(pair.server_wire.half_open) == 40
         assert pair.server.counters["hellos above the rate limit"] == 160
         pair.wire.invalid.clear()
 

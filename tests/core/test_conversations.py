@@ -19,12 +19,12 @@ SHORT_SERVER = {"duration": 10.0}
 
 
 def idle(pair: Pair) -> bool:
-    return pair.client.idle
+    return pair.client.role.idle
 
 
 def numbers(pair: Pair) -> list[int]:
     """Of the client's conversations."""
-    return list(pair.client.group.conversations)
+    return list(pair.client.role.group.conversations)
 
 
 # -- from opening to end
@@ -129,7 +129,7 @@ def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
     with Pair(client=SHORT, server={"max_conversations": 4, **SHORT_SERVER}) as pair:
         pair.up()
         client = pair.client
-        rule = client._numbers
+        rule = client.role.applications.numbers
         started: dict[int, float] = {}
         for number in range(3, 0x10000):  # as if all but three had been used, and had ended now
             rule._ended[(rule._next + number) & 0xFFFF] = pair.now
@@ -173,14 +173,14 @@ def test_a_number_is_found_without_a_search() -> None:
     """A flood of new application addresses when every number rests: one look each, not 65,536."""
     with Pair(client=SHORT) as pair:
         pair.up()
-        pair.client._numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now))
-        pair.client._numbers._unused = 0
+        pair.client.role.applications.numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now))
+        pair.client.role.applications.numbers._unused = 0
         looks.count = 0
         for peer in range(100):
             pair.say(peer, b"hello")
         assert pair.client.counters["no conversation number free"] == 100
         assert looks.count == 100
-        pair.client._numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now - 1000.0))
+        pair.client.role.applications.numbers._ended = looks = Looks(dict.fromkeys(range(0x10000), pair.now - 1000.0))
         looks.count = 0
         for peer in range(100):
             pair.say(peer, b"hello")
@@ -200,7 +200,7 @@ def test_late_frames_of_an_ended_conversation_go_nowhere() -> None:
         assert conversation is not None
         assert conversation.kind == 0
         pair.run(30.0)
-        pair.client._put_conversation(pair.now, conversation)  # as a frame that was very long on its way
+        pair.client.conversations.put(pair.now, conversation)  # as a frame that was very long on its way
         pair.say("app", b"late")
         pair.run(0.5)
         assert pair.heard() == [b"one", b"two"]
@@ -241,8 +241,8 @@ def test_bytes_are_the_applications_own_at_both_ends(cipher: Cipher) -> None:
         for datagram in said:
             pair.reply(pair.server_peer(), datagram + b"!")
         pair.run(0.5)
-        (here,) = pair.client.group.conversations.values()
-        (session,) = pair.server.sessions.values()
+        (here,) = pair.client.role.group.conversations.values()
+        (session,) = pair.server.role.sessions_by_id.values()
         (there,) = session.group.conversations.values()
         out = len(said), sum(map(len, said))
         back = len(said), sum(map(len, said)) + len(said)
@@ -255,7 +255,7 @@ def test_no_such_target() -> None:
         pair.up()
         pair.say("app", b"hello")
         pair.run(0.5)
-        assert pair.client.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
+        assert pair.client.role.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
         assert pair.client.counters["conversations refused"] == 1
         assert not pair.sockets
         assert not numbers(pair)
@@ -268,7 +268,7 @@ def test_a_refusal_is_not_forgotten_with_the_next_flow() -> None:
         pair.say("app", b"hello")
         pair.run(5.0)
         assert len(pair.flows(pair.client)) == 10
-        assert pair.client.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
+        assert pair.client.role.reason == "the server refuses the conversations: it has no target 7 (counted from 0)"
 
 
 def test_which_local_socket_asks_for_a_target_that_is_not() -> None:
@@ -279,13 +279,13 @@ def test_which_local_socket_asks_for_a_target_that_is_not() -> None:
         pair.up()
         pair.say((1, "app"), b"hello")
         pair.run(0.5)
-        assert pair.client.reason == second
+        assert pair.client.role.reason == second
         pair.say((0, "app"), b"to a target that there is")
         pair.run(0.5)
-        assert pair.client.reason == second, "that one of them works does not help the other"
+        assert pair.client.role.reason == second, "that one of them works does not help the other"
         pair.say((2, "app"), b"hello")
         pair.run(0.5)
-        assert pair.client.reason == f"{second}; {third}"
+        assert pair.client.role.reason == f"{second}; {third}"
 
 
 def test_a_refusal_ends_with_the_next_conversation_of_that_socket() -> None:
@@ -295,12 +295,12 @@ def test_a_refusal_ends_with_the_next_conversation_of_that_socket() -> None:
         pair.say((1, "app"), b"one too many")
         pair.run(0.5)
         refusal = "the server refuses the conversations: it has as many as it allows (max_conversations)"
-        assert pair.client.reason == refusal
-        pair.client._expire_conversation(pair.now, next(iter(pair.client.group.conversations.values())))
+        assert pair.client.role.reason == refusal
+        pair.client.role.expire(pair.now, next(iter(pair.client.role.group.conversations.values())))
         pair.run(0.5)
         pair.say((1, "app"), b"now there is room")
         pair.run(0.5)
-        assert pair.client.reason == ""
+        assert pair.client.role.reason == ""
 
 
 def test_targets_by_socket() -> None:
@@ -324,7 +324,7 @@ def test_the_server_has_a_limit() -> None:
             pair.run(0.1)
         assert len(pair.sockets) == 3
         assert pair.client.counters["conversations refused"] == 3
-        assert "max_conversations" in pair.client.reason
+        assert "max_conversations" in pair.client.role.reason
 
 
 def test_the_server_cannot_open_a_socket() -> None:
@@ -333,12 +333,12 @@ def test_the_server_cannot_open_a_socket() -> None:
         pair.say("app", b"hello")
         pair.run(0.015)
         peer = pair.server_peer()
-        pair.server.socket_refused(pair.now, peer, "Too many open files")
+        pair.server.role.socket_refused(pair.now, peer, "Too many open files")
         pair.flush()
         pair.run(0.5)
         assert not pair.sockets
         assert not numbers(pair)
-        assert "could not open a socket toward its target" in pair.client.reason
+        assert "could not open a socket toward its target" in pair.client.role.reason
 
 
 # -- waiting and idling
@@ -358,7 +358,7 @@ def test_the_queue_is_bounded_in_number_bytes_and_age() -> None:
         held = pair.now + 3.0
         pair.start()
         pair.say("app", *numbered(MAX_DATAGRAMS + 100, 100))
-        assert len(pair.client._waiting) == MAX_DATAGRAMS
+        assert len(pair.client.role.applications.waiting) == MAX_DATAGRAMS
         pair.run_until(lambda: bool(pair.heard()), 20.0)
         pair.run(0.5)
         assert Counter(pair.heard()) == Counter(numbered(MAX_DATAGRAMS, 100, first=100)), "the oldest go first"
@@ -388,8 +388,8 @@ def test_an_idle_tunnel_closes_its_flows_and_is_silent() -> None:
         assert not idle(pair)
         pair.run(15.0)
         assert idle(pair)
-        assert not pair.client._flows
-        assert not pair.server._flows
+        assert not pair.client.flows
+        assert not pair.server.flows
         sent = dict(pair.wire.sent)
         events = len(pair.events)
         pair.run(500.0)
@@ -407,7 +407,7 @@ def test_the_first_datagram_wakes_it_and_is_not_lost(asleep: float, cipher: Ciph
         pair.say("app", b"hello")
         pair.run(20.0 + asleep)
         assert idle(pair)
-        remembered = bool(pair.server.sessions)
+        remembered = bool(pair.server.role.sessions_by_id)
         assert remembered is (asleep < 600.0)
         began = pair.now
         pair.say("app", b"wake up")
@@ -427,7 +427,7 @@ def test_it_never_idles_if_told_so() -> None:
 def test_a_datagram_just_while_it_falls_asleep() -> None:
     with Pair(client={"idle_timeout": 5.0}) as pair:
         pair.up()
-        pair.run_until(lambda: pair.client.idle, 10.0)
+        pair.run_until(lambda: pair.client.role.idle, 10.0)
         pair.say("app", b"not yet")
         pair.run(1.0)
         assert pair.heard() == [b"not yet"]
@@ -491,7 +491,7 @@ def test_fragments_over_a_bad_wire(cipher: Cipher) -> None:
         assert 200 < len(heard) < 500, "about 0.9 to the power of 4"
         if cipher is not Cipher.NONE:
             assert max(heard.values()) == 1
-        session = next(iter(pair.server.sessions.values()))
+        session = next(iter(pair.server.role.sessions_by_id.values()))
         assert 0 < session.reassembly._bytes <= session.reassembly.max_bytes
         pair.run(5.0)
         assert len(session.reassembly) == session.reassembly._bytes == 0

@@ -35,7 +35,7 @@ def stands(pair: Pair) -> None:
     pair.run(0.1)
     assert pair.heard() == [b"up"]
     assert pair.at_app == [("app", b"down")]
-    assert len([session for session in pair.server.sessions.values() if session.flows]) == 1
+    assert len([session for session in pair.server.role.sessions_by_id.values() if session.flows]) == 1
 
 
 @pytest.mark.parametrize("cipher", Cipher)
@@ -123,7 +123,7 @@ def test_a_bad_wire(seed: int, cipher: Cipher) -> None:
     bad = Conditions(loss=0.33, duplicate=0.2, reorder=0.4)
     with Pair(seed, cipher=cipher, conditions=bad, late_syns=True) as pair:
         pair.start()
-        pair.run_until(lambda: len(pair.client.group.usable) >= 5, within=20.0)
+        pair.run_until(lambda: len(pair.client.role.group.usable) >= 5, within=20.0)
 
 
 @pytest.mark.parametrize("mss", [1400, 1360, 536])
@@ -137,8 +137,8 @@ def test_a_clamped_mss_is_kept_in_both_directions(mss: int) -> None:
         pair.reply(pair.server_peer(), *numbered(20, mss - 8, b"r"))
         pair.run(0.2)
         assert len(pair.heard()) == len(pair.at_app) == 20
-        assert pair.client.session is not None
-        assert pair.client.session.usable_payload() == mss
+        assert pair.client.role.session is not None
+        assert pair.client.role.session.usable_payload() == mss
 
 
 @pytest.mark.parametrize("strip", [(), (Toward.SERVER,), (Toward.CLIENT,), tuple(Toward)])
@@ -146,7 +146,7 @@ def test_window_scale_is_used_only_if_it_came_through_both_ways(strip: tuple[Tow
     """Only the client sees what became of the SYN-ACK: it tells the server in its hello or join."""
     with Pair(strip_scale=strip, client=TWO_FLOWS) as pair:
         pair.up()
-        windows = {flow.pump.window for node in (pair.client, pair.server) for flow in pair.flows(node) if flow.pump}
+        windows = {flow.pump.window for node in (pair.client, pair.server) for flow in pair.flows(node)}
         assert windows == {65535 << (0 if strip else 7)}
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
-from rsock_nf.core.flows.flow import Input
+from rsock_nf.core.flows.states import Input
 from rsock_nf.core.parameters import Carriers, Cipher, OnProbe
 from rsock_nf.core.types import PortRange
 from tests.core.conntrack import ACK, RST, parse_tcp
@@ -75,7 +75,7 @@ def test_a_nat_that_forgets_and_a_new_public_address(new_address: bytes | None, 
         assert len(session_ids(pair)) == 1
         assert pair.count(ConversationOpened) == 1
         assert len(pair.flows(pair.client)) == 10
-        session = next(iter(pair.server.sessions.values()))
+        session = next(iter(pair.server.role.sessions_by_id.values()))
         assert str(session.peer).startswith("198.51.100.2" if new_address else "198.51.100.1")
         assert pair.server.counters["payloads of no flow"]
         assert not pair.server.counters["payloads from strangers"], "it is our own client"
@@ -90,14 +90,14 @@ def test_a_server_restarts_under_traffic(*, back: bool, on_probe: OnProbe, ciphe
     with Pair(cipher=cipher, server={"on_probe": on_probe}, resets_allowed=closed) as pair:
         pair.up()
         talk(pair, 3.0, tag=b"before", back=back)
-        number = next(iter(pair.client.group.conversations))
+        number = next(iter(pair.client.role.group.conversations))
         pair.restart_server()
         pair.at_target.clear()
         began = pair.now
         while not pair.at_target:
             talk(pair, 0.1, tag=b"after", back=back)
             assert pair.now - began < 5.0
-        assert list(pair.client.group.conversations) == [number]
+        assert list(pair.client.role.group.conversations) == [number]
         assert len(session_ids(pair)) == 2
         assert pair.count(SessionDown, Toward.CLIENT) == 1
         if back:
@@ -137,10 +137,10 @@ def test_a_client_restarts() -> None:
         pair.replace_client()
         pair.up()
         talk(pair, 1.0, tag=b"after")
-        assert len(pair.server.sessions) == 2
+        assert len(pair.server.role.sessions_by_id) == 2
         assert len(pair.sockets) == 2
         pair.run(1000.0)
-        assert len(pair.server.sessions) == 1
+        assert len(pair.server.role.sessions_by_id) == 1
 
 
 def test_the_client_stops() -> None:
@@ -148,15 +148,15 @@ def test_the_client_stops() -> None:
     with Pair() as pair:
         pair.up()
         talk(pair, 1.0, tag=b"before")
-        pair.client.stop(pair.now)
+        pair.client.role.stop(pair.now)
         pair.flush()
         assert pair.client.closing
         took = pair.run_until(lambda: not pair.client.closing, 5.0)
         assert took < 0.1
         pair.run(5.0)
-        assert not pair.client._flows
-        assert not pair.server._flows
-        assert not pair.server.sessions
+        assert not pair.client.flows
+        assert not pair.server.flows
+        assert not pair.server.role.sessions_by_id
         assert not pair.sockets
         sent = dict(pair.wire.sent)
         pair.run(1000.0)
@@ -168,13 +168,13 @@ def test_the_server_stops() -> None:
     with Pair() as pair:
         pair.up()
         talk(pair, 12.0, tag=b"before")
-        pair.server.stop(pair.now)
+        pair.server.role.stop(pair.now)
         pair.flush()
         took = pair.run_until(lambda: not pair.server.closing, 5.0)
         assert took < 0.1
-        assert pair.client.reason == "the server ended the session"
+        assert pair.client.role.reason == "the server ended the session"
         assert not pair.flows(pair.client)
-        assert {str(flow.state.value) for flow in pair.server._flows.values()} == {"lingering"}
+        assert {str(flow.state.value) for flow in pair.server.flows} == {"lingering"}
         pair.restart_server()
         pair.run_until(lambda: bool(pair.flows(pair.client)), 5.0)
 
@@ -193,12 +193,12 @@ def test_the_last_packets_may_be_lost(lost: Toward, k: int) -> None:
             return toward is lost and seen[toward] == k
 
         pair.wire.drop.append(nth)
-        pair.client.stop(pair.now)
+        pair.client.role.stop(pair.now)
         pair.flush()
         pair.run_until(lambda: not pair.client.closing, 2.0)
         pair.run(8.0)
-        assert not pair.client._flows
-        assert not pair.server._flows
+        assert not pair.client.flows
+        assert not pair.server.flows
 
 
 def test_reconnect() -> None:
@@ -207,7 +207,7 @@ def test_reconnect() -> None:
         talk(pair, 1.0, tag=b"before")
         peer = pair.server_peer()
         ports = set(pair.ports)
-        pair.client.reconnect(pair.now)
+        pair.client.role.reconnect(pair.now)
         pair.flush()
         talk(pair, 3.0, tag=b"after")
         pair.run(4.0)
@@ -215,15 +215,15 @@ def test_reconnect() -> None:
         assert not ports & pair.ports
         assert pair.server_peer() == peer
         assert len(session_ids(pair)) == 1
-        assert pair.client.reason == ""
+        assert pair.client.role.reason == ""
 
 
 def test_the_server_closes_every_flow() -> None:
     with Pair() as pair:
         pair.up()
         pair.run(11.0)
-        for flow in list(pair.server._flows.values()):
-            pair.server._step(pair.now, flow, Input.CLOSE)
+        for flow in list(pair.server.flows):
+            pair.server.flows.step(pair.now, flow, Input.CLOSE)
         pair.flush()
         pair.run_until(lambda: pair.count(FlowOpened, Toward.CLIENT) == 20, 2.0)
         assert len(session_ids(pair)) == 1
@@ -233,9 +233,9 @@ def test_wrong_secret() -> None:
     with Pair(client={"secret": b"x" * 32}) as pair:
         pair.start()
         pair.run(40.0)
-        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason)
-        assert not pair.server.sessions
-        assert len(pair.server._half_open) == 0
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.role.reason)
+        assert not pair.server.role.sessions_by_id
+        assert len(pair.server_wire.half_open) == 0
         assert not pair.flows(pair.server)
 
 
@@ -243,12 +243,12 @@ def test_what_is_known_of_silence_is_told_at_once() -> None:
     """A port that answers SYNs, and hellos not, is told apart from a dead host long before anybody gives up."""
     with Pair(client={"secret": b"x" * 32}) as pair:
         pair.start()
-        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
+        assert pair.client.role.reason == "dialling 192.0.2.2, no answer yet"
         pair.run(0.3)
-        assert pair.client.reason == "192.0.2.2 port 10001 is open, no answer to our hello yet"
+        assert pair.client.role.reason == "192.0.2.2 port 10001 is open, no answer to our hello yet"
         pair.run(1.1)
         for _ in range(200):  # and nothing that says less takes its place
-            assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+            assert UNANSWERED_HELLOS.fullmatch(pair.client.role.reason), pair.client.role.reason
             pair.run(0.1)
 
 
@@ -258,22 +258,22 @@ def test_a_silent_port_does_not_hide_an_open_one() -> None:
         pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[22:24] != b"\x27\x15")
         pair.start()
         pair.run(8.0)
-        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.role.reason), pair.client.role.reason
 
 
 def test_wrong_secret_over_both_kinds() -> None:
     with Pair(client={"secret": b"x" * 32}, carriers=Carriers.ALL) as pair:
         pair.start()
         pair.run(3.0)
-        assert UNANSWERED_HELLOS.fullmatch(pair.client.reason), pair.client.reason
+        assert UNANSWERED_HELLOS.fullmatch(pair.client.role.reason), pair.client.role.reason
     with Pair(client={"secret": b"x" * 32}, carriers=Carriers.UDP) as pair:
         pair.start()
         pair.run(0.3)
-        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
+        assert pair.client.role.reason == "dialling 192.0.2.2, no answer yet"
         pair.run(1.2)
         assert re.fullmatch(
             r"192\.0\.2\.2 UDP port 100\d\d leaves our hellos unanswered: is UDP open on the way, and are .* the same on both sides\?",
-            pair.client.reason,
+            pair.client.role.reason,
         )
 
 
@@ -283,13 +283,13 @@ def test_a_refused_udp_port_is_told_rather_than_silent_ones() -> None:
         pair.wire.drop.append(lambda *_: True)
         pair.start()
         pair.run(0.1)
-        pair.client.carrier_refused(pair.now, next(iter(pair.client._flows)))
-        refused = pair.client.reason
+        pair.client.role.carrier_refused(pair.now, next(iter(pair.client.flows)).key)
+        refused = pair.client.role.reason
         assert re.fullmatch(r"192\.0\.2\.2 refuses UDP port 100\d\d \(ICMP port unreachable\)", refused)
         pair.run(10.0)
-        assert pair.client.reason == refused
+        assert pair.client.role.reason == refused
         pair.run(40.0)
-        assert "leaves our hellos unanswered" in pair.client.reason, "it is no longer refused"
+        assert "leaves our hellos unanswered" in pair.client.role.reason, "it is no longer refused"
 
 
 def test_what_one_address_refused_says_nothing_of_another() -> None:
@@ -298,12 +298,12 @@ def test_what_one_address_refused_says_nothing_of_another() -> None:
         pair.wire.drop.append(lambda *_: True)
         pair.start()
         pair.run(0.1)
-        pair.client.carrier_refused(pair.now, next(iter(pair.client._flows)))
-        pair.run_until(lambda: pair.client.remote_text == str(second), 10.0)
+        pair.client.role.carrier_refused(pair.now, next(iter(pair.client.flows)).key)
+        pair.run_until(lambda: pair.client.role.remote_text == str(second), 10.0)
         pair.run(3.0)
-        assert pair.client.remote_text == str(second)
-        assert pair.client.reason.startswith(f"{second} UDP port ")
-        assert "leaves our hellos unanswered" in pair.client.reason
+        assert pair.client.role.remote_text == str(second)
+        assert pair.client.role.reason.startswith(f"{second} UDP port ")
+        assert "leaves our hellos unanswered" in pair.client.role.reason
 
 
 def test_wrong_secret_against_a_server_that_closes() -> None:
@@ -312,7 +312,7 @@ def test_wrong_secret_against_a_server_that_closes() -> None:
         pair.run(5.0)
         assert re.fullmatch(
             r"192\.0\.2\.2 refuses port 100\d\d \(RST\): it was open: are secret and wire the server's\?",
-            pair.client.reason,
+            pair.client.role.reason,
         )
 
 
@@ -332,7 +332,7 @@ def test_a_host_without_a_server() -> None:
         pair.start()
         pair.run(1.0)
         assert re.fullmatch(
-            r"192\.0\.2\.2 refuses port 100\d\d \(RST\): does the server run, with this port\?", pair.client.reason
+            r"192\.0\.2\.2 refuses port 100\d\d \(RST\): does the server run, with this port\?", pair.client.role.reason
         )
 
 
@@ -342,17 +342,17 @@ def test_different_ciphers(ours: Cipher, theirs: Cipher) -> None:
         pair.start()
         pair.run(10.0)
         expected = f'the server uses cipher {theirs.value}: set "cipher": "{theirs.value}" on this side too'
-        assert pair.client.reason == expected
-        assert not pair.server.sessions
+        assert pair.client.role.reason == expected
+        assert not pair.server.role.sessions_by_id
 
 
 def test_nobody_there() -> None:
     with Pair() as pair:
         pair.wire.drop.append(lambda toward, _: toward is Toward.CLIENT)
         pair.start()
-        assert pair.client.reason == "dialling 192.0.2.2, no answer yet"
+        assert pair.client.role.reason == "dialling 192.0.2.2, no answer yet"
         pair.run(20.0)
-        assert pair.client.reason.startswith("no answer from 192.0.2.2 on port 100")
+        assert pair.client.role.reason.startswith("no answer from 192.0.2.2 on port 100")
         sent = pair.wire.sent[Toward.SERVER]
         pair.run(300.0)
         assert pair.wire.sent[Toward.SERVER] - sent < 300 / 20 * 10 * 5, "it backs off"
@@ -361,15 +361,15 @@ def test_nobody_there() -> None:
 def test_a_full_server_turns_hellos_away_and_forgets_the_session_without_flows() -> None:
     with Pair(server={"max_sessions": 1}) as pair:
         pair.up()
-        first = next(iter(pair.server.sessions))
+        first = next(iter(pair.server.role.sessions_by_id))
         old = pair.client
         pair.replace_client()
         pair.start()
-        pair.run_until(lambda: pair.client.reason.startswith("the server has as many sessions"), 5.0)
-        assert list(pair.server.sessions) == [first]
-        old.stop(pair.now)
-        pair.run_until(lambda: pair.client.session is not None, 60.0)
-        assert first not in pair.server.sessions
+        pair.run_until(lambda: pair.client.role.reason.startswith("the server has as many sessions"), 5.0)
+        assert list(pair.server.role.sessions_by_id) == [first]
+        old.role.stop(pair.now)
+        pair.run_until(lambda: pair.client.role.session is not None, 60.0)
+        assert first not in pair.server.role.sessions_by_id
 
 
 def test_the_secret_is_not_in_the_parameters_text() -> None:
@@ -382,7 +382,7 @@ def test_a_second_address_of_the_server_is_tried() -> None:
     with Pair(client={"server": (dead, SERVER_ADDRESS[4])}) as pair:
         pair.wire.drop.append(lambda toward, packet: toward is Toward.SERVER and packet[16:20] == dead.packed)
         pair.start()
-        pair.run_until(lambda: pair.client.session is not None, 3.5)
+        pair.run_until(lambda: pair.client.role.session is not None, 3.5)
         pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 2.0)
 
 
@@ -414,7 +414,7 @@ def test_an_address_that_answers_its_syns_is_not_passed_over() -> None:
     with Pair(client={"server": (SERVER_ADDRESS[4], SERVER_ADDRESS[4] + 7), "secret": bytes(range(32))}) as pair:
         pair.start()
         pair.run(5.0)
-        assert pair.client.remote_text == str(SERVER_ADDRESS[4])
+        assert pair.client.role.remote_text == str(SERVER_ADDRESS[4])
 
 
 def test_addresses_of_both_families() -> None:
@@ -424,7 +424,7 @@ def test_addresses_of_both_families() -> None:
         pair.port_delay = 0.3
         pair.start()
         pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 60.0)
-        assert pair.client.remote_text == str(SERVER_ADDRESS[6])
+        assert pair.client.role.remote_text == str(SERVER_ADDRESS[6])
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
@@ -477,7 +477,7 @@ def test_the_server_learns_at_once_which_flows_were_given_up(*, moved: bool, cip
         if moved:
             pair.run(15.0)  # idle flows are not watched closely
             nat.rebind(OTHER_PUBLIC)
-            pair.client.reconnect(pair.now)
+            pair.client.role.reconnect(pair.now)
             pair.flush()
             pair.run(0.8)
         else:

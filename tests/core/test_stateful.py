@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rsock_nf.core.flows.flow import TRANSITIONS, State
+from rsock_nf.core.flows.states import TRANSITIONS, State
 from rsock_nf.core.parameters import Cipher, OnProbe, Spread
 from tests.core.conntrack import ACK, RST
 from tests.core.pair import Pair
@@ -94,7 +94,7 @@ class Tunnel(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self) -> None:
-        self.pair.client.reconnect(self.pair.now)
+        self.pair.client.role.reconnect(self.pair.now)
         self.pair.flush()
 
     @rule(right=st.booleans())
@@ -131,20 +131,21 @@ class Tunnel(RuleBasedStateMachine):
     @invariant()
     def both_ends_are_in_order(self) -> None:
         for node in (self.pair.client, self.pair.server):
-            for key, flow in node._flows.items():
-                assert flow.key == key
+            for flow in node.flows:
+                assert node.flows.get(flow.key) is flow
                 assert flow.state is not State.CLOSED
                 assert flow.state in TRANSITIONS
             usable = {flow for session in self.sessions() for flow in session.group.usable}
-            assert usable <= {flow.pump for end in (self.pair.client, self.pair.server) for flow in end._flows.values()}
-        groups = self.pair.client.group.conversations
+            ends = (self.pair.client, self.pair.server)
+            assert usable <= {flow.pump for end in ends for flow in end.flows.established()}
+        groups = self.pair.client.role.group.conversations
         assert {conversation.peer for conversation in groups.values()} == set(self.pair.client.pump._conversations)
         assert set(self.pair.sockets) == set(self.pair.server.pump._conversations)
-        assert len(self.pair.client._waiting) <= 512
+        assert len(self.pair.client.role.applications.waiting) <= 512
 
     def sessions(self) -> list:  # type: ignore[type-arg]
-        ours = self.pair.client.session
-        return [*self.pair.server.sessions.values(), *([ours] if ours else [])]
+        ours = self.pair.client.role.session
+        return [*self.pair.server.role.sessions_by_id.values(), *([ours] if ours else [])]
 
     def teardown(self) -> None:
         if not hasattr(self, "pair"):
@@ -156,7 +157,7 @@ class Tunnel(RuleBasedStateMachine):
             self.say("bob", 1, 24)
             self.wait(0.5)
             waited += 1
-            assert waited < 90, f"nobody is heard again: {self.pair.client.reason!r}"
+            assert waited < 90, f"nobody is heard again: {self.pair.client.role.reason!r}"
         self.conversations_do_not_mix()
         for socket, owner in list(self.owner.items()):
             if owner == "bob" and socket in self.pair.sockets:

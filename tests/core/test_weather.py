@@ -1,165 +1,20 @@
-"""Anything that a path and two processes may suffer, at random and one after the other, over either wire and carrier.
-
-After each step what the two ends keep must fit together; when the weather is calm again datagrams must pass within
-seconds; and when nobody speaks any more nothing is left: no flow, timer, socket, port or session.
-"""
+"""Any weather, over the native wire."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from rsock_nf.core.ends.client import Client
-from rsock_nf.core.ends.node import Node
-from rsock_nf.core.ends.server import Server
-from rsock_nf.core.flows.flow import Flow, State
-from rsock_nf.core.flows.session import Session
-from rsock_nf.core.flows.timers import Timer
-from rsock_nf.core.parameters import Carriers, Cipher, Spread, Wire
-from rsock_nf.core.types import PortRange
-from tests.core.pair import Pair, numbered
-from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, is_udp
-from tests.wire.rsock.pair import RsockPair
-
-STEPS = 25
-RECOVERY = 12.0
-"""Seconds until the first answer once the path is fine: a client may have to miss ten idle flows one by one."""
-UNTIL_FORGOTTEN = 1200.0
-"""Seconds after which the last timer has ended: conversations live for 300, an unused session for 600 more."""
-_TIMER: dict[State, Timer] = {
-    State.SYN_SENT: Timer.RETRANSMIT,
-    State.HELLO_SENT: Timer.RETRANSMIT,
-    State.JOIN_SENT: Timer.RETRANSMIT,
-    State.CONFIRMING: Timer.RETRANSMIT,
-    State.ESTABLISHED: Timer.PROBE,
-    State.DEMOTED: Timer.FORGET,
-    State.CLOSING: Timer.RETRANSMIT,
-    State.LINGERING: Timer.FORGET,
-}
-"""What wakes a flow in each state that must not last."""
-_BLOCKS: list[Predicate] = [
-    lambda _, packet: is_udp(packet),
-    lambda _, packet: not is_udp(packet),
-    lambda *_: True,
-    lambda toward, _: toward is Toward.CLIENT,
-    lambda toward, _: toward is Toward.SERVER,
-]
-
-
-def make(seed: int, wire: Wire, carriers: Carriers, rng: random.Random) -> Pair:
-    """Two ends with four flows of each kind, and perhaps a NAT, behind a judge who drops nothing."""
-    nat = Nat(b"\xcb\x00\x71\x07") if rng.random() < 0.7 else None
-    client = {"flows": 4, "spread": rng.choice(list(Spread)), "carriers": carriers}
-    options: dict[str, Any] = {"nat": nat, "strict": False, "resets_allowed": True, "late_syns": True}
-    if wire is Wire.NATIVE:
-        cipher = rng.choice([Cipher.NONE, Cipher.AES_256_GCM])
-        return Pair(seed, client=client, carriers=carriers, cipher=cipher, **options)
-    server = {"carriers": carriers, "ports": (PortRange(10001, 10010),)}
-    return RsockPair(seed, client={**client, "rsock_version": rng.choice([1, 2])}, server=server, **options)
-
-
-def suffer(pair: Pair, rng: random.Random, step: int) -> None:
-    """One stroke of fate."""
-
-    def say() -> None:
-        pair.say(f"app {rng.randint(0, 2)}", *numbered(rng.randint(1, 60), rng.choice([20, 900, 1400]), b"%d." % step))
-
-    def lose() -> None:
-        for toward in Toward:
-            pair.wire.conditions[toward] = Conditions(
-                loss=rng.choice([0, 0.05, 0.3]),
-                duplicate=rng.choice([0, 0.1]),
-                reorder=rng.choice([0, 0.2]),
-                merge=rng.choice([Merge.NONE, Merge.SIZED]),
-            )
-
-    def rebind() -> None:
-        if pair.wire.nat is not None:
-            pair.wire.nat.rebind(rng.choice([None, b"\xcb\x00\x71\x08"]))
-
-    def reconnect() -> None:
-        pair.client.reconnect(pair.now)
-        pair.flush()
-
-    def resize() -> None:
-        pair.client.receive_mtu(pair.now, rng.choice([1500, 1300]), 64_000)
-        pair.flush()
-
-    fates: list[Callable[[], object]] = [
-        say, say, say, lose, rebind, reconnect, resize, pair.restart_server, pair.wire.drop.clear,
-        lambda: pair.wire.drop.__setitem__(slice(None), [rng.choice(_BLOCKS)]),
-        lambda: pair.run(rng.random() * 2),
-        lambda: pair.run(rng.random() * 2),
-        lambda: pair.run(rng.random() * 20),
-    ]  # fmt: skip
-    rng.choice(fates)()
-
-
-def fits_together(pair: Pair) -> None:
-    """What the two ends keep in several places is the same in all of them, and whatever waits is waited for."""
-    for node in (pair.client, pair.server):
-        flows = set(node._flows.values())
-        pumped = {flow.pump for flow in flows if flow.pump}
-        assert set(node.pump.flows()) == pumped
-        assert set(getattr(node, "_undecided", ())) <= pumped
-        assert {key for _, key in node._deadlines._when if isinstance(key, Flow)} <= flows
-        for flow in flows:
-            timer = _TIMER.get(flow.state)
-            assert timer is None or node._deadlines.get(timer, flow) is not None, f"nothing wakes {flow}"
-        for session in sessions(node):
-            established = {flow for flow in flows if flow.session is session and flow.state is State.ESTABLISHED}
-            assert set(session.flows.values()) == established
-            usable = session.group.usable
-            assert set(usable) <= {flow.pump for flow in established}
-            assert len(usable) == len(set(usable))
-    conversations = {conversation.peer for conversation in pair.server._moved}
-    assert conversations == set(pair.sockets)
-    assert len(pair.server._moved) == len(conversations)
-    if not pair.client.idle:
-        for slot in pair.client._dialer.slots:
-            waits = pair.client._deadlines.get(Timer.DIAL, slot) is not None
-            assert not slot.resting or waits, f"nobody will ever dial {slot}"
-
-
-def sessions(node: Node) -> list[Session]:
-    """Of either role."""
-    if isinstance(node, Server):
-        return list(node.sessions.values())
-    assert isinstance(node, Client)
-    return [node.session] if node.session is not None else []
+from rsock_nf.core.parameters import Carriers, Cipher
+from tests.core.pair import Pair
+from tests.core.weather import conditions, goes_through
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("carriers", Carriers)
-@pytest.mark.parametrize("wire", Wire)
-def test_after_any_weather_it_carries_again_and_leaves_nothing(wire: Wire, carriers: Carriers, seed: int) -> None:
-    rng = random.Random(f"{wire.value} {carriers.value} {seed}")
-    pair = make(seed, wire, carriers, rng)
-    pair.echo = True
-    pair.start()
-    for step in range(STEPS):
-        suffer(pair, rng, step)
-        fits_together(pair)
-
-    pair.wire.drop.clear()
-    pair.wire.conditions = {toward: Conditions() for toward in Toward}
-    began, answered = pair.now, len(pair.at_app)
-    while len(pair.at_app) == answered:
-        assert pair.now - began < RECOVERY, pair.client.reason
-        pair.say("app", b"at %.2f" % pair.now)
-        pair.run(0.25)
-    fits_together(pair)
-
-    pair.run(UNTIL_FORGOTTEN)
-    for node in (pair.client, pair.server):
-        assert not node._flows
-        assert node.next_timeout() is None
-    assert not pair.server.sessions
-    assert not pair.sockets
-    assert not pair.ports | pair.carriers
-    pair.say("app", b"awake")
-    pair.run(3.0)
-    assert b"awake" in pair.heard()
+def test_after_any_weather_it_carries_again_and_leaves_nothing(carriers: Carriers, seed: int) -> None:
+    rng = random.Random(f"native {carriers.value} {seed}")
+    client, options = conditions(carriers, rng)
+    cipher = rng.choice([Cipher.NONE, Cipher.AES_256_GCM])
+    goes_through(Pair(seed, client=client, carriers=carriers, cipher=cipher, **options), rng)

@@ -6,9 +6,10 @@ forwards between them.  Tests run inside a namespace by setns(2) on their own th
 
 from __future__ import annotations
 
-import ctypes
 import itertools
+import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -22,14 +23,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from rsock_firewall.policy import IPAddress
+from pyroute2 import netns
 
-CLONE_NEWNET = 0x40000000
+from rsock_firewall.policy import Counters, IPAddress
+
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
 SOL_PACKET, PACKET_STATISTICS, PACKET_IGNORE_OUTGOING = 263, 6, 23
 SYN, RST, ACK, SYN_ACK = 0x02, 0x04, 0x10, 0x12
-_libc = ctypes.CDLL(None, use_errno=True)
 
 ADDRESSES = {
     "peer": (ip_address("10.66.1.2"), ip_address("fd66:1::2")),
@@ -41,17 +42,12 @@ ADDRESSES = {
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """This thread, and what it starts, in another network namespace."""
-    with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", namespace).open() as away:
-        _setns(away.fileno())
+    with Path("/proc/thread-self/ns/net").open() as home:  # pyroute2's pushns saves that of the process's first thread
+        netns.setns(namespace, flags=0)
         try:
             yield
         finally:
-            _setns(home.fileno())
-
-
-def _setns(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+            netns.setns(home.fileno())
 
 
 class Segment(NamedTuple):
@@ -168,6 +164,24 @@ class Lab:
             lines = [line for line in self.run(f"{command} -t raw").splitlines() if not line.startswith("#")]
             saved[command] = "\n".join(_without_counters(line) for line in lines)
         return saved
+
+    def counted(self, name: str) -> Counters | None:
+        """What the rules of an instance counted, as nft and iptables-save list them; None = it has no rules."""
+        found: list[tuple[bool, int, int]] = []
+        for entry in json.loads(self.run("nft -j list ruleset"))["nftables"]:
+            rule = entry.get("rule", {})
+            if rule.get("table") == f"rsock_nf_{name}":
+                (counter,) = [part["counter"] for part in rule["expr"] if "counter" in part]
+                found.append((rule["chain"] == "output", counter["packets"], counter["bytes"]))
+        for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
+            rules = re.findall(
+                rf"^\[(\d+):(\d+)\] -A RSOCK_NF(O?)_{name} ", self.run(f"{command} -c -t raw"), re.MULTILINE
+            )
+            found += [(bool(output), int(packets), int(octets)) for packets, octets, output in rules]
+        if not found:
+            return None
+        sums = [sum(rule[field] for rule in found if rule[0] is output) for output in (False, True) for field in (1, 2)]
+        return Counters(*sums)
 
     def segment(self, ports: tuple[int, int], flags: int, version: int = 4) -> Segment:
         """From the peer to the host's left address, with a sequence number to know it by."""

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsock_firewall import FirewallError, Policy, PortRange, ipfw_text, manual, npf_text, pf_text, pfctl
-from rsock_firewall.ipfw import Ipfw
-from rsock_firewall.pf import Pf
+from rsock_firewall import FirewallError, Policy, PortRange, manual, npf
+from rsock_firewall.ipfw import text as ipfw_text
+from rsock_firewall.ipfw.backend import Ipfw
+from rsock_firewall.pf import pfctl
+from rsock_firewall.pf import text as pf_text
+from rsock_firewall.pf.backend import Pf
 from tests.firewall.bsd_grammar import (
     Packet,
     Rule,
@@ -29,7 +32,7 @@ from tests.firewall.test_rules_text import HOME4, HOME6, POLICIES, RULES, V4, V6
 RENDER: dict[str, Callable[[Policy], str]] = {
     "pf": Pf(pfctl.FREEBSD).render,
     "ipfw": Ipfw().render,
-    "npf": npf_text.render,
+    "npf": npf.render,
 }
 PARSE: dict[str, Callable[[str], list[Rule]]] = {
     "pf": parse_pf,

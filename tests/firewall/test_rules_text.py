@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_firewall import FirewallError, Policy, PortRange
-from rsock_firewall.iptables import Iptables
-from rsock_firewall.iptables_text import chain_names
+from rsock_firewall.iptables.backend import Iptables
+from rsock_firewall.iptables.text import chain_names
 from rsock_firewall.manual import Manual
-from rsock_firewall.nftables import Nftables
+from rsock_firewall.nftables.backend import Nftables
 from rsock_firewall.policy import Ports, merged
 from tests.firewall.lab import Lab
 

@@ -14,7 +14,7 @@ from scapy.utils import RawPcapReader
 from rsock_nf.config.values import parse_secret
 from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.protocols import Kind, Offer
+from rsock_nf.core.protocols import Kind
 from rsock_nf.core.pump.fragments import parse_fragment, split
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment, parse_syn_options
@@ -23,7 +23,8 @@ from rsock_nf.wire.native.control import build_control, parse_control
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
 from rsock_nf.wire.native.noise import NNpsk0
-from rsock_nf.wire.rsock.frames import RsockFormat
+from rsock_nf.wire.native.opening import Offer
+from rsock_nf.wire.rsock.frames import KeepAliveRequest, RsockFormat
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECRET = bytes(range(32))
@@ -94,7 +95,7 @@ def rsock_seeds() -> list[bytes]:
     for version, size in ((1, 67), (2, 71)):
         codec = RsockFormat(SECRET).keys(1, version).codec(2, initiator=True)
         one = b"".join(codec.pack(Kind.DATA, 7, 0, b"", [b"a" * 40]))
-        control = codec.pack_control(0, messages.Probe(5))
+        control = codec.pack_control(0, KeepAliveRequest(5))
         found += [bytes(2) + one, size.to_bytes(2, "big") + one * 3, bytes(2) + control]
     return found
 

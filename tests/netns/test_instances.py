@@ -19,7 +19,7 @@ import pytest
 
 from rsock_nf.config.values import format_secret
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 from tests.evidence import watched
 
 SECRET = format_secret(bytes(range(32)))

@@ -1,6 +1,6 @@
 """An instance whose tunnel is a fake: the real lock, log, control socket and signals around nothing.
 
-fake_daemon.py BEHAVIOUR CONFIG --ready-fd N
+fake_daemon.py BEHAVIOUR --ready-fd N < SETTINGS
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rsock_firewall import FirewallError
-from rsock_nf import config, daemon
+from rsock_nf import daemon
 from rsock_nf.errors import TunnelError
+from rsock_nf.ops import handover
 from rsock_nf.settings import Settings
 
 
@@ -65,13 +65,13 @@ class FakeTunnel:
 
 
 def main() -> int:
-    behaviour, path, option, descriptor = sys.argv[1:]
+    behaviour, option, descriptor = sys.argv[1:]
     assert option == "--ready-fd"
     if behaviour == "dead":
         sys.stderr.write("Traceback\nImportError: no module named soap\n")
         return 3
     return daemon.run(
-        config.load(Path(path)),
+        handover.receive(sys.stdin.buffer),
         ready_fd=int(descriptor),
         make_tunnel=lambda settings, log: FakeTunnel(behaviour, settings, log),
     )

@@ -20,14 +20,17 @@ from pathlib import Path
 import pytest
 
 from rsock_nf import cli, config, daemon
+from rsock_nf.config import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
-from rsock_nf.ops import launch, namespaces, privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir
-from rsock_nf.ops.instance import Instance, instances
+from rsock_nf.ops import launch, privileges
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import Instance, instances
+from rsock_nf.ops.instances.overview import overview, runs
+from rsock_nf.ops.instances.processes import instance_processes
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.ops.log import InstanceLog
-from rsock_nf.ops.survey import runs, survey
 from rsock_nf.settings import Log, Settings
 from tests.ops.fake_daemon import FakeTunnel
 
@@ -43,14 +46,17 @@ class Host:
         self.cleared: list[str] = []
 
     def settings(self, stem: str = "edge", **keys: object) -> Settings:
+        return self.configuration(stem, **keys).settings
+
+    def configuration(self, stem: str = "edge", **keys: object) -> Configuration:
         path = self.directory / f"{stem}.json"
         path.write_text(json.dumps({"role": "server", "target": "127.0.0.1:9", "secret": SECRET, **keys}))
         path.chmod(0o600)
-        return config.load(path).settings
+        return config.load(path)
 
     def start(self, settings: Settings, behaviour: str = "ready", *, timeout: float = 20.0) -> Instance:
-        command = [sys.executable, str(FAKE), behaviour, str(settings.path)]
-        launch.start(settings, command, timeout=timeout, clear=self.clear)
+        command = [sys.executable, str(FAKE), behaviour]
+        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear)
         return Instance(settings.name)
 
     def clear(self, name: str) -> list[str]:
@@ -160,9 +166,9 @@ def test_in_the_foreground_it_gives_up_only_when_asked_to(
 
 
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
 
-    def interrupt(_: Settings, process: subprocess.Popen[str], *__: object) -> None:
+    def interrupt(_: Settings, process: subprocess.Popen[bytes], *__: object) -> None:
         started.append(process)
         raise KeyboardInterrupt
 
@@ -181,8 +187,7 @@ from rsock_nf import config
 from rsock_nf.ops import launch
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore it, and so would we
 fake, path = sys.argv[1:]
-settings = config.load(Path(path)).settings
-launch.start(settings, [sys.executable, fake, "silent", path], timeout=60, clear=lambda _: [])
+launch.start(config.load(Path(path)), [sys.executable, fake, "silent"], timeout=60, clear=lambda _: [])
 """
 
 
@@ -315,7 +320,7 @@ def test_a_lock_that_nobody_can_be_named_for_is_said(host: Host, monkeypatch: py
     instance = host.start(host.settings())
     pid = pid_of(instance)
     instance.state_path.unlink()
-    monkeypatch.setattr("rsock_nf.ops.instance.holders", lambda: iter(()))
+    monkeypatch.setattr("rsock_nf.ops.instances.instance.instance_processes", lambda: iter(()))
     with pytest.raises(InstanceError, match=r"somebody holds a lock on .*edge, and state.json does not tell who"):
         instance.stop(grace=0.1)
     kill(pid, signal.SIGKILL)
@@ -330,7 +335,7 @@ def test_an_instance_whose_directory_was_deleted_is_found_and_named(host: Host) 
         InstanceError, match=rf"edge still runs, as process {pid}, though .*edge was deleted: run `rsock-nf down"
     ):
         launch.running_alike(settings)
-    assert survey(None) == [
+    assert overview(None) == [
         {
             "name": "edge",
             "state": "lost",
@@ -339,7 +344,7 @@ def test_an_instance_whose_directory_was_deleted_is_found_and_named(host: Host) 
         }
     ]
     assert host.stop() == "edge: stopped"
-    assert list(holders()) == []
+    assert list(instance_processes()) == []
     assert host.stop() == "edge: was not running"
 
 
@@ -365,7 +370,7 @@ def test_an_instance_of_another_network_namespace_is_not_this_one(host: Host, mo
 def test_a_control_socket_that_is_gone_is_named(host: Host) -> None:
     instance = host.start(host.settings())
     instance.control_path.unlink()
-    (found,) = survey(None)
+    (found,) = overview(None)
     assert found["state"] == "silent"
     assert found["reason"] == (
         f"instance edge runs, but {instance.control_path} is gone: rsock-nf down --name edge, then up"
@@ -378,13 +383,13 @@ def test_a_start_that_is_not_yet_to_be_asked_is_still_starting(host: Host) -> No
     with pytest.raises(
         TunnelError, match=r"^instance edge is not up within 0.1 s: its process is still starting \(log: "
     ):
-        launch.start(host.settings(), command, timeout=0.1, clear=host.clear)
+        launch.start(host.configuration(), command, timeout=0.1, clear=host.clear)
 
 
 def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> None:
     host.start(host.settings("one"))
     host.start(host.settings("two"), "secretive")
-    found = survey(None)
+    found = overview(None)
     assert [runs(snapshot) for snapshot in found] == [True, False]
     assert found[1]["state"] == "silent"
     assert "no such table" in found[1]["reason"]

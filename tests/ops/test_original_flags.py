@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rsock_nf import cli, config, daemon
 from rsock_nf.config import Configuration
-from rsock_nf.ops import launch, privileges
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops import handover, launch, privileges
+from rsock_nf.ops.instances.instance import Instance
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 from rsock_nf.ops.log import InstanceLog
-from rsock_nf.settings import Settings
+from rsock_nf.ops.program import program
 
 SERVER = ["server", "--dev=eth1", "--taddr=127.0.0.1:9999", "--ports=10001-10010", "--daemon=1"]
 CLIENT = ["client", "-d", "en0", "-t", "203.0.113.5", "-l", "127.0.0.1:30000", "-p", "443,10001-10003", "-v"]
@@ -25,16 +28,24 @@ class Started:
     """What would have been started in the background, and what that process makes of its command."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings: list[Settings] = []
+        self.configurations: list[Configuration] = []
         self.commands: list[list[str]] = []
         self.foreground: list[tuple[Configuration, int | None]] = []
         monkeypatch.setattr(privileges, "missing", list)
         monkeypatch.setattr(launch, "start", self.start)
         monkeypatch.setattr(daemon, "run", self.run)
 
-    def start(self, settings: Settings, command: Sequence[str], **_: object) -> None:
-        self.settings.append(settings)
+    def start(self, configuration: Configuration, command: Sequence[str], **_: object) -> None:
+        self.configurations.append(configuration)
         self.commands.append(list(command))
+
+    def run_command(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        """As the process in the background does."""
+        given = SimpleNamespace(buffer=io.BytesIO(handover.pack(self.configurations[-1])))
+        monkeypatch.setattr(sys, "stdin", given)
+        known = program()
+        assert self.commands[-1][: len(known)] == known
+        return cli.main([*self.commands[-1][len(known) :], "--ready-fd", "7"])
 
     def run(self, configuration: Configuration, *, ready_fd: int | None = None, **_: object) -> int:
         self.foreground.append((configuration, ready_fd))
@@ -65,18 +76,17 @@ def test_the_process_in_the_background_is_what_the_flags_said(
     assert cli.main(words) == 0
     expected = f"{name}: up; `rsock-nf status --name {name}` shows it, `rsock-nf down --name {name}` stops it\n"
     assert capsys.readouterr().out == expected
-    ((settings,), (command,)) = started.settings, started.commands
-    program = launch.program()
-    assert command[: len(program)] == program
     monkeypatch.chdir("/")  # where it stands
-    assert cli.main([*command[len(program) :], "--ready-fd", "7"]) == 0
+    assert started.run_command(monkeypatch) == 0
     ((configuration, ready_fd),) = started.foreground
-    assert configuration.settings == settings
+    assert configuration == started.configurations[0]
+    assert configuration.settings.name == name
+    assert "a b" not in " ".join(started.commands[0]), "nobody can read the key in a list of processes"
     assert ready_fd == 7
     assert capsys.readouterr() == ("", ""), "a process in the background has its log"
 
 
-def test_a_file_is_read_again_by_the_process_in_the_background(
+def test_what_a_file_said_is_what_the_process_in_the_background_is(
     started: Started, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,8 +96,8 @@ def test_a_file_is_read_again_by_the_process_in_the_background(
     assert said.out.startswith("home: up; `rsock-nf status --name home` shows it")
     assert said.err.splitlines()[0] == "rsock-nf: --ports: has no meaning beside -f"
     monkeypatch.chdir("/")
-    assert cli.main([*started.commands[0][len(launch.program()) :], "--ready-fd", "7"]) == 0
-    assert started.foreground[0][0].settings == started.settings[0]
+    assert started.run_command(monkeypatch) == 0
+    assert started.foreground[0][0] == started.configurations[0]
 
 
 @pytest.mark.parametrize("words", [[*SERVER[:-1], "--daemon=0"], ["server", "-f", "FILE"]])
@@ -150,4 +160,4 @@ def test_check_and_up_take_the_file_as_it_is(
         said = capsys.readouterr()
         assert said.out == f"{answer}\n"
         assert f"rsock-nf: {path}: param.taddr: datagrams go to 127.0.0.1:9" in said.err
-    assert started.settings[0].name == "edge"
+    assert started.configurations[0].settings.name == "edge"

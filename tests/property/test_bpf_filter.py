@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link import Match, PortSide
-from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Layout, encode, interpret, null_layout, program
+from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Layout, encode, null_layout, program
 from rsock_nf.link.cbpf import GOTO, JEQ, JSET, RET, Assembler, Instruction
+from tests.property.cbpf_interpreter import interpret
 
 SO_ATTACH_FILTER = 26
 V4 = tuple(ip_address(a) for a in ("192.0.2.1", "192.0.2.2", "198.51.100.7"))

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import Mock
+from typing import Any
 
 import pytest
 
-from rsock_nf.core.ends.client import Client
 from rsock_nf.core.parameters import Carriers, ServerParameters, Wire
-from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, STRANGERS, Journal
+from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
+from rsock_nf.runtime.reports.view import View
+from rsock_nf.settings import Settings
+from rsock_nf.words import STRANGERS
 
 
 class Fake:
-    """As much of a driver as the journal looks at."""
+    """What an instance shows of itself, to be changed at will."""
 
     def __init__(self) -> None:
         self.reason = ""
+        self.state = "serving"
         self.refused: dict[str, int] = {}
         self.troubles: dict[str, int] = {}
         self.sessions: list[Any] = []
-        self.core: Any = SimpleNamespace(counters={})
-        self.settings = SimpleNamespace(tunnel=ServerParameters(carriers=Carriers.ALL), rsock=None)
+        self.counters: dict[str, int] = {}
+        self.carriers = Carriers.ALL
 
-    def refusals(self) -> dict[str, int]:
-        return self.refused
-
-    def describe(self, peer: object) -> str:
-        return f"from {peer}"
+    def view(self) -> View:
+        return View(
+            Settings("edge", Path("/edge.json"), "", ServerParameters(carriers=self.carriers)),
+            state=self.state,
+            reason=self.reason,
+            sessions=self.sessions,
+            describe=lambda _, peer: f"from {peer}",
+            counters=self.counters,
+            refusals=self.refused,
+            troubles=self.troubles,
+        )
 
     def be_client(self, *flows: str, idle: bool = False) -> None:
         """A client with one session, which has these flows: "tcp" or "udp" each."""
-        self.core = Mock(Client, counters={}, idle=idle)
+        self.state = "idle" if idle else "connected" if flows else "connecting"
         listed = {number: SimpleNamespace(key=SimpleNamespace(udp=kind == "udp")) for number, kind in enumerate(flows)}
         self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed)]
 
@@ -43,16 +51,14 @@ class Fake:
         flow = SimpleNamespace(codec=SimpleNamespace(overhead=8))
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
         group = SimpleNamespace(usable=[flow], conversations=listed)
-        self.sessions = [
-            SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, usable_payload=lambda: mtu + 10)
-        ]
+        self.sessions = [SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, largest_datagram=lambda: mtu)]
 
 
 class Book:
-    """A journal, its fake driver, and what it has written so far."""
+    """A journal, its fake instance, and what it has written so far."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture, level: int) -> None:
-        self.driver = Fake()
+        self.instance = Fake()
         log = logging.getLogger("tests.journal")
         caplog.set_level(level, log.name)
         self._journal = Journal(log)
@@ -61,18 +67,18 @@ class Book:
     def at(self, now: float) -> list[str]:
         """The lines of one tick."""
         self._caplog.clear()
-        self._journal.tick(cast("Driver", self.driver), now)
+        self._journal.tick(self.instance.view(), now)
         return [record.getMessage() for record in self._caplog.records]
 
 
 def test_the_reason_is_logged_when_it_changes_and_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.reason = "dialling 192.0.2.1, no answer yet"
+    book.instance.reason = "dialling 192.0.2.1, no answer yet"
     assert book.at(0) == ["dialling 192.0.2.1, no answer yet"]
     assert book.at(1) == []
     logged = 0
     for second in range(2, 3602):
-        book.driver.reason = f"no answer from 192.0.2.1 on port {second}"
+        book.instance.reason = f"no answer from 192.0.2.1 on port {second}"
         logged += len(book.at(second))
     assert 8 <= logged <= 8 + 3600 / LONGEST_PAUSE
 
@@ -80,16 +86,16 @@ def test_the_reason_is_logged_when_it_changes_and_ever_more_rarely(caplog: pytes
 def test_what_is_known_at_first_does_not_hold_up_what_is_known_next(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
     for now, reason in enumerate(["dialling", "the port is open", "hellos are not answered", "other"]):
-        book.driver.reason = reason
+        book.instance.reason = reason
         assert book.at(now) == ([reason] if reason != "other" else [])
 
 
 def test_a_tunnel_that_stood_in_between_gives_its_reason_at_once(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
     for _ in range(2):
-        book.driver.reason = "the server was restarted"
+        book.instance.reason = "the server was restarted"
         assert book.at(10) == ["the server was restarted"]
-        book.driver.reason = ""
+        book.instance.reason = ""
         assert book.at(10) == []
 
 
@@ -98,7 +104,7 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
     assert book.at(0) == []
     lines = []
     for second in range(1, 62):
-        book.driver.refused = {"127.0.0.1:9999": second}
+        book.instance.refused = {"127.0.0.1:9999": second}
         lines += book.at(second)
     said = "target 127.0.0.1:9999: nobody listens there (refused so far: {})"
     assert lines == [said.format(1), said.format(61)]
@@ -114,10 +120,10 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
 )
 def test_strangers_are_told_once_a_minute(carriers: Carriers, who: str, caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.settings.tunnel = ServerParameters(carriers=carriers)
+    book.instance.carriers = carriers
     lines = []
     for second in range(1, 62):
-        book.driver.core.counters = {STRANGERS: 2 * second}
+        book.instance.counters = {STRANGERS: 2 * second}
         lines += book.at(second)
     said = "strangers: {} payloads so far that do not authenticate ({})"
     assert lines == [said.format(2, who), said.format(122, who)]
@@ -127,7 +133,7 @@ def test_a_client_that_goes_to_sleep_says_so_each_time(caplog: pytest.LogCapture
     book = Book(caplog, logging.INFO)
     lines = []
     for now, idle in enumerate([False, True, True, False, True]):
-        book.driver.be_client(idle=idle)
+        book.instance.be_client(idle=idle)
         lines += book.at(now)
     assert lines == ["idle: no flows until the next datagram"] * 2
 
@@ -136,7 +142,7 @@ def test_a_session_that_lost_every_flow_and_has_some_again_says_so_once(caplog: 
     book = Book(caplog, logging.INFO)
     lines = []
     for now, flows in enumerate([["tcp"], [], [], ["tcp", "udp"], ["tcp", "udp"]]):
-        book.driver.be_client(*flows)
+        book.instance.be_client(*flows)
         lines += book.at(now)
     assert lines == ["session 0000000000000abc carries again, flows: 2"]
 
@@ -145,7 +151,7 @@ def test_a_kind_of_flow_that_is_blocked_is_told_once_and_that_it_is_back(caplog:
     book = Book(caplog, logging.INFO)
     lines = []
     for now in range(40):
-        book.driver.be_client(*(["tcp", "udp"] if now < 10 or now >= 30 else ["tcp"]))
+        book.instance.be_client(*(["tcp", "udp"] if now < 10 or now >= 30 else ["tcp"]))
         lines += [f"{now} {line}" for line in book.at(now)]
     assert lines == [
         "15 no flow over UDP: blocked, or not served there; TCP carries alone",
@@ -159,30 +165,30 @@ def test_a_kind_that_is_away_for_a_moment_or_while_the_client_sleeps_is_not_told
     book = Book(caplog, logging.WARNING)
     lines = []
     for now in range(100):
-        book.driver.be_client(*([] if 10 < now < 90 else ["udp"] if now % 4 else ["tcp", "udp"]), idle=10 < now < 90)
+        book.instance.be_client(*([] if 10 < now < 90 else ["udp"] if now % 4 else ["tcp", "udp"]), idle=10 < now < 90)
         lines += book.at(now)
     assert lines == []
 
 
 def test_with_one_kind_of_flow_the_other_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.settings.tunnel = ServerParameters(carriers=Carriers.TCP)
-    book.driver.be_client("tcp")
+    book.instance.carriers = Carriers.TCP
+    book.instance.be_client("tcp")
     assert [line for now in range(60) for line in book.at(now)] == []
 
 
 def test_at_debug_what_changed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.DEBUG)
-    book.driver.carry(1400, {7: "10.0.0.2:4000"})
-    book.driver.core.counters = {"segments of no flow": 2}
+    book.instance.carry(1400, {7: "10.0.0.2:4000"})
+    book.instance.counters = {"segments of no flow": 2}
     assert book.at(0) == [
         "session 0000000000000abc: conversation 7 begins: from 10.0.0.2:4000",
         "session 0000000000000abc: MTU for the application is 1400",
         "counted 2 more: segments of no flow",
     ]
     assert book.at(1) == []
-    book.driver.carry(1300, {})
-    book.driver.core.counters = {"segments of no flow": 5}
+    book.instance.carry(1300, {})
+    book.instance.counters = {"segments of no flow": 5}
     assert book.at(2) == [
         "session 0000000000000abc: conversation 7 has ended: from 10.0.0.2:4000",
         "session 0000000000000abc: MTU for the application is 1300",
@@ -192,8 +198,8 @@ def test_at_debug_what_changed_is_told_once(caplog: pytest.LogCaptureFixture) ->
 
 def test_at_info_none_of_that(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.driver.carry(1400, {7: "10.0.0.2:4000"})
-    book.driver.core.counters = {"segments of no flow": 2}
+    book.instance.carry(1400, {7: "10.0.0.2:4000"})
+    book.instance.counters = {"segments of no flow": 2}
     assert book.at(0) == []
 
 
@@ -201,7 +207,7 @@ def test_what_fails_again_and_again_is_told_once_a_minute(caplog: pytest.LogCapt
     book = Book(caplog, logging.INFO)
     told = []
     for second in range(121):
-        book.driver.troubles["192.0.2.7:9: too many open files"] = 1000 * (second + 1)
+        book.instance.troubles["192.0.2.7:9: too many open files"] = 1000 * (second + 1)
         told += book.at(float(second))
     assert told == [f"192.0.2.7:9: too many open files (times so far: {count})" for count in (1000, 61000, 121000)]
     assert book.at(1000.0) == []

@@ -6,21 +6,17 @@ The sockets are stand-ins.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from ipaddress import ip_address
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
-from rsock_nf.core.parameters import Carriers as Kinds
-from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.outbox import Output, Transmit
 from rsock_nf.core.types import Endpoint, FlowKey, Outgoing
-from rsock_nf.runtime import ClientTunnel
 from rsock_nf.runtime.carriers import MAX_WAITING, Carriers
-from rsock_nf.settings import Settings
-from rsock_nf.sockets.carriers import CarrierPort
+from rsock_nf.runtime.driver import Driver
+from rsock_nf.sockets.carriers import ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
+from tests.runtime import parts
 
 KEY = FlowKey(bytes([192, 0, 2, 1]), 10001, bytes([198, 51, 100, 7]), 5555, udp=True)
 
@@ -72,7 +68,7 @@ def test_order_is_kept_and_the_application_waits() -> None:
         )
         full = Full(Endpoint(ip_address("0.0.0.0"), 10001), 1)
         asyncio.get_running_loop().add_reader = lambda *_: None  # type: ignore[method-assign]
-        carriers.add(cast("CarrierPort", full))
+        carriers.add(cast("ServerCarrier", full))
         buffer = bytearray(b"2nd")
         elsewhere = burst(b"tcp", None)
         assert carriers.send([burst(b"1st"), burst(buffer), elsewhere]) == [elsewhere]
@@ -109,21 +105,21 @@ def test_a_burst_whose_socket_has_gone_is_counted() -> None:
 
 def test_a_burst_for_the_last_carrier_never_reaches_the_link() -> None:
     """Flows of both kinds that die together: the socket of the last one is closed before its last word is sent."""
+    elsewhere = burst(b"tcp", None)
+    sent: list[Outgoing] = []
 
-    async def scene() -> None:
-        parameters = ClientParameters(server=(ip_address("192.0.2.1"),), carriers=Kinds.ALL)
-        tunnel = ClientTunnel(Settings("test", Path("/test.json"), "", parameters), parameters, logging.getLogger())
-        tunnel.carriers = Carriers(asyncio.get_running_loop(), lambda _: None, blocked=lambda: None, free=lambda: None)
-        sent: list[Outgoing] = []
-        elsewhere = burst(b"tcp", None)
+    def send(bursts: list[Outgoing]) -> int:
+        sent.extend(bursts)
+        return len(bursts)
 
-        def send(bursts: list[Outgoing]) -> int:
-            sent.extend(bursts)
-            return len(bursts)
-
-        tunnel._link = cast("Any", SimpleNamespace(send=send))
-        tunnel._transmit([burst(b"late"), elsewhere])
-        assert sent == [elsewhere]
-        assert tunnel.carriers.dropped == 4
-
-    asyncio.run(scene())
+    outputs: list[list[Output]] = [[Transmit([burst(b"late"), elsewhere])], []]
+    endpoint = parts.endpoint()
+    endpoint.poll = lambda: outputs.pop(0)
+    loop = cast("asyncio.AbstractEventLoop", parts.Loop())
+    driver = Driver(
+        loop, endpoint, deliver=lambda _: None, handle=lambda _: None, carrier_refused=lambda _: None, has_carriers=True
+    )
+    driver.use_link(parts.link(send=send), lambda: None)
+    driver.settle()
+    assert sent == [elsewhere]
+    assert driver.carriers.dropped == 4

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Outgoing, PortRange
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, abroad
-from rsock_nf.sockets.carriers import CarrierPort, DialledCarrier, count_datagrams, route_mtu, serve_ports
+from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier, count_datagrams, route_mtu, serve_ports
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -39,7 +39,7 @@ def burst(key: FlowKey, data: bytes, size: int = 0, pieces: int = 1) -> Outgoing
     return Outgoing(b"", [data[at : at + step] for at in range(0, len(data), step)], len(data), size, carrier=key)
 
 
-def take(carrier: CarrierPort | DialledCarrier, datagrams: int) -> list[Carried]:
+def take(carrier: ServerCarrier | ClientCarrier, datagrams: int) -> list[Carried]:
     """What comes until there are so many datagrams, with buffers of their own."""
     poller = select.poll()
     poller.register(carrier.fileno(), select.POLLIN)
@@ -59,7 +59,7 @@ def cut(items: list[Carried]) -> list[bytes]:
     return out
 
 
-Socket = TypeVar("Socket", CarrierPort, DialledCarrier)
+Socket = TypeVar("Socket", ServerCarrier, ClientCarrier)
 
 
 class Keep:
@@ -79,13 +79,13 @@ def keep() -> Iterator[Keep]:
 
 
 @pytest.fixture(params=[(4, False), (4, True), (6, False), (6, True)], ids=["v4", "v4-any", "v6", "v6-any"])
-def pair(request: pytest.FixtureRequest, keep: Keep) -> tuple[CarrierPort, DialledCarrier]:
+def pair(request: pytest.FixtureRequest, keep: Keep) -> tuple[ServerCarrier, ClientCarrier]:
     version, anywhere = request.param
-    port = keep(CarrierPort(endpoint((ANY if anywhere else LOOPBACK)[version])))
+    port = keep(ServerCarrier(endpoint((ANY if anywhere else LOOPBACK)[version])))
     bound = port.local.port
     port.close()
-    port = keep(CarrierPort(endpoint((ANY if anywhere else LOOPBACK)[version], bound)))
-    return port, keep(DialledCarrier(endpoint(LOOPBACK[version], bound)))
+    port = keep(ServerCarrier(endpoint((ANY if anywhere else LOOPBACK)[version], bound)))
+    return port, keep(ClientCarrier(endpoint(LOOPBACK[version], bound)))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def here() -> Iterator[Namespace]:
     made.close()
 
 
-def test_a_burst_is_one_buffer_at_either_end(pair: tuple[CarrierPort, DialledCarrier]) -> None:
+def test_a_burst_is_one_buffer_at_either_end(pair: tuple[ServerCarrier, ClientCarrier]) -> None:
     port, dialled = pair
     data = bytes(range(250)) * 40
     assert dialled.send(burst(dialled.key, data, 1000, pieces=7))
@@ -108,11 +108,11 @@ def test_a_burst_is_one_buffer_at_either_end(pair: tuple[CarrierPort, DialledCar
     assert port.counters.sent == dialled.counters.received == 10
 
 
-def test_several_flows_are_told_apart(pair: tuple[CarrierPort, DialledCarrier], keep: Keep) -> None:
+def test_several_flows_are_told_apart(pair: tuple[ServerCarrier, ClientCarrier], keep: Keep) -> None:
     port, first = pair
     flows = [
         first,
-        *(keep(DialledCarrier(endpoint(str(ip_address(first.key.remote)), first.key.remote_port))) for _ in range(3)),
+        *(keep(ClientCarrier(endpoint(str(ip_address(first.key.remote)), first.key.remote_port))) for _ in range(3)),
     ]
     for turn in range(5):
         for number, flow in enumerate(flows):
@@ -142,11 +142,11 @@ def test_any_burst_arrives_as_it_is_cut(size: int, count: int, shorter: int, pie
     assert dialled.counters.sent_singly == dialled.counters.send_errors == 0
 
 
-def _paired() -> tuple[CarrierPort, DialledCarrier]:
-    first = CarrierPort(endpoint(LOOPBACK[4]))
+def _paired() -> tuple[ServerCarrier, ClientCarrier]:
+    first = ServerCarrier(endpoint(LOOPBACK[4]))
     where = first.local
     first.close()
-    return CarrierPort(where), DialledCarrier(where)
+    return ServerCarrier(where), ClientCarrier(where)
 
 
 PAIRED = _paired()
@@ -156,10 +156,10 @@ PAIRED = _paired()
 def test_an_answer_leaves_from_the_address_that_was_asked(here: Namespace, version: int, keep: Keep) -> None:
     """A connected socket hears nobody else."""
     here.ip("link set lo up", "address add fd96::1/128 dev lo nodad", "address add fd96::2/128 dev lo nodad")
-    port = keep(here.call(lambda: CarrierPort(endpoint(ANY[version], 10001))))
+    port = keep(here.call(lambda: ServerCarrier(endpoint(ANY[version], 10001))))
     asked = {4: ["127.0.0.1", "127.0.0.2", "127.9.9.9"], 6: ["::1", "fd96::1", "fd96::2"]}[version]
     for address in asked:
-        dialled = keep(here.call(lambda address=address: DialledCarrier(endpoint(address, 10001))))  # type: ignore[misc]
+        dialled = keep(here.call(lambda address=address: ClientCarrier(endpoint(address, 10001))))  # type: ignore[misc]
         dialled.send(burst(dialled.key, b"who are you?"))
         (item,) = take(port, 1)
         assert item.key.local == ip_address(address).packed
@@ -173,8 +173,8 @@ def test_link_local_addresses(here: Namespace, keep: Keep) -> None:
     )
     here.ip("link set eth0 up", "link set eth1 up", "link set lo up")
     here.ip("address add fe80::95/64 dev eth0 nodad", "address add fe80::96/64 dev eth1 nodad")
-    port = keep(here.call(lambda: CarrierPort(endpoint("::", 10001))))
-    dialled = keep(here.call(lambda: DialledCarrier(endpoint("fe80::96", 10001, "eth1"))))
+    port = keep(here.call(lambda: ServerCarrier(endpoint("::", 10001))))
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint("fe80::96", 10001, "eth1"))))
     dialled.send(burst(dialled.key, b"near"))
     (item,) = take(port, 1)
     assert port.send(burst(item.key, b"as near"))
@@ -185,8 +185,8 @@ def test_link_local_addresses(here: Namespace, keep: Keep) -> None:
 def test_what_is_above_the_mtu_is_counted_and_never_fragmented(here: Namespace, version: int, keep: Keep) -> None:
     here.ip("link set lo mtu 1300", "link set lo up", "address add fd96::1/128 dev lo nodad")
     address = {4: "127.0.0.1", 6: "fd96::1"}[version]
-    port = keep(here.call(lambda: CarrierPort(endpoint(ANY[version], 10001))))
-    dialled = keep(here.call(lambda: DialledCarrier(endpoint(address, 10001))))
+    port = keep(here.call(lambda: ServerCarrier(endpoint(ANY[version], 10001))))
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint(address, 10001))))
     assert dialled.mtu == 1300
     assert here.call(lambda: route_mtu([ip_address(address)], None)) == 1300
     fits = 1300 - {4: 28, 6: 48}[version]
@@ -210,7 +210,7 @@ def test_a_route_that_goes_has_no_mtu(here: Namespace, version: int, keep: Keep)
     )
     here.ip("address add 10.96.0.1/24 dev eth0", "address add fd96::1/64 dev eth0 nodad")
     far = {4: "10.96.0.2", 6: "fd96::2"}[version]
-    dialled = keep(here.call(lambda: DialledCarrier(endpoint(far, 10001))))
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint(far, 10001))))
     assert dialled.mtu == 1500
     here.ip("link del eth0")
     assert dialled.mtu == 0
@@ -234,14 +234,14 @@ def test_a_device_without_checksum_offload_gets_single_datagrams(here: Namespace
     here.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up", "link set lo up")
     here.ip("address add 10.96.0.1/24 dev eth0", "neigh add 10.96.0.2 lladdr 02:00:00:00:00:01 dev eth0 nud permanent")
     here.run(["ethtool", "-K", "eth0", "tx", "off"])
-    dialled = keep(here.call(lambda: DialledCarrier(endpoint("10.96.0.2", 10001))))
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint("10.96.0.2", 10001))))
     assert dialled.send(burst(dialled.key, bytes(1000 * 10), 1000))
     assert dialled.send(burst(dialled.key, bytes(1000 * 10), 1000))
     assert dialled.counters.sent == 20
     assert dialled.counters.sent_singly in (0, 20), "some kernels make the checksum themselves"
 
 
-def test_a_full_socket_waits(pair: tuple[CarrierPort, DialledCarrier], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_socket_waits(pair: tuple[ServerCarrier, ClientCarrier], monkeypatch: pytest.MonkeyPatch) -> None:
     port, dialled = pair
     monkeypatch.setattr(dialled, "_transmit", lambda *_: errno.EAGAIN)
     assert not dialled.send(burst(dialled.key, b"one"))
@@ -252,7 +252,7 @@ def test_a_full_socket_waits(pair: tuple[CarrierPort, DialledCarrier], monkeypat
     assert len(cut(take(port, 10))) == 10
 
 
-def test_nobody_has_the_port(pair: tuple[CarrierPort, DialledCarrier]) -> None:
+def test_nobody_has_the_port(pair: tuple[ServerCarrier, ClientCarrier]) -> None:
     port, dialled = pair
     port.close()
     assert not dialled.refused()
@@ -265,7 +265,7 @@ def test_nobody_has_the_port(pair: tuple[CarrierPort, DialledCarrier]) -> None:
     assert not dialled.refused(), "told once"
 
 
-def test_a_strangers_datagram_does_not_reach_a_client(pair: tuple[CarrierPort, DialledCarrier]) -> None:
+def test_a_strangers_datagram_does_not_reach_a_client(pair: tuple[ServerCarrier, ClientCarrier]) -> None:
     port, dialled = pair
     family = socket.AF_INET if len(dialled.key.local) == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as stranger:
@@ -279,8 +279,8 @@ def test_a_strangers_datagram_does_not_reach_a_client(pair: tuple[CarrierPort, D
 def test_source_ports_come_from_the_range(here: Namespace, keep: Keep) -> None:
     here.ip("link set lo up", "address add 10.96.0.7/32 dev lo")
 
-    def dial() -> DialledCarrier:
-        return DialledCarrier(
+    def dial() -> ClientCarrier:
+        return ClientCarrier(
             endpoint("127.0.0.1", 10001),
             source=ip_address("10.96.0.7"),
             ports=[PortRange(7000, 7001), PortRange(7010, 7010)],
@@ -316,7 +316,7 @@ def test_every_port_or_none(here: Namespace) -> None:
 
 def test_merged_datagrams_of_a_foreign_sender(keep: Keep) -> None:
     """What another program's UDP_SEGMENT made is told with its size too, an odd last one and all."""
-    port = keep(CarrierPort(endpoint(LOOPBACK[4])))
+    port = keep(ServerCarrier(endpoint(LOOPBACK[4])))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.sendmsg([bytes(350)], [(17, 103, struct.pack("@H", 100))], 0, ("127.0.0.1", port.local.port))
         (item,) = take(port, 4)

@@ -88,7 +88,7 @@ def test_ephemeral_choice_passes_held_ports_by() -> None:
 import pathlib, socket
 from rsock_nf.core.types import PortRange
 from rsock_nf.link import LinkError
-from rsock_nf.link.local_ports import hold_any, hold_ports
+from rsock_nf.sockets.held_ports import hold_any, hold_ports
 pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40003")
 three = hold_ports([PortRange(40000, 40001), PortRange(40003, 40003)])
 with socket.socket() as one:

@@ -1,314 +1,465 @@
-"""How a client's flows come to be, whatever the wire, and how others take their place.
+"""The client's role: it dials flows, opens them with the wire's help, replaces them, and sleeps when nothing is to carry.
 
-The way up: a slot's turn (``dialer``) → a port (``PortWanted``) → SYN → SYN-ACK → what the wire asks for → traffic.  Over
-UDP a socket (``CarrierWanted``) takes the place of port and handshake.  A flow that ends, or turns sick, gives its slot to
-the next one.  When flows are wanted at all, and what they carry, is the ``client``'s business.
+The way up: a slot's turn (``slots``) → a port (``PortWanted``) → SYN → SYN-ACK → what the wire asks for → traffic.
+Over UDP a socket (``CarrierWanted``) takes the place of port and handshake.  A flow that ends, or turns sick, gives its
+slot to the next one.  The first flow that is up finds the datagrams that waited (``applications``).  No conversation for
+``idle_timeout``: every flow closes, and the next datagram starts over.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from typing import Protocol
 
-from rsock_nf.core.ends.dialer import MAX_BACKOFF, Dialer, Slot
-from rsock_nf.core.ends.node import Node
-from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted
-from rsock_nf.core.flows.flow import Flow, Input, State
-from rsock_nf.core.flows.session import Session
-from rsock_nf.core.flows.timers import Timer
+from rsock_nf.core import messages
+from rsock_nf.core.ends.applications import Applications
+from rsock_nf.core.ends.openings import Openings
+from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.reasons import Reasons
+from rsock_nf.core.ends.slots import Slot, Slots
+from rsock_nf.core.ends.wire import Wire
+from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted, SessionDown, SessionUp
+from rsock_nf.core.flows.opening import Opening
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Action, Input, State
+from rsock_nf.core.flows.table import Flow
+from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.protocols import Rng
-from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW, FlowGroup, PumpFlow
-from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, RST, SYN, Segment, build_syn, parse_syn_options
-from rsock_nf.core.types import FlowKey, Malformed, Outgoing
+from rsock_nf.core.protocols import Frames
+from rsock_nf.core.pump.state import FlowGroup, PumpConversation, PumpFlow
+from rsock_nf.core.tcp.segment import SYN, Segment
+from rsock_nf.core.types import Carried, FlowKey, Packet, Run
 
-_MASK = 0xFFFFFFFF
-SYN_RETRY = 0.5
-"""Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
-MAX_RETRY = 2.0
-SYN_TRIES = 4
 MAX_GIVEN_UP = 64
-MESSAGE_RETRY = 0.4
-MESSAGE_TRIES = 4
 
 
-class Dialling(Node):
+class ClientWire(Wire, Protocol):
+    """What the client's role asks of a wire.  ``dialling`` is who asks."""
+
+    def take_turns(self, now: float, dialling: Dialling) -> None:
+        """Flows have come to TCP_UP, or may go on from there: decide what each does next."""
+
+    def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
+        """Send a hello, a join or a confirmation."""
+
+    def answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
+        """A segment without SYN and RST came on a flow that is being opened."""
+
+    def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """A segment of the opening is about to be sent again, or was sent as often as it may be."""
+
+    def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """It was sent again, or the flow was given up."""
+
+    def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """A SYN or message of the opening was sent as often as it may be; the flow is given up after this."""
+
+    def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
+        """``flow`` carries traffic from now on; ``first``: it is the first of its session."""
+
+    def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
+        """``flow`` carries no traffic any more."""
+
+    def unopened(
+        self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
+    ) -> None:
+        """A payload on ``flow`` in which nothing authenticates, or that is out of window."""
+
+    def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
+        """Authenticated data of a conversation that is not open."""
+
+
+class Dialling:
     """See the module.  Where it dials: ``parameters.server`` (the addresses, in that order) and ``parameters.ports``."""
 
-    initiator = True
-
-    def __init__(self, parameters: ClientParameters, rng: Rng, *, mtu: int, max_burst_bytes: int) -> None:
-        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
-        self.session: Session | None = None
+    def __init__(self, parameters: ClientParameters, wire: ClientWire, parts: Parts) -> None:
+        self.parameters = parameters
+        self.context = parts.context
+        self.table = parts.table
+        self.intake = parts.intake
         self.group = FlowGroup(self)
         """One group for the life of the process: conversations outlive sessions."""
-        self.reason = "not started"
-        """Why there is no session, for ``status`` and ``up``."""
-        self._dialer = Dialer(parameters, rng)
+        self.session: Session | None = None
+        self.slots = Slots(parameters, parts.context.rng)
+        self.why = Reasons(self.slots, self.group)
+        self.openings = Openings(parts, self.slots, self.why)
+        self.applications = Applications(parameters, parts, self.group, wire.limits)
+        self._wire = wire
+        self._probing = parts.probing
         self._active = False
         """Flows are wanted."""
-        self._refused_address = ""
-        self._refused_until = 0.0
-        """So long what the server refused says more than the silence of others: hosts send ICMP errors rarely."""
-        self._next_flow = 0
+        self._unused_since = 0.0
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
         """Flows that fell silent: perhaps the server could not be told, and still sends on them."""
 
     # -- the driver's verbs
 
+    def start(self, now: float) -> None:
+        """Dial; also wakes an idle client."""
+        if self._active:
+            return
+        self._active = True
+        self._unused_since = now
+        self.why.dialling()
+        for slot in self.slots:
+            self.context.deadlines.set(Timer.DIAL, slot, now + slot.stagger)
+        self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+    def stop(self, now: float) -> None:
+        """The process ends: tell the server, close every flow.  Send what ``poll`` gives, then go."""
+        if self.session:
+            for _ in range(2):  # a lost one costs the server only time
+                self.table.tell(self.session, messages.CloseSession())
+        self._close_flows(now, "this side ends")
+
+    def reconnect(self, now: float) -> None:
+        """Give up every flow and dial anew: same session, same conversations."""
+        self.sleep(now, "all are dialled anew")
+        self.slots.reset()
+        self.start(now)
+
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the firewall knows: the SYN may leave."""
-        slot = self._dialer.slots[request]
+        slot = self.slots[request]
         key = FlowKey(local, port, slot.remote, slot.port)
-        if not self._still_wanted(slot, key):
-            return
-        flow = self._new_flow(slot, key, State.SYN_SENT)
-        isn = int.from_bytes(self._rng(4), "big")
-        flow.next_seq = (isn + 1) & _MASK
-        if flow.template is not None:
-            identification = flow.template.identification
-            flow.template.identification = (identification + 1) & 0xFFFF
-            headers = build_syn(key, isn, self._link_payload(key), OUR_SCALE, identification)
-            self._dialer.sent(now)
-            self._repeat(now, flow, Outgoing(headers, [], 0, 0), SYN_RETRY)
+        if self._still_wanted(slot, key):
+            self.openings.dial(now, slot, key)
 
     def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
         """The socket that ``CarrierWanted`` asked for is open, and is ``key``: it may speak at once."""
-        slot = self._dialer.slots[request]
-        if not self._still_wanted(slot, key):
+        slot = self.slots[request]
+        if self._still_wanted(slot, key):
+            self.openings.dial(now, slot, key)
+            self._wire.take_turns(now, self)
+            self.table.settle()
+
+    def port_refused(self, now: float, request: int, reason: str) -> None:
+        """No port can be held, or no socket opened, now: try again later."""
+        slot = self.slots[request]
+        slot.port_wanted = False
+        self.why.text = reason
+        self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))
+
+    def carrier_refused(self, now: float, key: FlowKey) -> None:
+        """ICMP said that nobody has the server's port.
+
+        Anybody may say so: an established flow is asked by a probe, no more.
+        """
+        flow = self.table.get(key)
+        if isinstance(flow, Opening):
+            self.openings.port_unreachable(now, flow)
+            self.table.settle()
             return
-        flow = self._new_flow(slot, key, State.TCP_UP)
-        flow.mss = self._link_payload(key)
-        self._dialer.sent(now)
-        self._turns(now)
+        self.context.counters["ICMP port unreachable on live carriers"] += 1
+        if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
+            self.context.deadlines.hasten(Timer.PROBE, flow, now)
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is carried, for ``status`` and ``up``; empty = traffic is carried."""
+        return self.why.text
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to carry: flows are closed on purpose."""
+        return not self._active
+
+    @property
+    def remote_text(self) -> str:
+        """The server's address in use."""
+        return self.slots.remote_text
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The session, if there is one."""
+        return [self.session] if self.session else []
+
+    # -- dialling
 
     def _still_wanted(self, slot: Slot, key: FlowKey) -> bool:
         """``slot`` waits for the port or socket that ``key`` names; else that is given back."""
-        if not self._active or slot.dialled is not None or not slot.port_wanted:
+        if not self._active or slot.opening is not None or not slot.port_wanted:
             self._release(key)
             return False
         slot.port_wanted = False
-        if slot.remote != self._dialer.remote:  # another address has got its turn meanwhile
+        if slot.remote != self.slots.remote:  # another address has got its turn meanwhile
             self._release(key)
             self._dial(slot)
             return False
         return True
 
-    def _new_flow(self, slot: Slot, key: FlowKey, state: State) -> Flow:
-        flow = Flow(self._number(), key, state=state, identification=self._random16(), slot=slot.index)
-        slot.dialled = flow
-        self._flows[key] = flow
-        return flow
-
     def _release(self, key: FlowKey) -> None:
-        self._outbox.tell(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
-
-    def carrier_refused(self, now: float, key: FlowKey) -> None:
-        """ICMP said that nobody has the server's port.  Anybody may say so: a flow that stands is asked by a probe, no more."""
-        flow = self._flows.get(key)
-        if flow is None or flow.pump is not None:
-            self.counters["ICMP port unreachable on live carriers"] += 1
-            if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
-                self._hasten(Timer.PROBE, flow, now)
-            return
-        self._dialer.slots[flow.slot].unanswered = True
-        self._refused(now, f"UDP port {key.remote_port} (ICMP port unreachable)")
-        self._step(now, flow, Input.RESET)
-
-    def _refused(self, now: float, what: str) -> None:
-        """Only while nothing is carried: a kind that the server does not serve says nothing of the other."""
-        if not self.group.usable:
-            self.reason = f"{self._dialer.remote_text} refuses {what}"
-            self._refused_address, self._refused_until = self._dialer.remote_text, now + MAX_BACKOFF
-
-    def _lately_refused(self, now: float) -> bool:
-        """The address in use said so, and no flow has stood since: that tells more than silence."""
-        return now < self._refused_until and self._refused_address == self._dialer.remote_text
-
-    def port_refused(self, now: float, request: int, reason: str) -> None:
-        """No port can be held, or no socket opened, now: try again later."""
-        slot = self._dialer.slots[request]
-        slot.port_wanted = False
-        self.reason = reason
-        self._deadlines.set(Timer.DIAL, slot, now + self._dialer.failed(slot))
-
-    @property
-    def remote_text(self) -> str:
-        """The server's address in use."""
-        return self._dialer.remote_text
-
-    @property
-    def _nothing_heard(self) -> str:
-        """The ``reason`` of the first moments."""
-        return f"dialling {self._dialer.remote_text}, no answer yet"
-
-    # -- dialling
-
-    def _number(self) -> int:
-        self._next_flow += 1
-        return self._next_flow
-
-    def _random16(self) -> int:
-        return int.from_bytes(self._rng(2), "big")
+        self.context.outbox.tell(CarrierReleased(key) if key.udp else PortReleased(key.local_port))
 
     def _dial(self, slot: Slot) -> None:
-        if self._active and slot.dialled is None and not slot.port_wanted:
+        if self._active and slot.opening is None and not slot.port_wanted:
             slot.port_wanted = True
-            slot.remote = self._dialer.remote
+            slot.remote = self.slots.remote
             if slot.udp:
-                self._outbox.tell(CarrierWanted(slot.index, slot.remote, slot.port))
+                self.context.outbox.tell(CarrierWanted(slot.index, slot.remote, slot.port))
             else:
-                self._outbox.tell(PortWanted(slot.index, slot.remote))
-
-    def _repeat(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
-        flow.repeat = segment
-        flow.repeat_since = now
-        flow.tries = 1
-        self._outbox.send([segment])
-        self._deadlines.set(Timer.RETRANSMIT, flow, now + after)
-
-    def _retransmit(self, now: float, flow: Flow) -> None:
-        if flow.state is State.CLOSING:
-            super()._retransmit(now, flow)
-            return
-        syn = flow.state is State.SYN_SENT
-        if flow.repeat is None or flow.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
-            self._unanswered(now, flow)
-            return
-        self._outbox.send([flow.repeat])
-        after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**flow.tries
-        self._deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
-        flow.tries += 1
-
-    def _unanswered(self, now: float, flow: Flow) -> None:
-        """A SYN, hello, join or confirmation has been sent often enough."""
-        if flow.state is State.SYN_SENT or (flow.key.udp and flow.state is not State.CONFIRMING):
-            self._dialer.slots[flow.slot].unanswered = True
-        if flow.state is State.SYN_SENT and not self.group.usable and not self._open_ports():
-            self.reason = f"no answer from {self._dialer.remote_text} on port {flow.key.remote_port}"
-        self._step(now, flow, Input.UNANSWERED)
-
-    def _open_ports(self) -> bool:
-        """Whether flows that nothing was heard on but a SYN-ACK wait for more: that tells more than another port's silence."""
-        return any(not flow.key.udp and flow.state in (State.TCP_UP, State.HELLO_SENT) for flow in self._flows.values())
-
-    def _pass_over(self, now: float) -> None:
-        """No session, and not one answer from the address in use: give the next one its turn."""
-        reason = f"no answer from {self._dialer.remote_text}"
-        if self.session is not None or not self._dialer.pass_over(now):
-            return
-        self.reason = reason
-        for slot in self._dialer.slots:
-            flow, slot.dialled = slot.dialled, None
-            if flow is not None:
-                self._step(now, flow, Input.UNANSWERED, reason)
-            self._deadlines.set(Timer.DIAL, slot, now + slot.stagger)
-
-    # -- the handshake
-
-    def _handshaking(self, now: float, flow: Flow, segment: Segment) -> None:
-        """A segment of a flow that the pump does not have yet."""
-        if segment.flags & RST:
-            # RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts.
-            exact = segment.ack == flow.next_seq if flow.state is State.SYN_SENT else segment.seq == flow.received
-            if exact:
-                hint = "it was open: are secret and wire the server's?"
-                if flow.state is State.SYN_SENT:
-                    hint = "does the server run, with this port?"
-                self._refused(now, f"port {flow.key.remote_port} (RST): {hint}")
-                self._step(now, flow, Input.RESET)
-        elif flow.state is State.SYN_SENT:
-            if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == flow.next_seq:
-                self._syn_ack(now, flow, segment)
-        elif segment.flags & SYN:
-            self._outbox.send([flow.segment(b"", window=OUR_WINDOW, flags=ACK)])  # our ACK was lost
-        else:
-            self._opening(now, flow, segment)
-
-    def _syn_ack(self, now: float, flow: Flow, segment: Segment) -> None:
-        try:
-            options = parse_syn_options(segment.options)
-        except Malformed:
-            self.counters["malformed SYN-ACKs"] += 1
-            return
-        flow.mss = min(options.mss or DEFAULT_MSS, self._link_payload(flow.key))
-        flow.scale = None if options.window_scale is None else min(options.window_scale, 14)
-        flow.window = segment.window
-        flow.received = (segment.seq + 1) & _MASK
-        flow.repeat_answered(now)
-        self._dialer.answered()
-        self._dialer.slots[flow.slot].unanswered = False
-        self._step(now, flow, Input.SYN_ACK)
-
-    @abstractmethod
-    def _turns(self, now: float) -> None:
-        """Flows that look established (``TCP_UP``): what they do next."""
-
-    @abstractmethod
-    def _opening(self, now: float, flow: Flow, segment: Segment) -> None:
-        """A segment without SYN and RST of a flow that looks established and carries no traffic yet."""
-
-    # -- a flow ends, another takes its place
-
-    def _discard(self, now: float, flow: Flow, reason: str) -> None:
-        super()._discard(now, flow, reason)
-        self._release(flow.key)
-        slot = self._dialer.slots[flow.slot]
-        if slot.dialled is flow:
-            slot.dialled = None
-            self._redial(now, slot, self._dialer.failed(slot))
-        self._turns(now)
-
-    def _left_established(self, now: float, flow: Flow, reason: str) -> None:
-        super()._left_established(now, flow, reason)
-        slot = self._dialer.slots[flow.slot]
-        if slot.flow is flow:
-            after = self._dialer.broken(now, slot)
-            slot.flow = None
-            if slot.dialled is None:
-                self._redial(now, slot, after)
-        if flow.state in (State.CLOSED, State.DEMOTED):
-            self._given_up.append(flow.flow_id)
-        if not self.group.usable and self._active:
-            self._hasten_others(now, slot)
-        if not self.group.usable and self._active and not self.reason:
-            self.reason = f"every flow is down, the last because {reason}"
-
-    def _hasten_others(self, now: float, slot: Slot) -> None:
-        """The last flow is gone: slots of the other kind have waited long, because there were flows, and need not now."""
-        for other in self._dialer.slots:
-            if other.udp is not slot.udp and self._deadlines.get(Timer.DIAL, other) is not None:
-                self._hasten(Timer.DIAL, other, now + other.stagger)
+                self.context.outbox.tell(PortWanted(slot.index, slot.remote))
 
     def _redial(self, now: float, slot: Slot, after: float) -> None:
         if self._active:
-            self._deadlines.set(Timer.DIAL, slot, now + after)
+            self.context.deadlines.set(Timer.DIAL, slot, now + after)
 
-    def _turned_sick(self, now: float, flow: Flow) -> None:
+    # -- a flow is opened
+
+    def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
+        """A segment of a flow that the pump does not have yet."""
+        if not self.openings.receive(now, opening, segment):
+            self._wire.answer(now, self, opening, segment)
+
+    def repeat(self, now: float, flow: Flow) -> None:
+        """A SYN, hello, join or confirmation was not answered in time."""
+        self._wire.before_repeat(now, self, flow)
+        if not self.openings.repeat(now, flow):
+            self._wire.unanswered(now, self, flow)
+            self.openings.give_up(now, flow)
+        self._wire.after_repeat(now, self, flow)
+
+    def _pass_over(self, now: float) -> None:
+        """No session, and not one answer from the address in use: give the next one its turn."""
+        reason = f"no answer from {self.remote_text}"
+        if self.session is not None or not self.slots.pass_over(now):
+            return
+        self.why.text = reason
+        for slot in self.slots:
+            flow, slot.opening = slot.opening, None
+            if flow is not None:
+                self.table.step(now, flow, Input.UNANSWERED, reason)
+            self.context.deadlines.set(Timer.DIAL, slot, now + slot.stagger)
+
+    # -- actions
+
+    def perform(self, now: float, flow: Flow, action: Action) -> None:
+        """The actions of an opening."""
+        if isinstance(flow, Established):
+            if action is not Action.OPEN:
+                raise AssertionError(f"{action} of an established flow")
+            self._open(now, flow)
+        elif action is Action.WAIT_TURN:
+            self.context.deadlines.cancel(Timer.RETRANSMIT, flow)
+            self.openings.acknowledge(flow)
+            self._wire.take_turns(now, self)
+        else:
+            self._wire.perform(now, self, flow, action)
+
+    def _open(self, now: float, flow: Established) -> None:
+        """The server is ready on this flow: it carries traffic."""
+        slot = self.slots[flow.slot]
+        first = self.session is None
+        if not first and self.session is not flow.session:
+            self.table.step(now, flow, Input.CLOSE)  # a second hello came through as well
+            slot.opening = None
+            self._redial(now, slot, 0.0)
+            return
+        self.context.deadlines.cancel(Timer.RETRANSMIT, flow)
+        self.why.flow_up()
+        if first:
+            self.session = flow.session
+            self.context.outbox.tell(SessionUp(flow.session.session_id, self.remote_text))
+        if not self.group.usable:
+            self.group.patient = True
+        self.table.carry(now, flow)
+        self._probing.begin(now, flow)
+        self._wire.opened(now, self, flow, first=first)
+        self._fill(now, slot, flow)
+        self._wire.take_turns(now, self)
+        self.send(now, self.applications.waiting.take(now))
+        self._tell_given_up(flow)
+
+    def _fill(self, now: float, slot: Slot, flow: Established) -> None:
+        """``flow`` has its slot; the one that had it goes, and slots that nobody answered need not wait any longer."""
+        previous, slot.flow, slot.opening = slot.flow, flow, None
+        if previous is not None:
+            self.table.step(now, previous, Input.CLOSE, "another has taken its place")
+        for other in self.slots.revived(slot):
+            if other.resting:
+                self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
+            elif other.opening is not None and other.opening.state in (State.SYN_SENT, State.JOIN_SENT):
+                self.context.deadlines.hasten(Timer.RETRANSMIT, other.opening, now + other.stagger)
+
+    def _tell_given_up(self, flow: Established) -> None:
+        """A first flow after silence: the server may still answer on the flows that were given up meanwhile.
+
+        A wire may call flows by their ports; then a new flow may have the name of one that was given up.
+        """
+        while self._given_up and self.table.may_tell(flow.pump, messages.FlowDown(self._given_up[0])):
+            flow_id = self._given_up.popleft()
+            if flow_id not in flow.session.flows:
+                self.context.outbox.send([self.table.pump.send_control(flow.pump, messages.FlowDown(flow_id))])
+
+    # -- a flow ends, another takes its place
+
+    def replace(self, now: float, flow: Established) -> None:
         """Make before break: another flow is dialled for the slot, and takes the place of this one."""
-        slot = self._dialer.slots[flow.slot]
-        if slot.flow is flow and slot.dialled is None:
-            self._redial(now, slot, self._dialer.broken(now, slot))
+        slot = self.slots[flow.slot]
+        dialled = slot.opening is not None or slot.port_wanted
+        if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
+            self._redial(now, slot, self.slots.broken(now, slot))
+
+    def vacate(self, now: float, flow: Established, reason: str) -> None:
+        """``flow`` carries no traffic any more: its slot wants another."""
+        self._wire.ended(now, self, flow, reason)
+        slot = self.slots[flow.slot]
+        if slot.flow is flow:
+            after = self.slots.broken(now, slot)
+            slot.flow = None
+            if slot.opening is None:
+                self._redial(now, slot, after)
+        if flow.state in (State.CLOSED, State.DEMOTED):
+            self._given_up.append(flow.flow_id)
+        if self.group.usable or not self._active:
+            return
+        for other in self.slots:  # those of the other kind waited long because there were flows, and need not now
+            if other.udp is not slot.udp and self.context.deadlines.get(Timer.DIAL, other) is not None:
+                self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
+        self.why.flows_down(reason)
+
+    def discarded(self, now: float, flow: Flow) -> None:
+        """``flow`` is gone for good."""
+        self._release(flow.key)
+        slot = self.slots[flow.slot]
+        if slot.opening is flow:
+            slot.opening = None
+            self._redial(now, slot, self.slots.failed(slot))
+        self._wire.take_turns(now, self)
+
+    # -- what comes in
+
+    def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
+        """A segment of no flow."""
+        self.context.counters["segments of no flow"] += 1
+
+    def odd(self, now: float, flow: Established, segment: Segment, link_header: bytes) -> None:
+        """On an established flow: a SYN-ACK that came again means that our ACK was lost."""
+        if segment.flags & SYN:
+            self.context.outbox.send([self.table.pump.acknowledge(flow.pump)])
+        else:
+            self.context.counters["odd segments"] += 1
+
+    def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
+        """A payload in which nothing authenticates, or that is out of window."""
+        self._wire.unopened(now, self, flow, segment, received)
+
+    def received(self, now: float) -> None:
+        """A read is through.  As soon as the server has said its window, what waited for credit may go."""
+        if self.group.patient and any(_has_said_its_window(pump) for pump in self.group.usable):
+            self.group.patient = False
+            self.send(now, self.applications.waiting.take(now))
+
+    def control(self, now: float, flow: Established, message: object) -> bool:
+        """A control message; False = it is none of the role's."""
+        if flow.state is State.CONFIRMING:
+            # Whatever it says, the server has the flow; its Ready may be lost.
+            self.table.step(now, flow, Input.READY)
+            self.table.settle()
+        match message:
+            case messages.Ready():
+                pass
+            case messages.FlowDown(flow_id=flow_id) if flow_id == flow.flow_id and flow.alone:
+                self.table.step(now, flow, Input.SICK)  # it carries what it can, until there is another
+            case messages.Opened(conversation=number):
+                self.applications.opened(number)
+                self.why.set_lasting(self.applications.refusal)
+            case messages.Refused(conversation=number, reason=code):
+                self.context.counters["conversations refused"] += 1
+                self.applications.refused(now, number, code)
+                self.why.set_lasting(self.applications.refusal)
+            case _:
+                return False
+        return True
+
+    def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
+        """Authenticated data of a conversation that is not open."""
+        self._wire.unknown_data(now, self, session, frames)
+
+    # -- the way down
+
+    def session_closed(self, now: float, session: Session) -> None:
+        """The server said goodbye."""
+        if session is self.session:
+            self.lose_session(now, "the server ended the session", Input.CLOSE)
+
+    def lose_session(self, now: float, reason: str, event: Input = Input.DEAD) -> None:
+        """Conversations stay; flows of the session are worthless: ``event`` is what becomes of them."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        self.why.session_lost(reason)
+        self.applications.forget_refusals()
+        self._given_up.clear()
+        self.context.outbox.tell(SessionDown(session.session_id, reason))
+        carrying = (State.CONFIRMING, State.ESTABLISHED, State.DEMOTED)
+        for flow in self.table.established():
+            if flow.session is session and flow.state in carrying:
+                self.table.step(now, flow, event, reason)
+        for opening in self.table.opening(State.JOIN_SENT):
+            self.table.step(now, opening, Input.TURNED_AWAY, reason)
+        self.table.settle()
+        if self._active:
+            self.slots.reset()
+            for slot in self.slots:
+                self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
+
+    def _close_flows(self, now: float, reason: str) -> None:
+        self._active = False
+        for flow in self.table:
+            self.table.step(now, flow, Input.CLOSE, reason)
+        self.table.settle()
+
+    def sleep(self, now: float, reason: str) -> None:
+        """No flows until the next datagram."""
+        self._close_flows(now, reason)
+        for slot in self.slots:
+            slot.port_wanted = False
+            self.context.deadlines.cancel(Timer.DIAL, slot)
+
+    # -- datagrams of applications
+
+    def send(self, now: float, runs: Iterable[Run]) -> None:
+        """Applications send."""
+        if self.applications.send(now, runs):
+            self.start(now)
+            urgent = self.slots.urgent(now)
+            if urgent is not None:
+                self.context.deadlines.hasten(Timer.DIAL, urgent, now)
+
+    def expire(self, now: float, conversation: PumpConversation) -> None:
+        """Nothing has moved in it for ``duration``."""
+        if self.session:
+            self.table.tell(self.session, messages.CloseConversation(conversation.number))
+        self.applications.forget(now, conversation)
+
+    def end_conversation(self, now: float, conversation: PumpConversation) -> None:
+        """The server says that it ended."""
+        self.applications.forget(now, conversation)
 
     # -- the rest
 
-    def _timeout(self, now: float, timer: Timer, key: Hashable) -> None:
-        if timer is Timer.DIAL and isinstance(key, Slot):
-            self._dial(key)
-        else:
-            super()._timeout(now, timer, key)
+    def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        """Timers that only this role has."""
+        if timer is not Timer.DIAL or not isinstance(key, Slot):
+            raise AssertionError(f"timer {timer} of {key!r}")
+        self._dial(key)
 
-    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002 - as the base has it
-        self.counters["segments of no flow"] += 1
+    def sweep(self, now: float) -> None:
+        """Once a second."""
+        if self.session:
+            self.session.reassembly.expire(now)
+        self.applications.waiting.expire(now)
+        if len(self.applications):
+            self._unused_since = now
+        elif self._active and 0 < self.parameters.idle_timeout <= now - self._unused_since:
+            self.sleep(now, "nothing is left to carry")
+        if self._active:
+            self._pass_over(now)
+            self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
-    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
-        """On an established flow: a SYN-ACK that came again means that our ACK was lost."""
-        if segment.flags & SYN and flow.pump:
-            self._outbox.send([self.pump.acknowledge(flow.pump)])
-        else:
-            self.counters["odd segments"] += 1
 
-    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:  # noqa: ARG002
-        """Forged, damaged, or an answer that came twice."""
-        self.counters["payloads that do not authenticate"] += 1
+def _has_said_its_window(pump: PumpFlow) -> bool:
+    """The server has acknowledged some of it, and said its window; or credit never ends on it."""
+    return not pump.windowed or pump.in_flight < pump.sent_bytes

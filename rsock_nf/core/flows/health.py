@@ -90,29 +90,25 @@ class Health:
         patience = sum(self._rto(unanswered) for unanswered in range(1, GIVE_UP_SILENT))
         return heard == self._heard and now - self._silent_since >= patience - _ROUNDING
 
-    def answered(self, now: float, number: int | None, received: int | None) -> bool:
-        """An answer came: ``received`` frames arrived at the peer.  False = to no probe of ours.
-
-        None = the wire does not tell: then there is no loss to learn, and a round-trip time only from a single probe
-        (Karn's rule).
-        """
-        if number is None and len(self._outstanding) == 1:
-            (number,) = self._outstanding
-        sent = self._outstanding.get(number) if number is not None else None
-        if sent is None and (number is not None or not self._outstanding):
-            return False
-        self._outstanding.clear()
-        self.unanswered = 0
+    def answered(self, now: float, number: int, received: int) -> bool:
+        """Probe ``number`` was answered: ``received`` frames arrived at the peer.  False = that is no probe of ours."""
+        sent = self._outstanding.get(number)
         if sent is None:
-            return True
+            return False
+        self.clear()
         self.sample(max(now - sent.at, 0.0))
         frames = sent.frames - self._answered_sent
-        if received is not None and frames >= MIN_SAMPLE:
+        if frames >= MIN_SAMPLE:
             arrived = (received - self._answered_received) & 0xFFFFFFFF
             loss = 1 - min(arrived / frames, 1.0)
             self.loss += (loss - self.loss) * _LOSS_WEIGHT
             self._answered_sent, self._answered_received = sent.frames, received
         return True
+
+    def clear(self) -> None:
+        """The peer answers: no probe waits any more."""
+        self._outstanding.clear()
+        self.unanswered = 0
 
     def sample(self, rtt: float) -> None:
         """Take a round-trip time, seconds.  From outside: of a handshake segment that was sent once (Karn's rule)."""

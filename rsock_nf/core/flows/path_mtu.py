@@ -80,22 +80,16 @@ class PathMtu:
         self._raise_at = now
         self._candidate = 0
 
-    def forget(self, now: float, ceiling: int) -> bool:
-        """On a wire without padded probes: what a router said holds for ``RAISE_AFTER``, as with Linux (ip-sysctl, ``mtu_expires``).
-
-        True = ``size`` is the ceiling again.
-        """
-        if self.size >= ceiling or now < self._raise_at:
-            return False
-        self.start(ceiling)
-        return True
+    def may_grow(self, now: float) -> bool:
+        """It is time to try larger sizes again."""
+        return now >= self._raise_at
 
     def larger(self, now: float, ceiling: int) -> tuple[int, int] | None:
         """(number, size) of a probe to send now; None = ``size`` is the ceiling, or it is not time.
 
         ``ceiling``: what handshake and link allow.  It is tried first, then what is in between.
         """
-        if not self.confirmed or self.size >= ceiling or now < self._raise_at:
+        if not self.confirmed or self.size >= ceiling or not self.may_grow(now):
             return None
         if not self.size < self._candidate <= ceiling:
             self._candidate, self._tries = ceiling, 0

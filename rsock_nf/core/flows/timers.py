@@ -7,6 +7,9 @@ import heapq
 import itertools
 from collections.abc import Hashable, Iterator
 
+SWEEP = 1.0
+"""Seconds between two sweeps."""
+
 
 class Timer(enum.Enum):
     """Why the core wants to be woken.  The key beside it says for whom."""
@@ -50,6 +53,12 @@ class Deadlines:
     def get(self, timer: Timer, key: Hashable) -> float | None:
         """When it falls due; None = it is not armed."""
         return self._when.get((timer, key))
+
+    def hasten(self, timer: Timer, key: Hashable, when: float) -> None:
+        """Arm, or move it forward; one that is due earlier stays."""
+        armed = self._when.get((timer, key))
+        if armed is None or armed > when:
+            self.set(timer, key, when)
 
     def cancel(self, timer: Timer, key: Hashable) -> None:
         """Disarm; harmless when it is not armed."""

@@ -23,10 +23,9 @@ import struct
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from rsock_nf.core.messages import Control
 from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import Frames, Kind
-from rsock_nf.core.pump.state import OUR_WINDOW, PumpConversation, PumpFlow
+from rsock_nf.core.pump.state import ENDLESS, OUR_WINDOW, PumpConversation, PumpFlow
 from rsock_nf.core.tcp.segment import ACK, FIN, PSH, RST, SYN, Segment, parse_segment
 from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Outgoing, Packet, Run
 
@@ -101,8 +100,7 @@ class Pump:
             del self._flows[wire_key(flow.key)]
         self._unacknowledged.pop(flow, None)
         self.stalled.pop(flow, None)
-        if flow in flow.group.usable:
-            flow.group.usable.remove(flow)
+        flow.group.rest(flow)
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
         """The path lets payloads of ``max_payload`` bytes through."""
@@ -114,9 +112,9 @@ class Pump:
 
     def ignore_window(self, flow: PumpFlow) -> None:
         """The peer acknowledges without regard to what it received: bulk goes out whatever it says."""
-        flow.unlimited = True
+        flow.windowed = False
         flow.stalled = False
-        flow.bulk_window = 1 << 40  # in_flight, which means nothing now, stays below 2**32
+        flow.bulk_window = ENDLESS
         self.stalled.pop(flow, None)
 
     def set_max_burst_bytes(self, max_burst_bytes: int) -> None:
@@ -230,8 +228,11 @@ class Pump:
 
     # -- out: everything else that leaves on an established flow
 
-    def send_control(self, flow: PumpFlow, message: Control, *, fin: bool = False) -> Outgoing:
-        """One control frame on ``flow``, whether it is usable or not; with ``fin`` (not on UDP) the last thing it sends."""
+    def send_control(self, flow: PumpFlow, message: object, *, fin: bool = False) -> Outgoing:
+        """One control frame on ``flow``, whether it is usable or not; with ``fin`` (not on UDP) the last thing it sends.
+
+        ``message``: one of ``core.messages``, or of the wire's own.
+        """
         payload = flow.codec.pack_control(flow.control_counter, message)
         flow.control_counter += 1
         flow.sent_frames += 1
@@ -295,7 +296,6 @@ class Pump:
                 continue
             flow.acked(ack, window)
             if total > start:
-                flow.pushed = flags & PSH
                 self._payload(flow, packet, data[start:total], seq, runs, slow)
         return runs, slow
 

@@ -15,8 +15,8 @@ from rsock_nf.core.types import Buffer, FlowKey
 
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
-_ENDLESS = 1 << 62
-"""The window of a UDP carrier."""
+ENDLESS = 1 << 62
+"""The send window of a flow without credit: bytes in flight stay below 2**32."""
 
 OUR_WINDOW = 65535
 """The window field of every segment we send."""
@@ -60,7 +60,6 @@ class PumpFlow:
         "max_payload",
         "next_seq",
         "out_of_window",
-        "pushed",
         "receive_window",
         "received",
         "received_bytes",
@@ -74,8 +73,8 @@ class PumpFlow:
         "stalled",
         "template",
         "unacknowledged",
-        "unlimited",
         "window",
+        "windowed",
     )
 
     def __init__(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> None:
@@ -98,13 +97,11 @@ class PumpFlow:
         self.scale = start.scale or 0
         self.window = start.window
         """Bytes that the peer last advertised, scaled."""
-        self.bulk_window = _ENDLESS if key.udp else start.window * 3 // 4
+        self.bulk_window = ENDLESS if key.udp else start.window * 3 // 4
         self.stalled = False
         """Bulk wanted to go out on this flow and had no credit."""
-        self.unlimited = False
-        """The peer's ACKs follow nothing (``ignore_window``)."""
-        self.pushed = 0
-        """Not 0 = the last segment with payload had PSH."""
+        self.windowed = not key.udp
+        """The peer's ACKs and windows bound what we send; else credit never ends (UDP carriers, ``ignore_window``)."""
         # Receiving.
         self.received = start.received
         """Highest received sequence number + length, modulo 2**32: what we acknowledge."""
@@ -135,7 +132,7 @@ class PumpFlow:
         if ahead <= (self.next_seq - self.highest_ack) & _MASK:
             self.highest_ack = ack
             self.window = window << self.scale
-            if not self.unlimited:
+            if self.windowed:
                 self.bulk_window = self.window * 3 // 4
             if ahead:
                 self.stalled = False
@@ -149,12 +146,22 @@ class FlowGroup:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.usable: list[PumpFlow] = []
-        """Flows that may carry bulk; kept by the owner."""
+        """Flows that may carry bulk: changed by ``use`` and ``rest`` alone."""
         self.conversations: dict[int, PumpConversation] = {}
         self.no_credit = 0
         """Datagrams dropped because every usable flow was out of credit."""
         self.patient = False
         """They are handed back instead: windows are about to open."""
+
+    def use(self, flow: PumpFlow) -> None:
+        """``flow`` may carry bulk from now on; harmless if it may already."""
+        if flow not in self.usable:
+            self.usable.append(flow)
+
+    def rest(self, flow: PumpFlow) -> None:
+        """``flow`` carries no bulk until it is used again; harmless if it carries none."""
+        if flow in self.usable:
+            self.usable.remove(flow)
 
 
 class PumpConversation:

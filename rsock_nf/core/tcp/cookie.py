@@ -17,8 +17,6 @@ from rsock_nf.core.types import FlowKey
 
 PERIOD: Final = 64.0
 """Seconds.  A cookie is good in the period that it was made in and in the one after: for 64 to 128 seconds."""
-NOTES: Final = 16
-"""Notes that a cookie can carry."""
 
 
 class Cookie:
@@ -32,27 +30,22 @@ class Cookie:
             raise ValueError(f"cookie key of {len(key)} bytes, need 16 to {hashlib.blake2s.MAX_KEY_SIZE}")
         self._key = key
 
-    def isn(self, flow: FlowKey, client_isn: int, now: float, note: int = 0) -> int:
-        """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``.
+    def isn(self, flow: FlowKey, client_isn: int, now: float) -> int:
+        """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``."""
+        return self._number(flow, client_isn, int(now // PERIOD))
 
-        ``note``, below ``NOTES``: what is to be remembered of the SYN.  It is laid over the hash, so nobody reads it, and whoever
-        takes any note (``note``) takes one of 16 numbers, not one.
+    def differences(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> tuple[int, int]:
+        """``server_isn`` exclusive-or what ``isn`` returns in this period, and what it returned in the last one.
+
+        0 = it is that number.  A wire may lay a few bits of its own over the number, and reads them here.
         """
-        return self._number(flow, client_isn, int(now // PERIOD)) ^ note
+        period = int(now // PERIOD)
+        this, last = (self._number(flow, client_isn, then) ^ server_isn for then in (period, period - 1))
+        return this, last
 
     def check(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> bool:
-        """Whether ``isn`` returned ``server_isn`` for this flow and client number, without a note, in this period or the last."""
-        period = int(now // PERIOD)
-        return any(self._number(flow, client_isn, then) == server_isn for then in (period, period - 1))
-
-    def note(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> int | None:
-        """The note that ``isn`` laid into ``server_isn``; None = it never returned that.  Costs what ``check`` costs."""
-        period = int(now // PERIOD)
-        for then in (period, period - 1):
-            note = self._number(flow, client_isn, then) ^ server_isn
-            if note < NOTES:
-                return note
-        return None
+        """Whether ``isn`` returned ``server_isn`` for this flow and client number, in this period or the last."""
+        return 0 in self.differences(flow, client_isn, server_isn, now)
 
     def _number(self, flow: FlowKey, client_isn: int, period: int) -> int:
         """All fields have fixed width but the addresses, and those are 8 or 32 bytes together: no two inputs meet."""

@@ -1,9 +1,9 @@
 """The numbers and layouts of FreeBSD, NetBSD, OpenBSD and macOS, as their C headers have them.
 
-What it is: the table ``abi.json``, data and nothing else.  A key is a C expression (``BIOCSETIF``,
-``offsetof(struct bpf_hdr, bh_caplen)``), and its value what the system's own headers make of it; a macro that a system
-does not define is not in its table.  ``tests/link/bsd/headers.py`` writes it, and a test asks the headers again.
-What it is not: behaviour, which is code, in ``bpf_device``, ``pf_route`` and ``udp_bsd``.
+It reads the table ``abi.json``, which is data and nothing else.  A key is a C expression (``BIOCSETIF``,
+``offsetof(struct bpf_hdr, bh_caplen)``), and its value is what the system's own headers make of it.  A macro that a
+system does not define is not in its table.  ``tests/link/bsd/headers.py`` writes it, and a test asks the headers again.
+How systems behave is not here, but in ``bpf_device``, ``pf_route`` and ``udp``.
 
 The LP64 systems have one table for every CPU; 32-bit ones differ by CPU (the size of time_t).
 """
@@ -23,7 +23,7 @@ from rsock_nf.link import LinkError
 
 _LP64: Final = "lp64"
 _MODELS_32: Final = {"i386": "i386", "i686": "i386", "x86": "i386", "evbarm": "arm", "arm": "arm", "armv7": "arm"}
-"""By what uname(3) calls the machine."""
+"""By the machine's name in uname(3)."""
 
 
 @dataclass(frozen=True)

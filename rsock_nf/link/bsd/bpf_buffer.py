@@ -30,8 +30,8 @@ class BufferReader:
     def packets(self, buffer: bytes) -> tuple[list[memoryview], int]:
         """Whole packets, link header first, as views of ``buffer``; and how many were not whole.
 
-        Not whole: captured shorter than they were, or cut off by the end of the buffer; whatever a header says that
-        cannot be ends the buffer and counts as one.  Any bytes are good: this raises nothing.
+        Not whole are packets that were captured only in part, and one that the end of the buffer cuts off. A header
+        that says something impossible ends the buffer, and counts as one.  Never raises, whatever the bytes are.
         """
         view = memoryview(buffer)
         found: list[memoryview] = []

@@ -1,11 +1,11 @@
-"""A bpf device, opened and set up: the order of ioctls that bpf(4) wants, and what each system calls them.
+"""Opening and setting up a bpf device: the ioctls, in the order that bpf(4) wants, by each system's names.
 
 1. ``_open``: /dev/bpf clones a device on FreeBSD, NetBSD and OpenBSD; otherwise, and on macOS, the first of /dev/bpf0,
    /dev/bpf1, ... that nobody uses.
-2. The buffer's size goes before the interface, the filter after it, because only then the link type is known.  What was
-   captured in between goes when BIOCSETF flushes the buffer.
-3. The system calls are an argument, so that the same code runs against a kernel that is simulated, or reached in
-   another way.  Error numbers are that kernel's, too.
+2. The buffer's size is set before the interface.  The filter is set after it, because only then is the link type
+   known. BIOCSETF throws away what was captured in between.
+3. The system calls are an argument, so that the same code runs against a simulated kernel.  Error numbers are that
+   kernel's, too.
 
 Every number is in ``abi``, by the name that net/bpf.h gives it.  Not here: packets (``bpf_device``, ``bpf_buffer``).
 """
@@ -25,20 +25,20 @@ from rsock_nf.core.types import Buffer
 from rsock_nf.link import LinkError, Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, Layout, encode, null_layout, program
 from rsock_nf.link.bsd.abi import Abi
+from rsock_nf.link.headers import ETHERNET_HEADER
 
 _MAX_DEVICES: Final = 256
-_ETHERNET_HEADER: Final = 14
 _U32: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _NOTHING: Final = [Instruction(0x06, 0, 0, 0)]
-"""RET 0.  No instruction at all would be no filter."""
+"""RET 0, which rejects everything.  A program without instructions would be no filter."""
 _FRAME_BYTES: Final = {"freebsd": 16_384, "netbsd": 2_046}
-"""What bpf_movein() has room for, whatever the interface's MTU; above it write(2) ends with EIO.  FreeBSD: MJUM16BYTES;
-NetBSD: one cluster (MCLBYTES) less 2 for alignment.  The others take 64 KiB."""
+"""The longest frame that bpf_movein() takes, whatever the interface's MTU; for a longer one write(2) fails with EIO.
+FreeBSD: MJUM16BYTES; NetBSD: one cluster (MCLBYTES) less 2 for alignment.  The others take 64 KiB."""
 
 
 class SystemCalls(Protocol):
-    """What of the system the link calls.  Each raises ``OSError`` with the kernel's own error number."""
+    """The system calls that the link makes.  Each raises ``OSError`` with the kernel's own error number."""
 
     def open(self, path: str, flags: int) -> int:
         """A descriptor of ``path``."""
@@ -53,14 +53,14 @@ class SystemCalls(Protocol):
         """How many bytes were taken."""
 
     def ioctl(self, descriptor: int, request: int, argument: bytes | int = 0) -> bytes | int:
-        """As ``fcntl.ioctl``: bytes in, the structure as the kernel left it out.
+        """As ``fcntl.ioctl``: it takes a structure as bytes, and returns it as the kernel left it.
 
         The structure of BIOCSETF and BIOCSETFNR (struct bpf_program) holds the address of the instructions in *this*
         process, laid out for it; they stay there until the call returns.
         """
 
     def poll(self, descriptor: int, events: int, milliseconds: int) -> int:
-        """Those of ``events`` that are there, after at most so long.  The link leaves waiting to its owner."""
+        """Wait for ``events`` so long at most; returns those that came.  The link itself never waits."""
 
     def set_blocking(self, descriptor: int, flag: bool) -> None:  # noqa: FBT001 - as ``os.set_blocking``
         """Clear or set O_NONBLOCK."""
@@ -89,7 +89,8 @@ class KernelCalls:
 
 
 class BpfDescriptor:
-    """One open device on ``ifname``; nothing is captured without ``match`` until ``set_match``.  Raises ``LinkError``."""
+    """One open device on ``ifname``; nothing is captured without ``match`` until ``set_match``.  Raises
+    ``LinkError``."""
 
     def __init__(self, ifname: str, match: Match | None, abi: Abi, calls: SystemCalls, buffer_bytes: int) -> None:
         self._device = ifname
@@ -97,21 +98,22 @@ class BpfDescriptor:
         self._calls = calls
         self._locked = False
         self._drops = 0
-        """bs_drop when it was last read; it starts anew with every filter."""
+        """bs_drop when it was last read; a new filter sets it to 0."""
         self.buffer_bytes = buffer_bytes
         """What every read asks for."""
         self.dropped = 0
         """Packets lost because nobody read the buffer in time."""
         self.constant_header: dict[int, bytes] | None = None
-        """By IP version, where the link header is none, or the address family only; None = Ethernet."""
+        """By IP version, where there is no link header or where it is the address family only; None = Ethernet."""
         self.largest_frame = _FRAME_BYTES.get(abi.system, 1 << 16)
-        """What a write may be, bytes, link header included."""
+        """The longest frame that can be written, bytes, link header included."""
         self.sends = True
-        """NetBSD's bpf_movein() leaves the address family before the packet and tells the interface none: only Ethernet works."""
+        """False on NetBSD for everything but Ethernet: its bpf_movein() leaves the address family before the packet,
+        and passes none to the interface."""
         self._fd = self._open()
         try:
             self._configure(match, buffer_bytes)
-        except OSError as error:  # of an ioctl that nobody should refuse
+        except OSError as error:  # an ioctl failed that should not
             self.close()
             raise LinkError(f"{ifname}: cannot be set up for bpf: {error.strerror}") from None
         except BaseException:
@@ -139,7 +141,8 @@ class BpfDescriptor:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _open(self) -> int:
-        """A device that nobody uses: /dev/bpf clones one where the system has it, else the first free of /dev/bpf0, ..."""
+        """Open a device that nobody uses: /dev/bpf, which makes a new one, where the system has it; else the first
+        free one of /dev/bpf0, ..."""
         flags = self._abi["O_RDWR"] | self._abi["O_CLOEXEC"]
         missing = tuple(self._abi[name] for name in ("ENOENT", "ENXIO", "ENODEV"))
         busy = 0
@@ -154,7 +157,7 @@ class BpfDescriptor:
                 elif error.errno not in missing:
                     raise LinkError(f"{path}: cannot be opened: {error.strerror}") from None
                 elif path != "/dev/bpf":
-                    break  # the search is over: the nodes are numbered without a gap
+                    break  # there are no more: the nodes are numbered without a gap
         if busy:
             raise LinkError(f"{self._device}: all {busy} bpf devices are in use: end who has them (fstat /dev/bpf*)")
         raise LinkError(f"{self._device}: there is no /dev/bpf: a kernel with bpf(4) is wanted")
@@ -164,7 +167,7 @@ class BpfDescriptor:
         if not 0 < len(self._device.encode()) < abi["IFNAMSIZ"]:
             raise LinkError(f"{self._device}: not an interface name (1 to {abi['IFNAMSIZ'] - 1} bytes)")
         self._check_version()
-        self._calls.set_blocking(self._fd, False)  # before SETIF NetBSD's read would wait for ever
+        self._calls.set_blocking(self._fd, False)  # on NetBSD, a read before SETIF would wait for ever
         self.buffer_bytes = self._set_number("BIOCSBLEN", min(buffer_bytes, abi["BPF_MAXBUFSIZE"]))
         self._set_interface()
         self.link_bytes, self._layout = self._link_type()
@@ -199,12 +202,12 @@ class BpfDescriptor:
             raise LinkError(f"{self._device}: cannot be attached to bpf: {error.strerror}") from None
 
     def _link_type(self) -> tuple[int, Layout]:
-        """Bytes of the link header, and where the filter finds what in a packet."""
+        """Bytes of the link header, and the layout of packets for the filter."""
         abi = self._abi
         (found,) = _U32.unpack(self._structure("BIOCGDLT", bytes(4)))
         ipv6 = abi["AF_INET6"]
         known = {
-            abi["DLT_EN10MB"]: (_ETHERNET_HEADER, ETHERNET),
+            abi["DLT_EN10MB"]: (ETHERNET_HEADER, ETHERNET),
             abi["DLT_NULL"]: (4, null_layout(ipv6)),
             abi["DLT_LOOP"]: (4, null_layout(ipv6, "big")),
             abi["DLT_RAW"]: (0, RAW_IP),
@@ -222,7 +225,7 @@ class BpfDescriptor:
         return known[found]
 
     def _set_incoming_only(self) -> None:
-        """Each system has its own word for it: not what we, or others here, send."""
+        """Do not capture what this host sends.  Each system has another ioctl for it."""
         abi = self._abi
         if "BIOCSDIRFILT" in abi:  # the directions to leave out
             self._set_number("BIOCSDIRFILT", abi["BPF_DIRECTION_OUT"])
@@ -246,7 +249,7 @@ class BpfDescriptor:
     def set_match(self, match: Match) -> None:
         """Capture what ``match`` describes, and keep what was captured.
 
-        Raises ``LinkError``: it does not fit, or the device is locked.
+        Raises ``LinkError`` when the filter does not fit, or the device is locked.
         """
         instructions = self._program(match)
         if self._locked:
@@ -258,7 +261,7 @@ class BpfDescriptor:
         self._set_filter("BIOCSETF", instructions)
 
     def _set_filter(self, request: str, instructions: list[Instruction]) -> None:
-        """With BIOCSETF the buffer and its statistics start anew, with BIOCSETFNR they stay."""
+        """BIOCSETF empties the buffer and resets its statistics; BIOCSETFNR keeps both."""
         code = ctypes.create_string_buffer(encode(instructions))
         bpf_program = struct.pack("@IP", len(instructions), ctypes.addressof(code))
         self.read_statistics()
@@ -275,7 +278,7 @@ class BpfDescriptor:
         """BIOCGSTATS: two u_int on most systems, uint64_t on NetBSD; both may wrap."""
         if self._fd < 0:
             return
-        with contextlib.suppress(OSError):  # the device is lost: what was counted stays
+        with contextlib.suppress(OSError):  # the device is lost: the count stays as it is
             raw = self._structure("BIOCGSTATS", bytes(self._abi["sizeof(struct bpf_stat)"]))
             at = self._abi["offsetof(struct bpf_stat, bs_drop)"]
             counter = _U32 if at == 4 else _U64
@@ -284,7 +287,7 @@ class BpfDescriptor:
             self._drops = drops
 
     def _set_number(self, request: str, value: int) -> int:
-        """An ioctl with an u_int; what the kernel made of it."""
+        """An ioctl with a u_int.  Returns what the kernel made of it."""
         try:
             (settled,) = _U32.unpack(self._structure(request, _U32.pack(value)))
         except OSError as error:

@@ -4,12 +4,13 @@ The way of a packet through this file:
 
 1. ``bpf_descriptor`` opens a device that is free and sets it up.
 2. In: one read(2) takes a whole buffer, and ``bpf_buffer`` cuts it into packets.  The kernel may have merged segments
-   (LRO); it does not tell where, but a frame's own length does, so ``segment_size`` stays 0.
+   (LRO).  It does not say where, but each frame has its own length, so ``segment_size`` stays 0.
 3. Out: there is no GSO.  ``segmentation`` cuts a burst into segments with their checksums, the link header comes from
    the next hops (Ethernet) or is the address family (DLT_NULL, DLT_LOOP), and each segment is one write(2).
-4. Lost: an interface that goes takes the device with it; ``LinkEvent.GONE`` has the link opened anew.
+4. Lost: when an interface is deleted, the device is lost, too.  After ``LinkEvent.GONE`` the link's owner opens a new
+   one.
 
-What it is not: a TCP.  It changes nothing behind the IP header, and keeps nothing of a flow.
+It is no TCP: it changes nothing behind the IP header, and keeps no state of flows.
 Source: bpf(4) of each system.
 """
 
@@ -21,26 +22,33 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from rsock_nf.core.tcp.checksum import pseudo_header_sum
+from rsock_nf.core.tcp.header import IPV4_HEADER, TCP
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkEvent, Match
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_buffer import BufferReader
 from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
-from rsock_nf.link.segmentation import cut, ip_header_length
+from rsock_nf.link.headers import (
+    TCP_CHECKSUM,
+    destination,
+    ethernet_answer,
+    ip_header_length,
+    ip_length,
+    ip_version,
+    protocol,
+    source,
+)
+from rsock_nf.link.segmentation import cut
 
 __all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]
 
 _MAX_IP_BYTES: Final = 65_535
-_LEAST_IP_BYTES: Final = 20
 _DEFAULT_MTU: Final = 1500
 _H: Final = struct.Struct("!H")
-_TCP: Final = 6
 
 
 class NextHopSource(Protocol):
-    """Where the link headers of an Ethernet device come from, and the news about it: ``bsd_next_hop.NextHops``."""
-
-    moved_to: str
+    """Where the link headers of an Ethernet device come from, and the news about it: ``next_hop.NextHops``."""
 
     @property
     def mtu(self) -> int:
@@ -77,10 +85,10 @@ class NextHopSource(Protocol):
 class BpfLink:
     """``Link`` over /dev/bpf on ``ifname``, as the system named by ``abi`` has it.
 
-    Without ``match`` nothing is received until ``rematch``.  Without ``next_hops`` the link answers on Ethernet to those
-    only whose link header it got (``Outgoing.reply_to``), and takes the MTU for 1,500.  It owns ``next_hops``.
-    ``receive_buffer``: bytes asked for; the system's most, BPF_MAXBUFSIZE, is the limit, and the kernel may say less.
-    After ``LinkEvent.GONE`` it is of no more use: close it, open another.  Raises ``LinkError``.
+    Without ``match`` nothing is received until ``rematch``.  Without ``next_hops`` the link can, on Ethernet, only
+    answer (``Outgoing.reply_to``), and the MTU is taken as 1,500.  It owns ``next_hops``.
+    ``receive_buffer``: bytes to ask for; the limit is the system's BPF_MAXBUFSIZE, and the kernel may give less.  After
+    ``LinkEvent.GONE`` the link is of no more use: close it and open another one.  Raises ``LinkError``.
     """
 
     def __init__(
@@ -94,14 +102,14 @@ class BpfLink:
         receive_buffer: int = 32 << 20,
     ) -> None:
         self.device = ifname
-        self.moved_to = ""
         self._next_hops = next_hops
         self.max_burst_bytes = _MAX_IP_BYTES
-        """Cut here and not in the core: what a burst costs is then paid once for all of its segments."""
+        """Bursts are cut here and not in the core, so that a burst costs the core the same however many segments it
+        has."""
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
         self._told_down = False
-        """A write said so, and none has succeeded since."""
+        """A write failed because the interface is down, and none has succeeded since."""
         table = abi if isinstance(abi, Abi) else load(abi)
         self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
         self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
@@ -111,7 +119,7 @@ class BpfLink:
         self._read_mtu()
 
     def _read_mtu(self) -> None:
-        """``mtu``: of the interface, or less where bpf itself writes no frame so long."""
+        """Set ``mtu`` to the interface's MTU, or to less where bpf writes no frames of that length."""
         self._device_mtu = self._next_hops.mtu if self._next_hops else _DEFAULT_MTU
         self.mtu = min(self._device_mtu, self._bpf.largest_frame - self._bpf.link_bytes)
 
@@ -131,12 +139,12 @@ class BpfLink:
         return self._bpf.fileno()
 
     def receive(self, budget: int) -> list[Packet]:  # noqa: ARG002 - see below
-        """One buffer, whole, however many packets that is: what is left over would not make the device readable."""
+        """All packets of one buffer, however many: packets left over would not make the device readable."""
         try:
             buffer = self._bpf.read()
         except OSError as error:
             if not (isinstance(error, BlockingIOError | InterruptedError) or error.errno == self._again):
-                self._events[LinkEvent.GONE] = None  # ENXIO, ENETDOWN, EIO: as each system has it, this device is lost
+                self._events[LinkEvent.GONE] = None  # ENXIO, ENETDOWN or EIO, by system
             return []
         if not buffer:  # idle: OpenBSD, or a read time-out
             return []
@@ -146,7 +154,7 @@ class BpfLink:
         received = 0
         for frame in found:
             data = frame[start:]
-            if len(data) < _LEAST_IP_BYTES:  # not what the filter lets through
+            if len(data) < IPV4_HEADER:  # not what the filter lets through
                 truncated += 1
                 continue
             packets.append(Packet(data, 0, checksum_state(data, mtu), bytes(frame[:start])))
@@ -162,7 +170,8 @@ class BpfLink:
     def send(self, bursts: Sequence[Outgoing]) -> int:
         """See ``Link.send``: every burst is sent or dropped.
 
-        A write(2) to bpf never waits for room: a full queue is an error, and not every system lets one wait for its end.
+        A write(2) to bpf never waits for room. A full queue is an error, and not every system can say when there is
+        room again.
         """
         for burst in bursts:
             segment = burst.segment_size or burst.payload_size
@@ -180,15 +189,16 @@ class BpfLink:
         """The link header toward the destination of ``headers``; None = not resolved yet."""
         constant = self._bpf.constant_header
         if constant is not None:
-            return constant[headers[0] >> 4]
+            return constant[ip_version(headers)]
         if reply_to:
-            return reply_to[6:12] + reply_to[:6] + reply_to[12:]
+            return ethernet_answer(reply_to)
         if self._next_hops is None:
             return None
-        return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
+        return self._next_hops.header(destination(headers))
 
     def _send(self, packets: Sequence[bytes], link: bytes) -> None:
-        """Write complete packets.  What the kernel refuses ends the burst: those behind it would fare no better."""
+        """Write complete packets.  The first that the kernel refuses ends the burst: it would refuse the others,
+        too."""
         counters = self._counters
         for packet in packets:
             try:
@@ -204,7 +214,7 @@ class BpfLink:
             self._events[LinkEvent.UP] = None
 
     def _refused(self, error: OSError) -> None:
-        """Count what the kernel did not take, and see what became of the interface."""
+        """Count what the kernel did not take, and find out whether the interface is down or gone."""
         if isinstance(error, BlockingIOError) or error.errno in self._full:
             self._counters.send_full += 1
         elif error.errno == self._too_big:
@@ -228,8 +238,6 @@ class BpfLink:
         news = dict.fromkeys(self._next_hops.events()) if self._next_hops else {}
         if self._next_hops:
             self._read_mtu()
-            if LinkEvent.MOVED in news:
-                self.moved_to = self._next_hops.moved_to
         found = list(self._events | news)
         self._events.clear()
         return found
@@ -274,23 +282,18 @@ class BpfLink:
 def checksum_state(packet: Buffer, mtu: int) -> Checksum:
     """What is known of the TCP checksum of a captured IP packet (at least 20 bytes).
 
-    bpf does not say, but two things can be seen.  A packet above the MTU was merged (LRO), by somebody who verified what
-    he merged and need not have put the field right.  A field that holds nothing but the pseudo-header's sum was left to
-    a NIC that the packet never met: it comes from this host or, in a virtual machine, from the same machine.
+    bpf does not say, but there are two signs.  A packet above the MTU was merged (LRO) by a driver or NIC, which
+    verified the segments and need not have corrected the field.  A field with only the sum of the pseudo-header was
+    left for a NIC to fill in, but the packet never passed one: it comes from this host or, in a virtual machine, from
+    the same machine.
     """
-    version = packet[0] >> 4
-    header = ip_header_length(packet)
-    if version == 4:
-        (total,) = _H.unpack_from(packet, 2)
-        addresses, protocol = (slice(12, 16), slice(16, 20)), packet[9]
-    else:
-        total = 40 + (packet[4] << 8 | packet[5])
-        addresses, protocol = (slice(8, 24), slice(24, 40)), packet[6]
+    header, total = ip_header_length(packet), ip_length(packet)
     if total > mtu:
         return Checksum.VALID
-    if protocol != _TCP or len(packet) < header + 18 or total < header:
+    checksum_at = header + TCP_CHECKSUM
+    if protocol(packet) != TCP or len(packet) < checksum_at + 2 or total < header:
         return Checksum.VERIFY
-    (field,) = _H.unpack_from(packet, header + 16)
-    source, destination = (bytes(packet[part]) for part in addresses)
-    partial = pseudo_header_sum(source, destination, total - header) == field
+    (field,) = _H.unpack_from(packet, checksum_at)
+    ip = bytes(packet[:header])
+    partial = pseudo_header_sum(source(ip), destination(ip), total - header) == field
     return Checksum.PARTIAL if partial else Checksum.VERIFY

@@ -1,4 +1,4 @@
-"""What of a BSD or macOS host a tunnel needs, looked at one by one.  It reads, and opens a device for a moment."""
+"""Whether a BSD or macOS host has what a tunnel needs.  It reads, and opens a device for a moment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def examine_device(abi: Abi, calls: SystemCalls, kernel: RouteSocket, device: st
 
 
 def _bpf(abi: Abi, calls: SystemCalls, device: str) -> Finding:
-    """A device that captures nothing, attached as ``up`` would."""
+    """Open a bpf device on the interface as ``up`` would; it captures nothing."""
     try:
         bpf = BpfDescriptor(device, None, abi, calls, abi["BPF_MAXBUFSIZE"])
     except LinkError as error:

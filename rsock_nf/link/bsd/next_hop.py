@@ -1,16 +1,16 @@
-"""The way from one interface to the remote addresses that we send to: route, next hop, link header; followed.  BSD, macOS.
+"""The route, next hop and link header to each remote address that we send to, on the BSDs and macOS.
 
-What ``next_hop`` does on Linux with netlink, with routing messages.  Beside ``followed``, in the order of a destination's
-life:
+``linux.next_hop`` uses netlink; this uses routing messages.  ``rsock_nf.link.next_hop`` is the part that is the same on
+every system.  Here is the rest, in the order of a destination's life:
 
 1. ``follow`` asks for the route (RTM_GET), and looks for its next hop among the neighbours.
-2. A frame written to bpf makes the kernel resolve nothing, and there is no message that asks for it.  What does is a packet
-   of the kernel's own: an empty datagram to the neighbour's discard port, when its link address is not known (every
-   second), while traffic flows (every 15 s), and when flows go silent.
-3. ``events`` reads the news.  Whatever they say, the kernel is asked again: for our interface when it is about interfaces
-   or addresses, for the routes and neighbours when it is about those.
+2. A frame that is written to bpf does not make the kernel resolve a neighbour, and no message asks for that. A packet
+   of the kernel's own does: an empty datagram to the neighbour's discard port.  One is sent every second while its link
+   address is not known, every 15 s while traffic flows, and when flows go silent.
+3. ``events`` reads the news, and asks the kernel again: for our interface when the news is about interfaces or
+   addresses, for routes and neighbours when it is about those.
 
-What it is not: a routing table, or anything that waits.
+Nothing here waits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message
 from rsock_nf.link.bsd.routes import find_interface, gateway_of, is_second_choice, is_up, source_of, usable
 from rsock_nf.link.bsd.routing import RouteSocket
-from rsock_nf.link.followed import Entry, FollowedDestinations, Way
+from rsock_nf.link.next_hop import Entry, FollowedDestinations, Way
 
 LOOK_AGAIN: Final = 30.0
-"""Seconds after which the kernel is asked for everything again: some drop messages without a word when we are slow (macOS,
-FreeBSD before 14)."""
+"""Seconds after which the kernel is asked for everything again: when we are slow, some kernels drop messages and do
+not tell (macOS, FreeBSD before 14)."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class NextHops(FollowedDestinations[_Entry]):
         super().__init__(interface)
         self._kernel = kernel
         self._asked: float | None = None
-        """``now`` of the last tick that had everything asked again."""
+        """``now`` of the last tick after which everything was asked again."""
         self._stale = False
         """The next ``events`` asks for everything."""
         self._link = find_interface(kernel, interface)
@@ -88,7 +88,7 @@ class NextHops(FollowedDestinations[_Entry]):
         """See ``FollowedDestinations.header``."""
         found = super().header(remote)
         if found is None and remote in self._followed:
-            self._read_neighbours()  # not every system tells when a neighbour answers
+            self._read_neighbours()  # not every system tells us when a neighbour answers
             found = super().header(remote)
         return found
 
@@ -100,7 +100,7 @@ class NextHops(FollowedDestinations[_Entry]):
             self._read_neighbours()
 
     def tick(self, now: float) -> None:
-        """About once a second while traffic flows: look again at what is due."""
+        """Call it about once a second while traffic flows: it checks what is due."""
         if self._asked is None:
             self._asked = now
         elif now - self._asked >= LOOK_AGAIN:
@@ -122,8 +122,8 @@ class NextHops(FollowedDestinations[_Entry]):
         source = self._choose_source(remote, source_of(self._kernel, route))
         return Way(route.index, gateway_of(self._kernel, route) or remote, source)
 
-    def _name_of(self, ifindex: int) -> str | None:
-        return next((one.name for one in self._kernel.interfaces() if one.index == ifindex), None)
+    def _exists(self, ifindex: int) -> bool:
+        return any(one.index == ifindex for one in self._kernel.interfaces())
 
     def _is_second_choice(self, address: IPAddress) -> bool:
         return is_second_choice(self._kernel, self.device, address)
@@ -140,11 +140,11 @@ class NextHops(FollowedDestinations[_Entry]):
             self._read_neighbours()
 
     def _touch(self, entry: _Entry) -> None:
-        with contextlib.suppress(OSError):  # it is down, or nobody answers: the next look tells
+        with contextlib.suppress(OSError):  # it is down, or nobody answers: the next check will find out
             self._kernel.calls.touch(entry.address, self._link.index)
 
     def _read_neighbours(self) -> None:
-        """One look at the kernel's table, for all entries."""
+        """Read the kernel's table once, for all entries."""
         for version in {entry.address.version for entry in self._entries.values()}:
             known: dict[bytes, bytes] = {}
             with contextlib.suppress(OSError):
@@ -178,7 +178,7 @@ class NextHops(FollowedDestinations[_Entry]):
         return list(found)
 
     def _is_strangers(self, message: Message) -> bool:
-        """Whether it is about a neighbour that no packet of ours goes to: on a large network there is always one."""
+        """Whether it is about a neighbour that we send nothing to.  On a large network such news comes all the time."""
         neighbour = message.addresses.get(self._kernel.abi["RTA_DST"])
         if not message.flags & self._kernel.neighbour_flag or neighbour is None or isinstance(neighbour, LinkAddress):
             return False
@@ -188,7 +188,7 @@ class NextHops(FollowedDestinations[_Entry]):
         return {self._kernel.abi[name] for name in names if name in self._kernel.abi}
 
     def _look_at_interface(self, found: dict[LinkEvent, None]) -> None:
-        """Our interface as it is now, against what it was."""
+        """Compare our interface with what it was."""
         before, was_up = self._link, self.up
         try:
             self._link = now = find_interface(self._kernel, self.device)

@@ -1,6 +1,6 @@
-"""Routing messages of FreeBSD, NetBSD, OpenBSD and macOS: RTM_GET made, and all that come taken apart.
+"""Routing messages of FreeBSD, NetBSD, OpenBSD and macOS: it builds RTM_GET, and parses those that arrive.
 
-What it is: pure functions over bytes, for one system's layout.  What it is not: the socket (``bsd_routing``).
+Pure functions over bytes, for one system's layout.  The socket is in ``routing``.
 
 A message is a header, whose layout ``abi`` knows, and sockaddrs in the order of the bits in ``rtm_addrs``, each
 padded: to sizeof(long) on FreeBSD and OpenBSD, to 8 bytes on NetBSD, to 4 on macOS.
@@ -42,7 +42,7 @@ Address: TypeAlias = IPAddress | LinkAddress
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One routing message, as far as we look."""
+    """What we read of one routing message."""
 
     kind: int
     """RTM_*"""
@@ -62,7 +62,7 @@ class Message:
 
 
 class Messages:
-    """Makes and takes apart the messages of one system."""
+    """Builds and parses the messages of one system."""
 
     def __init__(self, abi: Abi) -> None:
         self.abi = abi
@@ -91,7 +91,8 @@ class Messages:
         return bytes(header) + body
 
     def parse(self, data: bytes) -> Iterator[Message]:
-        """The messages that ``data``, a read or a sysctl, consists of; what is cut off or of another version is skipped."""
+        """The messages in ``data``, which a read or a sysctl returned.  A message that is cut off or has another
+        version is skipped."""
         at = 0
         while at + _VERSION_AND_KIND.size <= len(data):
             length, version, kind = _VERSION_AND_KIND.unpack_from(data, at)
@@ -151,7 +152,7 @@ class Messages:
         return found
 
     def _address(self, sockaddr: bytes) -> Address | None:
-        """sa_len is already cut to; a sockaddr that is too short for its family is none."""
+        """Parse a sockaddr of sa_len bytes; None when it is too short for its family."""
         abi = self.abi
         if len(sockaddr) < 2:
             return None
@@ -176,7 +177,7 @@ class Messages:
         index = _scope_index(address)
         packed = address.packed
         if index and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80:
-            # The kernel's own form of a scoped address (KAME), which route(8) sends; FreeBSD takes it from the member, too.
+            # The kernel's own form of a scoped address (KAME), as route(8) sends it; FreeBSD also reads the member.
             packed = packed[:2] + index.to_bytes(2, "big") + packed[4:]
             index = index if abi.system == "freebsd" else 0
         return struct.pack("=BBHI16sI", abi["sizeof(struct sockaddr_in6)"], abi["AF_INET6"], 0, 0, packed, index)

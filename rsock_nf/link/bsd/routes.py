@@ -1,7 +1,6 @@
-"""Where packets to an address would go, asked once: what one wants to know before there is a link.  FreeBSD and kin.
+"""Where packets to an address would go, on the BSDs and macOS: questions that are asked once, before there is a link.
 
-What ``routes`` does on Linux.  Not here: following what changes (``bsd_next_hop``), and the questions themselves
-(``bsd_routing``).
+``next_hop`` follows what changes; ``routing`` has the questions themselves.  ``linux.routes`` is the same for Linux.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:
 
 
 def default_device(kernel: RouteSocket, version: int | None = None) -> str | None:
-    """The interface that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
-
-    Without such a route: the only interface that has an address of global scope.  None = there is none, or several.
-    """
+    """See ``rsock_nf.link.default_device``."""
     interfaces = kernel.interfaces()
     for probe in abroad(version):
         route = kernel.route(probe)

@@ -1,9 +1,11 @@
-"""The routing tables of FreeBSD, NetBSD, OpenBSD and macOS, asked over a PF_ROUTE socket and sysctl(3), and their news.
+"""Questions to the routing tables of FreeBSD, NetBSD, OpenBSD and macOS, over a PF_ROUTE socket and sysctl(3); their
+news.
 
-What it is: the three questions of ``bsd_next_hop``, answered by messages: the way to an address (RTM_GET), the interfaces
-with their addresses (NET_RT_IFLIST), the neighbours (NET_RT_FLAGS).  No program's text is read.  The calls themselves are
-an argument (``RoutingCalls``), as those of the bpf device are.
-What it is not: the layout of a message (``pf_route``), or anything that waits: the kernel answers within send(2).
+``next_hop`` asks three questions, which messages answer: the route to an address (RTM_GET), the interfaces with their
+addresses (NET_RT_IFLIST), the neighbours (NET_RT_FLAGS).  No program's text is read.  The system calls are an argument
+(``RoutingCalls``), as those of the bpf device are.  Nothing here waits: the kernel answers within send(2).
+
+The layout of messages is in ``pf_route``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -23,13 +26,17 @@ from typing import Final, Protocol
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message, Messages
-from rsock_nf.link.routing_socket import drain, is_answered
 
 _DISCARD: Final = 9
+_READ_BYTES: Final = 1 << 16
+"""Of one read: more than any message has."""
+_READS_AT_ONCE: Final = 256
+_PATIENCE_MS: Final = 1000
+"""A bound only: the answer is there when send(2) returns."""
 
 
 class RoutingCalls(Protocol):
-    """What of the system is called for routes and neighbours.  Each raises ``OSError``."""
+    """The system calls for routes and neighbours.  Each raises ``OSError``."""
 
     def open(self) -> socket.socket:
         """A routing socket, non-blocking."""
@@ -38,7 +45,7 @@ class RoutingCalls(Protocol):
         """A table, whole."""
 
     def touch(self, neighbour: IPAddress, index: int) -> None:
-        """Have the kernel resolve or re-check ``neighbour``, on interface ``index``: it does when it has a packet for it."""
+        """Make the kernel resolve or check ``neighbour`` on interface ``index``, by sending it a packet."""
 
     def address_flags(self, interface: str, address: IPv6Address) -> int:
         """IN6_IFF_* of one of the interface's addresses; 0 where the system does not tell."""
@@ -61,7 +68,7 @@ class KernelRouting:
         return made
 
     def sysctl(self, name: Sequence[int]) -> bytes:
-        """See ``RoutingCalls.sysctl``.  The table may grow between asking for its size and for itself: then once more."""
+        """See ``RoutingCalls.sysctl``.  When the table grows after its size was asked for, it is asked again."""
         mib = (ctypes.c_int * len(name))(*name)
         while True:
             size = ctypes.c_size_t(0)
@@ -157,7 +164,7 @@ class RouteSocket:
 
     def news(self) -> tuple[list[Message], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow."""
-        reads, overrun = drain(self._news)
+        reads, overrun = _drain(self._news)
         return self._parsed(reads), overrun
 
     def _parsed(self, reads: list[bytes]) -> list[Message]:
@@ -166,18 +173,19 @@ class RouteSocket:
     def route(self, remote: IPAddress) -> Message | None:
         """RTM_GET; None = no route (ESRCH), or one that leads nowhere.
 
-        A neighbour's own route is RTF_REJECT while it does not answer (OpenBSD, macOS): it leads to the neighbour all the same.
+        While a neighbour does not answer, its own route is RTF_REJECT on OpenBSD and macOS, but leads to it all the
+        same.
         """
         abi = self.abi
-        drain(self._requests)  # every routing socket hears everything
+        _drain(self._requests)  # every routing socket receives all messages
         self._sequence += 1
         asked = (abi["RTM_GET"], os.getpid(), self._sequence)
         try:
             self._requests.send(self._messages.get(remote, *asked[1:]))
         except OSError:  # ESRCH; ENETUNREACH on some
             return None
-        while is_answered(self._requests):
-            for message in self._parsed(drain(self._requests)[0]):
+        while _is_answered(self._requests):
+            for message in self._parsed(_drain(self._requests)[0]):
                 if (message.kind, message.pid, message.sequence) == asked:
                     nowhere = message.flags & (abi["RTF_REJECT"] | abi["RTF_BLACKHOLE"])
                     neighbour = message.flags & self.neighbour_flag
@@ -213,3 +221,29 @@ class RouteSocket:
         abi = self.abi
         name = (abi["CTL_NET"], abi["PF_ROUTE"], 0, family, abi[what], argument)
         return self._messages.parse(self.calls.sysctl(name))
+
+
+def _is_answered(end: socket.socket) -> bool:
+    """Whether there is something to read, now or within a second."""
+    waiter = select.poll()
+    waiter.register(end, select.POLLIN)
+    return bool(waiter.poll(_PATIENCE_MS))
+
+
+def _drain(end: socket.socket) -> tuple[list[bytes], bool]:
+    """The reads that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS).
+
+    ``end`` is non-blocking.  Raises ``OSError`` for everything else.
+    """
+    reads: list[bytes] = []
+    overrun = False
+    for _ in range(_READS_AT_ONCE):
+        try:
+            reads.append(end.recv(_READ_BYTES))
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            overrun = True
+    return reads, overrun

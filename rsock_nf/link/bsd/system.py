@@ -1,12 +1,13 @@
-"""What FreeBSD, NetBSD, OpenBSD and macOS bring to the door: /dev/bpf, routing sockets, plain UDP."""
+"""What FreeBSD, NetBSD, OpenBSD and macOS provide: /dev/bpf, routing sockets, plain UDP."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, LinkError, Match, Route
+from rsock_nf.link import Link, LinkError, Match, Remedies, Route
 from rsock_nf.link.bsd import checks as bsd_checks
 from rsock_nf.link.bsd import routes as bsd_routes
 from rsock_nf.link.bsd.abi import load
@@ -15,12 +16,24 @@ from rsock_nf.link.bsd.next_hop import NextHops
 from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
-from rsock_nf.link.remedies import BSD
 from rsock_nf.link.udp import UdpSystem
 
 
+def _remedies(port: str, ports: str, unix: str, ephemeral: str) -> Remedies:
+    return Remedies(port, port, ports, unix, "ifconfig -a", ephemeral, "root")
+
+
+REMEDIES: Final = {
+    "freebsd": _remedies("sockstat -p {port}", "sockstat -P tcp", "sockstat -u", "net.inet.ip.portrange.first"),
+    "netbsd": _remedies("sockstat -p {port}", "sockstat", "fstat {path}", "net.inet.ip.anonportmin"),
+    "openbsd": _remedies("fstat | grep {port}", "fstat", "fstat {path}", "net.inet.ip.porthifirst"),
+    "macos": _remedies("lsof -nP -i :{port}", "lsof -nP -iTCP", "lsof {path}", "net.inet.ip.portrange.first"),
+}
+
+
 class Bsd:
-    """See ``System``.  The calls of its kernel are arguments: by default those of the one that this process runs on."""
+    """See ``System``.  The system calls are arguments; by default they are those of the kernel that this process runs
+    on."""
 
     run_directory = Path("/var/run")
     has_capabilities = False
@@ -29,7 +42,7 @@ class Bsd:
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
         self._abi = load(name)
         self._bpf = bpf
-        self.remedies = BSD[name]
+        self.remedies = REMEDIES[name]
         self._routing = routing or KernelRouting(self._abi)
         self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
 
@@ -64,7 +77,8 @@ class Bsd:
             return bsd_routes.device_addresses(kernel, device)
 
     def route_mtu(self, remote: IPAddress) -> int:
-        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises ``OSError``."""
+        """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises
+        ``OSError``."""
         with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
             route = kernel.route(remote)
             return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)

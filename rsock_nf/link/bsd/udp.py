@@ -1,8 +1,8 @@
-"""FreeBSD, NetBSD, OpenBSD and macOS: recvmsg(2) for each datagram, and nothing that merges or cuts.
+"""UDP on FreeBSD, NetBSD, OpenBSD and macOS: one recvmsg(2) for each datagram; nothing merges or cuts datagrams.
 
-recvmmsg(2) exists on three of them, with layouts of its own on each, and saves a call; the datagram's way through bpf costs
-many.  Where a datagram was sent to: IP_RECVDSTADDR, answered by IP_SENDSRCADDR, or on macOS IP_PKTINFO (ip(4)); for IPv6
-RFC 3542 everywhere.
+Three of them have recvmmsg(2), each with another layout.  It would save one call, where the datagram's way through bpf
+takes many.  IP_RECVDSTADDR says where a datagram was sent to, and IP_SENDSRCADDR is for the answer; macOS has
+IP_PKTINFO (ip(4)).  For IPv6 it is RFC 3542 everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.sockaddr import NAME_BYTES
-from rsock_nf.link.udp import MSG_TRUNC, Ancillary, Control, ipv6_source
+from rsock_nf.link.udp import MSG_TRUNC, Ancillary, ReceivedAncillary, ipv6_source
 
 _LEAST_BUFFER: Final = 128 << 10
 _SOCKADDR_IN: Final = struct.Struct("!2xH4s8x")
@@ -26,7 +26,7 @@ _SOCKADDR_IN6: Final = struct.Struct("!2xH4x16s")
 
 
 class DestinationOption(NamedTuple):
-    """How an IPv4 socket says where a datagram was sent to, and is told where an answer comes from."""
+    """How an IPv4 socket says where a datagram was sent to, and how it is told which address an answer comes from."""
 
     ask: int
     """The socket option."""
@@ -49,8 +49,8 @@ class PlainUdp:
     """See ``UdpSystem``."""
 
     bursts = False
-    merge_control = 0
-    destination_control = 64
+    merge_ancillary_bytes = 0
+    destination_ancillary_bytes = 64
     """More than CMSG_SPACE of a struct in6_pktinfo."""
 
     def __init__(
@@ -62,9 +62,9 @@ class PlainUdp:
         self._route_mtu = route_mtu
 
     @staticmethod
-    def reader(slots: int, slot_bytes: int, *, names: int, control: int) -> MessageReader:
+    def reader(buffers: int, buffer_bytes: int, *, names: int, ancillary: int) -> MessageReader:
         """See ``UdpSystem.reader``."""
-        return MessageReader(slots, slot_bytes, names=names, control=control)
+        return MessageReader(buffers, buffer_bytes, names=names, ancillary=ancillary)
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.configure``."""
@@ -83,17 +83,18 @@ class PlainUdp:
         else:
             sock.setsockopt(socket.IPPROTO_IP, self._option.ask, 1)
 
-    def parse_control(self, data: bytes) -> Control:
-        """See ``UdpSystem.parse_control``; ``data`` is level, type and data of one, as ``MessageReader`` has packed it."""
-        if len(data) < _CONTROL.size:
-            return Control(0, b"")
-        level, kind = _CONTROL.unpack_from(data)
-        body = data[_CONTROL.size :]
+    def parse_ancillary(self, data: bytes) -> ReceivedAncillary:
+        """See ``UdpSystem.parse_ancillary``; ``data`` is level, type and data of one, as ``MessageReader`` has packed
+        it."""
+        if len(data) < _ITEM.size:
+            return ReceivedAncillary(0, b"")
+        level, kind = _ITEM.unpack_from(data)
+        body = data[_ITEM.size :]
         if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and len(body) >= 20:
-            return Control(0, ipv6_source(body))
+            return ReceivedAncillary(0, ipv6_source(body))
         if (level, kind) == (socket.IPPROTO_IP, self._option.told):
-            return Control(0, body[4:8] if self._option.packet_info else body[:4])
-        return Control(0, b"")
+            return ReceivedAncillary(0, body[4:8] if self._option.packet_info else body[:4])
+        return ReceivedAncillary(0, b"")
 
     def answer_from(self, family: int, source: bytes) -> Ancillary:
         """See ``UdpSystem.answer_from``."""
@@ -114,7 +115,7 @@ class PlainUdp:
 
     @staticmethod
     def segments(size: int) -> Ancillary:
-        """See ``UdpSystem.segments``: never asked for, as ``bursts`` is off."""
+        """See ``UdpSystem.segments``: never called, because ``bursts`` is False."""
         raise NotImplementedError(size)
 
     def never_fragment(self, sock: socket.socket) -> None:
@@ -145,34 +146,34 @@ class PlainUdp:
             return 0
 
 
-_CONTROL: Final = struct.Struct("=ii")
+_ITEM: Final = struct.Struct("=ii")
 _FAMILIES: Final = {size: family for family, size in NAME_BYTES.items()}
 
 
 class MessageReader:
     """See ``Reader``: one recvmsg(2) for each datagram."""
 
-    def __init__(self, slots: int, slot_bytes: int, *, names: int = 0, control: int = 0) -> None:
-        self.slots = slots
+    def __init__(self, buffers: int, buffer_bytes: int, *, names: int = 0, ancillary: int = 0) -> None:
+        self.buffers = buffers
         self.name_stride = names
         self._family = _FAMILIES.get(names, socket.AF_UNIX)
-        """What it is tells how long a sender's sockaddr is."""
-        self._room = socket.CMSG_SPACE(control) if control else 0
-        whole = memoryview(bytearray(slots * slot_bytes))
-        self.views = [whole[at : at + slot_bytes] for at in range(0, slots * slot_bytes, slot_bytes)]
+        """It follows from the length of a sender's sockaddr."""
+        self._room = socket.CMSG_SPACE(ancillary) if ancillary else 0
+        whole = memoryview(bytearray(buffers * buffer_bytes))
+        self.views = [whole[at : at + buffer_bytes] for at in range(0, buffers * buffer_bytes, buffer_bytes)]
         self._lengths: list[int] = []
         self._flags: list[int] = []
         self._names: list[bytes] = []
-        self._controls: list[bytes] = []
+        self._ancillaries: list[bytes] = []
         self._error: OSError | None = None
-        """Met behind a datagram: it belongs to the next read."""
+        """An error that came after a datagram; the next read raises it."""
 
     def read(self, descriptor: int, limit: int | None = None) -> int:
         """See ``Reader.read``.  The descriptor is non-blocking."""
         error, self._error = self._error, None
         if error is not None:
             raise error
-        for column in (self._lengths, self._flags, self._names, self._controls):
+        for column in (self._lengths, self._flags, self._names, self._ancillaries):
             column.clear()
         borrowed = socket.socket(self._family, socket.SOCK_DGRAM, 0, fileno=descriptor)
         try:
@@ -192,15 +193,15 @@ class MessageReader:
         if not self.name_stride and not self._room:
             self._add(borrowed.recv_into(view), 0, b"", b"")
             return
-        length, ancillary, flags, sender = borrowed.recvmsg_into([view], self._room)
-        control = _CONTROL.pack(*ancillary[0][:2]) + ancillary[0][2] if ancillary else b""
-        self._add(length, flags, _name(sender) if self.name_stride else b"", control)
+        length, items, flags, sender = borrowed.recvmsg_into([view], self._room)
+        ancillary = _ITEM.pack(*items[0][:2]) + items[0][2] if items else b""
+        self._add(length, flags, _name(sender) if self.name_stride else b"", ancillary)
 
-    def _add(self, length: int, flags: int, name: bytes, control: bytes) -> None:
+    def _add(self, length: int, flags: int, name: bytes, ancillary: bytes) -> None:
         self._lengths.append(length)
         self._flags.append(MSG_TRUNC if flags & socket.MSG_TRUNC else 0)
         self._names.append(name)
-        self._controls.append(control)
+        self._ancillaries.append(ancillary)
 
     def lengths(self, count: int) -> list[int]:
         """See ``Reader.lengths``."""
@@ -218,21 +219,21 @@ class MessageReader:
         """See ``Reader.names_raw``."""
         return b"".join([name.ljust(self.name_stride, b"\0") for name in self._names[:count]])
 
-    def name(self, slot: int) -> bytes:
+    def name(self, index: int) -> bytes:
         """See ``Reader.name``."""
-        return self._names[slot]
+        return self._names[index]
 
-    def any_control(self, count: int) -> bool:
-        """See ``Reader.any_control``."""
-        return any(self._controls[:count])
+    def any_ancillary(self, count: int) -> bool:
+        """See ``Reader.any_ancillary``."""
+        return any(self._ancillaries[:count])
 
-    def control(self, slot: int) -> bytes:
-        """See ``Reader.control``."""
-        return self._controls[slot]
+    def ancillary(self, index: int) -> bytes:
+        """See ``Reader.ancillary``."""
+        return self._ancillaries[index]
 
 
 def _name(sender: object) -> bytes:
-    """A sockaddr as Linux lays it out, its first two bytes aside, from the socket module's form of it."""
+    """The socket module's form of an address as Linux's sockaddr; the first two bytes are 0."""
     match sender:
         case (str(host), int(port)):
             return _SOCKADDR_IN.pack(port, socket.inet_aton(host))
@@ -247,7 +248,8 @@ def _name(sender: object) -> bytes:
 
 
 def _set_largest(sock: socket.socket, option: int, most: int) -> None:
-    """kern.ipc.maxsockbuf and its kin refuse what is above them, and do not say what they would take."""
+    """Set the largest size that the kernel takes.  It refuses larger ones (kern.ipc.maxsockbuf, for example), and does
+    not say what it would take."""
     while most >= _LEAST_BUFFER:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, most)

@@ -3,18 +3,18 @@
 The way of a packet through this file:
 
 1. ``PacketLink`` opens one SOCK_RAW socket with PACKET_VNET_HDR.  The filter is attached while the socket is bound to
-   no protocol, so nothing foreign is ever queued; then it is bound to ETH_P_ALL on the device (a socket bound to
-   ETH_P_IP sees nothing behind an ingress drop rule).
+   no protocol, so that no foreign packet is ever queued.  Then it is bound to ETH_P_ALL on the device: a socket bound
+   to ETH_P_IP would not see what an ingress rule drops.
 2. In: one recvmmsg(2) for a batch; each message is a virtio_net_hdr, the link header and the IP packet, up to 64 KiB
    where GRO or the sender's GSO merged segments.  The header tells where to cut and what is known of the checksum.
 3. Out: the link header comes from ``NextHops``, the virtio_net_hdr says how to cut and where the checksum goes; one
    send(2) for a burst, and kernel or NIC do the rest.
-4. Refused: ``_refused`` counts what the kernel did not take, and looks at what has become of the device.
+4. Refused: ``_refused`` counts what the kernel did not take, and finds out whether the device is down or gone.
 
 Joining a burst into one string and sending that is faster than a sendmsg(2) with a vector of 90 pieces (10.2 against
-12.9 us for 61,600 bytes over a veth), and a socket bound to the device spares the address (0.8 us).
+12.9 us for 61,600 bytes over a veth), and a socket that is bound to the device needs no address in the call (0.8 us).
 
-What it is not: a TCP.  It does not look behind the IP header, and keeps nothing of a flow.
+It is no TCP: it looks at nothing behind the IP header, and keeps no state of flows.
 Sources: packet(7), net/packet/af_packet.c, include/uapi/linux/virtio_net.h.
 """
 
@@ -33,10 +33,19 @@ from typing import Final
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, encode, program
+from rsock_nf.link.headers import (
+    ETHERNET_HEADER,
+    ETHERTYPE,
+    TCP_CHECKSUM,
+    destination,
+    ethernet_answer,
+    ip_header_length,
+    ip_version,
+)
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive, enlarge_send
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
-from rsock_nf.link.segmentation import cut, ip_header_length
+from rsock_nf.link.segmentation import cut
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # linux/if_ether.h
 _AF_PACKET, _SOL_PACKET = 17, 263  # linux/socket.h
@@ -45,23 +54,20 @@ _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _SIOCGIFFLAGS, _SIOCGIFMTU, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8913, 0x8921, 0x8927, 0x8933  # linux/sockios.h
 _IFF_UP: Final = 1
 
-_ETHERNET_HEADER: Final = 14
-
 _VNET: Final = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset."""
 _NEEDS_CSUM: Final = 1
 _GSO_TYPE: Final = {4: 1, 6: 4}
 """VIRTIO_NET_HDR_GSO_TCPV4, _TCPV6"""
-_TCP_CHECKSUM: Final = 16
 _NO_OFFLOAD: Final = bytes(_VNET.size)
 _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
 """By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
 
 _MAX_IP_BYTES: Final = 65_535
 _MAX_FRAME_BYTES: Final = 64_800
-"""Some devices refuse or lose larger ones."""
+"""Some devices refuse larger frames, or lose them."""
 _SEND_BUFFER: Final = 8 << 20
-_SLOTS: Final = 32
+_BUFFERS: Final = 32
 _FULL: Final = (errno.ENOBUFS, errno.ENOMEM)
 _DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 
@@ -69,14 +75,13 @@ _DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 class PacketLink:
     """``Link`` over AF_PACKET on ``device``.
 
-    ``receive_buffer``: bytes asked for; the kernel doubles it and charges a super-packet about twice its size.  Needs CAP_NET_RAW; with
-    CAP_NET_ADMIN too the buffer may exceed net.core.rmem_max.  After ``LinkEvent.GONE`` it is of no more use: close it.
-    Raises ``LinkError``.
+    ``receive_buffer``: bytes to ask for; the kernel doubles it, and counts a merged packet with about twice its size.
+    Needs CAP_NET_RAW; with CAP_NET_ADMIN as well, the buffer may exceed net.core.rmem_max.  After ``LinkEvent.GONE``
+    the link is of no more use: close it.  Raises ``LinkError``.
     """
 
     def __init__(self, device: str, match: Match, *, receive_buffer: int) -> None:
         self.device = device
-        self.moved_to = ""
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
         try:
@@ -85,7 +90,7 @@ class PacketLink:
             raise LinkError(f"{device}: no permission for a packet socket: run as root or grant CAP_NET_RAW") from None
         try:
             kind = self._check_device()
-            self._link_bytes = 0 if kind in arphrd.HEADERLESS else _ETHERNET_HEADER
+            self._link_bytes = 0 if kind in arphrd.HEADERLESS else ETHERNET_HEADER
             (self._index,) = self._interface("i", _SIOCGIFINDEX)
             self.mtu = self._read_mtu()
             self._configure(match, receive_buffer)
@@ -98,19 +103,20 @@ class PacketLink:
         self._constant_header: dict[int, bytes] | None = None
         """By IP version, on devices that need no next hop."""
         if kind == arphrd.LOOPBACK:
-            self._constant_header = {4: bytes(12) + b"\x08\x00", 6: bytes(12) + b"\x86\xdd"}
+            self._constant_header = {version: bytes(12) + ethertype for version, ethertype in ETHERTYPE.items()}
         elif not self._link_bytes:
             self._constant_header = {4: b"", 6: b""}
         self._max_packet_bytes = min(_MAX_IP_BYTES, _MAX_FRAME_BYTES - self._link_bytes)
         self.max_burst_bytes = self._max_packet_bytes
-        self._reader = BatchReader(_SLOTS, _VNET.size + self._link_bytes + _MAX_IP_BYTES)
+        self._reader = BatchReader(_BUFFERS, _VNET.size + self._link_bytes + _MAX_IP_BYTES)
         self._vnet: dict[tuple[int, int, int], bytes] = {}
         """virtio_net_hdr by first byte and length of the headers, and segment size (0 = single)."""
 
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _check_device(self) -> int:
-        """The hardware type (ARPHRD_*) of a device that is there, up and of a kind that we know."""
+        """The hardware type (ARPHRD_*).  Raises ``LinkError`` unless the device exists, is up and is of a kind that we
+        know."""
         if not 0 < len(self.device.encode()) < 16:
             raise LinkError(f"{self.device}: not a device name (1 to 15 bytes)")
         try:
@@ -138,7 +144,7 @@ class PacketLink:
         sock = self._socket
         sock.setblocking(False)
         sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        with contextlib.suppress(OSError):  # Linux 4.20; without it our own packets come back and match nothing
+        with contextlib.suppress(OSError):  # since Linux 4.20; else our own packets come back and match nothing
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         enlarge_receive(sock, receive_buffer)
         enlarge_send(sock, _SEND_BUFFER)
@@ -171,7 +177,7 @@ class PacketLink:
         return self._socket.fileno()
 
     def receive(self, budget: int) -> list[Packet]:
-        """One batch: at most ``budget`` packets and 32."""
+        """One batch: at most ``budget`` packets, and at most 32."""
         reader = self._reader
         try:
             count = reader.read(self._socket.fileno(), budget)
@@ -186,8 +192,8 @@ class PacketLink:
         packets = []
         start = _VNET.size + self._link_bytes
         received = 0
-        for slot, (view, length) in enumerate(zip(reader.views, reader.lengths(count), strict=False)):
-            if truncated and truncated[slot] & MSG_TRUNC:
+        for index, (view, length) in enumerate(zip(reader.views, reader.lengths(count), strict=False)):
+            if truncated and truncated[index] & MSG_TRUNC:
                 self._counters.truncated += 1
                 continue
             flags, _, _, segment_size, _, _ = _VNET.unpack_from(view)
@@ -213,7 +219,8 @@ class PacketLink:
         return len(bursts)
 
     def _fits(self, burst: Outgoing) -> bool:
-        """Checked here because a gso_size above the MTU is no error to the kernel: the packets would be lost later."""
+        """Whether the burst fits the device.  The kernel takes a gso_size above the MTU without an error, and the
+        packets are lost later."""
         header_bytes = len(burst.headers)
         total = header_bytes + burst.payload_size
         if 0 < burst.segment_size < burst.payload_size:
@@ -227,13 +234,13 @@ class PacketLink:
     def _link_header(self, headers: bytes, reply_to: bytes) -> bytes | None:
         """The link header toward the destination of ``headers``; None = not resolved yet."""
         if reply_to:
-            return reply_to[6:12] + reply_to[:6] + reply_to[12:]
+            return ethernet_answer(reply_to)
         if self._constant_header is not None:
-            return self._constant_header[headers[0] >> 4]
-        return self._next_hops.header(headers[16:20] if headers[0] >> 4 == 4 else headers[24:40])
+            return self._constant_header[ip_version(headers)]
+        return self._next_hops.header(destination(headers))
 
     def _send(self, burst: Outgoing, link: bytes) -> bool:
-        """Send one burst as one packet, or in software where it must be; False = the send buffer is full."""
+        """Send one burst as one packet, or cut in software where there is no GSO.  False = the send buffer is full."""
         headers, payload, payload_size, segment_size, _, _ = burst
         if segment_size >= payload_size:
             segment_size = 0
@@ -257,10 +264,11 @@ class PacketLink:
         return True
 
     def _vnet_header(self, first: int, header_bytes: int, segment_size: int) -> bytes:
-        """A virtio_net_hdr for headers of this length and first byte (IP version and IHL); size 0 = not to be cut."""
+        """A virtio_net_hdr for headers of this length and first byte (IP version and IHL).  ``segment_size`` 0 = not to
+        be cut."""
         start = self._link_bytes + ip_header_length(bytes((first,)))
         gso_type = _GSO_TYPE[first >> 4] if segment_size else 0
-        made = _VNET.pack(_NEEDS_CSUM, gso_type, self._link_bytes + header_bytes, segment_size, start, _TCP_CHECKSUM)
+        made = _VNET.pack(_NEEDS_CSUM, gso_type, self._link_bytes + header_bytes, segment_size, start, TCP_CHECKSUM)
         self._vnet[first, header_bytes, segment_size] = made
         return made
 
@@ -269,10 +277,12 @@ class PacketLink:
         if self._link_bytes:  # the kernel reads the protocol out of the link header
             self._socket.send(frame)
         else:
-            self._socket.sendto(frame, (self.device, _ETH_P_IP if headers[0] >> 4 == 4 else _ETH_P_IPV6))
+            self._socket.sendto(frame, (self.device, _ETH_P_IP if ip_version(headers) == 4 else _ETH_P_IPV6))
 
     def _send_without_offload(self, burst: Outgoing, link: bytes) -> bool:
-        """A burst was refused: GSO goes off for good if its first segment alone is accepted, else it was not GSO's fault."""
+        """Send a burst in software that the kernel refused in one piece.
+
+        If its first segment alone is accepted, GSO was the reason, and it stays off from now on."""
         first, *rest = cut(burst)
         sent = self._counters.sent_packets
         if not self._send_cut([first], link):
@@ -286,8 +296,8 @@ class PacketLink:
     def _send_cut(self, packets: Sequence[bytes], link: bytes, *, resume: bool = False) -> bool:
         """Send complete packets; False = the send buffer is full and nothing was sent.
 
-        When it fills up on the way (or ``resume`` says that some of the burst is out) the rest is dropped and counted:
-        sending the burst again would duplicate segments.
+        When the send buffer fills up after the first packet (or ``resume`` says that some of the burst has been sent),
+        the rest is dropped and counted.  If the burst were sent again, segments would be duplicated.
         """
         for n, packet in enumerate(packets):
             try:
@@ -306,7 +316,7 @@ class PacketLink:
         return True
 
     def _refused(self, error: OSError) -> None:
-        """Count what the kernel did not take, and see what became of the device."""
+        """Count what the kernel did not take, and find out whether the device is down or gone."""
         if error.errno in _FULL:
             self._counters.send_full += 1
         elif error.errno == errno.EMSGSIZE:
@@ -320,7 +330,7 @@ class PacketLink:
     # -- what happens to the device -------------------------------------------------------------------------------
 
     def _device_lost(self) -> None:
-        """Down or gone?  A bound socket gets ENXIO for both."""
+        """Find out whether the device is down or gone: a bound socket gets ENXIO for both."""
         try:
             (index,) = self._interface("i", _SIOCGIFINDEX)
             (flags,) = self._interface("H", _SIOCGIFFLAGS)
@@ -328,11 +338,11 @@ class PacketLink:
             index = flags = 0
         if index != self._index:
             self._events[LinkEvent.GONE] = None
-        elif not flags & _IFF_UP:  # else the error tells of an outage that is over, as netlink will
+        elif not flags & _IFF_UP:  # otherwise the error is about an outage that is over; netlink will tell, too
             self._events[LinkEvent.DOWN] = None
 
     def _reread_mtu(self) -> None:
-        with contextlib.suppress(OSError):  # a device that is gone says so elsewhere
+        with contextlib.suppress(OSError):  # a device that is gone: other calls notice that
             mtu = self._read_mtu()
             if mtu != self.mtu:
                 self.mtu = mtu
@@ -343,12 +353,10 @@ class PacketLink:
         return self._next_hops.fileno()
 
     def events(self) -> list[LinkEvent]:
-        """See ``Link.events``; also what sends and receives met with, which the kernel tells the descriptor too."""
+        """See ``Link.events``; includes what sends and receives found out."""
         news = dict.fromkeys(self._next_hops.events())
         if LinkEvent.MTU in news or LinkEvent.UP in news:
             self._reread_mtu()
-        if LinkEvent.MOVED in news:
-            self.moved_to = self._next_hops.moved_to
         found = list(self._events | news)
         self._events.clear()
         return found
@@ -375,8 +383,8 @@ class PacketLink:
         self._read_statistics()
 
     def _read_statistics(self) -> None:
-        """What struct tpacket_stats says: packets and drops since it was last read."""
-        with contextlib.suppress(OSError):  # closed: what was counted stays
+        """Read struct tpacket_stats: packets and drops since it was last read."""
+        with contextlib.suppress(OSError):  # the socket is closed: the counts stay as they are
             raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
             self._counters.receive_drops += struct.unpack("=II", raw)[1]
 

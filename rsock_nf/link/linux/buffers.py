@@ -1,4 +1,6 @@
-"""The size of a Linux socket's buffers: beyond net.core.[rw]mem_max with CAP_NET_ADMIN, up to it without (socket(7))."""
+"""The size of a Linux socket's buffers (socket(7)).
+
+With CAP_NET_ADMIN it may exceed net.core.rmem_max and wmem_max, without that privilege it may not."""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 
 
 def enlarge_receive(sock: socket.socket, size: int) -> None:
-    """To ``size`` bytes, which the kernel doubles.  Raises ``OSError``, but not for want of the privilege."""
+    """Set the receive buffer to ``size`` bytes, which the kernel doubles.
+
+    Raises ``OSError``, but not because the privilege is missing."""
     _enlarge(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
 
 

@@ -1,4 +1,4 @@
-"""What of a Linux host a tunnel needs, looked at one by one.  It reads, and opens a socket for a moment; it changes nothing."""
+"""Whether a Linux host has what a tunnel needs.  It reads, and opens a socket for a moment; it changes nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _offloads(device: str) -> Iterator[Finding]:
     for name, (command, consequence) in _FEATURES.items():
         enabled = _feature(device, command)
         if enabled is None:
-            continue  # the device does not exist, or has nothing to tell
+            continue  # the device does not exist, or does not say
         if enabled:
             yield Finding(Verdict.OK, name, f"on, {device}")
         else:

@@ -1,9 +1,9 @@
-"""Batched reading of datagrams: recvmmsg(2) through ctypes, one foreign call for a batch.
+"""Reading datagrams in batches: recvmmsg(2) through ctypes, one call for a batch.
 
-What it is: every array that the kernel needs is built once; a read is one call, and what it
-returned is looked at through memoryviews of those arrays, a whole batch with one slice where
-possible.  What it is not: a socket.  It takes a descriptor, does not own it, and knows nothing
-of what the bytes mean.
+Every array that the kernel needs is built once. A read is one call, and its results are read through memoryviews of
+those arrays: a whole batch with one slice where possible.
+
+It is no socket: it is given a descriptor and does not own it, and it does not know what the bytes mean.
 
 The layout of ``struct msghdr`` and ``struct mmsghdr`` is Linux on LP64
 (include/linux/socket.h): 56 and 64 bytes, asserted below.
@@ -21,7 +21,7 @@ MSG_TRUNC: Final = 0x20
 MSG_DONTWAIT: Final = 0x40
 
 _STAGGER: Final = 1280 + 64
-"""Added to each slot's size: slots a power of two apart would begin in the same cache sets."""
+"""Added to each buffer's size.  If buffers were a power of two apart, they would begin in the same cache sets."""
 _CACHE_LINE: Final = 64
 _NO_MESSAGE: Final = (errno.EAGAIN, errno.EINTR)
 
@@ -64,35 +64,35 @@ _recvmmsg.restype = ctypes.c_int
 
 
 def _address(buffer: bytearray) -> int:
-    """Where ``buffer`` lies; it cannot be resized as long as the view that ctypes holds lives."""
+    """The address of ``buffer``, which cannot be resized as long as ctypes has its view of it."""
     return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
 
 
 class BatchReader:
-    """``slots`` receive buffers of ``slot_bytes`` each, filled by one recvmmsg(2).
+    """``buffers`` receive buffers of ``buffer_bytes`` each, filled by one recvmmsg(2).
 
     Contents are valid until the next ``read``.  Per message, ``names`` bytes of the sender's
-    sockaddr and ``control`` bytes of ancillary data are kept; 0 means none.
+    sockaddr and ``ancillary`` bytes of ancillary data are kept; 0 means none.
     """
 
-    def __init__(self, slots: int, slot_bytes: int, *, names: int = 0, control: int = 0) -> None:
-        if slots < 1 or slot_bytes < 1:
-            raise ValueError("a batch needs at least one slot of at least one byte")
-        self.slots = slots
-        self.slot_bytes = slot_bytes
+    def __init__(self, buffers: int, buffer_bytes: int, *, names: int = 0, ancillary: int = 0) -> None:
+        if buffers < 1 or buffer_bytes < 1:
+            raise ValueError("a batch needs at least one buffer of at least one byte")
+        self.buffers = buffers
+        self.buffer_bytes = buffer_bytes
         self.name_stride = names
-        """Bytes from one slot's sockaddr to the next in ``names_raw``."""
-        self.control_stride = -(-control // 8) * 8
-        """Room for ancillary data in each slot, rounded up to struct cmsghdr's alignment."""
-        stride = -(-slot_bytes // _CACHE_LINE) * _CACHE_LINE + _STAGGER
-        self._data = bytearray(slots * stride)
-        self._names = bytearray(slots * names)
-        self._control = bytearray(slots * self.control_stride)
+        """Bytes from one buffer's sockaddr to the next in ``names_raw``."""
+        self.ancillary_stride = -(-ancillary // 8) * 8
+        """Room for ancillary data in each buffer, rounded up to struct cmsghdr's alignment."""
+        stride = -(-buffer_bytes // _CACHE_LINE) * _CACHE_LINE + _STAGGER
+        self._data = bytearray(buffers * stride)
+        self._names = bytearray(buffers * names)
+        self._ancillary = bytearray(buffers * self.ancillary_stride)
         whole = memoryview(self._data)
-        self.views: list[memoryview] = [whole[i * stride : i * stride + slot_bytes] for i in range(slots)]
-        """The buffer of each slot, all of ``slot_bytes``; cut it with ``lengths``."""
-        self._vectors = (_IoVec * slots)()
-        self._messages = (_MMsgHdr * slots)()
+        self.views: list[memoryview] = [whole[i * stride : i * stride + buffer_bytes] for i in range(buffers)]
+        """Each buffer, all of ``buffer_bytes``; cut it with ``lengths``."""
+        self._vectors = (_IoVec * buffers)()
+        self._messages = (_MMsgHdr * buffers)()
         self._point_at_buffers(stride)
         self._pointer = ctypes.addressof(self._messages)
         self._raw = memoryview(self._messages).cast("B")
@@ -102,37 +102,37 @@ class BatchReader:
         self._length_column = words[_LENGTH::_WORDS]
         self._flag_column = words[_FLAGS::_WORDS]
         self._name_length_column = words[_NAMELEN::_WORDS]
-        self._control_length_column = longs[_CONTROLLEN :: _WORDS // 2]
+        self._ancillary_length_column = longs[_CONTROLLEN :: _WORDS // 2]
         self._used = 0
 
     def _point_at_buffers(self, stride: int) -> None:
         data = _address(self._data)
         names = _address(self._names) if self._names else None
-        control = _address(self._control) if self._control else None
+        ancillary = _address(self._ancillary) if self._ancillary else None
         vectors = ctypes.addressof(self._vectors)
-        for i in range(self.slots):
+        for i in range(self.buffers):
             self._vectors[i].base = data + i * stride
-            self._vectors[i].length = self.slot_bytes
+            self._vectors[i].length = self.buffer_bytes
             header = self._messages[i].header
             header.iov = vectors + i * ctypes.sizeof(_IoVec)
             header.iovlen = 1
             if names is not None:
                 header.name = names + i * self.name_stride
                 header.namelen = self.name_stride
-            if control is not None:
-                header.control = control + i * self.control_stride
-                header.controllen = self.control_stride
+            if ancillary is not None:
+                header.control = ancillary + i * self.ancillary_stride
+                header.controllen = self.ancillary_stride
 
     def read(self, descriptor: int, limit: int | None = None) -> int:
-        """Fill at most ``limit`` slots (default: all); how many were filled, 0 when nothing waits.  Never blocks.
+        """Fill at most ``limit`` buffers (default: all); how many were filled, 0 when nothing waits.  Never blocks.
 
         Raises ``OSError`` for everything but EAGAIN and EINTR.
         """
         used = self._used * _MESSAGE
         if used:  # msg_namelen and msg_controllen are value-result (recvmsg(2)): one copy restores them all
             self._raw[:used] = self._fresh[:used]
-        slots = self.slots if limit is None else min(limit, self.slots)
-        count: int = _recvmmsg(descriptor, self._pointer, slots, MSG_DONTWAIT, None)
+        buffers = self.buffers if limit is None else min(limit, self.buffers)
+        count: int = _recvmmsg(descriptor, self._pointer, buffers, MSG_DONTWAIT, None)
         if count >= 0:
             self._used = count
             return count
@@ -144,35 +144,35 @@ class BatchReader:
         raise OSError(error, os.strerror(error))
 
     def lengths(self, count: int) -> list[int]:
-        """Bytes in each of the first ``count`` slots; at most ``slot_bytes``, also when the message was longer."""
+        """Bytes in each of the first ``count`` buffers; at most ``buffer_bytes``, also when the message was longer."""
         return self._length_column[:count].tolist()
 
     def flags(self, count: int) -> list[int]:
-        """msg_flags of each of the first ``count`` slots: ``MSG_TRUNC``, ``MSG_CTRUNC``."""
+        """msg_flags of each of the first ``count`` buffers: ``MSG_TRUNC``, ``MSG_CTRUNC``."""
         return self._flag_column[:count].tolist()
 
     def any_flags(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has a bit set in msg_flags."""
+        """Whether any of the first ``count`` buffers has a bit set in msg_flags."""
         return any(self._flag_column[:count])
 
     def names_raw(self, count: int) -> bytes:
-        """The sockaddrs of the first ``count`` slots, ``name_stride`` bytes each.
+        """The sockaddrs of the first ``count`` buffers, ``name_stride`` bytes each.
 
         A whole batch is compared at once: ``names_raw(n) == name * n``.  Where a sockaddr is shorter
         than the stride the rest stays zero: a socket has one address family, so its sockaddrs have one size.
         """
         return bytes(memoryview(self._names)[: count * self.name_stride])
 
-    def name(self, slot: int) -> bytes:
-        """The sockaddr of one slot, as long as the kernel made it."""
-        start = slot * self.name_stride
-        return bytes(self._names[start : start + min(self._name_length_column[slot], self.name_stride)])
+    def name(self, index: int) -> bytes:
+        """The sockaddr of one buffer, as long as the kernel made it."""
+        start = index * self.name_stride
+        return bytes(self._names[start : start + min(self._name_length_column[index], self.name_stride)])
 
-    def any_control(self, count: int) -> bool:
-        """Whether any of the first ``count`` slots has ancillary data."""
-        return any(self._control_length_column[:count])
+    def any_ancillary(self, count: int) -> bool:
+        """Whether any of the first ``count`` buffers has ancillary data."""
+        return any(self._ancillary_length_column[:count])
 
-    def control(self, slot: int) -> bytes:
-        """Ancillary data of one slot: a run of struct cmsghdr, b"" when there is none."""
-        start = slot * self.control_stride
-        return bytes(self._control[start : start + self._control_length_column[slot]])
+    def ancillary(self, index: int) -> bytes:
+        """Ancillary data of one buffer: a run of struct cmsghdr, b"" when there is none."""
+        start = index * self.ancillary_stride
+        return bytes(self._ancillary[start : start + self._ancillary_length_column[index]])

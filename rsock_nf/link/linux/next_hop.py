@@ -1,16 +1,19 @@
-"""The way from one device to the remote addresses that we send to: route, next hop, link header; followed.  Linux.
+"""The route, next hop and link header to each remote address that we send to, on Linux.
 
-What it is beside ``followed``, in the order of a destination's life:
+``rsock_nf.link.next_hop`` is the part that is the same on every system.  Here is the rest, in the order of a
+destination's life:
 
 1. ``follow`` asks the kernel for the route (RTM_GETROUTE) and makes it resolve the next hop (NTF_USE).
-2. ``events`` reads the kernel's news, and the link header is there.  ``header`` is one look-up from then on.
-3. AF_PACKET never makes the kernel re-check a neighbour: under our traffic alone an entry stays STALE with whatever
-   address it had.  So ``tick`` sends an NTF_USE every 15 s, ``suspect`` starts a probe at once, and an entry that
-   went FAILED is asked for again, because only an entry without a link address is resolved by broadcast.
-4. Routes, addresses or the device change: every followed destination is resolved anew, and ``events`` says what that meant.
+2. ``events`` reads the kernel's news, which has the link header.  From then on ``header`` is one look-up.
+3. AF_PACKET never makes the kernel check a neighbour again: if there is no other traffic, an entry stays STALE and
+   keeps its link address, right or wrong.  So ``tick`` sends an NTF_USE every 15 s, and ``suspect`` starts a probe at
+   once.  An entry that becomes FAILED is asked for again, because only an entry without a link address is resolved by
+   broadcast.
+4. When routes, addresses or the device change, every followed destination is resolved again, and ``events`` says what
+   changed.
 
-What it is not: a routing table, or anything that waits.  Requests to the kernel are answered at once; what
-depends on the network (ARP, neighbour discovery) comes as news.
+Nothing here waits.  The kernel answers requests at once; what depends on the network (ARP, neighbour discovery) comes
+as news.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
+from rsock_firewall.netlink import kind_of
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import LinkError, LinkEvent
-from rsock_nf.link.followed import Entry, FollowedDestinations, Way
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.routes import find_device, find_route, is_temporary, name_of, ranked
 from rsock_nf.link.linux.rtnetlink import Device, Neighbour, RouteSocket
+from rsock_nf.link.next_hop import Entry, FollowedDestinations, Way
 
 _SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP
@@ -36,12 +40,12 @@ _AF_IP: Final = (2, 10)
 
 @dataclass(slots=True)
 class _Entry(Entry):
-    """One next hop on our device, as the kernel last told."""
+    """One next hop on our device, as the kernel last described it."""
 
     state: int = 0
     flags: int = 0
     retried: bool = False
-    """Asked again at once after it FAILED."""
+    """It was FAILED, and has been asked for again."""
 
 
 class NextHops(FollowedDestinations[_Entry]):
@@ -53,11 +57,11 @@ class NextHops(FollowedDestinations[_Entry]):
     def __init__(self, device: str) -> None:
         super().__init__(device)
         self.addresses: tuple[IPAddress, ...] = ()
-        """The device's, those first that one would choose as a source."""
+        """The device's addresses, the best source addresses first."""
         self._addresses_stale = False
         with contextlib.ExitStack() as undo:
             self._requests = undo.enter_context(contextlib.closing(RouteSocket()))
-            # Before the first look, so that no change falls between.
+            # before the first request, so that no change is missed
             self._news = undo.enter_context(contextlib.closing(RouteSocket(rtnl.NEWS_GROUPS)))
             self._news.enlarge()
             self._link = _find_supported(self._requests, device)
@@ -97,8 +101,9 @@ class NextHops(FollowedDestinations[_Entry]):
     def suspect(self, remote: IPAddress) -> None:
         """Flows to ``remote`` went silent: have its next hop checked at once.
 
-        An entry with a link address is probed without the 5 s of delay that NTF_USE brings: in 3 s it is confirmed, or
-        FAILED and then resolved by broadcast.  Without one, or when another program (a routing daemon) keeps it: NTF_USE.
+        An entry with a link address is probed at once; NTF_USE would wait 5 s.  Within 3 s it is confirmed, or it
+        becomes FAILED and is then resolved by broadcast.  For an entry without a link address, or one that another
+        program (a routing daemon) maintains, NTF_USE is used.
         """
         entry = self._entry_of(remote)
         if entry is None:
@@ -111,7 +116,7 @@ class NextHops(FollowedDestinations[_Entry]):
         self._use(entry)
 
     def tick(self, now: float) -> None:
-        """About once a second while traffic flows: re-check what is due."""
+        """Call it about once a second while traffic flows: it checks what is due."""
         for entry in self._entries.values():
             if entry.state & _LASTING:
                 continue
@@ -122,7 +127,7 @@ class NextHops(FollowedDestinations[_Entry]):
     # -- resolving
 
     def _look_up(self, remote: IPAddress) -> Way:
-        """The route as the host has it; where it leads out of another device, the one that ours would offer."""
+        """The host's route.  Where that leads out of another device, the route that our device would offer."""
         route = find_route(
             self._requests, remote, self._link.ifindex if remote.version == 6 and remote.is_link_local else 0
         )
@@ -133,8 +138,8 @@ class NextHops(FollowedDestinations[_Entry]):
             return Way(ifindex)
         return Way(ifindex, route.gateway or remote, self._choose_source(remote, route.source))
 
-    def _name_of(self, ifindex: int) -> str | None:
-        return name_of(self._requests, ifindex)  # one that is gone again will be news, too
+    def _exists(self, ifindex: int) -> bool:
+        return name_of(self._requests, ifindex) is not None  # if it is gone again, other news will tell
 
     def _is_second_choice(self, address: IPAddress) -> bool:
         return address in self._temporary
@@ -152,12 +157,13 @@ class NextHops(FollowedDestinations[_Entry]):
         return self._link.link_type == arphrd.ETHERNET and not self._link.flags & (rtnl.IFF_NOARP | rtnl.IFF_LOOPBACK)
 
     def _use(self, entry: _Entry) -> None:
-        """NTF_USE, but not to a permanent entry: it would lose just that (net/core/neighbour.c, ``__neigh_update``)."""
+        """NTF_USE, but not for a permanent entry, which would no longer be permanent (net/core/neighbour.c,
+        ``__neigh_update``)."""
         if not self._link.up:  # once it is
             return
         self._read_entry(entry)
         if not entry.state & _LASTING:
-            with contextlib.suppress(OSError):  # the device is gone: that is news of its own
+            with contextlib.suppress(OSError):  # the device is gone: other news will tell
                 self._requests.use_neighbour(self._link.ifindex, entry.address, entry.flags)
 
     def _read_entry(self, entry: _Entry) -> None:
@@ -175,7 +181,8 @@ class NextHops(FollowedDestinations[_Entry]):
                 self._render(followed)
 
     def _lladdr(self, hop: IPAddress | None) -> bytes | None:
-        """Where the device takes no neighbours, its own address is every one's (net/ipv4/arp.c, ``arp_constructor``)."""
+        """On a device without neighbours every next hop has the device's own link address (net/ipv4/arp.c,
+        ``arp_constructor``)."""
         if hop is not None and not self._resolves:
             return self._link.address
         return super()._lladdr(hop)
@@ -203,7 +210,7 @@ class NextHops(FollowedDestinations[_Entry]):
 
     def _hear(self, message: bytes, found: dict[LinkEvent, None]) -> bool:
         """One message; whether it may have changed a route."""
-        kind = rtnl.kind_of(message)
+        kind = kind_of(message)
         if kind in {rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK}:
             if rtnl.device_key(message) == (_AF_UNSPEC, self._link.ifindex):
                 self._hear_device(rtnl.parse_device(message), found, deleted=kind == rtnl.RTM_DELLINK)
@@ -222,7 +229,7 @@ class NextHops(FollowedDestinations[_Entry]):
             self._lose_device(found)
             return
         self._link = told
-        if told.up != before.up:  # down and up again between two looks is nothing
+        if told.up != before.up:  # a device that went down and up again between two calls has not changed
             found.pop(LinkEvent.DOWN if told.up else LinkEvent.UP, None)
             found[LinkEvent.UP if told.up else LinkEvent.DOWN] = None
         if told.mtu != before.mtu:
@@ -235,7 +242,7 @@ class NextHops(FollowedDestinations[_Entry]):
         entry = self._entries.get(told.address.packed)
         if entry is None:
             return
-        if deleted:  # the kernel collects what it does not see used, and our use it does not see
+        if deleted:  # the kernel deletes entries that it does not see used, and it does not see that we use them
             entry.state = 0
             self._use(entry)
             return
@@ -245,7 +252,7 @@ class NextHops(FollowedDestinations[_Entry]):
             self._use(entry)
 
     def _read_all(self, found: dict[LinkEvent, None]) -> None:
-        """News were lost: look at everything."""
+        """News was lost: look at everything again."""
         self._addresses_stale = True
         try:
             link = self._requests.device(index=self._link.ifindex)

@@ -1,7 +1,7 @@
-"""Where packets to an address would go, asked once: what one wants to know before there is a link.
+"""Where packets to an address would go: questions that are asked once, before there is a link.
 
-``route_to``, ``default_device`` and ``device_addresses`` open and close a netlink socket each; the others are what they
-share with ``next_hop``.  Not here: following what changes, which is that.
+``route_to``, ``default_device`` and ``device_addresses`` each open and close a netlink socket.  The other functions are
+shared with ``next_hop``, which follows what changes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ def route_to(remote: IPAddress) -> Route:
 
 
 def default_device(version: int | None = None) -> str | None:
-    """The device that packets to the world leave by, for IP ``version`` or for either, IPv4 first.
-
-    Without such a route: the only device that has an address of global scope.  None = there is none, or several.
-    """
+    """See ``rsock_nf.link.default_device``."""
     with contextlib.closing(RouteSocket()) as kernel:
         for probe in abroad(version):
             found = find_route(kernel, probe)
@@ -76,7 +73,7 @@ def is_temporary(address: DeviceAddress) -> bool:
 
 
 def find_device(kernel: RouteSocket, device: str) -> Device:
-    """Raises ``LinkError`` when there is none of that name."""
+    """The device of that name.  Raises ``LinkError`` when there is none."""
     try:
         return kernel.device(device)
     except OSError as error:
@@ -86,7 +83,7 @@ def find_device(kernel: RouteSocket, device: str) -> Device:
 
 
 def name_of(kernel: RouteSocket, ifindex: int) -> str | None:
-    """None = it has gone since its index was told."""
+    """The name of a device; None = it is gone."""
     device = _device_of(kernel, ifindex)
     return device.name if device else None
 
@@ -99,7 +96,8 @@ def _device_of(kernel: RouteSocket, ifindex: int) -> Device | None:
 
 
 def find_route(kernel: RouteSocket, remote: IPAddress, ifindex: int = 0) -> RouteReply | None:
-    """None also for routes that lead nowhere (unreachable, blackhole, prohibit) or to many."""
+    """The route to ``remote``; None = there is none, or it leads nowhere (unreachable, blackhole, prohibit) or to many
+    hosts."""
     try:
         found = kernel.route(remote, ifindex)
     except OSError:

@@ -1,19 +1,16 @@
-"""Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE sockets of our own.
+"""Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE.
 
-What it is: a request/answer socket, a socket for multicast news, and what ``next_hop`` and ``routes`` need of their
-messages as small values.  pyroute2's message classes encode and decode; its ``IPRoute``, which brings an event loop and threads,
-is not used.  A request never waits on the network: the kernel answers within send(2), or while a dump is read.
+It turns the parts of rtnetlink's messages that ``next_hop`` and ``routes`` need into small values.  The socket is
+``rsock_firewall.netlink``; pyroute2's message classes encode and decode.  A request never waits for the network.
 
-Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
+Layouts: include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 
@@ -22,9 +19,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from rsock_firewall.netlink import NETLINK_ROUTE, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkSocket, Request
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux.buffers import enlarge_receive
-from rsock_nf.link.routing_socket import RECEIVE_BYTES, drain, is_answered
 
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -64,24 +61,12 @@ SCOPE_HOST: Final = 254
 RTN_UNICAST: Final = 1
 RTN_LOCAL: Final = 2
 
-_NLMSG_ERROR: Final = 2
-_NLMSG_DONE: Final = 3
-_NLM_F_REQUEST: Final = 0x001
-_NLM_F_ACK: Final = 0x004
-_NLM_F_DUMP_INTR: Final = 0x010
-_NLM_F_DUMP: Final = 0x300
-_NLM_F_CREATE: Final = 0x400
-_AF_NETLINK: Final = 16
-_NETLINK_ROUTE: Final = 0
-_SOL_NETLINK: Final = 270
-_NETLINK_ADD_MEMBERSHIP: Final = 1
 _NEWS_BUFFER: Final = 1 << 20
-_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
-_DUMPS: Final = 8
+_DUMPS: Final = 9
 
 
 class Device(NamedTuple):
-    """RTM_NEWLINK, as far as we look."""
+    """What we read of RTM_NEWLINK."""
 
     ifindex: int
     name: str
@@ -93,7 +78,7 @@ class Device(NamedTuple):
 
     @property
     def up(self) -> bool:
-        """Set up by the administrator and with a carrier, or of a kind that knows none."""
+        """The administrator set it up, and it has a carrier or is of a kind without one."""
         return self.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 
@@ -114,11 +99,11 @@ class Neighbour(NamedTuple):
     state: int
     flags: int
     lladdr: bytes
-    """b"" = not known."""
+    """The link address; b"" = not known."""
 
 
 class RouteReply(NamedTuple):
-    """What RTM_GETROUTE answers for one destination, of a multipath route too."""
+    """What RTM_GETROUTE answers for one destination; of a multipath route, the path that the kernel chose."""
 
     ifindex: int
     gateway: IPAddress | None
@@ -128,61 +113,42 @@ class RouteReply(NamedTuple):
     """RTN_*"""
 
 
-def kind_of(message: bytes) -> int:
-    """RTM_*"""
-    return int(_HEADER.unpack_from(message)[1])
-
-
 class RouteSocket:
-    """A NETLINK_ROUTE socket; raises ``OSError`` as the kernel says."""
+    """A NETLINK_ROUTE socket; raises ``OSError`` as the kernel says.
+
+    ``groups``: multicast groups (RTNLGRP_*) whose news it reads.
+    """
 
     def __init__(self, groups: Iterable[int] = ()) -> None:
-        self._sequence = 0
-        self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
-        try:
-            self._socket.setblocking(False)
-            self._socket.bind((0, 0))
-            for group in groups:
-                self._join(group)
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def _join(self, group: int) -> None:
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # before Linux 5.3 there is no RTNLGRP_NEXTHOP
-                raise
+        self._netlink = NetlinkSocket(NETLINK_ROUTE, groups)
 
     def enlarge(self) -> None:
-        """Room for a burst of news; without privilege the default must do, and an overrun is handled anyway."""
-        enlarge_receive(self._socket, _NEWS_BUFFER)
+        """Make room for a burst of news.  Without the privilege the buffer stays small; overruns are handled anyway."""
+        enlarge_receive(self._netlink.socket, _NEWS_BUFFER)
 
     def fileno(self) -> int:
         """Readable when news wait."""
-        return self._socket.fileno()
+        return self._netlink.fileno()
 
     def close(self) -> None:
         """Idempotent."""
-        self._socket.close()
+        self._netlink.close()
 
     def news(self) -> tuple[list[bytes], bool]:
         """Messages that wait, a bounded number; and whether some were lost because we were too slow (ENOBUFS)."""
-        reads, overrun = drain(self._socket)
-        return [message for data in reads for message in _split(data)], overrun
+        return self._netlink.news()
 
     # -- requests
 
     def device(self, name: str = "", index: int = 0) -> Device:
-        """By name or index.  Raises ``OSError`` (ENODEV)."""
+        """One device, by name or index.  Raises ``OSError`` (ENODEV)."""
         request = ifinfmsg()
         request["index"] = index
         request["attrs"] = [["IFLA_IFNAME", name]] if name else []
         return parse_device(self._ask(request, _RTM_GETLINK))
 
     def addresses(self) -> list[DeviceAddress]:
-        """Of all devices, in the kernel's order."""
+        """The addresses of all devices, in the kernel's order."""
         return [parse_address(raw) for raw in self._dump(ifaddrmsg(), _RTM_GETADDR)]
 
     def route(self, remote: IPAddress, index: int = 0) -> RouteReply:
@@ -196,94 +162,43 @@ class RouteSocket:
         return _parse_route(self._ask(request, _RTM_GETROUTE))
 
     def neighbour(self, index: int, address: IPAddress) -> Neighbour:
-        """The kernel's entry.  Raises ``OSError`` (ENOENT)."""
+        """The kernel's entry for a neighbour.  Raises ``OSError`` (ENOENT)."""
         return parse_neighbour(self._ask(_neighbour(index, address), _RTM_GETNEIGH))
 
     def use_neighbour(self, index: int, address: IPAddress, flags: int = 0) -> None:
-        """NTF_USE: as if a packet were sent to it, so the kernel resolves or re-checks.  Its outcome is news.
+        """NTF_USE: the kernel resolves or checks the neighbour as if it had sent a packet to it.  The outcome comes as
+        news.
 
-        ``flags`` are the entry's so far: without NTF_EXT_LEARNED it would lose that.
+        ``flags``: those that the entry has.  An entry with NTF_EXT_LEARNED would lose that flag if it were not
+        repeated.
         """
         request = _neighbour(index, address)
         request["flags"] = _NTF_USE | flags & NTF_EXT_LEARNED
-        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK | _NLM_F_CREATE)
+        self._ask(request, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE)
 
     def probe_neighbour(self, index: int, address: IPAddress) -> None:
-        """Into NUD_PROBE: unicast probes at once, without the 5 s of NUD_DELAY.
+        """Set the entry to NUD_PROBE: the kernel sends unicast probes at once, without the 5 s of NUD_DELAY.
 
-        The entry keeps its link address and flags: neither NLM_F_REPLACE nor NDA_LLADDR (net/core/neighbour.c,
-        ``neigh_add``).  Raises ``OSError`` where there is none, or one without link address.
+        With neither NLM_F_REPLACE nor NDA_LLADDR the entry keeps its link address and flags (net/core/neighbour.c,
+        ``neigh_add``).  Raises ``OSError`` when there is no entry, or one without a link address.
         """
         request = _neighbour(index, address)
         request["state"] = NUD_PROBE
-        self._ask(request, RTM_NEWNEIGH, _NLM_F_ACK)
+        self._ask(request, RTM_NEWNEIGH, NLM_F_ACK)
 
-    def _ask(self, request: Any, kind: int, flags: int = 0) -> bytes:
-        """Send; the answer, or the acknowledgement."""
-        sequence = self._send(request, kind, flags)
-        while True:
-            for message in _split(self._receive()):
-                if _HEADER.unpack_from(message)[3] != sequence:
-                    continue  # late, of a request given up
-                _raise_if_error(message)
-                return message
+    def _ask(self, request: Request, kind: int, flags: int = 0) -> bytes:
+        """The answer, or the acknowledgement."""
+        return self._netlink.ask(_typed(request, kind, flags))
 
-    def _dump(self, request: Any, kind: int) -> list[bytes]:
-        """Everything that is there.  The kernel says when it changed under our hands: then once more."""
-        messages, whole = self._dump_once(request, kind)
-        for _ in range(_DUMPS):
-            if whole:
-                break
-            messages, whole = self._dump_once(request, kind)
-        return messages
-
-    def _dump_once(self, request: Any, kind: int) -> tuple[list[bytes], bool]:
-        sequence = self._send(request, kind, _NLM_F_DUMP)
-        found: list[bytes] = []
-        whole = True
-        while True:
-            for message in _split(self._receive()):
-                _, answer, flags, number, _ = _HEADER.unpack_from(message)
-                if number != sequence:
-                    continue
-                whole = whole and not flags & _NLM_F_DUMP_INTR
-                if answer == _NLMSG_DONE:
-                    return found, whole
-                _raise_if_error(message)
-                found.append(message)
-
-    def _send(self, request: Any, kind: int, flags: int) -> int:
-        self._sequence += 1
-        request["header"]["type"] = kind
-        request["header"]["flags"] = _NLM_F_REQUEST | flags
-        request["header"]["sequence_number"] = self._sequence
-        request.reset()
-        request.encode()
-        self._socket.send(request.data)
-        return self._sequence
-
-    def _receive(self) -> bytes:
-        if not is_answered(self._socket):
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer a netlink request")
-        return self._socket.recv(RECEIVE_BYTES)
+    def _dump(self, request: Request, kind: int) -> list[bytes]:
+        """Every object.  If they change again and again while they are read, the last reading is taken."""
+        return self._netlink.dump(_typed(request, kind), _DUMPS)[0]
 
 
-def _split(data: bytes) -> Iterator[bytes]:
-    """A datagram's netlink messages, each aligned to 4 bytes."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length = int(_HEADER.unpack_from(data, at)[0])
-        if not _HEADER.size <= length <= len(data) - at:
-            return
-        yield data[at : at + length]
-        at += (length + 3) & ~3
-
-
-def _raise_if_error(message: bytes) -> None:
-    if kind_of(message) == _NLMSG_ERROR:
-        (code,) = struct.unpack_from("=i", message, _HEADER.size)
-        if code:
-            raise OSError(-code, os.strerror(-code))
+def _typed(request: Request, kind: int, flags: int = 0) -> Request:
+    request["header"]["type"] = kind
+    request["header"]["flags"] = NLM_F_REQUEST | flags
+    return request
 
 
 def _decoded(kind: Any, message: bytes) -> Any:
@@ -323,10 +238,11 @@ def parse_neighbour(message: bytes) -> Neighbour:
 
 
 def device_key(message: bytes) -> tuple[int, int]:
-    """Address family and device index of an undecoded link, address or neighbour message: most are not about us.
+    """Address family and device index of an undecoded link, address or neighbour message.
 
-    The three structs have them at the same place.  A family but AF_UNSPEC in a link message means that a bridge
-    speaks of its port, in a neighbour message that it is no IP neighbour.
+    Most messages are not about our device, and need not be decoded.  The three structs have both at the same place. A
+    link message with another family than AF_UNSPEC is a bridge's about its port; a neighbour message with a family
+    that is not IP's is about no IP neighbour.
     """
     return message[16], int(struct.unpack_from("=i", message, 20)[0])
 
@@ -345,7 +261,7 @@ def _parse_route(message: bytes) -> RouteReply:
     )
 
 
-def _neighbour(index: int, address: IPAddress) -> Any:
+def _neighbour(index: int, address: IPAddress) -> Request:
     request = ndmsg()
     request["family"] = _family(address)
     request["ifindex"] = index
@@ -358,7 +274,7 @@ def _link_address(text: str | None) -> bytes:
 
 
 def _plain(address: IPAddress) -> str:
-    """Without the scope: netlink names the device by index."""
+    """The address without its scope: netlink names the device by index."""
     return str(IPv6Address(address.packed)) if address.version == 6 else str(address)
 
 

@@ -1,23 +1,33 @@
-"""What Linux brings to the door: AF_PACKET, netlink, UDP_GRO and UDP_SEGMENT."""
+"""What Linux provides: AF_PACKET, netlink, UDP_GRO and UDP_SEGMENT."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, Match, Route
+from rsock_nf.link import Link, Match, Remedies, Route
 from rsock_nf.link.checks import Finding
-from rsock_nf.link.remedies import LINUX
 from rsock_nf.link.udp import UdpSystem
+
+REMEDIES: Final = Remedies(
+    tcp_port="ss -tanp sport = :{port}",
+    udp_port="ss -uanp sport = :{port}",
+    tcp_ports="ss -tan",
+    unix_socket="ss -xlp src {path}",
+    addresses="ip address",
+    ephemeral_ports="net.ipv4.ip_local_port_range",
+    low_ports="root or CAP_NET_BIND_SERVICE",
+)
 
 
 class Linux:
-    """See ``System``.  pyroute2 takes 0.3 s to import, so nothing is until it is asked for."""
+    """See ``System``.  The imports are late, because pyroute2 takes 0.3 s to import."""
 
     run_directory = Path("/run")
     has_capabilities = True
     socket_path_bytes = 107
-    remedies = LINUX
+    remedies = REMEDIES
 
     @property
     def udp(self) -> UdpSystem:

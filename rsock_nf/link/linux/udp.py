@@ -1,7 +1,8 @@
-"""Linux: recvmmsg(2) for a batch, UDP_GRO and UDP_SEGMENT for runs, IP_PKTINFO for where a datagram was sent to.
+"""UDP on Linux: recvmmsg(2) for batches, UDP_GRO and UDP_SEGMENT for runs, IP_PKTINFO for where a datagram was sent
+to.
 
-struct in_pktinfo and in6_pktinfo: ip(7) and ipv6(7); the size at which UDP_GRO merged: udp(7).  All of these come from the
-kernel, not from the network.
+struct in_pktinfo and in6_pktinfo: ip(7) and ipv6(7); the size at which UDP_GRO merged: udp(7).  All of them come from
+the kernel, not from the network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
-from rsock_nf.link.udp import Ancillary, Control, ipv6_source
+from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 _IP_PKTINFO: Final = 8
@@ -32,15 +33,15 @@ class LinuxUdp:
     """See ``UdpSystem``."""
 
     bursts = True
-    merge_control = 24
+    merge_ancillary_bytes = 24
     """CMSG_SPACE of an int."""
-    destination_control = 40
+    destination_ancillary_bytes = 40
     """CMSG_SPACE of a struct in6_pktinfo."""
 
     @staticmethod
-    def reader(slots: int, slot_bytes: int, *, names: int, control: int) -> BatchReader:
+    def reader(buffers: int, buffer_bytes: int, *, names: int, ancillary: int) -> BatchReader:
         """See ``UdpSystem.reader``."""
-        return BatchReader(slots, slot_bytes, names=names, control=control)
+        return BatchReader(buffers, buffer_bytes, names=names, ancillary=ancillary)
 
     def configure(self, sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.configure``."""
@@ -63,9 +64,9 @@ class LinuxUdp:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
     @staticmethod
-    def parse_control(data: bytes) -> Control:
-        """See ``UdpSystem.parse_control``."""
-        return _parse_control(data)
+    def parse_ancillary(data: bytes) -> ReceivedAncillary:
+        """See ``UdpSystem.parse_ancillary``."""
+        return _parse_ancillary(data)
 
     @staticmethod
     def answer_from(family: int, source: bytes) -> Ancillary:
@@ -126,7 +127,7 @@ UDP: Final = LinuxUdp()
 
 
 @functools.lru_cache(maxsize=8192)
-def _parse_control(data: bytes) -> Control:
+def _parse_ancillary(data: bytes) -> ReceivedAncillary:
     """Read a run of struct cmsghdr; each is aligned to 8 bytes (cmsg(3))."""
     segment_size, source, at = 0, b"", 0
     while at + _CMSG.size <= len(data):
@@ -140,7 +141,7 @@ def _parse_control(data: bytes) -> Control:
         elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
             source = ipv6_source(body)
         at += max((length + 7) & ~7, _CMSG.size)
-    return Control(segment_size, source)
+    return ReceivedAncillary(segment_size, source)
 
 
 @functools.lru_cache(maxsize=2048)

@@ -1,157 +1,218 @@
-"""The client of the native wire: who may have a session, flow by flow.
+"""How a client of the native wire opens flows: hello or join → answer → confirmation → ready.
 
-Of the flows that look established (``TCP_UP``) one says hello, the others wait; once there is a session they join it.
-An answer carries a challenge, its confirmation opens the flow: hello or join → answer → confirmation → ready.
+Of the flows that look established (TCP_UP) one says hello, the others wait.  Once there is a session they join it.  The
+answer carries a challenge, which the confirmation sends back.
 """
 
 from __future__ import annotations
 
 from rsock_nf.core import messages
-from rsock_nf.core.ends.client import Client
-from rsock_nf.core.ends.dialling import MESSAGE_RETRY
-from rsock_nf.core.flows.flow import Action, Flow, Input, State
-from rsock_nf.core.flows.session import Session
-from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.protocols import Gone, Handshake, Offer, Rng, Status
-from rsock_nf.core.pump.state import OUR_WINDOW
+from rsock_nf.core.ends.dialling import Dialling
+from rsock_nf.core.ends.wire import Probing
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.opening import Opening
+from rsock_nf.core.flows.probes import Probes
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Action, Input, State
+from rsock_nf.core.flows.table import Flow, FlowTable
+from rsock_nf.core.flows.watch import Watch
+from rsock_nf.core.parameters import Wire
+from rsock_nf.core.protocols import Frames, Kind, SessionKeys
+from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
-from rsock_nf.core.types import Malformed
+from rsock_nf.core.tcp.sequence import add
+from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
+from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.limits import LIMITS
+from rsock_nf.wire.native.opening import Gone, Offer, Status
 
-_MASK = 0xFFFFFFFF
 
+class NativeClientWire:
+    """See the module, and ``ClientWire``."""
 
-class NativeClient(Client):
-    """See the module."""
+    name = Wire.NATIVE
+    limits = LIMITS
 
-    def __init__(
-        self, parameters: ClientParameters, handshake: Handshake, rng: Rng, *, mtu: int, max_burst_bytes: int
-    ) -> None:
-        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
-        self._handshake = handshake
+    def __init__(self, secret: bytes) -> None:
+        self._handshake = NativeHandshake(secret)
         self._answered_joins = True
         """Joins do not go unanswered; two in a row that do mean that the session is lost."""
 
-    def _retransmit(self, now: float, flow: Flow) -> None:
-        if flow.state is State.HELLO_SENT and flow.tries > 1:  # one may be lost, or its answer
-            self._note_silence(now, flow)
-        super()._retransmit(now, flow)
-        if flow.state is State.HELLO_SENT:
-            self._turns(now, another_hello=True)
+    def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
+        """See ``Wire``."""
+        return Probes(context, table, watch)
 
-    def _note_silence(self, now: float, flow: Flow) -> None:
-        """Hellos are not answered.  Of a UDP port that is all there is to say: a SYN-ACK, or a refusal, says more."""
-        if self.group.usable or (flow.key.udp and (self._open_ports() or self._lately_refused(now))):
+    def may_tell(self, flow: PumpFlow, message: object) -> bool:
+        """See ``Wire``: the peer knows every usable flow, and every message."""
+        return True
+
+    def is_end(self, flow: Established, seq: int) -> bool:
+        """See ``Wire``: only what comes next in sequence."""
+        return seq == flow.pump.received
+
+    def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
+        """See ``Wire``: nothing beyond what the flow's state asks for."""
+        return None
+
+    # -- the way up
+
+    def take_turns(self, now: float, dialling: Dialling) -> None:
+        """See ``ClientWire``: flows that wait join when there is a session, else one of them says hello."""
+        self._take_turns(now, dialling, another_hello=False)
+
+    def _take_turns(self, now: float, dialling: Dialling, *, another_hello: bool) -> None:
+        waiting = dialling.table.opening(State.TCP_UP)
+        if dialling.session:
+            for opening in waiting:
+                dialling.table.step(now, opening, Input.SAY_JOIN)
             return
-        same = "are secret, wire and version of rsock-nf the same on both sides?"
-        if flow.key.udp:
-            where = f"{self._dialer.remote_text} UDP port {flow.key.remote_port}"
-            self.reason = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
-        else:
-            self.reason = f"{self._open_port(flow)}, but leaves our hellos unanswered: {same}"
-
-    def _open_port(self, flow: Flow) -> str:
-        return f"{self._dialer.remote_text} port {flow.key.remote_port} is open"
-
-    def _unanswered(self, now: float, flow: Flow) -> None:
-        if flow.key.udp:
-            pass  # a path that is down looks the same; a server that has lost the session says so
-        elif flow.state in (State.JOIN_SENT, State.CONFIRMING) and self.session and not self.group.usable:
-            if not self._answered_joins:
-                self._lose_session(now, "joins are not answered")
-            self._answered_joins = False
-        super()._unanswered(now, flow)
-
-    def _opening(self, now: float, flow: Flow, segment: Segment) -> None:
-        if segment.payload and flow.state in (State.HELLO_SENT, State.JOIN_SENT) and segment.seq == flow.received:
-            self._answer(now, flow, segment)
-
-    def _session_begins(self) -> None:
-        """A new server knows none of our conversations."""
-        for conversation in self.group.conversations.values():
-            conversation.reopen()
-
-    def _turns(self, now: float, *, another_hello: bool = False) -> None:
-        """Flows that wait: they join when there is a session, else one of them says hello."""
-        waiting = [flow for flow in self._flows.values() if flow.state is State.TCP_UP]
-        if self.session:
-            for flow in waiting:
-                self._step(now, flow, Input.SAY_JOIN)
-            return
-        asking = [flow.key.udp for flow in self._flows.values() if flow.state in (State.HELLO_SENT, State.CONFIRMING)]
+        asking = [flow.key.udp for flow in dialling.table if flow.state in (State.HELLO_SENT, State.CONFIRMING)]
         if waiting and (another_hello or not asking):
             # Of the kind that asks less, if there are both: the path may block the other.
-            self._step(now, min(waiting, key=lambda flow: asking.count(flow.key.udp)), Input.SAY_HELLO)
+            dialling.table.step(now, min(waiting, key=lambda flow: asking.count(flow.key.udp)), Input.SAY_HELLO)
 
-    def _answer(self, now: float, flow: Flow, segment: Segment) -> None:
-        """To a hello or a join; what is not the answer is ignored, as if it had not come."""
-        payload = segment.payload
-        try:
-            if flow.state is State.JOIN_SENT:
-                if self.session is None:
-                    return
-                join = bytes(flow.repeat.payload[0]) if flow.repeat else b""
-                challenge = self._handshake.read_join_answer(self.session.keys, flow.flow_id, join, payload)
-                if isinstance(challenge, Gone):
-                    self._turned_away(now, flow, "the server was restarted")
-                    return
-                session = self.session
-            else:
-                answer, keys = self._handshake.read_answer(flow.pending, payload)
-                if answer.status is not Status.WELCOME:
-                    self._turned_away(now, flow, _refusal(answer.status, answer.cipher.value))
-                    return
-                session = Session(answer.session_id, keys, self._config.cipher, self.group, now)
-                challenge = answer.challenge
-        except Malformed:
-            self.counters["answers that are none"] += 1
-            return
-        flow.window = segment.window << (flow.scale or 0)
-        flow.received = (segment.seq + len(payload)) & _MASK
-        flow.session = session
-        flow.pending = challenge
-        flow.repeat_answered(now)
-        self._dialer.answered()
-        self._dialer.slots[flow.slot].unanswered = False
-        self._step(now, flow, Input.ANSWER)
-
-    def _turned_away(self, now: float, flow: Flow, reason: str) -> None:
-        self.reason = reason
-        if flow.state is State.JOIN_SENT:
-            self._lose_session(now, reason)  # which turns away every flow that was joining
-        else:
-            self._step(now, flow, Input.TURNED_AWAY, reason)
-
-    def _act(self, now: float, flow: Flow, action: Action, reason: str) -> None:
+    def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
+        """See ``ClientWire``."""
+        session = dialling.session
         match action:
             case Action.HELLO:
-                message, flow.pending = self._handshake.hello(self._offer(flow), self._rng)
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-                if not flow.key.udp and self.reason == self._nothing_heard:
-                    self.reason = f"{self._open_port(flow)}, no answer to our hello yet"
-            case Action.JOIN if self.session:
-                message = self._handshake.join(
-                    self.session.keys, self.session.session_id, flow.flow_id, self._offer(flow), self._rng
-                )
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-            case Action.CONFIRM if flow.session and isinstance(flow.pending, bytes):
-                keys = flow.session.keys
-                message = self._handshake.confirm(keys, flow.session.session_id, flow.flow_id, flow.pending)
-                self._repeat(now, flow, flow.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
-                self._pump_flow(flow, flow.session)
+                self._say_hello(now, dialling, opening)
+            case Action.JOIN if session:
+                offer, rng = self._offer(dialling, opening), dialling.context.rng
+                message = self._handshake.join(session.keys, session.session_id, opening.flow_id, offer, rng)
+                opening.exchange = message
+                dialling.openings.say(now, opening, message)
+            case Action.CONFIRM if isinstance(opening.exchange, Session):
+                session = opening.exchange
+                number, challenge = opening.flow_id, opening.challenge
+                message = self._handshake.confirm(session.keys, session.session_id, number, challenge)
+                dialling.openings.confirm(now, opening, session, message)
             case _:
-                super()._act(now, flow, action, reason)
+                raise AssertionError(f"{action} of {opening}")
 
-    def _offer(self, flow: Flow) -> Offer:
-        return Offer(self._config.cipher, flow.mss, flow.scale)
+    def _say_hello(self, now: float, dialling: Dialling, opening: Opening) -> None:
+        message, opening.exchange = self._handshake.hello(self._offer(dialling, opening), dialling.context.rng)
+        dialling.openings.say(now, opening, message)
+        if not opening.key.udp and dialling.why.text == dialling.why.nothing_heard:
+            dialling.why.text = f"{_open_port(dialling, opening)}, no answer to our hello yet"
 
-    def _open(self, now: float, flow: Flow) -> None:
+    @staticmethod
+    def _offer(dialling: Dialling, opening: Opening) -> Offer:
+        return Offer(dialling.parameters.cipher, opening.mss, opening.scale)
+
+    def answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
+        """See ``ClientWire``: to a hello or a join.  What is not the answer is ignored, as if it had not come."""
+        asked = opening.state in (State.HELLO_SENT, State.JOIN_SENT)
+        if not asked or not segment.payload or segment.seq != opening.received:
+            return
+        try:
+            if opening.state is State.JOIN_SENT:
+                session = self._read_join_answer(now, dialling, opening, segment)
+            else:
+                session = self._read_answer(now, dialling, opening, segment)
+        except Malformed:
+            dialling.context.counters["answers that are none"] += 1
+            return
+        if session is None:
+            return
+        opening.window = segment.window << (opening.scale or 0)
+        opening.received = add(segment.seq, len(segment.payload))
+        opening.exchange = session
+        dialling.openings.heard(now, opening)
+        dialling.table.step(now, opening, Input.ANSWER)
+
+    def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
+        """To a hello: a session, or the server turns us away.  Raises ``Malformed``."""
+        answer, keys = self._handshake.read_answer(opening.exchange, segment.payload)
+        if answer.status is not Status.WELCOME:
+            dialling.why.text = _refusal(answer.status, answer.cipher.value)
+            dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
+            return None
+        opening.challenge = answer.challenge
+        return self._session(now, dialling, answer.session_id, keys)
+
+    def _session(self, now: float, dialling: Dialling, session_id: int, keys: SessionKeys) -> Session:
+        return Session(session_id, keys, self.name, self.limits, dialling.parameters.cipher, dialling.group, now)
+
+    def _read_join_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
+        """To a join: the session that it joins; or that session is gone.  Raises ``Malformed``."""
+        session, join = dialling.session, opening.exchange
+        if session is None or not isinstance(join, bytes):
+            return None
+        challenge = self._handshake.read_join_answer(session.keys, opening.flow_id, join, segment.payload)
+        if isinstance(challenge, Gone):
+            # This turns away every flow that was joining.
+            dialling.lose_session(now, "the server was restarted")
+            return None
+        opening.challenge = challenge
+        return session
+
+    # -- what takes long
+
+    def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """See ``ClientWire``: hellos that are not answered have a reason to be told."""
+        repeat = flow.repeat
+        if flow.state is State.HELLO_SENT and repeat and repeat.tries > 1:  # one may be lost, or its answer
+            self._note_silence(now, dialling, flow)
+
+    def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """See ``ClientWire``: another flow says hello as well."""
+        if flow.state is State.HELLO_SENT:
+            self._take_turns(now, dialling, another_hello=True)
+
+    @staticmethod
+    def _note_silence(now: float, dialling: Dialling, flow: Flow) -> None:
+        """Of a UDP port silence is all there is to tell.  A SYN-ACK, or a refusal, says more."""
+        udp = flow.key.udp
+        if dialling.group.usable or (udp and (dialling.openings.open_ports() or dialling.why.lately_refused(now))):
+            return
+        same = "are secret, wire and version of rsock-nf the same on both sides?"
+        if udp:
+            where = f"{dialling.remote_text} UDP port {flow.key.remote_port}"
+            dialling.why.text = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
+        else:
+            dialling.why.text = f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}"
+
+    def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """See ``ClientWire``: over TCP, joins that are not answered mean that the session is lost.
+
+        Over UDP a path that is down looks the same; a server that has lost the session says so.
+        """
+        joining = flow.state in (State.JOIN_SENT, State.CONFIRMING)
+        if flow.key.udp or not joining or not dialling.session or dialling.group.usable:
+            return
+        if not self._answered_joins:
+            dialling.lose_session(now, "joins are not answered")
+        self._answered_joins = False
+
+    # -- flows that carry traffic
+
+    def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
+        """See ``ClientWire``: a new server knows none of our conversations, which may be older than the session."""
         self._answered_joins = True
-        super()._open(now, flow)
+        if first:
+            for conversation in dialling.group.conversations.values():
+                conversation.reopen()
 
-    def _control(self, now: float, flow: Flow, session: Session, message: messages.Control, received: int) -> None:
-        if flow.state is State.CONFIRMING:
-            self._step(now, flow, Input.READY)  # whatever it says, the server has the flow; its Ready may be lost
-        super()._control(now, flow, session, message, received)
+    def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
+        """See ``ClientWire``."""
+
+    def unopened(
+        self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
+    ) -> None:
+        """See ``ClientWire``: forged, damaged, or an answer that came twice."""
+        del now, flow, segment, received
+        dialling.context.counters["payloads that do not authenticate"] += 1
+
+    def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
+        """See ``ClientWire``: the server still sends on a conversation that ended here."""
+        dialling.context.counters["data for no conversation"] += len(frames.datagrams)
+        if frames.kind == Kind.DATA and dialling.applications.numbers.has_ended(frames.conversation):
+            dialling.table.tell(session, messages.CloseConversation(frames.conversation))
+
+
+def _open_port(dialling: Dialling, flow: Flow) -> str:
+    return f"{dialling.remote_text} port {flow.key.remote_port} is open"
 
 
 def _refusal(status: Status, cipher: str) -> str:

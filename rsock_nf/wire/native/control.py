@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from typing import Any
 
 from rsock_nf.core import messages
-from rsock_nf.core.messages import Control, Probe
+from rsock_nf.core.messages import Probe
 from rsock_nf.core.types import Buffer, Malformed
 
 _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
@@ -22,19 +23,22 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
 }
 """Type byte → (message, its fields in order).  Bytes behind the fields are padding, and ignored."""
 
-_TYPES = {message: (code, fields) for code, (message, fields) in _LAYOUT.items()}
+_TYPES: dict[type, tuple[int, struct.Struct, list[str]]] = {
+    message: (code, fields, [field.name for field in dataclasses.fields(message)])
+    for code, (message, fields) in _LAYOUT.items()
+}
 
 
-def build_control(message: Control) -> bytes:
+def build_control(message: object) -> bytes:
     """The body of a control frame, not sealed yet."""
-    code, fields = _TYPES[type(message)]
+    code, fields, names = _TYPES[type(message)]
     if isinstance(message, Probe):
         return bytes((code,)) + fields.pack(message.number) + bytes(message.padding)
-    values: list[Any] = [getattr(message, name) for name in message.__slots__]
+    values: list[Any] = [getattr(message, name) for name in names]
     return bytes((code,)) + fields.pack(*values)
 
 
-def parse_control(body: Buffer) -> Control:
+def parse_control(body: Buffer) -> object:
     """The message in an opened control frame.  Raises ``Malformed``."""
     if not body:
         raise Malformed("empty control message")
@@ -44,5 +48,4 @@ def parse_control(body: Buffer) -> Control:
     message, fields = known
     if len(body) < 1 + fields.size:
         raise Malformed(f"{message.__name__} of {len(body)} bytes")
-    parsed: Control = message(*fields.unpack_from(body, 1))
-    return parsed
+    return message(*fields.unpack_from(body, 1))

@@ -28,7 +28,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from rsock_nf.core.messages import Control
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
@@ -77,22 +76,22 @@ def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction:
     )
 
 
-class _Control:
+class _ControlFrames:
     """What both codecs have in common: sealed control frames, with or without a masked header."""
 
     def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
         self._sending = sending
         self._receiving = receiving
 
-    def control_size(self, message: Control) -> int:
+    def control_size(self, message: object) -> int:
         """See ``FlowCodec``."""
         return HEADER.size + len(build_control(message)) + TAG
 
-    def read_control(self, body: Buffer) -> Control:
+    def read_control(self, body: Buffer) -> object:
         """See ``FlowCodec``."""
         return parse_control(body)
 
-    def _seal_control(self, counter: int, message: Control) -> tuple[bytes, bytes]:
+    def _seal_control(self, counter: int, message: object) -> tuple[bytes, bytes]:
         """(header, ciphertext and tag) of a control frame."""
         body = build_control(message)
         header = HEADER.pack(Kind.CONTROL << 14 | len(body), counter >> 32, counter & 0xFFFFFFFF)
@@ -109,7 +108,7 @@ class _Control:
         return Frames(Kind.CONTROL, 0, counter, [body], len(body), end)
 
 
-class PlainCodec(_Control):
+class PlainCodec(_ControlFrames):
     """``cipher: none``: data frames in the clear behind a token, control frames sealed."""
 
     overhead = HEADER.size
@@ -118,7 +117,7 @@ class PlainCodec(_Control):
         self,
         kind: int,
         conversation: int,
-        counter: int,  # noqa: ARG002 - no counters here
+        counter: int,
         prefix: bytes,
         datagrams: Sequence[Buffer],
     ) -> list[Buffer]:
@@ -133,7 +132,7 @@ class PlainCodec(_Control):
         short = HEADER.pack(kind << 14 | len(prefix) + len(last), conversation, token) + prefix
         return [header.join((b"", *datagrams[:-1])), short, last]
 
-    def pack_control(self, counter: int, message: Control) -> bytes:
+    def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._seal_control(counter, message)
         return header + sealed
@@ -202,7 +201,7 @@ def _headers(length: int, count: int) -> struct.Struct:
     return struct.Struct(f"8s{length}x" * count)
 
 
-class SealedCodec(_Control):
+class SealedCodec(_ControlFrames):
     """Every frame sealed, every header masked."""
 
     overhead = HEADER.size + TAG
@@ -224,7 +223,7 @@ class SealedCodec(_Control):
             payload += (header, body)
         return payload
 
-    def pack_control(self, counter: int, message: Control) -> bytes:
+    def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._seal_control(counter, message)
         return _masked(self._sending.mask, [header], [sealed[:_SAMPLE]])[0] + sealed

@@ -10,8 +10,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rsock_nf.core.protocols import Offer, SessionKeys
+from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.types import FlowKey
+from rsock_nf.wire.native.opening import Offer
 
 MAX_ENTRIES = 256
 MAX_AGE = 10.0

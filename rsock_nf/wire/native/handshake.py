@@ -7,9 +7,9 @@ Further flows say *join* with the session's keys, are challenged, and confirm.
 Each of these messages travels in an envelope, a synthetic-IV one (the construction of RFC 5297
 with a keyed hash): 16 bytes of BLAKE2s over kind and body, which then are the initial counter
 of AES-256-CTR over kind and body, both under keys from the secret.  It hides structure (an
-X25519 point, a repeated session id), and whoever lacks the secret gets past it only with a
+X25519 point, a repeated session id).  Somebody without the secret gets past it only with a
 recorded message: garbage never looks like a join, and costs no Diffie-Hellman.  No two
-messages are alike inside but a repeated "gone", so no counter is used for two.  Hello and join are padded to at
+messages are equal inside, except a repeated "gone", so no counter is used for two.  Hello and join are padded to at
 least the size of their answers, and by a random bit more.
 ``docs/wire.md`` has every byte.
 """
@@ -29,22 +29,12 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.protocols import (
-    Answer,
-    ConfirmMessage,
-    FlowCodec,
-    Gone,
-    HelloMessage,
-    JoinMessage,
-    Offer,
-    Rng,
-    SessionKeys,
-    Status,
-)
+from rsock_nf.core.protocols import FlowCodec, Rng, SessionKeys
 from rsock_nf.core.types import Buffer, Malformed
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.keys import hkdf
 from rsock_nf.wire.native.noise import NNpsk0
+from rsock_nf.wire.native.opening import Answer, ConfirmMessage, Gone, HelloMessage, JoinMessage, Offer, Status
 
 VERSION = 1
 PROLOGUE = b"rsock-nf 1"
@@ -106,9 +96,9 @@ class _Pending:
 
 
 class NativeHandshake:
-    """``Handshake`` from a 32-byte secret."""
+    """Who may have a session, from one shared secret of 32 bytes.  It keeps no state but the secret."""
 
-    hello_answer_size = _ENVELOPE + _POINT + _ANSWER_BODY.size + _TAG
+    _hello_answer_size = _ENVELOPE + _POINT + _ANSWER_BODY.size + _TAG
     _join_answer_size = _ENVELOPE + CHALLENGE + _TAG
 
     def __init__(self, secret: bytes) -> None:
@@ -118,15 +108,15 @@ class NativeHandshake:
     # -- client
 
     def hello(self, offer: Offer, rng: Rng) -> tuple[bytes, object]:
-        """See ``Handshake``."""
+        """Client: (first message, what ``read_answer`` needs)."""
         noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
         body = _build_offer(offer)
-        padding = self.hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
+        padding = self._hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
         message = noise.write_message(_padded(body, padding, rng))
         return self._envelope(_HELLO, message), _Pending(noise, offer.cipher)
 
     def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, SessionKeys]:
-        """See ``Handshake``."""
+        """Client.  Raises ``Malformed`` unless it is the answer of someone who has the secret."""
         if not isinstance(pending, _Pending):
             raise TypeError("not what hello() returned")
         kind, body = self._open(message)
@@ -142,7 +132,7 @@ class NativeHandshake:
         return Answer(Status(status), _CIPHER_OF[cipher], session_id, challenge, targets), keys
 
     def join(self, keys: SessionKeys, session_id: int, number: int, offer: Offer, rng: Rng) -> bytes:
-        """See ``Handshake``."""
+        """Client: ask for a further flow in a session; ``number`` becomes the flow's id."""
         head = _JOIN_HEAD.pack(session_id, number)
         body = _build_offer(offer)
         padding = self._join_answer_size - (_ENVELOPE + len(head) + len(body) + _TAG)
@@ -150,7 +140,7 @@ class NativeHandshake:
         return self._envelope(_JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
-        """See ``Handshake``."""
+        """Client: the challenge, or the word that the session is gone.  Raises ``Malformed``."""
         kind, body = self._open(message)
         if kind == _GONE:
             if not hmac.compare_digest(body, self._gone_mac(self._open(join)[1])):
@@ -161,7 +151,7 @@ class NativeHandshake:
         return _decrypt(_native(keys).join_answer, number, body, b"", CHALLENGE)
 
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
-        """See ``Handshake``."""
+        """Client: the challenge sent back, sealed."""
         head = _JOIN_HEAD.pack(session_id, number)
         sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
         return self._envelope(_CONFIRM, head + sealed)
@@ -171,7 +161,11 @@ class NativeHandshake:
     def read_untrusted(
         self, message: Buffer, rng: Rng, *, admit: Callable[[], bool] | None = None
     ) -> HelloMessage | JoinMessage | ConfirmMessage:
-        """See ``Handshake``."""
+        """Server: what a stranger's payload is.  Raises ``Malformed``, also for a wrong secret.
+
+        A hello costs public-key operations: ``admit`` is asked before them, and refuses it by False.  Only a hello that
+        somebody with the secret has made some time comes so far.
+        """
         kind, body = self._open(message)
         if kind == _HELLO and (admit is None or admit()):
             noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
@@ -182,7 +176,7 @@ class NativeHandshake:
         return (JoinMessage if kind == _JOIN else ConfirmMessage)(session_id, number, body)
 
     def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:
-        """See ``Handshake``."""
+        """Server: (second message, the session's keys)."""
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_untrusted() returned")
         payload = _ANSWER_BODY.pack(
@@ -193,21 +187,21 @@ class NativeHandshake:
         return self._envelope(_ANSWER, message), keys
 
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
-        """See ``Handshake``."""
+        """Server.  Raises ``Malformed`` unless the session's client made it."""
         head, sealed = join.message[: _JOIN_HEAD.size], join.message[_JOIN_HEAD.size :]
         return _parse_offer(_decrypt(_native(keys).join, join.number, sealed, head))
 
     def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
-        """See ``Handshake``."""
+        """Server: challenge whoever sent the join."""
         sealed = _native(keys).join_answer.encrypt(_NONCE.pack(number), challenge, b"")
         return self._envelope(_JOIN_ANSWER, sealed)
 
     def gone(self, join: JoinMessage) -> bytes:
-        """See ``Handshake``."""
+        """Server: it does not know the session that this join names."""
         return self._envelope(_GONE, self._gone_mac(join.message))
 
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:
-        """See ``Handshake``."""
+        """Server: the challenge that came back.  Raises ``Malformed``."""
         head, sealed = confirm.message[: _JOIN_HEAD.size], confirm.message[_JOIN_HEAD.size :]
         return _decrypt(_native(keys).confirm, confirm.number, sealed, head, CHALLENGE)
 

@@ -1,247 +1,269 @@
-"""The server of the native wire: hellos and joins are answered almost without state, and confirmed before they count.
+"""How a server of the native wire takes clients in: hello or join → answer with a challenge → confirmation.
 
-A stranger's payload, behind a SYN-ACK whose number is a cookie, must be a hello or a join (nothing else is answered) →
-the answer, with a challenge → a confirmation that echoes it.  Only then is there a session, and a flow.
+A stranger's payload, behind a SYN-ACK whose number is a cookie, must be a hello or a join: nothing else is answered.
+Both are answered almost without state (``half_open``).  Only the confirmation, which echoes the challenge, makes a
+session and a flow.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
 
 from rsock_nf.core import messages
-from rsock_nf.core.ends.flows import SWEEP
-from rsock_nf.core.ends.server import Server
-from rsock_nf.core.flows.flow import Flow, Input, State
-from rsock_nf.core.flows.session import Session
-from rsock_nf.core.flows.timers import Timer
-from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.protocols import (
-    Answer,
-    ConfirmMessage,
-    Frames,
-    Handshake,
-    HelloMessage,
-    JoinMessage,
-    Kind,
-    Rng,
-    Status,
-)
-from rsock_nf.core.pump.state import OUR_WINDOW, PumpFlow
-from rsock_nf.core.tcp.segment import ACK, PSH, HeaderTemplate, Segment
-from rsock_nf.core.types import Buffer, Malformed, Outgoing, Run
+from rsock_nf.core.ends.accepting import MAX_FLOWS, Accepting, Proved, link_header
+from rsock_nf.core.ends.wire import Probing
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.probes import Probes
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.table import FlowTable
+from rsock_nf.core.flows.timers import SWEEP, Timer
+from rsock_nf.core.flows.watch import Watch
+from rsock_nf.core.parameters import Wire
+from rsock_nf.core.protocols import Frames, Kind
+from rsock_nf.core.pump.state import OUR_WINDOW, Handover, PumpFlow
+from rsock_nf.core.tcp.cookie import Cookie
+from rsock_nf.core.tcp.segment import ACK, PSH, RST, HeaderTemplate, Segment, SynOptions
+from rsock_nf.core.tcp.sequence import add
+from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.half_open import MAX_AGE, HalfOpen, HalfOpenTable, Said
+from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.limits import LIMITS
+from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Status
 
-_MASK = 0xFFFFFFFF
-MAX_FLOWS = 1024
-"""Of one session."""
 SMALLEST_PAYLOAD = 256
 """A client that states a smaller MSS than this is turned away: nothing useful fits."""
 
 
-class NativeServer(Server):
-    """See the module."""
+class NativeServerWire:
+    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and told nobody."""
 
-    def __init__(
-        self, parameters: ServerParameters, handshake: Handshake, rng: Rng, *, mtu: int, max_burst_bytes: int
-    ) -> None:
-        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=max_burst_bytes)
-        self._handshake = handshake
-        self._half_open = HalfOpenTable()
+    name = Wire.NATIVE
+    limits = LIMITS
+
+    def __init__(self, secret: bytes, cookie_key: bytes) -> None:
+        self._handshake = NativeHandshake(secret)
+        self._cookie = Cookie(cookie_key)
+        self.half_open = HalfOpenTable()
+
+    def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
+        """See ``Wire``."""
+        return Probes(context, table, watch)
+
+    def may_tell(self, flow: PumpFlow, message: object) -> bool:
+        """See ``Wire``: the peer knows every usable flow, and every message."""
+        return True
+
+    def is_end(self, flow: Established, seq: int) -> bool:
+        """See ``Wire``: only what comes next in sequence."""
+        return seq == flow.pump.received
+
+    def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
+        """See ``Wire``: nothing beyond what the flow's state asks for."""
+        return None
 
     # -- strangers
 
-    def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
+    def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
+        """See ``ServerWire``.  The options need not be in the cookie: a hello or join tells what its client received."""
+        return self._cookie.isn(segment.key, segment.seq, now)
+
+    def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
+        """See ``ServerWire``."""
+        if segment.payload and not segment.flags & RST and not accepting.stopping:
+            self._first_payload(now, accepting, segment, link_header(received))
+
+    def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
         """A hello, a join, or a confirmation; anything else is treated as ``on_probe`` says.
 
-        What costs least is asked first: a hello costs a Diffie-Hellman only behind a handshake that proved the
-        address, below the rate limit, and once.  On a UDP carrier nothing has proved the address: the rate limit is asked
-        last, by what somebody with the secret has made, lest strangers use up what is allowed to another address.
+        What costs least is asked first.  A hello costs a Diffie-Hellman only behind a handshake that proved the address,
+        below the rate limit, and once.  On a UDP carrier nothing has proved the address: the rate limit is asked last, for
+        messages that somebody with the secret has made.  So strangers cannot use up what another address is allowed.
         """
         udp = segment.key.udp
-        isn = (segment.seq - 1) & _MASK
-        first = udp or self._cookie.check(segment.key, isn, (segment.ack - 1) & _MASK, now)
+        isn = add(segment.seq, -1)
+        first = udp or self._cookie.check(segment.key, isn, add(segment.ack, -1), now)
         digest = hashlib.sha256(segment.payload).digest() if first else b""
-        known = self._half_open.find(digest) if first else None
-        if known is None and first and not udp and not self._half_open.allow(now, segment.key.remote):
-            self._turn_away(segment, link_header, "hellos above the rate limit")
+        known = self.half_open.find(digest) if first else None
+        if known is None and first and not udp and not self.half_open.allow(now, segment.key.remote):
+            accepting.turn_away(segment, reply_to, "hellos above the rate limit")
             return
         try:
-            answer = known.answer if known else self._answer(now, segment, link_header, digest)
+            answer = known.answer if known else self._answer(now, accepting, segment, reply_to, digest)
         except Malformed:
             # Behind no handshake of ours: a client of ours whose NAT address changed, or whose flow ended here.
-            self._turn_away(segment, link_header, "payloads from strangers" if first else "payloads of no flow")
+            accepting.turn_away(segment, reply_to, "payloads from strangers" if first else "payloads of no flow")
             return
         if not answer:
             return
-        entry = self._half_open.find(digest)
+        entry = self.half_open.find(digest)
         if entry is not None:
-            seq, ack = (segment.seq + len(segment.payload)) & _MASK, (segment.ack + len(answer)) & _MASK
+            seq, ack = add(segment.seq, len(segment.payload)), add(segment.ack, len(answer))
             entry.heard_from(segment.key, Said(0, 0, 0, now) if udp else Said(isn, seq, ack, now))
-            self._deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
-        self._reply(segment, link_header, answer)
+            accepting.context.deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
+        _reply(accepting, segment, reply_to, answer)
 
-    def _answer(self, now: float, segment: Segment, link_header: bytes, digest: bytes) -> bytes:
+    def _answer(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, digest: bytes) -> bytes:
         """To a payload that was not answered before; b"" = none is due.  ``digest`` b"": not the first of its flow.
 
         Raises ``Malformed``.
         """
 
         def admit() -> bool:
-            return bool(digest) and (not segment.key.udp or self._half_open.allow(now, segment.key.remote))
+            return bool(digest) and (not segment.key.udp or self.half_open.allow(now, segment.key.remote))
 
-        message = self._handshake.read_untrusted(segment.payload, self._rng, admit=admit)
+        message = self._handshake.read_untrusted(segment.payload, accepting.context.rng, admit=admit)
         if isinstance(message, ConfirmMessage):
-            self._confirmed(now, segment, link_header, message)
+            self._confirmed(now, accepting, segment, reply_to, message)
             return b""
         if not digest:
-            self.counters["hellos without a handshake"] += 1
+            accepting.context.counters["hellos without a handshake"] += 1
             return b""
         if isinstance(message, JoinMessage):
-            return self._join(now, message, digest)
-        return self._hello(now, message, digest)
+            return self._join(now, accepting, message, digest)
+        return self._hello(now, accepting, message, digest)
 
-    def _hello(self, now: float, hello: HelloMessage, digest: bytes) -> bytes:
+    def _hello(self, now: float, accepting: Accepting, hello: HelloMessage, digest: bytes) -> bytes:
         if hello.offer.mss < SMALLEST_PAYLOAD:
             raise Malformed(f"hello with an MSS of {hello.offer.mss}")
+        parameters, rng = accepting.parameters, accepting.context.rng
         status = Status.WELCOME
-        if hello.offer.cipher is not self._config.cipher:
+        if hello.offer.cipher is not parameters.cipher:
             status = Status.CIPHER
-        elif not self._has_room():
+        elif not accepting.has_room():
             status = Status.FULL
-        session_id = int.from_bytes(self._rng(8), "big")
-        challenge = self._rng(16)
-        answer = Answer(status, self._config.cipher, session_id, challenge, len(self._config.targets))
+        session_id = accepting.context.random(8)
+        challenge = rng(16)
+        answer = Answer(status, parameters.cipher, session_id, challenge, len(parameters.targets))
         message, keys = self._handshake.answer(hello, answer)
         if status is Status.WELCOME:
             entry = HalfOpen(session_id, -1, hello.offer, keys, challenge, message, digest, now, joined=False)
-            self._remember(entry)
+            self._remember(accepting, entry)
         return message
 
-    def _join(self, now: float, join: JoinMessage, digest: bytes) -> bytes:
-        session = self.sessions.get(join.session_id)
+    def _join(self, now: float, accepting: Accepting, join: JoinMessage, digest: bytes) -> bytes:
+        session = accepting.sessions_by_id.get(join.session_id)
         if session is None:
             return self._handshake.gone(join)
         offer = self._handshake.read_join(session.keys, join)
         if offer.mss < SMALLEST_PAYLOAD or len(session.flows) >= MAX_FLOWS or not session.numbers.accept(join.number):
             raise Malformed("join with a number used before, or for one flow too many")
-        challenge = self._rng(16)
+        challenge = accepting.context.rng(16)
         message = self._handshake.join_answer(session.keys, join.number, challenge)
         entry = HalfOpen(
             join.session_id, join.number, offer, session.keys, challenge, message, digest, now, joined=True
         )
-        self._remember(entry)
+        self._remember(accepting, entry)
         return message
 
-    def _remember(self, entry: HalfOpen) -> None:
-        if self._half_open.put(entry):
-            self.counters["half-open entries that gave way to later ones"] += 1
+    def _remember(self, accepting: Accepting, entry: HalfOpen) -> None:
+        if self.half_open.put(entry):
+            accepting.context.counters["half-open entries that gave way to later ones"] += 1
 
-    def _confirmed(self, now: float, segment: Segment, link_header: bytes, confirm: ConfirmMessage) -> None:
+    def _confirmed(
+        self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, confirm: ConfirmMessage
+    ) -> None:
         """Our challenge came back under the session's keys: this address is real, this client has the secret."""
-        self._half_open.expire(now)
-        entry = self._half_open.named(confirm.session_id, confirm.number)
+        counters = accepting.context.counters
+        self.half_open.expire(now)
+        entry = self.half_open.named(confirm.session_id, confirm.number)
         if entry is None:
-            self.counters["confirmations of nothing"] += 1
+            counters["confirmations of nothing"] += 1
             return
         if self._handshake.read_confirm(entry.keys, confirm) != entry.challenge:
             raise Malformed("another challenge than ours")
         said = entry.said_by.get(segment.key)
         if said is None or (segment.seq, segment.ack) != (said.seq, said.ack):
-            self.counters["confirmations from elsewhere"] += 1  # who says it has proved no address
+            counters["confirmations from elsewhere"] += 1  # who says it has proved no address
             return
-        session = self.sessions.get(entry.session_id)
+        session = accepting.sessions_by_id.get(entry.session_id)
         if session is None:
-            if entry.joined or not self._make_room(now):
+            if entry.joined or not accepting.make_room(now):
                 return
-            session = self._new_session(now, entry.session_id, entry.keys, segment.key)
+            session = accepting.begin_session(now, entry.session_id, entry.keys, segment.key)
         if not entry.joined and not session.numbers.accept(confirm.number):
             return
-        self._half_open.remove(entry)
-        old = self._flows.get(segment.key)
-        if old is not None:
-            self._step(now, old, Input.DEAD, "its addresses and ports were used again")
-            self._discard(now, old, "its addresses and ports were used again")
-        self._ready(self._open(now, segment, session, entry, confirm.number), link_header)
-
-    def _open(self, now: float, segment: Segment, session: Session, entry: HalfOpen, number: int) -> Flow:
-        flow = Flow(number, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big"))
-        said = entry.said_by[segment.key]
-        flow.isn = said.isn
-        if said.answered is not None:
-            flow.health.sample(max(now - said.answered, 0.0))
-        flow.mss = min(entry.offer.mss, self._link_payload(segment.key))
-        flow.scale = entry.offer.window_scale
-        flow.next_seq = segment.ack
-        flow.received = (segment.seq + len(segment.payload)) & _MASK
-        flow.window = segment.window << (flow.scale or 0)
-        self._accept(now, flow, session)
-        return flow
-
-    def _ready(self, flow: Flow, link_header: bytes) -> None:
-        if flow.pump:
-            burst = self.pump.send_control(flow.pump, messages.Ready())
-            self._outbox.send([burst._replace(reply_to=link_header)])
-
-    def _reply(self, segment: Segment, link_header: bytes, payload: bytes) -> None:
-        """Answer a stranger where the segment came from; sequence numbers are the segment's own."""
-        if segment.key.udp:
-            self._outbox.send([Outgoing(b"", [payload], len(payload), 0, carrier=segment.key)])
-            return
-        template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
-        ack = (segment.seq + len(segment.payload)) & _MASK
-        headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
-        self._outbox.send([Outgoing(headers, [payload], len(payload), 0, link_header)])
+        self.half_open.remove(entry)
+        _ready(accepting, _accept(now, accepting, segment, session, entry, confirm.number), reply_to)
 
     # -- flows
 
-    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
-        """Nothing authenticates: the confirmation again, since our answer was lost, or a new client behind this NAT."""
-        flow = self._flows.get(segment.key)
-        if flow is not None and pump.received_frames == 0 and self._confirms(flow, segment):
-            self._ready(flow, link_header)
+    def unopened(
+        self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
+    ) -> None:
+        """See ``ServerWire``: the confirmation again, since our answer was lost, or a new client behind this NAT."""
+        reply_to = link_header(received)
+        if flow.pump.received_frames == 0 and self._confirms(accepting, flow, segment):
+            _ready(accepting, flow, reply_to)
         else:
-            self._first_payload(now, segment, link_header)
+            self._first_payload(now, accepting, segment, reply_to)
 
-    def _confirms(self, flow: Flow, segment: Segment) -> bool:
+    def _confirms(self, accepting: Accepting, flow: Established, segment: Segment) -> bool:
         """It is the confirmation that opened ``flow``, or looks like it."""
         try:
-            message = self._handshake.read_untrusted(segment.payload, self._rng, admit=lambda: False)
+            message = self._handshake.read_untrusted(segment.payload, accepting.context.rng, admit=lambda: False)
         except Malformed:
             return False
-        session_id = flow.session.session_id if flow.session else -1
-        return isinstance(message, ConfirmMessage) and message[:2] == (session_id, flow.flow_id)
+        return isinstance(message, ConfirmMessage) and message[:2] == (flow.session.session_id, flow.flow_id)
 
     # -- conversations
 
-    def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        """An opening frame makes the conversation; plain data of one that ended is told so."""
+    def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
+        """See ``ServerWire``: an opening frame makes the conversation.  To plain data of one that ended, that is said."""
         if frames.kind != Kind.OPENING:
-            self.counters["data for no conversation"] += len(frames.datagrams)
-            self._tell(session, messages.CloseConversation(frames.conversation))
+            accepting.context.counters["data for no conversation"] += len(frames.datagrams)
+            accepting.table.tell(session, messages.CloseConversation(frames.conversation))
             return
         datagrams: list[Buffer] = []
         target = -1
         for body in frames.datagrams:
-            if len(body) >= 2:
-                target = int.from_bytes(body[:2], "big")
-                datagrams.append(body[2:])
+            if len(body) >= LIMITS.opening_bytes:
+                target = int.from_bytes(body[: LIMITS.opening_bytes], "big")
+                datagrams.append(body[LIMITS.opening_bytes :])
         conversation = session.group.conversations.get(frames.conversation)
         if conversation is None:
-            conversation = self._open_conversation(now, session, frames.conversation, target)
+            conversation = accepting.open_conversation(now, session, frames.conversation, target)
         if conversation is None or not datagrams:
             return
-        self._tell(session, messages.Opened(frames.conversation))
-        conversation.received_datagrams += len(datagrams)
-        conversation.received_bytes += sum(map(len, datagrams))
-        self._outbox.deliver([Run(conversation.peer, datagrams, len(datagrams[0]))])
+        accepting.table.tell(session, messages.Opened(frames.conversation))
+        accepting.conversations.deliver(conversation, datagrams, len(datagrams[0]))
 
     # -- the rest
 
-    def _timeout(self, now: float, timer: Timer, key: Hashable) -> None:
-        if timer is Timer.HALF_OPEN:
-            self._half_open.expire(now)
-            if len(self._half_open):
-                self._deadlines.set(Timer.HALF_OPEN, None, now + SWEEP)
-        else:
-            super()._timeout(now, timer, key)
+    def timeout(self, now: float, accepting: Accepting) -> None:
+        """See ``ServerWire``."""
+        self.half_open.expire(now)
+        if len(self.half_open):
+            accepting.context.deadlines.set(Timer.HALF_OPEN, None, now + SWEEP)
+
+
+def _accept(
+    now: float, accepting: Accepting, segment: Segment, session: Session, entry: HalfOpen, number: int
+) -> Established:
+    """A confirmed flow: its sequence numbers go on from the confirmation."""
+    said, mss, scale = entry.said_by[segment.key], entry.offer.mss, entry.offer.window_scale
+    old = accepting.table.get(segment.key)
+    if old is not None:
+        accepting.evict(now, old, "its addresses and ports were used again")
+    received = add(segment.seq, len(segment.payload))
+    window = segment.window << (scale or 0)
+    start = Handover(segment.ack, received, scale, window, 0, accepting.context.random(2))
+    flow = accepting.accept(now, session, Proved(number, segment.key, mss, said.isn, start))
+    if said.answered is not None:
+        flow.health.sample(max(now - said.answered, 0.0))
+    return flow
+
+
+def _ready(accepting: Accepting, flow: Established, reply_to: bytes) -> None:
+    burst = accepting.table.pump.send_control(flow.pump, messages.Ready())
+    accepting.context.outbox.send([burst._replace(reply_to=reply_to)])
+
+
+def _reply(accepting: Accepting, segment: Segment, reply_to: bytes, payload: bytes) -> None:
+    """Answer a stranger where the segment came from; sequence numbers are the segment's own."""
+    if segment.key.udp:
+        accepting.context.outbox.send([Outgoing(b"", [payload], len(payload), 0, carrier=segment.key)])
+        return
+    template = HeaderTemplate(segment.key, accepting.context.random(2))
+    ack = add(segment.seq, len(segment.payload))
+    headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
+    accepting.context.outbox.send([Outgoing(headers, [payload], len(payload), 0, reply_to)])

@@ -9,7 +9,7 @@ and no attacker out, which is why nothing here is called authentication.  ``docs
 A frame has no length of its own: its segment is its length.  So none is sent in a burst, and what a receiver's GRO
 merged can be cut only where the link tells the segment size.
 
-Not here: who may have a session, and what becomes of a control message (``core.rsock_server``, ``core.rsock_client``).
+Not here: who may have a session (``client``, ``server``), and what becomes of a control message.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rsock_nf.core import messages
-from rsock_nf.core.messages import Control
-from rsock_nf.core.protocols import FirstFrame, FlowCodec, Frames, Kind, SessionKeys
+from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer, FlowKey, Malformed
 
 MAX_RECEIVED: Final = 1500
@@ -65,6 +64,31 @@ class Frame(NamedTuple):
     body: Buffer
 
 
+class FirstFrame(NamedTuple):
+    """What a stranger's frame says of itself.  It proves only that somebody knows the key."""
+
+    version: int
+    client: int
+    """The client's id."""
+    flow_id: int
+    data: bool
+    """It carries a datagram, not a control message."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAliveRequest:
+    """Control message: does flow ``flow_id`` still live?  It may travel on any flow."""
+
+    flow_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAliveAnswer:
+    """Control message: it does.  Nothing tells which request it answers."""
+
+    flow_id: int
+
+
 def hash_of(key: bytes, first: int) -> bytes:
     """The 8 bytes that a frame with the first body byte ``first`` begins with."""
     return hashlib.md5(key + bytes((first,)), usedforsecurity=False).digest()[8:]
@@ -98,38 +122,43 @@ _BY_LENGTH: Final = {layout.head.size - HASH: layout for layout in LAYOUTS.value
 
 
 class RsockFormat:
-    """See ``core.protocols.OpenFormat``.  ``key``: what both ends call ``hash``."""
+    """A wire without a handshake: the first frame of a flow is a datagram, and names client and flow.
+
+    ``key``: what both ends call ``hash``.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._hashes = tuple(hash_of(key, first) for first in range(256))
 
-    def keys(self, client: int, version: int) -> SessionKeys:
-        """See ``OpenFormat``."""
+    def keys(self, client: int, version: int) -> RsockKeys:
+        """What the codecs of client ``client`` (64 bits) need, in version ``version`` of the wire."""
         return RsockKeys(self._hashes, client.to_bytes(8, "big"), LAYOUTS[version])
 
     def flow_id(self, key: FlowKey, version: int) -> int:
-        """See ``OpenFormat``: as the original's client names a flow, by its ports before any NAT."""
+        """What a client calls a flow: as the original's does, by its ports before any NAT."""
         if version == 1:
             return key.local_port << 1 | key.udp
         return (_UDP_FLOW if key.udp else _TCP_FLOW) | key.remote_port << 16 | key.local_port
 
     def read_untrusted(self, payload: memoryview) -> FirstFrame:
-        """See ``OpenFormat``."""
+        """What a stranger's payload is.  Raises ``Malformed``, also for another key's hash."""
         frame = parse_frame_untrusted(self._hashes, payload)
         client = int.from_bytes(frame.client, "big")
         return FirstFrame(frame.version, client, frame.flow_id, data=frame.command == DATA)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RsockKeys:
-    """What the codecs of one client's flows have in common."""
+    """What the flows of one client have in common (``SessionKeys``)."""
 
     hashes: tuple[bytes, ...]
     client: bytes
     layout: Layout
+    believed: bool = True
+    """The peer's acknowledgements follow what it received; else it is an original, and they follow nothing."""
 
-    def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:  # noqa: ARG002 - both directions are alike
-        """See ``SessionKeys``."""
+    def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:
+        """See ``SessionKeys``.  Both directions are alike."""
         return RsockCodec(self, flow_id)
 
 
@@ -146,12 +175,14 @@ class RsockCodec:
         self._lead = bytes((self._length, DATA)) + keys.client
         self._tail = self._flow.pack(flow_id) + b"\0"
         self.overhead = self._head.size
+        self.unheard = False
+        """Nothing is opened yet: the first frame comes to the wire whole (``quirks``), to tell what kind of peer it is of."""
 
     def pack(
         self,
         kind: int,
         conversation: int,
-        counter: int,  # noqa: ARG002 - no counters here
+        counter: int,
         prefix: bytes,
         datagrams: Sequence[Buffer],
     ) -> list[Buffer]:
@@ -166,6 +197,12 @@ class RsockCodec:
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
         """See ``FlowCodec``.  Where nothing tells the segment size, the payload is one frame or it is lost."""
+        if self.unheard:
+            return [], 0
+        return self.open(payload, segment_size)
+
+    def open(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
+        """The same, also while the flow is unheard."""
         size = len(payload)
         if not segment_size or segment_size >= size:
             found = self._open(payload, 0, size)
@@ -203,12 +240,12 @@ class RsockCodec:
         message = bytes((command,)) + payload[body:end]
         return Frames(Kind.CONTROL, 0, -1, [message], len(message), end)
 
-    def pack_control(self, counter: int, message: Control) -> bytes:  # noqa: ARG002 - no counters here
+    def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``.  A flow that closes says that it is down."""
         match message:
-            case messages.Probe():
-                command, body = KEEP_ALIVE_REQ, self._flow.pack(self._flow_id)
-            case messages.ProbeAnswer(flow_id=flow_id):
+            case KeepAliveRequest(flow_id=flow_id):
+                command, body = KEEP_ALIVE_REQ, self._flow.pack(flow_id)
+            case KeepAliveAnswer(flow_id=flow_id):
                 command, body = KEEP_ALIVE_RESP, self._flow.pack(flow_id)
             case messages.FlowDown(flow_id=flow_id):
                 command, body = NETCONN_RST, self._flow.pack(flow_id)
@@ -221,11 +258,11 @@ class RsockCodec:
         head = self._head.pack(self._hashes[body[0]], self._length, command, self._client, 0, self._flow_id, 0)
         return head + body
 
-    def control_size(self, message: Control) -> int:
+    def control_size(self, message: object) -> int:
         """See ``FlowCodec``."""
         return len(self.pack_control(0, message))
 
-    def read_control(self, body: Buffer) -> Control:
+    def read_control(self, body: Buffer) -> object:
         """See ``FlowCodec``.  What this flow says of its own end is ``CloseFlow``."""
         command = body[0] if body else DATA
         field = _CONVERSATION if command == CONV_RST else self._flow
@@ -235,9 +272,9 @@ class RsockCodec:
         if command == CONV_RST:
             return messages.CloseConversation(number)
         if command == KEEP_ALIVE_REQ:
-            return messages.Probe(0, flow_id=number)
+            return KeepAliveRequest(number)
         if command == KEEP_ALIVE_RESP:
-            return messages.ProbeAnswer(None, number, None)
+            return KeepAliveAnswer(number)
         return messages.CloseFlow() if number == self._flow_id else messages.FlowDown(number)
 
 

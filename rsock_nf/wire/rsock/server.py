@@ -1,36 +1,43 @@
-"""The server of wire rsock: a first datagram behind a complete handshake makes session, flow and conversation.
+"""How a server of wire rsock takes clients in: a first datagram behind a complete handshake makes session, flow and conversation.
 
 A stranger's way: SYN → SYN-ACK whose number is a cookie → an ACK that brings it back, from our client or from the
-kernel beside an original → a frame with the right hash, whose head names client and flow.  An original's first number is one
-too far, and its ACK is none of ours: so the handshake is kept until then (``handshakes``).
+kernel beside an original → a frame with the right hash, whose head names client and flow.  An original's first number is
+one too far, and its ACK is none of ours: so the handshake is kept until then (``handshakes``).
 
-Nothing is delivered that has no handshake behind it.  Who sends such frames all the same, and knows the
-key, belongs to a server that was restarted here: it is told so by an RST, for only the client can dial.
+Nothing is delivered that has no handshake behind it.  Somebody who sends such frames all the same, and knows the key,
+belongs to a server that was restarted here: an RST tells it so, for only the client can dial.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
 
-from rsock_nf.core.ends.server import Server
-from rsock_nf.core.flows.flow import Flow, Input, State
-from rsock_nf.core.flows.session import Session
-from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.protocols import FirstFrame, Frames, OpenFormat, Rng
-from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW, PumpFlow
-from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, FIN, PSH, RST, SYN, HeaderTemplate, Segment, SynOptions
-from rsock_nf.core.types import FlowKey, Malformed, Outgoing, Run
+from rsock_nf.core.ends.accepting import MAX_FLOWS, Accepting, Proved, link_header
+from rsock_nf.core.ends.wire import Probing
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import State
+from rsock_nf.core.flows.table import FlowTable
+from rsock_nf.core.flows.watch import Watch
+from rsock_nf.core.parameters import Wire
+from rsock_nf.core.protocols import Frames
+from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW, Handover, PumpFlow
+from rsock_nf.core.tcp.cookie import Cookie
+from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, FIN, PSH, RST, HeaderTemplate, Segment, SynOptions
+from rsock_nf.core.tcp.sequence import MASK, add, distance
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet
+from rsock_nf.wire.rsock import quirks
+from rsock_nf.wire.rsock.frames import FirstFrame, RsockFormat
 from rsock_nf.wire.rsock.handshakes import Complete, CompleteHandshakes
-from rsock_nf.wire.rsock.node import MAX_PAYLOAD, RsockNode
+from rsock_nf.wire.rsock.keepalive import KeepAlives
+from rsock_nf.wire.rsock.limits import LIMITS, MAX_PAYLOAD
 
-_MASK = 0xFFFFFFFF
-MAX_FLOWS = 1024
-"""Of one session."""
 MAX_ALL_FLOWS = 8192
-"""Of all: over UDP a single datagram, perhaps in another's name, makes one."""
+"""Of all sessions: over UDP a single datagram, perhaps in another's name, makes one."""
 MSS_STEPS = (1460, 1452, 1440, 1400, 1360, 1300, 1200, 536)
 """To one of these, downward, the MSS of a SYN is rounded: the cookie has room for no more."""
+NOTES = 16
+"""Notes that are laid over a cookie: which MSS step, and whether the SYN had a window scale."""
 FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
 """How far from the handshake a first frame's number may be: those before it were lost."""
 RESET_AFTER = 0.5
@@ -38,97 +45,124 @@ RESET_AFTER = 0.5
 UNSHAKEN_AGE = 30.0
 """Seconds after which they count as new again."""
 _MAX_UNSHAKEN = 256
-_PEER = "rsock"
-_CARRIER = Complete(_MASK, _MASK, MAX_PAYLOAD, None, 0.0)
+_CARRIER = Complete(MASK, MASK, MAX_PAYLOAD, None, 0.0)
 """In the place of a handshake where the carrier is UDP: all numbers are 0."""
 
 
-class RsockServer(RsockNode, Server):
-    """See the module."""
+class RsockServerWire:
+    """See the module, and ``ServerWire``.  ``key``: what both ends call ``hash``; ``cookie_key``: 32 random bytes."""
 
-    def __init__(self, parameters: ServerParameters, form: OpenFormat, rng: Rng, *, mtu: int) -> None:
-        super().__init__(parameters, rng, mtu=mtu, max_burst_bytes=0)
-        self._format = form
-        self._undecided: dict[PumpFlow, Session] = {}
+    name = Wire.RSOCK
+    limits = LIMITS
+
+    def __init__(self, key: bytes, cookie_key: bytes) -> None:
+        self._format = RsockFormat(key)
+        self._cookie = Cookie(cookie_key)
         self._complete = CompleteHandshakes()
         self._unshaken: OrderedDict[FlowKey, float] = OrderedDict()
         """Who sends frames without a handshake, and since when."""
 
-    # -- strangers
+    def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
+        """See ``Wire``."""
+        return KeepAlives(context, table, watch, initiator=False)
 
-    def _note(self, segment: Segment, asked: SynOptions) -> int:
-        """What the cookie is to remember: MSS and window scale of the SYN."""
-        mss = min(asked.mss or DEFAULT_MSS, self._link_payload(segment.key))
+    def may_tell(self, flow: PumpFlow, message: object) -> bool:
+        """See ``Wire``."""
+        return quirks.may_tell(flow, message, initiator=False)
+
+    def is_end(self, flow: Established, seq: int) -> bool:
+        """See ``Wire``."""
+        return quirks.is_end(flow, seq)
+
+    def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
+        """See ``Wire``."""
+        return quirks.answer_fin(flow, segment, initiator=False)
+
+    # -- the handshake
+
+    def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
+        """See ``ServerWire``.  A kernel's ACK tells nothing of its SYN, so a note of MSS and window scale lies over the cookie.
+
+        Whoever may bring any note brings one of 16 numbers, not one.
+        """
+        mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)
-        return step << 1 | (asked.window_scale is not None)
+        note = step << 1 | (asked.window_scale is not None)
+        return self._cookie.isn(segment.key, segment.seq, now) ^ note
 
-    def _stranger(self, now: float, segment: Segment, link_header: bytes) -> None:
+    def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
+        """See ``ServerWire``."""
         if segment.flags & RST:
             self._forget(segment)
-        elif segment.flags & SYN or self._stopping:
-            super()._stranger(now, segment, link_header)
-        else:
+        elif not accepting.stopping:
             self._complete_handshake(now, segment)
             if segment.flags & FIN:
-                self._unused(segment, link_header)
+                self._unused(accepting, segment, link_header(received))
             elif segment.payload:
-                self._first_payload(now, segment, link_header)
+                self._first_payload(now, accepting, segment, received)
 
     def _complete_handshake(self, now: float, segment: Segment) -> None:
         """Keep the handshake that ``segment`` completes, if it does."""
         if segment.key.udp or self._shaken(segment) is not None:
             return
-        client_isn, server_isn = (segment.seq - 1) & _MASK, (segment.ack - 1) & _MASK
-        note = self._cookie.note(segment.key, client_isn, server_isn, now)
-        if note is not None:
-            scale = OUR_SCALE if note & 1 else None
-            self._complete.put(now, segment.key, Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now))
+        client_isn, server_isn = add(segment.seq, -1), add(segment.ack, -1)
+        for note in self._cookie.differences(segment.key, client_isn, server_isn, now):
+            if note < NOTES:
+                scale = OUR_SCALE if note & 1 else None
+                complete = Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now)
+                self._complete.put(now, segment.key, complete)
+                return
 
     def _shaken(self, segment: Segment) -> Complete | None:
         """The handshake that ``segment`` may follow; not one of the same ports long ago."""
         known = self._complete.get(segment.key)
-        if known is None or (segment.seq - known.client_isn - 1) & _MASK > FIRST_WINDOW:
+        if known is None or distance(add(known.client_isn, 1), segment.seq) > FIRST_WINDOW:
             return None
         return known
 
     def _forget(self, segment: Segment) -> None:
         """The client gives a connection up that it never used."""
         known = self._complete.get(segment.key)
-        if known is not None and segment.seq == (known.client_isn + 1) & _MASK:
+        if known is not None and segment.seq == add(known.client_isn, 1):
             self._complete.take(segment.key)
 
-    def _unused(self, segment: Segment, link_header: bytes) -> None:
+    def _unused(self, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
         """The client closes a connection that it never used: as TCP would (RFC 9293 section 3.6)."""
         known = self._shaken(segment)
         if known is None:
             return
         self._complete.take(segment.key)
-        ack = (segment.seq + len(segment.payload) + 1) & _MASK
-        template = HeaderTemplate(segment.key, int.from_bytes(self._rng(2), "big"))
-        headers = template.build((known.server_isn + 1) & _MASK, ack, FIN | ACK, OUR_WINDOW, 0)
-        self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
+        ack = add(segment.seq, len(segment.payload) + 1)
+        template = HeaderTemplate(segment.key, accepting.context.random(2))
+        headers = template.build(add(known.server_isn, 1), ack, FIN | ACK, OUR_WINDOW, 0)
+        accepting.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
 
-    def _first_payload(self, now: float, segment: Segment, link_header: bytes) -> None:
+    # -- the first frame
+
+    def _first_payload(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
         """A frame of no flow that we know, or several merged.  On a UDP carrier there is no handshake to ask for."""
-        size = self._received.segment_size or len(segment.payload)
-        first = segment.payload[:size]
+        reply_to = link_header(received)
+        first = segment.payload[: received.segment_size or len(segment.payload)]
         try:
             frame = self._format.read_untrusted(first)
         except Malformed:
-            self._turn_away(segment, link_header, "payloads from strangers")
+            accepting.turn_away(segment, reply_to, "payloads from strangers")
             return
         known = _CARRIER if segment.key.udp else self._shaken(segment)
         if known is None:
-            self._without_handshake(now, segment, link_header)
+            self._without_handshake(now, accepting, segment, reply_to)
             return
-        session = self._session_of(now, frame, segment.key, first)
+        session = self._session_of(now, accepting, frame, segment.key, first)
         if session is not None:
-            self._open(now, segment, session, frame, known)
-            self._acknowledge_first(now, segment, session, link_header)
+            flow = self._open(now, accepting, segment, session, frame.flow_id, known)
+            accepting.intake.again(received)
+            if not flow.key.udp:  # neither the client nor a tracker on the way has seen our scaled window yet
+                ack = accepting.table.pump.acknowledge(flow.pump)
+                accepting.context.outbox.send([ack._replace(reply_to=reply_to)])
 
-    def _without_handshake(self, now: float, segment: Segment, link_header: bytes) -> None:
-        self.counters["frames without a handshake"] += 1
-        if segment.key in self._flows:
+    def _without_handshake(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
+        accepting.context.counters["frames without a handshake"] += 1
+        if accepting.table.get(segment.key) is not None:
             return
         since = self._unshaken.get(segment.key)
         if since is None or now - since > UNSHAKEN_AGE:
@@ -137,96 +171,67 @@ class RsockServer(RsockNode, Server):
                 self._unshaken.popitem(last=False)
         elif now - since >= RESET_AFTER:
             del self._unshaken[segment.key]
-            headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
-            self._outbox.send([Outgoing(headers, [], 0, 0, link_header)])
+            accepting.reset(segment, reply_to)
 
-    def _session_of(self, now: float, frame: FirstFrame, key: FlowKey, payload: memoryview) -> Session | None:
+    def _session_of(
+        self, now: float, accepting: Accepting, frame: FirstFrame, key: FlowKey, payload: memoryview
+    ) -> Session | None:
         """The client's session, made if this is a datagram; None = the frame opens nothing."""
-        session = self.sessions.get(frame.client)
+        counters = accepting.context.counters
+        session = accepting.sessions_by_id.get(frame.client)
         if session is None:
             if not frame.data:
-                self.counters["control frames of no session"] += 1
+                counters["control frames of no session"] += 1
                 return None
-            if not self._make_room(now):
-                self.counters["clients above max_sessions"] += 1
+            if not accepting.make_room(now):
+                counters["clients above max_sessions"] += 1
                 return None
-            return self._new_session(now, frame.client, self._format.keys(frame.client, frame.version), key)
+            return accepting.begin_session(now, frame.client, self._format.keys(frame.client, frame.version), key)
         codec = session.keys.codec(frame.flow_id, initiator=False)
-        if len(session.flows) >= MAX_FLOWS or len(self._flows) >= MAX_ALL_FLOWS or not codec.unpack(payload, 0)[0]:
-            self.counters["frames of another version, or of one flow too many"] += 1
+        full = len(session.flows) >= MAX_FLOWS or len(accepting.table) >= MAX_ALL_FLOWS
+        if full or not codec.unpack(payload, 0)[0]:
+            counters["frames of another version, or of one flow too many"] += 1
             return None
         return session
 
-    def _open(self, now: float, segment: Segment, session: Session, frame: FirstFrame, known: Complete) -> None:
+    def _open(
+        self, now: float, accepting: Accepting, segment: Segment, session: Session, flow_id: int, known: Complete
+    ) -> Established:
         self._complete.take(segment.key)
-        for old in (session.flows.get(frame.flow_id), self._flows.get(segment.key)):
+        for old in (session.flows.get(flow_id), accepting.table.get(segment.key)):
             if old is not None and old.state is not State.CLOSED:
-                self._step(now, old, Input.DEAD, "its addresses or its name are used again")
-                self._discard(now, old, "its addresses or its name are used again")
+                accepting.evict(now, old, "its addresses or its name are used again")
         self._unshaken.pop(segment.key, None)
-        flow = Flow(
-            frame.flow_id, segment.key, state=State.ESTABLISHED, identification=int.from_bytes(self._rng(2), "big")
-        )
-        flow.isn = known.client_isn
-        flow.mss = min(known.mss, self._link_payload(segment.key))
-        flow.scale = known.scale
-        flow.next_seq = (known.server_isn + 1) & _MASK
-        flow.received = segment.seq
-        flow.window = segment.window << (flow.scale or 0)
-        self._accept(now, flow, session)
-
-    def _acknowledge_first(self, now: float, segment: Segment, session: Session, link_header: bytes) -> None:
-        """Take the frame, and tell at once: neither the client nor a tracker on the way has seen our scaled window yet."""
-        flow = self._flows[segment.key]
-        if flow.pump is not None and not flow.key.udp:
-            pushes = bool(segment.flags & PSH) and segment.ack == flow.next_seq
-            self._know(flow.pump, session, pushes=pushes)
-        self._again(now)
-        if flow.pump is not None and not flow.key.udp:
-            self._outbox.send([self.pump.acknowledge(flow.pump)._replace(reply_to=link_header)])
+        window = segment.window << (known.scale or 0)
+        identification = accepting.context.random(2)
+        start = Handover(add(known.server_isn, 1), segment.seq, known.scale, window, 0, identification)
+        flow = accepting.accept(now, session, Proved(flow_id, segment.key, known.mss, known.client_isn, start))
+        quirks.begin(accepting.table.pump, flow, unheard=False)
+        if not flow.key.udp:
+            pushes = bool(segment.flags & PSH) and segment.ack == flow.first_seq
+            quirks.judge(accepting.table.pump, flow, pushes=pushes)
+        return flow
 
     # -- flows
 
-    def _odd(self, now: float, flow: Flow, segment: Segment, link_header: bytes) -> None:
-        """Also what followed a flow's first frame in one batch: the pump did not know the flow yet."""
-        has_ip_options = self._received.data[0] >> 4 == 4 and self._received.data[0] != 0x45
-        if segment.flags & ACK and not segment.flags & SYN and not has_ip_options:  # those the pump never takes
-            self._again(now)
-        else:
-            super()._odd(now, flow, segment, link_header)
-
-    def _unopened(self, now: float, pump: PumpFlow, segment: Segment, link_header: bytes) -> None:
-        """Behind a hole, or of a new client to which a NAT has given this flow's place."""
-        flow = self._flows.get(segment.key)
-        if flow is None or flow.pump is not pump:
-            return  # what came before it in one merged payload has opened another
-        if not self._rejoins(now, pump, segment):
+    def unopened(
+        self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
+    ) -> None:
+        """See ``ServerWire``: behind a hole, or of a new client to which a NAT has given this flow's place."""
+        context, pump, intake = accepting.context, accepting.table.pump, accepting.intake
+        if not quirks.take_again(context, pump, intake, flow, segment, received):
             self._complete_handshake(now, segment)
-            self._first_payload(now, segment, link_header)
-
-    def _unproved(self, flow: Flow) -> bool:
-        """A UDP flow whose peer has never answered: anybody may have sent its first datagram in somebody's name.
-
-        If that was a client of ours after all, its next datagram makes the flow again.
-        """
-        return flow.key.udp and flow.health.srtt is None
+            self._first_payload(now, accepting, segment, received)
 
     # -- conversations
 
-    def _peer(self, session: Session, number: int) -> Hashable:
-        return _PEER, session.session_id, number
-
-    def _unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        """Any datagram makes its conversation; where there is no room for it, the client is told that it ended."""
+    def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
+        """See ``ServerWire``: any datagram makes its conversation; where there is no room, the client is told that it ended."""
         conversation = session.group.conversations.get(frames.conversation)
         if conversation is None:  # else what came before it in this batch has opened it
-            conversation = self._open_conversation(now, session, frames.conversation, 0)
+            conversation = accepting.open_conversation(now, session, frames.conversation, 0)
         if conversation is not None:
-            conversation.received_datagrams += len(frames.datagrams)
-            conversation.received_bytes += sum(map(len, frames.datagrams))
-            self._outbox.deliver([Run(conversation.peer, frames.datagrams, frames.size)])
+            accepting.conversations.deliver(conversation, frames.datagrams, frames.size)
 
-
-def is_rsock_peer(peer: object) -> bool:
-    """Whether ``peer`` is of a conversation of this wire: session ids are chosen by clients, and might meet."""
-    return isinstance(peer, tuple) and peer[0] == _PEER
+    def timeout(self, now: float, accepting: Accepting) -> None:
+        """See ``ServerWire``: no timer of this wire's own."""

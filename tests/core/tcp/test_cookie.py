@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsock_nf.core.tcp.cookie import NOTES, PERIOD, Cookie
+from rsock_nf.core.tcp.cookie import PERIOD, Cookie
 from rsock_nf.core.types import FlowKey
 
 FLOW = FlowKey(bytes([198, 51, 100, 7]), 10001, bytes([192, 0, 2, 1]), 40000)
@@ -41,18 +41,18 @@ def test_not_for_another_number_or_key() -> None:
     assert not Cookie(bytes(32)).check(FLOW, 7, isn, START)
 
 
-@pytest.mark.parametrize("note", range(NOTES))
-def test_a_note_comes_back_with_the_number(note: int) -> None:
-    isn = COOKIE.isn(FLOW, 7, START, note)
-    assert COOKIE.note(FLOW, 7, isn, START + PERIOD) == note
-    assert COOKIE.check(FLOW, 7, isn, START) == (note == 0)
-    assert COOKIE.note(FLOW, 7, isn, START + 2 * PERIOD) is None
-    assert COOKIE.note(FLOW, 8, isn, START) is None
-    assert COOKIE.note(FLOW, 7, isn ^ NOTES, START) is None
+@pytest.mark.parametrize("bits", range(16))
+def test_bits_laid_over_the_number_are_read_in_both_periods(bits: int) -> None:
+    isn = COOKIE.isn(FLOW, 7, START) ^ bits
+    assert COOKIE.differences(FLOW, 7, isn, START)[0] == bits
+    assert COOKIE.differences(FLOW, 7, isn, START + PERIOD)[1] == bits
+    assert COOKIE.check(FLOW, 7, isn, START) == (bits == 0)
+    assert bits not in COOKIE.differences(FLOW, 7, isn, START + 2 * PERIOD)
+    assert bits not in COOKIE.differences(FLOW, 8, isn, START)
 
 
-def test_a_note_costs_no_more_hashes_than_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody may send ACKs: each is asked for its note."""
+def test_a_check_costs_two_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may send ACKs: each is asked for its cookie."""
     made: list[int] = []
     number = Cookie._number
 
@@ -61,7 +61,7 @@ def test_a_note_costs_no_more_hashes_than_a_check(monkeypatch: pytest.MonkeyPatc
         return number(cookie, flow, client_isn, period)
 
     monkeypatch.setattr(Cookie, "_number", counted)
-    assert COOKIE.note(FLOW, 7, 12345, START) is None
+    assert not COOKIE.check(FLOW, 7, 12345, START)
     assert len(made) == 2
 
 

@@ -90,7 +90,6 @@ def host(request: pytest.FixtureRequest, hosts: list[Host]) -> Host:
 class NoHops:
     """``NextHopSource`` of a link that only answers."""
 
-    moved_to = ""
     mtu = 1500
 
     def header(self, remote: bytes) -> None: ...

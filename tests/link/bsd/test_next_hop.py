@@ -17,7 +17,7 @@ from rsock_nf.link.bsd import routes
 from rsock_nf.link.bsd.abi import load
 from rsock_nf.link.bsd.next_hop import LOOK_AGAIN, NextHops
 from rsock_nf.link.bsd.routing import Interface, RouteSocket
-from rsock_nf.link.followed import RECHECK, RETRY
+from rsock_nf.link.next_hop import RECHECK, RETRY
 from tests.link.bsd.simulated import KERNELS
 from tests.link.bsd.simulated_routing import HandMade, SimulatedRouting, Way
 
@@ -165,7 +165,7 @@ def test_a_route_that_changes_is_news(host: Host) -> None:
     host.tables.ways[None] = Way(em1, GATEWAY, OURS)
     host.kernel.announce("RTM_ADD", 3)
     assert hops.events() == [LinkEvent.MOVED]
-    assert hops.moved_to == "em1"
+    assert hops._followed[FAR.packed].way.ifindex == em1.index
 
 
 def test_a_change_that_no_message_told_is_found(host: Host) -> None:

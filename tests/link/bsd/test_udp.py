@@ -15,11 +15,10 @@ import pytest
 from rsock_nf.link import system
 from rsock_nf.link.bsd.abi import load
 from rsock_nf.link.bsd.udp import DestinationOption, MessageReader, PlainUdp, destination_option
-from rsock_nf.link.remedies import LINUX
+from rsock_nf.link.linux.system import REMEDIES
 from rsock_nf.link.udp import MSG_TRUNC
-from rsock_nf.sockets import buffers as slots
-from rsock_nf.sockets import datagrams as datagram
-from rsock_nf.sockets import unix_datagrams as unix_datagram
+from rsock_nf.sockets import buffers, unix_datagrams
+from rsock_nf.sockets import datagrams as datagram_sockets
 from tests.sockets.test_datagrams import (
     Keep,
     endpoint,
@@ -34,6 +33,7 @@ from tests.sockets.test_datagrams import (
     test_a_stranger_cannot_speak_for_the_target,
     test_an_unreachable_peer_is_counted_and_stays_no_single_destination,
     test_answers_come_from_the_address_that_was_asked,
+    test_buffers_of_ones_own_are_not_overwritten_by_others,
     test_closing_twice,
     test_empty_datagrams_survive,
     test_equal_datagrams_make_one_run,
@@ -44,7 +44,6 @@ from tests.sockets.test_datagrams import (
     test_of_many_ipv6_addresses_the_one_that_was_asked_answers,
     test_one_sender_who_asks_two_of_our_addresses_is_two_peers,
     test_opening_errors_are_one_line,
-    test_slots_of_ones_own_are_not_overwritten_by_others,
 )
 from tests.sockets.test_unix_datagrams import (
     listener,
@@ -68,6 +67,7 @@ __all__ = [
     "test_a_stranger_cannot_speak_for_the_target",
     "test_an_unreachable_peer_is_counted_and_stays_no_single_destination",
     "test_answers_come_from_the_address_that_was_asked",
+    "test_buffers_of_ones_own_are_not_overwritten_by_others",
     "test_closing_twice",
     "test_empty_datagrams_survive",
     "test_equal_datagrams_make_one_run",
@@ -79,7 +79,6 @@ __all__ = [
     "test_of_many_ipv6_addresses_the_one_that_was_asked_answers",
     "test_one_sender_who_asks_two_of_our_addresses_is_two_peers",
     "test_opening_errors_are_one_line",
-    "test_slots_of_ones_own_are_not_overwritten_by_others",
     "test_unbound_senders_are_heard_and_not_answered",
     "test_what_no_udp_datagram_can_hold_is_dropped_alone",
 ]
@@ -90,20 +89,20 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (datagram, slots, unix_datagram):
-        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=LINUX))
-    slots.shared_slots.cache_clear()
+    for module in (datagram_sockets, buffers, unix_datagrams):
+        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=REMEDIES))
+    buffers.shared_buffers.cache_clear()
     yield
-    slots.shared_slots.cache_clear()
+    buffers.shared_buffers.cache_clear()
 
 
 def test_long_runs_go_one_by_one_and_that_is_no_fault(keep: Keep) -> None:
-    receiver = keep(datagram.Listener(endpoint("127.0.0.1")))
-    dialled = keep(datagram.Dialled(receiver.local))
+    receiver = keep(datagram_sockets.Listener(endpoint("127.0.0.1")))
+    connected = keep(datagram_sockets.TargetSocket(receiver.local))
     datagrams = [bytes([n]) * 1000 for n in range(100)]
-    dialled.send([run_of(datagrams)])
+    connected.send([run_of(datagrams)])
     assert [data for _, data in take(receiver, 100)] == datagrams
-    assert (dialled.counters.sent, dialled.counters.sent_singly) == (100, 0)
+    assert (connected.counters.sent, connected.counters.sent_singly) == (100, 0)
 
 
 def test_an_error_behind_datagrams_is_told_by_the_next_read() -> None:
@@ -155,12 +154,12 @@ def test_where_a_datagram_was_sent_to_is_said_in_the_systems_way(name: str, expe
     udp = PlainUdp(expected, abi.numbers, lambda _: 0)
     address = socket.inet_aton("192.0.2.1")
     body = bytes(4) + address + address if expected.packet_info else address  # struct in_pktinfo, struct in_addr
-    control = udp.parse_control(struct.pack("=ii", socket.IPPROTO_IP, expected.told) + body)
-    assert str(udp.address_of(socket.AF_INET, control.source)) == "192.0.2.1"
-    assert control.source == udp.source_of(socket.AF_INET, address, 0)
+    ancillary = udp.parse_ancillary(struct.pack("=ii", socket.IPPROTO_IP, expected.told) + body)
+    assert str(udp.address_of(socket.AF_INET, ancillary.source)) == "192.0.2.1"
+    assert ancillary.source == udp.source_of(socket.AF_INET, address, 0)
     answer = bytes(4) + address + bytes(4) if expected.packet_info else address
-    assert udp.answer_from(socket.AF_INET, control.source) == [(socket.IPPROTO_IP, expected.answer, answer)]
-    assert udp.parse_control(b"").source == udp.parse_control(struct.pack("=ii", 0, 99)).source == b""
+    assert udp.answer_from(socket.AF_INET, ancillary.source) == [(socket.IPPROTO_IP, expected.answer, answer)]
+    assert udp.parse_ancillary(b"").source == udp.parse_ancillary(struct.pack("=ii", 0, 99)).source == b""
 
 
 def test_large_buffers_are_asked_for_until_one_is_taken() -> None:

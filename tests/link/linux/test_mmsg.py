@@ -87,23 +87,23 @@ def test_names_of_a_whole_batch_compare_at_once(receiver: socket.socket, sender:
 
 def test_control_data_of_udp_gro(receiver: socket.socket, sender: socket.socket) -> None:
     receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-    reader = BatchReader(4, 65535, control=socket.CMSG_SPACE(4))
+    reader = BatchReader(4, 65535, ancillary=socket.CMSG_SPACE(4))
     for _ in range(2):  # the second round finds msg_controllen reset
         sender.send(b"single")
         assert reader.read(receiver.fileno()) == 1
-        assert not reader.any_control(1)
-        assert reader.control(0) == b""
+        assert not reader.any_ancillary(1)
+        assert reader.ancillary(0) == b""
         sender.sendmsg([bytes(1050)], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100))])
         assert reader.read(receiver.fileno()) == 1
         assert reader.lengths(1) == [1050]
-        assert reader.any_control(1)
-        length, level, kind, size = struct.unpack_from("=Qiii", reader.control(0))
+        assert reader.any_ancillary(1)
+        length, level, kind, size = struct.unpack_from("=Qiii", reader.ancillary(0))
         assert (length, level, kind, size) == (socket.CMSG_LEN(4), socket.IPPROTO_UDP, UDP_GRO, 100)
 
 
 def test_too_little_room_for_control_data_is_flagged(receiver: socket.socket, sender: socket.socket) -> None:
     receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
-    reader = BatchReader(1, 65535, control=8)
+    reader = BatchReader(1, 65535, ancillary=8)
     sender.sendmsg([bytes(1050)], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100))])
     assert reader.read(receiver.fileno()) == 1
     assert reader.flags(1) == [MSG_CTRUNC]
@@ -130,7 +130,7 @@ def test_slots_do_not_begin_in_the_same_cache_set() -> None:
     assert len({start % 4096 for start in starts}) == 8
 
 
-@pytest.mark.parametrize(("slots", "size"), [(0, 10), (1, 0)])
-def test_senseless_sizes(slots: int, size: int) -> None:
+@pytest.mark.parametrize(("buffers", "size"), [(0, 10), (1, 0)])
+def test_senseless_sizes(buffers: int, size: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        BatchReader(slots, size)
+        BatchReader(buffers, size)

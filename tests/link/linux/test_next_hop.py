@@ -20,10 +20,10 @@ import pytest
 from rsock_nf.core.types import IPAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, LinkEvent, Route
-from rsock_nf.link.followed import RECHECK, RETRY
 from rsock_nf.link.linux.next_hop import NextHops
 from rsock_nf.link.linux.routes import default_device, device_addresses, route_to
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
+from rsock_nf.link.next_hop import RECHECK, RETRY
 
 HERE = {4: "10.88.0.1", 6: "fd88::1"}
 THERE = {4: "10.88.0.2", 6: "fd88::2"}
@@ -92,6 +92,12 @@ def hops(here: Namespace) -> Iterator[NextHops]:
     wait(found, lambda: not readable(found, 0.0))  # what setting up the devices told
     yield found
     found.close()
+
+
+def device_toward(here: Namespace, hops: NextHops, remote: IPAddress) -> str:
+    """The device that the route to a followed destination leads out of, as ``hops`` knows it."""
+    ifindex = hops._followed[remote.packed].way.ifindex
+    return here.call(lambda: socket.if_indextoname(ifindex))
 
 
 def readable(hops: NextHops, seconds: float) -> bool:
@@ -327,7 +333,7 @@ def test_the_route_moves_to_another_device_and_back(here: Namespace, hops: NextH
     wait(hops, lambda: resolved(hops, remote, header("far0", version)))
     here.ip(f"route replace {DEFAULT[version]} via {'10.88.1.2' if version == 4 else 'fd88:1::2'}")
     assert LinkEvent.MOVED in wait_for(hops, LinkEvent.MOVED)
-    assert hops.moved_to == "eth1"
+    assert device_toward(here, hops, remote) == "eth1"
     here.ip(f"route replace {DEFAULT[version]} via {THERE[version]}")
     wait_for(hops, LinkEvent.NEXT_HOP)
     wait(hops, lambda: resolved(hops, remote, header("far0", version)))
@@ -339,13 +345,13 @@ def test_a_policy_rule_moves_the_route(here: Namespace, hops: NextHops) -> None:
     assert LinkEvent.MOVED not in wait(hops, lambda: resolved(hops, BEYOND[4], header("far0", 4)))
     here.ip(f"rule add to {BEYOND[4]} table 77")
     wait_for(hops, LinkEvent.MOVED)
-    assert hops.moved_to == "eth1"
+    assert device_toward(here, hops, BEYOND[4]) == "eth1"
 
 
-def test_an_address_of_this_host_moves_to_loopback(hops: NextHops) -> None:
+def test_an_address_of_this_host_moves_to_loopback(here: Namespace, hops: NextHops) -> None:
     hops.follow(ip_address(HERE[4]))
     assert hops.events() == [LinkEvent.MOVED]
-    assert hops.moved_to == "lo"
+    assert device_toward(here, hops, ip_address(HERE[4])) == "lo"
 
 
 def test_lost_news_are_made_up_for(here: Namespace, hops: NextHops, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +359,7 @@ def test_lost_news_are_made_up_for(here: Namespace, hops: NextHops, monkeypatch:
     here.ip(f"route add default via {THERE[4]}")
     hops.follow(BEYOND[4])
     wait(hops, lambda: resolved(hops, BEYOND[4], header("far0", 4)))
-    hops._news._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+    hops._news._netlink.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
     here.ip(*(f"route add 198.51.100.{host}/32 dev eth0" for host in range(200)))
     here.ip(
         f"route replace default via {OTHER_GATEWAY[4]}", "link set eth0 mtu 1400", "address add 10.88.0.9/24 dev eth0"

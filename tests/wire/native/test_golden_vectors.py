@@ -7,8 +7,9 @@ import pytest
 
 from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.protocols import Answer, FlowCodec, Gone, Kind, Offer, SessionKeys, Status
+from rsock_nf.core.protocols import FlowCodec, Kind, SessionKeys
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
+from rsock_nf.wire.native.opening import Answer, Gone, Offer, Status
 from tests.wire.native import vectors
 
 GOLDEN: dict[str, Any] = json.loads(vectors.PATH.read_text())

@@ -11,19 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.protocols import (
-    Answer,
-    ConfirmMessage,
-    Gone,
-    HelloMessage,
-    JoinMessage,
-    Kind,
-    Offer,
-    SessionKeys,
-    Status,
-)
+from rsock_nf.core.protocols import Kind, SessionKeys
 from rsock_nf.core.types import Malformed
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
+from rsock_nf.wire.native.opening import Answer, ConfirmMessage, Gone, HelloMessage, JoinMessage, Offer, Status
 
 SECRET = bytes(range(32))
 SESSION_ID = 0x0123456789ABCDEF
@@ -306,7 +297,7 @@ def test_hello_and_join_are_at_least_as_long_as_their_answers(offer: Offer, seed
     join_answer = ends.server.join_answer(ends.server_keys, 2, CHALLENGE)
     gone = ends.server.gone(read_join(ends.server, join))
     confirm = ends.client.confirm(ends.client_keys, SESSION_ID, 2, CHALLENGE)
-    assert len(ends.answer) == ANSWER_SIZE == NativeHandshake.hello_answer_size
+    assert len(ends.answer) == ANSWER_SIZE == NativeHandshake._hello_answer_size
     assert len(hello) in HELLO_SIZES
     assert len(join) in JOIN_SIZES
     assert (len(join_answer), len(gone), len(confirm)) == (JOIN_ANSWER_SIZE, GONE_SIZE, CONFIRMATION_SIZE)

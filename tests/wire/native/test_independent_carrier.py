@@ -145,8 +145,8 @@ def test_both_kinds_are_one_session(cipher: Cipher) -> None:
     site.deliver(site.send(flow.data(peer.OPENING, 9, b"\0\0by tcp")))
     site.say(carrier, data(carrier, peer.DATA, 9, b"by udp"))
     assert site.delivered() == [b"by tcp", b"by udp"]
-    assert list(site.server.sessions) == [session_id]
-    assert len(site.server.sessions[session_id].flows) == 2
+    assert list(site.server.role.sessions_by_id) == [session_id]
+    assert len(site.server.role.sessions_by_id[session_id].flows) == 2
 
 
 @ciphers
@@ -176,7 +176,7 @@ def test_probes_and_close(cipher: Cipher) -> None:
 def test_the_server_closes(cipher: Cipher) -> None:
     site = CarrierSite(cipher)
     carrier, _, _ = site.carrier_hello()
-    site.server.stop(site.now)
+    site.server.role.stop(site.now)
     site.deliver(site.collect())
     assert carrier.read()[-1] == (peer.CONTROL, 0, bytes((peer.CLOSE_FLOW,)))
     site.pass_time(0.6)

@@ -8,12 +8,12 @@ from ipaddress import ip_address
 
 import pytest
 
+from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowClosed, SessionUp
 from rsock_nf.core.parameters import Cipher, OnProbe, ServerParameters
 from rsock_nf.core.types import Checksum, Endpoint, Packet, Run
 from rsock_nf.link.segmentation import cut
-from rsock_nf.wire.native.handshake import NativeHandshake
-from rsock_nf.wire.native.server import NativeServer
+from rsock_nf.wire.native.server import NativeServerWire
 from tests.core.outputs import Mailbox
 from tests.wire.native import independent_peer as peer
 
@@ -38,9 +38,9 @@ class Site:
         self.restart()
 
     def restart(self) -> None:
-        self.server = NativeServer(
-            self.parameters, NativeHandshake(SECRET), self.random.randbytes, mtu=1500, max_burst_bytes=64000
-        )
+        rng = self.random.randbytes
+        wire = NativeServerWire(SECRET, rng(32))
+        self.server = endpoint.server(self.parameters, wire, rng, mtu=1500, max_burst_bytes=64000)
         self.mailbox = Mailbox(self.server)
 
     def send(self, packet: bytes) -> list[tuple[peer.Flow, peer.Segment]]:
@@ -125,7 +125,7 @@ def test_hello_makes_a_session(cipher: Cipher) -> None:
     site = Site(cipher)
     flow, _, session_id = site.hello()
     assert [event.session_id for event in site.events() if isinstance(event, SessionUp)] == [session_id]
-    assert list(site.server.sessions) == [session_id]
+    assert list(site.server.role.sessions_by_id) == [session_id]
     assert (flow.mss, flow.scale) == (1460, 7)
 
 
@@ -204,7 +204,7 @@ def test_server_probes_at_once_with_a_full_segment_then_at_keepalive(cipher: Cip
     sizes = [size for _ in range(1200) for size in answer_probes(site, flow, site.pass_time(0.05))]
     assert 4 <= len(sizes) <= 9
     assert set(sizes) == {29}
-    assert len(site.server.sessions) == 1
+    assert len(site.server.role.sessions_by_id) == 1
 
 
 @ciphers
@@ -231,7 +231,7 @@ def test_close_by_the_client(cipher: Cipher) -> None:
 def test_close_by_the_server(cipher: Cipher) -> None:
     site = Site(cipher)
     flow, _, _ = site.hello()
-    site.server.stop(site.now)
+    site.server.role.stop(site.now)
     site.deliver(site.collect())
     assert flow.fin
     assert flow.controls[1:] == [bytes((peer.CLOSE_SESSION,))] * 2 + [bytes((peer.CLOSE_FLOW,))]
@@ -272,7 +272,7 @@ def test_repeated_handshake_messages_get_the_same_answer(cipher: Cipher) -> None
     for _ in range(2):
         site.deliver(site.send(confirmation))
     assert flow.controls == [bytes((peer.READY,))] * 2
-    assert len(site.server.sessions) == 1
+    assert len(site.server.role.sessions_by_id) == 1
 
 
 @ciphers
@@ -311,7 +311,7 @@ def test_recorded_handshake_buys_nothing() -> None:
     for message, answered in ((confirmation, 0), (join, 0), (second, 0), (hello, 1), (hello, 1), (confirmation, 0)):
         flow = site.dial()
         assert [len(segment.payload) for _, segment in site.send(flow.segment(message))] == [93] * answered
-    assert list(site.server.sessions) == [session_id]
+    assert list(site.server.role.sessions_by_id) == [session_id]
     assert list(site.server.pump.flows()) == []
     assert site.events() == []
 
@@ -341,7 +341,7 @@ def test_stranger_without_the_secret(on_probe: OnProbe) -> None:
         else:
             [(_, segment)] = answers
             assert (segment.flags, segment.seq, segment.payload) == (peer.RST, flow.received, b"")
-    assert site.server.sessions == {}
+    assert site.server.role.sessions_by_id == {}
 
 
 def test_hello_without_the_tcp_handshake_is_not_answered() -> None:

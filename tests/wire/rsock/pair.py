@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from rsock_nf.core.ends import endpoint
+from rsock_nf.core.ends.accepting import Accepting
+from rsock_nf.core.ends.dialling import Dialling
+from rsock_nf.core.ends.endpoint import Endpoint
 from rsock_nf.core.parameters import RSOCK_KEEPALIVE, Wire
-from rsock_nf.wire.rsock.client import RsockClient
-from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame
-from rsock_nf.wire.rsock.server import RsockServer
+from rsock_nf.wire.rsock.client import RsockClientWire
+from rsock_nf.wire.rsock.frames import Frame, build_frame
+from rsock_nf.wire.rsock.server import RsockServerWire
 from tests.core.pair import TARGETS, Pair
 
 KEY = b"the key"
@@ -18,22 +22,22 @@ _COMMON: dict[str, Any] = {"wire": Wire.RSOCK, "hash_key": KEY, "keepalive": RSO
 class RsockPair(Pair):
     """See the module."""
 
-    client: RsockClient  # type: ignore[assignment]
-    server: RsockServer  # type: ignore[assignment]
-
     def __init__(
         self, seed: int = 1, *, client: dict[str, Any] | None = None, server: dict[str, Any] | None = None, **pair: Any
     ) -> None:
         server = {**_COMMON, "targets": TARGETS[:1], **(server or {})}
         super().__init__(seed, client={**_COMMON, **(client or {})}, server=server, **pair)
 
-    def _make_client(self) -> RsockClient:  # type: ignore[override]
+    def _make_client(self) -> Endpoint[Dialling]:
         parameters = self._client_parameters
-        return RsockClient(parameters, RsockFormat(parameters.hash_key), self.rng.randbytes, mtu=self.mtu)
+        client_id = int.from_bytes(self.rng.randbytes(8), "big")
+        self.client_wire = wire = RsockClientWire(parameters.hash_key, parameters.rsock_version, client_id)
+        return endpoint.client(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
-    def _make_server(self) -> RsockServer:  # type: ignore[override]
+    def _make_server(self) -> Endpoint[Accepting]:
         parameters = self._server_parameters
-        return RsockServer(parameters, RsockFormat(parameters.hash_key), self.rng.randbytes, mtu=self.mtu)
+        self.server_wire = wire = RsockServerWire(parameters.hash_key, self.rng.randbytes(32))
+        return endpoint.server(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
 
 def frame(body: bytes, *, flow: int, command: int = DATA, client: int = 7, conversation: int = 2) -> bytes:

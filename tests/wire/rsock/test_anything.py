@@ -59,7 +59,7 @@ def test_no_packet_breaks_either_end(recorded: tuple[random.Random, RsockPair, l
         for end in (pair.client, pair.server):
             end.handle_timeout(pair.now)
     for end in (pair.client, pair.server):
-        assert len(end._flows) < 100
+        assert len(end.flows) < 100
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -82,4 +82,4 @@ def test_no_datagram_on_a_udp_carrier_breaks_the_server(seed: int) -> None:
         outputs(pair.server)
         pair.now += 0.05
         pair.server.handle_timeout(pair.now)
-    assert len(pair.server._flows) <= 20 * 2
+    assert len(pair.server.flows) <= 20 * 2

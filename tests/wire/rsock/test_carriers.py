@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rsock_nf.core.events import FlowClosed
-from rsock_nf.core.flows.flow import Input, State
+from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.core.types import PortRange
 from tests.core.pair import numbered
@@ -52,9 +52,9 @@ def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
         pair.up()
         load(pair, 2.0)
         pair.run(30.0)
-        assert pair.client.idle
-        assert not pair.client._flows
-        assert not pair.server._flows
+        assert pair.client.role.idle
+        assert not pair.client.flows
+        assert not pair.server.flows
         sent = dict(pair.wire.sent)
         pair.run(60.0)
         assert pair.wire.sent == sent
@@ -95,11 +95,11 @@ def test_a_udp_flow_may_not_be_called_like_a_tcp_flow() -> None:
         pair.start()
         pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 5.0)
         first, second = pair.flows(pair.client)
-        form = pair.client._format
+        form = pair.client_wire._format
         assert form.flow_id(first.key, 2) == form.flow_id(first.key._replace(udp=not first.key.udp), 2)
         assert first.flow_id != second.flow_id
         # The same once more, with one port for both kinds.
-        pair.client._step(pair.now, second, Input.DEAD, "the test says so")
+        pair.client.flows.step(pair.now, second, Input.DEAD, "the test says so")
         port = first.key.local_port
         pair._port = port - 1
         pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 10.0)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import random
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
+from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
 from rsock_nf.core.messages import CloseConversation
 from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.rsock import server as rsock_server
-from rsock_nf.wire.rsock.client import RsockClient
-from rsock_nf.wire.rsock.frames import Frame, RsockFormat, build_frame, hash_of, parse_frame_untrusted
+from rsock_nf.wire.rsock.client import RsockClientWire
+from rsock_nf.wire.rsock.frames import Frame, build_frame, hash_of, parse_frame_untrusted
 from rsock_nf.wire.rsock.handshakes import MAX_AGE, MAX_ENTRIES, MAX_OF_ONE_SOURCE, Complete, CompleteHandshakes
-from rsock_nf.wire.rsock.node import RsockNode
-from rsock_nf.wire.rsock.server import RsockServer
+from rsock_nf.wire.rsock.server import RsockServerWire
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
 from tests.core.outputs import outputs
 from tests.core.wire import checksummed, make_tcp
@@ -37,7 +38,7 @@ SYN_OPTIONS = bytes.fromhex("020405b40101040201030307")
 class Alone:
     """One of our ends, its peer the test.  ``sent`` is what it sent since the last look."""
 
-    def __init__(self, node: RsockNode) -> None:
+    def __init__(self, node: endpoint.Endpoint[Any]) -> None:
         self.node = node
         self.now = 1000.0
         self.events: list[Event] = []
@@ -128,7 +129,8 @@ def server() -> Alone:
     parameters = ServerParameters(
         wire=Wire.RSOCK, hash_key=KEY, keepalive=4.0, targets=(Endpoint(ip_address("127.0.0.1"), 9),)
     )
-    return Alone(RsockServer(parameters, RsockFormat(KEY), random.Random(1).randbytes, mtu=1500))
+    wire = RsockServerWire(KEY, bytes(32))
+    return Alone(endpoint.server(parameters, wire, random.Random(1).randbytes, mtu=1500, max_burst_bytes=64_000))
 
 
 def body_key(found: Frame) -> int:
@@ -267,8 +269,8 @@ def test_our_own_datagram_completes_the_handshake_by_itself(server: Alone) -> No
     flow = Flow(server, 0, shake=False)
     server.receive(flow.packet(flow.isn + 1, flow.server_isn + 1, PSH | ACK, frame(b"ours", flow=flow.key)))
     assert server.delivered() == [b"ours"]
-    (session,) = server.node.sessions.values()  # type: ignore[attr-defined]
-    assert not session.lax
+    (session,) = server.node.role.sessions_by_id.values()
+    assert session.keys.believed
 
 
 def test_bare_acks_of_the_kernel_do_nothing(server: Alone) -> None:
@@ -401,7 +403,7 @@ def test_datagrams_in_other_peoples_names_cost_them_little(server: Alone) -> Non
         server.node.handle_timeout(server.now)
         server.now += 1.0
     assert answered <= 1.5 * received
-    assert not server.node._flows
+    assert not server.node.flows
 
 
 def test_there_is_an_end_to_the_flows_of_all(server: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +412,7 @@ def test_there_is_an_end_to_the_flows_of_all(server: Alone, monkeypatch: pytest.
         key = FlowKey(HERE, 10_001, THERE, 40_000 + number, udp=True)
         carried = frame(b"x", flow=number, client=1 + number % 2)
         server.node.receive_carried(server.now, [Carried(key, memoryview(carried), 0)])
-    assert len(server.node._flows) == 10
+    assert len(server.node.flows) == 10
 
 
 def test_a_client_that_keeps_its_key_on_new_ports_has_one_flow(server: Alone) -> None:
@@ -419,7 +421,7 @@ def test_a_client_that_keeps_its_key_on_new_ports_has_one_flow(server: Alone) ->
     again = Flow(server, 1)
     again.key = first.key
     again.say(b"datagram")
-    (session,) = server.node.sessions.values()  # type: ignore[attr-defined]
+    (session,) = server.node.role.sessions_by_id.values()
     assert list(session.flows) == [first.key]
     assert session.flows[first.key].key.remote_port == again.port
 
@@ -467,11 +469,13 @@ class Server:
             server=(ip_address("198.51.100.7"),),
             ports=(PortRange(10_001, 10_000 + flows),),
         )
-        self.client = Alone(RsockClient(parameters, RsockFormat(KEY), random.Random(1).randbytes, mtu=1500))
-        self.node: RsockClient = self.client.node  # type: ignore[assignment]
+        wire = RsockClientWire(KEY, parameters.rsock_version, 7)
+        rng = random.Random(1).randbytes
+        self.client = Alone(endpoint.client(parameters, wire, rng, mtu=1500, max_burst_bytes=64_000))
+        self.node = self.client.node
         self.flows: dict[int, Connection] = {}
         self.port = 50_000
-        self.node.start(self.client.now)
+        self.node.role.start(self.client.now)
         self.serve()
         self.client.wait(0.2)
         self.serve()
@@ -484,7 +488,7 @@ class Server:
             self.client.events = [event for event in self.client.events if not isinstance(event, PortWanted)]
             for event in wanted:
                 self.port += 1
-                self.node.receive_port(self.client.now, event.request, HERE, self.port)
+                self.node.role.receive_port(self.client.now, event.request, HERE, self.port)
             for syn in (tcp for tcp in sent if tcp.flags == SYN):
                 self.flows[syn.source[1]] = Connection(self.client, syn)
             if not wanted and not sent:
@@ -507,7 +511,7 @@ class Connection:
         return self.client.receive(make_tcp(source, destination, seq & 0xFFFFFFFF, ack, flags, payload))
 
     def say(self, body: bytes, command: int = DATA, conversation: int = 2) -> list[Tcp]:
-        client = self.client.node._client_id  # type: ignore[attr-defined]
+        client = 7
         payload = frame(body, flow=self.key, command=command, client=client, conversation=conversation)
         self.seq += len(payload)
         return self.send(self.seq - len(payload), BOGUS, ACK, payload)
@@ -555,14 +559,14 @@ def test_a_peer_of_our_kind_is_known_by_its_psh() -> None:
     server = Server(flows=1)
     (flow,) = server.flows.values()
     (first,) = app(server, b"x")
-    client = server.node._client_id
+    client = 7
     payload = frame(b"answer", flow=flow.key, client=client)
     flow.send(flow.seq, first.seq + len(first.payload), PSH | ACK, payload)
     app(server, *[b"x" * 1400] * 64)
     flow.say(b"from somebody else, later")
     for _ in range(120):
         app(server, *[b"x" * 1400] * 64)
-    assert server.node.group.no_credit > 0
+    assert server.node.role.group.no_credit > 0
 
 
 @pytest.mark.parametrize("flags", [RST, RST | ACK, FIN | ACK])
@@ -636,7 +640,7 @@ def test_nothing_but_a_datagram_is_first_on_a_flow() -> None:
     server = Server(flows=8)
     (tcp,) = app(server, b"datagram")
     for _ in range(20):
-        server.node._tell(server.node.session, CloseConversation(2))  # type: ignore[arg-type]
+        server.node.flows.tell(server.node.role.session, CloseConversation(2))
     assert {one.source[1] for one in server.client.sent()} == {tcp.source[1]}
 
 

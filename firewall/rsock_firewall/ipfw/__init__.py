@@ -1,0 +1,1 @@
+"""The backend for FreeBSD's ipfw.  ``backend`` is the one to import."""

@@ -1,0 +1,1 @@
+"""The backend for Linux without nf_tables: legacy xtables.  ``backend`` is the one to import."""

@@ -1,0 +1,246 @@
+"""The ``raw`` table of each address family, read and replaced as a whole through python-iptables.
+
+libiptc replaces a table in one system call, so a change is atomic within a family.  Only this file imports
+python-iptables, and late: that is slow, most hosts do not have it, and it raises any exception where the xtables
+libraries are missing.  It is not thread-safe, so every access takes a lock of ours and xtables' own file lock.
+
+What the rules are is in ``text``; when to change them is decided in ``backend``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rsock_firewall.held import Busy
+from rsock_firewall.iptables.text import COMMENT, IN_PREFIX, Line, spelt
+from rsock_firewall.policy import Counters, FirewallError, PortRange, unprivileged
+
+LOCK_WAIT = 5.0
+"""Seconds to wait for another iptables command, where waiting harms nobody."""
+COMMITS = 5
+"""Tries against foreign changes between reading and replacing a table (EAGAIN)."""
+
+
+class XtablesLock:
+    """Keeps our other threads and other iptables commands out.  It is re-entrant, so that several reads and writes wait
+    only once."""
+
+    def __init__(self) -> None:
+        self._threads = threading.RLock()
+        self._depth = 0
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[None]:
+        """Wait that long at most; 0 = one try.  Raises ``Busy``."""
+        with self._threads:
+            descriptor = _take_file_lock(seconds) if self._depth == 0 else -1
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+
+lock = XtablesLock()
+
+
+def replace_rules(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
+    """Replace the two chains and the jumps to them by ``new``, in one commit.
+
+    Returns the counts of the rules that were replaced; None = there were none.
+    """
+    for attempt in range(1, COMMITS + 1):
+        with open_table(version) as table:
+            before = counted(table, chains)
+            existed = _remove(table, chains)
+            if not existed and not new:
+                return None
+            if new:
+                for chain in chains:
+                    table.create_chain(chain)
+            for line in new:
+                chain = _iptc().Chain(table, line.chain)
+                rule = make_rule(version, line)
+                if line.comment:
+                    chain.insert_rule(rule)
+                else:
+                    chain.append_rule(rule)
+            try:
+                table.commit()
+            except _iptc().IPTCError as error:
+                if "temporarily unavailable" not in str(error) or attempt == COMMITS:
+                    raise
+            else:
+                return before if existed else None
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _remove(table: Any, chains: tuple[str, str]) -> bool:
+    existed = False
+    for builtin in ("PREROUTING", "OUTPUT"):
+        chain = _iptc().Chain(table, builtin)
+        while jump := next((rule for rule in chain.rules if rule.target and rule.target.name in chains), None):
+            chain.delete_rule(jump)
+            existed = True
+    for name in chains:
+        if table.is_chain(name):
+            table.flush_entries(name)
+            table.delete_chain(name)
+            existed = True
+    return existed
+
+
+def make_rule(version: int, line: Line) -> Any:
+    """``line`` as python-iptables has it."""
+    iptc = _iptc()
+    rule = iptc.Rule() if version == 4 else iptc.Rule6()
+    rule.protocol = "tcp"
+    if line.drop.source:
+        rule.src = str(line.drop.source)
+    if line.drop.destination:
+        rule.dst = str(line.drop.destination)
+    if line.device:
+        rule.in_interface = line.device
+    if line.source_ports or line.destination_ports:
+        match = rule.create_match("tcp")
+        if line.source_ports:
+            match.sport = spelt(line.source_ports)
+        if line.destination_ports:
+            match.dport = spelt(line.destination_ports)
+    if line.comment:
+        rule.create_match("comment").comment = line.comment
+    rule.create_target(line.target)
+    return rule
+
+
+def destination_ports(table: Any, chain: str) -> Iterator[PortRange]:
+    """The ports that the rules of a chain match as destination."""
+    for rule in _iptc().Chain(table, chain).rules if table.is_chain(chain) else ():
+        for match in rule.matches:
+            if match.name == "tcp" and match.dport:
+                first, _, last = match.dport.partition(":")
+                yield PortRange(int(first), int(last or first))
+
+
+def fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
+    """Our chains' rules and the jumps to them, without counters, to compare with later."""
+    found = []
+    with open_table(version) as table:
+        for chain in ("PREROUTING", "OUTPUT", *chains):
+            for rule in _iptc().Chain(table, chain).rules if table.is_chain(chain) else ():
+                if chain in chains or (rule.target and rule.target.name in chains):
+                    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=version == 6)
+                    spelling = sorted((key, value) for key, value in decoded.items() if key != "counters")
+                    found.append(f"{chain} {spelling}")
+    return found
+
+
+def counted(table: Any, chains: tuple[str, str]) -> Counters:
+    """The counts of the rules in the inbound and the output chain, if they are there."""
+    sums = []
+    for chain in chains:
+        rules = _iptc().Chain(table, chain).rules if table.is_chain(chain) else []
+        counts = [rule.get_counters() for rule in rules]
+        sums += [sum(packets for packets, _ in counts), sum(octets for _, octets in counts)]
+    return Counters(*sums)
+
+
+def instances() -> set[str]:
+    """The instances' names: from the comment on a jump or, where somebody removed the jump, from the chain."""
+    names = set()
+    for version in loaded_families():
+        with open_table(version) as table:
+            by_chain = {}
+            for rule in _iptc().Chain(table, "PREROUTING").rules:
+                for match in rule.matches:
+                    if match.name == "comment" and match.comment.strip('"').startswith(COMMENT):
+                        by_chain[rule.target.name] = match.comment.strip('"').removeprefix(COMMENT)
+            for chain in table.chains:
+                if chain.name.startswith(IN_PREFIX):
+                    names.add(by_chain.get(chain.name, chain.name.removeprefix(IN_PREFIX)))
+    return names
+
+
+def loaded_families() -> list[int]:
+    """The address families whose raw table this namespace has.  To read another one would make the kernel load it."""
+    result = []
+    for version, path in ((4, "ip_tables_names"), (6, "ip6_tables_names")):
+        try:
+            tables = Path("/proc/thread-self/net", path).read_text().split()
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            raise unprivileged() from None
+        if "raw" in tables:
+            result.append(version)
+    return result
+
+
+@contextmanager
+def open_table(version: int) -> Iterator[Any]:
+    """The raw table as it is now.  Nothing is written before ``commit``.  Turns errors into ``FirewallError``."""
+    iptc = _iptc()
+    with lock.held(LOCK_WAIT):
+        table = None
+        try:
+            table = iptc.Table("raw", autocommit=False) if version == 4 else iptc.Table6("raw", autocommit=False)
+            table.refresh()
+            yield table
+        except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError) as error:
+            reason = str(error)
+            if "ermi" in reason:  # "Permission denied (you must be root)", "Operation not permitted"
+                raise unprivileged() from error
+            raise FirewallError(f"iptables (legacy, IPv{version}, table raw): {reason}") from error
+        finally:
+            if table is not None:
+                table.close()
+
+
+def _take_file_lock(seconds: float) -> int:
+    """Take the lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and
+    write.
+
+    Returns the descriptor; closing it releases the lock.
+    """
+    path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise unprivileged() from error
+    except OSError as error:
+        raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise Busy(f"iptables: another command holds {path} for over {seconds:g} s") from None
+            time.sleep(0.02)  # flock has no timeout
+        else:
+            return descriptor
+
+
+@cache
+def _iptc() -> Any:
+    try:
+        import iptc
+        import iptc.easy
+    except ModuleNotFoundError as error:
+        raise FirewallError(
+            "iptables backend unavailable: python-iptables is missing: pip install python-iptables"
+        ) from error
+    except Exception as error:  # whatever python-iptables and ctypes raise
+        raise FirewallError(f"iptables backend unavailable: {type(error).__name__}: {error}") from error
+    return iptc

@@ -1,0 +1,369 @@
+"""The server's role: it answers SYNs without state, keeps sessions, and opens conversations toward targets.
+
+A stranger's way: SYN → SYN-ACK whose number is a cookie → a payload, of which the wire makes what it will (on a UDP
+carrier it comes first) → a session and a flow (``accept``) → a conversation (``open_conversation``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from ipaddress import ip_address
+from typing import NamedTuple, Protocol
+
+from rsock_nf.core import messages
+from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.wire import Wire
+from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
+from rsock_nf.core.flows.opening import Opening
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Action, Input, State
+from rsock_nf.core.flows.table import Flow
+from rsock_nf.core.flows.timers import SWEEP, Timer
+from rsock_nf.core.parameters import OnProbe, ServerParameters
+from rsock_nf.core.protocols import Frames, SessionKeys
+from rsock_nf.core.pump.state import OUR_SCALE, FlowGroup, Handover, PumpConversation
+from rsock_nf.core.tcp.segment import (
+    ACK,
+    DEFAULT_MSS,
+    RST,
+    SYN,
+    HeaderTemplate,
+    Segment,
+    SynOptions,
+    build_syn_ack,
+    parse_syn_options,
+)
+from rsock_nf.core.tcp.sequence import add
+from rsock_nf.core.types import Carried, Endpoint, FlowKey, Malformed, Outgoing, Packet, Run
+
+SESSION_LINGER = 600.0
+"""Seconds that a session without flows and conversations is kept."""
+MAX_FLOWS = 1024
+"""Of one session."""
+
+
+class ServerWire(Wire, Protocol):
+    """What the server's role asks of a wire.  ``accepting`` is who asks."""
+
+    def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
+        """The sequence number that the SYN ``segment`` is answered with: a cookie (RFC 4987 section 3.6)."""
+
+    def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
+        """A segment of no flow that is no SYN; on a UDP carrier a datagram that nobody knows."""
+
+    def unopened(
+        self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
+    ) -> None:
+        """A payload on ``flow`` in which nothing authenticates, or that is out of window."""
+
+    def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
+        """Authenticated data of a conversation that is not open."""
+
+    def timeout(self, now: float, accepting: Accepting) -> None:
+        """The HALF_OPEN timer is due."""
+
+
+class Proved(NamedTuple):
+    """A flow on which its client has proved itself."""
+
+    flow_id: int
+    key: FlowKey
+    mss: int
+    """What the client says that one segment can carry."""
+    peer_isn: int
+    """The client's initial sequence number."""
+    start: Handover
+    """Where the flow stands; ``max_payload`` is filled in from ``mss`` and the link."""
+
+
+class Accepting:
+    """See the module."""
+
+    def __init__(self, parameters: ServerParameters, wire: ServerWire, parts: Parts) -> None:
+        self.parameters = parameters
+        self.context = parts.context
+        self.table = parts.table
+        self.intake = parts.intake
+        self.conversations = parts.conversations
+        self.sessions_by_id: dict[int, Session] = {}
+        self._wire = wire
+        self._probing = parts.probing
+        self._stopping = False
+        self._followed: Counter[bytes] = Counter()
+        """Remote addresses, by how many fake-TCP flows lead there."""
+
+    # -- the driver's verbs
+
+    def stop(self, now: float) -> None:
+        """The process ends: tell every client, close every flow, take no new ones."""
+        self._stopping = True
+        for session in self.sessions:
+            for _ in range(2):  # a lost one costs the client only time
+                self.table.tell(session, messages.CloseSession())
+        for flow in self.table:
+            self.table.step(now, flow, Input.CLOSE, "this side ends")
+        self.table.settle()
+
+    def socket_refused(self, now: float, peer: object, reason: str) -> None:
+        """The driver could not open the socket of ``ConversationOpened``."""
+        conversation = self.table.pump.conversation(peer)
+        if conversation is not None:
+            refused = messages.Refused(conversation.number, messages.RefusalReason.SOCKET)
+            self.table.tell(session_of(conversation), refused)
+            self._end_conversation(conversation)
+
+    def followed(self) -> list[bytes]:
+        """The packed addresses that flows lead to."""
+        return list(self._followed)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Every session, the first to begin first."""
+        return list(self.sessions_by_id.values())
+
+    @property
+    def stopping(self) -> bool:
+        """No new flows are taken."""
+        return self._stopping
+
+    # -- strangers
+
+    def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
+        """A segment of no flow; on a UDP carrier a datagram that nobody knows."""
+        if segment.flags & (SYN | RST) != SYN:
+            self._wire.stranger(now, self, segment, received)
+        elif not segment.flags & ACK and not self._stopping:
+            self._syn(now, segment, link_header(received))
+
+    def _syn(self, now: float, segment: Segment, reply_to: bytes) -> None:
+        """Answer as a listening Linux would, and remember nothing."""
+        try:
+            asked = parse_syn_options(segment.options)
+        except Malformed:
+            self.context.counters["malformed SYNs"] += 1
+            return
+        mss = min(self.table.link_payload(segment.key), asked.mss or DEFAULT_MSS)
+        offer = SynOptions(mss, None if asked.window_scale is None else OUR_SCALE, asked.sack_permitted)
+        isn = self._wire.initial_number(now, self, segment, asked)
+        headers = build_syn_ack(segment.key, isn, add(segment.seq, 1), offer)
+        self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
+
+    def turn_away(self, segment: Segment, reply_to: bytes, reason: str) -> None:
+        """Silence or, with ``on_probe: closed``, what a kernel without a listener says (RFC 9293 section 3.10.7.1).
+
+        On a UDP carrier it is always silence, as of a service that does not know what it was sent.
+        """
+        self.context.counters[reason] += 1
+        closed = self.parameters.on_probe is OnProbe.CLOSED
+        if closed and not segment.key.udp and self.table.get(segment.key) is None:
+            self.reset(segment, reply_to)
+
+    def reset(self, segment: Segment, reply_to: bytes) -> None:
+        """RST, as of a kernel that knows no such connection."""
+        headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
+        self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
+
+    # -- flows
+
+    def accept(self, now: float, session: Session, proved: Proved) -> Established:
+        """The client has proved itself: a flow of its session carries traffic from now on."""
+        flow_id, key, mss, peer_isn, start = proved
+        mss = min(mss, self.table.link_payload(key))
+        pump = self.table.hand_over(session, flow_id, key, mss, start)
+        flow = Established(State.ESTABLISHED, session, pump, mss=mss, peer_isn=peer_isn)
+        self.table.put(flow)
+        session.peer = str(_endpoint(key))
+        if not key.udp:
+            self._followed[key.remote] += 1
+            if self._followed[key.remote] == 1:
+                self.context.outbox.tell(Follow(key.remote))
+        self.table.carry(now, flow)
+        self._probing.begin(now, flow)
+        return flow
+
+    def evict(self, now: float, flow: Flow, reason: str) -> None:
+        """Another flow takes the place of ``flow``."""
+        self.table.step(now, flow, Input.DEAD, reason)
+        self.table.settle()
+
+    def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
+        """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or it is the old one again.
+
+        The old one gets a challenge ACK (RFC 5961 section 4): to a SYN-ACK, trackers would start over with us.
+        """
+        if segment.flags & SYN and not segment.flags & ACK:
+            if segment.seq == flow.peer_isn:
+                self.context.outbox.send([self.table.pump.acknowledge(flow.pump)])
+            else:
+                self._syn(now, segment, reply_to)
+        else:
+            self.context.counters["odd segments"] += 1
+
+    def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
+        """A payload in which nothing authenticates, or that is out of window."""
+        self._wire.unopened(now, self, flow, segment, received)
+
+    def replace(self, now: float, flow: Established) -> None:
+        """Only the client can replace it: say so, on the flow itself where there is no other."""
+        alone = flow.alone
+        if not alone:
+            flow.pump.group.rest(flow.pump)
+        self.table.tell(flow.session, messages.FlowDown(flow.flow_id), avoid=None if alone else flow)
+
+    def discarded(self, now: float, flow: Flow) -> None:
+        """``flow`` is gone for good."""
+        remote = flow.key.remote
+        if flow.key.udp:
+            return
+        self._followed[remote] -= 1
+        if self._followed[remote] <= 0:
+            del self._followed[remote]
+            self.context.outbox.tell(Forget(remote))
+
+    # -- a server's flows are established from the first
+
+    def vacate(self, now: float, flow: Established, reason: str) -> None:
+        """Nothing: the client dials another."""
+
+    def perform(self, now: float, flow: Flow, action: Action) -> None:
+        """The actions of an opening: there is none at a server."""
+        raise AssertionError(f"{action} at a server")
+
+    def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
+        """A segment of a flow on its way up: there is none at a server."""
+        raise AssertionError(f"{opening} at a server")
+
+    def repeat(self, now: float, flow: Flow) -> None:
+        """A segment of an opening was not answered: there is none at a server."""
+        raise AssertionError(f"{flow} repeats its opening at a server")
+
+    def received(self, now: float) -> None:
+        """A read is through: nothing waits for it here."""
+
+    def control(self, now: float, flow: Established, message: object) -> bool:
+        """No control message is a server's alone."""
+        return False
+
+    # -- conversations
+
+    def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
+        """A client's new conversation; None = it is refused, and the client was told."""
+        reason = None
+        if not 0 <= target < len(self.parameters.targets):
+            reason = messages.RefusalReason.NO_TARGET
+        elif len(self.conversations) >= self.parameters.max_conversations:
+            reason = messages.RefusalReason.LIMIT
+        if reason is not None:
+            self.table.tell(session, messages.Refused(number, reason))
+            return None
+        peer = (session.session_id, number)
+        conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
+        self.conversations.put(now, conversation)
+        self.context.outbox.tell(ConversationOpened(peer, target))
+        return conversation
+
+    def send(self, now: float, runs: Iterable[Run]) -> None:
+        """Targets send."""
+        bursts, slow = self.table.pump.from_app(runs)
+        self.context.outbox.send(bursts)
+        for run in slow:
+            conversation = self.table.pump.conversation(run.peer)
+            if conversation is None:
+                self.context.counters["data from a closed conversation"] += len(run.datagrams)
+            elif not conversation.group.usable:
+                self.context.counters["data while no flow is up"] += len(run.datagrams)
+            else:
+                self.conversations.send_large(now, conversation, run)
+
+    def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
+        """Authenticated data of a conversation that is not open."""
+        self._wire.unknown_data(now, self, session, frames)
+
+    def expire(self, now: float, conversation: PumpConversation) -> None:
+        """Nothing has moved in it for ``duration``."""
+        self.table.tell(session_of(conversation), messages.CloseConversation(conversation.number))
+        self._end_conversation(conversation)
+
+    def end_conversation(self, now: float, conversation: PumpConversation) -> None:
+        """The client says that it ended."""
+        self._end_conversation(conversation)
+
+    def _end_conversation(self, conversation: PumpConversation) -> None:
+        self.conversations.end(conversation)
+        self.context.outbox.tell(ConversationClosed(conversation.peer))
+
+    # -- sessions
+
+    def session_closed(self, now: float, session: Session) -> None:
+        """The client said goodbye."""
+        self._end_session(now, session, "the client ended it")
+
+    def _end_session(self, now: float, session: Session, reason: str) -> None:
+        if self.sessions_by_id.pop(session.session_id, None) is None:
+            return
+        for flow in list(session.flows.values()):
+            self.table.step(now, flow, Input.CLOSE, reason)
+        for conversation in list(session.group.conversations.values()):
+            self._end_conversation(conversation)
+        self.context.outbox.tell(SessionDown(session.session_id, reason))
+
+    def begin_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
+        """A client has proved itself: its session begins."""
+        group = FlowGroup(None)
+        wire, cipher, peer = self._wire, self.parameters.cipher, str(_endpoint(key))
+        session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer)
+        group.owner = session
+        self.sessions_by_id[session_id] = session
+        self.context.outbox.tell(SessionUp(session_id, peer))
+        return session
+
+    def has_room(self) -> bool:
+        """For another session, be it in the place of one that has no flow."""
+        full = len(self.sessions_by_id) >= self.parameters.max_sessions
+        return not full or any(not session.flows for session in self.sessions)
+
+    def make_room(self, now: float) -> bool:
+        """A new client has proved itself: where there is no room, the session that was longest without a flow goes."""
+        if not self.has_room():
+            return False
+        if len(self.sessions_by_id) >= self.parameters.max_sessions:
+            unused = [session for session in self.sessions if not session.flows]
+            self._end_session(now, min(unused, key=lambda session: session.used), "made room for another")
+        return True
+
+    # -- the rest
+
+    def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        """Timers that only this role has."""
+        if timer is not Timer.HALF_OPEN:
+            raise AssertionError(f"timer {timer} of {key!r}")
+        self._wire.timeout(now, self)
+
+    def sweep(self, now: float) -> None:
+        """Once a second."""
+        for session in self.sessions:
+            session.reassembly.expire(now)
+            if session.flows or session.group.conversations:
+                session.used = now
+            elif now - session.used >= SESSION_LINGER:
+                self._end_session(now, session, "unused")
+        if self.sessions_by_id:
+            self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+
+def session_of(conversation: PumpConversation) -> Session:
+    """A server's conversation belongs to a session for life."""
+    session = conversation.group.owner
+    if not isinstance(session, Session):
+        raise TypeError(f"a conversation of {session!r}")
+    return session
+
+
+def link_header(received: Packet | Carried) -> bytes:
+    """The link header to answer ``received`` with; empty on a UDP carrier."""
+    return received.link_header if isinstance(received, Packet) else b""
+
+
+def _endpoint(key: FlowKey) -> Endpoint:
+    return Endpoint(ip_address(key.remote), key.remote_port)

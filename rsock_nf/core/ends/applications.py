@@ -1,0 +1,137 @@
+"""The client's conversations: one for each application that sends, what waits for a flow, what the server refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from rsock_nf.core import messages
+from rsock_nf.core.ends.numbers import Numbers
+from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.waiting import Waiting
+from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.protocols import Limits
+from rsock_nf.core.pump.state import FlowGroup, PumpConversation
+from rsock_nf.core.types import Outgoing, Run
+
+_REFUSALS: dict[int, str] = {
+    messages.RefusalReason.NO_TARGET: "it has no target {target} (counted from 0)",
+    messages.RefusalReason.LIMIT: "it has as many as it allows (max_conversations)",
+    messages.RefusalReason.SOCKET: "it could not open a socket toward its target",
+}
+
+
+class Applications:
+    """See the module.  ``limits``: the wire's."""
+
+    def __init__(self, parameters: ClientParameters, parts: Parts, group: FlowGroup, limits: Limits) -> None:
+        self._parameters = parameters
+        self._context = parts.context
+        self._pump = parts.pump
+        self._conversations = parts.conversations
+        self._group = group
+        self._has_opening_frames = limits.opening_bytes > 0
+        self._refusals: dict[int, str] = {}
+        """Why the server refused the last conversation, for each local end where it did."""
+        first = limits.first_conversation
+        self.numbers = Numbers(parts.context.random(2) if first is None else first, 2 * parameters.duration)
+        self.waiting = Waiting()
+        """Datagrams that wait for a flow, or for its first credit."""
+
+    def __len__(self) -> int:
+        return len(self._conversations)
+
+    # -- datagrams
+
+    def send(self, now: float, runs: Iterable[Run]) -> bool:
+        """Applications send; True = there is no flow, and datagrams wait for one."""
+        bursts, slow = self._pump.from_app(runs)
+        self._context.outbox.send(bursts)
+        waiting = [self._send_slow(now, run) for run in slow]
+        return any(waiting)
+
+    def _send_slow(self, now: float, run: Run) -> bool:
+        """A new peer, no flow to carry it, or a datagram larger than a segment."""
+        conversation = self._pump.conversation(run.peer) or self._open(now, run.peer)
+        if conversation is None:
+            self._context.counters["no conversation number free"] += len(run.datagrams)
+            return False
+        if not self._group.usable:
+            self.waiting.put(now, run)
+            return True
+        self._send_whole(now, conversation, run)
+        return False
+
+    def _send_whole(self, now: float, conversation: PumpConversation, run: Run) -> None:
+        """What fits a frame of each usable flow leaves; what has to wait for credit waits; the rest goes in fragments."""
+        usable = self._group.usable
+        room = min(flow.max_payload for flow in usable) - usable[0].codec.overhead - len(conversation.prefix)
+        done = 0
+        if run.size <= room:
+            bursts: list[Outgoing] = []
+            kind, prefix = conversation.kind, conversation.prefix
+            done = self._pump.send(conversation, kind, prefix, run.datagrams, run.size, bursts)
+            self._context.outbox.send(bursts)
+        if done == len(run.datagrams):
+            return
+        rest = Run(run.peer, run.datagrams[done:], run.size)
+        if self._group.patient and run.size <= room:
+            self.waiting.put(now, rest)
+        else:
+            self._conversations.send_large(now, conversation, rest)
+
+    # -- conversations
+
+    def _open(self, now: float, peer: Hashable) -> PumpConversation | None:
+        """A new conversation for ``peer``; None = no number is free.
+
+        Where the wire has opening frames the first datagrams travel in them.
+        """
+        number = self.numbers.take(now)
+        if number is None:
+            return None
+        target = self._parameters.targets[local_end(peer)]
+        opening = self._has_opening_frames
+        conversation = PumpConversation(self._group, number, peer, target=target, opening=opening)
+        self._conversations.put(now, conversation)
+        return conversation
+
+    def forget(self, now: float, conversation: PumpConversation) -> None:
+        """It ended here; its number rests."""
+        self.numbers.give_back(now, conversation.number)
+        self._conversations.end(conversation)
+
+    # -- the server's word
+
+    def opened(self, number: int) -> None:
+        """The server has the conversation."""
+        conversation = self._group.conversations.get(number)
+        if conversation is not None:
+            conversation.opened()
+            self._refusals.pop(local_end(conversation.peer), None)
+
+    def refused(self, now: float, number: int, code: int) -> None:
+        """The server does not serve the conversation."""
+        conversation = self._group.conversations.get(number)
+        if conversation is not None:  # else it is known
+            self._refusals[local_end(conversation.peer)] = self._why_refused(conversation, code)
+            self.forget(now, conversation)
+
+    def _why_refused(self, conversation: PumpConversation, code: int) -> str:
+        reason = _REFUSALS.get(code, f"reason {code}").format(target=conversation.target)
+        end, names = local_end(conversation.peer), self._parameters.local_ends
+        whose = f" of {names[end]}" if end < len(names) else ""
+        return f"the server refuses the conversations{whose}: {reason}"
+
+    @property
+    def refusal(self) -> str:
+        """What is refused now, for people; empty = nothing."""
+        return "; ".join(self._refusals.values())
+
+    def forget_refusals(self) -> None:
+        """The session ended: the next server may think otherwise."""
+        self._refusals.clear()
+
+
+def local_end(peer: Hashable) -> int:
+    """Which local socket: a driver with several says so in ``peer``'s first item."""
+    return peer[0] if isinstance(peer, tuple) and peer and isinstance(peer[0], int) else 0

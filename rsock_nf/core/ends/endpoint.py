@@ -1,0 +1,465 @@
+"""One end of a tunnel: the verbs of the driver, and the parts behind them.
+
+The driver gives what it reads to ``receive_*``, calls ``handle_timeout`` when ``next_timeout`` is due, does what ``poll``
+gives, in that order, and sleeps again.
+
+A packet's way in: pump → (what the pump could not decide) ``_slow`` → the flow's table of states, or the role → actions,
+which ``FlowTable.settle`` runs from a queue.  An endpoint is put together from
+
+* ``Pump``: established flows' segments, datagrams to bursts and back;
+* ``Intake``: what is received, through the pump, one slow item after the other;
+* ``FlowTable``: which flows exist, their states, and the queue of actions;
+* ``Watch`` and the wire's ``Probing``: whether flows still live;
+* ``Conversations``;
+* a role, ``Dialling`` or ``Accepting``, and a wire, which both know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+from rsock_nf.core import messages
+from rsock_nf.core.ends.accepting import Accepting, ServerWire, link_header
+from rsock_nf.core.ends.dialling import ClientWire, Dialling
+from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.wire import Wire
+from rsock_nf.core.flows.opening import Opening
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Action, Input, State
+from rsock_nf.core.flows.table import Flow, Pending
+from rsock_nf.core.flows.timers import SWEEP, Timer
+from rsock_nf.core.flows.watch import ACTIVE_PROBE
+from rsock_nf.core.outbox import Output
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.protocols import Frames, Kind, Rng
+from rsock_nf.core.pump.pump import Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump.state import PumpConversation
+from rsock_nf.core.tcp.header import overhead
+from rsock_nf.core.tcp.icmp import parse_too_big, plateau_below
+from rsock_nf.core.tcp.segment import ACK, FIN, RST, SYN, Segment, carried_segments, parse_segment
+from rsock_nf.core.tcp.sequence import add, distance, not_behind
+from rsock_nf.core.types import Carried, Malformed, Packet, Run
+
+ACK_DELAY = 0.02
+"""Seconds that received bytes wait for something to carry their ACK."""
+
+_OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.OPEN)
+
+
+class Role(Protocol):
+    """What an endpoint asks of its role, client (``Dialling``) or server (``Accepting``)."""
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that stand."""
+
+    def send(self, now: float, runs: Iterable[Run]) -> None:
+        """Datagrams of applications or targets."""
+
+    def received(self, now: float) -> None:
+        """A read is through, and what it brought is done."""
+
+    def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
+        """A segment of no flow; on a UDP carrier a datagram that nobody knows."""
+
+    def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
+        """A segment of a flow that the pump does not have yet."""
+
+    def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
+        """A segment that has no place on an established flow: with SYN, or a flag too many."""
+
+    def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
+        """A payload in which nothing authenticates, or that is out of window."""
+
+    def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
+        """Authenticated data of a conversation that is not open."""
+
+    def control(self, now: float, flow: Established, message: object) -> bool:
+        """A control message that only this role understands; False = it is none of those."""
+
+    def end_conversation(self, now: float, conversation: PumpConversation) -> None:
+        """The peer says that it ended."""
+
+    def expire(self, now: float, conversation: PumpConversation) -> None:
+        """Nothing has moved in it for ``duration``."""
+
+    def session_closed(self, now: float, session: Session) -> None:
+        """The peer said goodbye."""
+
+    def perform(self, now: float, flow: Flow, action: Action) -> None:
+        """An action of an opening."""
+
+    def replace(self, now: float, flow: Established) -> None:
+        """``flow`` should be replaced: it loses too much, or its counters run out."""
+
+    def vacate(self, now: float, flow: Established, reason: str) -> None:
+        """``flow`` carries no traffic any more, however it goes on."""
+
+    def discarded(self, now: float, flow: Flow) -> None:
+        """``flow`` is gone for good."""
+
+    def repeat(self, now: float, flow: Flow) -> None:
+        """A segment of an opening was not answered in time."""
+
+    def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        """A timer that only this role has."""
+
+    def sweep(self, now: float) -> None:
+        """Once a second while there is anything."""
+
+
+R = TypeVar("R", bound=Role)
+
+
+def client(
+    parameters: ClientParameters, wire: ClientWire, rng: Rng, *, mtu: int, max_burst_bytes: int
+) -> Endpoint[Dialling]:
+    """A client's endpoint, on a link of this MTU and burst size.  ``rng``: ``os.urandom``, or a seeded one in tests."""
+    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=True)
+    return Endpoint(parts, wire, Dialling(parameters, wire, parts))
+
+
+def server(
+    parameters: ServerParameters, wire: ServerWire, rng: Rng, *, mtu: int, max_burst_bytes: int
+) -> Endpoint[Accepting]:
+    """A server's endpoint; see ``client``."""
+    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=False)
+    return Endpoint(parts, wire, Accepting(parameters, wire, parts))
+
+
+class Endpoint(Generic[R]):
+    """See the module.  Its verbs all take ``now``, seconds on one steady clock."""
+
+    def __init__(self, parts: Parts, wire: Wire, role: R) -> None:
+        self.role = role
+        self.pump = parts.pump
+        self.flows = parts.table
+        self.conversations = parts.conversations
+        self._wire = wire
+        self._context = parts.context
+        self._intake = parts.intake
+        self._watch = parts.watch
+        self._probing = parts.probing
+        self._limits = wire.limits
+        self.flows.perform = self._perform
+        self.flows.may_tell = wire.may_tell
+
+    # -- the driver's verbs
+
+    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+        """Packets from the link; their buffers are used up when this returns, except what ``poll`` gives."""
+        self._intake.packets(packets)
+        self._take_in(now)
+        if self.pump.owes_acknowledgements:
+            self._context.outbox.send(self.pump.take_unacknowledged(all_of_them=False))
+            self._context.deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
+
+    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+        """What UDP carriers received; buffers as with ``receive_packets``."""
+        self._intake.carried(received)
+        self._take_in(now)
+
+    def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
+        """Datagrams from the applications or the targets."""
+        self.role.send(now, runs if not self._limits.shortest else self._long_enough(runs))
+        self._settle(now)
+
+    def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:
+        """The link's MTU or burst size changed."""
+        wider = mtu > self._context.mtu
+        self._context.mtu = mtu
+        self.pump.set_max_burst_bytes(max_burst_bytes if self._limits.bursts else 0)
+        for flow in self.flows.established():
+            if flow.path.reduce(now, self.flows.ceiling(flow)):
+                self.pump.set_max_payload(flow.pump, flow.path.size)
+            elif wider:
+                self._probing.widened(now, flow)
+        self._settle(now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+        for timer, key in self._context.deadlines.due(now):
+            self._timeout(now, timer, key)
+            self._settle(now)
+
+    def next_timeout(self) -> float | None:
+        """When ``handle_timeout`` wants to be called; None = never."""
+        return self._context.deadlines.next()
+
+    def poll(self) -> list[Output]:
+        """What is to be done, in the order in which it arose."""
+        return self._context.outbox.take()
+
+    # -- looking
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that stand; a client has at most one."""
+        return self.role.sessions
+
+    @property
+    def closing(self) -> bool:
+        """Some flow waits for the answer to its FIN."""
+        return self.flows.closing
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was dropped or ignored, by reason."""
+        return self._context.counters
+
+    # -- what every verb ends with
+
+    def _take_in(self, now: float) -> None:
+        """What the pump could not decide, one by one: an item may depend on what the one before it has opened."""
+        while (item := self._intake.next()) is not None:
+            self._slow(now, item)
+            self._settle(now)
+        self.role.received(now)
+
+    def _settle(self, now: float) -> None:
+        self.flows.settle()
+        if self.pump.stalled:
+            self._probe_stalled(now)
+
+    def _probe_stalled(self, now: float) -> None:
+        """Bulk found these flows without credit: a probe's ACK jumps over what was lost."""
+        for pump in self.pump.stalled:
+            flow = self.flows.of(pump)
+            if flow is not None and not flow.health.waiting:
+                self._probing.ask(now, flow)
+        self.pump.stalled.clear()
+
+    def _long_enough(self, runs: Iterable[Run]) -> Iterable[Run]:
+        """Without the datagrams that are too short for the wire."""
+        shortest = self._limits.shortest
+        for run in runs:
+            if len(run.datagrams[-1]) >= shortest and run.size >= shortest:
+                yield run
+                continue
+            datagrams = [datagram for datagram in run.datagrams if len(datagram) >= shortest]
+            self.counters["empty datagrams"] += len(run.datagrams) - len(datagrams)
+            if datagrams:
+                yield run._replace(datagrams=datagrams)
+
+    # -- in: what the pump could not decide
+
+    def _slow(self, now: float, item: Slow) -> None:
+        if isinstance(item, SlowFrames):
+            self._frames(now, item)
+        elif isinstance(item, SlowPayload):
+            self._unopened(now, item)
+        elif isinstance(item, Carried):
+            self._carried(now, item)
+        else:
+            self._packet(now, item)
+
+    def _unopened(self, now: float, item: SlowPayload) -> None:
+        """A payload on a known flow in which nothing authenticated."""
+        received = item.packet
+        if isinstance(received, Carried):
+            segments = carried_segments(received)
+        else:
+            try:
+                segments = [parse_segment(received)]
+            except Malformed:
+                self.counters["malformed packets"] += 1
+                return
+        for segment in segments:
+            flow = self.flows.of(item.flow)
+            if flow is None:  # the first of them has put another flow in its place
+                self._intake.again(received)
+                return
+            self.role.unopened(now, flow, segment, received)
+            self.flows.settle()
+
+    def _carried(self, now: float, received: Carried) -> None:
+        """Datagrams on a UDP carrier whose flow the pump does not have (yet)."""
+        for segment in carried_segments(received):
+            flow = self.flows.get(segment.key)
+            if flow is None:
+                self.role.stranger(now, segment, received)
+            elif isinstance(flow, Opening):
+                self.role.receive_opening(now, flow, segment)
+            else:  # what came before it has opened the flow
+                self._intake.again(received)
+                return
+            self.flows.settle()
+
+    def _packet(self, now: float, packet: Packet) -> None:
+        """A whole packet: of a flow that is not established, with SYN, FIN or RST, or a router's word on size."""
+        try:
+            segment = parse_segment(packet)
+        except Malformed:
+            self._too_big(now, packet)
+            return
+        flow = self.flows.get(segment.key)
+        if flow is None:
+            self.role.stranger(now, segment, packet)
+        elif isinstance(flow, Opening):
+            self.role.receive_opening(now, flow, segment)
+        elif segment.flags & RST:
+            self._reset(now, flow, segment)
+        elif segment.flags & FIN:
+            self._fin(now, flow, packet, segment)
+        elif segment.flags & (SYN | ACK) != ACK or not self._intake.again(packet):
+            self.role.odd(now, flow, segment, link_header(packet))
+
+    def _too_big(self, now: float, packet: Packet) -> None:
+        """ICMP for a live flow, about something that it really has in flight; anything else is counted."""
+        try:
+            claim = parse_too_big(packet)
+        except Malformed:
+            self.counters["malformed packets"] += 1
+            return
+        flow = self.flows.get(claim.key)
+        if not isinstance(flow, Established) or distance(claim.inner_seq + 1, flow.pump.next_seq) >= max(
+            flow.pump.window, 1
+        ):
+            self.counters["ICMP for nothing of ours"] += 1
+            return
+        headers = overhead(len(flow.key.local), udp=False)
+        if flow.path.reduce(now, (claim.mtu or plateau_below(flow.path.size + headers)) - headers):
+            self.pump.set_max_payload(flow.pump, flow.path.size)
+
+    def _reset(self, now: float, flow: Established, segment: Segment) -> None:
+        """RST from outside: only the exact number tears a flow (RFC 5961 section 3)."""
+        if self._wire.is_end(flow, segment.seq):
+            self.flows.step(now, flow, Input.RESET, "a RST came from outside")
+        else:
+            self.counters["RST out of sequence"] += 1
+
+    def _fin(self, now: float, flow: Established, packet: Packet, segment: Segment) -> None:
+        """A FIN ends a flow in order only if a sealed close frame comes with it.  A bare one is of somebody on the way,
+        unless it answers our own."""
+        expected = self._wire.is_end(flow, segment.seq)
+        answer = self._wire.answer_fin(flow, segment)
+        if answer is not None:
+            self._context.outbox.send([answer])
+        if self._takes_close_frame(now, flow, packet, segment):
+            # Frames that overtook the FIN in this batch have moved ``received`` already.
+            end = add(segment.seq, len(segment.payload) + 1)
+            if not_behind(end, flow.pump.received):
+                flow.pump.received = end
+            self.flows.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
+        elif flow.state is State.LINGERING:
+            if flow.repeat and flow.pump.in_flight:
+                self._context.outbox.send([flow.repeat.segment])  # our own FIN has not arrived
+            self._context.outbox.send([self.pump.acknowledge(flow.pump)])
+        elif segment.payload or not expected:
+            self.counters["FIN out of sequence"] += 1
+        elif flow.state is State.CLOSING:
+            flow.pump.received = add(flow.pump.received, 1)
+            self.flows.step(now, flow, Input.FIN)
+        else:
+            self.flows.step(now, flow, Input.RESET, "a FIN came from outside")
+
+    def _takes_close_frame(self, now: float, flow: Established, packet: Packet, segment: Segment) -> bool:
+        """Take the frames of a segment with FIN; whether a sealed close frame was among them."""
+        runs, slow = self.pump.receive_final(flow.pump, packet, segment)
+        self._context.outbox.deliver(runs)
+        closes = [self._frames(now, item) for item in slow if isinstance(item, SlowFrames)]
+        return any(closes)
+
+    # -- in: frames
+
+    def _frames(self, now: float, item: SlowFrames) -> bool:
+        """Authenticated frames that are not plain data.  True = a close frame."""
+        frames = item.frames
+        flow = self.flows.of(item.flow)
+        if flow is None:
+            return False
+        if frames.kind == Kind.CONTROL:
+            return self._control_frame(now, flow, item)
+        if frames.kind == Kind.FRAGMENT:
+            for body in frames.datagrams:
+                whole = self.conversations.receive_fragment(now, flow.session, frames.conversation, body)
+                if whole is not None:
+                    self.role.unknown_data(now, flow.session, whole)
+        else:
+            self.role.unknown_data(now, flow.session, frames)
+        return False
+
+    def _control_frame(self, now: float, flow: Established, item: SlowFrames) -> bool:
+        try:
+            message = item.flow.codec.read_control(item.frames.datagrams[0])
+        except Malformed:
+            self.counters["malformed control messages"] += 1
+            return False
+        if isinstance(message, messages.CloseFlow):
+            if flow.key.udp:
+                self.flows.peer_closes(now, flow)
+            return True
+        if not self.role.control(now, flow, message) and not self._probing.receive(now, flow, message, item.received):
+            self._control(now, flow.session, message)
+        return False
+
+    def _control(self, now: float, session: Session, message: object) -> None:
+        """Control messages that both roles understand."""
+        match message:
+            case messages.FlowDown(flow_id=flow_id):
+                down = session.flows.get(flow_id)
+                if down is not None:
+                    self.flows.step(now, down, Input.DEAD, "the peer gave it up")
+            case messages.CloseConversation(conversation=number):
+                conversation = session.group.conversations.get(number)
+                if conversation is not None:
+                    self.role.end_conversation(now, conversation)
+            case messages.CloseSession():
+                self.role.session_closed(now, session)
+            case _:
+                self.counters["unexpected control messages"] += 1
+
+    # -- actions and timers
+
+    def _perform(self, pending: Pending) -> None:
+        now, flow, action, reason = pending
+        if action in _OPENING:
+            self.role.perform(now, flow, action)
+        elif action is Action.DISCARD:
+            self.flows.discard(flow)
+            self.role.discarded(now, flow)
+        elif isinstance(flow, Opening):
+            raise AssertionError(f"{action} of {flow}")
+        elif action is Action.REPLACE:
+            self.role.replace(now, flow)
+        elif action is Action.VACATE:
+            self.role.vacate(now, flow, reason)
+        else:
+            self.flows.perform_closing(now, flow, action)
+
+    def _timeout(self, now: float, timer: Timer, key: Hashable) -> None:
+        match timer, key:
+            case Timer.ACKNOWLEDGE, _:
+                self._context.outbox.send(self.pump.take_unacknowledged(all_of_them=True))
+            case Timer.PROBE, Established() as flow:
+                self._probing.due(now, flow)
+            case Timer.RETRANSMIT, Established(state=State.CLOSING) as flow:
+                self.flows.repeat_close(now, flow)
+            case Timer.RETRANSMIT, (Established() | Opening()) as flow:
+                self.role.repeat(now, flow)
+            case Timer.FORGET, Established() as flow:
+                self.flows.step(now, flow, Input.EXPIRE)
+            case Timer.SWEEP, _:
+                self._sweep(now)
+            case _:
+                self.role.timeout(now, timer, key)
+
+    def _sweep(self, now: float) -> None:
+        """Once a second while there is anything: who moved, who ended."""
+        active, over = self.conversations.sweep(now)
+        for conversation in over:
+            self.role.expire(now, conversation)
+        for flow in self.flows.established():
+            if flow.state is State.ESTABLISHED:
+                self._probing.sweep(now, flow)
+                if flow.had_traffic and not flow.health.waiting:
+                    # The first traffic after silence: do not leave the flow unwatched until its keepalive.
+                    self._context.deadlines.hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
+                flow.swept_frames = flow.pump.sent_frames + flow.pump.received_frames
+        for group in active:
+            self._watch.sample(now, group)
+        if len(self.flows) or len(self.conversations):
+            self._context.deadlines.set(Timer.SWEEP, None, now + SWEEP)
+        self.role.sweep(now)

@@ -1,0 +1,60 @@
+"""What is received, on its way through the pump, and what the pump hands back as *slow*, one item after the other.
+
+What is slow may open a flow.  Then what came with it, in the same packet or behind it in the same read, is given to
+the pump again (``again``), which knows the flow by now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.pump.pump import Pump, Slow
+from rsock_nf.core.types import Carried, Packet, Run
+
+
+class Intake:
+    """See the module."""
+
+    def __init__(self, context: Context, pump: Pump) -> None:
+        self._context = context
+        self._pump = pump
+        self._slow: deque[Slow] = deque()
+        self._given_again: Packet | Carried | None = None
+
+    def packets(self, packets: Iterable[Packet]) -> None:
+        """Fake TCP, from the link."""
+        self._take(*self._pump.from_link(packets))
+
+    def carried(self, received: Iterable[Carried]) -> None:
+        """Datagrams of UDP carriers."""
+        self._take(*self._pump.from_carriers(received))
+
+    def _take(self, runs: list[Run], slow: list[Slow]) -> None:
+        if runs:
+            self._context.outbox.deliver(runs)
+        self._slow.extend(slow)
+
+    def next(self) -> Slow | None:
+        """The next item that the pump could not decide; None = there is none."""
+        if self._slow:
+            return self._slow.popleft()
+        self._given_again = None
+        return None
+
+    def again(self, received: Packet | Carried) -> bool:
+        """Give ``received`` to the pump again; False = that has been done, and it came back.
+
+        Frames of it that mean something are the next items.
+        """
+        if received is self._given_again:
+            return False
+        self._given_again = received
+        if isinstance(received, Packet):
+            runs, slow = self._pump.from_link([received])
+        else:
+            runs, slow = self._pump.from_carriers([received])
+        self._context.outbox.deliver(runs)
+        self._slow.extendleft(reversed(slow))
+        return True

@@ -1,0 +1,156 @@
+"""How a client opens one flow: SYN, SYN-ACK, what the wire asks for, and what is sent again meanwhile."""
+
+from __future__ import annotations
+
+from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.reasons import Reasons
+from rsock_nf.core.ends.slots import Slot, Slots
+from rsock_nf.core.flows.opening import Opening, Repeat
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Input, State
+from rsock_nf.core.flows.table import Flow
+from rsock_nf.core.flows.timers import Timer
+from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW
+from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, RST, SYN, Segment, build_syn, parse_syn_options
+from rsock_nf.core.tcp.sequence import add
+from rsock_nf.core.types import FlowKey, Malformed, Outgoing
+
+SYN_RETRY = 0.5
+"""Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
+MAX_RETRY = 2.0
+SYN_TRIES = 4
+MESSAGE_RETRY = 0.4
+MESSAGE_TRIES = 4
+
+
+class Openings:
+    """See the module."""
+
+    def __init__(self, parts: Parts, slots: Slots, why: Reasons) -> None:
+        self._context = parts.context
+        self._table = parts.table
+        self._slots = slots
+        self._why = why
+        self._next_flow = 0
+
+    # -- out
+
+    def dial(self, now: float, slot: Slot, key: FlowKey) -> Opening:
+        """Over TCP: the SYN leaves.  Over UDP there is none, and the flow may say what the wire asks for."""
+        self._next_flow += 1
+        identification = self._context.random(2)
+        state = State.TCP_UP if key.udp else State.SYN_SENT
+        number = identification if key.udp else add(identification, 1)  # the SYN has the first one
+        opening = Opening(self._next_flow, key, state=state, identification=number, slot=slot.index)
+        slot.opening = opening
+        self._table.put(opening)
+        self._slots.sent(now)
+        if key.udp:
+            opening.mss = self._table.link_payload(key)
+        else:
+            isn = self._context.random(4)
+            opening.next_seq = add(isn, 1)
+            headers = build_syn(key, isn, self._table.link_payload(key), OUR_SCALE, identification)
+            self.send_repeatedly(now, opening, Outgoing(headers, [], 0, 0), SYN_RETRY)
+        return opening
+
+    def acknowledge(self, opening: Opening) -> None:
+        """A bare ACK."""
+        self._context.outbox.send([opening.segment(b"", window=OUR_WINDOW, flags=ACK)])
+
+    def say(self, now: float, opening: Opening, message: bytes) -> None:
+        """Send a message of the wire's, until it is answered."""
+        self.send_repeatedly(now, opening, opening.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
+
+    def confirm(self, now: float, opening: Opening, session: Session, message: bytes) -> None:
+        """Send the confirmation that ends an opening; the pump has the flow from here on."""
+        segment = opening.segment(message, window=OUR_WINDOW)
+        flow = self.take_over(opening, session)
+        self.send_repeatedly(now, flow, segment, MESSAGE_RETRY)
+
+    def take_over(self, opening: Opening, session: Session) -> Established:
+        """Give an opening that is over to the pump."""
+        flow = self._table.take_over(opening, session)
+        self._slots[flow.slot].opening = flow
+        return flow
+
+    def send_repeatedly(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
+        """Send a segment of the opening, and again ``after`` seconds, until it is answered."""
+        flow.repeat = Repeat(segment, now)
+        self._context.outbox.send([segment])
+        self._context.deadlines.set(Timer.RETRANSMIT, flow, now + after)
+
+    def repeat(self, now: float, flow: Flow) -> bool:
+        """Send a SYN, hello, join or confirmation again; False = it was sent as often as it may be."""
+        syn = flow.state is State.SYN_SENT
+        repeat = flow.repeat
+        if repeat is None or repeat.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
+            return False
+        self._context.outbox.send([repeat.segment])
+        after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**repeat.tries
+        self._context.deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
+        repeat.tries += 1
+        return True
+
+    def give_up(self, now: float, flow: Flow) -> None:
+        """It was not answered."""
+        syn = flow.state is State.SYN_SENT
+        if syn or (flow.key.udp and flow.state is not State.CONFIRMING):
+            self._slots[flow.slot].unanswered = True
+        if syn and not self.open_ports():
+            self._why.silent_port(flow.key.remote_port)
+        self._table.step(now, flow, Input.UNANSWERED)
+
+    def open_ports(self) -> bool:
+        """Some flow had a SYN-ACK and no answer yet: that tells more than another port's silence."""
+        return any(not opening.key.udp for opening in self._table.opening(State.TCP_UP, State.HELLO_SENT))
+
+    # -- in
+
+    def receive(self, now: float, opening: Opening, segment: Segment) -> bool:
+        """A segment of a flow that the pump does not have yet; False = it is the wire's business."""
+        if segment.flags & RST:
+            self._reset(now, opening, segment)
+        elif opening.state is State.SYN_SENT:
+            if segment.flags & (SYN | ACK) == SYN | ACK and segment.ack == opening.next_seq:
+                self._syn_ack(now, opening, segment)
+        elif segment.flags & SYN:
+            self.acknowledge(opening)  # our ACK was lost
+        else:
+            return False
+        return True
+
+    def _reset(self, now: float, opening: Opening, segment: Segment) -> None:
+        """RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts."""
+        syn_sent = opening.state is State.SYN_SENT
+        if segment.ack != opening.next_seq if syn_sent else segment.seq != opening.received:
+            return
+        hint = "does the server run, with this port?" if syn_sent else "it was open: are secret and wire the server's?"
+        self._why.refused(now, f"port {opening.key.remote_port} (RST): {hint}")
+        self._table.step(now, opening, Input.RESET)
+
+    def _syn_ack(self, now: float, opening: Opening, segment: Segment) -> None:
+        try:
+            options = parse_syn_options(segment.options)
+        except Malformed:
+            self._context.counters["malformed SYN-ACKs"] += 1
+            return
+        opening.mss = min(options.mss or DEFAULT_MSS, self._table.link_payload(opening.key))
+        opening.scale = options.window_scale
+        opening.window = segment.window
+        opening.received = add(segment.seq, 1)
+        self.heard(now, opening)
+        self._table.step(now, opening, Input.SYN_ACK)
+
+    def heard(self, now: float, opening: Opening) -> None:
+        """A SYN-ACK or an answer came."""
+        if opening.repeat:
+            opening.repeat.answered(now, opening.health)
+        self._slots.answered()
+        self._slots[opening.slot].unanswered = False
+
+    def port_unreachable(self, now: float, opening: Opening) -> None:
+        """ICMP said that nobody has the server's UDP port."""
+        self._slots[opening.slot].unanswered = True
+        self._why.refused(now, f"UDP port {opening.key.remote_port} (ICMP port unreachable)")
+        self._table.step(now, opening, Input.RESET)

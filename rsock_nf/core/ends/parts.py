@@ -1,0 +1,29 @@
+"""What an endpoint is made of, apart from its role and its wire."""
+
+from __future__ import annotations
+
+from rsock_nf.core.ends.conversations import Conversations
+from rsock_nf.core.ends.intake import Intake
+from rsock_nf.core.ends.wire import Probing, Wire
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.table import FlowTable
+from rsock_nf.core.flows.watch import Watch
+from rsock_nf.core.parameters import Common
+from rsock_nf.core.protocols import Rng
+from rsock_nf.core.pump.pump import Pump
+
+
+class Parts:
+    """See the module.  ``initiator``: for a client's end."""
+
+    def __init__(
+        self, parameters: Common, wire: Wire, rng: Rng, *, mtu: int, max_burst_bytes: int, initiator: bool
+    ) -> None:
+        burst = max_burst_bytes if wire.limits.bursts else 0
+        self.context = Context(parameters, rng, mtu)
+        self.pump = Pump(seed=self.context.random(8), max_burst_bytes=burst, spread=parameters.spread)
+        self.intake = Intake(self.context, self.pump)
+        self.table = FlowTable(self.context, self.pump, initiator=initiator, max_payload=wire.limits.max_payload)
+        self.watch = Watch(self.context, self.table)
+        self.probing: Probing = wire.probing(self.context, self.table, self.watch)
+        self.conversations = Conversations(self.context, self.pump, fragments=wire.limits.fragments)

@@ -1,0 +1,66 @@
+"""Why a client carries nothing, in words for people: what ``status`` and ``up`` show."""
+
+from __future__ import annotations
+
+from rsock_nf.core.ends.slots import MAX_BACKOFF, Slots
+from rsock_nf.core.pump.state import FlowGroup
+
+
+class Reasons:
+    """See the module.  What is learnt while some flow carries traffic says nothing of the whole, and is not told."""
+
+    def __init__(self, slots: Slots, group: FlowGroup) -> None:
+        self._slots = slots
+        self._group = group
+        self.text = "not started"
+        """The reason; empty = traffic is carried."""
+        self.lasting = ""
+        """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
+        self._refused_address = ""
+        self._refused_until = 0.0
+        """Until then a refusal says more than the silence of other ports: hosts send ICMP errors rarely."""
+
+    @property
+    def nothing_heard(self) -> str:
+        """The reason of the first moments."""
+        return f"dialling {self._slots.remote_text}, no answer yet"
+
+    def dialling(self) -> None:
+        """Dialling begins."""
+        if not self._group.usable:
+            self.text = self.nothing_heard
+
+    def refused(self, now: float, what: str) -> None:
+        """The server refuses ``what``.  A kind that it does not serve says nothing of the other."""
+        if not self._group.usable:
+            self.text = f"{self._slots.remote_text} refuses {what}"
+            self._refused_address, self._refused_until = self._slots.remote_text, now + MAX_BACKOFF
+
+    def silent_port(self, port: int) -> None:
+        """No SYN-ACK came from ``port``."""
+        if not self._group.usable:
+            self.text = f"no answer from {self._slots.remote_text} on port {port}"
+
+    def lately_refused(self, now: float) -> bool:
+        """The address in use refused a flow, and none has stood since: that tells more than silence."""
+        return now < self._refused_until and self._refused_address == self._slots.remote_text
+
+    def flow_up(self) -> None:
+        """A flow carries traffic."""
+        self.text = self.lasting
+        self._refused_until = 0.0
+
+    def flows_down(self, reason: str) -> None:
+        """The last flow ended."""
+        if not self.text:
+            self.text = f"every flow is down, the last because {reason}"
+
+    def session_lost(self, reason: str) -> None:
+        """The session ended."""
+        self.text, self.lasting = reason, ""
+
+    def set_lasting(self, lasting: str) -> None:
+        """What is wrong although flows are up is something else now; empty = nothing."""
+        told, self.lasting = self.lasting, lasting
+        if lasting or self.text == told:
+            self.text = lasting

@@ -1,0 +1,29 @@
+"""What all parts of one endpoint share: its parameters, and where they draw, note, count and say things."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rsock_nf.core.flows.timers import Deadlines
+from rsock_nf.core.outbox import Outbox
+from rsock_nf.core.parameters import Common
+from rsock_nf.core.protocols import Rng
+
+
+@dataclass(slots=True)
+class Context:
+    """See the module.  ``rng``: ``os.urandom``, or a seeded one in tests."""
+
+    parameters: Common
+    rng: Rng
+    mtu: int
+    """The link's: the largest IP packet."""
+    outbox: Outbox = field(default_factory=Outbox)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    counters: Counter[str] = field(default_factory=Counter)
+    """What was dropped or ignored, by reason."""
+
+    def random(self, count: int) -> int:
+        """A random number of ``count`` bytes."""
+        return int.from_bytes(self.rng(count), "big")

@@ -1,0 +1,164 @@
+"""Numbered probes: whether a flow answers, how long that takes, how much it loses, what size of segment it passes.
+
+A probe travels on the flow that it asks about.  Its answer tells how many frames arrived there (``health``).  A probe
+padded to the flow's segment size finds out whether that size passes (``path_mtu``).  The answers judge the flow: one that
+loses much more than its siblings carries no bulk any more, and is replaced.
+"""
+
+from __future__ import annotations
+
+from rsock_nf.core import messages
+from rsock_nf.core.events import FlowSick
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.states import Input, State
+from rsock_nf.core.flows.table import FlowTable
+from rsock_nf.core.flows.timers import Timer
+from rsock_nf.core.flows.watch import ACTIVE_PROBE, Watch
+
+SICK_LOSS = 0.1
+"""A flow is sick when it loses this share more than twice the median of its session's flows."""
+MIN_HEALTHY = 3
+"""With fewer flows than this there is nothing to compare: none is called sick."""
+BLACK_HOLE_LOSS = 0.5
+"""From this loss on it may be that only small frames pass: the path's MTU is confirmed again."""
+REPLACE_AT = 2**31
+"""Sealed data frames sent on a flow after which it is replaced: their counter, the nonce, has 32 bits."""
+END_AT = 3 * 2**30
+
+
+class Probes:
+    """See the module.  The ``Probing`` (``ends.wire``) of a wire whose messages can carry numbers and padding."""
+
+    def __init__(self, context: Context, table: FlowTable, watch: Watch) -> None:
+        self._context = context
+        self._table = table
+        self._watch = watch
+
+    def begin(self, now: float, flow: Established) -> None:
+        """See ``Probing``: the first probe leaves at once, padded."""
+        self._context.deadlines.set(Timer.PROBE, flow, now)
+
+    # -- asking
+
+    def due(self, now: float, flow: Established) -> None:
+        """See ``Probing``: the next probe, or the last one is overdue."""
+        if flow.health.waiting and flow.health.overdue(now, flow.heard):
+            self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
+            self._table.step(now, flow, Input.DEAD, "probes are not answered")
+            return
+        self._watch.silent(now, flow)
+        if flow.health.unanswered and flow.usable and not flow.alone:
+            flow.pump.group.rest(flow.pump)  # until it answers: the others carry the bulk meanwhile
+        self.ask(now, flow)
+
+    def ask(self, now: float, flow: Established) -> None:
+        """See ``Probing``."""
+        if flow.state is not State.ESTABLISHED:
+            return
+        pump = flow.pump
+        padding = 0
+        if not flow.path.confirmed and not flow.health.unanswered:
+            padding = max(flow.path.size - pump.codec.control_size(messages.Probe(0)), 0)
+        number = flow.health.probe_sent(now, pump.sent_frames + 1, flow.heard)
+        if padding:
+            flow.path.probe_sent(number)
+        self._send(flow, messages.Probe(number, padding))
+        self._context.deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
+
+    def _send(self, flow: Established, message: messages.Control) -> None:
+        self._context.outbox.send([self._table.pump.send_control(flow.pump, message)])
+
+    # -- answers
+
+    def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
+        """See ``Probing``."""
+        match message:
+            case messages.Probe(number=number):
+                self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
+            case messages.ProbeAnswer(number=number, flow_id=flow_id, received=arrived):
+                about = flow.session.flows.get(flow_id)
+                if about is not None:
+                    self._answered(now, about, number, arrived)
+            case _:
+                return False
+        return True
+
+    def _answer(self, flow: Established, answer: messages.ProbeAnswer) -> None:
+        if flow.state not in (State.ESTABLISHED, State.CONFIRMING):
+            return  # behind our FIN there is no sequence space; a demoted flow sends nothing
+        self._send(flow, answer)
+        if not flow.usable:
+            self._table.tell_others(flow, answer)
+
+    def _answered(self, now: float, flow: Established, number: int, received: int) -> None:
+        if flow.path.larger_passed(now, number):
+            self._table.pump.set_max_payload(flow.pump, flow.path.size)
+            return
+        if not flow.health.answered(now, number, received):
+            return
+        if flow.state is State.ESTABLISHED and not flow.sick:
+            flow.pump.group.use(flow.pump)
+        if flow.path.answered(now, number):
+            self._table.pump.set_max_payload(flow.pump, flow.path.size)
+        self._judge(now, flow)
+        if not flow.path.confirmed:
+            self._context.deadlines.set(Timer.PROBE, flow, now)
+            return
+        self._try_larger(now, flow)
+        pause = ACTIVE_PROBE if flow.had_traffic else self._keepalive()
+        self._context.deadlines.set(Timer.PROBE, flow, now + pause)
+
+    def _keepalive(self) -> float:
+        """The period of an idle flow, give or take 20 %."""
+        return self._context.parameters.keepalive * (0.8 + 0.4 * self._context.random(1) / 255)
+
+    # -- what the answers tell
+
+    def _judge(self, now: float, flow: Established) -> None:
+        """Take a flow out of use that loses much more than its peers do: it does not come back, another is dialled for it."""
+        if flow.state is not State.ESTABLISHED:
+            return
+        if flow.sick:
+            self._table.step(now, flow, Input.SICK)  # what the client was told may have been lost
+        if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
+            flow.path.start(flow.path.size)  # RFC 8899 section 4.3: is it still true?
+        median = min(_median_loss(flow.session, udp=udp) for udp in (False, True))
+        compared = len(flow.session.flows) >= MIN_HEALTHY
+        if compared and flow.health.loss > SICK_LOSS + 2 * median and not flow.sick and flow.usable and not flow.alone:
+            flow.pump.group.rest(flow.pump)
+            loss, usual = f"{flow.health.loss:.0%}", f"{median:.0%}"
+            self._turn_sick(now, flow, f"loses {loss} of what we send on it, half of the flows lose less than {usual}")
+
+    def _turn_sick(self, now: float, flow: Established, reason: str) -> None:
+        flow.sick = True
+        self._context.outbox.tell(FlowSick(flow.flow_id, flow.key, reason))
+        self._table.step(now, flow, Input.SICK)
+
+    def sweep(self, now: float, flow: Established) -> None:
+        """See ``Probing``: a flow whose counters will run out is replaced long before, and ends before one could come twice."""
+        if flow.pump.counter >= END_AT:
+            self._table.step(now, flow, Input.DEAD, "its counters have run out")
+        elif flow.pump.counter >= REPLACE_AT and not flow.sick:
+            self._turn_sick(now, flow, "has used up half of its counters")
+
+    # -- the size of the path
+
+    def _try_larger(self, now: float, flow: Established) -> None:
+        """Where more might pass than is used, ask the path, beside the flow's ordinary probes."""
+        probe = flow.path.larger(now, self._table.ceiling(flow))
+        if probe is not None and flow.state is State.ESTABLISHED:
+            number, size = probe
+            self._send(flow, messages.Probe(number, size - flow.pump.codec.control_size(messages.Probe(0))))
+
+    def widened(self, now: float, flow: Established) -> None:
+        """See ``Probing``."""
+        flow.path.widened(now)
+        if flow.state is State.ESTABLISHED and not flow.health.waiting:
+            self._context.deadlines.hasten(Timer.PROBE, flow, now)
+
+
+def _median_loss(session: Session, *, udp: bool) -> float:
+    """Of the session's flows of one kind, 1 if it has none: where a path throttles one kind, the other is the measure."""
+    losses = sorted(flow.health.loss for flow in session.flows.values() if flow.key.udp is udp)
+    return losses[len(losses) // 2] if losses else 1.0

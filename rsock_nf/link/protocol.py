@@ -1,0 +1,211 @@
+"""What a link is, and what an operating system has to provide: protocols and plain values, no system call.
+
+``Link`` is one device as far as our flows are concerned.  ``System`` is everything that differs between operating
+systems.  The rooms ``linux`` and ``bsd`` have one each, and ``rsock_nf.link.system`` chooses one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
+from rsock_nf.link.checks import Finding
+from rsock_nf.link.udp import UdpSystem
+
+
+class PortSide(enum.Enum):
+    """Which end of a *received* segment carries the server's port."""
+
+    DESTINATION = "destination"
+    """We are the server."""
+    SOURCE = "source"
+    """We are the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which received packets are ours: TCP with an address and a port on the given side, and the ICMP
+    "fragmentation needed" / ICMPv6 "packet too big" about segments that we sent."""
+
+    side: PortSide
+    addresses: tuple[IPAddress, ...]
+    """On the server: our own addresses, the destinations of what we receive.  On the client: the server's addresses,
+    the sources of what we receive."""
+    ports: tuple[PortRange, ...]
+    """The server's ports."""
+
+
+class LinkEvent(enum.Enum):
+    """What happened to the link since the last look."""
+
+    UP = "up"
+    DOWN = "down"
+    MTU = "mtu"
+    """``Link.mtu`` or ``Link.max_burst_bytes`` changed."""
+    ADDRESSES = "addresses"
+    """The device's addresses changed."""
+    NEXT_HOP = "next-hop"
+    """The route to a followed destination changed (gateway or source address)."""
+    MOVED = "moved"
+    """The route to a followed destination leads out of another device now; ``route_to`` tells which."""
+    GONE = "gone"
+    """The device was deleted or renamed."""
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """Since the link was opened."""
+
+    received_packets: int = 0
+    received_bytes: int = 0
+    sent_packets: int = 0
+    """Bursts as handed to the kernel."""
+    sent_segments: int = 0
+    sent_bytes: int = 0
+    receive_drops: int = 0
+    """Dropped by the kernel because our receive buffer was full (PACKET_STATISTICS tp_drops; BIOCGSTATS bs_drop)."""
+    truncated: int = 0
+    """Received larger than our buffer."""
+    send_full: int = 0
+    """ENOBUFS: dropped because the device queue was full."""
+    too_big: int = 0
+    """Not sent: a frame with its headers above the MTU."""
+    unresolved: int = 0
+    """Not sent: no route or neighbour yet."""
+    send_errors: int = 0
+    """Not sent: anything else."""
+
+
+class Link(Protocol):
+    """One device, as far as our flows are concerned.  Non-blocking throughout."""
+
+    device: str
+    mtu: int
+    """Largest IP packet, bytes."""
+    max_burst_bytes: int
+    """Largest IP packet length of a burst; 0 = this link takes single segments only."""
+
+    def fileno(self) -> int:
+        """Readable when packets wait."""
+
+    def event_fileno(self) -> int:
+        """Readable when ``events`` has something; -1 = never."""
+
+    def receive(self, budget: int) -> list[Packet]:
+        """At most ``budget`` packets; empty when none waits.  Buffers are valid until the next call.
+
+        /dev/bpf gives a whole buffer at a time.  Such a link returns all packets in it, however many: ``fileno`` does
+        not become readable for packets that have already been read.
+        """
+
+    def send(self, bursts: Sequence[Outgoing]) -> int:
+        """Send ``bursts``.  Returns how many are done: sent, or dropped and counted.
+
+        Less than ``len(bursts)`` means that the send buffer is full: wait until ``fileno`` is writable.
+        """
+
+    def rematch(self, match: Match) -> None:
+        """Receive what ``match`` describes from now on, without a gap.  For a server whose addresses changed.
+
+        Raises ``LinkError`` when one filter cannot express it.
+        """
+
+    def follow(self, remote: IPAddress) -> None:
+        """Resolve the next hop to ``remote`` now, and keep it up to date until ``forget``.  Never blocks."""
+
+    def forget(self, remote: IPAddress) -> None:
+        """Stop following ``remote``."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """Flows to ``remote`` went silent: make the kernel check the next hop at once."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """The source address that the route to ``remote`` prefers; None = no route."""
+
+    def events(self) -> list[LinkEvent]:
+        """What happened since the last call.  Reads everything from the event descriptor."""
+
+    def tick(self, now: float) -> None:
+        """Call it about once a second while traffic flows: it checks next hops and reads statistics."""
+
+    def counters(self) -> LinkCounters:
+        """A snapshot."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class LinkError(Exception):
+    """The link cannot be opened or used.  The text is one line that names the device and the remedy."""
+
+
+class Route(NamedTuple):
+    """How packets to one destination leave this host."""
+
+    device: str
+    source: IPAddress | None
+    gateway: IPAddress | None
+    """None = on-link."""
+    local: bool
+    """The destination is an address of this host: ``device`` is the loopback device, or the address's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    """What error messages send their reader to: command lines, without the backquotes, and names of settings."""
+
+    tcp_port: str
+    """Shows which process has TCP port ``{port}``."""
+    udp_port: str
+    """Shows which process has UDP port ``{port}``."""
+    tcp_ports: str
+    """Shows which processes have TCP ports."""
+    unix_socket: str
+    """Shows which process has the Unix-domain socket ``{path}``."""
+    addresses: str
+    """Lists the host's addresses."""
+    ephemeral_ports: str
+    """The setting of their range."""
+    low_ports: str
+    """What a process needs to bind ports below 1024."""
+
+
+class System(Protocol):
+    """What an operating system has to provide."""
+
+    run_directory: Path
+    """The directory for files that need not survive a reboot."""
+    has_capabilities: bool
+    """Privileges can be granted one by one (capabilities(7)), not only all of root's together."""
+    socket_path_bytes: int
+    """The longest path of a Unix-domain socket: one less than sun_path."""
+
+    @property
+    def remedies(self) -> Remedies:
+        """What error messages send their reader to."""
+
+    @property
+    def udp(self) -> UdpSystem:
+        """How its UDP sockets are read and written."""
+
+    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``."""
+
+    def route_to(self, remote: IPAddress) -> Route:
+        """See ``route_to``."""
+
+    def default_device(self, version: int | None) -> str | None:
+        """See ``default_device``."""
+
+    def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
+        """See ``device_addresses``."""
+
+    def examine_host(self) -> list[Finding]:
+        """Whether the kernel has what a tunnel over fake TCP needs."""
+
+    def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
+        """The state of ``device``; with ``tap`` also whether fake TCP can be received there."""

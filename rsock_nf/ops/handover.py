@@ -1,0 +1,45 @@
+"""Settings on their way from ``up`` to the process that it starts.
+
+``up`` reads and validates the file and resolves its names.  The process that it starts gets the result on its standard
+input, where no other process can see the secret.  It reads no file again, so both processes have the same settings
+even if the file or a name changes in between.
+
+The form is pickle, restricted to the classes that settings consist of: reading it cannot call anything else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, BinaryIO
+
+from rsock_nf.config import Configuration
+from rsock_nf.errors import InstanceError
+
+_MODULES = ("rsock_nf.config", "rsock_nf.core.parameters", "rsock_nf.core.types", "rsock_nf.settings")
+_PLAIN = {("ipaddress", "IPv4Address"), ("ipaddress", "IPv6Address"), ("pathlib", "PosixPath")}
+
+
+def pack(configuration: Configuration) -> bytes:
+    """What ``receive`` reads.  The secret is in it."""
+    return pickle.dumps(configuration)
+
+
+def receive(stream: BinaryIO) -> Configuration:
+    """What ``pack`` made.  Raises ``InstanceError`` when it is anything else."""
+    try:
+        configuration = _Reader(stream).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise InstanceError(f"no settings on standard input: {error}") from None
+    if not isinstance(configuration, Configuration):
+        raise InstanceError("no settings on standard input")
+    return configuration
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Only classes, and only those of which settings consist."""
+        if (module, name) in _PLAIN or (module in _MODULES and "." not in name):
+            found = super().find_class(module, name)
+            if isinstance(found, type):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of settings")

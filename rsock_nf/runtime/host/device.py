@@ -1,0 +1,249 @@
+"""The network device of a running instance: with a link on it (fake TCP), or only as the way of its UDP sockets.
+
+``LinkedDevice`` opens the link again when the device comes back or when the route has moved to another device.  It
+tells its owner what else happens to the device.  ``PlainDevice`` only knows the MTU.
+
+Not here: packets (``driver``), and how a link is made (``rsock_nf.link``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rsock_firewall import FirewallError
+from rsock_nf.core.types import IPAddress
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.host.rules import Rules
+
+_LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
+"""Of the log lines about the device; of all others: debug."""
+ETHERNET_MTU = 1500
+"""Assumed where the routes tell no MTU; the probes find out."""
+
+
+class Device(Protocol):
+    """What client and server ask of either kind."""
+
+    name: str
+
+    @property
+    def up(self) -> bool:
+        """It can send."""
+
+    @property
+    def mtu(self) -> int | None:
+        """The largest IP packet in bytes; None = not known, or not open."""
+
+    def link_counters(self) -> dict[str, Any]:
+        """The link's, by name; empty without a link."""
+
+    def follow(self, remote: IPAddress) -> None:
+        """Keep the next hop to ``remote``."""
+
+    def forget(self, remote: IPAddress) -> None:
+        """No longer keep it."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """Check the neighbour on the way to ``remote`` again."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """The source address that the route to ``remote`` prefers; None = not known."""
+
+    def rematch(self) -> None:
+        """Our addresses have changed: receive what comes to the present ones.  Raises ``LinkError``."""
+
+    def tick(self, now: float) -> None:
+        """Once a second."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class Owner(Protocol):
+    """What a ``LinkedDevice`` asks of the client or the server that it belongs to."""
+
+    def match(self) -> Match:
+        """What the link is to receive now."""
+
+    def wanted_device(self) -> str:
+        """The device that this instance belongs on now."""
+
+    def device_changes(self, name: str) -> None:
+        """The link is about to be opened on ``name``, perhaps the same device that has come back."""
+
+    def device_event(self, event: LinkEvent) -> None:
+        """UP, DOWN, ADDRESSES or NEXT_HOP."""
+
+    def link_renewed(self) -> None:
+        """The link is another one than before."""
+
+
+class LinkedDevice:
+    """A device with a link, on which ``driver`` sends and receives."""
+
+    def __init__(
+        self, name: str, link: Link | None, driver: Driver, rules: Rules, owner: Owner, *, log: logging.Logger
+    ) -> None:
+        """``link``: open already, on this device."""
+        self.name = name
+        self._link = link
+        """None = the device is gone: it is looked for once a second."""
+        self._up = True
+        self._driver = driver
+        self._rules = rules
+        self._owner = owner
+        self._log = log
+        if link is not None:
+            driver.use_link(link, self.read_events)
+
+    # -- what happens to it
+
+    def read_events(self) -> None:
+        """The link has something to tell."""
+        link = self._link
+        if link is None:
+            return
+        for event in link.events():
+            self._log.log(_LEVELS.get(event, logging.DEBUG), "device %s (MTU %d): %s", self.name, link.mtu, event.value)
+            if event in _LEVELS:
+                self._up = event is LinkEvent.UP
+            if event is LinkEvent.MTU:
+                self._driver.resize(link.mtu, link.max_burst_bytes)
+            elif event is LinkEvent.GONE:
+                self._log.warning("device %s is gone: waiting for it", self.name)
+                self.close()
+                return
+            elif event is LinkEvent.MOVED:
+                wanted = self._owner.wanted_device()
+                if wanted != self.name:
+                    self._log.info("the route has moved from device %s to %s", self.name, wanted)
+                    self._reopen(wanted)
+                    return
+            else:
+                self._owner.device_event(event)
+        self._driver.settle()
+
+    def tick(self, now: float) -> None:
+        """Neighbours and statistics are looked at; a device that is gone is looked for."""
+        if self._link is not None:
+            self._link.tick(now)
+            self.read_events()
+        else:
+            self._reopen(self._owner.wanted_device())
+
+    def _reopen(self, name: str) -> None:
+        """Rules first, then the link; what fails is tried again in a second."""
+        self._owner.device_changes(name)
+        self.close()
+        self.name = name
+        try:
+            self._rules.apply()
+            link = open_link(name, self._owner.match())
+        except (LinkError, FirewallError) as error:
+            self._log.debug("device %s: %s", name, error)
+            return
+        self._link, self._up = link, True
+        self._driver.use_link(link, self.read_events)
+        self._driver.resize(link.mtu, link.max_burst_bytes)
+        self._log.info("using device %s", name)
+        self._owner.link_renewed()
+        self._driver.settle()
+
+    def close(self) -> None:
+        """Close the link.  Idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            self._driver.drop_link()
+            link.close()
+
+    # -- what is asked of it
+
+    @property
+    def up(self) -> bool:
+        """See ``Device``."""
+        return self._up and self._link is not None
+
+    @property
+    def mtu(self) -> int | None:
+        """See ``Device``."""
+        return self._link.mtu if self._link is not None else None
+
+    def link_counters(self) -> dict[str, Any]:
+        """See ``Device``."""
+        return dataclasses.asdict(self._link.counters()) if self._link is not None else {}
+
+    def follow(self, remote: IPAddress) -> None:
+        """See ``Device``."""
+        if self._link is not None:
+            self._link.follow(remote)
+
+    def forget(self, remote: IPAddress) -> None:
+        """See ``Device``."""
+        if self._link is not None:
+            self._link.forget(remote)
+
+    def suspect(self, remote: IPAddress) -> None:
+        """See ``Device``."""
+        if self._link is not None:
+            self._link.suspect(remote)
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """See ``Device``."""
+        return self._link.source_for(remote) if self._link is not None else None
+
+    def rematch(self) -> None:
+        """See ``Device``."""
+        if self._link is not None:
+            self._link.rematch(self._owner.match())
+
+
+class PlainDevice:
+    """A device without a link: there are only UDP sockets, and the kernel finds their way."""
+
+    up = True
+
+    def __init__(
+        self, name: str, mtu: int, driver: Driver, path_mtu: Callable[[], int], *, log: logging.Logger
+    ) -> None:
+        """``path_mtu``: the largest IP packet that the routes take now; 0 = they do not tell."""
+        self.name = name
+        self.mtu: int | None = mtu
+        self._driver = driver
+        self._path_mtu = path_mtu
+        self._log = log
+
+    def tick(self, now: float) -> None:  # noqa: ARG002 - as ``Device`` has it
+        """The MTU may have changed.  A route that was just deleted tells none: that is not believed."""
+        mtu = self._path_mtu()
+        if mtu in (0, self.mtu):
+            return
+        self._log.debug("the carriers' MTU is %d now", mtu)
+        self.mtu = mtu
+        self._driver.resize(mtu, 0)
+
+    def link_counters(self) -> dict[str, Any]:
+        """See ``Device``."""
+        return {}
+
+    def follow(self, remote: IPAddress) -> None:
+        """Nothing: the kernel does."""
+
+    def forget(self, remote: IPAddress) -> None:
+        """Nothing."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """Nothing."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:  # noqa: ARG002 - as ``Device`` has it
+        """The kernel chooses."""
+        return None
+
+    def rematch(self) -> None:
+        """Nothing is filtered."""
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,75 @@
+"""The firewall rules of a running instance: installed before its sockets open, updated, and repaired.
+
+Not here: what the rules say (``policy``), and how a backend installs them (``rsock_firewall``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Self
+
+from rsock_firewall import Counters, Firewall, FirewallError, Held, Policy
+from rsock_nf.runtime.reports.troubles import Troubles
+
+
+class Rules:
+    """Rules that are installed.  ``policy`` tells what they must cover now."""
+
+    def __init__(
+        self, backend: str, held: Held, policy: Callable[[], Policy], *, log: logging.Logger, troubles: Troubles
+    ) -> None:
+        self.backend = backend
+        self.repairs = 0
+        """How often they were put back."""
+        self._held = held
+        self._policy = policy
+        self._log = log
+        self._troubles = troubles
+
+    @classmethod
+    def install(
+        cls,
+        firewall: Firewall,
+        policy: Callable[[], Policy],
+        stack: contextlib.ExitStack,
+        *,
+        log: logging.Logger,
+        troubles: Troubles,
+    ) -> Self:
+        """Install them; ``stack`` removes them.  Raises ``FirewallError``."""
+        held = stack.enter_context(firewall.hold(policy()))
+        return cls(firewall.name, held, policy, log=log, troubles=troubles)
+
+    def apply(self) -> None:
+        """Make them say what ``policy`` tells now.  Raises ``FirewallError``; then they are as before."""
+        self._held.update(self._policy())
+
+    def watch(self, loop: asyncio.AbstractEventLoop, stack: contextlib.ExitStack) -> None:
+        """Repair them at once when the backend reports a change, until ``stack`` ends it."""
+        descriptor = self._held.fileno()
+        if descriptor >= 0:
+            loop.add_reader(descriptor, self.repair)
+            stack.callback(loop.remove_reader, descriptor)
+
+    def tick(self) -> None:
+        """Once a second: a backend that reports no changes is asked."""
+        if self._held.fileno() < 0:
+            self.repair()
+
+    def repair(self) -> None:
+        """Put back what somebody else has changed."""
+        try:
+            if self._held.repair():
+                self.repairs += 1
+                self._log.warning("the firewall rules were changed by somebody else: put back")
+        except FirewallError as error:
+            self._troubles.note(f"cannot put the firewall rules back: {error}")
+
+    def counters(self) -> Counters | None:
+        """What the rules dropped; None = somebody changes them at this moment."""
+        with contextlib.suppress(FirewallError):
+            return self._held.counters()
+        return None

@@ -1,0 +1,116 @@
+"""What this room asks of an endpoint: the driver's verbs, and those of the client's or the server's role.
+
+The endpoints of the core offer them, and so does ``Demultiplexer``.  What each verb does is said there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Protocol
+
+from rsock_nf.core.flows.session import Session
+from rsock_nf.core.outbox import Output
+from rsock_nf.core.types import Carried, FlowKey, Packet, Run
+
+
+class Endpoint(Protocol):
+    """Either role: input with the time, output by ``poll``."""
+
+    @property
+    def closing(self) -> bool:
+        """Some flow waits for the answer to its FIN."""
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that stand; a client has at most one."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was dropped or ignored, and how often."""
+
+    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+        """Packets from the link."""
+
+    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+        """What UDP carriers received."""
+
+    def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
+        """Datagrams from the application or the targets."""
+
+    def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:
+        """The MTU or the burst size changed; both in bytes."""
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due."""
+
+    def next_timeout(self) -> float | None:
+        """When ``handle_timeout`` wants to be called; None = never."""
+
+    def poll(self) -> list[Output]:
+        """What is to be done, in the order in which it arose."""
+
+
+class ClientRole(Protocol):
+    """What only a client can be asked."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no session; empty when there is one."""
+
+    @property
+    def idle(self) -> bool:
+        """It has closed its flows, because nothing was left to carry."""
+
+    @property
+    def remote_text(self) -> str:
+        """The server's address in use."""
+
+    def start(self, now: float) -> None:
+        """Dial."""
+
+    def stop(self, now: float) -> None:
+        """Tell the server, close every flow."""
+
+    def reconnect(self, now: float) -> None:
+        """Give up every flow and dial again."""
+
+    def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
+        """The port that ``PortWanted`` asked for is held, and the rules cover it."""
+
+    def port_refused(self, now: float, request: int, reason: str) -> None:
+        """No port can be held, or no socket opened, now."""
+
+    def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
+        """The socket that ``CarrierWanted`` asked for is open."""
+
+    def carrier_refused(self, now: float, key: FlowKey) -> None:
+        """ICMP port unreachable came back on a carrier."""
+
+
+class ServerRole(Protocol):
+    """What only a server can be asked."""
+
+    def stop(self, now: float) -> None:
+        """Tell every client, close every flow."""
+
+    def socket_refused(self, now: float, peer: Hashable, reason: str) -> None:
+        """The socket that ``ConversationOpened`` asked for cannot be opened."""
+
+    def followed(self) -> list[bytes]:
+        """The packed addresses that fake-TCP flows lead to."""
+
+
+class ClientEndpoint(Endpoint, Protocol):
+    """A client."""
+
+    @property
+    def role(self) -> ClientRole:
+        """Its role."""
+
+
+class ServerEndpoint(Endpoint, Protocol):
+    """A server."""
+
+    @property
+    def role(self) -> ServerRole:
+        """Its role."""

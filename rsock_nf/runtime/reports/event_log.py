@@ -1,0 +1,36 @@
+"""Log lines about events of an endpoint that either role only notes."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address
+
+from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
+from rsock_nf.core.types import FlowKey
+
+
+def log_event(log: logging.Logger, event: Event) -> None:
+    """A session or a flow has come, gone or fallen ill."""
+    match event:
+        case SessionUp(session_id=session_id, peer=peer):
+            log.info("session %016x with %s is up", session_id, peer)
+        case SessionDown(session_id=session_id, reason=reason):
+            log.info("session %016x has ended: %s", session_id, reason)
+        case FlowOpened(flow_id=flow_id, key=key):
+            log.debug("flow %d, %s, is up", flow_id, _ports(key))
+        case FlowClosed(flow_id=flow_id, key=key, reason=reason, orderly=orderly):
+            level = logging.DEBUG if orderly else logging.INFO
+            log.log(level, "flow %d, %s, has ended: %s", flow_id, _ports(key), reason)
+        case FlowSick(flow_id=flow_id, key=key, reason=reason):
+            log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
+        case _:
+            raise AssertionError(f"unhandled {event!r}")
+
+
+def log_suspect(log: logging.Logger, remote: bytes) -> None:
+    """Several flows to ``remote`` went silent."""
+    log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
+
+
+def _ports(key: FlowKey) -> str:
+    return f"{'UDP ' if key.udp else ''}port {key.local_port} to {key.remote_port}"

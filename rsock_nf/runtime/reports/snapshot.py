@@ -1,0 +1,162 @@
+"""A running instance as plain JSON types: what ``status`` shows and programs read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.types import Endpoint, FlowKey, PortRange
+from rsock_nf.policy import carrier_ports, fake_tcp_ports
+from rsock_nf.runtime.reports.view import HostView, View
+from rsock_nf.settings import Settings
+from rsock_nf.sockets.datagrams import DatagramCounters
+
+_MAX_CONVERSATIONS = 100
+"""That are listed one by one."""
+
+
+def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[str, Any]:
+    """Counters only grow, and ``uptime`` is the clock: rates are the reader's business."""
+    settings = view.settings
+    described = [_session(view, session, now) for session in view.sessions]
+    return {
+        "name": settings.name,
+        "role": "client" if isinstance(settings.tunnel, ClientParameters) else "server",
+        "uptime": round(now - started, 3),
+        "state": view.state,
+        "reason": view.reason,
+        "config": str(settings.path),
+        "cipher": settings.tunnel.cipher.value,
+        "ports": ",".join(map(str, _ports(settings))),
+        "mtu": _mtu(described),
+        "wires": wires(settings, described),
+        "sessions": described,
+        "type": _type(settings),
+        "link": {
+            "device": host.device,
+            "up": host.device_up,
+            "mtu": host.mtu,
+            "counters": dict(host.link_counters),
+        },
+        "carriers": dict(host.carriers),
+        "firewall": {
+            "backend": host.backend,
+            "dropped": host.dropped.inbound_packets if host.dropped else 0,
+            "guarded": host.dropped.output_packets if host.dropped else 0,
+            "repairs": host.repairs,
+            "local_ports": list(host.held_ports),
+        },
+        "sockets": _sum(host.sockets),
+        "refused_by": dict(view.refusals),
+        "backlog_dropped": host.backlog_dropped,
+        "counters": dict(view.counters),
+    }
+
+
+def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each wire: its ports, its kinds of flows, and the least MTU of its sessions (None = no flow carries anything).
+
+    ``sessions``: as the snapshot has them.
+    """
+    return [
+        {
+            "wire": tunnel.wire.value,
+            "ports": ",".join(map(str, tunnel.ports)),
+            "type": tunnel.carriers.value,
+            "mtu": _mtu([session for session in sessions if session["wire"] == tunnel.wire.value]),
+        }
+        for tunnel in (settings.tunnel, settings.rsock)
+        if tunnel is not None
+    ]
+
+
+def _mtu(sessions: list[dict[str, Any]]) -> int | None:
+    return min((session["mtu"] for session in sessions if session["mtu"]), default=None)
+
+
+def _ports(settings: Settings) -> list[PortRange]:
+    """The server's, over both wires."""
+    return sorted([*settings.tunnel.ports, *(settings.rsock.ports if settings.rsock else ())])
+
+
+def _type(settings: Settings) -> str:
+    """Over both wires."""
+    if not carrier_ports(settings):
+        return "tcp"
+    return "all" if fake_tcp_ports(settings) else "udp"
+
+
+def _sum(counters: Sequence[DatagramCounters]) -> dict[str, int]:
+    names = [field.name for field in dataclasses.fields(DatagramCounters)]
+    return {name: sum(getattr(one, name) for one in counters) for name in names}
+
+
+def _session(view: View, session: Session, now: float) -> dict[str, Any]:
+    conversations = list(session.group.conversations.values())
+    return {
+        "id": f"{session.session_id:016x}",
+        "peer": session.peer or view.remote,
+        "wire": session.wire.value,
+        "cipher": session.cipher.value,
+        "age": round(now - session.created, 3),
+        "mtu": session.largest_datagram(),
+        "no_credit": session.group.no_credit,
+        "fragments_dropped": session.reassembly.dropped,
+        "flows": [_flow(flow, now) for flow in session.flows.values()],
+        "conversations": len(conversations),
+        "conversation_list": [
+            {
+                "number": conversation.number,
+                "peer": view.describe(session, conversation.peer),
+                "target": conversation.target,
+                "tx_datagrams": conversation.sent_datagrams,
+                "rx_datagrams": conversation.received_datagrams,
+            }
+            for conversation in conversations[:_MAX_CONVERSATIONS]
+        ],
+        "tx_datagrams": sum(conversation.sent_datagrams for conversation in conversations),
+        "rx_datagrams": sum(conversation.received_datagrams for conversation in conversations),
+        "tx_bytes": sum(conversation.sent_bytes for conversation in conversations),
+        "rx_bytes": sum(conversation.received_bytes for conversation in conversations),
+    }
+
+
+def _flow(flow: Established, now: float) -> dict[str, Any]:
+    health = flow.health
+    return {
+        "id": flow.flow_id,
+        "state": "sick" if flow.sick else flow.state.value,
+        "type": "udp" if flow.key.udp else "tcp",
+        "local": _endpoint(flow.key, local=True),
+        "remote": _endpoint(flow.key, local=False),
+        "age": round(now - flow.since, 3),
+        "rtt_ms": None if health.srtt is None else round(health.srtt * 1000, 3),
+        "loss_out": round(health.loss, 4),
+        "unanswered_probes": health.unanswered,
+        **_pumped(flow),
+    }
+
+
+def _pumped(flow: Established) -> dict[str, Any]:
+    pump = flow.pump
+    return {
+        "max_payload": pump.max_payload,
+        "in_flight": pump.in_flight,
+        "tx_frames": pump.sent_frames,
+        "rx_frames": pump.received_frames,
+        "tx_bytes": pump.sent_bytes,
+        "rx_bytes": pump.received_bytes,
+        "bad_frames": pump.bad_frames,
+        "bad_checksums": pump.bad_checksums,
+        "replayed": pump.replayed,
+        "out_of_window": pump.out_of_window,
+    }
+
+
+def _endpoint(key: FlowKey, *, local: bool) -> str:
+    address, port = (key.local, key.local_port) if local else (key.remote, key.remote_port)
+    return str(Endpoint(ip_address(address), port))

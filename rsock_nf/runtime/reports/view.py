@@ -1,0 +1,60 @@
+"""A running instance at one moment, as plain values: all that ``snapshot`` and ``journal`` see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsock_firewall import Counters
+from rsock_nf.core.flows.session import Session
+from rsock_nf.settings import Settings
+from rsock_nf.sockets.datagrams import DatagramCounters
+
+
+def _unnamed(_: Session, peer: Hashable) -> str:
+    return str(peer)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What it carries, and why not more.  The defaults are those of an instance that has just been started."""
+
+    settings: Settings
+    state: str = "starting"
+    """``starting``, a server's ``serving``, or a client's ``idle``, ``connecting`` or ``connected``."""
+    reason: str = ""
+    """Why nothing is carried; empty when something is."""
+    remote: str = ""
+    """Client: the server's address in use."""
+    sessions: Sequence[Session] = ()
+    describe: Callable[[Session, Hashable], str] = _unnamed
+    """Our end of a conversation, for people: from its session and its peer."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """The endpoint's, of what it dropped or ignored."""
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    """How often each target said that nobody listens there; only those that did."""
+    troubles: Mapping[str, int] = field(default_factory=dict)
+    """What failed, and how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What it holds of its host."""
+
+    device: str = ""
+    device_up: bool = False
+    mtu: int | None = None
+    link_counters: Mapping[str, Any] = field(default_factory=dict)
+    carriers: Mapping[str, int] = field(default_factory=dict)
+    """Of the UDP sockets on which flows travel; empty without any."""
+    backend: str = ""
+    """Of the firewall; empty without rules."""
+    dropped: Counters | None = None
+    """By the rules; None = there are none, or they cannot be asked now."""
+    repairs: int = 0
+    held_ports: Sequence[int] = ()
+    """The local ports that the rules cover beyond the configuration's."""
+    sockets: Sequence[DatagramCounters] = ()
+    """Toward applications or targets: those that are open, and the sum of those that were."""
+    backlog_dropped: int = 0

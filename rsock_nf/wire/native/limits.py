@@ -1,0 +1,12 @@
+"""What native frames can carry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rsock_nf.core.protocols import MAX_FRAME, Limits
+
+LIMITS: Final = Limits(
+    max_payload=MAX_FRAME, bursts=True, fragments=True, shortest=0, opening_bytes=2, first_conversation=None
+)
+"""An opening frame carries the index of its target, two bytes."""

@@ -1,0 +1,144 @@
+"""Whether flows of an original rsock still live: its keep-alive requests, which have no numbers.
+
+An original answers a request on any of its flows, and names only the flow.  Three unanswered ones in a row, a
+``keepalive`` apart, end a flow.  A client does not ask on a flow that has carried nothing: an original would not know it.
+There are no padded probes and no counters on this wire.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from rsock_nf.core import messages
+from rsock_nf.core.flows.context import Context
+from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import Input, State
+from rsock_nf.core.flows.table import FlowTable
+from rsock_nf.core.flows.timers import Timer
+from rsock_nf.core.flows.watch import Watch
+from rsock_nf.wire.rsock.frames import KeepAliveAnswer, KeepAliveRequest
+
+UNANSWERED = 3
+"""Requests without an answer after which a flow is dead."""
+SILENT = "probes are not answered"
+"""Why such a flow ended."""
+OVERDUE = 1.0
+"""Seconds after which an unanswered request keeps bulk away from its flow; it is repeated then."""
+
+
+class KeepAlives:
+    """See the module, and ``Probing``.  ``initiator``: for the client's end."""
+
+    def __init__(self, context: Context, table: FlowTable, watch: Watch, *, initiator: bool) -> None:
+        self._context = context
+        self._table = table
+        self._watch = watch
+        self._initiator = initiator
+        self._asked: WeakKeyDictionary[Established, float] = WeakKeyDictionary()
+        """When the only request on its way was sent."""
+
+    def begin(self, now: float, flow: Established) -> None:
+        """See ``Probing``: a client's datagrams go first."""
+        self._context.deadlines.set(Timer.PROBE, flow, now + OVERDUE)
+
+    # -- asking
+
+    def due(self, now: float, flow: Established) -> None:
+        """See ``Probing``: the next request, or the last one is not answered."""
+        if flow.health.waiting:
+            flow.health.unanswered += 1
+            if self._is_unproved(flow):
+                self._table.step(now, flow, Input.DEAD, SILENT)
+                return
+            if flow.health.unanswered >= UNANSWERED:
+                self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
+                self._table.step(now, flow, Input.DEAD, SILENT)
+                return
+            self._watch.silent(now, flow)
+            if flow.usable and not flow.alone:
+                flow.pump.group.rest(flow.pump)  # until it answers: the others carry the bulk meanwhile
+        self.ask(now, flow)
+
+    def _is_unproved(self, flow: Established) -> bool:
+        """A server's UDP flow whose peer has never answered: one question is all that it gets.
+
+        Anybody may have sent its first datagram in somebody's name.  If that was a client of ours after all, its next
+        datagram makes the flow again.
+        """
+        return not self._initiator and flow.key.udp and flow.health.srtt is None
+
+    def ask(self, now: float, flow: Established) -> None:
+        """See ``Probing``."""
+        if flow.state is not State.ESTABLISHED:
+            return
+        keepalive = self._context.parameters.keepalive
+        if self._initiator and not flow.pump.sent_frames:
+            self._context.deadlines.set(Timer.PROBE, flow, now + keepalive)
+            return
+        self._asked[flow] = now
+        flow.health.probe_sent(now, flow.pump.sent_frames + 1, flow.heard)
+        self._send(flow, KeepAliveRequest(flow.flow_id))
+        wait = keepalive if flow.health.unanswered else min(OVERDUE, keepalive)
+        self._context.deadlines.set(Timer.PROBE, flow, now + wait)
+
+    def _send(self, flow: Established, message: object) -> None:
+        self._context.outbox.send([self._table.pump.send_control(flow.pump, message)])
+
+    # -- answers
+
+    def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
+        """See ``Probing``."""
+        flows = flow.session.flows
+        match message:
+            case KeepAliveRequest(flow_id=flow_id):
+                asked = flows.get(flow_id)
+                if asked is not None:
+                    self._answer(asked)
+                elif flow.state is State.ESTABLISHED:
+                    self._send(flow, messages.FlowDown(flow_id))
+            case KeepAliveAnswer(flow_id=flow_id):
+                about = flows.get(flow_id)
+                if about is not None and about.health.waiting:
+                    self._answered(now, about)
+            case _:
+                return False
+        return True
+
+    def _answer(self, flow: Established) -> None:
+        if flow.state not in (State.ESTABLISHED, State.CONFIRMING):
+            return
+        answer = KeepAliveAnswer(flow.flow_id)
+        self._send(flow, answer)
+        if not flow.usable:
+            self._table.tell_others(flow, answer)
+
+    def _answered(self, now: float, flow: Established) -> None:
+        """A round-trip time comes only from a request that was sent once (Karn's rule, RFC 6298 section 3)."""
+        if not flow.health.unanswered:
+            flow.health.sample(max(now - self._asked[flow], 0.0))
+        flow.health.clear()
+        if flow.state is State.ESTABLISHED and not flow.sick:
+            flow.pump.group.use(flow.pump)
+        self._forget_size(now, flow)
+        keepalive = self._context.parameters.keepalive * (0.8 + 0.4 * self._context.random(1) / 255)
+        self._context.deadlines.set(Timer.PROBE, flow, now + keepalive)
+
+    # -- the rest
+
+    def widened(self, now: float, flow: Established) -> None:
+        """See ``Probing``: the link takes more, so may the path, for nothing here could ask it."""
+        flow.path.widened(now)
+        self._forget_size(now, flow)
+
+    def _forget_size(self, now: float, flow: Established) -> None:
+        """A path that was narrow once must not cost a flow its large datagrams for ever.
+
+        What a router said holds as long as with Linux (ip-sysctl, ``mtu_expires``).
+        """
+        ceiling = self._table.ceiling(flow)
+        if flow.path.size < ceiling and flow.path.may_grow(now):
+            flow.path.start(ceiling)
+            self._table.pump.set_max_payload(flow.pump, ceiling)
+
+    def sweep(self, now: float, flow: Established) -> None:
+        """See ``Probing``: no counter runs out on this wire."""

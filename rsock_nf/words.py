@@ -1,0 +1,17 @@
+"""Words that an operator meets in two places, the log and ``status``, and that must be the same there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STRANGERS: Final = "payloads from strangers"
+"""The server's counter of first payloads that do not authenticate."""
+NOBODY_LISTENS: Final = "nobody listens there"
+"""What a target's ICMP port unreachable means."""
+
+
+def who_strangers_are(*, over_udp: bool) -> str:
+    """Over UDP no TCP handshake tells a stranger from a client of ours that a NAT has given another address."""
+    if over_udp:
+        return "another secret, a scan, or over UDP a client whose address has changed"
+    return "another secret, or a scan"

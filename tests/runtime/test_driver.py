@@ -1,0 +1,117 @@
+"""The data path: what waits for a full link, who is read meanwhile, and that whatever goes in is drained."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from rsock_nf.core.events import SessionDown
+from rsock_nf.core.outbox import Deliver, Output, Transmit
+from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
+from rsock_nf.runtime.driver import MAX_BACKLOG, Driver
+from tests.runtime import parts
+
+RUN = Run("peer", [b"datagram"], 8)
+SOURCE = 7
+"""A descriptor."""
+
+
+class Scene:
+    """A driver between an endpoint that wants what it is told to want, and a link that takes ``room`` bursts."""
+
+    def __init__(self) -> None:
+        self.loop = parts.Loop()
+        self.wanted: list[list[Output]] = []
+        self.told: list[Any] = []
+        self.sent: list[Outgoing] = []
+        self.room = 1000
+        self.endpoint = parts.endpoint()
+        self.endpoint.poll = lambda: self.wanted.pop(0) if self.wanted else []
+        self.endpoint.receive_packets = lambda _, packets: self.told.append(("packets", len(packets)))
+        self.endpoint.receive_datagrams = lambda _, runs: self.told.append(("runs", len(runs)))
+        self.driver = Driver(
+            cast("Any", self.loop),
+            self.endpoint,
+            deliver=self.told.append,
+            handle=self.told.append,
+            carrier_refused=self.told.append,
+            has_carriers=False,
+        )
+        self.driver.use_link(parts.link(send=self.send, receive=lambda _: self.packets.pop(0)), lambda: None)
+        self.packets: list[list[Packet]] = []
+        self.driver.add_source(SOURCE, lambda: [RUN])
+        self.driver.start_reading()
+
+    def send(self, bursts: list[Outgoing]) -> int:
+        taken = bursts[: self.room]
+        self.sent += taken
+        self.room -= len(taken)
+        return len(taken)
+
+    def call(self, callbacks: dict[int, Any], descriptor: int) -> None:
+        callback, *arguments = callbacks[descriptor]
+        callback(*arguments)
+
+
+def test_everything_is_done_in_the_order_in_which_it_arose() -> None:
+    scene = Scene()
+    gone, burst = SessionDown(1, "over"), parts.burst()
+    scene.wanted = [[gone, Deliver([RUN])], [Transmit([burst])]]
+    scene.packets = [[Packet(memoryview(b"ip"), 0, Checksum.VALID, b"")]]
+    scene.call(scene.loop.read, 100)
+    assert scene.told == [("packets", 1), gone, [RUN]]
+    assert scene.sent == [burst]
+
+
+def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
+    scene = Scene()
+    bursts = [parts.burst(size) for size in (1, 2, 3, 4)]
+    scene.room = 1
+    scene.wanted = [[Transmit(bursts[:2])], [Transmit(bursts[2:])]]
+    scene.driver.settle()
+    assert SOURCE not in scene.loop.read
+    scene.call(scene.loop.written, 100)
+    assert scene.sent == bursts[:1], "still full"
+    scene.room = 10
+    scene.call(scene.loop.written, 100)
+    assert [burst.payload_size for burst in scene.sent] == [1, 2, 3, 4]
+    assert scene.loop.written == {}
+    scene.call(scene.loop.read, SOURCE)
+    assert scene.told == [("runs", 1)]
+
+
+def test_what_finds_no_room_is_counted() -> None:
+    scene = Scene()
+    scene.room = 0
+    scene.wanted = [[Transmit([parts.burst()] * (MAX_BACKLOG + 3))]]
+    scene.driver.settle()
+    assert scene.driver.backlog_dropped == 3
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_link_that_goes_lets_the_sources_go(finished: bool) -> None:  # noqa: FBT001
+    """What waited for it is dropped; at the end nothing is read again."""
+    scene = Scene()
+    scene.room = 0
+    scene.wanted = [[Transmit([parts.burst()])]]
+    scene.driver.settle()
+    if finished:
+        scene.driver.finish()
+    scene.driver.drop_link()
+    assert scene.loop.written == {}
+    assert list(scene.loop.read) == ([] if finished else [SOURCE])
+
+
+def test_a_source_that_is_added_while_the_link_is_full_is_read_later() -> None:
+    scene = Scene()
+    scene.room = 0
+    scene.wanted = [[Transmit([parts.burst()])]]
+    scene.driver.settle()
+    scene.driver.add_source(8, list)
+    assert 8 not in scene.loop.read
+    scene.room = 10
+    scene.call(scene.loop.written, 100)
+    assert {SOURCE, 8} <= scene.loop.read.keys()
+    scene.driver.remove_source(8)
+    assert 8 not in scene.loop.read
