@@ -18,8 +18,11 @@ TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gc
 SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
 
 FUZZ_SECONDS ?= 60
+# Most tests wait for something, so more of them run at a time than there are cores.
+WORKERS ?= 3
+PYTEST = $(PY) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help venv demo test check lint types imports scripts format bench fuzz vagrant-test wheel clean
+.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -30,7 +33,10 @@ demo: $(VENV)/.run ## the main job: client, strict NAT router and server in name
 	@$(PY) -m rsock_nf demo
 
 test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) --durations 20 $(PYTEST_ARGS)
+
+quick: $(VENV)/.develop ## the tests that need no root and no namespaces, fewer cases of each: within a minute
+	@$(PYTEST) --quick $(PYTEST_ARGS)
 
 check: lint types imports scripts ## all of the static checks
 
@@ -68,7 +74,7 @@ wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## everything that make made in this directory
-	rm -rf $(VENV) build dist bench/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps.  Each environment contains the one before it, so that `make test` after `make demo` adds and removes nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ def _complete_path() -> None:
 
 
 if __name__ == "__main__":
+    # Imports make thousands of objects that stay: without this the cycle collector looks through them again and again.
+    gc.set_threshold(100_000, 20, 20)
     _complete_path()
     from rsock_nf.cli import main
 

@@ -21,8 +21,8 @@ from rsock_nf import config
 from rsock_nf.config import Configuration
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import ConfigError, RsockError, TunnelError
-from rsock_nf.ops.control_server import serve_control
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.control_socket.serve import serve_control
+from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Settings
 
@@ -35,7 +35,10 @@ class Tunnel(Protocol):
     """What ``rsock_nf.runtime.make_tunnel`` makes, to this module."""
 
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
-        """Carry traffic until ``stop`` is set; call ``ready`` once it does.  Raises ``TunnelError``.  Undoes all of its doing."""
+        """Carry traffic until ``stop`` is set; call ``ready`` once it does.
+
+        Raises ``TunnelError``.  At the end everything that it made is gone.
+        """
 
     def snapshot(self) -> dict[str, Any]:
         """Its state, for ``status``."""
@@ -56,14 +59,14 @@ def run(
 ) -> int:
     """Be the instance until a signal ends it; the exit status.
 
-    ``timeout``: end with ``TunnelError`` if it does not stand after so many seconds; None = keep trying.
+    ``timeout``: end with ``TunnelError`` if it is not up after so many seconds; None = keep trying.
     ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor; log lines go to a
     file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
     """
     settings = configuration.settings
     announcement = Announcement(ready_fd)
     instance = Instance(settings.name)
-    # Before our handlers stand, and after they are gone, a signal would end us with our files still there: it waits.
+    # A signal before our handlers are set, or after they are gone, would end us with our files still there: it waits.
     usual = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with instance.claim(settings.path, settings.digest):
@@ -123,24 +126,24 @@ class _Daemon:
         self._log = log
         self._announcement = announcement
         self._make = make
-        self._stood = False
+        self._was_up = False
         self._too_late = ""
 
     async def run(self, patience: float | None) -> int:
-        """Return 0 when a signal ended it.  Raises ``RsockError`` when the tunnel fails, or does not stand in time."""
+        """Return 0 when a signal ended it.  Raises ``RsockError`` when the tunnel fails, or is not up in time."""
         logger = self._log.logger
         try:
             return await self._carry(patience)
         except RsockError as error:
-            if self._stood:
+            if self._was_up:
                 self._instance.fail(str(error))
-            if not self._log.on_stderr:  # where whoever catches it writes it
+            if not self._log.on_stderr:  # there the caller prints the error
                 logger.error("%s", error)  # noqa: TRY400 - one line says it all
             raise
         except Exception as error:
             logger.exception("unexpected: this is a defect of rsock-nf")
             reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (log: {self._log.file})"
-            if self._stood:
+            if self._was_up:
                 self._instance.fail(reason)
             raise TunnelError(reason) from error
         finally:
@@ -180,13 +183,13 @@ class _Daemon:
             await tunnel.run(ready=self._ready, stop=stop)
 
     def _give_up(self, tunnel: Tunnel, stop: asyncio.Event, patience: float) -> None:
-        if not self._stood:
+        if not self._was_up:
             reason = tunnel.snapshot()["reason"]
             self._too_late = f"instance {self._settings.name} is not up within {patience:g} s: {reason}"
             stop.set()
 
     def _ready(self) -> None:
-        self._stood = True
+        self._was_up = True
         self._log.logger.info("up: pid %d, %s", os.getpid(), self._settings.path)
         self._announcement.ready()
 

@@ -1,4 +1,4 @@
-"""What the firewall is to keep from the kernel, told from the settings: one function for the runtime and for ``rules``."""
+"""What the firewall must keep from the kernel, by the settings.  For running instances and for ``rules``."""
 
 from __future__ import annotations
 

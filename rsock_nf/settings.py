@@ -1,4 +1,4 @@
-"""One instance's settings: what ``config`` ends in and ``runtime`` starts from.  No pydantic here: starting must be fast."""
+"""One instance's settings: the result of ``config``, and what ``runtime`` starts from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Settings:
     path: Path
     """The configuration file, absolute."""
     digest: str
-    """Hash of the validated configuration (secret included, hashed): tells whether a running instance has the same one."""
+    """Hash of the validated configuration, the secret included: shows whether a running instance has the same one."""
     tunnel: ClientParameters | ServerParameters
     rsock: ServerParameters | None = None
     """Server: a second wire, the original's, on ports of its own; ``tunnel`` is then native."""
@@ -36,7 +36,7 @@ class Settings:
     addresses: tuple[IPAddress, ...] = ()
     """Server: the local addresses it answers on; client: the source addresses.  Empty = found on the device."""
     listen: tuple[Endpoint | Path, ...] = ()
-    """Client: where the application sends its datagrams: a UDP endpoint, or the absolute path of a Unix-domain datagram socket."""
+    """Client: where the application sends: a UDP endpoint, or the absolute path of a Unix datagram socket."""
     client_ports: tuple[PortRange, ...] = ()
     """Client: where its source ports come from; empty = chosen by the kernel."""
     backend: str = "auto"

@@ -1,27 +1,162 @@
-"""Order and thoroughness of the whole test run; fixtures belong to the areas."""
+"""How the whole suite runs: order, workers, thoroughness, time limits, and what a failed test leaves behind.
+
+Fixtures belong to the areas.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.evidence import FAILED, keep_evidence
 
 # The machine may be busy with other tests: no deadline for one example.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile("default")
 
-_LAST = ("firewall", "link", "sockets", "ops", "netns", "interop", "e2e")
-"""Areas that need root and namespaces: they run after the rest, in this order."""
+ROOT = Path(__file__).parent
+NEED_ROOT = ("firewall", "link", "sockets", "ops", "netns", "interop", "e2e", "suite")
+"""Areas that make network namespaces.  They run after the others, in this order."""
+SIMULATED = ("core", "wire", "property")
+"""Areas whose tests have many cases, and whose cases take long: tunnels on a virtual clock, random packets."""
+QUICK_CASES = 3
+"""So many cases of each test of the simulated areas does ``--quick`` run."""
+FIXTURES_LIMIT = int(os.environ.get("RSOCK_NF_TESTS_FIXTURES_LIMIT", "150"))
+"""Seconds for a test's set-up, and for its tear-down.  A tunnel is up within three on an idle machine."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out what needs root and what is slow, and run three cases only of tests that have many",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # iptables takes one lock for the whole host, also where its tables are those of different namespaces, and
+        # gives up at once if another worker has it.
+        lock = f"/run/rsock-nf-tests-{os.getpid()}.xtables.lock"
+        os.environ["XTABLES_LOCKFILE"] = lock
+        config.add_cleanup(lambda: Path(lock).unlink(missing_ok=True))
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is quick and needs nothing comes first: a broken core is seen before a broken tunnel."""
-    root = Path(__file__).parent
+    items.sort(key=_rank)
+    for item in items:
+        if item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group("alone"))  # one worker takes them all, as its last work
+        elif "share" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))  # one worker has what they share
+    if config.getoption("quick"):
+        chosen = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
-    def rank(item: pytest.Item) -> int:
-        area = item.path.relative_to(root).parts[0] if item.path.is_relative_to(root) else ""
-        return _LAST.index(area) + 1 if area in _LAST else 0
 
-    items.sort(key=rank)
+def _rank(item: pytest.Item) -> int:
+    area = _area(item)
+    place = NEED_ROOT.index(area) + 1 if area in NEED_ROOT else 0
+    return place + (len(NEED_ROOT) + 1 if item.get_closest_marker("alone") else 0)
+
+
+def _area(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).parts[0] if item.path.is_relative_to(ROOT) else ""
+
+
+def _quick(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The tests for ``--quick``; of many cases some that lie evenly among them."""
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if _area(item) not in NEED_ROOT and not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0] if _area(item) in SIMULATED else item.nodeid].append(item)
+    return {
+        found[at * len(found) // count]
+        for found in cases.values()
+        for count in (min(QUICK_CASES, len(found)),)
+        for at in range(count)
+    }
+
+
+# -- one at a time
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Where several workers run, a test that is marked ``alone`` waits until the others have finished theirs."""
+    with contextlib.ExitStack() as stack:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            # Before the time limit of the test begins, hence ``tryfirst``.
+            stack.enter_context(_place_to_run(alone=item.get_closest_marker("alone") is not None))
+        return (yield)
+
+
+@contextlib.contextmanager
+def _place_to_run(*, alone: bool) -> Iterator[None]:
+    """Hold the lock of this directory, which all workers use: exclusively, or together with others."""
+    lock = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+# -- time limits
+#
+# pytest-timeout limits the test itself (timeout_func_only): the alarm must not go off between set-up, call and
+# tear-down, where pytest would take it for an error of its own and end the run.  Fixtures have limits here.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    with _limited("set-up"):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    with _limited("tear-down"):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _limited(phase: str) -> Iterator[None]:
+    """Fail what takes too long; of several fixtures that are torn down each has the whole time."""
+
+    def fail(_number: int, _frame: FrameType | None) -> None:
+        signal.alarm(FIXTURES_LIMIT)
+        pytest.fail(f"Timeout (>{FIXTURES_LIMIT} s) in the {phase} of fixtures")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(FIXTURES_LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# -- failures
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+        report.sections += keep_evidence(item.nodeid)
+    return report

@@ -1,8 +1,9 @@
 """The configuration file: JSON in, frozen ``Settings`` out.
 
-``source`` reads the file, ``values`` and ``kinds`` know what a key may hold, ``keys`` lists the keys, ``validate`` checks them,
-``assemble`` knows what they mean together, ``original`` reads the files of iceonsun/rsock.  ``json_schema`` and ``reference`` tell
-of the keys.  Defaults do not live here, but in the dataclasses that the file ends in.
+``source`` reads the file.  ``keys`` lists the keys; ``values`` and ``kinds`` know what a key may hold.  ``validate``
+checks the file against them, and ``assemble`` makes settings of it.  ``original`` reads the files of iceonsun/rsock.
+``json_schema`` and ``reference`` describe the keys.  Defaults are not here, but in the dataclasses that the file ends
+in.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def load(path: Path, role: str | None = None) -> Configuration:
 
 
 def from_flags(role: str, original: Mapping[str, Any]) -> Configuration:
-    """What the flags of the original's command line mean, in the form of its JSON; ``Settings.path`` is ``COMMAND_LINE``.
+    """What the flags of the original's command line mean.
+
+    ``original``: the flags in the form of the original's JSON.  ``Settings.path`` is then ``COMMAND_LINE``.
 
     Raises ``ConfigError``: one line that names the flag.
     """

@@ -83,7 +83,7 @@ def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original
 
 
 def _assemble_converted(path: Path, converted: original.Converted) -> Configuration:
-    """As ``_assemble``; errors and warnings name what stands in the original."""
+    """As ``_assemble``; errors and warnings name the field of the original."""
     try:
         found = _assemble(path, converted.keys)
     except ConfigError as error:
@@ -97,7 +97,7 @@ def _flag(field: str) -> str:
 
 
 def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
-    """The settings that the object ``raw`` means; ``path`` is where it stands.  Raises ``ConfigError``."""
+    """The settings that the object ``raw`` means; ``path`` is its file.  Raises ``ConfigError``."""
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
     _check_wire(path, keys)
@@ -157,11 +157,15 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
     found = []
     second = keys.rsock if isinstance(keys, ServerKeys) else None
     if keys.wire is Wire.NATIVE and keys.cipher is Cipher.NONE:
-        found.append('cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams')
+        found.append(
+            'cipher "none": the application must encrypt; '
+            "anyone who can capture the traffic can inject and replay datagrams"
+        )
     if keys.wire is Wire.RSOCK or second:
         where, key = ("rsock", second.hash) if second else ('wire "rsock"', keys.hash)
         found.append(
-            f"{where}: hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+            f"{where}: hash is no authentication: anyone who can guess it, or capture the traffic, "
+            "can use the server and inject datagrams"
         )
         if key == DEFAULT_HASH:
             found.append(
@@ -171,7 +175,7 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
 
 
 def _secret(path: Path, keys: CommonKeys) -> tuple[bytes, list[str]]:
-    """The secret, and what is to be said about where it stands."""
+    """The secret, and warnings about the file that holds it."""
     if keys.secret and keys.secret_file is not None:
         raise ConfigError(path, "secret_file", 'give either this or "secret", not both')
     if keys.secret:
@@ -320,7 +324,7 @@ def _listen(path: Path, field: str, listen: Endpoint | Path) -> Endpoint | Path:
 
 
 def _device(path: Path, device: str | None, zones: set[str]) -> str | None:
-    """The configured device, which the zones of link-local server addresses must agree with, or stand in for."""
+    """The configured device, or the one in the zones of link-local server addresses; they must agree."""
     devices = zones | ({device} if device else set())
     if len(devices) > 1:
         raise ConfigError(path, "server", f"the address lies on one device, but several are named: {sorted(devices)}")
@@ -345,7 +349,7 @@ def _resolve(path: Path, field: str, host: str) -> list[tuple[IPAddress, str]]:
 
 
 def _digest(keys: CommonKeys, secret: bytes) -> str:
-    """Equal for files that mean the same: order, white space, log level and where the secret stands do not matter.
+    """Equal for files that mean the same: order, white space, log level and the place of the secret do not matter.
 
     Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
     """

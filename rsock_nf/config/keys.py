@@ -1,7 +1,7 @@
 """The keys of the configuration file: which there are, what each may hold, its default, and one sentence about it.
 
 Defaults are taken from the dataclasses that the file ends in.  The JSON schema (``json_schema``) and the reference
-(``reference``) are made from what stands here.
+(``reference``) are made from them.
 Not here: what keys mean together, and how they become ``Settings`` (``assemble``).
 """
 
@@ -41,7 +41,7 @@ class Key:
     """None = it holds ``objects``."""
     meaning: str
     otherwise: str = ""
-    """What stands in when it is not given, where that is not a value."""
+    """What is used when it is not given, in words, where that is not a value of the file."""
     missing: str = ""
     """It must be given; what the complaint says is wanted."""
     objects: type[Keys] | None = None
@@ -112,8 +112,8 @@ class CommonKeys(Keys):
     type: Carriers = _key(
         kinds.one_of(Carriers),
         _default(ServerParameters, "carriers"),
-        "What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no root; or both "
-        "at once, and what one kind cannot carry goes over the other.",
+        "What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no root; or "
+        "both at once, and what one kind cannot carry goes over the other.",
     )
     wire: Wire = _key(
         kinds.one_of(Wire),
@@ -153,7 +153,8 @@ class CommonKeys(Keys):
     backend: str = _key(
         kinds.literal("auto", "nftables", "iptables", "pf", "ipfw", "manual"),
         _default(Settings, "backend"),
-        "What installs the drop rules; with `manual` you install what `rules` prints, and a client needs `client_ports`.",
+        "What installs the drop rules; with `manual` you install what `rules` prints, and a client needs "
+        "`client_ports`.",
     )
     log: LogKeys = _key(None, LogKeys(), "Where log lines go and which.", objects=LogKeys)
 

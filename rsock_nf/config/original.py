@@ -1,11 +1,11 @@
 """The original rsock's configuration, told in our keys: its JSON files, and its command line's flags in the same form.
 
-What a file of the original looks like: ``{"daemon": 1, "verbose": false, "log": "…", "param": {…}}``, with ``dev, lcapIp,
-ports, ludp, taddr, duration, hash, type, keepalive, cap_timeout, unPath`` in ``param``.  That ``param`` is what marks it.
-The original ignores what it does not know and what is of another type than it wants; so do we, and say so.  What it
-would end or misbehave on is an error here.
+A file of the original looks like ``{"daemon": 1, "verbose": false, "log": "…", "param": {…}}``, with ``dev, lcapIp,
+ports, ludp, taddr, duration, hash, type, keepalive, cap_timeout, unPath`` in ``param``.  It is known by its
+``param``.  The original ignores what it does not know and what is of another type than it wants; so do we, and say
+so.  What it would end or misbehave on is an error here.
 
-Not here: what our keys mean (``model``, ``assemble``).  No file is read, no name is resolved.
+Not here: what our keys mean (``keys``, ``assemble``).  No file is read, no name is resolved.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class Converted:
     keys: dict[str, Any]
     """What our configuration file would say."""
     understood: tuple[str, ...]
-    """One line each: what a key became, or what stands in for one that is not given."""
+    """One line each: what a key became, or what is used where one is not given."""
     remarks: tuple[str, ...]
     """One line each: what has no meaning here, or not the one that its writer may have expected."""
     foreground: bool
     """``daemon`` is 0."""
     origins: dict[str, str]
-    """Our keys, and where what they say stands in the original: for what only ``assemble`` finds wrong."""
+    """Our keys, and the field of the original that each comes from: for errors that only ``assemble`` finds."""
 
 
 def is_original(raw: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What can only fail, told from the settings alone: addresses that no packet can have, sockets that exclude each other.
+"""Settings that can only fail on any host: addresses that no packet can have, sockets that exclude each other.
 
 Not here: what depends on the host (devices, routes, ports in use), which ``up`` and ``doctor`` look at.
 """
@@ -81,7 +81,7 @@ def _is_many(address: IPAddress) -> bool:
 
 
 def _exclude(one: Endpoint, other: Endpoint) -> bool:
-    """Whether bind(2) refuses the second: a wildcard takes a port for all, and that of IPv6 for IPv4 as well (``Listener``)."""
+    """Whether bind(2) refuses the second: a wildcard takes a port of every address, that of IPv6 also IPv4's."""
     if one.port != other.port:
         return False
     return any(

@@ -17,8 +17,8 @@ _HEAD = """\
 
 This file is printed by `python -m rsock_nf.config.reference` from the keys in the program.
 
-A configuration is one JSON object. A key that is not listed here is an error. `rsock-nf check --config FILE` tells whether
-a file is right; `rsock-nf schema` prints the JSON schema.
+A configuration is one JSON object. A key that is not listed here is an error. `rsock-nf check --config FILE` tells
+whether a file is right; `rsock-nf schema` prints the JSON schema.
 """
 
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Every key, first those that stand in the file itself, then those of the objects in it."""
+    """Every key, first those of the file itself, then those of the objects in it."""
     both = tuple(ROLES)
     common = {name for name, _, _ in keys_of(CommonKeys)}
     found = [Row("role", both, "`server`, `client`", "", True, "Which end this file is for.")]

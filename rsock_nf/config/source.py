@@ -1,4 +1,4 @@
-"""The configuration file as JSON, before anyone asks what its keys mean.  Standard library only, and cheap to import."""
+"""The configuration file as JSON; what its keys mean is not asked here.  Cheap to import: the standard library only."""
 
 from __future__ import annotations
 

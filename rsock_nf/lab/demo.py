@@ -27,7 +27,7 @@ from rsock_nf.lab.lab import CommandFailed, Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget, Exchange
 from rsock_nf.lab.tunnel import Tunnel
-from rsock_nf.ops import namespaces
+from rsock_nf.ops.instances import namespaces
 from rsock_nf.ops.signals import leaving_in_order
 
 TOLERATED_LOSS = 0.001

@@ -1,7 +1,6 @@
 """``rsock-nf doctor``: what of this host a tunnel needs, looked at one by one, each with its remedy.
 
-It reads, and opens sockets for a moment; it changes nothing.  What it finds is a forecast, not a guarantee: ``up`` has the
-last word.
+It reads, and opens sockets for a moment; it changes nothing.  It cannot promise that ``up`` will succeed.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
 from rsock_nf.link import OWN_ADDRESS, LinkError, default_device, device_to, own_address, system
 from rsock_nf.link.checks import Finding, Verdict
-from rsock_nf.ops import namespaces, privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import instances
-from rsock_nf.ops.survey import runs, survey
+from rsock_nf.ops import privileges
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import instances
+from rsock_nf.ops.instances.overview import overview, runs
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
@@ -87,7 +87,10 @@ def _device(settings: Settings | None) -> str | Finding:
 
 
 def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
-    """Whether ``up`` could hold them now: tried, for a port that is held and never listens is in no table of the kernel's."""
+    """Whether ``up`` could hold them now.
+
+    It is tried: a held port never listens, so no table of the kernel lists it.
+    """
     from rsock_nf.sockets.held_ports import hold_port
 
     taken, why = [], ""
@@ -145,7 +148,7 @@ def _instances_on(taken: list[int]) -> dict[str, str]:
 
 def _leftovers() -> Iterator[Finding]:
     try:
-        for snapshot in survey(None):
+        for snapshot in overview(None):
             if not runs(snapshot):
                 text = f"{snapshot['name']} {snapshot['state']}: {snapshot['reason']}"
                 yield Finding(Verdict.WARN, "leftovers", text)

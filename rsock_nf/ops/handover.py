@@ -1,9 +1,10 @@
-"""What one process of ours has read of a configuration file, handed to another one, which need not read it again.
+"""Settings on their way from ``up`` to the process that it starts.
 
-``up`` reads and validates the file, resolves its names, and the process that it starts gets the result on its standard input:
-nobody else can see it there.  So both mean the same, whatever happens to the file or a name in between.
+``up`` reads and validates the file and resolves its names.  The process that it starts gets the result on its standard
+input, where no other process can see the secret.  It reads no file again, so both processes have the same settings
+even if the file or a name changes in between.
 
-The form is pickle, but only classes of which settings consist can be in it: what is read can call nothing else.
+The form is pickle, restricted to the classes that settings consist of: reading it cannot call anything else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Starting an instance in the background, and stopping it: what ``up`` and ``down`` do.
 
-``up`` starts a process, gives it the settings, and reads one line from it through a pipe: ``ready``, or ``error: why``.  Everything that stands
-when it returns an error is taken down again.  ``down`` trusts nothing but the lock on the instance's directory and the
-tables of the kernel, and so also works after a crash, a reboot, or twice.
+``up`` starts a process, gives it the settings, and reads one line from it through a pipe: ``ready``, or ``error:
+why``.  After an error it removes everything that was made.  ``down`` trusts only the lock on the instance's directory
+and the tables of the kernel; so it also works after a crash, a reboot, or twice.
 
 Not here: what the started process does (``rsock_nf.daemon``).
 """
@@ -20,10 +20,12 @@ from typing import IO, TypeAlias
 
 from rsock_nf.config import Configuration
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
-from rsock_nf.ops import handover, namespaces
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, end, lost_holders, run_dir
-from rsock_nf.ops.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops import handover
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops.instances.processes import end, lost_processes
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.ops.program import program
 from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
@@ -49,7 +51,8 @@ def running_alike(settings: Settings) -> bool:
         return False
     if record.netns not in (None, namespaces.current()):
         raise InstanceError(
-            f'instance {settings.name} is already running, in another network namespace: give {settings.path} another "name", '
+            f"instance {settings.name} is already running, in another network namespace: "
+            f'give {settings.path} another "name", '
             f"or set {RUN_DIR_VARIABLE} to a directory for this namespace"
         )
     if record.config != str(settings.path):
@@ -65,7 +68,10 @@ def running_alike(settings: Settings) -> bool:
 
 
 def _settled_record(instance: Instance) -> Record | None:
-    """Of a running instance; None = it has just ended.  Raises ``InstanceError`` when it stays missing or makes no sense."""
+    """The record of a running instance; None = it has just ended.
+
+    Raises ``InstanceError`` when it stays missing or makes no sense.
+    """
     deadline = time.monotonic() + 0.5
     while (record := instance.record()) is None:  # it is written a moment after the lock is taken
         if not instance.is_running():  # a `down` that removes what is left holds the lock as well
@@ -83,7 +89,7 @@ def _settled_record(instance: Instance) -> Record | None:
 def _refuse_remains(instance: Instance) -> None:
     """Raise ``InstanceError`` for what a start under this name would bury: a process, or rules elsewhere."""
     name = instance.name
-    lost = next((found for found in lost_holders() if found.name == name), None)
+    lost = next((found for found in lost_processes() if found.name == name), None)
     if lost:
         raise InstanceError(
             f"instance {name} still runs, as process {lost.pid}, though {instance.directory} was deleted: "
@@ -113,9 +119,10 @@ def background_command(path: Path) -> list[str]:
 def start(configuration: Configuration, command: Sequence[str], *, timeout: float, clear: Clear) -> None:
     """Run ``command`` with ``--ready-fd N`` appended, and return when it writes ``ready`` to that descriptor.
 
-    It gets the configuration on its standard input (``handover``).  Raises ``TunnelError`` with the reason when it ends, says ``error: reason``, or is not ready within ``timeout``
-    seconds; then, as on any other exception, it has been stopped, and its rules and files are removed.  SIGTERM and SIGHUP
-    become such an exception, ``SystemExit``.
+    It gets the configuration on its standard input (``handover``).
+    Raises ``TunnelError`` with the reason when it ends, says ``error: reason``, or is not ready within ``timeout``
+    seconds.  Then, as on any other exception, it has been stopped, and its rules and files are removed.  SIGTERM and
+    SIGHUP become such an exception, ``SystemExit``.
     """
     settings = configuration.settings
     read_end, write_end = os.pipe()
@@ -167,7 +174,8 @@ def _await_ready(settings: Settings, process: subprocess.Popen[bytes], announcem
     said = process.stderr.read().decode(errors="replace") if process.stderr else ""
     last_words = said.strip().splitlines() or ["without a word"]
     raise TunnelError(
-        f"instance {settings.name} ended while starting (status {process.returncode}): {last_words[-1]} {_log_hint(settings)}"
+        f"instance {settings.name} ended while starting (status {process.returncode}): "
+        f"{last_words[-1]} {_log_hint(settings)}"
     )
 
 
@@ -212,7 +220,7 @@ def stop(name: str, clear: Clear, *, unseen: str = "") -> str:
     """
     instance = Instance(name)
     was_running = instance.stop(grace=_GRACE)
-    for lost in [found for found in lost_holders() if found.name == name]:
+    for lost in [found for found in lost_processes() if found.name == name]:
         was_running = True
         if not end(lost, grace=_GRACE) and lost.netns != namespaces.current():
             raise InstanceError(

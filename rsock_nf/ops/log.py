@@ -18,7 +18,7 @@ from rsock_nf.settings import Log
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _KEPT_BYTES = 1 << 20
-"""Of the log that is nobody's choice, in each of two files: /run is memory."""
+"""The most bytes of each of the two files of the default log: /run is memory."""
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
@@ -26,7 +26,10 @@ class InstanceLog:
     """The logger of one instance, and where its lines go."""
 
     def __init__(self, name: str, settings: Log, default: Path | None) -> None:
-        """``default``: the file when the settings name none, kept small; None = standard error.  Raises ``TunnelError``."""
+        """``default``: the file when the settings name none, kept small; None = standard error.
+
+        Raises ``TunnelError``.
+        """
         self._default = default
         self._handler: logging.Handler = logging.NullHandler()
         self.logger = logging.getLogger(f"rsock_nf.{name}")

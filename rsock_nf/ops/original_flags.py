@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rsock_nf.config.original import DURATION
+from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, ServerParameters
 from rsock_nf.ops.program import program
 
 _PARAM = ("dev", "taddr", "ludp", "ports", "type", "hash", "duration", "keepalive", "lcapIp", "cap_timeout", "unPath")
@@ -19,18 +21,25 @@ _TOP = ("verbose", "daemon", "log", "name")
 
 def add_flags(parser: argparse.ArgumentParser, role: str) -> None:
     """The flags that the original's program for ``role`` takes, and a name for the instance."""
+    ports = ",".join(map(str, ServerParameters().ports))
     target = "the server's address" if role == "client" else "where datagrams go, as 127.0.0.1:9999"
     for words, options in (
         (("-d", "--dev"), {"metavar": "DEVICE", "help": "the network device (default: the route's)"}),
         (("-t", "--taddr"), {"metavar": "ADDRESS", "help": target}),
         (("-l", "--ludp"), {"metavar": "ADDRESS", "help": "client: where the application sends, as 127.0.0.1:30000"}),
-        (("-p", "--ports"), {"help": "the server's ports (default 10001-10010)"}),
+        (("-p", "--ports"), {"help": f"the server's ports (default {ports})"}),
         (("-f",), {"dest": "file", "type": Path, "metavar": "FILE", "help": "a JSON file instead of all other flags"}),
         (("-v",), {"dest": "verbose", "action": "store_true", "default": None, "help": "log more"}),
         (("--type",), {"help": "tcp (default), udp or all"}),
-        (("--hash",), {"metavar": "KEY", "help": 'the key of the frames (default: everybody\'s, "hello135")'}),
-        (("--duration",), {"type": int, "metavar": "S", "help": "how long a silent conversation lives (default 30)"}),
-        (("--keepalive",), {"type": int, "metavar": "S", "help": "how often a flow is probed (default 4)"}),
+        (("--hash",), {"metavar": "KEY", "help": f'the key of the frames (default: everybody\'s, "{DEFAULT_HASH}")'}),
+        (
+            ("--duration",),
+            {"type": int, "metavar": "S", "help": f"how long a silent conversation lives (default {DURATION})"},
+        ),
+        (
+            ("--keepalive",),
+            {"type": int, "metavar": "S", "help": f"how often a flow is probed (default {RSOCK_KEEPALIVE:g})"},
+        ),
         (("--daemon",), {"type": int, "metavar": "0|1", "help": "0: stay in the foreground (default 1)"}),
         (("--log",), {"metavar": "FILE", "help": "where log lines go"}),
         (("--lcapIp",), {"metavar": "ADDRESS", "help": "the local address"}),
@@ -73,6 +82,6 @@ def file_command(file: Path, role: str) -> list[str]:
 
 def default_name(role: str, param: Mapping[str, Any]) -> str:
     """``client-30000``, ``server-10001``: by ports that no second instance of the host can have."""
-    where = param.get("ludp", "unix") if role == "client" else param.get("ports", "10001")
+    where = param.get("ludp", "unix") if role == "client" else param.get("ports", ServerParameters().ports[0].first)
     first = str(where).rpartition(":")[2].replace(",", "-").partition("-")[0]
     return f"{role}-{first}" if first.isalnum() and first.isascii() and len(first) < 50 else role

@@ -8,8 +8,8 @@ from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
 from rsock_nf.link import LinkError, default_device, device_addresses, device_to
 from rsock_nf.ops import privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.policy import fake_tcp_ports, policy_for
 from rsock_nf.settings import Settings
 

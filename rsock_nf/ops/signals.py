@@ -1,4 +1,4 @@
-"""Being told to end while something stands half: by an exception, so that what was begun is undone.
+"""A signal that tells a command to end becomes an exception, so that what the command has begun is undone.
 
 For commands that wait (``launch``, ``demo``).  Not for an instance: that one has an event loop (``rsock_nf.daemon``).
 """

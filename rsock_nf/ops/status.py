@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
+
 Snapshot: TypeAlias = dict[str, Any]
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
@@ -17,7 +19,7 @@ _FLOW_HEAD = ("flow", "type", "state", "local", "remote", "RTT ms", "loss out", 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     """The state of one instance; with the snapshot ``before``, rates too."""
-    if "role" not in snapshot:  # it could not be asked (``survey``)
+    if "role" not in snapshot:  # it could not be asked (``overview``)
         return f"{snapshot['name']}  {snapshot['state']}: {snapshot['reason']}"
     lines = [
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
@@ -68,19 +70,16 @@ def _each_wire(snapshot: Snapshot, key: str) -> str:
 def _targets(refused: dict[str, int]) -> list[str]:
     """A line for each target that said that nobody listens there."""
     return [
-        f"  target    {target}: nobody listens there: refused {_counted(count, 'time')}"
+        f"  target    {target}: {NOBODY_LISTENS}: refused {_counted(count, 'time')}"
         for target, count in refused.items()
     ]
 
 
 def _strangers(counters: dict[str, int], carriers: str) -> list[str]:
-    """Over UDP no handshake tells them from a client of ours that a NAT gave another address, and that goes on there."""
-    count = counters.get("payloads from strangers", 0)
+    count = counters.get(STRANGERS, 0)
     if not count:
         return []
-    who = "another secret, or a scan"
-    if carriers != "tcp":
-        who = "another secret, a scan, or over UDP a client whose address has changed"
+    who = who_strangers_are(over_udp=carriers != "tcp")
     return [f"  strangers {_counted(count, 'payload')} that {'does' if count == 1 else 'do'} not authenticate ({who})"]
 
 

@@ -1,8 +1,8 @@
-"""Running instances: file descriptors in, ``poll`` drained, one timer.
+"""A running instance: between the endpoint, which does no I/O, and the link, the sockets and the firewall.
 
-Between the sans-IO endpoint, the link, the application's sockets and the firewall; it decides nothing about the protocol.
-``make_tunnel`` makes one instance, ``tunnel`` is its life, ``client`` and ``server`` put its parts together, ``driver`` is
-its data path.
+``make_tunnel`` makes one, ``tunnel`` is its life, ``client`` and ``server`` put its parts together, ``driver`` is its
+data path.  ``host`` has the parts that hold something of the host, ``reports`` what an operator sees.  Nothing here
+decides about the protocol.
 """
 
 from __future__ import annotations

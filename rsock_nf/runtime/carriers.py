@@ -1,7 +1,7 @@
 """The UDP carriers of one instance: their descriptors in the event loop, and what waits for a full one.
 
-Between ``link.carrier`` and the driver.  It knows which socket a burst leaves on; what is in a burst, and what to do with
-what came, is the core's and the driver's business.
+Between ``sockets.carriers`` and the driver.  It knows on which socket a burst leaves.  What is in a burst is the
+endpoint's business, and what to do with received datagrams is the driver's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
 
 class Carriers:
-    """``readable(carrier)`` is called when one has something; ``blocked`` and ``free`` when the first waits, and none does any more."""
+    """The sockets of one instance.
+
+    ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
+    a full socket, and ``free`` when none waits any more.
+    """
 
     def __init__(
         self,

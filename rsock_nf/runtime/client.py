@@ -38,16 +38,16 @@ from rsock_nf.link import (
     route_to,
 )
 from rsock_nf.policy import carrier_ports, policy_for
-from rsock_nf.runtime.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
-from rsock_nf.runtime.event_log import log_event, log_suspect
-from rsock_nf.runtime.local_ends import LocalEnds
+from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.local_ends import LocalEnds
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
-from rsock_nf.runtime.rules import Rules
-from rsock_nf.runtime.source_ports import SourcePorts
+from rsock_nf.runtime.reports.event_log import log_event, log_suspect
+from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
-from rsock_nf.runtime.view import View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters

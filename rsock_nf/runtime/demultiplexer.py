@@ -17,14 +17,23 @@ from typing import NamedTuple, Self, TypeVar
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
+from rsock_nf.core.tcp.header import (
+    DESTINATION_PORT,
+    IPV4_HEADER,
+    IPV4_PLAIN,
+    IPV4_PROTOCOL,
+    IPV6_HEADER,
+    IPV6_NEXT_HEADER,
+    TCP,
+    TCP_HEADER,
+)
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment
 from rsock_nf.core.types import Carried, Malformed, Packet, PortRange, Run
 from rsock_nf.runtime.protocols import ServerEndpoint
 
-_TCP = 6
-_V4_PORT, _V6_PORT = 22, 42
-"""Offset of the TCP destination port behind an IP header without options."""
+_PORT_4, _PORT_6 = IPV4_HEADER + DESTINATION_PORT, IPV6_HEADER + DESTINATION_PORT
+_LEAST_4, _LEAST_6 = IPV4_HEADER + TCP_HEADER, IPV6_HEADER + TCP_HEADER
 
 Received = TypeVar("Received", Packet, Carried)
 
@@ -186,10 +195,10 @@ def _split(peer: Hashable) -> tuple[int, Hashable]:
 def local_port(packet: Packet) -> int:
     """Our port in a TCP segment, or in the segment that an ICMP message is about; 0 = none can be made out."""
     data = packet.data
-    if len(data) >= 60 and data[0] >> 4 == 6 and data[6] == _TCP:
-        return data[_V6_PORT] << 8 | data[_V6_PORT + 1]
-    if len(data) >= 40 and data[0] == 0x45 and data[9] == _TCP:
-        return data[_V4_PORT] << 8 | data[_V4_PORT + 1]
+    if len(data) >= _LEAST_6 and data[0] >> 4 == 6 and data[IPV6_NEXT_HEADER] == TCP:
+        return data[_PORT_6] << 8 | data[_PORT_6 + 1]
+    if len(data) >= _LEAST_4 and data[0] == IPV4_PLAIN and data[IPV4_PROTOCOL] == TCP:
+        return data[_PORT_4] << 8 | data[_PORT_4 + 1]
     try:
         return parse_segment(packet).key.local_port
     except Malformed:

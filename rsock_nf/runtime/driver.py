@@ -1,12 +1,15 @@
-"""What both roles drive: packets and datagrams between link, carriers, endpoint and sockets, and the endpoint's one timer.
+"""The data path of a running instance: between link, carriers and sockets on one side and the endpoint on the other.
 
-A packet's way in: ``_link_readable`` → ``endpoint.receive_packets`` → ``drain``, which does what ``poll`` gives in its order:
-``deliver`` (the owner's sockets), ``_transmit``, ``handle`` (the owner's events).  Over UDP carriers: ``_carrier_readable`` →
-``endpoint.receive_carried``, and the same.  A datagram's way in: ``_source_readable`` → ``endpoint.receive_datagrams`` → ``drain``.
-Whatever is put into the endpoint, ``drain`` follows, and then ``_arm_timer``; ``settle`` is both.
+1. A packet comes in: ``_link_readable`` → ``endpoint.receive_packets`` → ``drain``.  Over UDP: ``_carrier_readable`` →
+   ``endpoint.receive_carried`` → ``drain``.
+2. A datagram comes in from an application or a target: ``_source_readable`` → ``endpoint.receive_datagrams`` →
+   ``drain``.
+3. ``drain`` does what ``endpoint.poll`` gives, in its order: ``_transmit`` sends bursts, ``deliver`` gives datagrams
+   to the owner's sockets, ``handle`` gives events to the owner.
+4. ``_arm_timer`` then sets the one timer of the endpoint.  ``settle`` is 3 and 4.
 
-When the send buffer of the link or of a carrier is full, what is left waits, and the sources (sockets of the application or
-toward targets) are not read until it is gone: overload shows in their buffers.
+When the send buffer of the link or of a carrier is full, the rest waits here, and the sources (the sockets of the
+application or toward targets) are not read until it has left.  So overload shows in the buffers of those sockets.
 
 Not here: which sockets there are, and what an event asks for (``client``, ``server``).
 """
@@ -47,9 +50,10 @@ class Driver:
         carrier_refused: Callable[[FlowKey], None],
         has_carriers: bool,
     ) -> None:
-        """``deliver`` and ``handle``: what the owner does with datagrams and events; ``has_carriers``: flows may go over UDP.
+        """``deliver`` and ``handle``: what the owner does with datagrams and with events.
 
-        ``carrier_refused`` is called when ICMP says that nobody serves the port that a client's carrier leads to.
+        ``carrier_refused`` is called when ICMP says that the server's port behind a client's carrier is closed.
+        ``has_carriers``: flows may go over UDP.
         """
         self._loop = loop
         self._endpoint = endpoint

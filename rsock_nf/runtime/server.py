@@ -1,4 +1,4 @@
-"""A running server: its ports, one socket toward a target for each conversation, and what it does for the endpoint's events.
+"""A running server: its ports, its sockets toward targets, and what it does for the endpoint's events.
 
 ``build`` opens everything in the safe order; ``ServerSide`` is what it makes of it.
 """
@@ -29,15 +29,15 @@ from rsock_nf.link import (
     open_link,
 )
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
-from rsock_nf.runtime.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
-from rsock_nf.runtime.event_log import log_event, log_suspect
+from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.protocols import ServerEndpoint
-from rsock_nf.runtime.rules import Rules
-from rsock_nf.runtime.targets import Targets
+from rsock_nf.runtime.reports.event_log import log_event, log_suspect
+from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
-from rsock_nf.runtime.view import View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters

@@ -1,7 +1,7 @@
 """The life of a running instance: built in a safe order, carrying until it is told to stop, and taken down.
 
-The order is: rules first, then sockets; at the end sockets close, then the rules go.  ``Tunnel`` has a ``Side`` while it
-runs, the client's or the server's parts, which ``client.build`` or ``server.build`` makes complete.
+The order is: rules first, then sockets.  At the end the sockets close, then the rules go.  While it runs, a ``Tunnel``
+has a ``Side``: the parts of a client or of a server, complete, as ``client.build`` or ``server.build`` made them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.device import Device
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.journal import Journal
+from rsock_nf.runtime.host.device import Device
+from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.protocols import Endpoint
-from rsock_nf.runtime.rules import Rules
-from rsock_nf.runtime.snapshot import snapshot
-from rsock_nf.runtime.troubles import Troubles
-from rsock_nf.runtime.view import HostView, View
+from rsock_nf.runtime.reports.journal import Journal
+from rsock_nf.runtime.reports.snapshot import snapshot
+from rsock_nf.runtime.reports.troubles import Troubles
+from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 

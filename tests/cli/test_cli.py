@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +13,19 @@ from types import SimpleNamespace
 import pytest
 
 from rsock_firewall import FirewallError
-from rsock_nf import __version__, cli
+from rsock_nf import __version__, cli, commands
 from rsock_nf.config.values import format_secret, parse_secret
 from rsock_nf.errors import TunnelError
-from rsock_nf.ops import doctor, holder, instance, launch, namespaces, privileges
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
+from rsock_nf.ops import doctor, launch, privileges
+from rsock_nf.ops.instances import instance, namespaces
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
 ROOT = Path(__file__).parents[2]
 SECRET = format_secret(bytes(range(32)))
 
 
 @pytest.fixture(autouse=True)
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "run"))
 
 
@@ -41,6 +43,28 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"rsock-nf {__version__}\n"
+
+
+def test_help_lists_the_commands_in_groups_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[0] for line in lines if re.match("  [a-z]", line)]
+    _, parsers = cli._parser([])
+    assert listed == list(parsers), "every command, once"
+    assert listed[0] == "up"
+    assert listed[-2:] == ["server", "client"], "those of the original come last"
+    assert "compatibility" in lines[lines.index(next(line for line in lines if line.startswith("  server"))) - 1]
+
+
+@pytest.mark.parametrize("command", list(cli._parser([])[1]))
+def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: rsock-nf {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -128,9 +152,11 @@ def test_reconnect_is_about_clients(
     out: str,
     err: str,
 ) -> None:
-    monkeypatch.setattr("rsock_nf.ops.instance.instances", lambda: [instance.Instance(name) for name in roles])
+    monkeypatch.setattr(
+        "rsock_nf.ops.instances.instance.instances", lambda: [instance.Instance(name) for name in roles]
+    )
     monkeypatch.setattr(instance.Instance, "is_running", lambda _: True)
-    monkeypatch.setattr("rsock_nf.ops.control.ask", lambda asked, _: {"dials": roles[asked.name]})
+    monkeypatch.setattr("rsock_nf.ops.control_socket.ask.ask", lambda asked, _: {"dials": roles[asked.name]})
     assert cli.main(["reconnect", *words]) == status
     assert capsys.readouterr() == (out, err)
 
@@ -209,7 +235,7 @@ def test_down_of_what_died_in_another_network_namespace_is_refused(
     monkeypatch.setattr(namespaces, "way_into", lambda inode: f"ip netns exec blue{inode}")
     monkeypatch.setattr(privileges, "missing", list)
     for words in (["down"], ["down", "--name", "edge"]):
-        monkeypatch.setattr("rsock_nf.ops.leftovers.left_on_this_host", list)
+        monkeypatch.setattr("rsock_nf.ops.instances.leftovers.left_on_this_host", list)
         assert cli.main(words) == 1
         assert capsys.readouterr().err == (
             "rsock-nf: instance edge died in another network namespace, where its rules still stand: "
@@ -256,7 +282,7 @@ def test_without_privileges_nothing_is_tried(
     assert cli.main(["up", "-c", str(server_file)]) == 1
     line = 'rsock-nf: up needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root; "type": "udp" runs without\n'
     assert capsys.readouterr().err == line
-    assert not holder.run_dir().exists()
+    assert not run_dir().exists()
 
 
 def test_an_unexpected_error_is_one_line_unless_asked_for(
@@ -265,7 +291,7 @@ def test_an_unexpected_error_is_one_line_unless_asked_for(
     def fail(_: object) -> int:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(cli, "_genkey", fail)
+    monkeypatch.setattr(commands, "genkey", fail)
     assert cli.main(["genkey"]) == 1
     assert capsys.readouterr().err == "rsock-nf: unexpected RuntimeError: two lines (RSOCK_NF_DEBUG=1 shows where)\n"
     monkeypatch.setenv("RSOCK_NF_DEBUG", "1")
@@ -277,7 +303,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_genkey", interrupt)
+    monkeypatch.setattr(commands, "genkey", interrupt)
     assert cli.main(["genkey"]) == 130
 
 
@@ -334,7 +360,7 @@ def test_a_bare_checkout_runs_without_installation(tmp_path: Path) -> None:
 def test_the_answer_to_down_when_nothing_ever_ran_is_0(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsock_nf.ops.leftovers.left_on_this_host", list)
+    monkeypatch.setattr("rsock_nf.ops.instances.leftovers.left_on_this_host", list)
     for _ in range(2):
         assert cli.main(["down"]) == 0
         assert cli.main(["down", "--name", "edge"]) == 0
@@ -345,7 +371,7 @@ def test_down_without_privileges_when_nothing_runs_says_so_and_what_it_cannot_se
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
-    unseen = f"as far as {holder.run_dir()} tells; rules left over can be seen only with CAP_NET_ADMIN and CAP_NET_RAW"
+    unseen = f"as far as {run_dir()} tells; rules left over can be seen only with CAP_NET_ADMIN and CAP_NET_RAW"
     for words, said in ((["down"], "nothing was running"), (["down", "--name", "edge"], "edge: was not running")):
         assert cli.main(words) == 0
         assert capsys.readouterr() == (f"{said} ({unseen})\n", "")

@@ -370,7 +370,7 @@ def test_the_original_wire_takes_the_ipv4_addresses_of_a_name(tmp_path: Path, mo
 
 def test_warnings_say_that_the_original_key_is_no_authentication(tmp_path: Path) -> None:
     path = write(tmp_path / "edge.json", RSOCK_SERVER)
-    weak = "hash is no authentication: who guesses it or reads the wire can use the server and inject datagrams"
+    weak = "hash is no authentication: anyone who can guess it, or capture the traffic, can use the server and inject datagrams"
     default = '"hello135" is what everybody has: choose another, on both sides'
     assert config.load(path).warnings == (f'{path}: wire "rsock": {weak}', f"{path}: hash: {default}")
     assert config.load(write(path, RSOCK_SERVER | {"hash": "s3cret"})).warnings == (f'{path}: wire "rsock": {weak}',)
@@ -450,7 +450,7 @@ def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Pat
     path.chmod(0o644)
     assert config.load(path).warnings == (
         f"{path}: secret: everyone on this host can read it: chmod o-r {path}",
-        f'{path}: cipher "none": the application must encrypt; who reads the wire can inject and replay datagrams',
+        f'{path}: cipher "none": the application must encrypt; anyone who can capture the traffic can inject and replay datagrams',
     )
 
 

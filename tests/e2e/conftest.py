@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=["direct", "tunnel"])
-def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
+def route(request: pytest.FixtureRequest) -> Iterator[Route]:
     kind = request.param
-    with directly() if kind == "direct" else through_tunnel(tmp_path / "tunnel", **KINDS[kind]) as made:
-        yield made
+    with TemporaryDirectory(prefix="rsnf-") as made:  # not pytest's: the path of a Unix socket has 107 bytes at most
+        directory = Path(made)
+        with directly(directory) if kind == "direct" else through_tunnel(directory, **KINDS[kind]) as route:
+            yield route

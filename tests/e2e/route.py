@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.lab.tunnel import LISTEN, TARGET, Tunnel
+from rsock_nf.lab.tunnel import LISTEN, TARGET
+from tests.evidence import watched
+from tests.netns.asked import AskedTunnel
+from tests.netns.judges import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class Route:
 
 
 @contextlib.contextmanager
-def directly(version: int = 4) -> Iterator[Route]:
+def directly(directory: Path, version: int = 4) -> Iterator[Route]:
     """No tunnel: shows that the programs and this harness work."""
-    with Lab(Router(block_udp=False)) as lab:
+    with Lab(Router(block_udp=False)) as lab, watched(lab, directory):
         yield Route(lab, lab.server_ip[version], TARGET[1], tunnelled=False)
 
 
@@ -54,20 +56,13 @@ def through_tunnel(directory: Path, version: int = 4, **common: object) -> Itera
     carriers = str(common.get("type", "tcp"))
     with (
         Lab(Router(block_udp=carriers == "tcp")) as lab,
-        Tunnel(lab, directory, version=version, client=common, server=common),
+        watched(lab, directory),
+        AskedTunnel(lab, directory, version=version, client=common, server=common).standing(),
     ):
         yield Route(lab, *LISTEN, tunnelled=True, carriers=carriers)
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
-    """Ask until it holds; a failure names what did not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
 
 
 def wait_for_port(namespace: Namespace, port: int, kind: str = "tcp") -> None:
     """Until a program on that host listens (``tcp``) or is bound (``udp``)."""
     flag = {"tcp": "-Htln", "udp": "-Huln"}[kind]
-    wait_until(lambda: bool(namespace.run(["ss", flag, f"sport = :{port}"]).stdout), f"{kind} port {port}")
+    wait_until(lambda: bool(namespace.run(["ss", flag, f"sport = :{port}"]).stdout), f"{kind} port {port}", 30)

@@ -15,6 +15,8 @@ from tests.e2e.route import Route, wait_for_port
 
 STEERING = ("10.77.9.1", "10.77.9.2")
 SECONDS = 3
+MEGABITS = 5
+"""iperf3's sockets hold 90 datagrams (net.core.rmem_default): 170 ms of them, should the machine do other things."""
 
 
 def lay_steering_wire(route: Route) -> None:
@@ -24,8 +26,9 @@ def lay_steering_wire(route: Route) -> None:
         namespace.ip("link set steering up", f"addr add {address}/24 dev steering")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("direction", [[], ["--reverse"]], ids=["upload", "download"])
-def test_datagrams_flow_at_fifty_megabits(route: Route, direction: list[str]) -> None:
+def test_datagrams_flow_at_five_megabits(route: Route, direction: list[str]) -> None:
     lay_steering_wire(route)
     client, server = route.lab.client, route.lab.server
     server.popen(["iperf3", "--server", "--port", str(TARGET[1]), "--one-off"])
@@ -39,9 +42,9 @@ def test_datagrams_flow_at_fifty_megabits(route: Route, direction: list[str]) ->
         listen = f"TCP-LISTEN:{route.port},bind={host},fork"
     client.popen(["socat", listen, f"TCP:{STEERING[1]}:{TARGET[1]}"])
     wait_for_port(client, route.port)
-    load = ["--udp", "--bitrate", "50M", "--length", "1200", "--time", str(SECONDS), *direction]
+    load = ["--udp", "--bitrate", f"{MEGABITS}M", "--length", "1200", "--time", str(SECONDS), *direction]
     said = client.run(["iperf3", "--client", host, "--port", str(route.port), "--json", *load]).stdout
     total = json.loads(said)["end"]["sum"]
-    assert total["packets"] > 0.9 * 50e6 / 8 / 1200 * SECONDS
+    assert total["packets"] > 0.9 * MEGABITS * 1e6 / 8 / 1200 * SECONDS
     assert total["lost_percent"] < 1
     route.judge()

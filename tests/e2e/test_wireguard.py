@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.tunnel import TARGET
-from tests.e2e.route import Route, wait_until
+from tests.e2e.route import Route
+from tests.netns.judges import wait_until
 
 INNER = {"client": "10.99.0.1", "server": "10.99.0.2"}
 SIZE = 20 << 20

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,32 +14,41 @@ import pytest
 from rsock_nf.lab.lab import DEVICE, Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
-from rsock_nf.lab.tunnel import LISTEN, TARGET, Role, Tunnel
+from rsock_nf.lab.tunnel import LISTEN, TARGET, Role
+from tests.evidence import watched
 from tests.interop.original import Original, OriginalClient, OriginalServer
+from tests.netns.asked import AskedTunnel
 from tests.netns.judges import Capture, wait_until
 
 KEY = "between us"
 OURS: dict[str, Any] = {"wire": "rsock", "hash": KEY, "secret": None, "keepalive": 1}
-ORIGINAL: dict[str, Any] = {"key": KEY.encode(), "keepalive": 1.0, "settle": 2.0}
+ORIGINAL: dict[str, Any] = {"key": KEY.encode(), "keepalive": 1.0, "settle": 1.0}
 PORTS = range(10_001, 10_011)
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def directory() -> Iterator[Path]:
+    """Of one end.  Not pytest's: the path of a Unix socket below it has 107 bytes at most."""
+    with TemporaryDirectory(prefix="rski-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def lab(directory: Path) -> Iterator[Lab]:
     """UDP is blocked on the way; otherwise a router without opinions: a strict one would throw half of an original's away."""
-    with Lab(Router(strict=False, block_udp=True), prefix="rski") as made:
+    with Lab(Router(strict=False, block_udp=True), prefix="rski") as made, watched(made, directory):
         yield made
 
 
 @contextlib.contextmanager
-def ours(lab: Lab, directory: Path, role: Role, **changes: Any) -> Iterator[Tunnel]:
+def ours(lab: Lab, directory: Path, role: Role, **changes: Any) -> Iterator[AskedTunnel]:
     """One end is ours."""
-    tunnel = Tunnel(lab, directory / "tunnel", client={**OURS, **changes}, server={**OURS, **changes})
+    tunnel = AskedTunnel(lab, directory / "tunnel", client={**OURS, **changes}, server={**OURS, **changes})
     tunnel.up(role)
     try:
         yield tunnel
     finally:
-        tunnel.down(role, check=False)
+        tunnel.end(role)
 
 
 def original_server(lab: Lab, version: int = 2) -> OriginalServer:
@@ -85,7 +95,7 @@ def kernel_states(host: Namespace) -> set[str]:
     return {line.split()[0] for line in host.run(["ss", "-Htan"]).stdout.splitlines()}
 
 
-def silent_for(tunnel: Tunnel, seconds: float) -> bool:
+def silent_for(tunnel: AskedTunnel, seconds: float) -> bool:
     """Whether our client sends nothing meanwhile."""
     before = tunnel.status("client")["link"]["counters"]["sent_packets"]
     time.sleep(seconds)
@@ -95,9 +105,9 @@ def silent_for(tunnel: Tunnel, seconds: float) -> bool:
 # -- our client
 
 
-def test_our_client_carries_datagrams_over_an_original_server(lab: Lab, tmp_path: Path) -> None:
+def test_our_client_carries_datagrams_over_an_original_server(lab: Lab, directory: Path) -> None:
     """For longer than the server waits before it asks: each side's keepalive is answered by the other."""
-    with original_server(lab) as peer, ours(lab, tmp_path, "client") as tunnel:
+    with original_server(lab) as peer, ours(lab, directory, "client") as tunnel:
         carries(lab)
         wait_until(lambda: peer.seen["command 4"] > 20 and peer.seen["command 3"] > 20, "keepalives both ways")
         carries(lab)
@@ -109,13 +119,13 @@ def test_our_client_carries_datagrams_over_an_original_server(lab: Lab, tmp_path
         assert status["mtu"] == 1500 - 40 - 31
 
 
-def test_our_frames_reach_an_original_behind_gro_one_by_one(lab: Lab, tmp_path: Path) -> None:
+def test_our_frames_reach_an_original_behind_gro_one_by_one(lab: Lab, directory: Path, tmp_path: Path) -> None:
     """It drops what was merged: PSH on each keeps them apart, also where our kernel could cut for us."""
     lab.offload(lab.router, "outside", tso=False)
     eager_gro(lab, lab.server)
     with (
         original_server(lab) as peer,
-        ours(lab, tmp_path, "client"),
+        ours(lab, directory, "client"),
         Capture(lab.server, tmp_path / "in.pcap", "tcp and inbound") as capture,
     ):
         carries(lab)
@@ -124,11 +134,11 @@ def test_our_frames_reach_an_original_behind_gro_one_by_one(lab: Lab, tmp_path: 
 
 
 @pytest.mark.slow
-def test_our_client_finds_an_original_server_that_was_restarted(lab: Lab, tmp_path: Path) -> None:
+def test_our_client_finds_an_original_server_that_was_restarted(lab: Lab, directory: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(EchoTarget(lab))
         peer = original_server(lab)
-        with peer, ours(lab, tmp_path, "client"):
+        with peer, ours(lab, directory, "client"):
             application = stack.enter_context(Application(lab))
             assert recovers(application, 2.0) < 2.0
             peer.close()
@@ -138,8 +148,8 @@ def test_our_client_finds_an_original_server_that_was_restarted(lab: Lab, tmp_pa
                 content(peer, restarted=True)
 
 
-def test_a_flow_that_an_original_server_drops_is_dialled_anew(lab: Lab, tmp_path: Path) -> None:
-    with original_server(lab) as peer, ours(lab, tmp_path, "client") as tunnel:
+def test_a_flow_that_an_original_server_drops_is_dialled_anew(lab: Lab, directory: Path) -> None:
+    with original_server(lab) as peer, ours(lab, directory, "client") as tunnel:
         carries(lab, 500)
         (group,) = peer.groups.values()
         victims = list(group.flows.values())[:2]
@@ -152,11 +162,11 @@ def test_a_flow_that_an_original_server_drops_is_dialled_anew(lab: Lab, tmp_path
         assert peer.seen["flows"] == len(PORTS) + 2
 
 
-def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, tmp_path: Path) -> None:
+def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, directory: Path) -> None:
     """Its flows end so that the server's kernel hears of it; then nothing is sent until the next datagram."""
     with (
         original_server(lab) as peer,
-        ours(lab, tmp_path, "client", duration=2, idle_timeout=1) as tunnel,
+        ours(lab, directory, "client", duration=2, idle_timeout=1) as tunnel,
         EchoTarget(lab),
         Application(lab) as application,
     ):
@@ -177,8 +187,8 @@ def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, tm
 # -- our server
 
 
-def test_an_original_client_carries_datagrams_over_our_server(lab: Lab, tmp_path: Path) -> None:
-    with ours(lab, tmp_path, "server") as tunnel, original_client(lab) as peer:
+def test_an_original_client_carries_datagrams_over_our_server(lab: Lab, directory: Path) -> None:
+    with ours(lab, directory, "server") as tunnel, original_client(lab) as peer:
         carries(lab)
         wait_until(lambda: peer.seen["command 4"] > 20 and peer.seen["command 3"] > 20, "keepalives both ways")
         carries(lab)
@@ -190,12 +200,12 @@ def test_an_original_client_carries_datagrams_over_our_server(lab: Lab, tmp_path
         assert session["wire"] == "rsock"
 
 
-def test_what_our_kernel_merges_of_an_original_is_cut(lab: Lab, tmp_path: Path) -> None:
+def test_what_our_kernel_merges_of_an_original_is_cut(lab: Lab, directory: Path, tmp_path: Path) -> None:
     """It never sets PSH, so its frames come in as one packet; the link tells where the cuts were."""
     lab.offload(lab.router, "outside", tso=False)
     eager_gro(lab, lab.server)
     with (
-        ours(lab, tmp_path, "server"),
+        ours(lab, directory, "server"),
         original_client(lab) as peer,
         Capture(lab.server, tmp_path / "in.pcap", "tcp and inbound") as capture,
         EchoTarget(lab) as target,
@@ -209,11 +219,11 @@ def test_what_our_kernel_merges_of_an_original_is_cut(lab: Lab, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_an_original_client_finds_our_server_restarted(lab: Lab, tmp_path: Path) -> None:
+def test_an_original_client_finds_our_server_restarted(lab: Lab, directory: Path) -> None:
     """Its connections are nobody's any more, and an RST tells it so; without it keepalives would take 12 s and more."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(EchoTarget(lab))
-        with ours(lab, tmp_path, "server") as tunnel, original_client(lab) as peer:
+        with ours(lab, directory, "server") as tunnel, original_client(lab) as peer:
             application = stack.enter_context(Application(lab))
             assert recovers(application, 2.0) < 2.0
             for pid in tunnel.pids("server"):
@@ -224,9 +234,9 @@ def test_an_original_client_finds_our_server_restarted(lab: Lab, tmp_path: Path)
             assert peer.seen["RST"] > 0
 
 
-def test_an_original_client_that_is_idle_is_left_in_peace(lab: Lab, tmp_path: Path) -> None:
+def test_an_original_client_that_is_idle_is_left_in_peace(lab: Lab, directory: Path) -> None:
     """Flows whose first frame was a keepalive were reset and dialled anew, every 20 s for ever."""
-    with ours(lab, tmp_path, "server") as tunnel, original_client(lab) as peer:
+    with ours(lab, directory, "server") as tunnel, original_client(lab) as peer:
         with EchoTarget(lab), Application(lab) as application:
             assert application.ping(3).lost == 0
         wait_until(lambda: peer.seen["command 4"] > 40, "many keepalives", 20)
@@ -235,17 +245,17 @@ def test_an_original_client_that_is_idle_is_left_in_peace(lab: Lab, tmp_path: Pa
         assert tunnel.status("server")["sessions"][0]["conversations"] == 1
 
 
-def test_an_original_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
-    with ours(lab, tmp_path, "server") as tunnel:
+def test_an_original_client_that_ends_leaves_nothing(lab: Lab, directory: Path) -> None:
+    with ours(lab, directory, "server") as tunnel:
         with original_client(lab):
             carries(lab, 300)
         wait_until(lambda: not tunnel.status("server")["sessions"][0]["flows"], "its flows to end", 5)
         assert kernel_states(lab.client) <= {"TIME-WAIT"}
 
 
-def test_our_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_our_client_that_ends_leaves_nothing(lab: Lab, directory: Path) -> None:
     with original_server(lab) as peer:
-        with ours(lab, tmp_path, "client"):
+        with ours(lab, directory, "client"):
             carries(lab, 300)
         wait_until(
             lambda: kernel_states(lab.server) <= {"LISTEN", "CLOSE-WAIT"}, "the server's kernel to hear of it", 5
@@ -254,14 +264,14 @@ def test_our_client_that_ends_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
-def test_rsock_1_with_its_shorter_head(lab: Lab, tmp_path: Path, role: Role) -> None:
+def test_rsock_1_with_its_shorter_head(lab: Lab, directory: Path, role: Role) -> None:
     """A client says what it speaks; a server hears it."""
     with contextlib.ExitStack() as stack:
         if role == "client":
             peer: Original = stack.enter_context(original_server(lab, version=1))
-            tunnel = stack.enter_context(ours(lab, tmp_path, role, rsock_version=1))
+            tunnel = stack.enter_context(ours(lab, directory, role, rsock_version=1))
         else:
-            tunnel = stack.enter_context(ours(lab, tmp_path, role))
+            tunnel = stack.enter_context(ours(lab, directory, role))
             peer = stack.enter_context(original_client(lab, version=1))
         carries(lab, 500)
         wait_until(lambda: peer.seen["command 4"] > 10 and peer.seen["command 3"] > 10, "keepalives both ways")
@@ -269,15 +279,15 @@ def test_rsock_1_with_its_shorter_head(lab: Lab, tmp_path: Path, role: Role) -> 
         assert tunnel.status(role)["sessions"][0]["mtu"] == 1500 - 40 - 27
 
 
-def test_both_wires_at_once(lab: Lab, tmp_path: Path) -> None:
+def test_both_wires_at_once(lab: Lab, directory: Path) -> None:
     """One server, told apart by the ports: an original's client, and ours with the native wire."""
     second = {"ports": "20001-20004", "hash": KEY, "keepalive": 1}
-    tunnel = Tunnel(
-        lab, tmp_path / "tunnel", client={"ports": "10001-10004"}, server={"ports": "10001-10004", "rsock": second}
+    tunnel = AskedTunnel(
+        lab, directory / "tunnel", client={"ports": "10001-10004"}, server={"ports": "10001-10004", "rsock": second}
     )
     other = ("127.0.0.1", 30_001)
     with (
-        tunnel,
+        tunnel.standing(),
         OriginalClient(
             lab.client, lab.client_ip[4], lab.server_ip[4], range(20_001, 20_005), other, **ORIGINAL
         ) as peer,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,9 +19,12 @@ import pytest
 from rsock_nf.lab.lab import Lab, Router
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
-from rsock_nf.lab.tunnel import Role, Tunnel
+from rsock_nf.lab.tunnel import Role
+from tests.evidence import FAILED, watched
+from tests.netns.asked import AskedTunnel
 from tests.netns.judges import Wires, tracked_flows, wait_until
 
+Build = Callable[..., "Site"]
 STRICT = Router()
 FLOWS = 10
 """One for each of the default ports."""
@@ -27,13 +33,19 @@ FLOWS = 10
 @pytest.fixture(scope="session", autouse=True)
 def load_programs() -> None:
     """The benchmark's C programs: Python is too slow to fill the tunnel."""
-    subprocess.run(["make", "-s", "-C", str(Path(__file__).parents[2] / "bench")], check=True)
+    bench = Path(__file__).parents[2] / "bench"
+    lock = os.open(bench, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # every worker wants them
+        subprocess.run(["make", "-s", "-C", str(bench)], check=True)
+    finally:
+        os.close(lock)
 
 
 @pytest.fixture(scope="session")
 def soak() -> float:
     """Seconds of each load that is there to find what appears with time only; ``RSOCK_NF_SOAK=60 make test`` for long."""
-    return float(os.environ.get("RSOCK_NF_SOAK", "8"))
+    return float(os.environ.get("RSOCK_NF_SOAK", "5"))
 
 
 @dataclass(slots=True)
@@ -41,7 +53,7 @@ class Site:
     """A tunnel that is up, with an application at one end and its echo target at the other."""
 
     lab: Lab
-    tunnel: Tunnel
+    tunnel: AskedTunnel
     stack: ExitStack
 
     def application(self) -> Application:
@@ -91,22 +103,67 @@ class Site:
         assert counters["tcp_outside"] > 0
 
 
+def _make(stack: ExitStack, router: Router | None = STRICT, *, up: bool = True, **options: Any) -> Site:
+    """All of it goes with ``stack``."""
+    # Not pytest's: the path of a Unix socket below it has 107 bytes at most.
+    directory = Path(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
+    lab = stack.enter_context(Lab(router))
+    stack.enter_context(watched(lab, directory))
+    tunnel = AskedTunnel(lab, directory / "tunnel", **options)
+    if up:
+        stack.enter_context(tunnel.standing())
+    return Site(lab, tunnel, stack)
+
+
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def build() -> Iterator[Build]:
     """``build(router, up=True, version=4, client={...}, server={...})``; all of it goes at the test's end."""
     with ExitStack() as stack:
-
-        def make(router: Router | None = STRICT, *, up: bool = True, **options: Any) -> Site:
-            lab = stack.enter_context(Lab(router))
-            tunnel = Tunnel(lab, tmp_path / "tunnel", **options)
-            if up:
-                stack.enter_context(tunnel)
-            return Site(lab, tunnel, stack)
-
-        yield make
+        yield partial(_make, stack)
 
 
 @pytest.fixture
-def site(build: Callable[..., Site]) -> Site:
+def site(build: Build) -> Site:
     """The usual case: strict NAT, UDP blocked, IPv4, up."""
     return build()
+
+
+@pytest.fixture(scope="module")
+def _shared_sites() -> Iterator[dict[str, tuple[Site, ExitStack]]]:
+    sites: dict[str, tuple[Site, ExitStack]] = {}
+    with ExitStack() as stack:
+        yield sites
+        for _, one in sites.values():
+            stack.push(one)
+
+
+@pytest.fixture
+def share(_shared_sites: dict[str, tuple[Site, ExitStack]], request: pytest.FixtureRequest) -> Iterator[Build]:
+    """As ``build``; but the tests of one file share what they ask for with the same arguments.
+
+    For tests that leave the tunnel as they found it.  Applications and targets are each test's own, and a test that
+    fails takes the tunnel with it.
+    """
+    with ExitStack() as own:
+        used: list[str] = []
+
+        def make(router: Router | None = STRICT, **options: Any) -> Site:
+            key = f"{router} {options}"
+            used.append(key)
+            if key not in _shared_sites:
+                with ExitStack() as stack:
+                    made = _make(stack, router, **options)
+                    _shared_sites[key] = made, stack.pop_all()
+            shared = _shared_sites[key][0]
+            return Site(shared.lab, shared.tunnel, own)
+
+        yield make
+    if request.node.stash.get(FAILED, False):
+        for key in {key for key in used if key in _shared_sites}:
+            _shared_sites.pop(key)[1].close()
+
+
+@pytest.fixture
+def shared_site(share: Build) -> Site:
+    """The usual case, shared."""
+    return share()

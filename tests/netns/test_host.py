@@ -120,7 +120,8 @@ def test_the_rules_are_those_that_the_rules_command_printed(build: Callable[...,
             assert rules_of(site.host(role)) == expected[role]
 
 
-def test_flushing_the_ruleset_during_traffic_breaks_nothing(site: Site) -> None:
+def test_flushing_the_ruleset_during_traffic_breaks_nothing(shared_site: Site) -> None:
+    site = shared_site
     with site.watch() as wires, EchoTarget(site.lab) as target, Application(site.lab) as application:
         returned = 0
         for _ in range(5):
@@ -235,7 +236,8 @@ def test_nobody_answers_where_no_server_is(build: Callable[..., Site]) -> None:
     assert unchanged(site, before)
 
 
-def test_a_target_that_nobody_serves_is_named_in_status_and_log(site: Site) -> None:
+def test_a_target_that_nobody_serves_is_named_in_status_and_log(shared_site: Site) -> None:
+    site = shared_site
     with Application(site.lab) as application:
         application.ping(3)  # nobody answers: there is no target
     wait_until(lambda: "nobody listens there" in site.tunnel.log("server"), "the server to log the dead target")
@@ -278,7 +280,8 @@ def test_a_server_on_the_same_host_is_refused(build: Callable[..., Site]) -> Non
     assert unchanged(site, before)
 
 
-def test_a_second_up_changes_nothing(site: Site) -> None:
+def test_a_second_up_changes_nothing(shared_site: Site) -> None:
+    site = shared_site
     for role in ROLES:
         again = site.tunnel.command(role, "up", "--config", str(site.tunnel.config(role)))
         assert len(again.stdout.strip().splitlines()) <= 1

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from rsock_nf.lab.lab import Router
-from tests.netns.conftest import FLOWS, Site
+from tests.netns.conftest import FLOWS, Build
 from tests.netns.judges import flood, flood_both_ways, tracked_flows, wait_until
 
 RSOCK: dict[str, Any] = {"wire": "rsock", "hash": "between us", "secret": None}
 BOTH: dict[str, Any] = {"client": RSOCK, "server": RSOCK}
 KINDS = {"plain": Router(), "maxseg-1400": Router(maxseg=1400), "no-wscale": Router(strip_wscale=True)}
-LEAST = 2_000
-"""Datagrams a second that must arrive, on a machine as busy as it may be: this wire has no bursts."""
+LEAST = 1_000
+"""Datagrams a second that must arrive on a machine that does other things too: this wire has no bursts."""
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_load_in_either_direction(build: Callable[..., Site], kind: str) -> None:
+def test_load_in_either_direction(build: Build, kind: str) -> None:
     site = build(KINDS[kind], **BOTH)
     dialled = site.all_flows()
     with site.watch() as wires:
         one_way = flood(site.lab, 3)
-        both_ways = flood_both_ways(site.lab, 3, rate=5_000)
+        both_ways = flood_both_ways(site.lab, 3, rate=2_000)
     site.no_offence()
     assert wires.resets() == 0
     assert one_way.received > LEAST * 3
@@ -36,7 +36,8 @@ def test_load_in_either_direction(build: Callable[..., Site], kind: str) -> None
     assert tracked_flows(site.lab) == dialled  # none died of the load
 
 
-def test_a_black_hole_of_one_flow_under_load(build: Callable[..., Site]) -> None:
+@pytest.mark.alone
+def test_a_black_hole_of_one_flow_under_load(build: Build) -> None:
     """The tracker sees its segments pass and nothing come back: who runs out of the window is INVALID for ever."""
     site = build(**BOTH)
     before = site.all_flows()
@@ -46,7 +47,7 @@ def test_a_black_hole_of_one_flow_under_load(build: Callable[..., Site]) -> None
         with site.lab.black_hole("tcp sport 10003"), site.lab.black_hole("tcp dport 10003"):
             time.sleep(5.5)
 
-    found = flood(site.lab, 7, rate=10_000, during=swallow)
+    found = flood(site.lab, 7, rate=2_000, during=swallow)
     assert site.lab.counters()["blackholed"] > 0
     site.no_offence()
     # A tenth of 5.5 of 7 s would be 7.9 %; its keepalive is due after two seconds at the latest, and overdue after one more.
@@ -54,7 +55,7 @@ def test_a_black_hole_of_one_flow_under_load(build: Callable[..., Site]) -> None
     assert before - {flow for flow in before if flow[1] == "10003"} <= tracked_flows(site.lab)
 
 
-def test_a_killed_server_is_found_again(build: Callable[..., Site]) -> None:
+def test_a_killed_server_is_found_again(build: Build) -> None:
     """It answers frames of connections that it does not know with RST, in window, as only who knows the key can see."""
     site = build(**BOTH)
     site.carries(500)
@@ -69,7 +70,7 @@ def test_a_killed_server_is_found_again(build: Callable[..., Site]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["udp", "all"])
-def test_udp_carriers(build: Callable[..., Site], kind: str) -> None:
+def test_udp_carriers(build: Build, kind: str) -> None:
     options = {**RSOCK, "type": kind, "keepalive": 1}
     site = build(Router(block_udp=False), client=options, server=options)
     wanted = 2 * FLOWS if kind == "all" else FLOWS
@@ -86,7 +87,7 @@ def test_udp_carriers(build: Callable[..., Site], kind: str) -> None:
     assert (counters["tcp_inside"] > 0) is (kind == "all")
 
 
-def test_the_type_may_change_between_restarts(build: Callable[..., Site]) -> None:
+def test_the_type_may_change_between_restarts(build: Build) -> None:
     site = build(Router(block_udp=False), up=False, **BOTH)
     for kind in ("tcp", "udp", "all", "tcp"):
         for role in ("server", "client"):
@@ -96,7 +97,7 @@ def test_the_type_may_change_between_restarts(build: Callable[..., Site]) -> Non
     assert site.lab.invalid() == site.lab.rsts() == 0
 
 
-def test_status_names_wire_and_usable_size(build: Callable[..., Site]) -> None:
+def test_status_names_wire_and_usable_size(build: Build) -> None:
     site = build(**BOTH)
     site.carries(100)
     for role in ("client", "server"):
@@ -106,7 +107,7 @@ def test_status_names_wire_and_usable_size(build: Callable[..., Site]) -> None:
         assert session["flows"]
 
 
-def test_another_key_gets_nothing(build: Callable[..., Site]) -> None:
+def test_another_key_gets_nothing(build: Build) -> None:
     site = build(client={**RSOCK, "hash": "guessed"}, server=RSOCK)
     site.target()
     assert site.application().ping(5).returned == 0

@@ -23,12 +23,14 @@ from rsock_nf import cli, config, daemon
 from rsock_nf.config import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
-from rsock_nf.ops import launch, namespaces, privileges
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir
-from rsock_nf.ops.instance import Instance, instances
+from rsock_nf.ops import launch, privileges
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import Instance, instances
+from rsock_nf.ops.instances.overview import overview, runs
+from rsock_nf.ops.instances.processes import instance_processes
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.ops.log import InstanceLog
-from rsock_nf.ops.survey import runs, survey
 from rsock_nf.settings import Log, Settings
 from tests.ops.fake_daemon import FakeTunnel
 
@@ -318,7 +320,7 @@ def test_a_lock_that_nobody_can_be_named_for_is_said(host: Host, monkeypatch: py
     instance = host.start(host.settings())
     pid = pid_of(instance)
     instance.state_path.unlink()
-    monkeypatch.setattr("rsock_nf.ops.instance.holders", lambda: iter(()))
+    monkeypatch.setattr("rsock_nf.ops.instances.instance.instance_processes", lambda: iter(()))
     with pytest.raises(InstanceError, match=r"somebody holds a lock on .*edge, and state.json does not tell who"):
         instance.stop(grace=0.1)
     kill(pid, signal.SIGKILL)
@@ -333,7 +335,7 @@ def test_an_instance_whose_directory_was_deleted_is_found_and_named(host: Host) 
         InstanceError, match=rf"edge still runs, as process {pid}, though .*edge was deleted: run `rsock-nf down"
     ):
         launch.running_alike(settings)
-    assert survey(None) == [
+    assert overview(None) == [
         {
             "name": "edge",
             "state": "lost",
@@ -342,7 +344,7 @@ def test_an_instance_whose_directory_was_deleted_is_found_and_named(host: Host) 
         }
     ]
     assert host.stop() == "edge: stopped"
-    assert list(holders()) == []
+    assert list(instance_processes()) == []
     assert host.stop() == "edge: was not running"
 
 
@@ -368,7 +370,7 @@ def test_an_instance_of_another_network_namespace_is_not_this_one(host: Host, mo
 def test_a_control_socket_that_is_gone_is_named(host: Host) -> None:
     instance = host.start(host.settings())
     instance.control_path.unlink()
-    (found,) = survey(None)
+    (found,) = overview(None)
     assert found["state"] == "silent"
     assert found["reason"] == (
         f"instance edge runs, but {instance.control_path} is gone: rsock-nf down --name edge, then up"
@@ -387,7 +389,7 @@ def test_a_start_that_is_not_yet_to_be_asked_is_still_starting(host: Host) -> No
 def test_one_that_does_not_answer_is_listed_beside_those_that_do(host: Host) -> None:
     host.start(host.settings("one"))
     host.start(host.settings("two"), "secretive")
-    found = survey(None)
+    found = overview(None)
     assert [runs(snapshot) for snapshot in found] == [True, False]
     assert found[1]["state"] == "silent"
     assert "no such table" in found[1]["reason"]

@@ -15,8 +15,8 @@ import pytest
 from rsock_nf import cli, config, daemon
 from rsock_nf.config import Configuration
 from rsock_nf.ops import handover, launch, privileges
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.instances.instance import Instance
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.program import program
 

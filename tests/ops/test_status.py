@@ -12,7 +12,7 @@ import pytest
 from rsock_nf import config
 from rsock_nf.config.values import format_secret
 from rsock_nf.ops.status import duration, render, size
-from rsock_nf.runtime.snapshot import wires
+from rsock_nf.runtime.reports.snapshot import wires
 
 FLOW = {
     "id": 1,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf import cli
+from rsock_nf import cli, commands
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 RC_D = CONTRIB / "bsd" / "rc.d"
@@ -98,7 +98,7 @@ def test_launchd_runs_a_command_that_exists(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(parsed)
         return 0
 
-    monkeypatch.setattr(cli, "_up", up)
+    monkeypatch.setattr(commands, "up", up)
     assert Path(program).is_absolute()
     assert cli.main(arguments) == 0
     assert seen[0].foreground

@@ -81,7 +81,8 @@ class LibPcap:
         )
         self.handle = self.lib.pcap_open_dead(linktype, 262144)
         self.program = _BpfProgram()
-        if self.lib.pcap_compile(self.handle, ctypes.byref(self.program), expression.encode(), 1, 0xFFFFFFFF):
+        optimize = 0  # it takes as long again, and what an oracle says should rest on as little code as may be
+        if self.lib.pcap_compile(self.handle, ctypes.byref(self.program), expression.encode(), optimize, 0xFFFFFFFF):
             raise AssertionError(self.lib.pcap_geterr(self.handle).decode())
 
     def accepts(self, packet: bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from rsock_firewall import Held
 from rsock_nf.core.types import Outgoing
 from rsock_nf.link import Link
-from rsock_nf.runtime.troubles import Troubles
+from rsock_nf.runtime.reports.troubles import Troubles
 from rsock_nf.runtime.tunnel import Start
 
 LOG = logging.getLogger("tests.runtime")

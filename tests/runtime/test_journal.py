@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rsock_nf.core.parameters import Carriers, ServerParameters, Wire
-from rsock_nf.runtime.journal import LONGEST_PAUSE, REMINDER, Journal
-from rsock_nf.runtime.view import View
+from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
+from rsock_nf.runtime.reports.view import View
 from rsock_nf.settings import Settings
 from rsock_nf.words import STRANGERS
 

@@ -17,13 +17,14 @@ from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange, Run
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, PortSide
-from rsock_nf.runtime import device, make_tunnel, source_ports
-from rsock_nf.runtime.device import LinkedDevice
+from rsock_nf.runtime import make_tunnel
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.local_ends import LocalEnds
-from rsock_nf.runtime.rules import Rules
-from rsock_nf.runtime.source_ports import PORT_LINGER, SourcePorts
-from rsock_nf.runtime.troubles import MAX_TROUBLES, Troubles
+from rsock_nf.runtime.host import device, source_ports
+from rsock_nf.runtime.host.device import LinkedDevice
+from rsock_nf.runtime.host.local_ends import LocalEnds
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.source_ports import PORT_LINGER, SourcePorts
+from rsock_nf.runtime.reports.troubles import MAX_TROUBLES, Troubles
 from rsock_nf.runtime.tunnel import Tunnel
 from rsock_nf.settings import Settings
 from tests.runtime import parts

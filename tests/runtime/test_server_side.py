@@ -14,12 +14,13 @@ from rsock_nf.core.events import ConversationOpened
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.types import Endpoint
 from rsock_nf.link import Link, LinkError, LinkEvent, Match
-from rsock_nf.runtime import server, targets
+from rsock_nf.runtime import server
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits
-from rsock_nf.runtime.rules import Rules
+from rsock_nf.runtime.host import targets
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.server import Cover, Parts, ServerSide
-from rsock_nf.runtime.targets import Targets
 from rsock_nf.runtime.tunnel import Start, Tunnel
 from rsock_nf.settings import Settings
 from tests.runtime import parts

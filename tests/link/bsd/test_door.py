@@ -31,7 +31,9 @@ from rsock_nf.link.bsd.system import Bsd
 from rsock_nf.link.checks import Verdict
 from rsock_nf.link.linux.system import Linux
 from rsock_nf.link.sockaddr import why_not
-from rsock_nf.ops import holder, privileges
+from rsock_nf.ops import privileges
+from rsock_nf.ops.instances.processes import signal_and_wait
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.sockets import held_ports as local_ports
 from tests.link.bsd.packets import AT_SERVER
 from tests.link.bsd.simulated import KERNELS, SimulatedBpf, SocketWire
@@ -65,12 +67,12 @@ def test_the_door_takes_the_systems_own_file(platform: Callable[[str], None], na
 def test_the_run_directory_and_the_privileges_are_the_systems(
     platform: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(holder.RUN_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(RUN_DIR_VARIABLE, raising=False)
     assert isinstance(system(), Linux)
-    assert holder.run_dir() == Path("/run/rsock-nf")
+    assert run_dir() == Path("/run/rsock-nf")
     assert "CAP_NET_RAW" in privileges.needed()
     platform("freebsd14")
-    assert holder.run_dir() == Path("/var/run/rsock-nf")
+    assert run_dir() == Path("/var/run/rsock-nf")
     assert privileges.needed() == "root"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert privileges.refusal("up") == "up needs root: run it as root"
@@ -120,7 +122,7 @@ sys.platform = sys.argv[1]
 for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink", "rsock_nf.link.linux.af_packet"):
     sys.modules[absent] = None
 from rsock_nf import cli
-from rsock_nf.ops import namespaces
+from rsock_nf.ops.instances import namespaces
 namespaces.current = lambda: None
 for line in sys.argv[2:]:
     try:
@@ -155,7 +157,7 @@ def test_the_command_line_elsewhere(tmp_path: Path, name: str, rule: str) -> Non
     lines.insert(3, f"check -c {sockets}")
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, name, *lines],
-        env={**os.environ, holder.RUN_DIR_VARIABLE: str(tmp_path / "run")},
+        env={**os.environ, RUN_DIR_VARIABLE: str(tmp_path / "run")},
         check=True,
         capture_output=True,
         text=True,
@@ -367,8 +369,8 @@ def test_where_ipv6_sockets_never_take_ipv4_a_port_is_held_twice(monkeypatch: py
 def test_a_process_without_a_descriptor_is_signalled_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     with subprocess.Popen(["sleep", "100"]) as process:
-        assert not holder.signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: False)
+        assert not signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: False)
         assert process.poll() is None
-        assert holder.signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: process.poll() is None)
+        assert signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: process.poll() is None)
         assert process.returncode == -signal.SIGTERM
-    assert not holder.signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: True)
+    assert not signal_and_wait(process.pid, signal.SIGTERM, 5, lambda: True)

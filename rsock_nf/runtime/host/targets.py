@@ -23,7 +23,10 @@ class Targets:
         """Refusals by target, of the sockets that are closed by now."""
 
     def open(self, peer: Hashable, number: int) -> tuple[int, Callable[[], list[Run]]]:
-        """Open a socket toward target ``number``: its descriptor, and what reads a batch there.  Raises ``LinkError``."""
+        """Open a socket toward target ``number``.
+
+        Returns its descriptor, and what reads a batch there.  Raises ``LinkError``.
+        """
         socket = TargetSocket(self._targets[number])
         self._sockets[peer] = socket
         return socket.fileno(), functools.partial(socket.receive, peer)

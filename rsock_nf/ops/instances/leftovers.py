@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rsock_firewall import FirewallError, left_on_this_host
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 
 
 def clear_rules(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The firewall rules of a running instance: held from before its sockets open, updated, and put back if somebody removes them.
+"""The firewall rules of a running instance: installed before its sockets open, updated, and repaired.
 
 Not here: what the rules say (``policy``), and how a backend installs them (``rsock_firewall``).
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from rsock_firewall import Counters, Firewall, FirewallError, Held, Policy
-from rsock_nf.runtime.troubles import Troubles
+from rsock_nf.runtime.reports.troubles import Troubles
 
 
 class Rules:

@@ -18,7 +18,7 @@ def current() -> int | None:
 
 
 def way_into(inode: int) -> str | None:
-    """The words before a command that run it in that namespace; None = it is gone, as far as names and processes tell."""
+    """The words before a command that run it in that namespace; None = no name and no process of it was found."""
     try:
         named = sorted(_NAMED.iterdir())
     except OSError:
@@ -26,7 +26,8 @@ def way_into(inode: int) -> str | None:
     for path in named:
         if _inode(path) == inode:
             return f"ip netns exec {path.name}"
-    for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):  # noqa: PTH208 - names, not paths
+    entries = os.listdir("/proc")  # noqa: PTH208 - names, not paths
+    for pid in sorted(int(entry) for entry in entries if entry.isdigit()):
         if _inode(Path(f"/proc/{pid}/ns/net")) == inode:
             return f"nsenter --net --target {pid}"
     return None

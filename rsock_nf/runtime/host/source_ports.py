@@ -1,6 +1,7 @@
-"""The local TCP ports of a client's flows: held, so that nobody else gets them, and for a while after their flow has ended.
+"""The local TCP ports of a client's flows: held, so that no other program gets them.
 
-Its server may still send to such a port, and the kernel must not answer: the rules cover every port that is held.
+A port stays held for a while after its flow has ended: the server may still send to it, and the kernel must not
+answer.  The rules cover every port that is held.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class SourcePorts:
     def inherit(self, ports: Iterable[FirewallPorts], now: float) -> None:
         """Ports of a killed predecessor, which its rules still cover: its server still probes them."""
         for port in (port for span in ports for port in range(span.first, span.last + 1)):
-            with contextlib.suppress(LinkError):  # somebody else has it by now: it is theirs
+            with contextlib.suppress(LinkError):  # another program has it by now
                 self._held[port] = hold_port(port)
                 self._released[port] = now
 

@@ -1,4 +1,4 @@
-"""A running instance at one moment, as plain values: what ``snapshot`` and ``journal`` look at instead of at its parts."""
+"""A running instance at one moment, as plain values: all that ``snapshot`` and ``journal`` see of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The network device of a running instance: with a link on it (fake TCP), or only as the way of its UDP sockets.
 
-``LinkedDevice`` opens the link again when the device comes back or the route has moved to another one, and tells its owner
-what else happens to the device.  ``PlainDevice`` only knows the MTU.
+``LinkedDevice`` opens the link again when the device comes back or when the route has moved to another device.  It
+tells its owner what else happens to the device.  ``PlainDevice`` only knows the MTU.
 
 Not here: packets (``driver``), and how a link is made (``rsock_nf.link``).
 """
@@ -17,7 +17,7 @@ from rsock_firewall import FirewallError
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
 from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.rules import Rules
+from rsock_nf.runtime.host.rules import Rules
 
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""

@@ -1,4 +1,4 @@
-"""What failed and may fail again at once, with a count: a log line each time would fill a disk, so the journal tells it."""
+"""Failures that may repeat without end, with counts: one log line for each would fill a disk."""
 
 from __future__ import annotations
 

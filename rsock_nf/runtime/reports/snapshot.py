@@ -11,7 +11,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import Endpoint, FlowKey, PortRange
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.view import HostView, View
+from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 
@@ -58,7 +58,10 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
 
 
 def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each wire's ports, kinds of flows, and least MTU of ``sessions`` (as the snapshot has them; None = none carries)."""
+    """Of each wire: its ports, its kinds of flows, and the least MTU of its sessions (None = no flow carries anything).
+
+    ``sessions``: as the snapshot has them.
+    """
     return [
         {
             "wire": tunnel.wire.value,

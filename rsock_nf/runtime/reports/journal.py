@@ -1,8 +1,8 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
-At the usual levels, each rarely: why it carries nothing, and that it carries again; a kind of flow that is blocked; that a
-client idles; targets that refuse; strangers; what else failed.  At ``debug`` also what changed since the last look:
-conversations, the application's MTU, counters of oddities.  Never a secret, a key or payload.
+At the usual levels, each seldom: why nothing is carried, and that something is carried again; a kind of flow that is
+blocked; a client that idles; targets that refuse; strangers; other failures.  At ``debug`` also what has changed since
+the last look: conversations, the application's MTU, counters.  Never a secret, a key or payload.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.policy import carrier_ports
-from rsock_nf.runtime.view import View
+from rsock_nf.runtime.reports.view import View
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
 
 REMINDER = 60.0
@@ -21,8 +21,9 @@ REMINDER = 60.0
 MISSED = 5.0
 """Seconds without a flow of one kind, while the other carries, before that is said."""
 LONGEST_PAUSE = 300.0
-"""Seconds from one line about why nothing is carried to the next, if the reason changes.  The first pauses are 0, 1 and 2 s:
-what is known in the first moments says least."""
+"""The longest pause, in seconds, between two lines about why nothing is carried.
+
+The first pauses are 0, 1 and 2 s: the first reasons say least."""
 
 
 class Journal:

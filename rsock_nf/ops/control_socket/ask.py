@@ -13,7 +13,7 @@ import socket
 from typing import Any
 
 from rsock_nf.errors import ControlError, InstanceError
-from rsock_nf.ops.instance import Instance
+from rsock_nf.ops.instances.instance import Instance
 
 
 def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any]:

@@ -3,27 +3,27 @@
     {"name": "edge", "role": "client", "state": "connected", …}        as the instance tells (``runtime.snapshot``)
     {"name": "edge", "state": "crashed", "reason": "…", "pid": 4711}   as seen from outside; it has no "role"
 
-States of the second kind: ``down`` (it does not run, and nothing of it is left), ``crashed``, ``failed`` (it ended by an error
-of its own and took its rules down), ``lost`` (it runs, but its directory was deleted), ``silent`` (it does not answer).
+States of the second kind: ``down`` (it does not run, and nothing of it is left), ``crashed``, ``failed`` (it ended by
+an error and removed its rules), ``lost`` (it runs, but its directory was deleted), ``silent`` (it does not answer).
 """
 
 from __future__ import annotations
 
 from rsock_nf.errors import ControlError, InstanceError
-from rsock_nf.ops import namespaces
-from rsock_nf.ops.control import ask
-from rsock_nf.ops.holder import lost_holders
-from rsock_nf.ops.instance import Instance, instances
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.instance import Instance, instances
+from rsock_nf.ops.instances.processes import lost_processes
 from rsock_nf.ops.status import Snapshot
 
 
-def survey(named: Instance | None, *, find_lost: bool = True) -> list[Snapshot]:
+def overview(named: Instance | None, *, find_lost: bool = True) -> list[Snapshot]:
     """Of the named instance, or of every one, by name.
 
     ``find_lost``: also those whose directory was deleted; that looks at every process of the host.
     Raises ``InstanceError`` when the state directory cannot be read.
     """
-    lost = {found.name: found.pid for found in lost_holders()} if find_lost else {}
+    lost = {found.name: found.pid for found in lost_processes()} if find_lost else {}
     names = [named.name] if named else sorted({instance.name for instance in instances()} | lost.keys())
     return [_look(Instance(name), lost.get(name)) for name in names]
 

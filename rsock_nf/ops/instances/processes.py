@@ -1,4 +1,4 @@
-"""Which processes hold an instance, asked of the kernel instead of the files that they wrote.
+"""The processes of instances, asked of the kernel instead of the files that they wrote.
 
 An instance's process has its directory open and locked for as long as it lives, and proc(5) shows that also when the
 directory was deleted under it: that is how such a process is found again.  Where there is no /proc, none is found.
@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.errors import InstanceError
-from rsock_nf.link import system
+from rsock_nf.ops.instances.run_directory import run_dir
 
-RUN_DIR_VARIABLE = "RSOCK_NF_RUN_DIR"
-"""Overrides ``/run/rsock-nf``: for tests, and for instances of one name in several network namespaces."""
 _PROC = Path("/proc")
 _DELETED = " (deleted)"
 _INTERVAL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class InstanceProcess:
     """A process that holds the lock of an instance's directory."""
 
     name: str
@@ -38,13 +36,7 @@ class Holder:
     """Its network namespace."""
 
 
-def run_dir() -> Path:
-    """Where the instances' directories are, absolute: on Linux ``/run/rsock-nf``."""
-    given = os.environ.get(RUN_DIR_VARIABLE)
-    return Path(given).absolute() if given else system().run_directory / "rsock-nf"
-
-
-def holders() -> Iterator[Holder]:
+def instance_processes() -> Iterator[InstanceProcess]:
     """Every holder of an instance in ``run_dir()``.  Looks at all open files of the host: some milliseconds."""
     inside = f"{os.path.realpath(run_dir())}/"
     for process in _PROC.glob("[0-9]*"):
@@ -61,31 +53,33 @@ def holders() -> Iterator[Holder]:
                 locked = re.search(r"FLOCK\s+ADVISORY\s+WRITE", (process / "fdinfo" / descriptor.name).read_text())
                 if locked and "/" not in name:
                     netns = (process / "ns" / "net").stat().st_ino
-                    yield Holder(name, int(process.name), target.endswith(_DELETED), netns)
+                    yield InstanceProcess(name, int(process.name), target.endswith(_DELETED), netns)
             except OSError:
                 continue
 
 
-def lost_holders() -> list[Holder]:
+def lost_processes() -> list[InstanceProcess]:
     """Those whose directory was deleted, by name."""
-    return sorted((found for found in holders() if found.deleted), key=lambda found: found.name)
+    return sorted((found for found in instance_processes() if found.deleted), key=lambda found: found.name)
 
 
-def end(lost: Holder, *, grace: float) -> bool:
-    """End a process whose directory was deleted: SIGTERM, after ``grace`` seconds SIGKILL; whether the first was enough.
+def end(lost: InstanceProcess, *, grace: float) -> bool:
+    """End a process whose directory was deleted: SIGTERM, after ``grace`` seconds SIGKILL.  Whether SIGTERM was enough.
 
     Raises ``InstanceError`` when it may not be signalled or does not go.
     """
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
-        signal_and_wait(lost.pid, number, patience, lambda: lost in holders())
-        if lost not in holders():
+        signal_and_wait(lost.pid, number, patience, lambda: lost in instance_processes())
+        if lost not in instance_processes():
             return number is signal.SIGTERM
     raise InstanceError(f"instance {lost.name}: process {lost.pid} does not end")
 
 
 def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
-    """Signal process ``pid`` if ``still`` says that it is the one that is meant, and wait for its end, ``timeout`` seconds
-    at most.  Whether it was signalled.  Raises ``InstanceError`` when it may not be."""
+    """Signal process ``pid`` if ``still`` says that it is the right one, and wait ``timeout`` seconds for its end.
+
+    Returns whether it was signalled.  Raises ``InstanceError`` when it may not be.
+    """
     if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return _signal_and_poll(pid, number, timeout, still)
     try:
@@ -107,7 +101,7 @@ def signal_and_wait(pid: int, number: signal.Signals, timeout: float, still: Cal
 
 
 def _signal_and_poll(pid: int, number: signal.Signals, timeout: float, still: Callable[[], bool]) -> bool:
-    """``signal_and_wait`` where processes have no descriptors: between ``still`` and the signal a pid could be reused."""
+    """``signal_and_wait`` where processes have no descriptors; a pid could be reused just before the signal."""
     try:
         if not still():
             return False

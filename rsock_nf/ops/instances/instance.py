@@ -4,8 +4,8 @@ Whether an instance runs is told by one thing only: somebody holds an ``flock(2)
 it with its holder, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.  ``state.json`` says more about
 the holder, or about the last one, if that did not end in order.  The log outlives the instance, and ``down``.
 
-Not here: starting and stopping (``launch``), talking to the holder (``control``), and finding one whose directory was
-deleted (``holder``).
+Not here: starting and stopping (``launch``), talking to the holder (``control_socket``), and finding one whose
+directory was deleted (``processes``).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops import namespaces
-from rsock_nf.ops.holder import RUN_DIR_VARIABLE, holders, run_dir, signal_and_wait
+from rsock_nf.ops.instances import namespaces
+from rsock_nf.ops.instances.processes import instance_processes, signal_and_wait
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
 _LOGS = {"log", "log.1"}
 _PID_MAX = (1 << 31) - 1  # pid_t is an int
 _UNSETTLED = 0.01
-"""Seconds to look again: between a holder's lock and its record, or a look at the lock and its end, microseconds pass."""
+"""Seconds until another look, where microseconds would do: a record follows its lock, a look at a lock ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Instance:
 
     @contextlib.contextmanager
     def claim(self, config: Path, digest: str) -> Iterator[None]:
-        """Be the instance: hold the lock, and remove everything but the log at the end; after ``fail``, the record stays too.
+        """Be the instance: hold the lock, and at the end remove all but the log, and after ``fail`` but the record.
 
         Raises ``InstanceError`` when somebody else is, or when the files cannot be made.
         """
@@ -103,7 +104,10 @@ class Instance:
         self._ended = reason
 
     def exists(self) -> bool:
-        """Whether it runs, or has left more than a log.  Raises ``InstanceError`` when its directory is another user's."""
+        """Whether it runs, or has left more than a log.
+
+        Raises ``InstanceError`` when its directory is another user's.
+        """
         return self.is_running() or self.state_path.exists() or self.control_path.exists()
 
     def is_running(self) -> bool:
@@ -156,7 +160,7 @@ class Instance:
         return True
 
     def discard(self) -> bool:
-        """Remove what a dead holder left but its log; False when there was nothing.  A live one's files are not touched."""
+        """Remove what a dead holder left, except its log.  False when there was nothing, or when the holder lives."""
         descriptor = self._open()
         if descriptor is None:
             return False
@@ -193,12 +197,14 @@ class Instance:
         record = self.record()
         if record and _start_time(record.pid) == record.started:
             return record.pid
-        return next((found.pid for found in holders() if found.name == self.name and not found.deleted), None)
+        return next(
+            (found.pid for found in instance_processes() if found.name == self.name and not found.deleted), None
+        )
 
     def _signal_and_wait(self, number: signal.Signals, timeout: float) -> None:
-        """Send to the holder and wait for its end, at most ``timeout`` seconds; returns early if it is not known yet."""
+        """Signal the holder and wait for its end, at most ``timeout`` seconds; return early if it is not known yet."""
         pid = self._holder()
-        # ``signal_and_wait`` looks again once it has a descriptor, which stands for one process: no reused pid can be hit.
+        # ``signal_and_wait`` asks again once it has a descriptor of the process: so a reused pid cannot be hit.
         if pid in (None, os.getpid()) or not signal_and_wait(
             pid, number, timeout, lambda: self._holder() == pid and self.is_running()
         ):

@@ -1,6 +1,6 @@
 """Answering ``control``: the instance's end of the socket in its directory, on the tunnel's own event loop.
 
-Who can reach the socket is told by the directory (mode 0700) and the socket (0600); there is no further check.
+The modes of the directory (0700) and of the socket (0600) decide who can reach it; there is no further check.
 """
 
 from __future__ import annotations

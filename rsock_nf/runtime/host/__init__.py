@@ -1,0 +1,1 @@
+"""What a running instance holds of its host: device and link, rules, ports, sockets toward applications and targets."""

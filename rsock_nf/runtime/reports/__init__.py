@@ -1,0 +1,1 @@
+"""What a running instance tells of itself: its state as JSON, and its log lines."""
