@@ -61,7 +61,7 @@ class FlowCodec(Protocol):
         """The payload of a burst: one frame for each of ``datagrams``.
 
         All datagrams have one size, but the last may be shorter.  ``prefix`` is put before each datagram, inside
-        its frame. ``counter`` is the counter of the first frame.
+        its frame.  ``counter`` is the counter of the first frame.
         """
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:

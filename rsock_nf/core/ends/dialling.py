@@ -357,7 +357,7 @@ class Dialling:
     def control(self, now: float, flow: Established, message: object) -> bool:
         """A control message.  False = it is not for this role."""
         if flow.state is State.CONFIRMING:
-            # # Any control message shows that the server has the flow.  Its Ready may be lost.
+            # Any control message shows that the server has the flow.  Its Ready may be lost.
             self.table.step(now, flow, Input.READY)
             self.table.settle()
         match message:

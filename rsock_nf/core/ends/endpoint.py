@@ -356,7 +356,7 @@ class Endpoint(Generic[R]):
         if answer is not None:
             self._context.outbox.send([answer])
         if self._takes_close_frame(now, flow, packet, segment):
-            # # Frames behind the FIN in this batch have moved ``received`` already.
+            # Frames behind the FIN in this batch have moved ``received`` already.
             end = add(segment.seq, len(segment.payload) + 1)
             if not_behind(end, flow.pump.received):
                 flow.pump.received = end
@@ -473,7 +473,7 @@ class Endpoint(Generic[R]):
             if flow.state is State.ESTABLISHED:
                 self._probing.sweep(now, flow)
                 if flow.had_traffic and not flow.health.waiting:
-                    # # The first traffic after a silence: do not wait until the next keepalive to probe the flow.
+                    # The first traffic after a silence: do not wait until the next keepalive to probe the flow.
                     self._context.deadlines.hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
                 flow.swept_frames = flow.pump.sent_frames + flow.pump.received_frames
         for group in active:

@@ -81,7 +81,7 @@ class Slots:
         came."""
         ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
         count = min(parameters.flows, len(ports))
-        # # If there are more ports than flows, spread over the whole list.
+        # If there are more ports than flows, spread over the whole list.
         chosen = [ports[at * len(ports) // count] for at in range(count)]
         kinds = [udp for udp, wanted in ((False, parameters.carriers.tcp), (True, parameters.carriers.udp)) if wanted]
         self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}

@@ -21,7 +21,7 @@ MAX_RTO = 3.0
 INITIAL_RTO = 0.5
 GIVE_UP_SILENT = 3
 """Unanswered probes in a row after which a flow is dead, if nothing was heard for as long as the last two
-time-outs. What was on its way when the first of these probes left may still arrive and does not count."""
+time-outs.  What was on its way when the first of these probes left may still arrive and does not count."""
 GIVE_UP = 8
 """Unanswered probes in a row after which a flow is dead, even if something is heard."""
 MIN_SAMPLE = 32

@@ -38,13 +38,13 @@ class Watch:
         if flow.health.unanswered != 1:
             return
         if now - session.alarmed > _PAUSE:
-            # # The cause may concern all flows, and an idle flow would notice only at its next keepalive.
+            # The cause may concern all flows, and an idle flow would notice only at its next keepalive.
             session.alarmed = now
             for other in session.flows.values():
                 if not other.health.waiting:
                     self._context.deadlines.hasten(Timer.PROBE, other, now)
         if not flow.key.udp and now - self._suspected > _PAUSE:
-            # # The kernel knows the next hop of a UDP carrier.
+            # The kernel knows the next hop of a UDP carrier.
             silent = [other for other in session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now

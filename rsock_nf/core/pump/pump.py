@@ -39,7 +39,7 @@ _HEADERS = 60
 UDP_BURST_BYTES = 65_487
 """UDP payload of one send.  With it the IPv6 packet has at most 65,535 bytes."""
 
-# # IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, seq, ack, offset, flags, window.
+# IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, seq, ack, offset, flags, window.
 _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
 # IPv6 + TCP: payload length, next header, then the same.
 _V6 = struct.Struct("!4xHB37xIIBBH")

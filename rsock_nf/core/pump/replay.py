@@ -60,7 +60,7 @@ class ReplayWindow:
         ahead = first - self._floor
         excess = ahead + length - size
         if ahead >= size:
-            # # The common case: the run is ahead of everything seen, so there is nothing to look up.  Shift right
+            # The common case: the run is ahead of everything seen, so there is nothing to look up.  Shift right
             # before left, so # that even a very large counter makes no large number.
             if run:
                 self._seen = self._seen >> excess | run << size - length
@@ -68,7 +68,7 @@ class ReplayWindow:
             return run
         below = 0
         if ahead < 0:
-            # # A counter below the window is too old.  Shift right first here too, for the same reason.
+            # A counter below the window is too old.  Shift right first here too, for the same reason.
             below, ahead = -ahead, 0
             run >>= below
             if not run:

@@ -94,7 +94,7 @@ class PumpFlow:
         self.control_counter = 0
         self.replay = ReplayWindow()
         self.control_replay = ReplayWindow()
-        # # Sending.  The peer scales its window if and only if we scale ours (RFC 7323 section 2.2).
+        # Sending.  The peer scales its window if and only if we scale ours (RFC 7323 section 2.2).
         self.next_seq = start.next_seq
         self.highest_ack = start.next_seq
         self.scale = start.scale or 0

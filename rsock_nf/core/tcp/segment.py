@@ -232,7 +232,7 @@ def flow_label(key: FlowKey) -> int:
     """A non-zero IPv6 flow label, 20 bits, always the same for one flow.
 
     GRO merges only packets with the same label (``ipv6_gro_receive``), and the SYN must carry the same label as the
-    data. So the label is computed from the key.  RFC 6437 section 3 asks for stateless labels that are spread
+    data.  So the label is computed from the key.  RFC 6437 section 3 asks for stateless labels that are spread
     uniformly; a CRC does that.
     """
     ports = key.local_port << 16 | key.remote_port

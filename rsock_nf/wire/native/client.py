@@ -70,7 +70,7 @@ class NativeClientWire:
             return
         asking = [flow.key.udp for flow in dialling.table if flow.state in (State.HELLO_SENT, State.CONFIRMING)]
         if waiting and (another_hello or not asking):
-            # # Prefer the kind of flow on which fewer hellos were sent: the path may block the other kind.
+            # Prefer the kind of flow on which fewer hellos were sent: the path may block the other kind.
             dialling.table.step(now, min(waiting, key=lambda flow: asking.count(flow.key.udp)), Input.SAY_HELLO)
 
     def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
@@ -143,7 +143,7 @@ class NativeClientWire:
             return None
         challenge = self._handshake.read_join_answer(session.keys, opening.flow_id, join, segment.payload)
         if isinstance(challenge, Gone):
-            # # This also turns away all other flows that are joining.
+            # This also turns away all other flows that are joining.
             dialling.lose_session(now, "the server was restarted")
             return None
         opening.challenge = challenge

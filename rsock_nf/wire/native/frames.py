@@ -1,7 +1,7 @@
 """The native frames: the bytes of datagrams and control messages in the payload of a segment.
 
 A frame begins with 8 bytes, big-endian: kind (2 bits) and length (14 bits), conversation (u16), token or counter
-(u32). The length counts what follows the header, without the tag.
+(u32).  The length counts what follows the header, without the tag.
 
 * ``cipher: none``: a data frame carries the token of its flow, which only the two ends know.  All headers of a run are
   the same, so a burst is built by one ``join`` and checked by one comparison.
@@ -154,7 +154,7 @@ class PlainCodec(_ControlFrames):
         if headers.count(headers[0]) != count:
             return self._unpack_each(payload, segment_size, 0)
         end = count * frame
-        # # + 1: in a run of empty datagrams the last one begins at the very end.
+        # + 1: in a run of empty datagrams the last one begins at the very end.
         datagrams: list[Buffer] = [payload[at : at + length] for at in range(HEADER.size, end + 1, frame)]
         run = Frames(kind, conversation, -1, datagrams, length, end)
         if end == size:
@@ -238,7 +238,7 @@ class SealedCodec(_ControlFrames):
             if size - at < HEADER.size + TAG:
                 return opened, bad + 1
             step = segment_size or self._frame_size(payload, at)
-            # # A frame that the end of the payload cuts short has no sample: it is left for the next round.
+            # A frame that the end of the payload cuts short has no sample: it is left for the next round.
             starts = range(at, max(at + 1, size - HEADER.size - TAG + 1), step)
             headers = self._headers(payload, starts)
             done = 0

@@ -8,7 +8,7 @@ Each message travels in an envelope with a synthetic IV (the construction of RFC
 of BLAKE2s over kind and body.  They are the initial counter of AES-256-CTR over kind and body.  Both keys come from
 the secret.  The envelope hides structure (an X25519 point, a repeated session id).  Without the secret, nobody can
 make an envelope; an attacker can only send a recorded one.  So garbage never looks like a join, and costs no
-Diffie-Hellman. No two messages have the same content, except a repeated "gone".  So no two different messages use
+Diffie-Hellman.  No two messages have the same content, except a repeated "gone".  So no two different messages use
 the same counter.
 
 Hello and join are padded to at least the size of their answers, and by some random bytes more.  ``docs/wire.md``

@@ -191,7 +191,7 @@ class NNpsk0:
         state = copy.copy(self._state)
         public = bytes(message[:KEY_SIZE])
         remote = X25519PublicKey.from_public_bytes(public)
-        # # The second message needs the shared secret.  For the first it is a check: such a key gets no answer.
+        # The second message needs the shared secret.  For the first it is a check: such a key gets no answer.
         shared = self._shared(remote)
         if self._messages == 0:
             state.mix_key_and_hash(self._psk)

@@ -93,7 +93,7 @@ class NativeServerWire:
         try:
             answer = known.answer if known else self._answer(now, accepting, segment, reply_to, digest)
         except Malformed:
-            # # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
+            # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
             accepting.turn_away(segment, reply_to, "payloads from strangers" if first else "payloads of no flow")
             return
         if not answer:

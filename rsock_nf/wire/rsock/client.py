@@ -72,7 +72,7 @@ class RsockClientWire:
             opening.flow_id = self._format.flow_id(opening.key, self._version)
             names = {flow.flow_id for flow in dialling.table.established() if flow.session is session and _is_up(flow)}
             if opening.flow_id in names:
-                # # A UDP flow may have the same name as a TCP flow from the same port.  Dial it again from another
+                # A UDP flow may have the same name as a TCP flow from the same port.  Dial it again from another
                 # port.
                 dialling.table.step(now, opening, Input.UNANSWERED, "its name is taken")
             else:

@@ -2,7 +2,7 @@
 
 A stranger's way: SYN → SYN-ACK whose number is a cookie → an ACK that brings it back, from our client or from the
 kernel beside an original → a frame with the right hash, whose head names client and flow → session, flow,
-conversation. The first number of an original's frame is one too far, and its ACK means nothing.  So the TCP
+conversation.  The first number of an original's frame is one too far, and its ACK means nothing.  So the TCP
 handshake is kept until the frame comes (``handshakes``).
 
 Frames without a TCP handshake are not delivered.  If their sender knows the key, it is probably a client from
