@@ -16,19 +16,10 @@ from typing import Any, Literal
 from rsock_nf.config import kinds
 from rsock_nf.config.kinds import Kind
 from rsock_nf.config.values import HostPort
-from rsock_nf.core.parameters import (
-    DEFAULT_HASH,
-    RSOCK_KEEPALIVE,
-    Carriers,
-    Cipher,
-    ClientParameters,
-    OnProbe,
-    ServerParameters,
-    Spread,
-    Wire,
-)
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 from rsock_nf.settings import Log, Settings
+from rsock_nf.wire.parameters import DEFAULT_HASH, DEFAULT_WIRE, RSOCK_KEEPALIVE, RsockParameters, WireName
 
 _SLOT = "key"
 
@@ -115,9 +106,9 @@ class CommonKeys(Keys):
         "What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no root; or "
         "both at once, and what one kind cannot carry goes over the other.",
     )
-    wire: Wire = _key(
-        kinds.one_of(Wire),
-        _default(ServerParameters, "wire"),
+    wire: WireName = _key(
+        kinds.one_of(WireName),
+        DEFAULT_WIRE,
         "Whose frames are spoken: rsock-nf's own, or those of the original rsock (IPv4 only); the same on both sides.",
     )
     hash: str = _key(
@@ -274,7 +265,7 @@ class ClientKeys(CommonKeys):
     )
     rsock_version: int = _key(
         kinds.literal(1, 2),
-        _default(ClientParameters, "rsock_version"),
+        _default(RsockParameters, "version"),
         'With `"wire": "rsock"`: 2 for rsock 2.x, 1 for rsock 1.x.',
     )
     flows: int = _key(

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from rsock_nf.config import values
 from rsock_nf.config.values import shown
-from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Carriers, ServerParameters
+from rsock_nf.core.parameters import Carriers, ServerParameters
+from rsock_nf.wire.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE
 
 T = TypeVar("T", str, int, bool)
 
