@@ -173,7 +173,7 @@ def test_a_client_of_the_wrong_type_says_so(build: Build) -> None:
     site.stack.callback(site.tunnel.down, "server")
     site.tunnel.up("server")
     with pytest.raises(CommandFailed, match=r"refuses UDP port \d+ \(ICMP port unreachable\)"):
-        site.tunnel.up("client", "--timeout", "3")
+        site.tunnel.up("client", "--timeout", "8")
     assert site.tunnel.pids("client") == []
 
 

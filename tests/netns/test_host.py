@@ -196,7 +196,7 @@ def test_a_wrong_secret_gets_nothing(build: Callable[..., Site]) -> None:
     with EchoTarget(site.lab) as target, Application(site.lab) as application:
         site.tunnel.up("server")
         said = site.tunnel.command(
-            "client", "up", "--config", str(site.tunnel.config("client")), "--timeout", "3", check=False
+            "client", "up", "--config", str(site.tunnel.config("client")), "--timeout", "8", check=False
         )
         assert said.returncode == 1
         assert len(complaints(said)) == 1
