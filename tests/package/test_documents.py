@@ -35,7 +35,8 @@ def files() -> list[str]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True)
     names = [name for name in listed.stdout.split("\0") if name]
     if listed.returncode:
-        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if ".venv" not in path.parts]
+        found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
+        names = [str(path) for path in found if not path.parts[0].startswith((".venv", ".pytest_cache"))]
     return [name for name in names if (ROOT / name).is_file()]
 
 
