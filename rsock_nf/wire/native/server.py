@@ -70,7 +70,7 @@ class NativeServerWire:
         return self._cookie.isn(segment.key, segment.seq, now)
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
-        """See ``ServerWire``.  Only its payload matters."""
+        """See ``ServerWire``.  A segment without a payload, or with RST, is ignored."""
         if segment.payload and not segment.flags & RST and not accepting.stopping:
             self._first_payload(now, accepting, segment, link_header(received))
 
