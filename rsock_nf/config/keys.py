@@ -52,12 +52,12 @@ def _default(owner: type, name: str) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Keys:
     """An object of the file."""
 
-    given: frozenset[str] = frozenset()
-    """The keys that were given."""
+    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
+    """The keys that were given.  Not in the representation, which ``Settings.digest`` is made from."""
 
 
 def keys_of(owner: type[Keys]) -> Iterator[tuple[str, Any, Key]]:
@@ -67,7 +67,7 @@ def keys_of(owner: type[Keys]) -> Iterator[tuple[str, Any, Key]]:
             yield field.name, field.default, field.metadata[_SLOT]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LogKeys(Keys):
     """Where log lines go and which."""
 
@@ -84,7 +84,7 @@ class LogKeys(Keys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CommonKeys(Keys):
     """Keys of both roles."""
 
@@ -150,7 +150,7 @@ class CommonKeys(Keys):
     log: LogKeys = _key(None, LogKeys(), "Where log lines go and which.", objects=LogKeys)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RsockKeys(Keys):
     """A server's second wire, for clients of the original, on ports of its own.
 
@@ -196,7 +196,7 @@ class RsockKeys(Keys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ServerKeys(CommonKeys):
     """The server's configuration file."""
 
@@ -226,7 +226,7 @@ class ServerKeys(CommonKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TunnelKeys(Keys):
     """One of a client's local ends."""
 
@@ -239,7 +239,7 @@ class TunnelKeys(Keys):
     target: int = _key(kinds.integer(0, 65535), 0, "Which of the server's targets gets them, counted from 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClientKeys(CommonKeys):
     """The client's configuration file."""
 

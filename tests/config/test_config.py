@@ -505,6 +505,30 @@ def test_the_digest_tells_meanings_apart(tmp_path: Path, change: dict[str, Any],
     assert (first == second) is same
 
 
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        (SERVER | {"rsock": {"ports": 443, "hash": "k", "duration": 30}}, {}),
+        (SERVER | {"rsock": {"ports": 443}}, {"rsock": {"ports": 443, "keepalive": 4}}),
+        (CLIENT | {"listen": "127.0.0.1:1"}, {"flows": 10}),
+        ({**TUNNELS, "tunnels": [{"listen": "127.0.0.1:1", "target": 1}, {"listen": "127.0.0.1:2", "target": 0}]}, {}),
+    ],
+)
+def test_the_digest_is_the_same_in_every_process(tmp_path: Path, keys: dict[str, Any], more: dict[str, Any]) -> None:
+    """Another `up` has to see that what runs is what the file says."""
+    code = "import sys; from pathlib import Path; from rsock_nf import config\n"
+    code += "print(config.load(Path(sys.argv[1])).settings.digest)"
+    found = set()
+    for seed, written in (("1", keys), ("2", keys), ("3", keys | more)):
+        path = write(tmp_path / "a.json", written)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
 def test_the_schema_knows_the_keys_of_both_roles_and_their_defaults() -> None:
     definitions = config.schema()["$defs"]
     server, client = definitions["ServerKeys"]["properties"], definitions["ClientKeys"]["properties"]
