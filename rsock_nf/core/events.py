@@ -1,4 +1,7 @@
-"""What the core tells its driver, among what ``poll`` gives."""
+"""Events: what the core tells its driver.  ``poll`` gives them, among bursts and runs.
+
+Values only.  The driver acts on some of them (a port is wanted) and only reports others (a session is up).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from rsock_nf.core.types import FlowKey
 
 @dataclass(frozen=True, slots=True)
 class PortWanted:
-    """Client: hold a local TCP port toward ``remote``, let the firewall know, then call ``receive_port``."""
+    """Client: hold a local TCP port toward ``remote``, add it to the firewall rules, then call ``receive_port``."""
 
     request: int
     remote: bytes
@@ -19,7 +22,7 @@ class PortWanted:
 
 @dataclass(frozen=True, slots=True)
 class PortReleased:
-    """Client: this local port is no longer used."""
+    """Client: no flow uses this local port any more."""
 
     port: int
 
@@ -35,14 +38,14 @@ class CarrierWanted:
 
 @dataclass(frozen=True, slots=True)
 class CarrierReleased:
-    """Client: this UDP carrier is no longer used."""
+    """Client: no flow uses this UDP carrier any more."""
 
     key: FlowKey
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationOpened:
-    """Server: open a UDP socket toward target ``target``; datagrams for ``peer`` follow."""
+    """Server: open a UDP socket toward target number ``target``.  Datagrams for ``peer`` follow."""
 
     peer: Hashable
     target: int
@@ -87,12 +90,12 @@ class FlowClosed:
     key: FlowKey
     reason: str
     orderly: bool
-    """One side closed it on purpose; nothing is wrong with its path."""
+    """One side closed the flow on purpose: nothing is wrong with its path."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSick:
-    """A flow is to be replaced, and carries no bulk until then if there is another."""
+    """A flow is to be replaced.  Until then it carries no bulk, unless it is the only one."""
 
     flow_id: int
     key: FlowKey
@@ -101,7 +104,7 @@ class FlowSick:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Packets will go to this packed address: keep its next hop."""
+    """Packets will go to this packed address: keep its next hop up to date."""
 
     remote: bytes
 
@@ -115,7 +118,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Several flows to this packed address went silent at once: re-check its neighbour."""
+    """Several flows to this packed address fell silent at once: check its next hop again."""
 
     remote: bytes
 

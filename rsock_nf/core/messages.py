@@ -1,7 +1,7 @@
-"""Control messages between the two ends of a session: values only, their bytes are the codec's business.
+"""Control messages between the two ends of a session.  Values only: the codec of the wire makes their bytes.
 
-Each travels in one sealed control frame, on a flow like any other frame, and may be
-lost like any other: whoever needs an answer asks again.
+Each travels in one sealed control frame.  Like any other frame it may be lost: an endpoint that needs an answer
+asks again.
 """
 
 from __future__ import annotations
@@ -24,59 +24,59 @@ class RefusalReason(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Server: the flow that carries this is established."""
+    """From the server: the flow that carries this message is established."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Answer this.  It travels on the flow that it is about."""
+    """A request for an answer.  It travels on the flow that it asks about."""
 
     number: int
-    """u32, chosen by the sender, per flow."""
+    """A u32.  The sender chooses it; it is unique on one flow."""
     padding: int = 0
-    """Bytes appended to reach the size of the segment whose passage is tested."""
+    """Bytes appended, so that the segment has the size whose passage is tested."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """To a ``Probe``; travels on the same flow, and on another one too if that flow is sick."""
+    """The answer to a ``Probe``.  It travels on the same flow; if that flow is sick, on another one too."""
 
     number: int
-    """The probe's."""
+    """The number of the probe."""
     flow_id: int
     received: int
-    """Frames received on that flow so far, the probe included, modulo 2**32."""
+    """Frames received on that flow so far, with the probe, modulo 2**32."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowDown:
-    """The sender no longer uses this flow: a middlebox tore it, or it stopped answering."""
+    """The sender no longer uses this flow: a middlebox has reset it, or it stopped answering."""
 
     flow_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseFlow:
-    """The flow that carries this ends here; the segment has FIN."""
+    """The flow that carries this message ends here.  Over TCP its segment has FIN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Server: the conversation exists, plain data frames will do from now on."""
+    """From the server: the conversation exists, so plain data frames are enough from now on."""
 
     conversation: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseConversation:
-    """Either: the conversation ended; late frames of it are dropped."""
+    """From either end: the conversation ended.  Frames of it that come later are dropped."""
 
     conversation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Server: the conversation cannot be served."""
+    """From the server: it does not serve this conversation."""
 
     conversation: int
     reason: int
@@ -84,7 +84,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class CloseSession:
-    """Either: the process goes away; everything of the session ends."""
+    """From either end: the process ends, and with it everything of the session."""
 
 
 Control: TypeAlias = (

@@ -1,7 +1,8 @@
-"""What an endpoint wants done, in the one order in which it arose: bursts to send, datagrams to deliver, events.
+"""What an endpoint wants done, in the order in which it arose: bursts to send, runs to deliver, events.
 
-A server's ``ConversationOpened`` stands before the first datagrams of that conversation, a ``Follow`` before the first
-burst to that address.  The driver takes everything with one ``poll`` and does it from first to last.
+The order matters.  A server's ``ConversationOpened`` comes before the first run of that conversation, and a
+``Follow`` before the first burst to that address.  The driver takes everything with one ``poll`` and does it from
+first to last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Transmit(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """Give these datagrams to the application or to the targets, in order."""
+    """Give these runs to the applications or to the targets, in order."""
 
     runs: list[Run]
 
@@ -29,7 +30,7 @@ Output: TypeAlias = Transmit | Deliver | Event
 
 
 class Outbox:
-    """Outputs that wait for ``poll``.  Neighbours of one kind are joined, so that a batch stays a batch."""
+    """Outputs that wait for ``poll``.  Neighbours of the same kind are joined, so that a batch stays a batch."""
 
     __slots__ = ("_items",)
 
@@ -40,7 +41,7 @@ class Outbox:
         return len(self._items)
 
     def send(self, bursts: Iterable[Outgoing]) -> None:
-        """Bursts leave."""
+        """Add bursts that are to leave."""
         last = self._items[-1] if self._items else None
         if isinstance(last, Transmit):
             last.bursts.extend(bursts)
@@ -48,7 +49,7 @@ class Outbox:
             self._items.append(Transmit(found))
 
     def deliver(self, runs: Iterable[Run]) -> None:
-        """Datagrams have come."""
+        """Add runs that are to be delivered."""
         last = self._items[-1] if self._items else None
         if isinstance(last, Deliver):
             last.runs.extend(runs)
@@ -56,7 +57,7 @@ class Outbox:
             self._items.append(Deliver(found))
 
     def tell(self, event: Event) -> None:
-        """Something has happened that the driver must act on, or wants to know."""
+        """Add an event, on which the driver must act or which it wants to know."""
         self._items.append(event)
 
     def take(self) -> list[Output]:

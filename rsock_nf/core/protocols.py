@@ -1,6 +1,7 @@
-"""What pump and flows ask of a wire format: the frames of one flow (``FlowCodec``), a session's keys, its limits.
+"""What pump and flows ask of a wire: the frames of one flow (``FlowCodec``), a session's keys, and its limits.
 
-``rsock_nf.wire`` implements them; what the ends ask of it is in ``ends.wire``.  The core never sees a key.
+``rsock_nf.wire`` implements these interfaces.  What the endpoint asks of a wire is in ``ends.wire``.  The core
+never sees a key.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from rsock_nf.core.types import Buffer
 
 Rng: TypeAlias = Callable[[int], bytes]
-"""``rng(n)`` gives n random bytes: ``os.urandom``, or a seeded one in tests."""
+"""``rng(n)`` gives n random bytes: ``os.urandom``, or a seeded function in tests."""
 
 
 class Kind(enum.IntEnum):
@@ -21,15 +22,15 @@ class Kind(enum.IntEnum):
     DATA = 0
     """One datagram."""
     OPENING = 1
-    """Target index u16, then one datagram: the peer may not know the conversation yet."""
+    """The target index (u16), then one datagram.  Used while the peer may not know the conversation yet."""
     FRAGMENT = 2
-    """A fragment header (``core.fragments``), then a part of one datagram."""
+    """A fragment header (``pump.fragments``), then a part of one datagram."""
     CONTROL = 3
     """A sealed control message."""
 
 
 MAX_FRAME = 16384
-"""Bytes of the longest frame, header and tag included: its length has 14 bits."""
+"""Bytes of the longest frame, header and tag included.  A frame's length field has 14 bits."""
 
 
 class Frames(NamedTuple):
@@ -38,40 +39,42 @@ class Frames(NamedTuple):
     kind: int
     conversation: int
     counter: int
-    """Of the first frame, the others follow by one; -1 = this cipher has none (no replay check is possible)."""
+    """The counter of the first frame; each later frame has the next number.  -1 = the cipher has no counters, so
+    there is no replay check."""
     datagrams: list[Buffer]
-    """What the frames carry (a control frame: its opened body)."""
+    """What the frames carry.  Of a control frame: its opened body."""
     size: int
     """Bytes of each but the last, which may be shorter."""
     end: int
-    """Offset behind the last of these frames in the payload that they came in."""
+    """The offset behind the last of these frames, in the payload in which they came."""
 
 
 class FlowCodec(Protocol):
-    """Builds and opens the frames of one flow, both directions.  Keeps no state: counters are the pump's."""
+    """Builds and opens the frames of one flow, in both directions.  Keeps no state: the counters belong to the pump."""
 
     overhead: int
-    """Bytes that a data frame adds to its datagram."""
+    """Bytes that a data frame is larger than its datagram."""
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
     ) -> list[Buffer]:
-        """The payload of a burst: a frame for each of ``datagrams`` (all of one size, the last may be shorter).
+        """The payload of a burst: one frame for each of ``datagrams``.
 
-        ``prefix`` goes before each datagram, inside its frame; ``counter`` is the first frame's.
+        All datagrams have one size, but the last may be shorter.  ``prefix`` is put before each datagram, inside
+        its frame.  ``counter`` is the counter of the first frame.
         """
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
-        """Open every frame of a received payload: (what authenticates, how many frames or segments did not).
+        """Open every frame of a received payload: (the frames that authenticate, how many frames or segments did not).
 
-        ``segment_size``: see ``Packet``; 0 = cut by the frames' own lengths.  Never raises.
+        ``segment_size``: see ``Packet``.  0 = the lengths in the frames tell where each begins.  Never raises.
         """
 
     def pack_control(self, counter: int, message: object) -> bytes:
-        """One sealed control frame.  ``message``: one of ``core.messages``, or of the wire's own."""
+        """Build one sealed control frame.  ``message``: one of ``core.messages``, or one of the wire's own."""
 
     def control_size(self, message: object) -> int:
-        """Bytes that ``pack_control`` makes of it."""
+        """Bytes of the control frame that ``pack_control`` makes of ``message``."""
 
     def read_control(self, body: Buffer) -> object:
         """The message in an opened control frame.  Raises ``Malformed``."""
@@ -83,19 +86,19 @@ class Limits(NamedTuple):
     max_payload: int
     """Bytes of the largest payload of one segment."""
     bursts: bool
-    """Several frames may share a packet: they can be told apart where GRO has merged them."""
+    """Several frames may share a packet: the receiver can tell them apart even after GRO has merged them."""
     fragments: bool
     """A datagram larger than a segment can travel in pieces."""
     shortest: int
     """Bytes of the shortest datagram that can travel."""
     opening_bytes: int
-    """Bytes that an opening frame carries more than a plain one; 0 = the wire has no opening frames."""
+    """Bytes that an opening frame is larger than a plain one.  0 = the wire has no opening frames."""
     first_conversation: int | None
-    """Where a client begins to number conversations; None = anywhere."""
+    """The number of a client's first conversation.  None = any."""
 
 
 class SessionKeys(Protocol):
     """The secrets of one session; opaque to the core."""
 
     def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:
-        """The codec of a flow, for the client (``initiator``) or the server."""
+        """The codec of one flow.  ``initiator``: True at the client, False at the server."""

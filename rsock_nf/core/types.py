@@ -1,8 +1,8 @@
-"""The values that cross the border of the core: packets, bursts, runs of datagrams.
+"""The values that enter and leave the core: packets, bursts, runs of datagrams.
 
-Nothing here has behaviour.  The link makes ``Packet`` (fake TCP) and ``Carried`` (UDP carriers) and takes
-``Outgoing``; the application side makes and takes ``Run``.  Buffers inside a received value are valid
-until the next ``receive`` on the object that made them: who keeps one copies it.
+Nothing here has behaviour.  The link makes ``Packet`` (fake TCP), the carriers make ``Carried`` (UDP), and both
+take ``Outgoing``.  The application side makes and takes ``Run``.  Buffers inside a received value are valid until
+the next ``receive`` on the object that made them: code that keeps a buffer copies it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 
 class Malformed(ValueError):  # noqa: N818 - the field's word, as in "malformed packet"
-    """Bytes from the network that do not parse.  The only exception of every ``parse_*``."""
+    """Bytes from the network that do not parse.  The only exception that a ``parse_*`` function raises."""
 
 
 class Checksum(enum.IntEnum):
-    """What is known of a received TCP checksum (virtio_net_hdr flags, include/uapi/linux/virtio_net.h)."""
+    """What is known about a received TCP checksum (virtio_net_hdr flags, include/uapi/linux/virtio_net.h)."""
 
     VERIFY = 0
-    """Nobody looked: verify it."""
+    """Nobody has verified it: verify it."""
     VALID = 1
     """Verified by the NIC or the kernel (VIRTIO_NET_HDR_F_DATA_VALID)."""
     PARTIAL = 2
-    """Not computed yet, the packet never left this host (VIRTIO_NET_HDR_F_NEEDS_CSUM): do not verify."""
+    """Not computed: the packet never left this host (VIRTIO_NET_HDR_F_NEEDS_CSUM).  Do not verify."""
 
 
 class FlowKey(NamedTuple):
-    """A flow as one end sees it: both packed addresses are of one family (4 or 16 bytes)."""
+    """A flow as one end sees it.  Both packed addresses are of one family: 4 or 16 bytes each."""
 
     local: bytes
     local_port: int
     remote: bytes
     remote_port: int
     udp: bool = False
-    """A UDP carrier; else fake TCP."""
+    """True = the flow travels over a UDP carrier; False = it is fake TCP."""
 
     def reversed(self) -> FlowKey:
         """The same flow as the other end sees it."""
@@ -51,47 +51,49 @@ class Packet(NamedTuple):
     """One received IP packet, perhaps several segments merged by GRO."""
 
     data: memoryview
-    """From the first byte of the IP header; trailing padding of the link may follow."""
+    """From the first byte of the IP header on.  Padding of the link may follow the packet."""
     segment_size: int
-    """TCP payload bytes of each merged segment but the last; 0 when not merged or not known."""
+    """TCP payload bytes of each merged segment but the last.  0 = not merged, or not known."""
     checksum: Checksum
     link_header: bytes
-    """The link header it came with (b"" on header-less links): to answer strangers without a look-up."""
+    """The link header that came with it; b"" where the link has none.  With it we answer strangers without a
+    look-up."""
 
 
 class Carried(NamedTuple):
-    """What one read of a UDP carrier gave: the payload of one datagram, or of several merged by GRO."""
+    """One read of a UDP carrier: the payload of one datagram, or of several that GRO has merged."""
 
     key: FlowKey
-    """As we see it."""
+    """The flow as we see it."""
     data: memoryview
     segment_size: int
-    """Bytes of each merged datagram but the last; 0 when not merged."""
+    """Bytes of each merged datagram but the last.  0 = not merged."""
 
 
 class Outgoing(NamedTuple):
-    """One burst to send: IP and TCP headers of the first segment, then the frames."""
+    """One burst to send: the IP and TCP headers of its first segment, then the frames."""
 
     headers: bytes
-    """IP + TCP header; b"" on a UDP carrier, where the kernel makes them.  The IP length covers the whole burst and the IPv4 header checksum is right for it;
-    the TCP checksum field holds the folded, *not* complemented, pseudo-header sum (what NEEDS_CSUM asks for)."""
+    """IP + TCP header; b"" on a UDP carrier, where the kernel makes the headers.  The IP length covers the whole
+    burst, and the IPv4 header checksum is right for it.  The TCP checksum field holds the folded, *not*
+    complemented, pseudo-header sum, as NEEDS_CSUM asks for."""
     payload: Sequence[Buffer]
-    """Concatenated: the payload of the whole burst."""
+    """The payload of the whole burst, in pieces."""
     payload_size: int
     """Bytes in ``payload``."""
     segment_size: int
-    """Payload bytes of each segment but the last; 0 = one segment, not to be cut."""
+    """Payload bytes of each segment but the last.  0 = one segment, not to be cut."""
     reply_to: bytes = b""
-    """A received link header to send back reversed; b"" = resolve the next hop by destination address."""
+    """A received link header, to be sent back reversed.  b"" = look up the next hop of the destination address."""
     carrier: FlowKey | None = None
-    """The UDP carrier that it leaves on; None = fake TCP, through the link."""
+    """The UDP carrier on which it leaves.  None = fake TCP, through the link."""
 
 
 class Run(NamedTuple):
-    """Consecutive datagrams of one peer, all of one size but the last, which may be shorter (never longer)."""
+    """Consecutive datagrams of one peer.  All have one size, but the last may be shorter (never longer)."""
 
     peer: Hashable
-    """Who sent them, or who gets them: opaque to the core, compared and hashed only."""
+    """The sender, or the receiver.  The core only compares and hashes it."""
     datagrams: list[Buffer]
     size: int
     """Bytes of each datagram but the last."""

@@ -20,10 +20,16 @@ from typing import Final, Literal, TypeAlias
 from rsock_nf.core.tcp.header import (
     DESTINATION_PORT,
     ICMP,
+    ICMP_HEADER,
     ICMPV6,
+    IPV4_DESTINATION,
+    IPV4_FRAGMENT,
     IPV4_PROTOCOL,
+    IPV4_SOURCE,
+    IPV6_DESTINATION,
     IPV6_HEADER,
     IPV6_NEXT_HEADER,
+    IPV6_SOURCE,
     SOURCE_PORT,
     TCP,
 )
@@ -49,16 +55,7 @@ from rsock_nf.link.cbpf import (
     Instruction,
     encode,
 )
-from rsock_nf.link.headers import (
-    ETHERNET_HEADER,
-    ETHERTYPE,
-    ICMP_HEADER,
-    IPV4_DESTINATION,
-    IPV4_FRAGMENT,
-    IPV4_SOURCE,
-    IPV6_DESTINATION,
-    IPV6_SOURCE,
-)
+from rsock_nf.link.ethernet import ETHERNET_HEADER, ETHERTYPE
 
 __all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
 

@@ -13,9 +13,7 @@ import struct
 from typing import Final
 
 from rsock_nf.core.tcp.checksum import ONES, checksum, fold
-from rsock_nf.core.tcp.segment import FIN, PSH
-from rsock_nf.core.types import Buffer, Outgoing
-from rsock_nf.link.headers import (
+from rsock_nf.core.tcp.header import (
     IPV4_CHECKSUM,
     IPV4_IDENTIFICATION,
     IPV4_TOTAL_LENGTH,
@@ -26,6 +24,8 @@ from rsock_nf.link.headers import (
     ip_header_length,
     ip_version,
 )
+from rsock_nf.core.tcp.segment import FIN, PSH
+from rsock_nf.core.types import Buffer, Outgoing
 
 _CWR: Final = 0x80
 _H: Final = struct.Struct("!H")

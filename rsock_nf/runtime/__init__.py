@@ -11,19 +11,19 @@ import functools
 import logging
 
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.runtime import client, server
-from rsock_nf.runtime.tunnel import Build, Tunnel
+from rsock_nf.runtime.tunnel import Tunnel
 from rsock_nf.settings import Settings
 
 
 def make_tunnel(settings: Settings, log: logging.Logger) -> Tunnel:
     """The tunnel that ``settings`` describe, not started yet."""
-    build: Build
     if isinstance(settings.tunnel, ClientParameters):
-        build = functools.partial(client.build, settings, settings.tunnel)
-    else:
-        build = functools.partial(server.build, settings, settings.tunnel)
-    return Tunnel(settings, build, log)
+        from rsock_nf.runtime import client  # one role is imported, not both: that takes time
+
+        return Tunnel(settings, functools.partial(client.build, settings, settings.tunnel), log)
+    from rsock_nf.runtime import server
+
+    return Tunnel(settings, functools.partial(server.build, settings, settings.tunnel), log)
 
 
 __all__ = ["Tunnel", "make_tunnel"]

@@ -1,4 +1,7 @@
-"""Which endpoint an instance drives: its role, and the wires that its settings name.  All construction of core objects is here."""
+"""Which endpoint an instance drives: its role, and its wires.  All construction of core objects is here.
+
+Only what the instance needs is imported: each wire and each role takes some milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,9 @@ from collections.abc import Hashable
 from os import urandom
 from typing import NamedTuple
 
-from rsock_nf.core.ends import endpoint as ends
-from rsock_nf.core.ends.accepting import Accepting
-from rsock_nf.core.ends.dialling import Dialling
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
-from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
-from rsock_nf.runtime.protocols import Endpoint, ServerEndpoint
-from rsock_nf.wire.native.client import NativeClientWire
-from rsock_nf.wire.native.server import NativeServerWire
-from rsock_nf.wire.rsock.client import RsockClientWire
-from rsock_nf.wire.rsock.server import RsockServerWire
+from rsock_nf.runtime.protocols import ClientEndpoint, Endpoint, ServerEndpoint
 
 
 class Limits(NamedTuple):
@@ -28,15 +23,20 @@ class Limits(NamedTuple):
     """The largest burst as one IP packet; 0 = single segments only, or there is no link."""
 
 
-def client_endpoint(parameters: ClientParameters, limits: Limits) -> ends.Endpoint[Dialling]:
+def client_endpoint(parameters: ClientParameters, limits: Limits) -> ClientEndpoint:
     """The client that ``parameters`` describe."""
-    wire: NativeClientWire | RsockClientWire
+    from rsock_nf.core.ends.endpoint import client
+
     if parameters.wire is Wire.RSOCK:
+        from rsock_nf.wire.rsock.client import RsockClientWire
+
         client_id = int.from_bytes(urandom(8), "big") or 1
-        wire = RsockClientWire(parameters.hash_key, parameters.rsock_version, client_id)
-    else:
-        wire = NativeClientWire(parameters.secret)
-    return ends.client(parameters, wire, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+        rsock = RsockClientWire(parameters.hash_key, parameters.rsock_version, client_id)
+        return client(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+    from rsock_nf.wire.native.client import NativeClientWire
+
+    native = NativeClientWire(parameters.secret)
+    return client(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
 
 
 def server_endpoint(parameters: ServerParameters, second: ServerParameters | None, limits: Limits) -> ServerEndpoint:
@@ -44,21 +44,30 @@ def server_endpoint(parameters: ServerParameters, second: ServerParameters | Non
     first = _one_server(parameters, limits)
     if second is None:
         return first
+    from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
+
     beside = Branch(_one_server(second, limits), second.ports, len(parameters.targets))
     return Demultiplexer([Branch(first, parameters.ports, 0), beside])
 
 
-def _one_server(parameters: ServerParameters, limits: Limits) -> ends.Endpoint[Accepting]:
-    wire: NativeServerWire | RsockServerWire
+def _one_server(parameters: ServerParameters, limits: Limits) -> ServerEndpoint:
+    from rsock_nf.core.ends.endpoint import server
+
     if parameters.wire is Wire.RSOCK:
-        wire = RsockServerWire(parameters.hash_key, urandom(32))
-    else:
-        wire = NativeServerWire(parameters.secret, urandom(32))
-    return ends.server(parameters, wire, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+        from rsock_nf.wire.rsock.server import RsockServerWire
+
+        rsock = RsockServerWire(parameters.hash_key, urandom(32))
+        return server(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+    from rsock_nf.wire.native.server import NativeServerWire
+
+    native = NativeServerWire(parameters.secret, urandom(32))
+    return server(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
 
 
 def outer_peer(endpoint: Endpoint, session: Session, peer: Hashable) -> Hashable:
     """What the peer of a conversation of ``session`` is called outside ``endpoint``."""
+    from rsock_nf.runtime.demultiplexer import Demultiplexer
+
     if not isinstance(endpoint, Demultiplexer):
         return peer
     index = next(number for number, branch in enumerate(endpoint.branches) if session in branch.endpoint.sessions)

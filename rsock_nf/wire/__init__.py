@@ -1,1 +1,1 @@
-"""What the bytes look like: the native frames and the Noise handshake behind the protocols of ``core``."""
+"""What the bytes look like: one folder for each wire.  Each implements the interfaces of ``core`` (``ends.wire``)."""

@@ -158,7 +158,8 @@ class Lab:
         assert done.returncode == 0, f"{done.stderr}\n{text}"
 
     def state(self) -> dict[str, str]:
-        """The host's packet filter as its administrator sees it; a legacy table, once loaded, stays listed while empty."""
+        """The host's packet filter as its administrator sees it; a legacy table, once loaded, stays listed while
+        empty."""
         saved = {"nft": self.run("nft list ruleset")}
         for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
             lines = [line for line in self.run(f"{command} -t raw").splitlines() if not line.startswith("#")]
@@ -189,7 +190,8 @@ class Lab:
         return Segment(ADDRESSES["peer"][index], ADDRESSES["host"][index], *ports, flags, next(self._sequence))
 
     def answered(self, probes: list[Segment], free: tuple[int, int]) -> list[Segment]:
-        """Send probes, then a SYN to ``free`` (ports that nobody holds); what the host answered before it reset that one.
+        """Send probes, then a SYN to ``free`` (ports that nobody holds); what the host answered before it reset that
+        one.
 
         Also asserts that a tap on the host saw every probe.  A wire keeps the order, so nothing is waited for.
         """

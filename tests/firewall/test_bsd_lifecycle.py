@@ -20,6 +20,7 @@ from rsock_firewall import (
     PortRange,
     command,
     left_on_this_host,
+    render_unprobed,
     select,
 )
 from rsock_firewall.command import Done, run
@@ -312,6 +313,20 @@ def test_an_anchor_that_somebody_flushed_is_put_back(host: PfHost | IpfwHost) ->
         else:
             host.rules = [rule for rule in host.rules if "rsock" not in rule.body]
         put_back(host, held)
+
+
+def test_counters_do_not_fall_when_somebody_removes_the_rules(host: PfHost | IpfwHost) -> None:
+    with backend(host).hold(POLICY) as held:
+        host.drops(SYN, octets=100)
+        assert held.counters() == (1, 100, 0, 0)
+        if isinstance(host, PfHost):
+            host.pf.anchors.clear()
+        else:
+            host.rules = [rule for rule in host.rules if rule.rule is None]
+        assert held.counters() == (1, 100, 0, 0)
+        assert held.repair()
+        host.drops(SYN, octets=100)
+        assert held.counters() == (2, 200, 0, 0)
 
 
 def test_ipfw_flush_leaves_our_rules() -> None:
@@ -636,3 +651,27 @@ def test_run_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "PATIENCE", 0.2)
     with pytest.raises(FirewallError, match=r"did not end within 0\.2 s"):
         command.run([sys.executable, "-c", "import threading; threading.Event().wait()"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "platform", "text"),
+    [
+        ("auto", "linux", "table inet rsock_nf_life {"),
+        ("nftables", "linux", "table inet rsock_nf_life {"),
+        ("iptables", "linux", "# IPv4: iptables-restore --noflush"),
+        ("auto", "freebsd14", "# pfctl -a rsock-nf/life -f -"),
+        ("ipfw", "freebsd14", "# ipfw -q FILE"),
+        ("auto", "darwin", "# pfctl -a com.apple/rsock-nf.life -f -"),
+        ("auto", "netbsd10", "# at the head of npf.conf's group for em0"),
+    ],
+)
+def test_rules_can_be_rendered_where_no_backend_works(backend: str, platform: str, text: str) -> None:
+    def refuse(arguments: Sequence[str], _: str) -> Done:
+        raise AssertionError(f"runs {arguments}")
+
+    assert render_unprobed(backend, POLICY, platform=platform, run=refuse).startswith(text)
+
+
+def test_an_unknown_backend_cannot_be_rendered() -> None:
+    with pytest.raises(FirewallError, match="backend: 'pf' is not one of auto, nftables, iptables, manual"):
+        render_unprobed("pf", POLICY, platform="linux")

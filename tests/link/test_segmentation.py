@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf.core.tcp.checksum import checksum, pseudo_header_sum
+from rsock_nf.core.tcp.header import ip_header_length
 from rsock_nf.core.types import Outgoing
-from rsock_nf.link.headers import ip_header_length
 from rsock_nf.link.segmentation import cut
 
 SRC4, DST4 = bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2))

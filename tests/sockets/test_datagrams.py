@@ -34,8 +34,8 @@ _serial = itertools.count()
 def settle(here: Namespace, *addresses: str) -> None:
     """Wait until the kernel takes packets to its own IPv6 ``addresses``.
 
-    Their local routes come from a work queue, a moment after ``ip`` has returned (net/ipv6/addrconf.c, addrconf_dad_work), and
-    a socket connected before keeps a route that leads nowhere.
+    Their local routes come from a work queue, a moment after ``ip`` has returned (net/ipv6/addrconf.c,
+    addrconf_dad_work), and a socket connected before keeps a route that leads nowhere.
     """
     ends = time.monotonic() + PATIENCE
     while not all(f"local {address} dev" in here.run(LOCAL_ROUTES).stdout for address in addresses):

@@ -94,7 +94,8 @@ def test_unbound_senders_are_heard_and_not_answered(listener: UnixListener, send
 def test_a_relative_name_leads_nowhere(
     listener: UnixListener, sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sender could otherwise have root write to any socket: bind ``run/victim`` in its own directory, as seen from /."""
+    """A sender could otherwise have root write to any socket: bind ``run/victim`` in its own directory, as seen from
+    /."""
     monkeypatch.chdir(tmp_path)
     ours = sender("victim")
     ours.send(b"x")

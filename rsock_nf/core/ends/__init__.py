@@ -1,1 +1,1 @@
-"""The two ends: what drives flows and conversations."""
+"""The endpoint of a client or a server: what drives its flows and conversations."""

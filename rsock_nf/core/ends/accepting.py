@@ -1,7 +1,9 @@
-"""The server's role: it answers SYNs without state, keeps sessions, and opens conversations toward targets.
+"""The server's role: it answers SYNs and keeps nothing, has sessions, and opens conversations toward targets.
 
-A stranger's way: SYN → SYN-ACK whose number is a cookie → a payload, of which the wire makes what it will (on a UDP
-carrier it comes first) → a session and a flow (``accept``) → a conversation (``open_conversation``).
+A stranger's way: SYN → SYN-ACK whose number is a cookie → a payload, which the wire handles (on a UDP carrier it
+comes first) → a session and a flow (``accept``) → a conversation (``open_conversation``).
+
+Not here: which payload proves a client (``ServerWire``), and the sockets toward targets (the driver opens them).
 """
 
 from __future__ import annotations
@@ -38,43 +40,43 @@ from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Malformed, Outgoing, Packet, Run
 
 SESSION_LINGER = 600.0
-"""Seconds that a session without flows and conversations is kept."""
+"""Seconds for which a session without flows and conversations is kept."""
 MAX_FLOWS = 1024
-"""Of one session."""
+"""The most flows of one session."""
 
 
 class ServerWire(Wire, Protocol):
-    """What the server's role asks of a wire.  ``accepting`` is who asks."""
+    """What the server's role asks of a wire.  ``accepting`` is the role that asks."""
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """The sequence number that the SYN ``segment`` is answered with: a cookie (RFC 4987 section 3.6)."""
+        """The sequence number with which the SYN ``segment`` is answered: a cookie (RFC 4987 section 3.6)."""
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
-        """A segment of no flow that is no SYN; on a UDP carrier a datagram that nobody knows."""
+        """A segment that belongs to no flow and is no SYN.  On a UDP carrier: a datagram that belongs to no flow."""
 
     def unopened(
         self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """A payload on ``flow`` in which nothing authenticates, or that is out of window."""
+        """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
 
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
-        """Authenticated data of a conversation that is not open."""
+        """Authenticated data came for a conversation that is not open."""
 
     def timeout(self, now: float, accepting: Accepting) -> None:
         """The HALF_OPEN timer is due."""
 
 
 class Proved(NamedTuple):
-    """A flow on which its client has proved itself."""
+    """A flow whose client has authenticated."""
 
     flow_id: int
     key: FlowKey
     mss: int
-    """What the client says that one segment can carry."""
+    """The largest payload of one segment, as the client says."""
     peer_isn: int
     """The client's initial sequence number."""
     start: Handover
-    """Where the flow stands; ``max_payload`` is filled in from ``mss`` and the link."""
+    """The numbers of the flow.  ``max_payload`` is filled in from ``mss`` and the link."""
 
 
 class Accepting:
@@ -91,7 +93,7 @@ class Accepting:
         self._probing = parts.probing
         self._stopping = False
         self._followed: Counter[bytes] = Counter()
-        """Remote addresses, by how many fake-TCP flows lead there."""
+        """Number of fake-TCP flows to each remote address."""
 
     # -- the driver's verbs
 
@@ -99,14 +101,14 @@ class Accepting:
         """The process ends: tell every client, close every flow, take no new ones."""
         self._stopping = True
         for session in self.sessions:
-            for _ in range(2):  # a lost one costs the client only time
+            for _ in range(2):  # one may be lost; if both are, the client only loses time
                 self.table.tell(session, messages.CloseSession())
         for flow in self.table:
             self.table.step(now, flow, Input.CLOSE, "this side ends")
         self.table.settle()
 
     def socket_refused(self, now: float, peer: object, reason: str) -> None:
-        """The driver could not open the socket of ``ConversationOpened``."""
+        """The driver could not open the socket for ``ConversationOpened``."""
         conversation = self.table.pump.conversation(peer)
         if conversation is not None:
             refused = messages.Refused(conversation.number, messages.RefusalReason.SOCKET)
@@ -114,30 +116,30 @@ class Accepting:
             self._end_conversation(conversation)
 
     def followed(self) -> list[bytes]:
-        """The packed addresses that flows lead to."""
+        """The packed addresses to which fake-TCP flows lead."""
         return list(self._followed)
 
     @property
     def sessions(self) -> list[Session]:
-        """Every session, the first to begin first."""
+        """Every session, the oldest first."""
         return list(self.sessions_by_id.values())
 
     @property
     def stopping(self) -> bool:
-        """No new flows are taken."""
+        """The server takes no new flows."""
         return self._stopping
 
     # -- strangers
 
     def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
-        """A segment of no flow; on a UDP carrier a datagram that nobody knows."""
+        """A segment that belongs to no flow.  On a UDP carrier: a datagram that belongs to no flow."""
         if segment.flags & (SYN | RST) != SYN:
             self._wire.stranger(now, self, segment, received)
         elif not segment.flags & ACK and not self._stopping:
             self._syn(now, segment, link_header(received))
 
     def _syn(self, now: float, segment: Segment, reply_to: bytes) -> None:
-        """Answer as a listening Linux would, and remember nothing."""
+        """Answer as a listening Linux would, and keep nothing."""
         try:
             asked = parse_syn_options(segment.options)
         except Malformed:
@@ -150,9 +152,10 @@ class Accepting:
         self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
 
     def turn_away(self, segment: Segment, reply_to: bytes, reason: str) -> None:
-        """Silence or, with ``on_probe: closed``, what a kernel without a listener says (RFC 9293 section 3.10.7.1).
+        """Answer a stranger with silence or, with ``on_probe: closed``, as a kernel without a listener.
 
-        On a UDP carrier it is always silence, as of a service that does not know what it was sent.
+        That answer is an RST (RFC 9293 section 3.10.7.1).  On a UDP carrier we are always silent, as a service is
+        that does not understand what it received.
         """
         self.context.counters[reason] += 1
         closed = self.parameters.on_probe is OnProbe.CLOSED
@@ -160,14 +163,14 @@ class Accepting:
             self.reset(segment, reply_to)
 
     def reset(self, segment: Segment, reply_to: bytes) -> None:
-        """RST, as of a kernel that knows no such connection."""
+        """Send an RST, as a kernel does that knows no such connection."""
         headers = HeaderTemplate(segment.key).build(segment.ack, 0, RST, 0, 0)
         self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
 
     # -- flows
 
     def accept(self, now: float, session: Session, proved: Proved) -> Established:
-        """The client has proved itself: a flow of its session carries traffic from now on."""
+        """The client has authenticated: a flow of its session carries traffic from now on."""
         flow_id, key, mss, peer_isn, start = proved
         mss = min(mss, self.table.link_payload(key))
         pump = self.table.hand_over(session, flow_id, key, mss, start)
@@ -183,14 +186,16 @@ class Accepting:
         return flow
 
     def evict(self, now: float, flow: Flow, reason: str) -> None:
-        """Another flow takes the place of ``flow``."""
+        """Another flow replaces ``flow``."""
         self.table.step(now, flow, Input.DEAD, reason)
         self.table.settle()
 
     def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
-        """A SYN on the addresses of a live flow: a NAT has given them to somebody new, or it is the old one again.
+        """A SYN came on the addresses and ports of a live flow.
 
-        The old one gets a challenge ACK (RFC 5961 section 4): to a SYN-ACK, trackers would start over with us.
+        It is the flow's own SYN again, or that of another client behind the same NAT.  The flow's own SYN gets a
+        challenge ACK (RFC 5961 section 4).  After another SYN-ACK, connection tracking on the way would begin anew
+        with this flow.
         """
         if segment.flags & SYN and not segment.flags & ACK:
             if segment.seq == flow.peer_isn:
@@ -201,18 +206,18 @@ class Accepting:
             self.context.counters["odd segments"] += 1
 
     def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
-        """A payload in which nothing authenticates, or that is out of window."""
+        """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
         self._wire.unopened(now, self, flow, segment, received)
 
     def replace(self, now: float, flow: Established) -> None:
-        """Only the client can replace it: say so, on the flow itself where there is no other."""
+        """Only the client can replace ``flow``: tell it, on another flow if there is one."""
         alone = flow.alone
         if not alone:
             flow.pump.group.rest(flow.pump)
         self.table.tell(flow.session, messages.FlowDown(flow.flow_id), avoid=None if alone else flow)
 
     def discarded(self, now: float, flow: Flow) -> None:
-        """``flow`` is gone for good."""
+        """``flow`` is no longer in the table."""
         remote = flow.key.remote
         if flow.key.udp:
             return
@@ -221,34 +226,34 @@ class Accepting:
             del self._followed[remote]
             self.context.outbox.tell(Forget(remote))
 
-    # -- a server's flows are established from the first
+    # -- a server's flows begin established: the role has nothing to do here
 
     def vacate(self, now: float, flow: Established, reason: str) -> None:
-        """Nothing: the client dials another."""
+        """Does nothing: the client dials another flow."""
 
     def perform(self, now: float, flow: Flow, action: Action) -> None:
-        """The actions of an opening: there is none at a server."""
+        """A server has no actions of an opening."""
         raise AssertionError(f"{action} at a server")
 
     def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
-        """A segment of a flow on its way up: there is none at a server."""
+        """A server has no opening flows."""
         raise AssertionError(f"{opening} at a server")
 
     def repeat(self, now: float, flow: Flow) -> None:
-        """A segment of an opening was not answered: there is none at a server."""
+        """A server repeats nothing of an opening."""
         raise AssertionError(f"{flow} repeats its opening at a server")
 
     def received(self, now: float) -> None:
-        """A read is through: nothing waits for it here."""
+        """Does nothing: at a server nothing waits for the end of a read."""
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """No control message is a server's alone."""
+        """No control message is for the server only."""
         return False
 
     # -- conversations
 
     def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
-        """A client's new conversation; None = it is refused, and the client was told."""
+        """Open a client's new conversation.  None = it is refused, and the client was told."""
         reason = None
         if not 0 <= target < len(self.parameters.targets):
             reason = messages.RefusalReason.NO_TARGET
@@ -264,7 +269,7 @@ class Accepting:
         return conversation
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
-        """Targets send."""
+        """Send what targets sent."""
         bursts, slow = self.table.pump.from_app(runs)
         self.context.outbox.send(bursts)
         for run in slow:
@@ -277,16 +282,16 @@ class Accepting:
                 self.conversations.send_large(now, conversation, run)
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        """Authenticated data of a conversation that is not open."""
+        """Authenticated data came for a conversation that is not open."""
         self._wire.unknown_data(now, self, session, frames)
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in it for ``duration``."""
+        """Nothing has moved in ``conversation`` for ``duration``: end it."""
         self.table.tell(session_of(conversation), messages.CloseConversation(conversation.number))
         self._end_conversation(conversation)
 
     def end_conversation(self, now: float, conversation: PumpConversation) -> None:
-        """The client says that it ended."""
+        """The client says that ``conversation`` has ended."""
         self._end_conversation(conversation)
 
     def _end_conversation(self, conversation: PumpConversation) -> None:
@@ -296,7 +301,7 @@ class Accepting:
     # -- sessions
 
     def session_closed(self, now: float, session: Session) -> None:
-        """The client said goodbye."""
+        """The client says that it ends the session."""
         self._end_session(now, session, "the client ended it")
 
     def _end_session(self, now: float, session: Session, reason: str) -> None:
@@ -309,7 +314,7 @@ class Accepting:
         self.context.outbox.tell(SessionDown(session.session_id, reason))
 
     def begin_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
-        """A client has proved itself: its session begins."""
+        """A client has authenticated: its session begins."""
         group = FlowGroup(None)
         wire, cipher, peer = self._wire, self.parameters.cipher, str(_endpoint(key))
         session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer)
@@ -319,12 +324,15 @@ class Accepting:
         return session
 
     def has_room(self) -> bool:
-        """For another session, be it in the place of one that has no flow."""
+        """Whether there is room for another session, perhaps after ending one that has no flow."""
         full = len(self.sessions_by_id) >= self.parameters.max_sessions
         return not full or any(not session.flows for session in self.sessions)
 
     def make_room(self, now: float) -> bool:
-        """A new client has proved itself: where there is no room, the session that was longest without a flow goes."""
+        """Make room for a new client that has authenticated.  False = there is no room.
+
+        If need be, the session ends that has been without a flow for the longest time.
+        """
         if not self.has_room():
             return False
         if len(self.sessions_by_id) >= self.parameters.max_sessions:
@@ -335,13 +343,13 @@ class Accepting:
     # -- the rest
 
     def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
-        """Timers that only this role has."""
+        """A timer is due that only this role has."""
         if timer is not Timer.HALF_OPEN:
             raise AssertionError(f"timer {timer} of {key!r}")
         self._wire.timeout(now, self)
 
     def sweep(self, now: float) -> None:
-        """Once a second."""
+        """Once a second: end what is unused."""
         for session in self.sessions:
             session.reassembly.expire(now)
             if session.flows or session.group.conversations:
@@ -353,7 +361,7 @@ class Accepting:
 
 
 def session_of(conversation: PumpConversation) -> Session:
-    """A server's conversation belongs to a session for life."""
+    """The session of a server's conversation.  It never changes."""
     session = conversation.group.owner
     if not isinstance(session, Session):
         raise TypeError(f"a conversation of {session!r}")
@@ -361,7 +369,7 @@ def session_of(conversation: PumpConversation) -> Session:
 
 
 def link_header(received: Packet | Carried) -> bytes:
-    """The link header to answer ``received`` with; empty on a UDP carrier."""
+    """The link header with which to answer ``received``; empty on a UDP carrier."""
     return received.link_header if isinstance(received, Packet) else b""
 
 

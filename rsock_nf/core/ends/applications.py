@@ -1,4 +1,7 @@
-"""The client's conversations: one for each application that sends, what waits for a flow, what the server refuses."""
+"""The client's conversations: one for each sending application; datagrams that wait; what the server refuses.
+
+Not here: the numbers of conversations (``numbers``), their expiry and their fragments (``conversations``).
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,11 @@ class Applications:
         self._group = group
         self._has_opening_frames = limits.opening_bytes > 0
         self._refusals: dict[int, str] = {}
-        """Why the server refused the last conversation, for each local end where it did."""
+        """For each local end whose last conversation the server refused: why."""
         first = limits.first_conversation
         self.numbers = Numbers(parts.context.random(2) if first is None else first, 2 * parameters.duration)
         self.waiting = Waiting()
-        """Datagrams that wait for a flow, or for its first credit."""
+        """Datagrams that wait for a flow, or for a flow's first credit."""
 
     def __len__(self) -> int:
         return len(self._conversations)
@@ -43,14 +46,14 @@ class Applications:
     # -- datagrams
 
     def send(self, now: float, runs: Iterable[Run]) -> bool:
-        """Applications send; True = there is no flow, and datagrams wait for one."""
+        """Send what applications sent.  True = there is no flow, and datagrams wait for one."""
         bursts, slow = self._pump.from_app(runs)
         self._context.outbox.send(bursts)
         waiting = [self._send_slow(now, run) for run in slow]
         return any(waiting)
 
     def _send_slow(self, now: float, run: Run) -> bool:
-        """A new peer, no flow to carry it, or a datagram larger than a segment."""
+        """Send a run that the pump could not: a new peer, no usable flow, no credit, or large datagrams."""
         conversation = self._pump.conversation(run.peer) or self._open(now, run.peer)
         if conversation is None:
             self._context.counters["no conversation number free"] += len(run.datagrams)
@@ -62,7 +65,10 @@ class Applications:
         return False
 
     def _send_whole(self, now: float, conversation: PumpConversation, run: Run) -> None:
-        """What fits a frame of each usable flow leaves; what has to wait for credit waits; the rest goes in fragments."""
+        """Send datagrams that fit one frame of every usable flow.
+
+        Those that wait for credit are kept.  The rest goes as fragments.
+        """
         usable = self._group.usable
         room = min(flow.max_payload for flow in usable) - usable[0].codec.overhead - len(conversation.prefix)
         done = 0
@@ -82,9 +88,9 @@ class Applications:
     # -- conversations
 
     def _open(self, now: float, peer: Hashable) -> PumpConversation | None:
-        """A new conversation for ``peer``; None = no number is free.
+        """Open a new conversation for ``peer``.  None = no number is free.
 
-        Where the wire has opening frames the first datagrams travel in them.
+        If the wire has opening frames, the first datagrams travel in them.
         """
         number = self.numbers.take(now)
         if number is None:
@@ -96,14 +102,14 @@ class Applications:
         return conversation
 
     def forget(self, now: float, conversation: PumpConversation) -> None:
-        """It ended here; its number rests."""
+        """The conversation has ended here.  Its number is not used again for some time."""
         self.numbers.give_back(now, conversation.number)
         self._conversations.end(conversation)
 
-    # -- the server's word
+    # -- what the server says
 
     def opened(self, number: int) -> None:
-        """The server has the conversation."""
+        """The server has opened the conversation."""
         conversation = self._group.conversations.get(number)
         if conversation is not None:
             conversation.opened()
@@ -112,7 +118,7 @@ class Applications:
     def refused(self, now: float, number: int, code: int) -> None:
         """The server does not serve the conversation."""
         conversation = self._group.conversations.get(number)
-        if conversation is not None:  # else it is known
+        if conversation is not None:  # else we know already
             self._refusals[local_end(conversation.peer)] = self._why_refused(conversation, code)
             self.forget(now, conversation)
 
@@ -124,14 +130,14 @@ class Applications:
 
     @property
     def refusal(self) -> str:
-        """What is refused now, for people; empty = nothing."""
+        """What the server refuses now, as text for people; empty = nothing."""
         return "; ".join(self._refusals.values())
 
     def forget_refusals(self) -> None:
-        """The session ended: the next server may think otherwise."""
+        """The session ended: the next server may not refuse."""
         self._refusals.clear()
 
 
 def local_end(peer: Hashable) -> int:
-    """Which local socket: a driver with several says so in ``peer``'s first item."""
+    """The index of the local end of ``peer``: a driver with several local ends puts it first in ``peer``."""
     return peer[0] if isinstance(peer, tuple) and peer and isinstance(peer[0], int) else 0

@@ -1,4 +1,8 @@
-"""The conversations of an endpoint, either role: which exist, which have moved lately, and datagrams in fragments."""
+"""The conversations of an endpoint in either role: which exist, when they last moved, and large datagrams.
+
+A datagram that does not fit a segment is cut into fragments here, and joined here.  The fast path (``pump``) has
+the same conversations, and moves their ordinary datagrams.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from rsock_nf.core.types import Buffer, Malformed, Outgoing, Run
 
 
 class Conversations:
-    """See the module.  ``fragments``: the wire can carry datagrams in pieces."""
+    """See the module.  ``fragments``: whether the wire can carry a datagram in pieces."""
 
     def __init__(self, context: Context, pump: Pump, *, fragments: bool) -> None:
         self._context = context
         self._pump = pump
         self._fragments = fragments
         self._moved: dict[PumpConversation, tuple[int, float]] = {}
-        """Every conversation: (datagrams both ways, when that number last changed)."""
+        """For every conversation: (datagrams in both directions, when that number last changed)."""
         self._next_fragment = context.random(4)
 
     def __len__(self) -> int:
@@ -30,18 +34,18 @@ class Conversations:
         return conversation in self._moved
 
     def put(self, now: float, conversation: PumpConversation) -> None:
-        """It begins."""
+        """``conversation`` begins."""
         self._pump.put_conversation(conversation)
         self._moved[conversation] = (0, now)
         self._context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
     def end(self, conversation: PumpConversation) -> None:
-        """It ends; harmless if it has."""
+        """``conversation`` ends.  Does nothing if it has ended already."""
         self._moved.pop(conversation, None)
         self._pump.drop_conversation(conversation)
 
     def sweep(self, now: float) -> tuple[list[FlowGroup], list[PumpConversation]]:
-        """(groups in which something moved since the last sweep, conversations in which nothing did for ``duration``)."""
+        """(groups with traffic since the last sweep, conversations without any for ``duration``)."""
         active: dict[FlowGroup, None] = {}
         over: list[PumpConversation] = []
         for conversation, (count, since) in list(self._moved.items()):
@@ -56,7 +60,7 @@ class Conversations:
     # -- datagrams larger than a segment
 
     def send_large(self, now: float, conversation: PumpConversation, run: Run) -> None:
-        """Datagrams that do not fit a segment leave as fragments, where the wire has them."""
+        """Send datagrams that do not fit a segment, as fragments if the wire has them."""
         group = conversation.group
         if not group.usable:
             return
@@ -78,7 +82,7 @@ class Conversations:
     def _send_fragments(
         self, conversation: PumpConversation, datagram: Buffer, parts: list[Buffer], bursts: list[Outgoing]
     ) -> None:
-        """Counted as one datagram, once all of its fragments have left."""
+        """Count it as one datagram, and only if all of its fragments have left."""
         before = conversation.sent_datagrams, conversation.sent_bytes
         self._pump.send(conversation, Kind.FRAGMENT, b"", parts, len(parts[0]), bursts)
         all_left = conversation.sent_datagrams == before[0] + len(parts)
@@ -87,7 +91,10 @@ class Conversations:
             conversation.count_sent([datagram], 1, len(datagram))
 
     def receive_fragment(self, now: float, session: Session, number: int, body: Buffer) -> Frames | None:
-        """A fragment of conversation ``number``.  The whole datagram as an opening frame, if that conversation is not open."""
+        """Take a fragment of conversation ``number``, and deliver the datagram that it completes.
+
+        If that conversation is not open, the datagram is returned as an opening frame instead.
+        """
         try:
             fragment = parse_fragment(body)
         except Malformed:
@@ -105,7 +112,7 @@ class Conversations:
         return None
 
     def deliver(self, conversation: PumpConversation, datagrams: list[Buffer], size: int) -> None:
-        """Datagrams that came another way than through the pump: ``size`` bytes each but the last, as in ``Run``."""
+        """Deliver datagrams that did not come through the pump.  Sizes as in ``Run``."""
         conversation.received_datagrams += len(datagrams)
         conversation.received_bytes += sum(map(len, datagrams))
         self._context.outbox.deliver([Run(conversation.peer, datagrams, size)])

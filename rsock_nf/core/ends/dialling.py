@@ -1,9 +1,11 @@
-"""The client's role: it dials flows, opens them with the wire's help, replaces them, and sleeps when nothing is to carry.
+"""The client's role: it dials flows, opens them with the help of the wire, replaces them, and closes them when idle.
 
 The way up: a slot's turn (``slots``) → a port (``PortWanted``) → SYN → SYN-ACK → what the wire asks for → traffic.
-Over UDP a socket (``CarrierWanted``) takes the place of port and handshake.  A flow that ends, or turns sick, gives its
-slot to the next one.  The first flow that is up finds the datagrams that waited (``applications``).  No conversation for
-``idle_timeout``: every flow closes, and the next datagram starts over.
+Over UDP a socket (``CarrierWanted``) takes the place of port and TCP handshake.  If a flow ends or turns sick,
+another one is dialled for its slot.  The first flow that is up sends the datagrams that waited (``applications``).
+After ``idle_timeout`` without a conversation every flow closes; the next datagram starts dialling again.
+
+Not here: the steps of one opening (``openings``), back-off and the choice of ports and addresses (``slots``).
 """
 
 from __future__ import annotations
@@ -35,28 +37,28 @@ MAX_GIVEN_UP = 64
 
 
 class ClientWire(Wire, Protocol):
-    """What the client's role asks of a wire.  ``dialling`` is who asks."""
+    """What the client's role asks of a wire.  ``dialling`` is the role that asks."""
 
     def take_turns(self, now: float, dialling: Dialling) -> None:
-        """Flows have come to TCP_UP, or may go on from there: decide what each does next."""
+        """Flows have come to TCP_UP, or may go on from there: decide what each of them does next."""
 
     def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
         """Send a hello, a join or a confirmation."""
 
     def answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
-        """A segment without SYN and RST came on a flow that is being opened."""
+        """A segment without SYN and RST came on an opening flow."""
 
     def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """A segment of the opening is about to be sent again, or was sent as often as it may be."""
+        """A segment of the opening will now be sent again, or has been sent as often as is allowed."""
 
     def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """It was sent again, or the flow was given up."""
+        """The segment was sent again, or the flow was given up."""
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """A SYN or message of the opening was sent as often as it may be; the flow is given up after this."""
+        """A SYN or a message of the opening was sent as often as is allowed.  After this call the flow is given up."""
 
     def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
-        """``flow`` carries traffic from now on; ``first``: it is the first of its session."""
+        """``flow`` carries traffic from now on.  ``first``: it is the first flow of its session."""
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
         """``flow`` carries no traffic any more."""
@@ -64,14 +66,14 @@ class ClientWire(Wire, Protocol):
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """A payload on ``flow`` in which nothing authenticates, or that is out of window."""
+        """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
 
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
-        """Authenticated data of a conversation that is not open."""
+        """Authenticated data came for a conversation that is not open."""
 
 
 class Dialling:
-    """See the module.  Where it dials: ``parameters.server`` (the addresses, in that order) and ``parameters.ports``."""
+    """See the module.  It dials ``parameters.ports`` at ``parameters.server``, the addresses in that order."""
 
     def __init__(self, parameters: ClientParameters, wire: ClientWire, parts: Parts) -> None:
         self.parameters = parameters
@@ -79,7 +81,7 @@ class Dialling:
         self.table = parts.table
         self.intake = parts.intake
         self.group = FlowGroup(self)
-        """One group for the life of the process: conversations outlive sessions."""
+        """One group as long as the process lives: conversations outlive sessions."""
         self.session: Session | None = None
         self.slots = Slots(parameters, parts.context.rng)
         self.why = Reasons(self.slots, self.group)
@@ -88,15 +90,15 @@ class Dialling:
         self._wire = wire
         self._probing = parts.probing
         self._active = False
-        """Flows are wanted."""
+        """Whether flows are wanted."""
         self._unused_since = 0.0
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
-        """Flows that fell silent: perhaps the server could not be told, and still sends on them."""
+        """Flows that were given up.  Perhaps the server could not be told, and still sends on them."""
 
     # -- the driver's verbs
 
     def start(self, now: float) -> None:
-        """Dial; also wakes an idle client."""
+        """Begin to dial.  This also wakes an idle client."""
         if self._active:
             return
         self._active = True
@@ -107,27 +109,27 @@ class Dialling:
         self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
     def stop(self, now: float) -> None:
-        """The process ends: tell the server, close every flow.  Send what ``poll`` gives, then go."""
+        """The process ends: tell the server and close every flow.  Send what ``poll`` gives before you exit."""
         if self.session:
-            for _ in range(2):  # a lost one costs the server only time
+            for _ in range(2):  # one may be lost; if both are, the server only loses time
                 self.table.tell(self.session, messages.CloseSession())
         self._close_flows(now, "this side ends")
 
     def reconnect(self, now: float) -> None:
-        """Give up every flow and dial anew: same session, same conversations."""
+        """Close every flow and dial anew, with the same session and the same conversations."""
         self.sleep(now, "all are dialled anew")
         self.slots.reset()
         self.start(now)
 
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
-        """The port that ``PortWanted`` asked for is held, and the firewall knows: the SYN may leave."""
+        """The port that ``PortWanted`` asked for is held, and the firewall covers it: send the SYN."""
         slot = self.slots[request]
         key = FlowKey(local, port, slot.remote, slot.port)
         if self._still_wanted(slot, key):
             self.openings.dial(now, slot, key)
 
     def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
-        """The socket that ``CarrierWanted`` asked for is open, and is ``key``: it may speak at once."""
+        """The socket that ``CarrierWanted`` asked for is open; its flow is ``key``.  It may send at once."""
         slot = self.slots[request]
         if self._still_wanted(slot, key):
             self.openings.dial(now, slot, key)
@@ -135,16 +137,16 @@ class Dialling:
             self.table.settle()
 
     def port_refused(self, now: float, request: int, reason: str) -> None:
-        """No port can be held, or no socket opened, now: try again later."""
+        """No port can be held, or no socket can be opened, now: try again later."""
         slot = self.slots[request]
         slot.port_wanted = False
         self.why.text = reason
         self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:
-        """ICMP said that nobody has the server's port.
+        """An ICMP message says that the server's port is closed.
 
-        Anybody may say so: an established flow is asked by a probe, no more.
+        Anybody can send such a message.  So an established flow is only probed.
         """
         flow = self.table.get(key)
         if isinstance(flow, Opening):
@@ -157,17 +159,17 @@ class Dialling:
 
     @property
     def reason(self) -> str:
-        """Why nothing is carried, for ``status`` and ``up``; empty = traffic is carried."""
+        """Why no traffic is carried, for ``status`` and ``up``; empty = traffic is carried."""
         return self.why.text
 
     @property
     def idle(self) -> bool:
-        """Nothing to carry: flows are closed on purpose."""
+        """There is nothing to carry, so all flows are closed."""
         return not self._active
 
     @property
     def remote_text(self) -> str:
-        """The server's address in use."""
+        """The server's address that is in use, as text."""
         return self.slots.remote_text
 
     @property
@@ -178,12 +180,12 @@ class Dialling:
     # -- dialling
 
     def _still_wanted(self, slot: Slot, key: FlowKey) -> bool:
-        """``slot`` waits for the port or socket that ``key`` names; else that is given back."""
+        """Whether ``slot`` still waits for the port or socket that ``key`` names.  If not, it is given back."""
         if not self._active or slot.opening is not None or not slot.port_wanted:
             self._release(key)
             return False
         slot.port_wanted = False
-        if slot.remote != self.slots.remote:  # another address has got its turn meanwhile
+        if slot.remote != self.slots.remote:  # meanwhile another address is in use
             self._release(key)
             self._dial(slot)
             return False
@@ -213,7 +215,7 @@ class Dialling:
             self._wire.answer(now, self, opening, segment)
 
     def repeat(self, now: float, flow: Flow) -> None:
-        """A SYN, hello, join or confirmation was not answered in time."""
+        """A SYN, hello, join or confirmation was not answered in time: send it again, or give up."""
         self._wire.before_repeat(now, self, flow)
         if not self.openings.repeat(now, flow):
             self._wire.unanswered(now, self, flow)
@@ -221,7 +223,7 @@ class Dialling:
         self._wire.after_repeat(now, self, flow)
 
     def _pass_over(self, now: float) -> None:
-        """No session, and not one answer from the address in use: give the next one its turn."""
+        """There is no session, and nothing has come from the address in use: try the next address."""
         reason = f"no answer from {self.remote_text}"
         if self.session is not None or not self.slots.pass_over(now):
             return
@@ -235,7 +237,7 @@ class Dialling:
     # -- actions
 
     def perform(self, now: float, flow: Flow, action: Action) -> None:
-        """The actions of an opening."""
+        """Run an action of an opening."""
         if isinstance(flow, Established):
             if action is not Action.OPEN:
                 raise AssertionError(f"{action} of an established flow")
@@ -248,11 +250,11 @@ class Dialling:
             self._wire.perform(now, self, flow, action)
 
     def _open(self, now: float, flow: Established) -> None:
-        """The server is ready on this flow: it carries traffic."""
+        """The server is ready on this flow: it carries traffic from now on."""
         slot = self.slots[flow.slot]
         first = self.session is None
         if not first and self.session is not flow.session:
-            self.table.step(now, flow, Input.CLOSE)  # a second hello came through as well
+            self.table.step(now, flow, Input.CLOSE)  # two hellos were answered, and another session is in use
             slot.opening = None
             self._redial(now, slot, 0.0)
             return
@@ -272,7 +274,7 @@ class Dialling:
         self._tell_given_up(flow)
 
     def _fill(self, now: float, slot: Slot, flow: Established) -> None:
-        """``flow`` has its slot; the one that had it goes, and slots that nobody answered need not wait any longer."""
+        """Put ``flow`` into its slot.  The slot's previous flow closes; slots that got no answer dial again at once."""
         previous, slot.flow, slot.opening = slot.flow, flow, None
         if previous is not None:
             self.table.step(now, previous, Input.CLOSE, "another has taken its place")
@@ -283,9 +285,10 @@ class Dialling:
                 self.context.deadlines.hasten(Timer.RETRANSMIT, other.opening, now + other.stagger)
 
     def _tell_given_up(self, flow: Established) -> None:
-        """A first flow after silence: the server may still answer on the flows that were given up meanwhile.
+        """The first flow after a silence: the server may still send on flows that were given up meanwhile.  Tell it.
 
-        A wire may call flows by their ports; then a new flow may have the name of one that was given up.
+        A wire may name flows by their ports.  Then a new flow can have the name of one that was given up, and is
+        not named.
         """
         while self._given_up and self.table.may_tell(flow.pump, messages.FlowDown(self._given_up[0])):
             flow_id = self._given_up.popleft()
@@ -295,14 +298,14 @@ class Dialling:
     # -- a flow ends, another takes its place
 
     def replace(self, now: float, flow: Established) -> None:
-        """Make before break: another flow is dialled for the slot, and takes the place of this one."""
+        """Dial another flow for the slot of ``flow``.  ``flow`` stays until the other one is up."""
         slot = self.slots[flow.slot]
         dialled = slot.opening is not None or slot.port_wanted
         if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
             self._redial(now, slot, self.slots.broken(now, slot))
 
     def vacate(self, now: float, flow: Established, reason: str) -> None:
-        """``flow`` carries no traffic any more: its slot wants another."""
+        """``flow`` carries no traffic any more: dial another one for its slot."""
         self._wire.ended(now, self, flow, reason)
         slot = self.slots[flow.slot]
         if slot.flow is flow:
@@ -314,13 +317,13 @@ class Dialling:
             self._given_up.append(flow.flow_id)
         if self.group.usable or not self._active:
             return
-        for other in self.slots:  # those of the other kind waited long because there were flows, and need not now
+        for other in self.slots:  # the other kind was dialled seldom because this one had flows; now dial it
             if other.udp is not slot.udp and self.context.deadlines.get(Timer.DIAL, other) is not None:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
         self.why.flows_down(reason)
 
     def discarded(self, now: float, flow: Flow) -> None:
-        """``flow`` is gone for good."""
+        """``flow`` is no longer in the table."""
         self._release(flow.key)
         slot = self.slots[flow.slot]
         if slot.opening is flow:
@@ -331,37 +334,37 @@ class Dialling:
     # -- what comes in
 
     def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
-        """A segment of no flow."""
+        """A segment that belongs to no flow.  It is counted and dropped."""
         self.context.counters["segments of no flow"] += 1
 
     def odd(self, now: float, flow: Established, segment: Segment, link_header: bytes) -> None:
-        """On an established flow: a SYN-ACK that came again means that our ACK was lost."""
+        """A segment that does not belong on an established flow.  A repeated SYN-ACK means that our ACK was lost."""
         if segment.flags & SYN:
             self.context.outbox.send([self.table.pump.acknowledge(flow.pump)])
         else:
             self.context.counters["odd segments"] += 1
 
     def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
-        """A payload in which nothing authenticates, or that is out of window."""
+        """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
         self._wire.unopened(now, self, flow, segment, received)
 
     def received(self, now: float) -> None:
-        """A read is through.  As soon as the server has said its window, what waited for credit may go."""
+        """A read is done.  Once the server has advertised its window, send what waits for credit."""
         if self.group.patient and any(_has_said_its_window(pump) for pump in self.group.usable):
             self.group.patient = False
             self.send(now, self.applications.waiting.take(now))
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """A control message; False = it is none of the role's."""
+        """A control message.  False = it is not for this role."""
         if flow.state is State.CONFIRMING:
-            # Whatever it says, the server has the flow; its Ready may be lost.
+            # Any control message shows that the server has the flow.  Its Ready may be lost.
             self.table.step(now, flow, Input.READY)
             self.table.settle()
         match message:
             case messages.Ready():
                 pass
             case messages.FlowDown(flow_id=flow_id) if flow_id == flow.flow_id and flow.alone:
-                self.table.step(now, flow, Input.SICK)  # it carries what it can, until there is another
+                self.table.step(now, flow, Input.SICK)  # it goes on as well as it can until another flow is up
             case messages.Opened(conversation=number):
                 self.applications.opened(number)
                 self.why.set_lasting(self.applications.refusal)
@@ -374,18 +377,18 @@ class Dialling:
         return True
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        """Authenticated data of a conversation that is not open."""
+        """Authenticated data came for a conversation that is not open."""
         self._wire.unknown_data(now, self, session, frames)
 
     # -- the way down
 
     def session_closed(self, now: float, session: Session) -> None:
-        """The server said goodbye."""
+        """The server says that it ends the session."""
         if session is self.session:
             self.lose_session(now, "the server ended the session", Input.CLOSE)
 
     def lose_session(self, now: float, reason: str, event: Input = Input.DEAD) -> None:
-        """Conversations stay; flows of the session are worthless: ``event`` is what becomes of them."""
+        """The session is lost.  Its conversations stay; its flows get the input ``event``."""
         session, self.session = self.session, None
         if session is None:
             return
@@ -412,7 +415,7 @@ class Dialling:
         self.table.settle()
 
     def sleep(self, now: float, reason: str) -> None:
-        """No flows until the next datagram."""
+        """Have no flows until the next datagram."""
         self._close_flows(now, reason)
         for slot in self.slots:
             slot.port_wanted = False
@@ -421,7 +424,7 @@ class Dialling:
     # -- datagrams of applications
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
-        """Applications send."""
+        """Send what applications sent."""
         if self.applications.send(now, runs):
             self.start(now)
             urgent = self.slots.urgent(now)
@@ -429,25 +432,25 @@ class Dialling:
                 self.context.deadlines.hasten(Timer.DIAL, urgent, now)
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in it for ``duration``."""
+        """Nothing has moved in ``conversation`` for ``duration``: end it."""
         if self.session:
             self.table.tell(self.session, messages.CloseConversation(conversation.number))
         self.applications.forget(now, conversation)
 
     def end_conversation(self, now: float, conversation: PumpConversation) -> None:
-        """The server says that it ended."""
+        """The server says that ``conversation`` has ended."""
         self.applications.forget(now, conversation)
 
     # -- the rest
 
     def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
-        """Timers that only this role has."""
+        """A timer is due that only this role has."""
         if timer is not Timer.DIAL or not isinstance(key, Slot):
             raise AssertionError(f"timer {timer} of {key!r}")
         self._dial(key)
 
     def sweep(self, now: float) -> None:
-        """Once a second."""
+        """Once a second: end what is unused, and pass over a silent address."""
         if self.session:
             self.session.reassembly.expire(now)
         self.applications.waiting.expire(now)
@@ -461,5 +464,5 @@ class Dialling:
 
 
 def _has_said_its_window(pump: PumpFlow) -> bool:
-    """The server has acknowledged some of it, and said its window; or credit never ends on it."""
+    """Whether the server has acknowledged something on it, and so advertised its window, or credit never ends on it."""
     return not pump.windowed or pump.in_flight < pump.sent_bytes

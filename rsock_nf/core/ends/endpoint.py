@@ -1,17 +1,20 @@
-"""One end of a tunnel: the verbs of the driver, and the parts behind them.
+"""One end of a tunnel: the verbs for the driver, and the parts behind them.
 
-The driver gives what it reads to ``receive_*``, calls ``handle_timeout`` when ``next_timeout`` is due, does what ``poll``
-gives, in that order, and sleeps again.
+The driver gives what it reads to ``receive_*``, and calls ``handle_timeout`` when ``next_timeout`` is due.  Then it
+does what ``poll`` gives, in that order, and sleeps again.
 
-A packet's way in: pump → (what the pump could not decide) ``_slow`` → the flow's table of states, or the role → actions,
-which ``FlowTable.settle`` runs from a queue.  An endpoint is put together from
+A packet's way in: pump → (what the pump could not decide) ``_slow`` → the flow's table of states, or the role →
+actions, which ``FlowTable.settle`` runs from a queue.  An endpoint consists of
 
-* ``Pump``: established flows' segments, datagrams to bursts and back;
-* ``Intake``: what is received, through the pump, one slow item after the other;
+* ``Pump``: segments of established flows, datagrams to bursts and back;
+* ``Intake``: passes what is received through the pump, and gives one slow item after the other;
 * ``FlowTable``: which flows exist, their states, and the queue of actions;
 * ``Watch`` and the wire's ``Probing``: whether flows still live;
-* ``Conversations``;
-* a role, ``Dialling`` or ``Accepting``, and a wire, which both know.
+* ``Conversations``: which exist, their expiry, their fragments;
+* a role, ``Dialling`` or ``Accepting``;
+* a wire, which the role and the endpoint ask.
+
+Not here: sockets, clocks, and the bytes of frames and messages.
 """
 
 from __future__ import annotations
@@ -43,71 +46,71 @@ from rsock_nf.core.tcp.sequence import add, distance, not_behind
 from rsock_nf.core.types import Carried, Malformed, Packet, Run
 
 ACK_DELAY = 0.02
-"""Seconds that received bytes wait for something to carry their ACK."""
+"""Seconds for which received bytes wait for a segment that carries their ACK."""
 
 _OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.OPEN)
 
 
 class Role(Protocol):
-    """What an endpoint asks of its role, client (``Dialling``) or server (``Accepting``)."""
+    """What an endpoint asks of its role: of a client (``Dialling``) or a server (``Accepting``)."""
 
     @property
     def sessions(self) -> list[Session]:
-        """Those that stand."""
+        """The sessions that exist."""
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
-        """Datagrams of applications or targets."""
+        """Send what applications or targets sent."""
 
     def received(self, now: float) -> None:
-        """A read is through, and what it brought is done."""
+        """A read is done, and everything that came with it has been handled."""
 
     def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
-        """A segment of no flow; on a UDP carrier a datagram that nobody knows."""
+        """A segment that belongs to no flow.  On a UDP carrier: a datagram that belongs to no flow."""
 
     def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
         """A segment of a flow that the pump does not have yet."""
 
     def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
-        """A segment that has no place on an established flow: with SYN, or a flag too many."""
+        """A segment that does not belong on an established flow: it has SYN, or no ACK."""
 
     def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
-        """A payload in which nothing authenticates, or that is out of window."""
+        """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
-        """Authenticated data of a conversation that is not open."""
+        """Authenticated data came for a conversation that is not open."""
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """A control message that only this role understands; False = it is none of those."""
+        """A control message that perhaps only this role understands.  False = this role does not."""
 
     def end_conversation(self, now: float, conversation: PumpConversation) -> None:
-        """The peer says that it ended."""
+        """The peer says that ``conversation`` has ended."""
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in it for ``duration``."""
+        """Nothing has moved in ``conversation`` for ``duration``: end it."""
 
     def session_closed(self, now: float, session: Session) -> None:
-        """The peer said goodbye."""
+        """The peer says that it ends the session."""
 
     def perform(self, now: float, flow: Flow, action: Action) -> None:
-        """An action of an opening."""
+        """Run an action of an opening."""
 
     def replace(self, now: float, flow: Established) -> None:
         """``flow`` should be replaced: it loses too much, or its counters run out."""
 
     def vacate(self, now: float, flow: Established, reason: str) -> None:
-        """``flow`` carries no traffic any more, however it goes on."""
+        """``flow`` carries no traffic any more, whatever its new state is."""
 
     def discarded(self, now: float, flow: Flow) -> None:
-        """``flow`` is gone for good."""
+        """``flow`` is no longer in the table."""
 
     def repeat(self, now: float, flow: Flow) -> None:
         """A segment of an opening was not answered in time."""
 
     def timeout(self, now: float, timer: Timer, key: Hashable) -> None:
-        """A timer that only this role has."""
+        """A timer is due that only this role has."""
 
     def sweep(self, now: float) -> None:
-        """Once a second while there is anything."""
+        """Once a second while there are flows or conversations."""
 
 
 R = TypeVar("R", bound=Role)
@@ -116,7 +119,10 @@ R = TypeVar("R", bound=Role)
 def client(
     parameters: ClientParameters, wire: ClientWire, rng: Rng, *, mtu: int, max_burst_bytes: int
 ) -> Endpoint[Dialling]:
-    """A client's endpoint, on a link of this MTU and burst size.  ``rng``: ``os.urandom``, or a seeded one in tests."""
+    """The endpoint of a client.
+
+    ``mtu`` and ``max_burst_bytes``: bytes, of the link.  ``rng``: ``os.urandom``, or a seeded function in tests.
+    """
     parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=True)
     return Endpoint(parts, wire, Dialling(parameters, wire, parts))
 
@@ -124,13 +130,13 @@ def client(
 def server(
     parameters: ServerParameters, wire: ServerWire, rng: Rng, *, mtu: int, max_burst_bytes: int
 ) -> Endpoint[Accepting]:
-    """A server's endpoint; see ``client``."""
+    """The endpoint of a server.  See ``client``."""
     parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=False)
     return Endpoint(parts, wire, Accepting(parameters, wire, parts))
 
 
 class Endpoint(Generic[R]):
-    """See the module.  Its verbs all take ``now``, seconds on one steady clock."""
+    """See the module.  Every verb takes ``now``: seconds on one steady clock."""
 
     def __init__(self, parts: Parts, wire: Wire, role: R) -> None:
         self.role = role
@@ -149,7 +155,10 @@ class Endpoint(Generic[R]):
     # -- the driver's verbs
 
     def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
-        """Packets from the link; their buffers are used up when this returns, except what ``poll`` gives."""
+        """Packets came from the link.
+
+        Their buffers may be used again when this returns and what ``poll`` gives has been done.
+        """
         self._intake.packets(packets)
         self._take_in(now)
         if self.pump.owes_acknowledgements:
@@ -157,12 +166,12 @@ class Endpoint(Generic[R]):
             self._context.deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
 
     def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
-        """What UDP carriers received; buffers as with ``receive_packets``."""
+        """UDP carriers received something.  Buffers as with ``receive_packets``."""
         self._intake.carried(received)
         self._take_in(now)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
-        """Datagrams from the applications or the targets."""
+        """Applications or targets sent datagrams."""
         self.role.send(now, runs if not self._limits.shortest else self._long_enough(runs))
         self._settle(now)
 
@@ -179,29 +188,29 @@ class Endpoint(Generic[R]):
         self._settle(now)
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due."""
+        """Do what is due at ``now``."""
         for timer, key in self._context.deadlines.due(now):
             self._timeout(now, timer, key)
             self._settle(now)
 
     def next_timeout(self) -> float | None:
-        """When ``handle_timeout`` wants to be called; None = never."""
+        """When ``handle_timeout`` is to be called next.  None = never."""
         return self._context.deadlines.next()
 
     def poll(self) -> list[Output]:
-        """What is to be done, in the order in which it arose."""
+        """Everything that is to be done, in the order in which it arose."""
         return self._context.outbox.take()
 
     # -- looking
 
     @property
     def sessions(self) -> list[Session]:
-        """Those that stand; a client has at most one."""
+        """The sessions that exist.  A client has at most one."""
         return self.role.sessions
 
     @property
     def closing(self) -> bool:
-        """Some flow waits for the answer to its FIN."""
+        """Some flow waits for the answer to its FIN or close frame."""
         return self.flows.closing
 
     @property
@@ -209,10 +218,13 @@ class Endpoint(Generic[R]):
         """What was dropped or ignored, by reason."""
         return self._context.counters
 
-    # -- what every verb ends with
+    # -- what verbs end with
 
     def _take_in(self, now: float) -> None:
-        """What the pump could not decide, one by one: an item may depend on what the one before it has opened."""
+        """Handle what the pump could not decide, item by item.
+
+        An item may need the flow that the one before it has opened.
+        """
         while (item := self._intake.next()) is not None:
             self._slow(now, item)
             self._settle(now)
@@ -224,7 +236,10 @@ class Endpoint(Generic[R]):
             self._probe_stalled(now)
 
     def _probe_stalled(self, now: float) -> None:
-        """Bulk found these flows without credit: a probe's ACK jumps over what was lost."""
+        """Probe the flows that had no credit for bulk.
+
+        The ACK of a probe also acknowledges what was lost before it, and so frees credit.
+        """
         for pump in self.pump.stalled:
             flow = self.flows.of(pump)
             if flow is not None and not flow.health.waiting:
@@ -232,7 +247,7 @@ class Endpoint(Generic[R]):
         self.pump.stalled.clear()
 
     def _long_enough(self, runs: Iterable[Run]) -> Iterable[Run]:
-        """Without the datagrams that are too short for the wire."""
+        """The same runs without the datagrams that are too short for the wire."""
         shortest = self._limits.shortest
         for run in runs:
             if len(run.datagrams[-1]) >= shortest and run.size >= shortest:
@@ -268,7 +283,7 @@ class Endpoint(Generic[R]):
                 return
         for segment in segments:
             flow = self.flows.of(item.flow)
-            if flow is None:  # the first of them has put another flow in its place
+            if flow is None:  # an earlier segment has put another flow in its place
                 self._intake.again(received)
                 return
             self.role.unopened(now, flow, segment, received)
@@ -282,13 +297,13 @@ class Endpoint(Generic[R]):
                 self.role.stranger(now, segment, received)
             elif isinstance(flow, Opening):
                 self.role.receive_opening(now, flow, segment)
-            else:  # what came before it has opened the flow
+            else:  # an earlier datagram has opened the flow
                 self._intake.again(received)
                 return
             self.flows.settle()
 
     def _packet(self, now: float, packet: Packet) -> None:
-        """A whole packet: of a flow that is not established, with SYN, FIN or RST, or a router's word on size."""
+        """A whole packet: of a flow that is not established, or with SYN, FIN or RST, or an ICMP message about size."""
         try:
             segment = parse_segment(packet)
         except Malformed:
@@ -307,7 +322,7 @@ class Endpoint(Generic[R]):
             self.role.odd(now, flow, segment, link_header(packet))
 
     def _too_big(self, now: float, packet: Packet) -> None:
-        """ICMP for a live flow, about something that it really has in flight; anything else is counted."""
+        """An ICMP message about a live flow and a segment that is in flight.  Others are counted and dropped."""
         try:
             claim = parse_too_big(packet)
         except Malformed:
@@ -324,28 +339,31 @@ class Endpoint(Generic[R]):
             self.pump.set_max_payload(flow.pump, flow.path.size)
 
     def _reset(self, now: float, flow: Established, segment: Segment) -> None:
-        """RST from outside: only the exact number tears a flow (RFC 5961 section 3)."""
+        """An RST came.  Only one with the exact sequence number ends a flow (RFC 5961 section 3)."""
         if self._wire.is_end(flow, segment.seq):
             self.flows.step(now, flow, Input.RESET, "a RST came from outside")
         else:
             self.counters["RST out of sequence"] += 1
 
     def _fin(self, now: float, flow: Established, packet: Packet, segment: Segment) -> None:
-        """A FIN ends a flow in order only if a sealed close frame comes with it.  A bare one is of somebody on the way,
-        unless it answers our own."""
+        """A FIN came.
+
+        If a sealed close frame comes with it, the peer closes the flow.  Without one, either it answers our own
+        FIN, or it comes from somebody on the way.
+        """
         expected = self._wire.is_end(flow, segment.seq)
         answer = self._wire.answer_fin(flow, segment)
         if answer is not None:
             self._context.outbox.send([answer])
         if self._takes_close_frame(now, flow, packet, segment):
-            # Frames that overtook the FIN in this batch have moved ``received`` already.
+            # Frames behind the FIN in this batch have moved ``received`` already.
             end = add(segment.seq, len(segment.payload) + 1)
             if not_behind(end, flow.pump.received):
                 flow.pump.received = end
             self.flows.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
         elif flow.state is State.LINGERING:
             if flow.repeat and flow.pump.in_flight:
-                self._context.outbox.send([flow.repeat.segment])  # our own FIN has not arrived
+                self._context.outbox.send([flow.repeat.segment])  # our own FIN did not arrive
             self._context.outbox.send([self.pump.acknowledge(flow.pump)])
         elif segment.payload or not expected:
             self.counters["FIN out of sequence"] += 1
@@ -356,7 +374,7 @@ class Endpoint(Generic[R]):
             self.flows.step(now, flow, Input.RESET, "a FIN came from outside")
 
     def _takes_close_frame(self, now: float, flow: Established, packet: Packet, segment: Segment) -> bool:
-        """Take the frames of a segment with FIN; whether a sealed close frame was among them."""
+        """Take the frames of a segment with FIN.  Returns whether a sealed close frame is among them."""
         runs, slow = self.pump.receive_final(flow.pump, packet, segment)
         self._context.outbox.deliver(runs)
         closes = [self._frames(now, item) for item in slow if isinstance(item, SlowFrames)]
@@ -365,7 +383,7 @@ class Endpoint(Generic[R]):
     # -- in: frames
 
     def _frames(self, now: float, item: SlowFrames) -> bool:
-        """Authenticated frames that are not plain data.  True = a close frame."""
+        """Handle authenticated frames that are not plain data.  Returns True for a close frame."""
         frames = item.frames
         flow = self.flows.of(item.flow)
         if flow is None:
@@ -396,7 +414,7 @@ class Endpoint(Generic[R]):
         return False
 
     def _control(self, now: float, session: Session, message: object) -> None:
-        """Control messages that both roles understand."""
+        """Handle a control message that both roles understand."""
         match message:
             case messages.FlowDown(flow_id=flow_id):
                 down = session.flows.get(flow_id)
@@ -447,7 +465,7 @@ class Endpoint(Generic[R]):
                 self.role.timeout(now, timer, key)
 
     def _sweep(self, now: float) -> None:
-        """Once a second while there is anything: who moved, who ended."""
+        """Once a second while there are flows or conversations: which had traffic, which have ended."""
         active, over = self.conversations.sweep(now)
         for conversation in over:
             self.role.expire(now, conversation)
@@ -455,7 +473,7 @@ class Endpoint(Generic[R]):
             if flow.state is State.ESTABLISHED:
                 self._probing.sweep(now, flow)
                 if flow.had_traffic and not flow.health.waiting:
-                    # The first traffic after silence: do not leave the flow unwatched until its keepalive.
+                    # The first traffic after a silence: do not wait until the next keepalive to probe the flow.
                     self._context.deadlines.hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
                 flow.swept_frames = flow.pump.sent_frames + flow.pump.received_frames
         for group in active:

@@ -1,7 +1,7 @@
-"""What is received, on its way through the pump, and what the pump hands back as *slow*, one item after the other.
+"""What is received passes through the pump here.  What the pump returns as *slow* comes out one item after the other.
 
-What is slow may open a flow.  Then what came with it, in the same packet or behind it in the same read, is given to
-the pump again (``again``), which knows the flow by now.
+A slow item may open a flow.  Then the rest of its packet, and what came behind it in the same read, is given to the
+pump again (``again``), which has the flow by then.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Intake:
         self._given_again: Packet | Carried | None = None
 
     def packets(self, packets: Iterable[Packet]) -> None:
-        """Fake TCP, from the link."""
+        """Take packets from the link."""
         self._take(*self._pump.from_link(packets))
 
     def carried(self, received: Iterable[Carried]) -> None:
-        """Datagrams of UDP carriers."""
+        """Take datagrams of UDP carriers."""
         self._take(*self._pump.from_carriers(received))
 
     def _take(self, runs: list[Run], slow: list[Slow]) -> None:
@@ -44,9 +44,9 @@ class Intake:
         return None
 
     def again(self, received: Packet | Carried) -> bool:
-        """Give ``received`` to the pump again; False = that has been done, and it came back.
+        """Give ``received`` to the pump again.  False = this was done already, and it came back.
 
-        Frames of it that mean something are the next items.
+        What the pump cannot decide of it comes out next.
         """
         if received is self._given_again:
             return False

@@ -1,6 +1,7 @@
-"""Which number a new conversation gets at the client: in a circle, and none again within 2 × ``duration`` of its end.
+"""The numbers of a client's conversations.
 
-A peer that still sends on an ended conversation must not be taken for one of the new.
+A number is used again only when 2 × ``duration`` has passed since its conversation ended: a peer that still sends
+on an ended conversation must not be taken for one of a new conversation.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ SPACE = 0x10000
 
 
 class Numbers:
-    """See the module.  ``first``: where it begins; ``rest``: seconds that a number lies fallow."""
+    """See the module.  ``first``: the first number; ``rest``: seconds for which a number is not used after its end."""
 
     def __init__(self, first: int, rest: float) -> None:
         self._next = first
         self._unused = SPACE
-        """Numbers, from ``_next`` on, that no conversation has had yet."""
+        """How many numbers, from ``_next`` on, have never been used."""
         self._rest = rest
         self._ended: OrderedDict[int, float] = OrderedDict()
-        """Number → when its conversation ended, the first to end first."""
+        """Number → when its conversation ended, the earliest end first."""
 
     def take(self, now: float) -> int | None:
-        """One that was never used, else the one that ended first: a flood of new peers must not cost a search each.
+        """A number that was never used, else the one whose conversation ended first.  None = no number is free.
 
-        None = all are in use, or ended too short a time ago.
+        It takes no search, so a flood of new peers costs little.
         """
         if self._unused:
             self._unused -= 1
@@ -41,9 +42,9 @@ class Numbers:
         return number
 
     def give_back(self, now: float, number: int) -> None:
-        """Its conversation ended."""
+        """The conversation with this number has ended."""
         self._ended[number] = now
 
     def has_ended(self, number: int) -> bool:
-        """It was a conversation's, which ended."""
+        """Whether this number belonged to a conversation that has ended."""
         return number in self._ended

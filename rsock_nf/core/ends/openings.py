@@ -1,4 +1,7 @@
-"""How a client opens one flow: SYN, SYN-ACK, what the wire asks for, and what is sent again meanwhile."""
+"""How a client opens one flow: SYN, SYN-ACK, the wire's messages, and repetitions.
+
+Not here: when and where a client dials (``dialling``, ``slots``), and the bytes of the messages (the wire).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import FlowKey, Malformed, Outgoing
 
 SYN_RETRY = 0.5
-"""Seconds until the first retransmission; doubled each time, up to ``MAX_RETRY``."""
+"""Seconds until the first repetition.  They double each time, up to ``MAX_RETRY``."""
 MAX_RETRY = 2.0
 SYN_TRIES = 4
 MESSAGE_RETRY = 0.4
@@ -36,11 +39,11 @@ class Openings:
     # -- out
 
     def dial(self, now: float, slot: Slot, key: FlowKey) -> Opening:
-        """Over TCP: the SYN leaves.  Over UDP there is none, and the flow may say what the wire asks for."""
+        """Begin a flow.  Over TCP the SYN leaves.  Over UDP nothing does yet: the flow waits for its turn."""
         self._next_flow += 1
         identification = self._context.random(2)
         state = State.TCP_UP if key.udp else State.SYN_SENT
-        number = identification if key.udp else add(identification, 1)  # the SYN has the first one
+        number = identification if key.udp else add(identification, 1)  # the SYN uses the first number
         opening = Opening(self._next_flow, key, state=state, identification=number, slot=slot.index)
         slot.opening = opening
         self._table.put(opening)
@@ -55,33 +58,33 @@ class Openings:
         return opening
 
     def acknowledge(self, opening: Opening) -> None:
-        """A bare ACK."""
+        """Send an ACK without payload."""
         self._context.outbox.send([opening.segment(b"", window=OUR_WINDOW, flags=ACK)])
 
     def say(self, now: float, opening: Opening, message: bytes) -> None:
-        """Send a message of the wire's, until it is answered."""
+        """Send a message of the wire, and repeat it until it is answered."""
         self.send_repeatedly(now, opening, opening.segment(message, window=OUR_WINDOW), MESSAGE_RETRY)
 
     def confirm(self, now: float, opening: Opening, session: Session, message: bytes) -> None:
-        """Send the confirmation that ends an opening; the pump has the flow from here on."""
+        """Send the confirmation, which ends the opening.  From now on the pump has the flow."""
         segment = opening.segment(message, window=OUR_WINDOW)
         flow = self.take_over(opening, session)
         self.send_repeatedly(now, flow, segment, MESSAGE_RETRY)
 
     def take_over(self, opening: Opening, session: Session) -> Established:
-        """Give an opening that is over to the pump."""
+        """The opening is over: give the flow to the pump."""
         flow = self._table.take_over(opening, session)
         self._slots[flow.slot].opening = flow
         return flow
 
     def send_repeatedly(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
-        """Send a segment of the opening, and again ``after`` seconds, until it is answered."""
+        """Send a segment of the opening.  Repeat it, first after ``after`` seconds, until it is answered."""
         flow.repeat = Repeat(segment, now)
         self._context.outbox.send([segment])
         self._context.deadlines.set(Timer.RETRANSMIT, flow, now + after)
 
     def repeat(self, now: float, flow: Flow) -> bool:
-        """Send a SYN, hello, join or confirmation again; False = it was sent as often as it may be."""
+        """Send a SYN, hello, join or confirmation again.  False = it was sent as often as is allowed."""
         syn = flow.state is State.SYN_SENT
         repeat = flow.repeat
         if repeat is None or repeat.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
@@ -93,7 +96,7 @@ class Openings:
         return True
 
     def give_up(self, now: float, flow: Flow) -> None:
-        """It was not answered."""
+        """The opening was not answered: give the flow up."""
         syn = flow.state is State.SYN_SENT
         if syn or (flow.key.udp and flow.state is not State.CONFIRMING):
             self._slots[flow.slot].unanswered = True
@@ -102,13 +105,13 @@ class Openings:
         self._table.step(now, flow, Input.UNANSWERED)
 
     def open_ports(self) -> bool:
-        """Some flow had a SYN-ACK and no answer yet: that tells more than another port's silence."""
+        """Whether some flow has a SYN-ACK, but no answer yet.  That says more than the silence of another port."""
         return any(not opening.key.udp for opening in self._table.opening(State.TCP_UP, State.HELLO_SENT))
 
     # -- in
 
     def receive(self, now: float, opening: Opening, segment: Segment) -> bool:
-        """A segment of a flow that the pump does not have yet; False = it is the wire's business."""
+        """A segment of a flow that the pump does not have yet.  False = the wire is to read it."""
         if segment.flags & RST:
             self._reset(now, opening, segment)
         elif opening.state is State.SYN_SENT:
@@ -121,7 +124,7 @@ class Openings:
         return True
 
     def _reset(self, now: float, opening: Opening, segment: Segment) -> None:
-        """RFC 9293 section 3.10.7.3: in SYN-SENT only what acknowledges our SYN counts."""
+        """An RST.  In SYN_SENT it counts only if it acknowledges our SYN (RFC 9293 section 3.10.7.3)."""
         syn_sent = opening.state is State.SYN_SENT
         if segment.ack != opening.next_seq if syn_sent else segment.seq != opening.received:
             return
@@ -143,14 +146,14 @@ class Openings:
         self._table.step(now, opening, Input.SYN_ACK)
 
     def heard(self, now: float, opening: Opening) -> None:
-        """A SYN-ACK or an answer came."""
+        """A SYN-ACK or an answer came on ``opening``."""
         if opening.repeat:
             opening.repeat.answered(now, opening.health)
         self._slots.answered()
         self._slots[opening.slot].unanswered = False
 
     def port_unreachable(self, now: float, opening: Opening) -> None:
-        """ICMP said that nobody has the server's UDP port."""
+        """An ICMP message says that the server's UDP port is closed."""
         self._slots[opening.slot].unanswered = True
         self._why.refused(now, f"UDP port {opening.key.remote_port} (ICMP port unreachable)")
         self._table.step(now, opening, Input.RESET)

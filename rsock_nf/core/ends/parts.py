@@ -1,4 +1,4 @@
-"""What an endpoint is made of, apart from its role and its wire."""
+"""The parts of an endpoint that every endpoint has, whatever its role and its wire."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsock_nf.core.pump.pump import Pump
 
 
 class Parts:
-    """See the module.  ``initiator``: for a client's end."""
+    """See the module.  ``initiator``: True for a client."""
 
     def __init__(
         self, parameters: Common, wire: Wire, rng: Rng, *, mtu: int, max_burst_bytes: int, initiator: bool

@@ -1,4 +1,4 @@
-"""Why a client carries nothing, in words for people: what ``status`` and ``up`` show."""
+"""Why a client carries no traffic, as text for people: ``status`` and ``up`` show it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from rsock_nf.core.pump.state import FlowGroup
 
 
 class Reasons:
-    """See the module.  What is learnt while some flow carries traffic says nothing of the whole, and is not told."""
+    """See the module.  While some flow carries traffic, the trouble of other flows is not told."""
 
     def __init__(self, slots: Slots, group: FlowGroup) -> None:
         self._slots = slots
         self._group = group
         self.text = "not started"
-        """The reason; empty = traffic is carried."""
+        """The reason.  Empty = traffic is carried."""
         self.lasting = ""
         """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
         self._refused_address = ""
         self._refused_until = 0.0
-        """Until then a refusal says more than the silence of other ports: hosts send ICMP errors rarely."""
+        """Until then a refusal says more than the silence of other ports: hosts limit the rate of ICMP errors."""
 
     @property
     def nothing_heard(self) -> str:
-        """The reason of the first moments."""
+        """The reason until something is heard."""
         return f"dialling {self._slots.remote_text}, no answer yet"
 
     def dialling(self) -> None:
-        """Dialling begins."""
+        """The client begins to dial."""
         if not self._group.usable:
             self.text = self.nothing_heard
 
     def refused(self, now: float, what: str) -> None:
-        """The server refuses ``what``.  A kind that it does not serve says nothing of the other."""
+        """The server refuses ``what``.  One kind of flow may be refused although the other one is served."""
         if not self._group.usable:
             self.text = f"{self._slots.remote_text} refuses {what}"
             self._refused_address, self._refused_until = self._slots.remote_text, now + MAX_BACKOFF
@@ -42,7 +42,7 @@ class Reasons:
             self.text = f"no answer from {self._slots.remote_text} on port {port}"
 
     def lately_refused(self, now: float) -> bool:
-        """The address in use refused a flow, and none has stood since: that tells more than silence."""
+        """Whether the address in use has refused a flow a short time ago.  That says more than silence."""
         return now < self._refused_until and self._refused_address == self._slots.remote_text
 
     def flow_up(self) -> None:
@@ -51,16 +51,16 @@ class Reasons:
         self._refused_until = 0.0
 
     def flows_down(self, reason: str) -> None:
-        """The last flow ended."""
+        """The last flow ended, because of ``reason``."""
         if not self.text:
             self.text = f"every flow is down, the last because {reason}"
 
     def session_lost(self, reason: str) -> None:
-        """The session ended."""
+        """The session ended, because of ``reason``."""
         self.text, self.lasting = reason, ""
 
     def set_lasting(self, lasting: str) -> None:
-        """What is wrong although flows are up is something else now; empty = nothing."""
+        """Set what is wrong although flows are up.  Empty = nothing."""
         told, self.lasting = self.lasting, lasting
         if lasting or self.text == told:
             self.text = lasting

@@ -1,13 +1,16 @@
 """When and where the client dials: one slot for each server port in use, with back-off and jitter.
 
-Of several server addresses the first gets ``SILENT`` seconds, then the next one, and so on: a dead one must not cost
-the patience of whoever waits for the tunnel.  Once each has had its turn, back-off decides as with a single one.
+The first of several server addresses is dialled for ``SILENT`` seconds, then the next one, and so on: people who
+wait for the tunnel should not wait long for a dead address.  When each has had its turn, back-off decides as with
+one address.
 
-With more ports than slots, one that does not answer gives its slot to the next: the server need not serve them all.
-When a path comes back, one flow finds out, and the others need not sit out their back-off.
+If there are more ports than slots, a port without an answer gives its slot to another port: the server need not
+serve all of them.  When a path comes back, one flow notices it, and the other slots end their back-off.
 
-With ``type: all`` there are two slots for each port, one of each kind.  A kind that does not pass (the server does not
-serve it, a router blocks it) is dialled less and less often while the other one carries.
+With ``type: all`` there are two slots for each port, one of each kind.  The server may not serve one kind, or a
+router may block it.  Such a kind is dialled less and less often while the other one carries traffic.
+
+Not here: the steps of a dial (``dialling``, ``openings``).
 """
 
 from __future__ import annotations
@@ -27,59 +30,62 @@ STAGGER = 0.02
 FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 MAX_BACKOFF_BESIDE = 300.0
-"""Of one kind of carrier while the other one carries."""
+"""Seconds: the longest back-off of one kind of flow while the other kind carries traffic."""
 STEADY = 10.0
-"""A flow that lived this long is replaced at once; a shorter life counts as a failure."""
+"""Seconds.  A flow that lived at least this long is replaced at once; a shorter life counts as a failure."""
 URGENT = 2.0
-"""While datagrams wait and no flow is up, a dial at least this often, whatever the back-off says."""
+"""Seconds.  While datagrams wait and no flow is up, a dial leaves at least this often, whatever the back-off is."""
 SILENT = 2.0
-"""Seconds without any SYN-ACK or answer after which the next address gets its turn: each port has had two SYNs or three."""
+"""Seconds without a SYN-ACK or an answer after which the next address is used.  Each port has had two or three SYNs
+then."""
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One server port that a flow should lead to."""
+    """A server port, and a kind, for which the client wants one flow."""
 
     index: int
     port: int
     stagger: float
     udp: bool = False
-    """It is filled by a UDP carrier."""
+    """True = its flow travels over a UDP carrier."""
     flow: Established | None = None
     """The flow that fills it."""
     opening: Flow | None = None
-    """A flow on its way to fill it."""
+    """A flow that is being opened for it."""
     port_wanted: bool = False
     remote: bytes = b""
-    """The server's packed address that the port was asked for."""
+    """The server's packed address for which the port was asked."""
     failures: int = 0
     unanswered: bool = False
-    """The last dial ended without a SYN-ACK, over UDP without an answer: the whole path was down, or this port is not served."""
+    """The last dial got no SYN-ACK, or over UDP no answer.  Either the whole path was down, or this port is not
+    served."""
 
     @property
     def resting(self) -> bool:
-        """It leads nowhere, and nothing is on its way."""
+        """It has no flow, and none is being opened."""
         return self.flow is None and self.opening is None and not self.port_wanted
 
 
 class Slots:
-    """The slots, and which of the server's addresses is in use."""
+    """All slots, and which of the server's addresses is in use."""
 
     def __init__(self, parameters: ClientParameters, rng: Rng) -> None:
         self._rng = rng
         self._addresses = [address.packed for address in parameters.server]
         self._current = 0
         self._untried = len(self._addresses) - 1
-        """Addresses that have not had their turn since the last ``reset``."""
+        """Addresses that were not used since the last ``reset``."""
         self._unanswered_since: float | None = None
-        """When the first SYN went to the address in use, if no SYN-ACK came since; None = none sent, or one came."""
+        """When the first SYN was sent to the address in use, if no SYN-ACK has come.  None = none was sent, or one
+        came."""
         ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
         count = min(parameters.flows, len(ports))
-        # Spread over the whole list when there are more ports than flows.
+        # If there are more ports than flows, spread over the whole list.
         chosen = [ports[at * len(ports) // count] for at in range(count)]
         kinds = [udp for udp, wanted in ((False, parameters.carriers.tcp), (True, parameters.carriers.udp)) if wanted]
         self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}
-        """Ports without a slot of that kind, the next to be tried first."""
+        """For each kind, the ports without a slot.  The first of them is tried next."""
         self._last_dial = 0.0
         places = [(at * STAGGER, port, udp) for at, port in enumerate(chosen) for udp in kinds]
         self._slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
@@ -92,26 +98,29 @@ class Slots:
 
     @property
     def remote(self) -> bytes:
-        """The server's packed address in use."""
+        """The server's address in use, packed."""
         return self._addresses[self._current]
 
     @property
     def remote_text(self) -> str:
-        """The same for a person."""
+        """The server's address in use, as text."""
         return str(ip_address(self.remote))
 
     def sent(self, now: float) -> None:
-        """A SYN or a first datagram leaves for the address in use."""
+        """A SYN or the first datagram of a flow leaves for the address in use."""
         self._last_dial = now
         if self._unanswered_since is None:
             self._unanswered_since = now
 
     def answered(self) -> None:
-        """A SYN-ACK or an answer came: this address is not a dead one, whatever follows."""
+        """A SYN-ACK or an answer came: the address in use is not dead."""
         self._untried = 0
 
     def pass_over(self, now: float) -> bool:
-        """True = the address in use is silent, and another one, untried, takes its place."""
+        """Use the next address if the one in use is silent and the next one is untried.
+
+        Returns whether it is in use now.
+        """
         if not self._untried or self._unanswered_since is None or now - self._unanswered_since < SILENT:
             return False
         self._untried -= 1
@@ -123,7 +132,7 @@ class Slots:
         self._unanswered_since = None
 
     def failed(self, slot: Slot) -> float:
-        """A dial failed: seconds to wait.  When every slot has failed, the next address gets its turn."""
+        """A dial failed.  Returns the seconds to wait.  When every slot has failed, the next address is used."""
         slot.failures += 1
         spare = self._spare[slot.udp]
         if slot.unanswered and spare:
@@ -139,9 +148,10 @@ class Slots:
         return self._jitter(min(FIRST_BACKOFF * 2 ** min(slot.failures - 1, 10), longest))
 
     def broken(self, now: float, slot: Slot) -> float:
-        """An established flow ended, or should: seconds to wait before its replacement.
+        """An established flow ended or is to be replaced.  Returns the seconds to wait before the next dial.
 
-        Being established alone clears no failures: somebody may reset every flow as soon as it carries something.
+        An established flow alone does not clear the failures: a middlebox may reset every flow as soon as it
+        carries traffic.
         """
         flow = slot.flow
         if flow is not None and now - flow.since < STEADY:
@@ -151,21 +161,21 @@ class Slots:
         return 0.0
 
     def revived(self, up: Slot) -> list[Slot]:
-        """A flow is up: the slots of its kind that need not wait any longer, since nobody has answered them."""
+        """A flow is up.  Returns the other slots of its kind that were not answered: they need not wait any longer."""
         slots = [slot for slot in self._slots if slot.udp is up.udp and slot.flow is None and slot.unanswered]
         for slot in slots:
             slot.failures = 0
         return slots
 
     def urgent(self, now: float) -> Slot | None:
-        """Datagrams wait, no flow is up: a slot to dial now; None = one was dialled a moment ago."""
+        """Datagrams wait and no flow is up.  Returns a slot to dial now; None = the last dial was a moment ago."""
         if now - self._last_dial < URGENT:
             return None
         resting = [slot for slot in self._slots if slot.resting]
         return min(resting, key=lambda slot: slot.failures, default=None)
 
     def reset(self) -> None:
-        """The server is back, or the path has changed: old failures say nothing."""
+        """The server is back, or the path has changed: forget the failures."""
         for slot in self._slots:
             slot.failures = 0
         self._untried = len(self._addresses) - 1

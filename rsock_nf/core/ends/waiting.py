@@ -1,4 +1,4 @@
-"""Datagrams that wait for a first flow: bounded in number, bytes and age, the oldest go first."""
+"""Datagrams that wait for a first flow.  Their number, bytes and age are limited; the oldest are dropped first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsock_nf.core.types import Run
 MAX_DATAGRAMS = 512
 MAX_BYTES = 1 << 20
 MAX_AGE = 5.0
-"""Seconds: what is older was given up by the application long ago."""
+"""Seconds.  After this time the application has given the datagram up."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Waiting:
         return self._datagrams
 
     def put(self, now: float, run: Run) -> None:
-        """Keep ``run``, and drop the oldest where it is too much."""
+        """Keep ``run``.  Drop the oldest datagrams if there are too many."""
         for datagram in run.datagrams:
             kept = bytes(datagram)
             self._queue.append((now, Run(run.peer, [kept], len(kept))))
@@ -37,7 +37,7 @@ class Waiting:
             self.dropped += 1
 
     def take(self, now: float) -> list[Run]:
-        """Everything that is not too old, in order."""
+        """Take out every datagram that is not too old, in order."""
         self.expire(now)
         runs = [run for _, run in self._queue]
         self._queue.clear()
@@ -45,7 +45,7 @@ class Waiting:
         return runs
 
     def expire(self, now: float) -> None:
-        """Drop what is too old."""
+        """Drop the datagrams that are too old."""
         while self._queue and self._queue[0][0] + MAX_AGE <= now:
             self._pop()
             self.dropped += 1

@@ -1,6 +1,6 @@
-"""What an endpoint asks of a wire, whatever its role: limits, probes, and what a peer is believed in.
+"""What an endpoint asks of a wire in either role: limits, probes, and which packets it believes.
 
-``rsock_nf.wire`` has one folder for each wire.  What only one role asks is ``dialling.ClientWire`` and
+``rsock_nf.wire`` has one folder for each wire.  What only one role asks is in ``dialling.ClientWire`` and
 ``accepting.ServerWire``.
 """
 
@@ -20,41 +20,47 @@ from rsock_nf.core.types import Outgoing
 
 
 class Probing(Protocol):
-    """How a wire finds out whether established flows still live.  ``flows.probes`` is the one with numbered probes."""
+    """How a wire finds out whether established flows still live.
+
+    ``flows.probes`` implements it with numbered probes.
+    """
 
     def begin(self, now: float, flow: Established) -> None:
         """``flow`` carries traffic from now on: set its first PROBE timer."""
 
     def due(self, now: float, flow: Established) -> None:
-        """Its PROBE timer is due."""
+        """The PROBE timer of ``flow`` is due."""
 
     def ask(self, now: float, flow: Established) -> None:
-        """Probe it now, unless its state forbids that."""
+        """Probe ``flow`` now, unless its state forbids it."""
 
     def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
-        """A control message came on ``flow``, as its frame number ``received``; False = it is no probe and no answer."""
+        """Control message ``message`` came as frame number ``received`` of ``flow``.
+
+        Returns False if it is not about probes.
+        """
 
     def widened(self, now: float, flow: Established) -> None:
         """The link takes larger segments than before."""
 
     def sweep(self, now: float, flow: Established) -> None:
-        """Once a second, while it is established."""
+        """Once a second while ``flow`` is established."""
 
 
 class Wire(Protocol):
-    """The part of a wire that both roles have."""
+    """What a wire provides for both roles."""
 
     name: WireName
     limits: Limits
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
-        """The endpoint's probes; called once, before anything else."""
+        """The probes of the endpoint.  Called once, before everything else."""
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
         """Whether control message ``message`` may travel on ``flow`` now."""
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """Whether an RST or FIN with this sequence number may come from the peer's side (RFC 5961 section 3)."""
+        """Whether an RST or FIN with sequence number ``seq`` may come from the peer (RFC 5961 section 3)."""
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """What a FIN from outside is answered with at once, apart from what becomes of the flow; None = nothing."""
+        """The immediate answer to a FIN from outside, whatever happens to the flow.  None = no answer."""

@@ -1,1 +1,1 @@
-"""Flows: states, timers, health, path MTU, sessions."""
+"""Flows: states, timers, health, path MTU, and sessions, which own them."""

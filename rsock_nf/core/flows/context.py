@@ -1,4 +1,4 @@
-"""What all parts of one endpoint share: its parameters, and where they draw, note, count and say things."""
+"""What all parts of one endpoint share: parameters, randomness, the outbox, deadlines and counters."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Context:
     parameters: Common
     rng: Rng
     mtu: int
-    """The link's: the largest IP packet."""
+    """The largest IP packet that the link takes, in bytes."""
     outbox: Outbox = field(default_factory=Outbox)
     deadlines: Deadlines = field(default_factory=Deadlines)
     counters: Counter[str] = field(default_factory=Counter)
-    """What was dropped or ignored, by reason."""
+    """Number of events of which something was dropped or ignored, by reason."""
 
     def random(self, count: int) -> int:
-        """A random number of ``count`` bytes."""
+        """A random integer of ``count`` bytes."""
         return int.from_bytes(self.rng(count), "big")

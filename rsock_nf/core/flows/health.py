@@ -1,11 +1,13 @@
-"""How a flow does: round-trip time, loss toward the peer, and whether it still answers.
+"""The health of a flow: round-trip time, loss toward the peer, and whether the peer still answers.
 
-A probe travels on the flow itself; its answer tells how many frames arrived there so far,
-so each side learns the loss in its *sending* direction.  Round-trip time is estimated as
-RFC 6298 does; each probe has a number of its own, so no sample is ambiguous.
+A probe travels on the flow itself.  Its answer tells how many frames have arrived there so far, so each side learns
+the loss in its *sending* direction.  The round-trip time is estimated as in RFC 6298.  Each probe has a number of
+its own, so no sample is ambiguous.
 
-A queue that fills on the way (bufferbloat) looks like a dead path until the answer comes: every unanswered probe
-doubles the time-out, and whatever the peer lets us hear meanwhile counts as a sign of life.
+While a queue on the way fills up (bufferbloat), the path looks dead until the answer comes.  So every unanswered
+probe doubles the time-out, and everything that we hear from the peer meanwhile counts as a sign of life.
+
+Not here: when to probe, and what follows from the results (``probes``).
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MIN_RTO = 0.2
-"""Seconds, Linux's TCP_RTO_MIN.  Less would take a busy host, or a queue that fills, for a dead path."""
+"""Seconds: Linux's TCP_RTO_MIN.  With less, a busy host or a filling queue would be taken for a dead path."""
 MAX_RTO = 3.0
 INITIAL_RTO = 0.5
 GIVE_UP_SILENT = 3
-"""Unanswered probes in a row after which a flow is dead, if nothing was heard for as long as the last two waited
-(what was on its way when the first one left still comes in)."""
+"""Unanswered probes in a row after which a flow is dead, if nothing was heard for as long as the last two
+time-outs.  What was on its way when the first of these probes left may still arrive and does not count."""
 GIVE_UP = 8
-"""Unanswered probes in a row after which it is dead even if something is heard."""
+"""Unanswered probes in a row after which a flow is dead, even if something is heard."""
 MIN_SAMPLE = 32
-"""Frames sent between two answered probes below which they say nothing about loss."""
+"""With fewer frames sent between two answered probes, the answers say nothing about loss."""
 _LOSS_WEIGHT = 0.25
 _ROUNDING = 1e-3
-"""Seconds by which a sum of time-outs may fall short of the time that passed."""
+"""Seconds by which a sum of time-outs may be shorter than the time that passed."""
 
 
 class _Sent(NamedTuple):
@@ -36,19 +38,19 @@ class _Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Health:
-    """Of one flow, as one side sees it."""
+    """The health of one flow, as one side sees it."""
 
     srtt: float | None = None
     """Smoothed round-trip time, seconds; None = no sample yet."""
     rttvar: float = 0.0
     loss: float = 0.0
-    """Share of our frames that did not arrive, smoothed."""
+    """The share of our frames that did not arrive, smoothed."""
     unanswered: int = 0
     """Probes in a row without an answer."""
     next_number: int = 1
     _outstanding: dict[int, _Sent] = field(default_factory=dict)
     _heard: tuple[int, int] = (0, 0)
-    """(frames received, highest ACK) when last looked at."""
+    """(frames received, highest ACK), as last seen."""
     _silent_since: float = 0.0
     """When the first probe was sent after which ``_heard`` has not changed."""
     _answered_sent: int = 0
@@ -56,7 +58,7 @@ class Health:
 
     @property
     def rto(self) -> float:
-        """How long to wait for the next answer, seconds: doubled for each probe unanswered (RFC 6298 section 5.5)."""
+        """Seconds to wait for the next answer.  Each unanswered probe doubles them (RFC 6298 section 5.5)."""
         return self._rto(self.unanswered)
 
     def _rto(self, unanswered: int) -> float:
@@ -65,13 +67,13 @@ class Health:
 
     @property
     def waiting(self) -> bool:
-        """The last probe is not answered yet."""
+        """The last probe has not been answered yet."""
         return bool(self._outstanding)
 
     def probe_sent(self, now: float, sent_frames: int, heard: tuple[int, int]) -> int:
-        """Account for a probe, which is frame ``sent_frames`` of this flow; its number.
+        """Count a probe, which is frame ``sent_frames`` of this flow.  Returns the probe's number.
 
-        ``heard``: frames received on the flow, and its highest ACK.
+        ``heard``: (frames received on the flow, its highest ACK).
         """
         if not self._outstanding or heard != self._heard:
             self._heard, self._silent_since = heard, now
@@ -81,7 +83,10 @@ class Health:
         return number
 
     def overdue(self, now: float, heard: tuple[int, int]) -> bool:
-        """The last probe was not answered in time.  True = the flow is dead.  ``heard``: see ``probe_sent``."""
+        """The last probe was not answered in time.  Returns True if the flow is dead.
+
+        ``heard``: see ``probe_sent``.
+        """
         self.unanswered += 1
         if self.unanswered < GIVE_UP_SILENT:
             return False
@@ -91,7 +96,9 @@ class Health:
         return heard == self._heard and now - self._silent_since >= patience - _ROUNDING
 
     def answered(self, now: float, number: int, received: int) -> bool:
-        """Probe ``number`` was answered: ``received`` frames arrived at the peer.  False = that is no probe of ours."""
+        """Probe ``number`` was answered: ``received`` frames have arrived at the peer.  Returns False if we know no
+        such probe.
+        """
         sent = self._outstanding.get(number)
         if sent is None:
             return False
@@ -106,12 +113,14 @@ class Health:
         return True
 
     def clear(self) -> None:
-        """The peer answers: no probe waits any more."""
+        """The peer answers: no probe is waiting any more."""
         self._outstanding.clear()
         self.unanswered = 0
 
     def sample(self, rtt: float) -> None:
-        """Take a round-trip time, seconds.  From outside: of a handshake segment that was sent once (Karn's rule)."""
+        """Take a round-trip time, in seconds.  Callers give that of an opening segment only if it was sent once
+        (Karn's rule).
+        """
         if self.srtt is None:
             self.srtt, self.rttvar = rtt, rtt / 2
         else:

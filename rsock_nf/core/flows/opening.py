@@ -1,7 +1,9 @@
-"""A flow before it carries traffic: the client's, from SYN to the server's answer.
+"""A flow before it carries traffic: a client's flow, from SYN to the server's answer.
 
-It owns its sequence numbers.  When the opening is over they are handed to the pump, and an ``Established`` takes the
-place of this object (``FlowTable.establish``).
+It owns its sequence numbers.  When the opening is over, they are handed to the pump, and an ``Established``
+replaces this object (``FlowTable.take_over``).
+
+Not here: what is sent and when (``ends.openings``), and the messages of the wire.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ from rsock_nf.core.types import FlowKey, Outgoing
 
 @dataclass(slots=True)
 class Repeat:
-    """A segment that is sent again, at the same place in sequence space, until it is answered."""
+    """A segment that is sent again, with the same sequence number, until it is answered."""
 
     segment: Outgoing
     since: float
-    """When it was sent first."""
+    """When it was sent for the first time."""
     tries: int = 1
 
     def answered(self, now: float, health: Health) -> None:
-        """The answer came: a round-trip time, if the segment was sent once (RFC 6298 section 3)."""
+        """The answer came.  If the segment was sent only once, this is a round-trip time (RFC 6298 section 3)."""
         if self.tries == 1:
             health.sample(max(now - self.since, 0.0))
 
 
 class Opening:
-    """See the module.  ``slot``: which of the client's slots it is to fill."""
+    """See the module.  ``slot``: the index of the client's slot that this flow is to fill."""
 
     def __init__(self, flow_id: int, key: FlowKey, *, state: State, identification: int, slot: int = 0) -> None:
         self.flow_id = flow_id
@@ -39,22 +41,22 @@ class Opening:
         self.state = state
         self.slot = slot
         self.template = None if key.udp else HeaderTemplate(key, identification)
-        """None = a UDP carrier: the kernel makes the headers."""
+        """None on a UDP carrier: there the kernel makes the headers."""
         self.health = Health()
         self.next_seq = 0
-        """Of the next byte that we send."""
+        """Sequence number of the next byte that we send."""
         self.received = 0
-        """Highest sequence number + length that the peer sent."""
+        """The highest sequence number + length that the peer sent."""
         self.mss = 0
-        """The MSS option of the SYN-ACK as it reached us, or what the link takes if that is less."""
+        """The MSS option of the SYN-ACK as it arrived; at most what the link takes."""
         self.scale: int | None = None
-        """The window scale of the SYN-ACK; None = it had none."""
+        """The window scale of the SYN-ACK.  None = it had no such option."""
         self.window = 0
-        """What the peer last advertised, scaled."""
+        """The window that the peer last advertised, in bytes, scaled."""
         self.challenge = b""
-        """What the server wants to see in the confirmation."""
+        """What the server wants to see again in the confirmation."""
         self.exchange: object = None
-        """What the wire needs to read the answer; opaque to the core."""
+        """What the wire needs to read the answer.  The core does not look inside."""
         self.repeat: Repeat | None = None
 
     def __repr__(self) -> str:
@@ -62,11 +64,11 @@ class Opening:
 
     @property
     def peer_isn(self) -> int:
-        """The peer's initial sequence number, once its SYN-ACK is here."""
+        """The peer's initial sequence number, once its SYN-ACK has come."""
         return add(self.received, -1)
 
     def segment(self, payload: bytes, *, window: int, flags: int = PSH | ACK) -> Outgoing:
-        """The next segment of the opening; on a UDP carrier ``payload`` alone."""
+        """The next segment of the opening.  On a UDP carrier it is ``payload`` alone."""
         if self.template is None:
             return Outgoing(b"", [payload], len(payload), 0, carrier=self.key)
         headers = self.template.build(self.next_seq, self.received, flags, window, len(payload))
@@ -75,6 +77,6 @@ class Opening:
 
 
 def describe(flow_id: int, key: FlowKey, state: State) -> str:
-    """One flow for whoever debugs."""
+    """A flow as text, for debugging."""
     kind = "udp" if key.udp else "tcp"
     return f"<{kind} flow {flow_id} {state.value} {key.local_port}→{key.remote_port}>"

@@ -1,8 +1,11 @@
-"""Numbered probes: whether a flow answers, how long that takes, how much it loses, what size of segment it passes.
+"""Numbered probes: whether a flow answers, how long that takes, how much it loses, what size of segment passes.
 
-A probe travels on the flow that it asks about.  Its answer tells how many frames arrived there (``health``).  A probe
-padded to the flow's segment size finds out whether that size passes (``path_mtu``).  The answers judge the flow: one that
-loses much more than its siblings carries no bulk any more, and is replaced.
+A probe travels on the flow that it asks about.  Its answer tells how many frames have arrived there (``health``).
+A probe padded to the flow's segment size finds out whether that size passes (``path_mtu``).  The answers judge the
+flow: one that loses much more than its siblings carries no bulk any more, and is replaced.
+
+Not here: the arithmetic of loss and time-outs (``health``), and when a silent flow has the others probed
+(``watch``).
 """
 
 from __future__ import annotations
@@ -17,18 +20,18 @@ from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.flows.watch import ACTIVE_PROBE, Watch
 
 SICK_LOSS = 0.1
-"""A flow is sick when it loses this share more than twice the median of its session's flows."""
+"""A flow is sick if its loss exceeds twice the median of its session's flows by more than this share."""
 MIN_HEALTHY = 3
-"""With fewer flows than this there is nothing to compare: none is called sick."""
+"""With fewer flows than this there is nothing to compare, and no flow counts as sick."""
 BLACK_HOLE_LOSS = 0.5
-"""From this loss on it may be that only small frames pass: the path's MTU is confirmed again."""
+"""From this loss on, perhaps only small frames pass: the size of segments is probed again."""
 REPLACE_AT = 2**31
-"""Sealed data frames sent on a flow after which it is replaced: their counter, the nonce, has 32 bits."""
+"""A flow is replaced after so many sealed data frames: their counter, the nonce, has 32 bits."""
 END_AT = 3 * 2**30
 
 
 class Probes:
-    """See the module.  The ``Probing`` (``ends.wire``) of a wire whose messages can carry numbers and padding."""
+    """See the module.  The ``Probing`` (``ends.wire``) of a wire whose messages have numbers and padding."""
 
     def __init__(self, context: Context, table: FlowTable, watch: Watch) -> None:
         self._context = context
@@ -36,24 +39,24 @@ class Probes:
         self._watch = watch
 
     def begin(self, now: float, flow: Established) -> None:
-        """See ``Probing``: the first probe leaves at once, padded."""
+        """See ``Probing``.  The first probe leaves at once, padded."""
         self._context.deadlines.set(Timer.PROBE, flow, now)
 
     # -- asking
 
     def due(self, now: float, flow: Established) -> None:
-        """See ``Probing``: the next probe, or the last one is overdue."""
+        """See ``Probing``.  Either it is time for the next probe, or the last one is overdue."""
         if flow.health.waiting and flow.health.overdue(now, flow.heard):
             self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
             self._table.step(now, flow, Input.DEAD, "probes are not answered")
             return
         self._watch.silent(now, flow)
         if flow.health.unanswered and flow.usable and not flow.alone:
-            flow.pump.group.rest(flow.pump)  # until it answers: the others carry the bulk meanwhile
+            flow.pump.group.rest(flow.pump)  # until it answers, the other flows carry the bulk
         self.ask(now, flow)
 
     def ask(self, now: float, flow: Established) -> None:
-        """See ``Probing``."""
+        """See ``Probing``.  The probe is padded while the size of the path is not confirmed."""
         if flow.state is not State.ESTABLISHED:
             return
         pump = flow.pump
@@ -72,7 +75,7 @@ class Probes:
     # -- answers
 
     def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
-        """See ``Probing``."""
+        """See ``Probing``.  A probe is answered; an answer may be about another flow of the session."""
         match message:
             case messages.Probe(number=number):
                 self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
@@ -86,7 +89,7 @@ class Probes:
 
     def _answer(self, flow: Established, answer: messages.ProbeAnswer) -> None:
         if flow.state not in (State.ESTABLISHED, State.CONFIRMING):
-            return  # behind our FIN there is no sequence space; a demoted flow sends nothing
+            return  # after our FIN no sequence number is left, and a demoted flow sends nothing
         self._send(flow, answer)
         if not flow.usable:
             self._table.tell_others(flow, answer)
@@ -110,19 +113,19 @@ class Probes:
         self._context.deadlines.set(Timer.PROBE, flow, now + pause)
 
     def _keepalive(self) -> float:
-        """The period of an idle flow, give or take 20 %."""
+        """Seconds between two probes of an idle flow: the configured time, ± 20 %."""
         return self._context.parameters.keepalive * (0.8 + 0.4 * self._context.random(1) / 255)
 
     # -- what the answers tell
 
     def _judge(self, now: float, flow: Established) -> None:
-        """Take a flow out of use that loses much more than its peers do: it does not come back, another is dialled for it."""
+        """Take a flow out of use for good if it loses much more than the others do.  Another one is dialled for it."""
         if flow.state is not State.ESTABLISHED:
             return
         if flow.sick:
-            self._table.step(now, flow, Input.SICK)  # what the client was told may have been lost
+            self._table.step(now, flow, Input.SICK)  # repeat it: the message to the client may have been lost
         if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
-            flow.path.start(flow.path.size)  # RFC 8899 section 4.3: is it still true?
+            flow.path.start(flow.path.size)  # RFC 8899 section 4.3: check whether this size still passes
         median = min(_median_loss(flow.session, udp=udp) for udp in (False, True))
         compared = len(flow.session.flows) >= MIN_HEALTHY
         if compared and flow.health.loss > SICK_LOSS + 2 * median and not flow.sick and flow.usable and not flow.alone:
@@ -136,7 +139,9 @@ class Probes:
         self._table.step(now, flow, Input.SICK)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``: a flow whose counters will run out is replaced long before, and ends before one could come twice."""
+        """See ``Probing``.  Replace a flow long before its counters run out; end it before a counter could be used
+        twice.
+        """
         if flow.pump.counter >= END_AT:
             self._table.step(now, flow, Input.DEAD, "its counters have run out")
         elif flow.pump.counter >= REPLACE_AT and not flow.sick:
@@ -145,20 +150,23 @@ class Probes:
     # -- the size of the path
 
     def _try_larger(self, now: float, flow: Established) -> None:
-        """Where more might pass than is used, ask the path, beside the flow's ordinary probes."""
+        """If a larger size might pass than the one in use, probe it.  This does not disturb the flow's other probes."""
         probe = flow.path.larger(now, self._table.ceiling(flow))
         if probe is not None and flow.state is State.ESTABLISHED:
             number, size = probe
             self._send(flow, messages.Probe(number, size - flow.pump.codec.control_size(messages.Probe(0))))
 
     def widened(self, now: float, flow: Established) -> None:
-        """See ``Probing``."""
+        """See ``Probing``.  Larger sizes are tried soon."""
         flow.path.widened(now)
         if flow.state is State.ESTABLISHED and not flow.health.waiting:
             self._context.deadlines.hasten(Timer.PROBE, flow, now)
 
 
 def _median_loss(session: Session, *, udp: bool) -> float:
-    """Of the session's flows of one kind, 1 if it has none: where a path throttles one kind, the other is the measure."""
+    """The median loss of the session's flows of one kind; 1 if it has none of that kind.
+
+    If a path throttles one kind, the other kind is the measure.
+    """
     losses = sorted(flow.health.loss for flow in session.flows.values() if flow.key.udp is udp)
     return losses[len(losses) // 2] if losses else 1.0

@@ -1,10 +1,10 @@
-"""A session, and the flows that carry its traffic.
+"""A session, and the established flows that carry its traffic.
 
-A session is a client process and a server process that authenticated each other.  It outlives every flow and every
-address of the client.  It owns its flows, by number, and (through the pump's group) its conversations.
+A session is a client process and a server process that have authenticated each other.  It outlives every flow and
+every address of the client.  It owns its flows by number and, through the pump's group, its conversations.
 
-A flow is ``Established`` from the client's confirmation, or the server's acceptance, to its end: the pump takes its
-segments and owns its sequence numbers, credit and counters.  Here is what the control side knows of it.
+A flow is ``Established`` from the client's confirmation, or from the server's acceptance, to its end.  During this
+time the pump takes its segments and owns its sequence numbers, credit and counters.  This module has the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rsock_nf.core.types import FlowKey
 
 
 class Established:
-    """See the module.  Either role.  CONFIRMING is the first of its states at a client, ESTABLISHED at a server."""
+    """See the module.  For both roles.  Its first state is CONFIRMING at a client, ESTABLISHED at a server."""
 
     def __init__(
         self, state: State, session: Session, pump: PumpFlow, *, mss: int, peer_isn: int, slot: int = 0
@@ -35,13 +35,13 @@ class Established:
         self.session = session
         self.pump = pump
         self.mss = mss
-        """What the opening allows one segment to carry."""
+        """The largest payload of one segment that the opening allows."""
         self.peer_isn = peer_isn
-        """The peer's initial sequence number: by it a server knows the SYN of this flow when it comes again."""
+        """The peer's initial sequence number.  By it a server recognises the SYN of this flow when it is sent again."""
         self.first_seq = pump.next_seq
-        """Of our first byte on the established flow."""
+        """Sequence number of our first byte on the established flow."""
         self.slot = slot
-        """Client: which of its slots it fills."""
+        """Client: the index of the slot that it fills."""
         self.since = 0.0
         """When it began to carry traffic."""
         self.health = Health()
@@ -49,37 +49,37 @@ class Established:
         self.sick = False
         """It is to be replaced."""
         self.swept_frames = 0
-        """The pump's counters at the last sweep: they tell whether there was traffic since."""
+        """The pump's counters at the last sweep.  They tell whether there was traffic since."""
         self.repeat: Repeat | None = None
-        """The confirmation that opened it, later its closing segment, until that is answered."""
+        """First the confirmation that opened the flow, later its closing segment; None once that is answered."""
 
     def __repr__(self) -> str:
         return describe(self.flow_id, self.key, self.state)
 
     @property
     def usable(self) -> bool:
-        """It may carry bulk."""
+        """The flow may carry bulk."""
         return self.pump in self.pump.group.usable
 
     @property
     def alone(self) -> bool:
-        """It is the only one that may carry bulk."""
+        """No other flow of the session may carry bulk."""
         return self.pump.group.usable == [self.pump]
 
     @property
     def heard(self) -> tuple[int, int]:
-        """(frames received, highest ACK): what changes while the peer lives."""
+        """(frames received, highest ACK).  They change while the peer lives."""
         return self.pump.received_frames, self.pump.highest_ack
 
     @property
     def had_traffic(self) -> bool:
-        """More than probes has moved since the last sweep."""
+        """More than probes was sent or received since the last sweep."""
         return self.pump.sent_frames + self.pump.received_frames > self.swept_frames + 4
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """Either role's end of a session."""
+    """A session, at either end."""
 
     session_id: int
     keys: SessionKeys
@@ -89,23 +89,23 @@ class Session:
     group: FlowGroup
     created: float
     flows: dict[int, Established] = field(default_factory=dict)
-    """Flows that carry traffic, by flow id."""
+    """The flows that carry traffic, by flow id."""
     reassembly: Reassembly = field(default_factory=Reassembly)
     peer: str = ""
-    """Server: where the client was last seen."""
+    """Server: the address and port of the client's newest flow."""
     numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))
-    """Server: numbers of flows that were accepted; each is accepted once."""
+    """Server: the numbers of the flows that it has accepted.  Each number is accepted once."""
     used: float = 0.0
     """When it last had a flow or a conversation."""
     alarmed: float = 0.0
-    """When one flow's silence last had all of them probed."""
+    """When a silent flow last had all flows probed."""
 
     def usable_payload(self) -> int:
-        """The largest TCP payload that passes on every flow in use; 0 = there is none."""
+        """The largest payload of one segment that passes on every usable flow.  0 = no flow is usable."""
         return min((flow.max_payload for flow in self.group.usable), default=0)
 
     def largest_datagram(self) -> int | None:
-        """Bytes of the largest datagram that travels in one piece; None = no flow carries anything."""
+        """Bytes of the largest datagram that travels in one piece.  None = no flow is usable."""
         usable = self.group.usable
         if not usable:
             return None

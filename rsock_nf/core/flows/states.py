@@ -1,10 +1,11 @@
-"""The states of a flow, as one table: state, input → next state, actions.
+"""The states of a flow, as one table: state and input give the next state and the actions.
 
-A client's flow walks SYN_SENT → TCP_UP → HELLO_SENT or JOIN_SENT → CONFIRMING → ESTABLISHED.  A server answers SYNs and
-hellos without a flow, so its flows begin ESTABLISHED.  A flow over a UDP carrier has no SYN, no sequence numbers and no
-FIN: a client's begins TCP_UP, and a ``CloseFlow`` message takes the place of FIN in either direction.
+A client's flow goes SYN_SENT → TCP_UP → HELLO_SENT or JOIN_SENT → CONFIRMING → ESTABLISHED.  A server answers SYNs
+and hellos without a flow, so its flows begin ESTABLISHED.  A flow over a UDP carrier has no SYN, no sequence
+numbers and no FIN: a client's flow begins in TCP_UP, and a ``CloseFlow`` message takes the place of FIN in both
+directions.
 
-A transition runs nothing.  It gives back actions, which the endpoint runs one after the other from a queue
+A transition runs nothing.  It returns actions, which the endpoint then runs one after the other from a queue
 (``flows.table``).  ``diagram`` draws the table for ARCHITECTURE.md.
 """
 
@@ -15,21 +16,22 @@ from typing import Final, TypeAlias
 
 
 class State(enum.Enum):
-    """Where a flow stands."""
+    """The state of a flow."""
 
     SYN_SENT = "syn-sent"
     TCP_UP = "tcp-up"
-    """Looks established to every middlebox (UDP: there is nothing to look like).  Waits for its turn to say hello or join."""
+    """Over TCP every middlebox now takes the flow for an established connection.  It waits for its turn to say
+    hello or join."""
     HELLO_SENT = "hello-sent"
     JOIN_SENT = "join-sent"
     CONFIRMING = "confirming"
     ESTABLISHED = "established"
     DEMOTED = "demoted"
-    """A middlebox believes that it was reset: it receives a little longer, and sends nothing."""
+    """A middlebox believes that the flow was reset.  It still receives for a short time, and sends nothing."""
     CLOSING = "closing"
     """We sent FIN."""
     LINGERING = "lingering"
-    """Both sides sent FIN.  Late ones are answered."""
+    """Both sides sent FIN.  A FIN that comes late is answered."""
     CLOSED = "closed"
 
 
@@ -42,20 +44,20 @@ class Input(enum.Enum):
     ANSWER = "answer"
     """The server answered the hello or the join, with a challenge."""
     TURNED_AWAY = "turned away"
-    """The server refused the hello, or the session of the join is gone."""
+    """The server refused the hello, or it does not know the session of the join."""
     READY = "ready"
-    """The server has the flow, or the wire asks for no more than TCP's handshake."""
+    """The server has the flow, or the wire needs no more than the TCP handshake."""
     UNANSWERED = "unanswered"
-    """A segment of the opening or of the closing was sent as often as it may be."""
+    """A segment of the opening or of the closing was repeated as often as is allowed."""
     SICK = "sick"
-    """It should be replaced: it loses too much, its counters run out, or the peer says so."""
+    """The flow should be replaced: it loses too much, its counters run out, or the peer says so."""
     DEAD = "dead"
-    """Probes were not answered, the peer gave it up, or somebody else has its addresses and ports now."""
+    """Probes were not answered, the peer gave the flow up, or another flow has its addresses and ports now."""
     RESET = "reset"
-    """RST or FIN from outside, with the right sequence number."""
+    """An RST or FIN from outside, with the right sequence number."""
     CLOSE = "close"
     PEER_CLOSE = "peer closes"
-    """A sealed close frame with FIN."""
+    """A sealed close frame, over TCP with FIN."""
     FIN = "FIN+ACK"
     """The answer to our FIN."""
     EXPIRE = "expire"
@@ -130,11 +132,11 @@ TRANSITIONS: Final[dict[State, dict[Input, Row]]] = {
     _S.LINGERING: {_I.EXPIRE: _GONE, _I.DEAD: _GONE},
     _S.CLOSED: {},
 }
-"""State → input → (next state, actions in order).  An input that is not there is dropped, and counted."""
+"""State → input → (next state, actions in order).  An input without a row is dropped and counted."""
 
 
 def diagram() -> str:
-    """``TRANSITIONS`` as a Mermaid state diagram: an arrow for each pair of states, with its inputs and actions."""
+    """``TRANSITIONS`` as a Mermaid state diagram: an arrow for each pair of states, with inputs and actions."""
     lines = ["stateDiagram-v2", f"    [*] --> {_name(State.SYN_SENT)} : client dials over TCP"]
     lines.append(f"    [*] --> {_name(State.TCP_UP)} : client dials over UDP")
     lines.append(f"    [*] --> {_name(State.ESTABLISHED)} : server takes a confirmed flow")

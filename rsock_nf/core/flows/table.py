@@ -1,8 +1,11 @@
-"""An endpoint's flows: which exist, how they move from state to state, and what is done about it.
+"""The flows of an endpoint: which exist, how they move from state to state, and the queue of actions.
 
-``step`` gives a flow an input and moves it along the transition table.  It keeps what must always agree with the
-states (which flows carry traffic), and puts the row's actions into a queue.  ``settle`` runs the queue: handlers of
-packets, timers and verbs call it, actions never do.  So no action runs inside a transition, or inside another action.
+``step`` gives an input to a flow and moves it along the transition table.  It keeps the list of flows that carry
+traffic in step with the states, and puts the actions of the row into a queue.  ``settle`` runs the queue.  Handlers
+of packets, timers and verbs call ``settle``; actions never do.  So no action runs inside a transition, or inside
+another action.
+
+Not here: the segments that a flow sends while it carries traffic (``pump``), and the openings (``ends.openings``).
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.types import FlowKey, Outgoing
 
 LINGER = 3.0
-"""Seconds that a closed flow answers late FINs."""
+"""Seconds for which a closed flow still answers late FINs."""
 DEMOTED = 2.0
-"""Seconds that a demoted flow still receives."""
+"""Seconds for which a demoted flow still receives."""
 CLOSE_RETRY = 0.5
 CLOSE_TRIES = 3
 
@@ -46,8 +49,8 @@ class Pending(NamedTuple):
 class FlowTable:
     """See the module.  ``max_payload``: the largest payload of one segment that the wire allows.
 
-    ``perform`` runs one action; ``may_tell`` asks the wire whether a message may travel on a flow now.  Both are set by
-    the endpoint when it is put together.
+    ``perform`` runs one action; ``may_tell`` asks the wire whether a message may travel on a flow now.  The
+    endpoint sets both when it is made.
     """
 
     perform: Callable[[Pending], None]
@@ -68,35 +71,35 @@ class FlowTable:
         return len(self._flows)
 
     def __iter__(self) -> Iterator[Flow]:
-        """Every flow that exists; it may change while one iterates."""
+        """Every flow that exists.  The table may change during the iteration."""
         return iter(list(self._flows.values()))
 
     def get(self, key: FlowKey) -> Flow | None:
-        """The flow with these addresses and ports."""
+        """The flow with these addresses and ports; None = there is none."""
         return self._flows.get(key)
 
     def established(self) -> list[Established]:
-        """Every flow that the pump has, whatever its state."""
+        """Every flow that the pump has, in whatever state."""
         return [flow for flow in self._flows.values() if isinstance(flow, Established)]
 
     def opening(self, *states: State) -> list[Opening]:
-        """Flows on their way up, in one of ``states``."""
+        """The opening flows that are in one of ``states``."""
         return [flow for flow in self._flows.values() if isinstance(flow, Opening) and flow.state in states]
 
     def of(self, pump: PumpFlow) -> Established | None:
-        """The flow that the pump calls ``pump``; None = another one has its addresses and ports by now."""
+        """The flow to which ``pump`` belongs.  None = it ended, or another one has its addresses and ports now."""
         flow = self._flows.get(pump.key)
         return flow if isinstance(flow, Established) and flow.pump is pump else None
 
     @property
     def closing(self) -> bool:
-        """Some flow waits for the answer to its FIN."""
+        """Some flow waits for the answer to its FIN or close frame."""
         return any(flow.state is State.CLOSING for flow in self._flows.values())
 
     # -- moving
 
     def step(self, now: float, flow: Flow, event: Input, reason: str = "") -> bool:
-        """Apply one input; False = the flow's state has no use for it."""
+        """Give ``flow`` an input.  Returns False if the table has no row for it in the flow's state."""
         row = TRANSITIONS[flow.state].get(event)
         if row is None:
             self._context.counters[f"{event.value} in {flow.state.value}"] += 1
@@ -110,7 +113,7 @@ class FlowTable:
         return True
 
     def settle(self) -> None:
-        """Run the actions that wait, and those that they lead to."""
+        """Run the queued actions, and those that they add to the queue."""
         if self._settling:
             raise AssertionError("an action must not run actions")
         self._settling = True
@@ -121,11 +124,11 @@ class FlowTable:
             self._settling = False
 
     def put(self, flow: Flow) -> None:
-        """A flow begins."""
+        """Add a flow to the table."""
         self._flows[flow.key] = flow
 
     def discard(self, flow: Flow) -> None:
-        """Forget everything about ``flow``."""
+        """Remove ``flow`` from the table and the pump, and cancel its timers."""
         if self._flows.get(flow.key) is flow:
             del self._flows[flow.key]
         if isinstance(flow, Established):
@@ -135,7 +138,7 @@ class FlowTable:
     # -- carrying
 
     def hand_over(self, session: Session, flow_id: int, key: FlowKey, mss: int, start: Handover) -> PumpFlow:
-        """Give a flow's sequence numbers to the pump, which takes its segments from now on."""
+        """Give a flow's sequence numbers to the pump.  From now on the pump takes its segments."""
         codec = session.keys.codec(flow_id, initiator=self._initiator)
         start = start._replace(max_payload=min(mss, self.link_payload(key)))
         pump = PumpFlow(session.group, flow_id, key, codec, start)
@@ -143,7 +146,9 @@ class FlowTable:
         return pump
 
     def take_over(self, opening: Opening, session: Session) -> Established:
-        """A client's opening is over: the pump has the flow, and an ``Established`` is in the place of ``opening``."""
+        """A client's opening is over: give the flow to the pump, and put an ``Established`` in the place of
+        ``opening``.
+        """
         identification = opening.template.identification if opening.template else 0
         start = Handover(opening.next_seq, opening.received, opening.scale, opening.window, 0, identification)
         pump = self.hand_over(session, opening.flow_id, opening.key, opening.mss, start)
@@ -155,7 +160,7 @@ class FlowTable:
         return flow
 
     def carry(self, now: float, flow: Established) -> None:
-        """``flow``, whose state is ESTABLISHED, carries traffic from now on."""
+        """``flow`` is in state ESTABLISHED: from now on it carries traffic."""
         flow.since = now
         flow.path.start(flow.pump.max_payload)
         flow.session.flows[flow.flow_id] = flow
@@ -165,7 +170,7 @@ class FlowTable:
         self._context.outbox.tell(FlowOpened(flow.flow_id, flow.key))
 
     def _left(self, now: float, flow: Established, reason: str) -> None:
-        """It carries no traffic any more, however it goes on."""
+        """``flow`` has left state ESTABLISHED: it carries no traffic any more, whatever its new state is."""
         flow.pump.group.rest(flow.pump)
         flow.session.flows.pop(flow.flow_id, None)
         flow.session.used = now
@@ -184,7 +189,10 @@ class FlowTable:
     # -- telling the peer
 
     def tell(self, session: Session, message: object, avoid: Established | None = None) -> None:
-        """Send a control message on some usable flow that has credit left: whoever needs it asks again."""
+        """Send a control message on some usable flow that has credit.
+
+        The message may be lost: a caller that needs an answer asks again.
+        """
         flows = [
             flow
             for flow in session.group.usable
@@ -197,22 +205,22 @@ class FlowTable:
             self._context.outbox.send([self.pump.send_control(flow, message)])
 
     def tell_others(self, flow: Established, message: object) -> None:
-        """The same, on another flow than the one that it is about."""
+        """Send a control message about ``flow`` on another flow than itself."""
         self.tell(flow.session, message, avoid=flow)
 
     # -- closing
 
     def peer_closes(self, now: float, flow: Established) -> None:
-        """A close frame on a UDP carrier: the peer's own, or its answer to ours."""
+        """A close frame came on a UDP carrier: the peer's own, or its answer to ours."""
         if flow.state is State.CLOSING:
             self.step(now, flow, Input.FIN)
         elif flow.state is not State.LINGERING:
             self.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
-        elif flow.repeat is None:  # we answered, and that was lost; who closed first answers nothing
+        elif flow.repeat is None:  # our answer was lost.  If we closed first, there is nothing to answer
             self._context.outbox.send([self._close_frame(flow)])
 
     def perform_closing(self, now: float, flow: Established, action: Action) -> None:
-        """The actions of a flow's end, which both roles have."""
+        """Run an action of a flow's end.  Both roles have the same ones."""
         deadlines, outbox = self._context.deadlines, self._context.outbox
         match action:
             case Action.DEMOTE:
@@ -235,7 +243,7 @@ class FlowTable:
                 raise AssertionError(f"{action} is no action of a flow's end")
 
     def repeat_close(self, now: float, flow: Established) -> None:
-        """The closing segment was not answered."""
+        """The closing segment was not answered: send it again, or give up."""
         repeat = flow.repeat
         if repeat is None or repeat.tries >= CLOSE_TRIES:
             self.step(now, flow, Input.UNANSWERED)
@@ -244,9 +252,12 @@ class FlowTable:
         if flow.key.udp:
             repeat.segment = self._close_frame(flow)
         self._context.outbox.send([repeat.segment])
-        self.tell_others(flow, messages.FlowDown(flow.flow_id))  # perhaps nothing arrives on it any more
+        self.tell_others(flow, messages.FlowDown(flow.flow_id))  # perhaps nothing passes on this flow any more
         self._context.deadlines.set(Timer.RETRANSMIT, flow, now + CLOSE_RETRY * repeat.tries)
 
     def _close_frame(self, flow: Established) -> Outgoing:
-        """On a UDP carrier it is made anew each time: a repeated counter would be dropped as a replay."""
+        """A close frame; over TCP with FIN.
+
+        On a UDP carrier each repetition is a new frame: a repeated counter would be dropped as a replay.
+        """
         return self.pump.send_control(flow.pump, messages.CloseFlow(), fin=not flow.key.udp)

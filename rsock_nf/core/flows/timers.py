@@ -1,4 +1,7 @@
-"""Every timer of the core: one enumeration, one table of deadlines."""
+"""All timers of the core: one enumeration, and one table of deadlines.
+
+It reads no clock: the driver asks for the earliest deadline and says when it has come.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,26 @@ SWEEP = 1.0
 
 
 class Timer(enum.Enum):
-    """Why the core wants to be woken.  The key beside it says for whom."""
+    """The reason for which the core is to be woken.  The key beside it says for which flow or slot."""
 
     DIAL = "dial"
-    """A slot of the client may dial (again)."""
+    """A slot of the client may dial, or dial again."""
     RETRANSMIT = "retransmit"
-    """A flow's handshake or closing segment was not answered."""
+    """A segment of a flow's opening or closing was not answered."""
     ACKNOWLEDGE = "acknowledge"
-    """Received bytes have waited long enough for something to carry their ACK (20 ms)."""
+    """Received bytes have waited for 20 ms for a segment that carries their ACK."""
     PROBE = "probe"
-    """A flow is due to be probed, or its last probe is overdue."""
+    """It is time to probe a flow, or its last probe is overdue."""
     FORGET = "forget"
-    """A closed flow may be forgotten: late FINs have been answered."""
+    """A closed or demoted flow is to be discarded: it has answered late FINs long enough."""
     HALF_OPEN = "half-open"
-    """A hello or join at the server was never confirmed."""
+    """A hello or join at the server was not confirmed in time."""
     SWEEP = "sweep"
-    """Look at conversations, fragments and sessions that may have ended (once a second while there are any)."""
+    """Check conversations, fragments and sessions for their end: once a second while there are any."""
 
 
 class Deadlines:
-    """When each (timer, key) falls due; one deadline each, set again to move it."""
+    """When each (timer, key) is due.  Each has one deadline; setting it again moves it."""
 
     def __init__(self) -> None:
         self._when: dict[tuple[Timer, Hashable], float] = {}
@@ -39,47 +42,47 @@ class Deadlines:
         self._order = itertools.count()
 
     def set(self, timer: Timer, key: Hashable, when: float) -> None:
-        """(Re)arm: ``when`` is on the clock of every ``now``."""
+        """Set a deadline, or move it.  ``when``: seconds on the clock of every ``now``."""
         entry = (timer, key)
         if self._when.get(entry) != when:
             self._when[entry] = when
             heapq.heappush(self._heap, (when, next(self._order), entry))
 
     def set_if_unset(self, timer: Timer, key: Hashable, when: float) -> None:
-        """Arm, unless it is armed already."""
+        """Set a deadline, unless one is set already."""
         if (timer, key) not in self._when:
             self.set(timer, key, when)
 
     def get(self, timer: Timer, key: Hashable) -> float | None:
-        """When it falls due; None = it is not armed."""
+        """The deadline; None = none is set."""
         return self._when.get((timer, key))
 
     def hasten(self, timer: Timer, key: Hashable, when: float) -> None:
-        """Arm, or move it forward; one that is due earlier stays."""
+        """Set a deadline, or move it forward.  An earlier one stays."""
         armed = self._when.get((timer, key))
         if armed is None or armed > when:
             self.set(timer, key, when)
 
     def cancel(self, timer: Timer, key: Hashable) -> None:
-        """Disarm; harmless when it is not armed."""
+        """Remove a deadline.  Does nothing if none is set."""
         self._when.pop((timer, key), None)
 
     def cancel_all(self, key: Hashable) -> None:
-        """Disarm every timer of ``key``."""
+        """Remove every deadline of ``key``."""
         for timer in Timer:
             self._when.pop((timer, key), None)
 
     def next(self) -> float | None:
-        """The earliest deadline; None = none is armed."""
+        """The earliest deadline; None = none is set."""
         while self._heap:
             when, _, entry = self._heap[0]
             if self._when.get(entry) == when:
                 return when
-            heapq.heappop(self._heap)  # moved or cancelled since
+            heapq.heappop(self._heap)  # it was moved or cancelled since
         return None
 
     def due(self, now: float) -> Iterator[tuple[Timer, Hashable]]:
-        """Take out, earliest first, what is due at ``now``; what is armed meanwhile for later stays."""
+        """Take out what is due at ``now``, earliest first.  What the caller sets meanwhile for a later time stays."""
         while (when := self.next()) is not None and when <= now:
             _, _, entry = heapq.heappop(self._heap)
             del self._when[entry]

@@ -1,6 +1,9 @@
-"""When to ask a flow whether it still lives, apart from its own rhythm: one silence has the others asked.
+"""When a flow is probed outside of its own rhythm: when one flow falls silent, the others are probed too.
 
-If all flows are dead at once (a NAT has forgotten them), one finds out, and the others are asked at once.
+If all flows are dead at once, for example because a NAT has forgotten them, one of them notices first.  Then the
+others are probed at once.
+
+Not here: the probes themselves (``probes``, or the wire's own).
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.pump.state import FlowGroup
 
 ACTIVE_PROBE = 1.0
-"""Seconds from one probe of a flow with traffic to the next."""
+"""Seconds between two probes of a flow with traffic."""
 _PAUSE = 1.0
-"""Seconds from one alarm to the next."""
+"""Seconds between two alarms."""
 
 
 class Watch:
@@ -27,27 +30,30 @@ class Watch:
         self._suspected = 0.0
 
     def silent(self, now: float, flow: Established) -> None:
-        """A probe of ``flow`` is overdue.  Several flows that go silent at once: perhaps their neighbour has moved."""
+        """A probe of ``flow`` is overdue: have the other flows probed.
+
+        If several flows fall silent at once, their next hop may have changed: tell the driver (``Suspect``).
+        """
         session = flow.session
         if flow.health.unanswered != 1:
             return
         if now - session.alarmed > _PAUSE:
-            # What silenced one may have silenced all, and an idle one would find out in ten seconds only.
+            # The cause may concern all flows, and an idle flow would notice only at its next keepalive.
             session.alarmed = now
             for other in session.flows.values():
                 if not other.health.waiting:
                     self._context.deadlines.hasten(Timer.PROBE, other, now)
         if not flow.key.udp and now - self._suspected > _PAUSE:
-            # The next hop of a UDP carrier is the kernel's own business.
+            # The kernel knows the next hop of a UDP carrier.
             silent = [other for other in session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
                 self._context.outbox.tell(Suspect(flow.key.remote))
 
     def sample(self, now: float, group: FlowGroup) -> None:
-        """Something moves, perhaps too little on each flow to have it watched: probe one of them.
+        """A group has traffic, perhaps too little on each flow for frequent probes: probe one of its flows.
 
-        It stands for the others: if it falls silent, ``silent`` has them asked.
+        This flow stands for all of them: if it falls silent, ``silent`` has the others probed.
         """
         deadlines = self._context.deadlines
         flows = [flow for pump in group.usable if (flow := self._table.of(pump)) is not None]

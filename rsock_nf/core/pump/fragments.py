@@ -1,9 +1,9 @@
-"""Datagrams larger than a frame: cut into fragment frames, and put together again in bounded memory.
+"""Datagrams larger than a frame: cut into fragment frames, and joined again in bounded memory.
 
-A fragment begins with 8 bytes: identification u32, index u8, count u8, target index u16
-(big-endian); then its part of the datagram.  All fragments but the last are of one size, so
-they make a burst.  As with IP (RFC 8900), one lost fragment loses the datagram: an
-application that asks ``status`` for the MTU never gets here.
+A fragment begins with 8 bytes: identification u32, index u8, count u8, target index u16 (big-endian).  Then follows
+its part of the datagram.  All fragments but the last have one size, so they can be one burst.  As with IP (RFC
+8900), one lost fragment loses the datagram.  An application that keeps to the MTU shown by ``status`` sends nothing
+that needs fragments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ HEADER = struct.Struct("!IBBH")
 MAX_FRAGMENTS = 255
 _ENTRY = 400
 _PART = 64
-"""About what an entry, and each part of it, costs beside the bytes of the datagram: small parts are charged too."""
+"""Bytes charged for an entry, and for each of its parts, beside the datagram's own bytes.  So many small parts are
+bounded too."""
 
 
 class Fragment(NamedTuple):
@@ -32,7 +33,7 @@ class Fragment(NamedTuple):
 
 
 def split(datagram: Buffer, room: int, identification: int, target: int) -> list[bytes] | None:
-    """``datagram`` as fragment bodies of at most ``room`` bytes each, header included; None = it does not fit in 255."""
+    """Cut ``datagram`` into fragment bodies of at most ``room`` bytes each, header included; None = 255 are too few."""
     part = room - HEADER.size
     count = max(-(-len(datagram) // part), 1) if part > 0 else MAX_FRAGMENTS + 1
     if count > MAX_FRAGMENTS:
@@ -44,7 +45,7 @@ def split(datagram: Buffer, room: int, identification: int, target: int) -> list
 
 
 def parse_fragment(body: Buffer) -> Fragment:
-    """Raises ``Malformed``."""
+    """The fragment in the body of a fragment frame.  Raises ``Malformed``."""
     if len(body) < HEADER.size:
         raise Malformed("fragment shorter than its header")
     identification, index, count, target = HEADER.unpack_from(body)
@@ -59,12 +60,12 @@ class _Partial:
     missing: int
     since: float
     size: int
-    """Bytes charged for it."""
+    """Bytes charged for this entry."""
 
 
 @dataclass(slots=True)
 class Reassembly:
-    """Datagrams of one session that are not whole yet."""
+    """The incomplete datagrams of one session."""
 
     max_bytes: int = 1 << 20
     max_age: float = 3.0
@@ -78,7 +79,7 @@ class Reassembly:
         return len(self._partials)
 
     def receive(self, now: float, conversation: int, fragment: Fragment) -> bytes | None:
-        """Take one fragment; the datagram, once it is whole."""
+        """Take one fragment.  Returns the datagram when this fragment completes it, else None."""
         key = (conversation, fragment.identification)
         partial = self._partials.get(key)
         if partial is None:
@@ -86,7 +87,7 @@ class Reassembly:
             partial = self._partials[key] = _Partial([None] * fragment.total, fragment.total, now, charge)
             self._bytes += charge
         if len(partial.parts) != fragment.total or partial.parts[fragment.position] is not None:
-            return None  # a duplicate, or of another datagram under a reused number
+            return None  # a duplicate, or a fragment of another datagram with a reused number
         part = bytes(fragment.part)
         partial.parts[fragment.position] = part
         partial.missing -= 1
@@ -96,11 +97,11 @@ class Reassembly:
             self._remove(key)
             return b"".join(part for part in partial.parts if part is not None)
         while self._bytes > self.max_bytes and self._partials:
-            self._give_up(next(iter(self._partials)))  # the oldest: dicts keep insertion order
+            self._give_up(next(iter(self._partials)))  # the oldest one: a dict keeps the order of insertion
         return None
 
     def expire(self, now: float) -> None:
-        """Give up what is too old."""
+        """Give up the datagrams that are too old."""
         for key in [key for key, partial in self._partials.items() if partial.since + self.max_age <= now]:
             self._give_up(key)
 

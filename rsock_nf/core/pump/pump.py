@@ -1,20 +1,20 @@
-"""The pump: datagrams to bursts and back, for established flows.  The fast path, and nothing but.
+"""The pump: datagrams to bursts and back, for established flows.  It is the fast path, and nothing else.
 
-The way out, ``from_app``: run of datagrams → conversation (by peer) → a usable flow with
-credit → frames of equal size → one burst.  The way in, ``from_link``: packet → flow (by
-addresses and ports) → acknowledgement → frames → conversation → run of datagrams.
+The way out, ``from_app``: run of datagrams → conversation (by peer) → a usable flow with credit → frames of equal
+size → one burst.  The way in, ``from_link``: packet → flow (by addresses and ports) → acknowledgement → frames →
+conversation → run of datagrams.
 
-The pump alone owns the next sequence number, the highest received one, send credit,
-counters and replay state of established flows: *every* segment of such a flow leaves
-through it, control and pure ACKs too.  It holds no policy: who opens a flow, which flows are
-usable, when to probe, what an unknown packet means is decided by its owner, who writes
-into it (``put_flow``, ``drop_flow``, ``put_conversation``, ``drop_conversation``,
-``send_control``) and gets back as *slow* whatever the pump cannot decide.
+Only the pump changes the next sequence number, the highest received one, send credit, counters and replay windows
+of established flows.  *Every* segment of such a flow leaves through it, control frames and pure ACKs too.
 
-It has no clock either: its owner compares counters between two looks.
+It has no policy.  Its owner decides who opens a flow, which flows are usable, when to probe, and what an unknown
+packet means.  The owner changes the pump by its verbs (``put_flow``, ``drop_flow``, ``put_conversation``,
+``drop_conversation``, ``send_control``), and gets back as *slow* everything that the pump cannot decide.
 
-A flow over a UDP carrier (``key.udp``) has no sequence numbers, no window and no ACKs: its credit never ends, its bursts
-have no headers, and what it received comes in by ``from_carriers``.  Everything else is the same.
+It has no clock: its owner compares the counters from time to time.
+
+A flow over a UDP carrier (``key.udp``) has no sequence numbers, no window and no ACKs.  Its credit never ends, its
+bursts have no headers, and what it received comes in by ``from_carriers``.  Everything else is the same.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _PSH_ACK = PSH | ACK
 _SPECIAL = SYN | FIN | RST
 
 _HEADERS = 60
-"""IPv6 + TCP: what a burst's headers take at most."""
+"""The headers of a burst take at most this much: IPv6 + TCP."""
 UDP_BURST_BYTES = 65_487
-"""UDP payload of one send, so that its IPv6 packet is at most 65,535 bytes long."""
+"""UDP payload of one send.  With it the IPv6 packet has at most 65,535 bytes."""
 
-# IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, then seq, ack, offset, flags, window.
+# IPv4 without options + TCP: total length, identification, fragment, ttl, protocol, seq, ack, offset, flags, window.
 _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
 # IPv6 + TCP: payload length, next header, then the same.
 _V6 = struct.Struct("!4xHB37xIIBBH")
@@ -52,7 +52,7 @@ class SlowFrames(NamedTuple):
     flow: PumpFlow
     frames: Frames
     received: int
-    """Frames received on the flow up to and with these: what the batch brought behind them is not in it."""
+    """Frames received on the flow up to these, with these.  Later frames of the same batch are not counted."""
 
 
 class SlowPayload(NamedTuple):
@@ -63,11 +63,12 @@ class SlowPayload(NamedTuple):
 
 
 Slow: TypeAlias = Packet | Carried | SlowFrames | SlowPayload
-"""Something received whole (unknown flow, SYN/FIN/RST, anything odd), or frames of a known flow."""
+"""What the pump cannot decide: a whole packet or datagram (unknown flow, SYN, FIN, RST, anything unusual), or
+frames and payloads of a known flow."""
 
 
 class Pump:
-    """See the module.  ``seed`` picks the flows; ``max_burst_bytes`` is the link's."""
+    """See the module.  ``seed`` is for the random choice of flows; ``max_burst_bytes`` is the link's."""
 
     def __init__(self, *, seed: int, max_burst_bytes: int, spread: Spread = Spread.BURST) -> None:
         self._flows: dict[bytes, PumpFlow] = {}
@@ -80,12 +81,12 @@ class Pump:
         self._pin = spread is Spread.CONVERSATION
         self._unacknowledged: dict[PumpFlow, None] = {}
         self.stalled: dict[PumpFlow, None] = {}
-        """Flows that bulk found without credit since the owner last emptied this."""
+        """Flows that had no credit when bulk was to leave, since the owner last emptied this."""
 
-    # -- what the owner writes
+    # -- verbs of the owner
 
     def put_flow(self, flow: PumpFlow) -> None:
-        """From now on segments of ``flow`` are taken by the pump.  It carries bulk once it is in ``group.usable``."""
+        """From now on the pump takes the segments of ``flow``.  It carries bulk once it is in ``group.usable``."""
         if flow.key.udp:
             self._carriers[flow.key] = flow
         else:
@@ -93,7 +94,7 @@ class Pump:
         self.set_max_payload(flow, flow.max_payload)
 
     def drop_flow(self, flow: PumpFlow) -> None:
-        """Forget ``flow``; harmless if it is not there."""
+        """Forget ``flow``.  Does nothing if the pump does not have it."""
         if self._carriers.get(flow.key) is flow:
             del self._carriers[flow.key]
         elif self._flows.get(wire_key(flow.key)) is flow:
@@ -103,7 +104,7 @@ class Pump:
         flow.group.rest(flow)
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
-        """The path lets payloads of ``max_payload`` bytes through."""
+        """Payloads of up to ``max_payload`` bytes pass on the path of ``flow``."""
         flow.max_payload = max_payload
         if flow.key.udp:
             flow.burst_bytes = UDP_BURST_BYTES
@@ -111,32 +112,32 @@ class Pump:
             flow.burst_bytes = max(self._max_burst_bytes - _HEADERS, max_payload) if self._max_burst_bytes else 0
 
     def ignore_window(self, flow: PumpFlow) -> None:
-        """The peer acknowledges without regard to what it received: bulk goes out whatever it says."""
+        """The peer's ACKs do not tell what it received: from now on they do not limit what we send on ``flow``."""
         flow.windowed = False
         flow.stalled = False
         flow.bulk_window = ENDLESS
         self.stalled.pop(flow, None)
 
     def set_max_burst_bytes(self, max_burst_bytes: int) -> None:
-        """The link takes bursts of this size now (0 = single segments)."""
+        """The link now takes bursts of at most this size (0 = single segments)."""
         self._max_burst_bytes = max_burst_bytes
         for flow in self._flows.values():
             self.set_max_payload(flow, flow.max_payload)
 
     def put_conversation(self, conversation: PumpConversation) -> None:
-        """From now on datagrams of its peer, and frames with its number, are taken by the pump."""
+        """From now on the pump takes datagrams of this conversation's peer, and frames with its number."""
         self._conversations[conversation.peer] = conversation
         conversation.group.conversations[conversation.number] = conversation
 
     def drop_conversation(self, conversation: PumpConversation) -> None:
-        """Forget it; harmless if it is not there."""
+        """Forget ``conversation``.  Does nothing if the pump does not have it."""
         if self._conversations.get(conversation.peer) is conversation:
             del self._conversations[conversation.peer]
         if conversation.group.conversations.get(conversation.number) is conversation:
             del conversation.group.conversations[conversation.number]
 
     def conversation(self, peer: Hashable) -> PumpConversation | None:
-        """The conversation of ``peer``."""
+        """The conversation of ``peer``; None = it has none."""
         return self._conversations.get(peer)
 
     def flows(self) -> Iterable[PumpFlow]:
@@ -146,7 +147,11 @@ class Pump:
     # -- out: the application's datagrams
 
     def from_app(self, runs: Iterable[Run]) -> tuple[list[Outgoing], list[Run]]:
-        """(bursts to send, runs that could not go: unknown peer, no usable flow, too large, or to wait for credit)."""
+        """Make bursts of ``runs``: (bursts to send, runs that could not leave).
+
+        A run cannot leave if its peer is unknown, if no flow is usable, if it is too large, or if it must wait for
+        credit.
+        """
         bursts: list[Outgoing] = []
         slow: list[Run] = []
         conversations = self._conversations
@@ -169,7 +174,10 @@ class Pump:
         size: int,
         bursts: list[Outgoing],
     ) -> int:
-        """Append bursts for ``datagrams`` (see ``Run``); how many are done with: sent, or dropped for want of credit."""
+        """Append bursts for ``datagrams`` (see ``Run``).
+
+        Returns how many datagrams are done: sent, or dropped because no flow has credit.
+        """
         group = conversation.group
         usable = group.usable
         if not usable:
@@ -199,7 +207,7 @@ class Pump:
         return n
 
     def _pick(self, conversation: PumpConversation, frame: int) -> PumpFlow | None:
-        """A usable flow with credit for a frame, at random; None = none has any."""
+        """A usable flow with credit for a frame of ``frame`` bytes, chosen at random.  None = no flow has credit."""
         usable = conversation.group.usable
         if self._pin:
             pinned = conversation.pinned
@@ -222,16 +230,17 @@ class Pump:
         self.stalled[flow] = None
 
     def _next_random(self) -> int:
-        """A number that spreads load, not one that keeps secrets: a multiplicative congruential step (Knuth's MMIX)."""
+        """A random number to spread load, not to keep secrets: a linear congruential generator (Knuth's MMIX)."""
         self._random = (self._random * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
         return self._random >> 33
 
     # -- out: everything else that leaves on an established flow
 
     def send_control(self, flow: PumpFlow, message: object, *, fin: bool = False) -> Outgoing:
-        """One control frame on ``flow``, whether it is usable or not; with ``fin`` (not on UDP) the last thing it sends.
+        """One control frame on ``flow``, whether it is usable or not.
 
-        ``message``: one of ``core.messages``, or of the wire's own.
+        ``message``: one of ``core.messages``, or one of the wire's own.  With ``fin`` (not on UDP) it is the last
+        segment that the flow sends.
         """
         payload = flow.codec.pack_control(flow.control_counter, message)
         flow.control_counter += 1
@@ -263,7 +272,7 @@ class Pump:
     # -- in: packets
 
     def from_link(self, packets: Iterable[Packet]) -> tuple[list[Run], list[Slow]]:
-        """(datagrams to deliver, what the pump cannot decide).  Buffers of both point into ``packets``."""
+        """Take packets: (datagrams to deliver, what the pump cannot decide).  Their buffers point into ``packets``."""
         runs: list[Run] = []
         slow: list[Slow] = []
         for packet in packets:
@@ -292,7 +301,7 @@ class Pump:
             if not flow.in_window(seq):
                 flow.out_of_window += 1
                 if total > start:
-                    slow.append(SlowPayload(flow, packet))  # perhaps a NAT has given this flow's place to somebody new
+                    slow.append(SlowPayload(flow, packet))  # perhaps a NAT has given its ports to another client
                 continue
             flow.acked(ack, window)
             if total > start:
@@ -302,7 +311,7 @@ class Pump:
     def _payload(
         self, flow: PumpFlow, packet: Packet, payload: memoryview, seq: int, runs: list[Run], slow: list[Slow]
     ) -> None:
-        """The frames in one received packet.  Only what authenticates moves the highest received number."""
+        """Take the frames of one received packet.  Only frames that authenticate move the highest received number."""
         opened, bad = flow.codec.unpack(payload, packet.segment_size)
         flow.bad_frames += bad
         if not opened:
@@ -320,9 +329,9 @@ class Pump:
         self._unacknowledged[flow] = None
 
     def from_carriers(self, received: Iterable[Carried]) -> tuple[list[Run], list[Slow]]:
-        """The same for what UDP carriers received.
+        """The same as ``from_link``, for what UDP carriers received.
 
-        Nothing but an authenticated frame means anything here; where none is, the whole comes back as slow.
+        Only an authenticated frame means anything here.  An item without one is returned whole, as slow.
         """
         runs: list[Run] = []
         slow: list[Slow] = []
@@ -343,7 +352,7 @@ class Pump:
         return runs, slow
 
     def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> None:
-        """Frames that authenticated: past the replay window, to their conversation or to the slow path."""
+        """Pass authenticated frames through the replay window, to their conversation or to the slow path."""
         if frames.counter >= 0:
             window = flow.control_replay if frames.kind == Kind.CONTROL else flow.replay
             count = len(frames.datagrams)
@@ -366,7 +375,7 @@ class Pump:
         slow.append(SlowFrames(flow, frames, flow.received_frames))
 
     def receive_final(self, flow: PumpFlow, packet: Packet, segment: Segment) -> tuple[list[Run], list[Slow]]:
-        """A segment of ``flow`` with FIN, which its owner looked at first: its frames, as ``from_link`` would."""
+        """Take a segment of ``flow`` with FIN, which the owner has checked: its frames, as ``from_link`` does."""
         runs: list[Run] = []
         slow: list[Slow] = []
         if not flow.in_window(segment.seq):
@@ -378,17 +387,20 @@ class Pump:
         return runs, slow
 
     def finish(self, flow: PumpFlow) -> Outgoing:
-        """A bare FIN+ACK: the answer to the peer's."""
+        """A FIN+ACK without payload: the answer to the peer's FIN."""
         burst = self._segment(flow, [], 0, FIN | ACK)
         flow.next_seq = (flow.next_seq + 1) & _MASK
         return burst
 
     def take_unacknowledged(self, *, all_of_them: bool) -> list[Outgoing]:
-        """Pure ACKs for flows that received window/16 since their last segment, or for every flow that received anything."""
+        """Pure ACKs for flows that have received at least window/16 since their last segment left.
+
+        ``all_of_them``: for every flow that has received anything.
+        """
         acks = []
         for flow in list(self._unacknowledged):
             if not flow.unacknowledged:
-                del self._unacknowledged[flow]  # something else carried it meanwhile
+                del self._unacknowledged[flow]  # another segment has carried the ACK meanwhile
             elif all_of_them or flow.unacknowledged >= flow.acknowledge_at:
                 acks.append(self.acknowledge(flow))
                 del self._unacknowledged[flow]
@@ -396,12 +408,12 @@ class Pump:
 
     @property
     def owes_acknowledgements(self) -> bool:
-        """Some flow received bytes that nothing has acknowledged yet."""
+        """Some flow has received bytes that we have not acknowledged."""
         return bool(self._unacknowledged)
 
 
 def _valid(packet: Packet) -> bool:
-    """Nobody verified the checksums yet: do."""
+    """Whether the checksums of ``packet``, which nobody has verified yet, are right."""
     try:
         parse_segment(packet)
     except Malformed:
@@ -410,5 +422,5 @@ def _valid(packet: Packet) -> bool:
 
 
 def wire_key(key: FlowKey) -> bytes:
-    """A flow as the addresses and ports of a received packet spell it: source, destination, source port, destination port."""
+    """The key of a flow as a received packet has it: source, destination, source port, destination port."""
     return key.remote + key.local + key.remote_port.to_bytes(2, "big") + key.local_port.to_bytes(2, "big")

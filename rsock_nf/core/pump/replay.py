@@ -1,11 +1,11 @@
-"""Anti-replay window: which packet counters were accepted already (the job of RFC 6479).
+"""Anti-replay window: which packet counters were accepted already (the purpose of RFC 6479).
 
-RFC 6479 keeps a ring of words so that no bits need shifting.  Here the window is one big int, since in Python the
-price is per operation, not per word: a run of 44 new counters is one shift and one "or" of 8,192 bits, 0.6
-microseconds in all, where a single trip around a loop over words costs a tenth of that.
+RFC 6479 keeps a ring of words, so that no bits need to be shifted.  Here the window is one big int.  In Python the
+cost depends on the number of operations, not of words: a run of 44 new counters is one shift and one "or" of 8,192
+bits, 0.6 microseconds together.  One iteration of a loop over words already costs a tenth of that.
 
-Not here: authentication.  Only a counter whose frame has authenticated may be given to ``accept*``, or one forged
-frame far ahead would shut out all that is on the way.
+Not here: authentication.  Give ``accept*`` only counters of frames that have authenticated.  Otherwise one forged
+frame far ahead would shut out everything that is on its way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 SIZE: Final = 8192
-"""Counters.  More than a GRO packet of the smallest frames holds (65,535 / 9), and a burst of 44 may be 180 late."""
+"""Counters.  A GRO packet of the smallest frames has fewer (65,535 / 9), and a burst of 44 may come 180 bursts late."""
 
 
 class ReplayWindow:
@@ -42,15 +42,15 @@ class ReplayWindow:
     def accept_run(self, first: int, count: int) -> int:
         """Accept the ``count`` counters from ``first`` on, as if one after the other.
 
-        Returns a mask: bit i is set when ``first + i`` was accepted.  All of them: ``(1 << count) - 1``.
+        Returns a mask: bit i is set if ``first + i`` was accepted.  ``(1 << count) - 1`` = all were accepted.
         """
         return self.accept_mask(first, (1 << count) - 1)
 
     def accept_mask(self, first: int, run: int) -> int:
-        """Accept ``first + i`` for each bit i set in ``run`` (the frames of a burst that authenticated), ascending.
+        """Accept ``first + i`` for each bit i of ``run``, in ascending order: the authenticated frames of a burst.
 
-        Returns those of ``run`` that were accepted: neither seen before nor below the window.  A run longer than
-        the window moves it on the way, exactly as its counters one by one would.
+        Returns the bits of ``run`` that were accepted: neither seen before nor below the window.  A run longer than
+        the window moves it meanwhile, exactly as if its counters came one by one.
         """
         size = self.size
         length = run.bit_length()
@@ -60,15 +60,15 @@ class ReplayWindow:
         ahead = first - self._floor
         excess = ahead + length - size
         if ahead >= size:
-            # The common case, a run ahead of everything seen: nothing to look up.  Shift right before left, so
-            # that no counter, however large, makes a large number.
+            # The common case: the run is ahead of everything seen, so there is nothing to look up.  Shift right
+            # before left, so # that even a very large counter makes no large number.
             if run:
                 self._seen = self._seen >> excess | run << size - length
                 self._floor += excess
             return run
         below = 0
         if ahead < 0:
-            # What is below the window is too old.  Right shifts first here as well, for the same reason.
+            # A counter below the window is too old.  Shift right first here too, for the same reason.
             below, ahead = -ahead, 0
             run >>= below
             if not run:

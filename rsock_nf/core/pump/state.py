@@ -1,6 +1,9 @@
-"""What the pump knows of flows and conversations: plain state, read by its owner, written by the pump and its verbs.
+"""What the pump knows about flows and conversations: plain state.
 
-The hot path reads these attributes for every burst, hence the slots and the absence of anything clever.
+The pump and its verbs write it, its owner reads it.  The fast path reads these attributes for every burst, so they
+are slots and simple values.
+
+Not here: states, timers and health of a flow (``core.flows``).
 """
 
 from __future__ import annotations
@@ -16,33 +19,33 @@ from rsock_nf.core.types import Buffer, FlowKey
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 ENDLESS = 1 << 62
-"""The send window of a flow without credit: bytes in flight stay below 2**32."""
+"""The send window of a flow whose credit never ends.  Bytes in flight are always fewer than 2**32."""
 
 OUR_WINDOW = 65535
-"""The window field of every segment we send."""
+"""The window field of every segment that we send."""
 OUR_SCALE = 7
 """The scale that we offer, as Linux does: 65,535 << 7 is 8 MiB."""
 
 
 class Handover(NamedTuple):
-    """Where a flow stands when the handshake is over.  Of a UDP carrier only ``max_payload`` means anything."""
+    """The numbers of a flow when its opening is over.  Of a UDP flow only ``max_payload`` has a meaning."""
 
     next_seq: int
-    """Of the next byte that we send."""
+    """Sequence number of the next byte that we send."""
     received: int
-    """Highest received sequence number + length."""
+    """The highest received sequence number + length."""
     scale: int | None
-    """The window scale of either side; None = there is none."""
+    """The window scale of both sides; None = neither scales."""
     window: int
-    """Bytes that the peer last advertised, scaled."""
+    """The window that the peer last advertised, in bytes, scaled."""
     max_payload: int
     """Largest TCP payload of one segment."""
     identification: int
-    """Of the next IPv4 header."""
+    """The identification of the next IPv4 header."""
 
 
 class PumpFlow:
-    """What the pump knows of one established flow.  Read by its owner; written by the pump and ``Pump``'s verbs."""
+    """What the pump knows about one established flow.  The pump and ``Pump``'s verbs write it; the owner reads it."""
 
     __slots__ = (
         "bad_checksums",
@@ -86,48 +89,49 @@ class PumpFlow:
         self.max_payload = start.max_payload
         """Largest payload of one segment."""
         self.burst_bytes = 0
-        """Largest payload of one burst; 0 = single segments only."""
+        """Largest payload of one burst.  0 = single segments only."""
         self.counter = 0
         self.control_counter = 0
         self.replay = ReplayWindow()
         self.control_replay = ReplayWindow()
-        # Sending.  The peer scales its window as we scale ours: both did, or neither (RFC 7323 section 2.2).
+        # Sending.  The peer scales its window if and only if we scale ours (RFC 7323 section 2.2).
         self.next_seq = start.next_seq
         self.highest_ack = start.next_seq
         self.scale = start.scale or 0
         self.window = start.window
-        """Bytes that the peer last advertised, scaled."""
+        """The window that the peer last advertised, in bytes, scaled."""
         self.bulk_window = ENDLESS if key.udp else start.window * 3 // 4
         self.stalled = False
-        """Bulk wanted to go out on this flow and had no credit."""
+        """Bulk was to leave on this flow, and it had no credit."""
         self.windowed = not key.udp
-        """The peer's ACKs and windows bound what we send; else credit never ends (UDP carriers, ``ignore_window``)."""
+        """The peer's ACKs and windows limit what we send.  False = credit never ends (UDP carriers,
+        ``ignore_window``)."""
         # Receiving.
         self.received = start.received
-        """Highest received sequence number + length, modulo 2**32: what we acknowledge."""
+        """The highest received sequence number + length, modulo 2**32: what we acknowledge."""
         self.receive_window = OUR_WINDOW << self.scale
         self.unacknowledged = 0
-        """Payload bytes received since something carried our ACK."""
+        """Payload bytes received since a segment of ours last carried an ACK."""
         self.sent = self.sent_frames = self.sent_bytes = 0
         self.received_frames = self.received_bytes = 0
         self.bad_checksums = self.bad_frames = self.replayed = self.out_of_window = 0
 
     @property
     def in_flight(self) -> int:
-        """Bytes sent and not acknowledged."""
+        """Bytes sent and not yet acknowledged."""
         return (self.next_seq - self.highest_ack) & _MASK
 
     @property
     def acknowledge_at(self) -> int:
-        """So many received bytes call for an ACK at once: window/16."""
+        """Received bytes after which an ACK is sent at once: window/16."""
         return self.receive_window >> 4
 
     def in_window(self, seq: int) -> bool:
-        """A segment that begins at ``seq`` is at most a window away from the highest received."""
+        """Whether a segment that begins at ``seq`` is at most one window away from the highest received number."""
         return (seq - self.received + self.receive_window) & _MASK < 2 * self.receive_window
 
     def acked(self, ack: int, window: int) -> None:
-        """Take an ACK: it counts only up to our highest sent, and moves nothing but the credit."""
+        """Take an ACK.  It counts only up to the highest number that we sent, and changes only the credit."""
         ahead = (ack - self.highest_ack) & _MASK
         if ahead <= (self.next_seq - self.highest_ack) & _MASK:
             self.highest_ack = ack
@@ -146,26 +150,26 @@ class FlowGroup:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.usable: list[PumpFlow] = []
-        """Flows that may carry bulk: changed by ``use`` and ``rest`` alone."""
+        """Flows that may carry bulk.  Only ``use`` and ``rest`` change it."""
         self.conversations: dict[int, PumpConversation] = {}
         self.no_credit = 0
-        """Datagrams dropped because every usable flow was out of credit."""
+        """Datagrams dropped because no usable flow had credit."""
         self.patient = False
-        """They are handed back instead: windows are about to open."""
+        """Datagrams without credit are handed back instead of dropped, because the windows will open soon."""
 
     def use(self, flow: PumpFlow) -> None:
-        """``flow`` may carry bulk from now on; harmless if it may already."""
+        """From now on ``flow`` may carry bulk.  Does nothing if it may already."""
         if flow not in self.usable:
             self.usable.append(flow)
 
     def rest(self, flow: PumpFlow) -> None:
-        """``flow`` carries no bulk until it is used again; harmless if it carries none."""
+        """``flow`` carries no bulk until ``use`` is called again.  Does nothing if it carries none."""
         if flow in self.usable:
             self.usable.remove(flow)
 
 
 class PumpConversation:
-    """One conversation: who is at our end, and its number on the wire."""
+    """One conversation: its peer at our end, and its number on the wire."""
 
     __slots__ = (
         "group",
@@ -191,20 +195,20 @@ class PumpConversation:
         self.pinned: PumpFlow | None = None
         self.sent_datagrams = self.sent_bytes = 0
         self.received_datagrams = self.received_bytes = 0
-        """The application's datagrams and their bytes, either way, without any header of ours."""
+        """Datagrams of the application and their bytes, in both directions, without any header of ours."""
 
     def count_sent(self, datagrams: list[Buffer], count: int, size: int) -> None:
-        """The first ``count`` of ``datagrams`` left: ``size`` bytes each, but the last of all may be shorter."""
+        """Count the first ``count`` of ``datagrams`` as sent.  ``size``: see ``Run``."""
         if count:
             self.sent_datagrams += count
             self.sent_bytes += size * (count - 1) + len(datagrams[count - 1])
 
     def reopen(self) -> None:
-        """The peer does not know it (a new session): opening frames until it does."""
+        """A new session: the peer does not know the conversation.  Send opening frames until it does."""
         self.kind = int(Kind.OPENING)
         self.prefix = self.target.to_bytes(2, "big")
 
     def opened(self) -> None:
-        """The peer knows it: plain data frames from now on."""
+        """The peer knows the conversation: send plain data frames from now on."""
         self.kind = int(Kind.DATA)
         self.prefix = b""

@@ -1,1 +1,1 @@
-"""TCP and ICMP as they stand in packets."""
+"""The headers of TCP, IP and ICMP packets."""

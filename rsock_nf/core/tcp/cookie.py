@@ -1,11 +1,11 @@
-"""The server's initial sequence number as a keyed cookie: a SYN is answered without keeping anything.
+"""The server's initial sequence number is a cookie: a keyed hash.  So the server answers a SYN and keeps nothing.
 
-The idea of RFC 4987 section 3.6, without its encoding: the whole number is a keyed hash of the flow, the client's
-initial sequence number and the time.  The offered MSS need not be in it, because the client states in its hello
-what it received.  The ACK that completes the handshake, or the first data, brings the number back (``ack - 1``),
-and so proves that its sender got our SYN-ACK.
+The idea is that of RFC 4987 section 3.6, without its encoding: the whole number is a keyed hash of the flow, the
+client's initial sequence number and the time.  The MSS of the SYN is not in it, because the client tells in its
+hello which MSS it received.  The ACK that completes the TCP handshake, or the first data, brings the number back
+(``ack - 1``).  This proves that its sender got our SYN-ACK.
 
-Not here: who is allowed in.  A cookie proves an address for a minute or two, 32 bits strong, and nothing else.
+Not here: authentication.  A cookie proves an address for a minute or two, with 32 bits, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from rsock_nf.core.types import FlowKey
 
 PERIOD: Final = 64.0
-"""Seconds.  A cookie is good in the period that it was made in and in the one after: for 64 to 128 seconds."""
+"""Seconds.  A cookie is valid in the period in which it was made and in the next one: for 64 to 128 seconds."""
 
 
 class Cookie:
@@ -25,19 +25,21 @@ class Cookie:
     __slots__ = ("_key",)
 
     def __init__(self, key: bytes) -> None:
-        """``key``: 16 to 32 random bytes, made at start and told nobody."""
+        """``key``: 16 to 32 random bytes, made at start and never told to anybody."""
         if not 16 <= len(key) <= hashlib.blake2s.MAX_KEY_SIZE:
             raise ValueError(f"cookie key of {len(key)} bytes, need 16 to {hashlib.blake2s.MAX_KEY_SIZE}")
         self._key = key
 
     def isn(self, flow: FlowKey, client_isn: int, now: float) -> int:
-        """The initial sequence number to answer the SYN ``client_isn`` on ``flow`` with, ``0 .. 2**32 - 1``."""
+        """The initial sequence number, ``0 .. 2**32 - 1``, for the answer to the SYN ``client_isn`` on ``flow``."""
         return self._number(flow, client_isn, int(now // PERIOD))
 
     def differences(self, flow: FlowKey, client_isn: int, server_isn: int, now: float) -> tuple[int, int]:
-        """``server_isn`` exclusive-or what ``isn`` returns in this period, and what it returned in the last one.
+        """How ``server_isn`` differs from the number that ``isn`` gives in this period, and gave in the last one:
+        exclusive-or.
 
-        0 = it is that number.  A wire may lay a few bits of its own over the number, and reads them here.
+        0 = it is that number.  A wire may combine a few bits of its own with the number; it reads them from these
+        differences.
         """
         period = int(now // PERIOD)
         this, last = (self._number(flow, client_isn, then) ^ server_isn for then in (period, period - 1))
@@ -48,7 +50,11 @@ class Cookie:
         return 0 in self.differences(flow, client_isn, server_isn, now)
 
     def _number(self, flow: FlowKey, client_isn: int, period: int) -> int:
-        """All fields have fixed width but the addresses, and those are 8 or 32 bytes together: no two inputs meet."""
+        """The hash of all of this.
+
+        Every field has a fixed width, and the two addresses together have 8 or 32 bytes.  So no two different
+        inputs give the same text.
+        """
         text = b"".join(
             (
                 (period & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big"),

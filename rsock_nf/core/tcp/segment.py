@@ -5,10 +5,10 @@ The way of a packet through this file:
 1. a SYN or SYN-ACK leaves through ``build_syn`` / ``build_syn_ack`` (the only segments of ours with options);
 2. everything else of a flow leaves through its ``HeaderTemplate``, one ``build`` for each burst;
 3. what arrives, merged by GRO or not, goes through ``parse_segment``, once for each received packet;
-4. only for a SYN or SYN-ACK are the options looked at: ``parse_syn_options``.
+4. only of a SYN or SYN-ACK the options are read: ``parse_syn_options``.
 
-Not here: which flow a segment belongs to, whether its sequence number is acceptable, and the frames in its
-payload.  TCP outside of RFC 9293 section 3.1 (urgent data, options after the handshake) is ignored.
+Not here: which flow a segment belongs to, whether its sequence number is acceptable, and the frames in its payload.
+TCP outside of RFC 9293 section 3.1 (urgent data, options after the TCP handshake) is ignored.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MAX_IP_LENGTH: Final = 65535
 HOP_LIMIT: Final = 64
 """Linux's default for the IPv4 TTL and the IPv6 hop limit."""
 DEFAULT_MSS: Final = 536
-"""What a SYN without the option means (RFC 9293 section 3.7.1)."""
+"""The MSS of a SYN without the option (RFC 9293 section 3.7.1)."""
 MAX_WINDOW_SCALE: Final = 14
-"""RFC 7323 section 2.3: what is above counts as 14."""
+"""RFC 7323 section 2.3: a larger value counts as 14."""
 
 HEADERS_V4: Final = struct.Struct("!xxHxxHxBxx4s4sHHIIBBHxxxx")
 """IPv4 without options + TCP: total length, fragment word, protocol, source, destination, source port,
@@ -45,7 +45,7 @@ _IPV4: Final = struct.Struct("!BxHxxHxBxx4s4s")
 _IPV6: Final = struct.Struct("!xxxxHBx16s16s")
 
 _NOT_FIRST_OR_MORE: Final = 0x3FFF
-"""MF and fragment offset in the IPv4 fragment word; DF and the reserved bit may be anything."""
+"""MF and fragment offset in the IPv4 fragment word.  DF and the reserved bit may have any value."""
 _BUILD_V4: Final = struct.Struct("!HHHIH12sIIHHHxx")
 _BUILD_V6: Final = struct.Struct("!IHH36sIIHHHxx")
 _V4_DSCP_0: Final = 0x4500
@@ -56,7 +56,7 @@ _EMPTY: Final = memoryview(b"")
 
 
 class SynOptions(NamedTuple):
-    """The options of a SYN or SYN-ACK that mean something to us; None or False = not there."""
+    """The options of a SYN or SYN-ACK that we use.  None or False = the option is absent."""
 
     mss: int | None
     window_scale: int | None
@@ -64,21 +64,21 @@ class SynOptions(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A received segment, or several merged by GRO (then with the first one's sequence number).
+    """A received segment, or several merged by GRO: then ``seq`` is that of the first one.
 
     Of a UDP carrier: one datagram (``carried_segments``).
     """
 
     key: FlowKey
-    """As the receiver sees it: local is the destination."""
+    """The flow as the receiver sees it: its local address is the destination."""
     seq: int
     ack: int
     flags: int
-    """Control bits: ``FIN`` to ``ACK``, and those that we never send."""
+    """Control bits: ``FIN`` to ``ACK``, and bits that we never send."""
     window: int
-    """As it stands in the header: not scaled."""
+    """The header field, not scaled."""
     payload: memoryview
-    """Lives as long as the packet's buffer."""
+    """Valid as long as the buffer of the packet."""
     options: memoryview
     """Raw TCP options, padding included; empty in nearly every segment."""
 
@@ -89,8 +89,8 @@ class Segment(NamedTuple):
 def parse_segment(packet: Packet) -> Segment:
     """The TCP segment in ``packet``: IPv4 with any header length, or IPv6 without extension headers.
 
-    Link padding behind the IP length is cut off.  IPv4 fragments and jumbograms are refused.  Where the packet
-    says ``Checksum.VERIFY`` the IPv4 header checksum and the TCP checksum are verified.
+    Padding behind the IP length is cut off.  IPv4 fragments and jumbograms are refused.  If the packet says
+    ``Checksum.VERIFY``, the IPv4 header checksum and the TCP checksum are verified.
 
     Raises ``Malformed``.  One unpack for either family; about 2 microseconds.
     """
@@ -135,9 +135,10 @@ def parse_segment(packet: Packet) -> Segment:
 
 
 def carried_segments(carried: Carried) -> list[Segment]:
-    """Each datagram of a UDP carrier as a segment of a flow without numbers: what the slow path reads.
+    """Each datagram of a UDP carrier as a segment, for the slow path.
 
-    A carrier has no sequence numbers and no window: both are 0 here, so is where a handshake on it stands, and they agree.
+    A carrier has no sequence numbers and no window: both are 0 here.  An opening over UDP keeps its own numbers at
+    0 too, so they match.
     """
     data, size = carried.data, carried.segment_size or len(carried.data)
     starts = range(0, len(data), size or 1)
@@ -145,7 +146,7 @@ def carried_segments(carried: Carried) -> list[Segment]:
 
 
 class IPHeader(NamedTuple):
-    """What an IP header says; ``start`` and ``end`` bound its payload, counted from the header's first byte."""
+    """The fields of an IP header.  ``start`` and ``end`` bound its payload; both count from the header's first byte."""
 
     source: bytes
     destination: bytes
@@ -155,10 +156,10 @@ class IPHeader(NamedTuple):
 
 
 def parse_ip_header(packet: Packet) -> IPHeader:
-    """The IPv4 (any header length) or IPv6 (no extension headers) header of an unfragmented ``packet``.
+    """The header of an unfragmented ``packet``: IPv4 with any header length, or IPv6 without extension headers.
 
-    ``parse_segment`` takes this way only for IPv4 options; ICMP always does.  The IPv4 header checksum is not
-    looked at here: who verifies the payload's verifies it too.
+    ``parse_segment`` comes here only for IPv4 options; ICMP always does.  The IPv4 header checksum is not verified
+    here: the caller verifies it together with that of the payload.
 
     Raises ``Malformed``.
     """
@@ -183,7 +184,7 @@ def parse_ip_header(packet: Packet) -> IPHeader:
 
 
 def _verify(data: memoryview, src: bytes, dst: bytes, tcp: int, total: int) -> None:
-    """Raise ``Malformed`` unless the IPv4 header checksum (if there is one) and the TCP checksum are right."""
+    """Raise ``Malformed`` unless the TCP checksum and, with IPv4, the header checksum are right."""
     if len(src) == 4 and ones_sum(data[:tcp]) != ONES:
         raise Malformed("IPv4 header checksum")
     if fold(pseudo_header_sum(src, dst, total - tcp) + ones_sum(data[tcp:total])) != ONES:
@@ -193,10 +194,10 @@ def _verify(data: memoryview, src: bytes, dst: bytes, tcp: int, total: int) -> N
 def parse_syn_options(data: Buffer) -> SynOptions:
     """The options of a SYN or SYN-ACK (RFC 9293 section 3.2; window scale RFC 7323; SACK RFC 2018).
 
-    Unknown kinds, and known kinds of a wrong length, are skipped as Linux does; of repeated ones the last
-    counts; a window scale above 14 is 14.
+    As in Linux, unknown kinds and known kinds of a wrong length are skipped.  If an option is repeated, the last
+    one counts.  A window scale above 14 counts as 14.
 
-    Raises ``Malformed`` when an option's length is below 2 or leads beyond ``data``.
+    Raises ``Malformed`` if the length of an option is below 2, or if the option ends beyond ``data``.
     """
     mss: int | None = None
     window_scale: int | None = None
@@ -230,20 +231,21 @@ def parse_syn_options(data: Buffer) -> SynOptions:
 def flow_label(key: FlowKey) -> int:
     """A non-zero IPv6 flow label, 20 bits, always the same for one flow.
 
-    GRO merges only what has one label (``ipv6_gro_receive``), and the SYN must carry the same as the data, so it
-    comes from the key (RFC 6437 section 3 asks for stateless labels spread uniformly, which a CRC does).
+    GRO merges only packets with the same label (``ipv6_gro_receive``), and the SYN must carry the same label as the
+    data.  So the label is computed from the key.  RFC 6437 section 3 asks for stateless labels that are spread
+    uniformly; a CRC does that.
     """
     ports = key.local_port << 16 | key.remote_port
     return (zlib.crc32(key.local + key.remote + ports.to_bytes(4, "big")) & 0xFFFFF) or 1
 
 
 class HeaderTemplate:
-    """IP and TCP headers without options for one flow: what does not change is laid out and summed once.
+    """IP and TCP headers without options for one flow.  The constant parts are laid out and summed only once.
 
-    IPv4: DF, DSCP 0, TTL 64.  The identification counts up by one for each *segment*, as a connected Linux socket
-    does even with DF (``ip_select_ident_segs``): with DF its value means nothing to IP (RFC 6864 section 4.1), but
-    TSO numbers the segments of a burst upward, GRO merges either a run of consecutive numbers or one constant, and
-    a constant would be a fingerprint as well as no longer constant inside a burst.
+    IPv4: DF, DSCP 0, TTL 64.  The identification grows by one for each *segment*, as on a connected Linux socket
+    even with DF (``ip_select_ident_segs``).  With DF its value means nothing to IP (RFC 6864 section 4.1), but TSO
+    numbers the segments of a burst upward, and GRO merges either consecutive numbers or one constant.  We use no
+    constant: it would be a fingerprint, and inside a burst it would not stay constant.
 
     IPv6: hop limit 64, traffic class 0, ``flow_label(key)``.
     """
@@ -251,10 +253,10 @@ class HeaderTemplate:
     __slots__ = ("_addresses", "_ip_base", "_tcp_base", "_v4", "_v6_first", "identification")
 
     identification: int
-    """IPv4: of the next segment."""
+    """The IPv4 identification of the next segment."""
 
     def __init__(self, key: FlowKey, identification: int = 0) -> None:
-        """``identification``: where the IPv4 counter starts; a random 16-bit number in production."""
+        """``identification``: the first value of the IPv4 counter; a random 16-bit number in production."""
         if len(key.local) != len(key.remote) or len(key.local) not in (4, 16):
             raise ValueError(f"addresses of {len(key.local)} and {len(key.remote)} bytes in a flow key")
         self.identification = identification & 0xFFFF
@@ -269,9 +271,9 @@ class HeaderTemplate:
     def build(self, seq: int, ack: int, flags: int, window: int, payload_size: int, segments: int = 1) -> bytes:
         """Headers of a burst of ``payload_size`` bytes that will be cut into ``segments``: 40 or 60 bytes.
 
-        ``window`` is the 16-bit header field.  The IP length covers the whole burst; the TCP checksum field holds
-        the folded pseudo-header sum, *not* complemented, as ``Outgoing`` asks for.  Raises ``struct.error`` when
-        the burst's IP length exceeds 65,535 bytes or a field its width: a bug of the caller's, not a condition.
+        ``window`` is the 16-bit header field.  The IP length covers the whole burst.  The TCP checksum field holds
+        the folded pseudo-header sum, *not* complemented, as ``Outgoing`` asks for.  Raises ``struct.error`` if the
+        IP length of the burst exceeds 65,535 bytes, or a value its field: that is a bug of the caller.
         """
         length = payload_size + TCP_HEADER
         tcp_sum = (self._tcp_base + length - 1) % ONES + 1
@@ -306,16 +308,20 @@ class HeaderTemplate:
 
 
 def initial_window(mss: int) -> int:
-    """The window that Linux offers in a SYN: as many whole segments as fit into 65,535 bytes, which is never scaled
-    (RFC 7323 section 2.2; ``tcp_select_initial_window``): 64,240 for an MSS of 1,460."""
+    """The window that Linux offers in a SYN: as many whole segments as fit into 65,535 bytes.
+
+    A SYN's window is never scaled (RFC 7323 section 2.2; ``tcp_select_initial_window``).  64,240 for an MSS of
+    1,460.
+    """
     return MAX_IP_LENGTH // mss * mss
 
 
 def build_syn(key: FlowKey, seq: int, mss: int, window_scale: int | None, identification: int = 0) -> bytes:
     """IP and TCP headers with options of a SYN, as Linux sends it with ``net.ipv4.tcp_timestamps=0``.
 
-    SACK is always offered, as Linux does; the window is ``initial_window(mss)``.  ``identification`` is the IPv4
-    one: on a connected socket the flow's later segments count on from it.  Checksums as in ``HeaderTemplate.build``.
+    SACK is always offered, as Linux does.  The window is ``initial_window(mss)``.  ``identification`` is the IPv4
+    one; on a connected socket the later segments of the flow continue from it.  Checksums as in
+    ``HeaderTemplate.build``.
     """
     template = HeaderTemplate(key, identification)
     options = _syn_options(SynOptions(mss, window_scale, sack_permitted=True))
@@ -323,9 +329,10 @@ def build_syn(key: FlowKey, seq: int, mss: int, window_scale: int | None, identi
 
 
 def build_syn_ack(key: FlowKey, seq: int, ack: int, offer: SynOptions) -> bytes:
-    """The same of a SYN-ACK; ``offer`` should hold only what the SYN asked for (RFC 7323 section 1.3).
+    """IP and TCP headers with options of a SYN-ACK.
 
-    ``offer.mss`` None leaves the option out.  The IPv4 identification is 0, as in Linux's, which has no socket yet.
+    ``offer`` should hold only options that the SYN had (RFC 7323 section 1.3); with ``offer.mss`` None the MSS
+    option is left out.  The IPv4 identification is 0, as in Linux's SYN-ACK: Linux has no socket for it yet.
     """
     options = _syn_options(offer)
     window = initial_window(offer.mss or DEFAULT_MSS)
@@ -333,7 +340,7 @@ def build_syn_ack(key: FlowKey, seq: int, ack: int, offer: SynOptions) -> bytes:
 
 
 def _syn_options(offer: SynOptions) -> bytes:
-    """In Linux's order and padding (``tcp_options_write`` in net/ipv4/tcp_output.c)."""
+    """The options in the order and with the padding of Linux (``tcp_options_write`` in net/ipv4/tcp_output.c)."""
     parts = []
     if offer.mss is not None:
         parts.append(struct.pack("!BBH", 2, 4, offer.mss))
@@ -345,9 +352,9 @@ def _syn_options(offer: SynOptions) -> bytes:
 
 
 def _with_options(header: bytes, options: bytes) -> bytes:
-    """``header``, built for a payload of the size of ``options``, with ``options`` put behind it.
+    """``header`` followed by ``options``.  ``header`` was built for a payload of the size of ``options``.
 
-    Their length is a multiple of 4.  Only the data offset changes: no sum covers it yet.
+    The length of the options is a multiple of 4.  Only the data offset changes: no checksum covers it yet.
     """
     offset = len(header) - TCP_HEADER + 12
     words = TCP_HEADER + len(options) >> 2

@@ -1,7 +1,7 @@
 """Arithmetic on TCP sequence numbers: 32 bits, modulo 2**32 (RFC 9293 section 3.4).
 
-The pump writes the same expressions out in line, because a call costs as much as the rest of its work on a packet.
-Everything else uses these.
+The pump writes the same expressions in line, because one call costs as much as the rest of its work on a packet.
+All other code uses these functions.
 """
 
 from __future__ import annotations

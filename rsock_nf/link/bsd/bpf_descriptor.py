@@ -25,7 +25,7 @@ from rsock_nf.core.types import Buffer
 from rsock_nf.link import LinkError, Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, Layout, encode, null_layout, program
 from rsock_nf.link.bsd.abi import Abi
-from rsock_nf.link.headers import ETHERNET_HEADER
+from rsock_nf.link.ethernet import ETHERNET_HEADER
 
 _MAX_DEVICES: Final = 256
 _U32: Final = struct.Struct("=I")

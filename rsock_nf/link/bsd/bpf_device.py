@@ -22,22 +22,23 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from rsock_nf.core.tcp.checksum import pseudo_header_sum
-from rsock_nf.core.tcp.header import IPV4_HEADER, TCP
-from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
-from rsock_nf.link import LinkCounters, LinkEvent, Match
-from rsock_nf.link.bsd.abi import Abi, load
-from rsock_nf.link.bsd.bpf_buffer import BufferReader
-from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
-from rsock_nf.link.headers import (
+from rsock_nf.core.tcp.header import (
+    IPV4_HEADER,
+    TCP,
     TCP_CHECKSUM,
     destination,
-    ethernet_answer,
     ip_header_length,
     ip_length,
     ip_version,
     protocol,
     source,
 )
+from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
+from rsock_nf.link import LinkCounters, LinkEvent, Match
+from rsock_nf.link.bsd.abi import Abi, load
+from rsock_nf.link.bsd.bpf_buffer import BufferReader
+from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
+from rsock_nf.link.ethernet import ethernet_answer
 from rsock_nf.link.segmentation import cut
 
 __all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]

@@ -30,18 +30,11 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from rsock_nf.core.tcp.header import TCP_CHECKSUM, destination, ip_header_length, ip_version
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, encode, program
-from rsock_nf.link.headers import (
-    ETHERNET_HEADER,
-    ETHERTYPE,
-    TCP_CHECKSUM,
-    destination,
-    ethernet_answer,
-    ip_header_length,
-    ip_version,
-)
+from rsock_nf.link.ethernet import ETHERNET_HEADER, ETHERTYPE, ethernet_answer
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive, enlarge_send
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader

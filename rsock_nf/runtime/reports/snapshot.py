@@ -126,6 +126,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
 
 
 def _flow(flow: Established, now: float) -> dict[str, Any]:
+    pump = flow.pump
     health = flow.health
     return {
         "id": flow.flow_id,
@@ -137,13 +138,6 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
         "rtt_ms": None if health.srtt is None else round(health.srtt * 1000, 3),
         "loss_out": round(health.loss, 4),
         "unanswered_probes": health.unanswered,
-        **_pumped(flow),
-    }
-
-
-def _pumped(flow: Established) -> dict[str, Any]:
-    pump = flow.pump
-    return {
         "max_payload": pump.max_payload,
         "in_flight": pump.in_flight,
         "tx_frames": pump.sent_frames,

@@ -1,7 +1,9 @@
 """How a client of the native wire opens flows: hello or join → answer → confirmation → ready.
 
-Of the flows that look established (TCP_UP) one says hello, the others wait.  Once there is a session they join it.  The
-answer carries a challenge, which the confirmation sends back.
+One of the flows in TCP_UP says hello, and the others wait.  Once there is a session, they join it.  The answer
+carries a challenge, which the confirmation sends back.
+
+Not here: the bytes of these messages (``handshake``), and their repetition (``ends.openings``).
 """
 
 from __future__ import annotations
@@ -36,28 +38,28 @@ class NativeClientWire:
     def __init__(self, secret: bytes) -> None:
         self._handshake = NativeHandshake(secret)
         self._answered_joins = True
-        """Joins do not go unanswered; two in a row that do mean that the session is lost."""
+        """Whether the last join was answered.  When a second one in a row is not, the session counts as lost."""
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
         return Probes(context, table, watch)
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
-        """See ``Wire``: the peer knows every usable flow, and every message."""
+        """See ``Wire``.  Always: the server knows every usable flow, and every message."""
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``: only what comes next in sequence."""
+        """See ``Wire``.  It must be the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """See ``Wire``: nothing beyond what the flow's state asks for."""
+        """See ``Wire``.  There is none besides what the table of states asks for."""
         return None
 
     # -- the way up
 
     def take_turns(self, now: float, dialling: Dialling) -> None:
-        """See ``ClientWire``: flows that wait join when there is a session, else one of them says hello."""
+        """See ``ClientWire``.  If there is a session, waiting flows join it; if not, one of them says hello."""
         self._take_turns(now, dialling, another_hello=False)
 
     def _take_turns(self, now: float, dialling: Dialling, *, another_hello: bool) -> None:
@@ -68,7 +70,7 @@ class NativeClientWire:
             return
         asking = [flow.key.udp for flow in dialling.table if flow.state in (State.HELLO_SENT, State.CONFIRMING)]
         if waiting and (another_hello or not asking):
-            # Of the kind that asks less, if there are both: the path may block the other.
+            # Prefer the kind of flow on which fewer hellos were sent: the path may block the other kind.
             dialling.table.step(now, min(waiting, key=lambda flow: asking.count(flow.key.udp)), Input.SAY_HELLO)
 
     def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
@@ -101,7 +103,7 @@ class NativeClientWire:
         return Offer(dialling.parameters.cipher, opening.mss, opening.scale)
 
     def answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
-        """See ``ClientWire``: to a hello or a join.  What is not the answer is ignored, as if it had not come."""
+        """See ``ClientWire``.  It may be the answer to a hello or a join; anything else is ignored."""
         asked = opening.state in (State.HELLO_SENT, State.JOIN_SENT)
         if not asked or not segment.payload or segment.seq != opening.received:
             return
@@ -122,7 +124,7 @@ class NativeClientWire:
         dialling.table.step(now, opening, Input.ANSWER)
 
     def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
-        """To a hello: a session, or the server turns us away.  Raises ``Malformed``."""
+        """Read the answer to a hello: a session.  None = the server turns us away.  Raises ``Malformed``."""
         answer, keys = self._handshake.read_answer(opening.exchange, segment.payload)
         if answer.status is not Status.WELCOME:
             dialling.why.text = _refusal(answer.status, answer.cipher.value)
@@ -135,34 +137,37 @@ class NativeClientWire:
         return Session(session_id, keys, self.name, self.limits, dialling.parameters.cipher, dialling.group, now)
 
     def _read_join_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
-        """To a join: the session that it joins; or that session is gone.  Raises ``Malformed``."""
+        """Read the answer to a join: the session that it joins.  None = that session is gone.  Raises ``Malformed``."""
         session, join = dialling.session, opening.exchange
         if session is None or not isinstance(join, bytes):
             return None
         challenge = self._handshake.read_join_answer(session.keys, opening.flow_id, join, segment.payload)
         if isinstance(challenge, Gone):
-            # This turns away every flow that was joining.
+            # This also turns away all other flows that are joining.
             dialling.lose_session(now, "the server was restarted")
             return None
         opening.challenge = challenge
         return session
 
-    # -- what takes long
+    # -- slow answers
 
     def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``: hellos that are not answered have a reason to be told."""
+        """See ``ClientWire``.  When a second hello is not answered, ``status`` tells it."""
         repeat = flow.repeat
-        if flow.state is State.HELLO_SENT and repeat and repeat.tries > 1:  # one may be lost, or its answer
+        if flow.state is State.HELLO_SENT and repeat and repeat.tries > 1:  # a single hello, or its answer, may be lost
             self._note_silence(now, dialling, flow)
 
     def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``: another flow says hello as well."""
+        """See ``ClientWire``.  After a hello without an answer, another flow says hello too."""
         if flow.state is State.HELLO_SENT:
             self._take_turns(now, dialling, another_hello=True)
 
     @staticmethod
     def _note_silence(now: float, dialling: Dialling, flow: Flow) -> None:
-        """Of a UDP port silence is all there is to tell.  A SYN-ACK, or a refusal, says more."""
+        """Tell that hellos are not answered.
+
+        Over UDP a SYN-ACK on another flow, or a refusal, is the better reason.
+        """
         udp = flow.key.udp
         if dialling.group.usable or (udp and (dialling.openings.open_ports() or dialling.why.lately_refused(now))):
             return
@@ -174,9 +179,9 @@ class NativeClientWire:
             dialling.why.text = f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}"
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``: over TCP, joins that are not answered mean that the session is lost.
+        """See ``ClientWire``.  Over TCP, joins without an answer mean that the session is lost.
 
-        Over UDP a path that is down looks the same; a server that has lost the session says so.
+        Over UDP they do not: a dead path looks the same, and a server that has lost the session says so.
         """
         joining = flow.state in (State.JOIN_SENT, State.CONFIRMING)
         if flow.key.udp or not joining or not dialling.session or dialling.group.usable:
@@ -188,24 +193,24 @@ class NativeClientWire:
     # -- flows that carry traffic
 
     def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
-        """See ``ClientWire``: a new server knows none of our conversations, which may be older than the session."""
+        """See ``ClientWire``.  The server of a new session knows none of our conversations: they are opened again."""
         self._answered_joins = True
         if first:
             for conversation in dialling.group.conversations.values():
                 conversation.reopen()
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
-        """See ``ClientWire``."""
+        """See ``ClientWire``.  Does nothing."""
 
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """See ``ClientWire``: forged, damaged, or an answer that came twice."""
+        """See ``ClientWire``.  The payload is forged or damaged, or an answer that came twice."""
         del now, flow, segment, received
         dialling.context.counters["payloads that do not authenticate"] += 1
 
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
-        """See ``ClientWire``: the server still sends on a conversation that ended here."""
+        """See ``ClientWire``.  If the server still sends on a conversation that ended here, it is told."""
         dialling.context.counters["data for no conversation"] += len(frames.datagrams)
         if frames.kind == Kind.DATA and dialling.applications.numbers.has_ended(frames.conversation):
             dialling.table.tell(session, messages.CloseConversation(frames.conversation))

@@ -1,4 +1,7 @@
-"""Control messages as bytes: one type byte, then fixed fields, big-endian."""
+"""The bytes of control messages: one type byte, then fixed fields, big-endian.
+
+Not here: what the messages mean (``core.messages``), and the sealed frame around them (``frames``).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     8: (messages.Refused, struct.Struct("!HB")),
     9: (messages.CloseSession, struct.Struct("!")),
 }
-"""Type byte → (message, its fields in order).  Bytes behind the fields are padding, and ignored."""
+"""Type byte → (message, its fields in order).  Bytes behind the fields are padding and are ignored."""
 
 _TYPES: dict[type, tuple[int, struct.Struct, list[str]]] = {
     message: (code, fields, [field.name for field in dataclasses.fields(message)])
@@ -30,7 +33,7 @@ _TYPES: dict[type, tuple[int, struct.Struct, list[str]]] = {
 
 
 def build_control(message: object) -> bytes:
-    """The body of a control frame, not sealed yet."""
+    """The body of a control frame, before it is sealed."""
     code, fields, names = _TYPES[type(message)]
     if isinstance(message, Probe):
         return bytes((code,)) + fields.pack(message.number) + bytes(message.padding)

@@ -1,17 +1,16 @@
-"""The native frames: how datagrams and control messages lie in the payload of a segment.
+"""The native frames: the bytes of datagrams and control messages in the payload of a segment.
 
-A frame begins with 8 bytes, big-endian: kind (2 bits) and length (14 bits), conversation
-(u16), token or counter (u32).  The length counts what follows, without the tag.
+A frame begins with 8 bytes, big-endian: kind (2 bits) and length (14 bits), conversation (u16), token or counter
+(u32).  The length counts what follows the header, without the tag.
 
-* ``cipher: none``: a data frame carries the flow's token, which only the two ends know;
-  headers of one run are all alike, so a burst is one ``join`` and its check one comparison.
-* sealed: a data frame carries its counter (the AEAD's nonce), ends in a 16-byte tag, and
-  its header is masked by AES of the 16 bytes behind it.  The masks of a burst are made in
-  one call; that is why the mask is AES for either cipher.
-* a control frame is sealed with either, under keys and counters of its own; its counter is
-  48 bits wide and takes the conversation's place too.
+* ``cipher: none``: a data frame carries the token of its flow, which only the two ends know.  All headers of a run are
+  the same, so a burst is built by one ``join`` and checked by one comparison.
+* sealed: a data frame carries its counter (the AEAD's nonce) and ends with a 16-byte tag.  Its header is masked with
+  AES of the 16 bytes behind it.  The masks of a burst are made in one call; so the mask is AES with either cipher.
+* a control frame is always sealed, with keys and counters of its own.  Its counter has 48 bits: it also takes the place
+  of the conversation.
 
-All frames of one run are equally long, or bursts would fall apart.  ``docs/wire.md`` has every byte.
+All frames of a run have the same length; otherwise they could not be one burst.  ``docs/wire.md`` has every byte.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ Aead: TypeAlias = AESGCM | ChaCha20Poly1305
 
 
 class DirectionKeys(NamedTuple):
-    """Keys of one flow in one direction."""
+    """The keys of one flow in one direction."""
 
     data: Aead
     control: Aead
@@ -57,7 +56,7 @@ class DirectionKeys(NamedTuple):
 
 
 def flow_codec(cipher: Cipher, session_key: bytes, flow_id: int, *, initiator: bool) -> FlowCodec:
-    """The codec of flow ``flow_id`` in a session; ``initiator``: for the client's end."""
+    """The codec of flow ``flow_id`` of a session.  ``initiator``: True at the client."""
     to_server = _direction_keys(cipher, session_key, flow_id, 0)
     to_client = _direction_keys(cipher, session_key, flow_id, 1)
     sending, receiving = (to_server, to_client) if initiator else (to_client, to_server)
@@ -77,7 +76,7 @@ def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction:
 
 
 class _ControlFrames:
-    """What both codecs have in common: sealed control frames, with or without a masked header."""
+    """What both codecs share: sealed control frames.  A subclass masks their headers or does not."""
 
     def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
         self._sending = sending
@@ -98,7 +97,7 @@ class _ControlFrames:
         return header, self._sending.control.encrypt(_NONCE.pack(counter), body, header)
 
     def _open_control(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
-        """A control frame opened; None if it does not authenticate."""
+        """Open a control frame.  None = it does not authenticate."""
         _, high, low = HEADER.unpack(header)
         counter = high << 32 | low
         try:
@@ -109,7 +108,7 @@ class _ControlFrames:
 
 
 class PlainCodec(_ControlFrames):
-    """``cipher: none``: data frames in the clear behind a token, control frames sealed."""
+    """``cipher: none``: data frames are not encrypted and carry a token; control frames are sealed."""
 
     overhead = HEADER.size
 
@@ -155,7 +154,7 @@ class PlainCodec(_ControlFrames):
         if headers.count(headers[0]) != count:
             return self._unpack_each(payload, segment_size, 0)
         end = count * frame
-        # + 1: the last of a run of empty datagrams begins at the very end.
+        # + 1: in a run of empty datagrams the last one begins at the very end.
         datagrams: list[Buffer] = [payload[at : at + length] for at in range(HEADER.size, end + 1, frame)]
         run = Frames(kind, conversation, -1, datagrams, length, end)
         if end == size:
@@ -164,7 +163,7 @@ class PlainCodec(_ControlFrames):
         return [run, *rest], bad
 
     def _unpack_each(self, payload: memoryview, segment_size: int, at: int) -> tuple[list[Frames], int]:
-        """Frame by frame: mixed sizes, control frames, or something that is not ours in between."""
+        """Open frame by frame: the sizes differ, or there are control frames, or some bytes are not ours."""
         opened: list[Frames] = []
         bad = 0
         size = len(payload)
@@ -197,12 +196,12 @@ class PlainCodec(_ControlFrames):
 
 @lru_cache(maxsize=1024)
 def _headers(length: int, count: int) -> struct.Struct:
-    """Takes the 8-byte headers of ``count`` equal frames out of a payload in one call."""
+    """A layout that takes the 8-byte headers of ``count`` equal frames out of a payload in one call."""
     return struct.Struct(f"8s{length}x" * count)
 
 
 class SealedCodec(_ControlFrames):
-    """Every frame sealed, every header masked."""
+    """Every frame is sealed, and every header masked."""
 
     overhead = HEADER.size + TAG
 
@@ -239,7 +238,7 @@ class SealedCodec(_ControlFrames):
             if size - at < HEADER.size + TAG:
                 return opened, bad + 1
             step = segment_size or self._frame_size(payload, at)
-            # A start whose frame is cut short by the payload's end has no sample, and is left for the next round.
+            # A frame that the end of the payload cuts short has no sample: it is left for the next round.
             starts = range(at, max(at + 1, size - HEADER.size - TAG + 1), step)
             headers = self._headers(payload, starts)
             done = 0
@@ -256,11 +255,14 @@ class SealedCodec(_ControlFrames):
                 done += len(frames.datagrams)
                 at = frames.end
                 if at != starts[done - 1] + step:
-                    break  # a shorter frame: what follows it is cut anew
+                    break  # a shorter frame: what follows it begins elsewhere
         return opened, bad
 
     def _open_burst(self, payload: memoryview, frame: int) -> Frames | None:
-        """The usual burst, equal frames of ``frame`` bytes with counters in a row; None = anything else, to be looked at frame by frame."""
+        """Open the usual burst: equal frames of ``frame`` bytes with consecutive counters.
+
+        None = it is something else, which is then opened frame by frame.
+        """
         count, rest = divmod(len(payload), frame)
         if rest or frame < HEADER.size + TAG:
             return None
@@ -291,7 +293,10 @@ class SealedCodec(_ControlFrames):
         return Frames(word >> 14, conversation, counter, datagrams, length, len(payload))
 
     def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
-        """The frame at the first of ``starts``, and those after it that continue its run; None = it is not ours."""
+        """Open the frame at the first of ``starts``, and the frames after it that continue its run.
+
+        None = the first one is not ours.
+        """
         word, conversation, counter = HEADER.unpack(headers[0])
         length = word & _LENGTH
         start = starts[0] + HEADER.size
@@ -319,7 +324,7 @@ class SealedCodec(_ControlFrames):
         return Frames(word >> 14, conversation, counter, datagrams, length, end)
 
     def _frame_size(self, payload: memoryview, at: int) -> int:
-        """What the frame at ``at`` says of its own size."""
+        """The size that the frame at ``at`` has by its own header."""
         (header,) = self._headers(payload, range(at, at + 1))
         return HEADER.size + (int.from_bytes(header[:2], "big") & _LENGTH) + TAG
 
@@ -332,24 +337,27 @@ class SealedCodec(_ControlFrames):
 
 @lru_cache(maxsize=64)
 def _starts(frame: int, count: int) -> struct.Struct:
-    """Takes header and sample of ``count`` equal frames out of a payload in one call."""
+    """A layout that takes header and sample of ``count`` equal frames out of a payload in one call."""
     return struct.Struct(f"{HEADER.size}s{_SAMPLE}s{frame - HEADER.size - _SAMPLE}x" * count)
 
 
 @lru_cache(maxsize=64)
 def _plain_headers(count: int) -> struct.Struct:
-    """The fields of ``count`` headers as ``_xor_masks`` leaves them."""
+    """A layout for the fields of ``count`` headers in what ``_xor_masks`` returns."""
     return struct.Struct("!" + f"{HEADER.format[1:]}{len(_PADDING)}x" * count)
 
 
 def _masked(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
-    """Headers XOR mask, which works both ways."""
+    """Each header XOR its mask: this masks and unmasks."""
     mixed = _xor_masks(mask, headers, samples)
     return [mixed[at : at + HEADER.size] for at in range(0, len(mixed), _SAMPLE)]
 
 
 def _xor_masks(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> bytes:
-    """The same in one piece: each header, and the 8 bytes by which its mask is longer.  A mask is AES of the 16 bytes behind the header."""
+    """All headers XOR their masks, in one piece: each header is followed by the 8 bytes by which its mask is longer.
+
+    The mask of a header is AES of its sample, the 16 bytes behind it.
+    """
     masks = mask.update(b"".join(samples))
     size = len(masks)
     padded = _PADDING.join((*headers, b""))

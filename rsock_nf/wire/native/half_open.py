@@ -1,7 +1,7 @@
-"""What a server keeps of hellos and joins that are answered and not confirmed: bounded, short-lived, rate-limited.
+"""Hellos and joins that a server has answered and that are not confirmed yet: bounded, short-lived, rate-limited.
 
-A recorded hello replays whole, so it must not buy more than an entry here.  The same message
-gets the same answer, whoever sends it.
+An attacker can replay a recorded hello.  So a hello gets no more than an entry here.  The same message always gets
+the same answer, whoever sends it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from rsock_nf.wire.native.opening import Offer
 
 MAX_ENTRIES = 256
 MAX_AGE = 10.0
-"""Seconds."""
+"""Seconds for which an entry is kept."""
 RATE = 20.0
-"""New entries a second for one source address, in the long run."""
+"""New entries per second for one source address, on average."""
 BURST = 40.0
-"""And at once: a client with many flows joins with all of them."""
+"""New entries at once for one source address: a client with many flows joins with all of them."""
 _MAX_SOURCES = 1024
 MAX_SAID_BY = 8
 
 
 class Said(NamedTuple):
-    """Where in sequence space a hello or join was said, and where its confirmation must be; zeros on a UDP carrier."""
+    """The sequence numbers of a hello or join, and those that we expect of its confirmation.
+
+    All of them are 0 on a UDP carrier.
+    """
 
     isn: int
     """The client's initial sequence number."""
     seq: int
-    """Of the confirmation."""
+    """The confirmation's sequence number."""
     ack: int
-    """What the confirmation acknowledges: our answer."""
+    """The confirmation's acknowledgement number: it acknowledges our answer."""
     answered: float | None
-    """When; None = more than once, so the confirmation tells no round-trip time."""
+    """When we answered.  None = we answered several times, so the confirmation gives no round-trip time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class HalfOpen:
 
     session_id: int
     number: int
-    """The join's; a hello's is known only from the confirmation: -1."""
+    """The number of the join.  -1 for a hello, whose number comes with the confirmation."""
     offer: Offer
     keys: SessionKeys
     challenge: bytes
@@ -52,16 +55,16 @@ class HalfOpen:
     digest: bytes
     since: float
     joined: bool
-    """Of an existing session."""
+    """It is a join, to an existing session."""
     said_by: dict[FlowKey, Said] = field(default_factory=dict)
-    """Who said it, on TCP behind a handshake that proved the address.
-    A recorded message may be said by others too; a confirmation counts only from one of these."""
+    """The flows on which this message came; over TCP, a cookie has proved the address of each.  Others may send a
+    recorded message too.  A confirmation counts only on one of these flows."""
 
     def heard_from(self, key: FlowKey, said: Said) -> None:
-        """``key`` said it; the one that said it first gives way when there are too many.
+        """The message came on flow ``key``.  If there are too many such flows, the first one is removed.
 
-        But not to a UDP carrier: its address is not proved, and copies of what a client has just said, in the names of others, must not drive
-        that client out.
+        A UDP flow removes no other: its address is not proved.  Otherwise an attacker could send copies of a
+        client's message under other addresses, and so remove that client.
         """
         if key in self.said_by:
             said = said._replace(answered=None)
@@ -73,7 +76,7 @@ class HalfOpen:
 
 
 class HalfOpenTable:
-    """Entries by message digest and by what a confirmation names."""
+    """The entries, by the digest of the message and by what a confirmation names."""
 
     def __init__(self) -> None:
         self._by_digest: OrderedDict[bytes, HalfOpen] = OrderedDict()
@@ -84,15 +87,15 @@ class HalfOpenTable:
         return len(self._by_digest)
 
     def find(self, digest: bytes) -> HalfOpen | None:
-        """The entry of this very message."""
+        """The entry of exactly this message; None = there is none."""
         return self._by_digest.get(digest)
 
     def named(self, session_id: int, number: int) -> HalfOpen | None:
-        """The entry that a confirmation means: a join by its number, else the hello that made the session id."""
+        """The entry that a confirmation names: the join with its number, else the hello with its session id."""
         return self._by_name.get((session_id, number)) or self._by_name.get((session_id, -1))
 
     def allow(self, now: float, source: bytes) -> bool:
-        """Take one from the source's token bucket; False = it is empty."""
+        """Take one token from the bucket of ``source``.  False = the bucket is empty."""
         tokens, since = self._buckets.pop(source, (BURST, now))
         tokens = min(tokens + (now - since) * RATE, BURST)
         allowed = tokens >= 1
@@ -102,7 +105,7 @@ class HalfOpenTable:
         return allowed
 
     def put(self, entry: HalfOpen) -> bool:
-        """Keep it; the oldest goes when there are too many.  Whether it had to."""
+        """Add an entry.  Returns whether the oldest one was removed for it."""
         self._by_digest[entry.digest] = entry
         self._by_name[entry.session_id, entry.number] = entry
         full = len(self._by_digest) > MAX_ENTRIES
@@ -111,11 +114,11 @@ class HalfOpenTable:
         return full
 
     def remove(self, entry: HalfOpen) -> None:
-        """It was confirmed."""
+        """``entry`` was confirmed: remove it."""
         self._remove(entry)
 
     def expire(self, now: float) -> None:
-        """Drop what is too old."""
+        """Remove the entries that are too old."""
         while self._by_digest:
             oldest = next(iter(self._by_digest.values()))
             if oldest.since + MAX_AGE > now:

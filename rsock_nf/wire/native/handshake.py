@@ -1,17 +1,20 @@
-"""Who may have a session: hello, join and their answers, from one shared secret.
+"""The messages that authenticate: hello, join, their answers and the confirmation, from one shared secret.
 
-The first flow of a session carries Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise revision 34):
-hello = message 1, answer = message 2, then a confirmation that echoes the answer's challenge.
-Further flows say *join* with the session's keys, are challenged, and confirm.
+The first flow of a session carries Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise revision 34).  The hello is message
+1, the answer is message 2.  Then comes a confirmation, which sends back the challenge of the answer.  Each further
+flow sends a *join* under keys of the session, gets a challenge, and confirms.
 
-Each of these messages travels in an envelope, a synthetic-IV one (the construction of RFC 5297
-with a keyed hash): 16 bytes of BLAKE2s over kind and body, which then are the initial counter
-of AES-256-CTR over kind and body, both under keys from the secret.  It hides structure (an
-X25519 point, a repeated session id).  Somebody without the secret gets past it only with a
-recorded message: garbage never looks like a join, and costs no Diffie-Hellman.  No two
-messages are equal inside, except a repeated "gone", so no counter is used for two.  Hello and join are padded to at
-least the size of their answers, and by a random bit more.
-``docs/wire.md`` has every byte.
+Each message travels in an envelope with a synthetic IV (the construction of RFC 5297, with a keyed hash): 16 bytes
+of BLAKE2s over kind and body.  They are the initial counter of AES-256-CTR over kind and body.  Both keys come from
+the secret.  The envelope hides structure (an X25519 point, a repeated session id).  Without the secret, nobody can
+make an envelope; an attacker can only send a recorded one.  So garbage never looks like a join, and costs no
+Diffie-Hellman.  No two messages have the same content, except a repeated "gone".  So no two different messages use
+the same counter.
+
+Hello and join are padded to at least the size of their answers, and by some random bytes more.  ``docs/wire.md``
+has every byte.
+
+Not here: who sends what and when (``client``, ``server``), and Noise itself (``noise``).
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class NativeKeys:
 
     @classmethod
     def derive(cls, cipher: Cipher, to_server: bytes, to_client: bytes) -> NativeKeys:
-        """From the two keys of Noise's Split()."""
+        """The keys of a session, from the two keys of Noise's Split()."""
         session_key = to_server + to_client
         material = hkdf(session_key, b"", b"rsock-nf session", 96)
         join, join_answer, confirm = (ChaCha20Poly1305(material[at : at + 32]) for at in (0, 32, 64))
@@ -81,7 +84,7 @@ class NativeKeys:
 
 @dataclass(frozen=True, slots=True)
 class _Hello:
-    """A hello that authenticated, with the Noise state that its answer goes on from."""
+    """A hello that has authenticated, with the Noise state for its answer."""
 
     offer: Offer
     noise: NNpsk0
@@ -89,14 +92,14 @@ class _Hello:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Client: a hello on its way."""
+    """Client: a hello that waits for its answer."""
 
     noise: NNpsk0
     cipher: Cipher
 
 
 class NativeHandshake:
-    """Who may have a session, from one shared secret of 32 bytes.  It keeps no state but the secret."""
+    """The messages of a handshake under one shared secret of 32 bytes.  It keeps nothing but the secret."""
 
     _hello_answer_size = _ENVELOPE + _POINT + _ANSWER_BODY.size + _TAG
     _join_answer_size = _ENVELOPE + CHALLENGE + _TAG
@@ -108,7 +111,7 @@ class NativeHandshake:
     # -- client
 
     def hello(self, offer: Offer, rng: Rng) -> tuple[bytes, object]:
-        """Client: (first message, what ``read_answer`` needs)."""
+        """Client: make a hello.  Returns (the message, what ``read_answer`` needs)."""
         noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
         body = _build_offer(offer)
         padding = self._hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
@@ -116,7 +119,7 @@ class NativeHandshake:
         return self._envelope(_HELLO, message), _Pending(noise, offer.cipher)
 
     def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, SessionKeys]:
-        """Client.  Raises ``Malformed`` unless it is the answer of someone who has the secret."""
+        """Client: read the answer to a hello.  Raises ``Malformed`` unless its sender has the secret."""
         if not isinstance(pending, _Pending):
             raise TypeError("not what hello() returned")
         kind, body = self._open(message)
@@ -132,7 +135,7 @@ class NativeHandshake:
         return Answer(Status(status), _CIPHER_OF[cipher], session_id, challenge, targets), keys
 
     def join(self, keys: SessionKeys, session_id: int, number: int, offer: Offer, rng: Rng) -> bytes:
-        """Client: ask for a further flow in a session; ``number`` becomes the flow's id."""
+        """Client: make a join, which asks for another flow of a session.  ``number`` becomes the flow's id."""
         head = _JOIN_HEAD.pack(session_id, number)
         body = _build_offer(offer)
         padding = self._join_answer_size - (_ENVELOPE + len(head) + len(body) + _TAG)
@@ -140,7 +143,7 @@ class NativeHandshake:
         return self._envelope(_JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
-        """Client: the challenge, or the word that the session is gone.  Raises ``Malformed``."""
+        """Client: read the answer to a join: its challenge, or that the session is gone.  Raises ``Malformed``."""
         kind, body = self._open(message)
         if kind == _GONE:
             if not hmac.compare_digest(body, self._gone_mac(self._open(join)[1])):
@@ -151,7 +154,7 @@ class NativeHandshake:
         return _decrypt(_native(keys).join_answer, number, body, b"", CHALLENGE)
 
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
-        """Client: the challenge sent back, sealed."""
+        """Client: make a confirmation, which sends the challenge back, sealed."""
         head = _JOIN_HEAD.pack(session_id, number)
         sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
         return self._envelope(_CONFIRM, head + sealed)
@@ -161,10 +164,10 @@ class NativeHandshake:
     def read_untrusted(
         self, message: Buffer, rng: Rng, *, admit: Callable[[], bool] | None = None
     ) -> HelloMessage | JoinMessage | ConfirmMessage:
-        """Server: what a stranger's payload is.  Raises ``Malformed``, also for a wrong secret.
+        """Server: read a stranger's payload.  Raises ``Malformed``, also for a wrong secret.
 
-        A hello costs public-key operations: ``admit`` is asked before them, and refuses it by False.  Only a hello that
-        somebody with the secret has made some time comes so far.
+        A hello needs public-key operations.  Before them ``admit`` is asked; False refuses the hello.  It is asked
+        only about hellos that were made with the secret, perhaps long ago.
         """
         kind, body = self._open(message)
         if kind == _HELLO and (admit is None or admit()):
@@ -176,7 +179,7 @@ class NativeHandshake:
         return (JoinMessage if kind == _JOIN else ConfirmMessage)(session_id, number, body)
 
     def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:
-        """Server: (second message, the session's keys)."""
+        """Server: answer a hello.  Returns (the message, the session's keys)."""
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_untrusted() returned")
         payload = _ANSWER_BODY.pack(
@@ -187,21 +190,21 @@ class NativeHandshake:
         return self._envelope(_ANSWER, message), keys
 
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
-        """Server.  Raises ``Malformed`` unless the session's client made it."""
+        """Server: read the content of a join.  Raises ``Malformed`` unless the session's client made it."""
         head, sealed = join.message[: _JOIN_HEAD.size], join.message[_JOIN_HEAD.size :]
         return _parse_offer(_decrypt(_native(keys).join, join.number, sealed, head))
 
     def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
-        """Server: challenge whoever sent the join."""
+        """Server: answer a join with a challenge."""
         sealed = _native(keys).join_answer.encrypt(_NONCE.pack(number), challenge, b"")
         return self._envelope(_JOIN_ANSWER, sealed)
 
     def gone(self, join: JoinMessage) -> bytes:
-        """Server: it does not know the session that this join names."""
+        """Server: answer a join whose session the server does not know."""
         return self._envelope(_GONE, self._gone_mac(join.message))
 
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:
-        """Server: the challenge that came back.  Raises ``Malformed``."""
+        """Server: the challenge in a confirmation.  Raises ``Malformed``."""
         head, sealed = confirm.message[: _JOIN_HEAD.size], confirm.message[_JOIN_HEAD.size :]
         return _decrypt(_native(keys).confirm, confirm.number, sealed, head, CHALLENGE)
 
@@ -232,7 +235,7 @@ class NativeHandshake:
 
 
 def _padded(body: bytes, at_least: int, rng: Rng) -> bytes:
-    """Zeros behind ``body``: what is needed, and up to 63 more, so that the size says nothing."""
+    """``body`` with zeros behind it: as many as are needed, and up to 63 more, so that the size tells nothing."""
     return body + bytes(max(at_least, 0) + (rng(1)[0] & _MAX_RANDOM_PADDING))
 
 

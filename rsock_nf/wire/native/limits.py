@@ -1,4 +1,4 @@
-"""What native frames can carry."""
+"""What frames of the native wire can carry."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from rsock_nf.core.protocols import MAX_FRAME, Limits
 LIMITS: Final = Limits(
     max_payload=MAX_FRAME, bursts=True, fragments=True, shortest=0, opening_bytes=2, first_conversation=None
 )
-"""An opening frame carries the index of its target, two bytes."""
+"""An opening frame has two bytes more than a plain one: the index of its target."""

@@ -4,9 +4,9 @@
       -> psk, e
       <- e, ee
 
-Two messages between two ends that share a 32-byte secret; both ephemeral keys are fresh, so that recorded traffic
-stays secret when the shared secret leaks later.  Cipher and hash are parameters: rsock-nf speaks ChaChaPoly or
-AESGCM with SHA256; the others are there because published vectors use them.
+Two messages between two ends that share a 32-byte secret.  Both ephemeral keys are fresh, so recorded traffic stays
+secret even if the shared secret leaks later.  Cipher and hash are parameters: rsock-nf uses ChaChaPoly or AESGCM
+with SHA256; published test vectors use the others.
 
 Not here: transport messages (frames have nonces and keys of their own, derived from ``split``), padding and masking
 of the two messages, and replay of the first one, which no handshake of this form can detect.
@@ -33,9 +33,9 @@ KEY_SIZE: Final = 32
 """Bytes of a secret, of either half of an X25519 pair, and of every cipher key."""
 TAG_SIZE: Final = 16
 OVERHEAD: Final = KEY_SIZE + TAG_SIZE
-"""What either message is longer than its payload."""
+"""Bytes that a message is longer than its payload."""
 MAX_MESSAGE: Final = 65535
-"""Section 3."""
+"""Bytes.  Section 3."""
 
 
 class _Aead(Protocol):
@@ -67,7 +67,7 @@ class _Symmetric:
         return hashlib.new(self._hash_name, data).digest()
 
     def _hkdf(self, material: bytes, outputs: int) -> list[bytes]:
-        """HKDF of section 4.3: ``outputs`` values of the hash's size."""
+        """HKDF of section 4.3: ``outputs`` values, each of the size of the hash."""
         temporary = hmac.digest(self._chaining_key, material, self._hash_name)
         output, result = b"", []
         for i in range(1, outputs + 1):
@@ -109,7 +109,7 @@ class _Symmetric:
         return plaintext
 
     def split(self) -> tuple[bytes, bytes]:
-        """Keys of initiator → responder, and of responder → initiator."""
+        """The two keys: initiator → responder, and responder → initiator."""
         first, second = self._hkdf(b"", 2)
         return first[:KEY_SIZE], second[:KEY_SIZE]
 
@@ -117,8 +117,8 @@ class _Symmetric:
 class NNpsk0:
     """One end of one handshake.
 
-    The initiator writes, then reads; the responder reads, then writes; then both ``split``.  A method out of that
-    order is a bug of the caller's: ``RuntimeError``.
+    The initiator writes, then reads; the responder reads, then writes.  Then both call ``split``.  Another order is
+    a bug of the caller and raises ``RuntimeError``.
     """
 
     def __init__(
@@ -131,8 +131,11 @@ class NNpsk0:
         cipher: CipherName = "ChaChaPoly",
         hash_name: HashName = "SHA256",
     ) -> None:
-        """``psk``: 32 bytes; ``prologue``: what both ends must agree on; ``rng_key``: 32 fresh random bytes, the
-        ephemeral private key, never used twice.  Raises ``ValueError`` for other sizes."""
+        """``psk``: 32 bytes.  ``prologue``: bytes on which both ends must agree.
+
+        ``rng_key``: 32 fresh random bytes, the ephemeral private key, never used twice.  Raises ``ValueError`` for
+        other sizes.
+        """
         if len(psk) != KEY_SIZE or len(rng_key) != KEY_SIZE:
             raise ValueError(f"psk of {len(psk)} and ephemeral key of {len(rng_key)} bytes, need {KEY_SIZE} each")
         self._initiator = initiator
@@ -146,16 +149,22 @@ class NNpsk0:
 
     @property
     def handshake_hash(self) -> bytes:
-        """After both messages: the same at both ends and for no other handshake (channel binding, section 11.2)."""
+        """After both messages: equal at both ends, and different for every other handshake.
+
+        This is for channel binding (section 11.2).
+        """
         return self._state.hash
 
     @property
     def finished(self) -> bool:
-        """Both messages are through."""
+        """Both messages are done."""
         return self._messages == 2
 
     def write_message(self, payload: bytes) -> bytes:
-        """The next message: 48 bytes longer than ``payload``, which may have up to 65,487."""
+        """The next message, 48 bytes longer than ``payload``.
+
+        Raises ``ValueError`` if ``payload`` is longer than 65,487 bytes.
+        """
         self._check_turn(writing=True)
         if len(payload) + OVERHEAD > MAX_MESSAGE:
             raise ValueError(f"handshake payload of {len(payload)} bytes")
@@ -172,9 +181,9 @@ class NNpsk0:
     def read_message(self, message: bytes) -> bytes:
         """The payload of the other end's next message.
 
-        Raises ``Malformed`` when it is too short or long, was made with another secret, prologue or handshake, or
-        brings a public key of low order (the shared secret would be all zero, RFC 7748 section 6.1).  The
-        handshake is then as if it had not come: a forged answer does not spoil the genuine one.
+        Raises ``Malformed`` if the message is too short or too long, if it was made with another secret, prologue
+        or handshake, or if its public key has low order (the shared secret would be all zero, RFC 7748 section
+        6.1).  Then the state does not change: a forged answer does no harm to the real one.
         """
         self._check_turn(writing=False)
         if not OVERHEAD <= len(message) <= MAX_MESSAGE:
@@ -182,7 +191,7 @@ class NNpsk0:
         state = copy.copy(self._state)
         public = bytes(message[:KEY_SIZE])
         remote = X25519PublicKey.from_public_bytes(public)
-        # In the second message for the secret, in the first so that no answer is computed for such a key.
+        # The second message needs the shared secret.  For the first it is a check: such a key gets no answer.
         shared = self._shared(remote)
         if self._messages == 0:
             state.mix_key_and_hash(self._psk)
@@ -194,7 +203,7 @@ class NNpsk0:
         return payload
 
     def split(self) -> tuple[bytes, bytes]:
-        """Two keys of 32 bytes after both messages: to send with, and to receive with."""
+        """Two keys of 32 bytes, after both messages: to send with, and to receive with."""
         if not self.finished:
             raise RuntimeError("split before both handshake messages are through")
         first, second = self._state.split()
@@ -206,12 +215,12 @@ class NNpsk0:
 
     @staticmethod
     def _mix_public(state: _Symmetric, public: bytes) -> None:
-        """Token "e" in a handshake with a PSK: the key is mixed in, too (section 9.2)."""
+        """Token "e" in a handshake with a PSK: the key is mixed in as well (section 9.2)."""
         state.mix_hash(public)
         state.mix_key(public)
 
     def _shared(self, remote: X25519PublicKey | None) -> bytes:
-        """Token "ee"; ``Malformed`` when the result would be all zero."""
+        """Token "ee".  Raises ``Malformed`` if the result would be all zero."""
         if remote is None:
             raise RuntimeError("no public key received yet")
         try:

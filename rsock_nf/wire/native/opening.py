@@ -1,4 +1,4 @@
-"""What hello, join, their answers and the confirmation say, as values.  Their bytes are ``handshake``'s business."""
+"""The contents of hello, join, their answers and the confirmation, as values.  ``handshake`` makes their bytes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rsock_nf.core.parameters import Cipher
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the client tells of itself and of the flow in a hello or join."""
+    """What a client says about itself and about the flow, in a hello or join."""
 
     cipher: Cipher
     mss: int
     """The MSS option of the SYN-ACK as the client received it."""
     window_scale: int | None
-    """The window scale of the SYN-ACK as the client received it; None = it had none."""
+    """The window scale of the SYN-ACK as the client received it.  None = it had no such option."""
 
 
 class Status(enum.IntEnum):
-    """A server's word on a hello."""
+    """What the server decides about a hello."""
 
     WELCOME = 0
     CIPHER = 1
-    """The server uses another cipher (named in the answer)."""
+    """The server uses another cipher, which the answer names."""
     FULL = 2
     """The server has as many sessions as it allows."""
 
@@ -39,19 +39,19 @@ class Answer:
     session_id: int
     challenge: bytes
     targets: int
-    """How many targets the server has."""
+    """The number of targets that the server has."""
 
 
 class HelloMessage(Protocol):
-    """A hello that authenticated under the secret; only its answer can use the rest."""
+    """A hello that has authenticated under the secret.  ``NativeHandshake.answer`` needs the object itself."""
 
     @property
     def offer(self) -> Offer:
-        """What the client tells of itself."""
+        """What the client says about itself and the flow."""
 
 
 class JoinMessage(NamedTuple):
-    """A join: not authenticated yet."""
+    """A join that has not authenticated yet."""
 
     session_id: int
     number: int
@@ -59,7 +59,7 @@ class JoinMessage(NamedTuple):
 
 
 class ConfirmMessage(NamedTuple):
-    """A confirmation: not authenticated yet."""
+    """A confirmation that has not authenticated yet."""
 
     session_id: int
     number: int
@@ -67,4 +67,4 @@ class ConfirmMessage(NamedTuple):
 
 
 class Gone:
-    """The server does not know the session (it was restarted): say hello."""
+    """The server was restarted and does not know the session: the client must say hello."""

@@ -1,8 +1,10 @@
-"""How a server of the native wire takes clients in: hello or join → answer with a challenge → confirmation.
+"""How a server of the native wire accepts clients: hello or join → answer with a challenge → confirmation.
 
-A stranger's payload, behind a SYN-ACK whose number is a cookie, must be a hello or a join: nothing else is answered.
-Both are answered almost without state (``half_open``).  Only the confirmation, which echoes the challenge, makes a
-session and a flow.
+A stranger gets a SYN-ACK whose number is a cookie.  Its first payload must be a hello or a join: nothing else is
+answered.  An answer costs only a small, short-lived entry (``half_open``).  Only the confirmation, which sends the
+challenge back, makes a session and a flow.
+
+Not here: the bytes of these messages (``handshake``).
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Status
 
 SMALLEST_PAYLOAD = 256
-"""A client that states a smaller MSS than this is turned away: nothing useful fits."""
+"""A client that states a smaller MSS is turned away: no useful frame fits."""
 
 
 class NativeServerWire:
-    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and told nobody."""
+    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and never told to anybody."""
 
     name = Wire.NATIVE
     limits = LIMITS
@@ -50,34 +52,35 @@ class NativeServerWire:
         return Probes(context, table, watch)
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
-        """See ``Wire``: the peer knows every usable flow, and every message."""
+        """See ``Wire``.  Always: the client knows every usable flow, and every message."""
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``: only what comes next in sequence."""
+        """See ``Wire``.  It must be the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """See ``Wire``: nothing beyond what the flow's state asks for."""
+        """See ``Wire``.  There is none besides what the table of states asks for."""
         return None
 
     # -- strangers
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """See ``ServerWire``.  The options need not be in the cookie: a hello or join tells what its client received."""
+        """See ``ServerWire``.  The cookie needs no options: a hello or join tells what its client received."""
         return self._cookie.isn(segment.key, segment.seq, now)
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
-        """See ``ServerWire``."""
+        """See ``ServerWire``.  Only its payload matters."""
         if segment.payload and not segment.flags & RST and not accepting.stopping:
             self._first_payload(now, accepting, segment, link_header(received))
 
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
-        """A hello, a join, or a confirmation; anything else is treated as ``on_probe`` says.
+        """Handle a hello, join or confirmation.  Anything else is treated as ``on_probe`` says.
 
-        What costs least is asked first.  A hello costs a Diffie-Hellman only behind a handshake that proved the address,
-        below the rate limit, and once.  On a UDP carrier nothing has proved the address: the rate limit is asked last, for
-        messages that somebody with the secret has made.  So strangers cannot use up what another address is allowed.
+        The cheapest check comes first.  A hello costs a Diffie-Hellman only if a cookie has proved the address, if
+        the rate limit allows it, and only once.  On a UDP carrier nothing has proved the address, so the rate limit
+        is checked last, for messages that were made with the secret.  So strangers cannot use up the rate limit of
+        another address.
         """
         udp = segment.key.udp
         isn = add(segment.seq, -1)
@@ -90,7 +93,7 @@ class NativeServerWire:
         try:
             answer = known.answer if known else self._answer(now, accepting, segment, reply_to, digest)
         except Malformed:
-            # Behind no handshake of ours: a client of ours whose NAT address changed, or whose flow ended here.
+            # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
             accepting.turn_away(segment, reply_to, "payloads from strangers" if first else "payloads of no flow")
             return
         if not answer:
@@ -103,9 +106,9 @@ class NativeServerWire:
         _reply(accepting, segment, reply_to, answer)
 
     def _answer(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, digest: bytes) -> bytes:
-        """To a payload that was not answered before; b"" = none is due.  ``digest`` b"": not the first of its flow.
+        """The answer to a payload that was not answered before.  b"" = there is none.
 
-        Raises ``Malformed``.
+        ``digest``: of the payload; b"" = it is not the first payload of its flow.  Raises ``Malformed``.
         """
 
         def admit() -> bool:
@@ -162,7 +165,7 @@ class NativeServerWire:
     def _confirmed(
         self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, confirm: ConfirmMessage
     ) -> None:
-        """Our challenge came back under the session's keys: this address is real, this client has the secret."""
+        """Our challenge came back under the session's keys: the address is real, and the client has the secret."""
         counters = accepting.context.counters
         self.half_open.expire(now)
         entry = self.half_open.named(confirm.session_id, confirm.number)
@@ -173,7 +176,7 @@ class NativeServerWire:
             raise Malformed("another challenge than ours")
         said = entry.said_by.get(segment.key)
         if said is None or (segment.seq, segment.ack) != (said.seq, said.ack):
-            counters["confirmations from elsewhere"] += 1  # who says it has proved no address
+            counters["confirmations from elsewhere"] += 1  # its sender has not proved its address
             return
         session = accepting.sessions_by_id.get(entry.session_id)
         if session is None:
@@ -190,7 +193,10 @@ class NativeServerWire:
     def unopened(
         self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """See ``ServerWire``: the confirmation again, since our answer was lost, or a new client behind this NAT."""
+        """See ``ServerWire``.
+
+        It is the confirmation again, because our answer was lost, or a payload of a new client behind the same NAT.
+        """
         reply_to = link_header(received)
         if flow.pump.received_frames == 0 and self._confirms(accepting, flow, segment):
             _ready(accepting, flow, reply_to)
@@ -198,7 +204,7 @@ class NativeServerWire:
             self._first_payload(now, accepting, segment, reply_to)
 
     def _confirms(self, accepting: Accepting, flow: Established, segment: Segment) -> bool:
-        """It is the confirmation that opened ``flow``, or looks like it."""
+        """Whether the payload is the confirmation that opened ``flow``, or looks like it."""
         try:
             message = self._handshake.read_untrusted(segment.payload, accepting.context.rng, admit=lambda: False)
         except Malformed:
@@ -208,7 +214,10 @@ class NativeServerWire:
     # -- conversations
 
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
-        """See ``ServerWire``: an opening frame makes the conversation.  To plain data of one that ended, that is said."""
+        """See ``ServerWire``.  An opening frame opens the conversation.
+
+        Plain data belongs to a conversation that has ended: tell the client.
+        """
         if frames.kind != Kind.OPENING:
             accepting.context.counters["data for no conversation"] += len(frames.datagrams)
             accepting.table.tell(session, messages.CloseConversation(frames.conversation))
@@ -230,7 +239,7 @@ class NativeServerWire:
     # -- the rest
 
     def timeout(self, now: float, accepting: Accepting) -> None:
-        """See ``ServerWire``."""
+        """See ``ServerWire``.  Removes half-open entries that are too old."""
         self.half_open.expire(now)
         if len(self.half_open):
             accepting.context.deadlines.set(Timer.HALF_OPEN, None, now + SWEEP)
@@ -239,7 +248,7 @@ class NativeServerWire:
 def _accept(
     now: float, accepting: Accepting, segment: Segment, session: Session, entry: HalfOpen, number: int
 ) -> Established:
-    """A confirmed flow: its sequence numbers go on from the confirmation."""
+    """Make a flow of a confirmed entry.  Its sequence numbers continue those of the confirmation."""
     said, mss, scale = entry.said_by[segment.key], entry.offer.mss, entry.offer.window_scale
     old = accepting.table.get(segment.key)
     if old is not None:
@@ -259,7 +268,7 @@ def _ready(accepting: Accepting, flow: Established, reply_to: bytes) -> None:
 
 
 def _reply(accepting: Accepting, segment: Segment, reply_to: bytes, payload: bytes) -> None:
-    """Answer a stranger where the segment came from; sequence numbers are the segment's own."""
+    """Answer a stranger over the way that the segment came, with the sequence numbers that the segment names."""
     if segment.key.udp:
         accepting.context.outbox.send([Outgoing(b"", [payload], len(payload), 0, carrier=segment.key)])
         return

@@ -1,1 +1,1 @@
-"""The wire of the original rsock."""
+"""The wire of the original rsock: its frames, its opening, and what we tolerate of it.  ``docs/rsock.md``."""

@@ -1,10 +1,12 @@
-"""How a client of wire rsock opens flows: one carries traffic as soon as it looks established.
+"""How a client of wire ``rsock`` opens flows: a flow carries traffic as soon as the TCP handshake is done.
 
-There is no hello: client and flow are named in every frame.  An original's server makes a flow of the first datagram on
-it, so nothing else goes first.  One session lasts for the life of the process.
+There is no hello: every frame names its client and its flow.  An original's server makes a flow of the first
+datagram on it, so a datagram goes first.  There is one session as long as the process lives.
 
-The window of a SYN-ACK is never scaled, so the first datagrams find little credit.  Those that find none wait until the
-server has acknowledged something, as on the native wire all of them wait for the hello's answer.
+The window of a SYN-ACK is never scaled, so there is little credit for the first datagrams.  Those without credit
+wait until the server has acknowledged something.  (On the native wire they wait for the answer to the hello.)
+
+Not here: what we tolerate of an original (``quirks``).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rsock_nf.wire.rsock.limits import LIMITS
 
 
 class RsockClientWire:
-    """See the module, and ``ClientWire``.  ``key``: what both ends call ``hash``; ``client_id``: 64 random bits, not 0."""
+    """See the module, and ``ClientWire``.  ``key``: the ``hash`` of both ends; ``client_id``: 64 random bits, not 0."""
 
     name = Wire.RSOCK
     limits = LIMITS
@@ -40,37 +42,38 @@ class RsockClientWire:
         self._version = version
         self._client_id = client_id
         self._heard = False
-        """A frame of the server's has come, ever."""
+        """Whether a frame of the server has ever come."""
         self._beginning: Session | None = None
-        """A session whose first flow is about to open."""
+        """A session whose first flow will open now."""
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
         return KeepAlives(context, table, watch, initiator=True)
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.may_tell(flow, message, initiator=True)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.answer_fin(flow, segment, initiator=True)
 
     # -- the way up
 
     def take_turns(self, now: float, dialling: Dialling) -> None:
-        """See ``ClientWire``: nobody has to wait."""
+        """See ``ClientWire``.  No flow has to wait."""
         for opening in dialling.table.opening(State.TCP_UP):
             session = dialling.session or self._beginning or self._session(now, dialling)
             self._beginning = None if dialling.session else session
             opening.flow_id = self._format.flow_id(opening.key, self._version)
             names = {flow.flow_id for flow in dialling.table.established() if flow.session is session and _is_up(flow)}
             if opening.flow_id in names:
-                # A UDP flow may be called like a TCP flow from the same port: dialled again, from another one.
+                # A UDP flow may have the same name as a TCP flow from the same port.  Dial it again from another
+                # port.
                 dialling.table.step(now, opening, Input.UNANSWERED, "its name is taken")
             else:
                 dialling.table.step(now, dialling.openings.take_over(opening, session), Input.READY)
@@ -81,32 +84,32 @@ class RsockClientWire:
         return Session(self._client_id, keys, self.name, self.limits, cipher, dialling.group, now)
 
     def perform(self, now: float, dialling: Dialling, opening: Opening, action: Action) -> None:
-        """See ``ClientWire``: there are no messages of an opening."""
+        """See ``ClientWire``.  This wire has no messages of an opening."""
         raise AssertionError(f"{action} of {opening}")
 
     def answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
-        """See ``ClientWire``: a flow that looks established is, so nothing is to be answered."""
+        """See ``ClientWire``.  No flow waits for an answer, so nothing is expected here."""
         dialling.context.counters["odd segments"] += 1
 
     def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``."""
+        """See ``ClientWire``.  Does nothing."""
 
     def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``."""
+        """See ``ClientWire``.  Does nothing."""
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
-        """See ``ClientWire``."""
+        """See ``ClientWire``.  Does nothing."""
 
     # -- flows that carry traffic
 
     def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
-        """See ``ClientWire``."""
+        """See ``ClientWire``.  The first frame of the peer will show of which kind it is."""
         if first:
             self._beginning = None
         quirks.begin(dialling.table.pump, flow, unheard=True)
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
-        """See ``ClientWire``: nothing on this wire says that the key is wrong, silence is all there is."""
+        """See ``ClientWire``.  A wrong key is known only by silence: this wire has no message for it."""
         if not self._heard and reason == SILENT:
             asked = "are ports, wire, hash and rsock_version those of the server?"
             dialling.why.lasting = f"{dialling.remote_text} answers no frame: {asked}"
@@ -115,7 +118,7 @@ class RsockClientWire:
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """See ``ClientWire``: the first frame on a flow, or one behind a hole."""
+        """See ``ClientWire``.  It may be the first frame on a flow, or the first one after lost frames."""
         context, pump, intake = dialling.context, dialling.table.pump, dialling.intake
         if not quirks.take_again(context, pump, intake, flow, segment, received):
             context.counters["payloads of no frame"] += 1
@@ -126,11 +129,11 @@ class RsockClientWire:
             dialling.why.lasting = ""
 
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
-        """See ``ClientWire``: the server still sends on a conversation that is not, or no longer, ours."""
+        """See ``ClientWire``.  The server sends on a conversation that is not ours, or not any more: tell it."""
         dialling.context.counters["data for no conversation"] += len(frames.datagrams)
         dialling.table.tell(session, messages.CloseConversation(frames.conversation))
 
 
 def _is_up(flow: Established) -> bool:
-    """It carries traffic, or is about to."""
+    """Whether the flow carries traffic, or will at once."""
     return flow.state in (State.TCP_UP, State.ESTABLISHED)

@@ -1,15 +1,17 @@
-"""Frames of the original rsock: one for each segment, behind a head that says who and where, but proves nothing.
+"""The frames of the original rsock: one in each segment.  A frame names client, conversation and flow; it proves
+nothing.
 
     hash 8 | head length 1 | command 1 | client 8 | conversation 4 | flow 8 (v1: 4) | 0 | body, at least one byte
 
-Integers are little-endian; the head is 23 bytes (v1: 19), counted from its length byte.  The hash is the second half of
-MD5(key, first byte of the body): 256 values for each key, the same in every frame.  It keeps strangers apart
-and no attacker out, which is why nothing here is called authentication.  ``docs/rsock.md`` has every byte.
+Integers are little-endian.  The head has 23 bytes (v1: 19), counted from its length byte.  The hash is the second
+half of MD5(key, first byte of the body): 256 values for each key, the same in every frame.  It separates instances
+with different keys, but stops no attacker.  So nothing here is called authentication.  ``docs/rsock.md`` has every
+byte.
 
-A frame has no length of its own: its segment is its length.  So none is sent in a burst, and what a receiver's GRO
-merged can be cut only where the link tells the segment size.
+A frame has no length field: it is as long as its segment.  So no frame is sent in a burst.  Segments that GRO has
+merged can be cut only if the link tells the segment size.
 
-Not here: who may have a session (``client``, ``server``), and what becomes of a control message.
+Not here: who may have a session (``client``, ``server``), and what a control message leads to.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer, FlowKey, Malformed
 
 MAX_RECEIVED: Final = 1500
-"""Bytes of the longest frame that an original sends; a payload beyond it is several frames that somebody merged."""
+"""Bytes of the longest frame that an original sends.  A longer payload is several frames that were merged."""
 
 DATA, CONV_RST, NETCONN_RST, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP = range(5)
 
@@ -34,13 +36,13 @@ _UDP_FLOW: Final = 0x20000000
 
 
 class Layout(NamedTuple):
-    """What differs between the versions."""
+    """What differs between the two versions of the wire."""
 
     version: int
     head: struct.Struct
     """Hash, length of the head, command, client, conversation, flow, reserved."""
     flow: struct.Struct
-    """A flow's key, as the head and control bodies spell it."""
+    """The number of a flow, as in the head and in the body of a control frame."""
 
 
 LAYOUTS: Final = {
@@ -52,50 +54,50 @@ HASH: Final = 8
 
 
 class Frame(NamedTuple):
-    """One parsed frame."""
+    """A parsed frame."""
 
     version: int
     command: int
     client: bytes
-    """8 bytes, chosen by the client process; opaque."""
+    """8 bytes, chosen by the client process.  We only compare them."""
     conversation: int
-    """Means nothing in a control frame."""
+    """Has no meaning in a control frame."""
     flow_id: int
     body: Buffer
 
 
 class FirstFrame(NamedTuple):
-    """What a stranger's frame says of itself.  It proves only that somebody knows the key."""
+    """What a stranger's frame says about itself.  It proves only that its sender knows the key."""
 
     version: int
     client: int
-    """The client's id."""
+    """The number of the client."""
     flow_id: int
     data: bool
-    """It carries a datagram, not a control message."""
+    """It carries a datagram; False = a control message."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveRequest:
-    """Control message: does flow ``flow_id`` still live?  It may travel on any flow."""
+    """Control message: is flow ``flow_id`` alive?  It may travel on any flow."""
 
     flow_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAliveAnswer:
-    """Control message: it does.  Nothing tells which request it answers."""
+    """Control message: flow ``flow_id`` is alive.  It does not say which request it answers."""
 
     flow_id: int
 
 
 def hash_of(key: bytes, first: int) -> bytes:
-    """The 8 bytes that a frame with the first body byte ``first`` begins with."""
+    """The first 8 bytes of a frame whose body begins with byte ``first``."""
     return hashlib.md5(key + bytes((first,)), usedforsecurity=False).digest()[8:]
 
 
 def build_frame(key: bytes, frame: Frame) -> bytes:
-    """``frame`` as bytes; its body must not be empty."""
+    """The bytes of ``frame``.  Its body must not be empty."""
     layout = LAYOUTS[frame.version]
     size = layout.head.size - HASH
     digest = hash_of(key, frame.body[0])
@@ -104,7 +106,7 @@ def build_frame(key: bytes, frame: Frame) -> bytes:
 
 
 def parse_frame_untrusted(hashes: Sequence[bytes], payload: memoryview) -> Frame:
-    """The frame that ``payload`` is, of either version.  Raises ``Malformed``, also for another key's hash."""
+    """The frame in ``payload``, of either version.  Raises ``Malformed``, also for the hash of another key."""
     size = len(payload)
     layout = _BY_LENGTH.get(payload[HASH]) if size > HASH else None
     if layout is None or not layout.head.size < size <= MAX_RECEIVED:
@@ -122,26 +124,26 @@ _BY_LENGTH: Final = {layout.head.size - HASH: layout for layout in LAYOUTS.value
 
 
 class RsockFormat:
-    """A wire without a handshake: the first frame of a flow is a datagram, and names client and flow.
+    """Frames, keys and names of a wire without a handshake.  The first frame on a flow names client and flow.
 
-    ``key``: what both ends call ``hash``.
+    ``key``: the ``hash`` of both ends.
     """
 
     def __init__(self, key: bytes) -> None:
         self._hashes = tuple(hash_of(key, first) for first in range(256))
 
     def keys(self, client: int, version: int) -> RsockKeys:
-        """What the codecs of client ``client`` (64 bits) need, in version ``version`` of the wire."""
+        """The keys for the codecs of client ``client`` (64 bits), in version ``version`` of the wire."""
         return RsockKeys(self._hashes, client.to_bytes(8, "big"), LAYOUTS[version])
 
     def flow_id(self, key: FlowKey, version: int) -> int:
-        """What a client calls a flow: as the original's does, by its ports before any NAT."""
+        """The number that a client gives to a flow: from its ports before any NAT, as an original's client does."""
         if version == 1:
             return key.local_port << 1 | key.udp
         return (_UDP_FLOW if key.udp else _TCP_FLOW) | key.remote_port << 16 | key.local_port
 
     def read_untrusted(self, payload: memoryview) -> FirstFrame:
-        """What a stranger's payload is.  Raises ``Malformed``, also for another key's hash."""
+        """Read a stranger's payload.  Raises ``Malformed``, also for the hash of another key."""
         frame = parse_frame_untrusted(self._hashes, payload)
         client = int.from_bytes(frame.client, "big")
         return FirstFrame(frame.version, client, frame.flow_id, data=frame.command == DATA)
@@ -149,21 +151,21 @@ class RsockFormat:
 
 @dataclass(slots=True)
 class RsockKeys:
-    """What the flows of one client have in common (``SessionKeys``)."""
+    """What the flows of one client share (``SessionKeys``)."""
 
     hashes: tuple[bytes, ...]
     client: bytes
     layout: Layout
     believed: bool = True
-    """The peer's acknowledgements follow what it received; else it is an original, and they follow nothing."""
+    """True = the peer acknowledges what it received.  False = it is an original, and its ACKs mean nothing."""
 
     def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:
-        """See ``SessionKeys``.  Both directions are alike."""
+        """See ``SessionKeys``.  The codec is the same for both directions."""
         return RsockCodec(self, flow_id)
 
 
 class RsockCodec:
-    """See ``FlowCodec``.  A control frame's opened body begins with its command."""
+    """See ``FlowCodec``.  The opened body of a control frame begins with its command."""
 
     def __init__(self, keys: RsockKeys, flow_id: int) -> None:
         self._hashes = keys.hashes
@@ -176,7 +178,8 @@ class RsockCodec:
         self._tail = self._flow.pack(flow_id) + b"\0"
         self.overhead = self._head.size
         self.unheard = False
-        """Nothing is opened yet: the first frame comes to the wire whole (``quirks``), to tell what kind of peer it is of."""
+        """While True, ``unpack`` opens nothing.  So the wire gets the first frame whole and sees of which kind the
+        peer is (``quirks``)."""
 
     def pack(
         self,
@@ -186,7 +189,7 @@ class RsockCodec:
         prefix: bytes,
         datagrams: Sequence[Buffer],
     ) -> list[Buffer]:
-        """See ``FlowCodec``; no datagram may be empty."""
+        """See ``FlowCodec``.  No datagram may be empty."""
         if kind != Kind.DATA or prefix:
             raise ValueError("wire rsock has neither opening frames nor fragments")
         head = self._lead + _CONVERSATION.pack(conversation) + self._tail
@@ -196,13 +199,13 @@ class RsockCodec:
         return payload
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
-        """See ``FlowCodec``.  Where nothing tells the segment size, the payload is one frame or it is lost."""
+        """See ``FlowCodec``.  If the segment size is not known, the payload must be one frame; else it is lost."""
         if self.unheard:
             return [], 0
         return self.open(payload, segment_size)
 
     def open(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
-        """The same, also while the flow is unheard."""
+        """The same as ``unpack``, also while ``unheard`` is True."""
         size = len(payload)
         if not segment_size or segment_size >= size:
             found = self._open(payload, 0, size)
@@ -222,7 +225,7 @@ class RsockCodec:
         return opened, bad
 
     def _open(self, payload: memoryview, start: int, end: int) -> Frames | None:
-        """The frame at ``start``; None = it is none of this flow."""
+        """The frame at ``start``.  None = it is not a frame of this flow."""
         body = start + self.overhead
         if not body < end <= start + MAX_RECEIVED:
             return None
@@ -241,7 +244,7 @@ class RsockCodec:
         return Frames(Kind.CONTROL, 0, -1, [message], len(message), end)
 
     def pack_control(self, counter: int, message: object) -> bytes:
-        """See ``FlowCodec``.  A flow that closes says that it is down."""
+        """See ``FlowCodec``.  ``CloseFlow`` becomes the message that this flow is down."""
         match message:
             case KeepAliveRequest(flow_id=flow_id):
                 command, body = KEEP_ALIVE_REQ, self._flow.pack(flow_id)
@@ -263,7 +266,7 @@ class RsockCodec:
         return len(self.pack_control(0, message))
 
     def read_control(self, body: Buffer) -> object:
-        """See ``FlowCodec``.  What this flow says of its own end is ``CloseFlow``."""
+        """See ``FlowCodec``.  If a flow says that it is down itself, that is ``CloseFlow``."""
         command = body[0] if body else DATA
         field = _CONVERSATION if command == CONV_RST else self._flow
         if not CONV_RST <= command <= KEEP_ALIVE_RESP or len(body) < 1 + field.size:
@@ -279,7 +282,7 @@ class RsockCodec:
 
 
 def _continues(run: Frames, frame: Frames, at: int) -> bool:
-    """``frame``, which begins at ``at``, belongs to ``run``: equal sizes, only the last may be shorter."""
+    """Whether ``frame``, which begins at ``at``, continues ``run``: equal sizes, but the last may be shorter."""
     return (
         run.kind == frame.kind == Kind.DATA
         and run.conversation == frame.conversation

@@ -1,7 +1,8 @@
-"""TCP handshakes that are complete and have carried nothing yet: bounded, in all and for each source address.
+"""Complete TCP handshakes of connections that have carried nothing yet.
 
-A wire whose flows begin with a datagram needs it where the client's kernel made the handshake: its ACK proves the address
-(it brings the cookie back), and may be long past when the first datagram comes.
+They are limited in number, in all and for each source address.  On this wire a flow begins with a datagram.  If the
+client's kernel made the TCP handshake, its ACK proves the address (it brings the cookie back), but the first
+datagram may come much later.  So the TCP handshake is kept until then.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from rsock_nf.core.types import FlowKey
 MAX_ENTRIES = 4096
 MAX_OF_ONE_SOURCE = 256
 MAX_AGE = 600.0
-"""Seconds: an original waits as long for a connection's first use."""
+"""Seconds.  An original waits equally long for the first use of a connection."""
 
 
 class Complete(NamedTuple):
-    """What is known of one handshake."""
+    """One complete TCP handshake."""
 
     client_isn: int
     server_isn: int
     mss: int
-    """What the SYN offered, rounded down; or ours, if that is less."""
+    """The MSS of the SYN, rounded down; at most ours."""
     scale: int | None
-    """The window scale of either side; None = the SYN had none."""
+    """The window scale of both sides.  None = the SYN had no such option."""
     since: float
 
 
@@ -35,17 +36,21 @@ class CompleteHandshakes:
     def __init__(self) -> None:
         self._entries: OrderedDict[FlowKey, Complete] = OrderedDict()
         self._of_source: dict[bytes, OrderedDict[FlowKey, None]] = {}
-        """The keys of each source address, the oldest first: one that is greedy must not cost a search each time."""
+        """The keys of each source address, the oldest first: a source with many must not cost a search each time."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: FlowKey) -> Complete | None:
-        """The handshake of these addresses and ports."""
+        """The TCP handshake of these addresses and ports; None = there is none."""
         return self._entries.get(key)
 
     def put(self, now: float, key: FlowKey, entry: Complete) -> None:
-        """Keep it; what is too old goes, and the oldest (of this source) where there are too many."""
+        """Add one.  Remove what is too old.
+
+        If this source address has too many, its oldest one is removed; if there are too many in all, the oldest of
+        all.
+        """
         self.take(key)
         while self._entries and next(iter(self._entries.values())).since + MAX_AGE <= now:
             self.take(next(iter(self._entries)))
@@ -58,7 +63,7 @@ class CompleteHandshakes:
         self._of_source.setdefault(key.remote, OrderedDict())[key] = None
 
     def take(self, key: FlowKey) -> Complete | None:
-        """Get it, and forget it."""
+        """Return one and remove it; None = there is none."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             own = self._of_source[key.remote]

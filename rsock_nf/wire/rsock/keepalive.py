@@ -1,8 +1,8 @@
-"""Whether flows of an original rsock still live: its keep-alive requests, which have no numbers.
+"""Keep-alive requests: how wire ``rsock`` finds out whether flows still live.  They have no numbers.
 
-An original answers a request on any of its flows, and names only the flow.  Three unanswered ones in a row, a
-``keepalive`` apart, end a flow.  A client does not ask on a flow that has carried nothing: an original would not know it.
-There are no padded probes and no counters on this wire.
+An original answers a request on any of its flows, and its answer names only the flow.  A flow is dead after three
+requests in a row without an answer, one ``keepalive`` apart.  A client does not ask on a flow that has carried
+nothing: an original would not know that flow.  This wire has no padded probes and no counters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rsock_nf.wire.rsock.frames import KeepAliveAnswer, KeepAliveRequest
 UNANSWERED = 3
 """Requests without an answer after which a flow is dead."""
 SILENT = "probes are not answered"
-"""Why such a flow ended."""
+"""The reason with which such a flow ends."""
 OVERDUE = 1.0
-"""Seconds after which an unanswered request keeps bulk away from its flow; it is repeated then."""
+"""Seconds after which a request is repeated.  From then on its flow carries no bulk until it answers."""
 
 
 class KeepAlives:
-    """See the module, and ``Probing``.  ``initiator``: for the client's end."""
+    """See the module, and ``Probing``.  ``initiator``: True at a client."""
 
     def __init__(self, context: Context, table: FlowTable, watch: Watch, *, initiator: bool) -> None:
         self._context = context
@@ -35,16 +35,16 @@ class KeepAlives:
         self._watch = watch
         self._initiator = initiator
         self._asked: WeakKeyDictionary[Established, float] = WeakKeyDictionary()
-        """When the only request on its way was sent."""
+        """When the request was sent that waits for its answer."""
 
     def begin(self, now: float, flow: Established) -> None:
-        """See ``Probing``: a client's datagrams go first."""
+        """See ``Probing``.  The first request leaves later: a client's datagrams go first."""
         self._context.deadlines.set(Timer.PROBE, flow, now + OVERDUE)
 
     # -- asking
 
     def due(self, now: float, flow: Established) -> None:
-        """See ``Probing``: the next request, or the last one is not answered."""
+        """See ``Probing``.  Either it is time for the next request, or the last one was not answered."""
         if flow.health.waiting:
             flow.health.unanswered += 1
             if self._is_unproved(flow):
@@ -56,14 +56,14 @@ class KeepAlives:
                 return
             self._watch.silent(now, flow)
             if flow.usable and not flow.alone:
-                flow.pump.group.rest(flow.pump)  # until it answers: the others carry the bulk meanwhile
+                flow.pump.group.rest(flow.pump)  # until it answers, the other flows carry the bulk
         self.ask(now, flow)
 
     def _is_unproved(self, flow: Established) -> bool:
-        """A server's UDP flow whose peer has never answered: one question is all that it gets.
+        """Whether ``flow`` is a server's UDP flow whose peer has never answered.  It gets only one request.
 
-        Anybody may have sent its first datagram in somebody's name.  If that was a client of ours after all, its next
-        datagram makes the flow again.
+        Anybody can send the first datagram of such a flow under a false address.  If it was our client after all,
+        its next datagram makes the flow again.
         """
         return not self._initiator and flow.key.udp and flow.health.srtt is None
 
@@ -113,7 +113,7 @@ class KeepAlives:
             self._table.tell_others(flow, answer)
 
     def _answered(self, now: float, flow: Established) -> None:
-        """A round-trip time comes only from a request that was sent once (Karn's rule, RFC 6298 section 3)."""
+        """Only a request that was sent once gives a round-trip time (Karn's rule, RFC 6298 section 3)."""
         if not flow.health.unanswered:
             flow.health.sample(max(now - self._asked[flow], 0.0))
         flow.health.clear()
@@ -126,14 +126,14 @@ class KeepAlives:
     # -- the rest
 
     def widened(self, now: float, flow: Established) -> None:
-        """See ``Probing``: the link takes more, so may the path, for nothing here could ask it."""
+        """See ``Probing``.  No probe can test the larger size, so it is used at once."""
         flow.path.widened(now)
         self._forget_size(now, flow)
 
     def _forget_size(self, now: float, flow: Established) -> None:
-        """A path that was narrow once must not cost a flow its large datagrams for ever.
+        """After some time, use the largest size again: a path that was narrow once need not stay so.
 
-        What a router said holds as long as with Linux (ip-sysctl, ``mtu_expires``).
+        A router's claim is valid as long as in Linux (ip-sysctl, ``mtu_expires``).
         """
         ceiling = self._table.ceiling(flow)
         if flow.path.size < ceiling and flow.path.may_grow(now):
@@ -141,4 +141,4 @@ class KeepAlives:
             self._table.pump.set_max_payload(flow.pump, ceiling)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``: no counter runs out on this wire."""
+        """See ``Probing``.  Does nothing: this wire has no counters that could run out."""

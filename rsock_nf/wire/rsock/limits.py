@@ -1,4 +1,4 @@
-"""What frames of an original rsock can carry."""
+"""What frames of the original rsock can carry."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 from rsock_nf.core.protocols import Limits
 
 MAX_PAYLOAD: Final = 1468
-"""Bytes of the longest frame that an original takes: its buffer of 1,500 without 32 of headers."""
+"""Bytes of the longest frame that an original takes: its buffer of 1,500 bytes, less 32 for headers."""
 FIRST_CONVERSATION: Final = 2
-"""As an original's client numbers them."""
+"""The first number that an original's client uses."""
 LIMITS: Final = Limits(
     max_payload=MAX_PAYLOAD,
     bursts=False,
@@ -18,5 +18,5 @@ LIMITS: Final = Limits(
     opening_bytes=0,
     first_conversation=FIRST_CONVERSATION,
 )
-"""A frame has no length, so no two of them may share a packet.  Its hash covers the first byte of the datagram, so there
-must be one."""
+"""A frame has no length field, so two frames cannot share a packet.  Its hash needs the first byte of the datagram,
+so a datagram cannot be empty."""

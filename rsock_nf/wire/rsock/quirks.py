@@ -1,11 +1,13 @@
-"""What both roles of wire rsock forgive an original, and what they believe of a peer.
+"""What both roles of wire ``rsock`` tolerate of an original, and what they believe of a peer.
 
-An original rsock forges segments beside a live kernel socket.  What follows from that:
+An original rsock forges segments beside a live kernel socket.  This has consequences:
 
-* its ACKs follow nothing, and its first number may be one too far.  Our own are right.  What is right is asked only of a
-  peer of our kind, which sets PSH: an original never does (``judge``);
-* its kernel stands where the handshake left it, so its RST and FIN have that number (``is_end``);
-* it has no credit to run out of, and sends on through a hole (``take_again``).
+* its ACKs do not tell what it received, and its first sequence number may be one too far.  Ours are right.  We require
+  right ones only of a peer of our own kind.  Such a peer sets PSH; an original never does (``judge``);
+* its kernel knows only the sequence numbers of the TCP handshake, so its RST and FIN have those (``is_end``);
+* it has no credit, so it goes on sending after a loss, beyond our window (``take_again``).
+
+Not here: what a peer of our own kind does.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from rsock_nf.wire.rsock.frames import RsockCodec, RsockKeys
 
 
 def may_tell(flow: PumpFlow, message: object, *, initiator: bool) -> bool:
-    """See ``Wire``: there are no words for the end of a session.
+    """See ``Wire``.  This wire has no message for the end of a session.
 
-    A server makes a flow of its first datagram only, so a client says nothing else on a new flow.
+    An original's server makes a flow only of a datagram.  So a client sends no message on a flow that has carried
+    nothing.
     """
     if isinstance(message, messages.CloseSession):
         return False
@@ -34,22 +37,26 @@ def may_tell(flow: PumpFlow, message: object, *, initiator: bool) -> bool:
 
 
 def is_end(flow: Established, seq: int) -> bool:
-    """See ``Wire``: also where the kernel beside an original stands, right behind its SYN."""
+    """See ``Wire``.  The number right behind the SYN counts too: that is where the kernel beside an original is."""
     return seq in (flow.pump.received, add(flow.peer_isn, 1))
 
 
 def answer_fin(flow: Established, segment: Segment, *, initiator: bool) -> Outgoing | None:
-    """See ``Wire``: an original's kernel closes.  It gets the answer that it understands, or it would ask for minutes."""
+    """See ``Wire``.  An original's kernel closes its connection.
+
+    Without the answer that it expects, it would repeat its FIN for minutes.
+    """
     if segment.payload or segment.seq != add(flow.peer_isn, 1) or flow.state is not State.ESTABLISHED:
         return None
-    # A server's kernel has taken all that we sent; a client's nothing, our ACKs being beyond what it ever said.
+    # A server's kernel has received all that we sent.  A client's kernel has received nothing: our ACKs are beyond #
+    # everything that it sent.
     seq = flow.pump.next_seq if initiator else flow.first_seq
     headers = HeaderTemplate(flow.key).build(seq, add(segment.seq, 1), FIN | ACK, OUR_WINDOW, 0)
     return Outgoing(headers, [], 0, 0)
 
 
 def keys_of(flow: Established) -> RsockKeys:
-    """The keys of the flow's session, which are this wire's own."""
+    """The keys of the flow's session, as keys of this wire."""
     keys = flow.session.keys
     if not isinstance(keys, RsockKeys):
         raise TypeError("keys of another wire")
@@ -57,7 +64,10 @@ def keys_of(flow: Established) -> RsockKeys:
 
 
 def begin(pump: Pump, flow: Established, *, unheard: bool) -> None:
-    """``flow`` carries traffic from now on; ``unheard``: its first frame is still to tell what kind of peer it is of."""
+    """``flow`` carries traffic from now on.
+
+    ``unheard``: its first frame has not come yet, and will show of which kind the peer is.
+    """
     if not keys_of(flow).believed and not flow.key.udp:
         pump.ignore_window(flow.pump)
     elif isinstance(flow.pump.codec, RsockCodec):
@@ -65,7 +75,7 @@ def begin(pump: Pump, flow: Established, *, unheard: bool) -> None:
 
 
 def judge(pump: Pump, flow: Established, *, pushes: bool) -> None:
-    """The first frame on a flow is here: no ACK of a peer that does not set PSH means anything."""
+    """The first frame on a flow has come.  If the peer does not set PSH, none of its ACKs is believed."""
     if not pushes:
         keys_of(flow).believed = False
         for other in flow.session.flows.values():
@@ -76,10 +86,10 @@ def judge(pump: Pump, flow: Established, *, pushes: bool) -> None:
 def take_again(
     context: Context, pump: Pump, intake: Intake, flow: Established, segment: Segment, received: Packet | Carried
 ) -> bool:
-    """Whether a payload that the pump could not take is one of this very flow after all; then the pump takes it now.
+    """Take a payload that the pump could not, if it is of this very flow.  Returns whether it is.
 
-    It is the first one, or it lies beyond our window.  It names client and flow: 96 bits that nobody knows who cannot
-    read the traffic.
+    It is the first one of the flow, or it lies beyond our window.  It names client and flow: 96 bits, which only
+    somebody who can read the traffic knows.
     """
     codec = flow.pump.codec
     if not isinstance(codec, RsockCodec) or not codec.open(segment.payload, received.segment_size)[0]:

@@ -1,11 +1,12 @@
-"""How a server of wire rsock takes clients in: a first datagram behind a complete handshake makes session, flow and conversation.
+"""How a server of wire ``rsock`` accepts clients: the first datagram after a complete TCP handshake opens everything.
 
 A stranger's way: SYN → SYN-ACK whose number is a cookie → an ACK that brings it back, from our client or from the
-kernel beside an original → a frame with the right hash, whose head names client and flow.  An original's first number is
-one too far, and its ACK is none of ours: so the handshake is kept until then (``handshakes``).
+kernel beside an original → a frame with the right hash, whose head names client and flow → session, flow,
+conversation.  The first number of an original's frame is one too far, and its ACK means nothing.  So the TCP
+handshake is kept until the frame comes (``handshakes``).
 
-Nothing is delivered that has no handshake behind it.  Somebody who sends such frames all the same, and knows the key,
-belongs to a server that was restarted here: an RST tells it so, for only the client can dial.
+Frames without a TCP handshake are not delivered.  If their sender knows the key, it is probably a client from
+before a restart of this server.  It gets an RST, because only the client can dial.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from rsock_nf.wire.rsock.keepalive import KeepAlives
 from rsock_nf.wire.rsock.limits import LIMITS, MAX_PAYLOAD
 
 MAX_ALL_FLOWS = 8192
-"""Of all sessions: over UDP a single datagram, perhaps in another's name, makes one."""
+"""The most flows of all sessions.  Over UDP a single datagram makes one, perhaps with a false address."""
 MSS_STEPS = (1460, 1452, 1440, 1400, 1360, 1300, 1200, 536)
-"""To one of these, downward, the MSS of a SYN is rounded: the cookie has room for no more."""
+"""The MSS of a SYN is rounded down to one of these, because the cookie has only a few bits for it."""
 NOTES = 16
-"""Notes that are laid over a cookie: which MSS step, and whether the SYN had a window scale."""
+"""The number of different notes in a cookie: which MSS step, and whether the SYN had a window scale."""
 FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
-"""How far from the handshake a first frame's number may be: those before it were lost."""
+"""The first frame's sequence number may be so far from the TCP handshake: earlier frames may be lost."""
 RESET_AFTER = 0.5
-"""Seconds for which frames without a handshake get no answer: its ACK may have been overtaken."""
+"""Seconds for which frames without a TCP handshake get no answer: perhaps they have overtaken its ACK."""
 UNSHAKEN_AGE = 30.0
-"""Seconds after which they count as new again."""
+"""Seconds after which such frames are treated as new again."""
 _MAX_UNSHAKEN = 256
 _CARRIER = Complete(MASK, MASK, MAX_PAYLOAD, None, 0.0)
-"""In the place of a handshake where the carrier is UDP: all numbers are 0."""
+"""Takes the place of a TCP handshake on a UDP carrier: all numbers are 0."""
 
 
 class RsockServerWire:
-    """See the module, and ``ServerWire``.  ``key``: what both ends call ``hash``; ``cookie_key``: 32 random bytes."""
+    """See the module, and ``ServerWire``.  ``key``: the ``hash`` of both ends; ``cookie_key``: 32 random bytes."""
 
     name = Wire.RSOCK
     limits = LIMITS
@@ -60,30 +61,31 @@ class RsockServerWire:
         self._cookie = Cookie(cookie_key)
         self._complete = CompleteHandshakes()
         self._unshaken: OrderedDict[FlowKey, float] = OrderedDict()
-        """Who sends frames without a handshake, and since when."""
+        """Flows on which frames come without a TCP handshake, and since when."""
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
         return KeepAlives(context, table, watch, initiator=False)
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.may_tell(flow, message, initiator=False)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """See ``Wire``."""
+        """See ``Wire``, and ``quirks``."""
         return quirks.answer_fin(flow, segment, initiator=False)
 
-    # -- the handshake
+    # -- the TCP handshake
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """See ``ServerWire``.  A kernel's ACK tells nothing of its SYN, so a note of MSS and window scale lies over the cookie.
+        """See ``ServerWire``.  The cookie carries a note of MSS and window scale.
 
-        Whoever may bring any note brings one of 16 numbers, not one.
+        The ACK of a kernel does not tell what its SYN had.  With 16 possible notes, 16 numbers are accepted instead
+        of one.
         """
         mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)
@@ -102,7 +104,7 @@ class RsockServerWire:
                 self._first_payload(now, accepting, segment, received)
 
     def _complete_handshake(self, now: float, segment: Segment) -> None:
-        """Keep the handshake that ``segment`` completes, if it does."""
+        """Keep the TCP handshake if ``segment`` completes one."""
         if segment.key.udp or self._shaken(segment) is not None:
             return
         client_isn, server_isn = add(segment.seq, -1), add(segment.ack, -1)
@@ -114,20 +116,20 @@ class RsockServerWire:
                 return
 
     def _shaken(self, segment: Segment) -> Complete | None:
-        """The handshake that ``segment`` may follow; not one of the same ports long ago."""
+        """The TCP handshake to which ``segment`` may belong, and not one of the same ports long ago."""
         known = self._complete.get(segment.key)
         if known is None or distance(add(known.client_isn, 1), segment.seq) > FIRST_WINDOW:
             return None
         return known
 
     def _forget(self, segment: Segment) -> None:
-        """The client gives a connection up that it never used."""
+        """The client resets a connection that it has never used."""
         known = self._complete.get(segment.key)
         if known is not None and segment.seq == add(known.client_isn, 1):
             self._complete.take(segment.key)
 
     def _unused(self, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
-        """The client closes a connection that it never used: as TCP would (RFC 9293 section 3.6)."""
+        """The client closes a connection that it has never used: answer as TCP does (RFC 9293 section 3.6)."""
         known = self._shaken(segment)
         if known is None:
             return
@@ -140,7 +142,7 @@ class RsockServerWire:
     # -- the first frame
 
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
-        """A frame of no flow that we know, or several merged.  On a UDP carrier there is no handshake to ask for."""
+        """Handle a frame, or several merged, of a flow that we do not know.  A UDP carrier needs no TCP handshake."""
         reply_to = link_header(received)
         first = segment.payload[: received.segment_size or len(segment.payload)]
         try:
@@ -156,7 +158,7 @@ class RsockServerWire:
         if session is not None:
             flow = self._open(now, accepting, segment, session, frame.flow_id, known)
             accepting.intake.again(received)
-            if not flow.key.udp:  # neither the client nor a tracker on the way has seen our scaled window yet
+            if not flow.key.udp:  # neither the client nor connection tracking on the way has seen our scaled window yet
                 ack = accepting.table.pump.acknowledge(flow.pump)
                 accepting.context.outbox.send([ack._replace(reply_to=reply_to)])
 
@@ -176,7 +178,7 @@ class RsockServerWire:
     def _session_of(
         self, now: float, accepting: Accepting, frame: FirstFrame, key: FlowKey, payload: memoryview
     ) -> Session | None:
-        """The client's session, made if this is a datagram; None = the frame opens nothing."""
+        """The client's session; a datagram makes it if need be.  None = the frame opens nothing."""
         counters = accepting.context.counters
         session = accepting.sessions_by_id.get(frame.client)
         if session is None:
@@ -217,7 +219,7 @@ class RsockServerWire:
     def unopened(
         self, now: float, accepting: Accepting, flow: Established, segment: Segment, received: Packet | Carried
     ) -> None:
-        """See ``ServerWire``: behind a hole, or of a new client to which a NAT has given this flow's place."""
+        """See ``ServerWire``.  Frames before it were lost, or a NAT has given this flow's ports to a new client."""
         context, pump, intake = accepting.context, accepting.table.pump, accepting.intake
         if not quirks.take_again(context, pump, intake, flow, segment, received):
             self._complete_handshake(now, segment)
@@ -226,12 +228,15 @@ class RsockServerWire:
     # -- conversations
 
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
-        """See ``ServerWire``: any datagram makes its conversation; where there is no room, the client is told that it ended."""
+        """See ``ServerWire``.  Every datagram opens its conversation.
+
+        If there is no room, the client is told that the conversation ended.
+        """
         conversation = session.group.conversations.get(frames.conversation)
-        if conversation is None:  # else what came before it in this batch has opened it
+        if conversation is None:  # else a frame before it in this batch has opened it
             conversation = accepting.open_conversation(now, session, frames.conversation, 0)
         if conversation is not None:
             accepting.conversations.deliver(conversation, frames.datagrams, frames.size)
 
     def timeout(self, now: float, accepting: Accepting) -> None:
-        """See ``ServerWire``: no timer of this wire's own."""
+        """See ``ServerWire``.  Does nothing: this wire does not use the timer."""

@@ -1,8 +1,8 @@
 """The systems' own C headers, read with the compiler of the PyPI package ``ziglang``, which ships them.
 
-``python -m tests.link.bsd.headers`` writes ``rsock_nf/link/bsd/abi.json`` again: every key of that table is a C expression,
-and its value what the headers make of it.  The test beside this file asks the same headers with ``_Static_assert``.
-What it is not: part of the product, which reads the table and needs no compiler.
+``python -m tests.link.bsd.headers`` writes ``rsock_nf/link/bsd/abi.json`` again: every key of that table is a C
+expression, and its value what the headers make of it.  The test beside this file asks the same headers with
+``_Static_assert``. What it is not: part of the product, which reads the table and needs no compiler.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ _ONLY = {
 
 
 def compile_c(target: str, source: str) -> str:
-    """Assembler text of ``source`` for ``target``.  Raises ``subprocess.CalledProcessError`` with the compiler's words."""
+    """Assembler text of ``source`` for ``target``.  Raises ``subprocess.CalledProcessError`` with the compiler's
+    words."""
     with tempfile.TemporaryDirectory() as scratch:
         code, assembler = Path(scratch, "probe.c"), Path(scratch, "probe.s")
         code.write_text(source)

@@ -1,7 +1,7 @@
 """Routing sockets and tables of a simulated kernel: ``SimulatedRouting`` is the ``calls`` of a ``RouteSocket``.
 
-What it knows comes from a ``Tables``, one made by hand or the Linux host's own; how it says it is the system's, encoded here
-a second time from the layouts of the table.
+What it knows comes from a ``Tables``, one made by hand or the Linux host's own; how it says it is the system's, encoded
+here a second time from the layouts of the table.
 """
 
 from __future__ import annotations

@@ -268,7 +268,8 @@ def test_packets_of_every_link_type_come_whole(
 
 
 def link_header(abi: Abi, dlt: str, version: int) -> bytes:
-    """DLT_NULL has the address family in the host's byte order, DLT_LOOP in the network's (bpf(4), pcap-linktype(7))."""
+    """DLT_NULL has the address family in the host's byte order, DLT_LOOP in the network's (bpf(4),
+    pcap-linktype(7))."""
     if dlt == "DLT_EN10MB":
         return TO_SERVER[version]
     family = abi["AF_INET" if version == 4 else "AF_INET6"]

@@ -101,7 +101,8 @@ def test_an_unknown_system_is_refused(platform: Callable[[str], None]) -> None:
 WITHOUT_LINUX = """
 import sys
 sys.platform = "freebsd14"
-for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink", "rsock_nf.link.linux.af_packet"):
+for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink",
+"rsock_nf.link.linux.af_packet"):
     sys.modules[absent] = None
 import rsock_nf.cli, rsock_nf.daemon, rsock_nf.runtime, rsock_nf.ops.doctor, rsock_nf.ops.launch, rsock_nf.ops.rules
 from rsock_nf.link import system
@@ -119,7 +120,8 @@ COMMANDS = """
 import asyncio, subprocess, sys, sysconfig  # which look at sys.platform themselves
 sysconfig.get_config_vars()
 sys.platform = sys.argv[1]
-for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink", "rsock_nf.link.linux.af_packet"):
+for absent in ("pyroute2", "iptc", "rsock_nf.link.linux.mmsg", "rsock_nf.link.linux.rtnetlink",
+"rsock_nf.link.linux.af_packet"):
     sys.modules[absent] = None
 from rsock_nf import cli
 from rsock_nf.ops.instances import namespaces

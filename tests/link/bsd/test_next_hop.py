@@ -184,7 +184,8 @@ def test_a_change_that_no_message_told_is_found(host: Host) -> None:
 
 
 def test_a_neighbour_that_does_not_answer_is_no_missing_route(host: Host) -> None:
-    """Its cloned route is RTF_REJECT until it does (OpenBSD, macOS): who took that for no route would never ask again."""
+    """Its cloned route is RTF_REJECT until it does (OpenBSD, macOS): who took that for no route would never ask
+    again."""
     hops = host.next_hops()
     hops.follow(NEAR)
     known = "RTF_LLINFO" if "RTF_LLINFO" in host.kernel.abi else "RTF_LLDATA"

@@ -1,7 +1,7 @@
 """The whole tunnel with simulated BSD hosts at one end or both, in network namespaces.  Needs root.
 
-Everything is real but the kernel's bpf device and routing socket at the simulated ends: command line, daemon, core, firewall
-rules (Linux's), link, UDP sockets without GSO.
+Everything is real but the kernel's bpf device and routing socket at the simulated ends: command line, daemon, core,
+firewall rules (Linux's), link, UDP sockets without GSO.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def test_datagrams_of_a_wildcard_listener_are_answered_from_the_address_that_was
 
 
 def test_udp_carriers_and_fake_tcp_together(tmp_path: Path) -> None:
-    """Carriers are plain UDP sockets at both ends; the server's listen on wildcards, and answer from the address asked."""
+    """Carriers are plain UDP sockets at both ends; the server's listen on wildcards, and answer from the address
+    asked."""
     both = {"type": "all"}
     systems: dict[Role, str | None] = {"client": "macos", "server": "freebsd"}
     with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems, client=both, server=both) as tunnel:

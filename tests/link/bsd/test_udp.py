@@ -1,4 +1,5 @@
-"""The application's sockets as the BSDs have them, without merging and cutting: the tests of Linux's, again, and some more.
+"""The application's sockets as the BSDs have them, without merging and cutting: the tests of Linux's, again, and some
+more.
 
 IP_RECVDSTADDR exists on no Linux; what stands for it is IP_PKTINFO, whose structure macOS shares.
 """

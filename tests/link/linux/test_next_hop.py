@@ -1,7 +1,7 @@
 """Next hops, asked of real kernels: two namespaces joined by two veth pairs.
 
-``here`` has eth0 and eth1, ``there`` has far0 and far1.  Neighbour timers are shortened; nothing sleeps: every wait ends
-with the event that it waits for, or fails at a deadline.
+``here`` has eth0 and eth1, ``there`` has far0 and far1.  Neighbour timers are shortened; nothing sleeps: every wait
+ends with the event that it waits for, or fails at a deadline.
 """
 
 from __future__ import annotations

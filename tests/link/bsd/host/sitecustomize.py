@@ -1,7 +1,7 @@
 """Makes the interpreter that finds this on its path a host of another system: ``RSOCK_NF_SIMULATED=freebsd``.
 
-The door of ``rsock_nf.link`` then gives that system's file, on a simulated bpf device and routing socket whose far sides are
-the Linux interfaces and tables of this network namespace.  The firewall stays Linux's.
+The door of ``rsock_nf.link`` then gives that system's file, on a simulated bpf device and routing socket whose far
+sides are the Linux interfaces and tables of this network namespace.  The firewall stays Linux's.
 """
 
 from __future__ import annotations
