@@ -8,7 +8,9 @@ through a raw socket, and received through a tap:
 * each frame, keepalives too, takes a flow at random; a server makes a flow of DATA only, delivers DATA even of
   addresses that it never accepted, and resets flows that it does not know;
 * a client believes any RST or FIN by its ports alone, and dials again, from another port;
-* a frame has no length: payloads above 1,468 bytes are thrown away, merged ones with them.
+* a frame has no length: payloads above 1,468 bytes are thrown away, merged ones with them;
+* version 1 takes all connections between two addresses for one: forged segments of each begin at the numbers of the
+  first one.
 
 What it saw is counted in ``seen``.  One thread each; ``settle`` and ``keepalive`` are what they are there, or shorter.
 """
@@ -24,6 +26,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -106,6 +109,8 @@ class Original:
         self._conversation = 0
         """Of the last DATA: what control frames carry."""
         self._identification = 0
+        self._isns: dict[Hashable, int] = {}
+        """The initial sequence number of this side, by connection: from captured SYN-ACKs."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__)
         self._tap = host.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)))
@@ -157,6 +162,17 @@ class Original:
             if time.monotonic() >= due:
                 due = time.monotonic() + TICK
                 self._tick(time.monotonic())
+
+    def _connection(self, place: tuple[Address, Address]) -> Hashable:
+        """What names a connection (the client's address, the server's).  Version 1 compares no ports."""
+        return place if self.version == 2 else (place[0][0], place[1][0])
+
+    def _remember(self, place: tuple[Address, Address], isn: int) -> None:
+        """Keep the first number of a connection; what has the same name keeps the number that is there."""
+        if self.version == 2:
+            self._isns[self._connection(place)] = isn
+        else:
+            self._isns.setdefault(self._connection(place), isn)
 
     # -- packets
 
@@ -277,8 +293,6 @@ class OriginalServer(Original):
         self.groups: dict[bytes, Group] = {}
         self._listeners = [host.call(lambda port=port: listen(address, port)) for port in ports]  # type: ignore[misc]
         self._accepted: dict[tuple[Address, Address], socket.socket] = {}
-        self._isns: dict[tuple[Address, Address], int] = {}
-        """Of our own SYN-ACK, by (client, our address)."""
         self._targets: dict[tuple[bytes, str, int], socket.socket] = {}
         self._of_socket: dict[socket.socket, tuple[bytes, str, int]] = {}
 
@@ -307,7 +321,7 @@ class OriginalServer(Original):
     def _segment(self, tcp: Tcp) -> None:
         if tcp.flags & SYN:
             if tcp.outgoing and tcp.source[1] in self.ports:
-                self._isns[tcp.destination, tcp.source] = tcp.seq
+                self._remember((tcp.destination, tcp.source), tcp.seq)
             return
         if (
             tcp.outgoing
@@ -343,7 +357,7 @@ class OriginalServer(Original):
         for listener in self._listeners:  # accepted by the kernel, perhaps not by us yet
             while select.select([listener], [], [], 0)[0]:
                 self._readable(listener)
-        kernel, isn = self._accepted.pop(place, None), self._isns.get(place)
+        kernel, isn = self._accepted.pop(place, None), self._isns.get(self._connection(place))
         if kernel is None or isn is None:
             self.seen["datagrams without a connection"] += 1
             self._send(group, NETCONN_RST, self._key.pack(key))
@@ -388,8 +402,8 @@ class OriginalClient(Original):
         self.group = Group(self.rng.randbytes(8))
         self._next = 2
         self._applications: dict[Address, int] = {}
-        self._isns: dict[tuple[Address, Address], tuple[int, int]] = {}
-        """(ours, the server's) of captured SYN-ACKs, by (our address, the server's)."""
+        self._captured: set[tuple[Address, Address]] = set()
+        """The connections (our address, the server's) whose SYN-ACK was captured."""
         self._redial: list[tuple[float, int, int]] = []
         """(when, port, failures)."""
         self._listener = host.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -422,13 +436,13 @@ class OriginalClient(Original):
         kernel.setblocking(False)
         place = kernel.getsockname(), kernel.getpeername()
         end = time.monotonic() + 0.5
-        while place not in self._isns and time.monotonic() < end:
+        while place not in self._captured and time.monotonic() < end:
             select.select([self._tap], [], [], 0.05)
             self._drain()
-        if place not in self._isns:
+        if place not in self._captured:
             kernel.close()
             return
-        isn, _ = self._isns[place]
+        isn = self._isns[self._connection(place)]
         key = self._name(port, place[0][1])
         flow = Flow(key, place[0], place[1], kernel, born=time.monotonic())
         flow.seq = (isn + 2) & MASK  # one byte too far
@@ -458,7 +472,9 @@ class OriginalClient(Original):
         if tcp.outgoing or tcp.source[0] != self.server or tcp.source[1] not in self.ports:
             return
         if tcp.flags & SYN:
-            self._isns[tcp.destination, tcp.source] = ((tcp.ack - 1) & MASK, tcp.seq)
+            place = tcp.destination, tcp.source
+            self._captured.add(place)
+            self._remember(place, (tcp.ack - 1) & MASK)
             return
         key = self._name(tcp.source[1], tcp.destination[1])
         flow = self.group.flows.get(key)

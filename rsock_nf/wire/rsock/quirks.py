@@ -5,7 +5,9 @@ An original rsock forges segments beside a live kernel socket.  This has consequ
 * its ACKs do not tell what it received, and its first sequence number may be one too far.  Ours are right.  We require
   right ones only of a peer of our own kind.  Such a peer sets PSH; an original never does (``judge``);
 * its kernel knows only the sequence numbers of the TCP handshake, so its RST and FIN have those (``is_end``);
-* it has no credit, so it goes on sending after a loss, beyond our window (``take_again``).
+* it has no credit, so it goes on sending after a loss, beyond our window (``take_again``);
+* 1.x takes all connections between two addresses for one, so its segments have the numbers of another connection
+  (``numbers_are_foreign``).
 
 Not here: what a peer of our own kind does.
 """
@@ -83,12 +85,21 @@ def judge(pump: Pump, flow: Established, *, pushes: bool) -> None:
                 pump.ignore_window(other.pump)
 
 
+def numbers_are_foreign(version: int) -> bool:
+    """Whether the sequence numbers of a peer that speaks ``version`` say nothing about the connection.
+
+    The original's releases 1.0 to 1.9 compare addresses and ports so that all connections of two hosts are equal.
+    A frame names its client and its flow, so its numbers are not needed.
+    """
+    return version == 1
+
+
 def take_again(
     context: Context, pump: Pump, intake: Intake, flow: Established, segment: Segment, received: Packet | Carried
 ) -> bool:
     """Take a payload that the pump could not, if it is of this very flow.  Returns whether it is.
 
-    It is the first one of the flow, or it lies beyond our window.  It names client and flow: 96 bits, which only
+    It is the first one of the flow, or it lies beyond our window (version 1: anywhere).  It names client and flow: 96 bits, which only
     somebody who can read the traffic knows.
     """
     codec = flow.pump.codec
@@ -99,7 +110,7 @@ def take_again(
         if not flow.key.udp:
             judge(pump, flow, pushes=bool(segment.flags & PSH))
     if not flow.key.udp and not flow.pump.in_window(segment.seq):
-        if not not_behind(segment.seq, flow.pump.received):
+        if not numbers_are_foreign(keys_of(flow).layout.version) and not not_behind(segment.seq, flow.pump.received):
             return False
         context.counters["frames behind a hole"] += 1
         flow.pump.received = segment.seq

@@ -115,12 +115,15 @@ class RsockServerWire:
                 self._complete.put(now, segment.key, complete)
                 return
 
-    def _shaken(self, segment: Segment) -> Complete | None:
-        """The TCP handshake to which ``segment`` may belong, and not one of the same ports long ago."""
+    def _shaken(self, segment: Segment, version: int = 2) -> Complete | None:
+        """The TCP handshake to which ``segment`` may belong, and not one of the same ports long ago.
+
+        ``version``: of the frame in it.
+        """
         known = self._complete.get(segment.key)
-        if known is None or distance(add(known.client_isn, 1), segment.seq) > FIRST_WINDOW:
-            return None
-        return known
+        if known is None or quirks.numbers_are_foreign(version):
+            return known
+        return known if distance(add(known.client_isn, 1), segment.seq) <= FIRST_WINDOW else None
 
     def _forget(self, segment: Segment) -> None:
         """The client resets a connection that it has never used."""
@@ -150,7 +153,7 @@ class RsockServerWire:
         except Malformed:
             accepting.turn_away(segment, reply_to, "payloads from strangers")
             return
-        known = _CARRIER if segment.key.udp else self._shaken(segment)
+        known = _CARRIER if segment.key.udp else self._shaken(segment, frame.version)
         if known is None:
             self._without_handshake(now, accepting, segment, reply_to)
             return

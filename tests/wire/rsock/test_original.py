@@ -235,6 +235,43 @@ def test_a_first_frame_far_from_its_handshake_is_none(server: Alone) -> None:
     assert not server.delivered()
 
 
+def old(flow: int, body: bytes) -> bytes:
+    """A frame of version 1."""
+    return build_frame(KEY, Frame(1, DATA, (7).to_bytes(8, "big"), 2, flow, body))
+
+
+@pytest.mark.parametrize("apart", [0x90000000, 0x30000000])
+def test_version_1_sends_with_the_numbers_of_another_connection(server: Alone, apart: int) -> None:
+    """Behind the right ones, or far ahead of them: its frames name the flow."""
+    flows = [Flow(server, 0), Flow(server, 1, isn=0x12345678)]
+    flows[1].seq = flows[1].isn + apart
+    for at in range(3):
+        for flow in flows:
+            server.receive(flow.forge(old(flow.port << 1, b"%d" % at)))
+    assert server.delivered() == [b"0", b"0", b"1", b"1", b"2", b"2"]
+    assert len(server.node.flows) == 2
+    flows[1].seq += apart
+    server.receive(flows[1].forge(old(flows[1].port << 1, b"another jump")))
+    assert server.delivered()[6:] == [b"another jump"]
+    assert not server.closed()
+
+
+def test_version_1_needs_a_handshake_as_well(server: Alone) -> None:
+    flow = Flow(server, 0, shake=False)
+    flow.seq += 0x90000000
+    assert server.receive(flow.forge(old(flow.port << 1, b"injected"))) == []
+    assert not server.delivered()
+    assert server.node.counters["frames without a handshake"] == 1
+
+
+def test_version_2_has_right_numbers(server: Alone) -> None:
+    flow = Flow(server, 0)
+    flow.say(b"datagram")
+    flow.seq += 0x90000000
+    flow.say(b"injected")
+    assert server.delivered() == [b"datagram"]
+
+
 def test_who_goes_on_without_a_handshake_is_told_to_dial(server: Alone) -> None:
     """A server restarted under live flows; an original looks at the RST's ports only, ours at its number too."""
     flow = Flow(server, 0, shake=False)
@@ -460,13 +497,13 @@ def test_complete_handshakes_are_bounded() -> None:
 class Server:
     """An original's server toward our client: a kernel that accepted, and forged segments."""
 
-    def __init__(self, *, flows: int = 3) -> None:
+    def __init__(self, *, flows: int = 3, version: int = 2) -> None:
         parameters = ClientParameters(
             keepalive=4.0,
             server=(ip_address("198.51.100.7"),),
             ports=(PortRange(10_001, 10_000 + flows),),
         )
-        wire = RsockClientWire(RsockParameters(KEY), 7)
+        wire = RsockClientWire(RsockParameters(KEY, version), 7)
         rng = random.Random(1).randbytes
         self.client = Alone(endpoint.client(parameters, wire, rng, mtu=1500, max_burst_bytes=64_000))
         self.node = self.client.node
@@ -535,6 +572,19 @@ def test_an_answer_on_any_flow_is_delivered() -> None:
     for flow in server.flows.values():
         flow.say(b"answer")
     assert server.client.delivered() == [b"answer"] * 3
+
+
+def test_a_server_of_version_1_answers_with_the_numbers_of_another_connection() -> None:
+    server = Server(version=1)
+    app(server, b"datagram")
+    for at, flow in enumerate(server.flows.values()):
+        for body in (b"one", b"two"):
+            flow.seq += 0x90000000 * at
+            payload = build_frame(KEY, Frame(1, DATA, (7).to_bytes(8, "big"), 2, flow.syn.source[1] << 1, body))
+            flow.send(flow.seq, BOGUS, ACK, payload)
+            flow.seq += len(payload)
+    assert server.client.delivered() == [b"one", b"two"] * 3
+    assert server.node.counters["payloads of no frame"] == 0
 
 
 def test_credit_ends_until_the_peer_shows_that_its_acks_mean_nothing() -> None:
