@@ -364,7 +364,7 @@ class OriginalServer(Original):
             return
         flow = Flow(key, tcp.destination, tcp.source, kernel, born=time.monotonic())
         flow.seq = (isn + 1) & MASK
-        flow.ack = (isn + 2) & MASK
+        flow.ack = max((isn + 2) & MASK, (tcp.seq + len(tcp.payload)) & MASK)  # the first frame raises it, too
         group.flows[key] = flow
         self.seen["flows"] += 1
 

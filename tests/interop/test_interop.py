@@ -40,6 +40,24 @@ def lab(directory: Path) -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture(params=["plain", "default", "strict"])
+def nat(request: pytest.FixtureRequest, directory: Path) -> Iterator[Lab]:
+    """A router that masquerades.  Its connection tracking takes every number (plain); or it takes what Linux takes by
+    default, and packets that it finds INVALID are not translated, but not dropped (default); or it drops them (strict).
+    """
+    with Lab(Router(strict=True, block_udp=True), prefix="rski") as made, watched(made, directory):
+        router, kind = made.router, request.param
+        if kind != "strict":
+            router.nft("flush chain inet lab judge")
+            router.nft("add rule inet lab judge ct state invalid counter name invalid")
+            router.nft("flush chain inet lab passing")
+            router.nft("add rule inet lab passing meta l4proto udp counter name udp_refused drop")
+            router.nft("add chain inet lab passing { policy accept; }")
+            router.sysctl("net.netfilter.nf_conntrack_tcp_loose", "1")
+            router.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "1" if kind == "plain" else "0")
+        yield made
+
+
 @contextlib.contextmanager
 def ours(lab: Lab, directory: Path, role: Role, **changes: Any) -> Iterator[AskedTunnel]:
     """One end is ours."""
@@ -102,7 +120,30 @@ def silent_for(tunnel: AskedTunnel, seconds: float) -> bool:
     return bool(tunnel.status("client")["link"]["counters"]["sent_packets"] == before)
 
 
+def resets(lab: Lab) -> int:
+    """RSTs that the router has seen or sent."""
+    counters = lab.counters()
+    return sum(counters[name] for name in ("rst_inside", "rst_outside", "rst_router"))
+
+
 # -- our client
+
+
+def test_our_client_behind_a_nat_reaches_an_original_server(nat: Lab, directory: Path) -> None:
+    """The server's ACKs follow our numbers only where ours are numerically larger.  So all of ours are.
+
+    A flow on which they are not is exchanged; the RST that ends it is ours.
+    """
+    with original_server(nat) as peer, ours(nat, directory, "client") as tunnel:
+        wait_until(lambda: len(tunnel.status("client")["sessions"][0]["flows"]) == len(PORTS), "ten flows")
+        carries(nat, 2000)
+        wait_until(lambda: peer.seen["command 4"] > 20 and peer.seen["command 3"] > 20, "keepalives both ways")
+        carries(nat, 2000)
+        content(peer)
+        assert peer.seen["flows"] == len(PORTS)
+        assert nat.invalid() == 0
+        counters = nat.counters()
+        assert counters["rst_outside"] == counters["rst_router"] == 0
 
 
 def test_our_client_carries_datagrams_over_an_original_server(lab: Lab, directory: Path) -> None:
@@ -198,6 +239,18 @@ def test_an_original_client_carries_datagrams_over_our_server(lab: Lab, director
         (session,) = tunnel.status("server")["sessions"]
         assert len(session["flows"]) == len(PORTS)
         assert session["wire"] == "rsock"
+
+
+def test_an_original_client_behind_a_nat_reaches_our_server(nat: Lab, directory: Path) -> None:
+    """Its first ACK is its own first number + 3.  Our number makes it right, so connection tracking passes it."""
+    with ours(nat, directory, "server") as tunnel, original_client(nat) as peer:
+        carries(nat, 2000)
+        wait_until(lambda: peer.seen["command 4"] > 20 and peer.seen["command 3"] > 20, "keepalives both ways")
+        carries(nat, 2000)
+        content(peer)
+        assert peer.seen["flows"] == len(PORTS)
+        assert (nat.invalid(), resets(nat)) == (0, 0)
+        assert len(tunnel.status("server")["sessions"][0]["flows"]) == len(PORTS)
 
 
 def test_what_our_kernel_merges_of_an_original_is_cut(lab: Lab, directory: Path, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ MAX_GIVEN_UP = 64
 class ClientWire(Wire, Protocol):
     """What the client's role asks of a wire.  ``dialling`` is the role that asks."""
 
+    def initial_number(self, dialling: Dialling) -> int:
+        """The initial sequence number of the next SYN, ``0 .. 2**32 - 1``.  Nobody may be able to guess it."""
+
     def take_turns(self, now: float, dialling: Dialling) -> None:
         """Flows have come to TCP_UP, or may go on from there: decide what each of them does next."""
 
@@ -126,7 +129,7 @@ class Dialling:
         slot = self.slots[request]
         key = FlowKey(local, port, slot.remote, slot.port)
         if self._still_wanted(slot, key):
-            self.openings.dial(now, slot, key)
+            self.openings.dial(now, slot, key, self._wire.initial_number(self))
 
     def receive_carrier(self, now: float, request: int, key: FlowKey) -> None:
         """The socket that ``CarrierWanted`` asked for is open; its flow is ``key``.  It may send at once."""
@@ -208,6 +211,14 @@ class Dialling:
             self.context.deadlines.set(Timer.DIAL, slot, now + after)
 
     # -- a flow is opened
+
+    def exchange(self, now: float, opening: Opening, reason: str) -> None:
+        """The wire cannot use this flow, though the server answers: dial another one for its slot at once."""
+        slot = self.slots[opening.slot]
+        self.table.step(now, opening, Input.UNANSWERED, reason)
+        if slot.opening is opening:
+            slot.opening = None
+            self._redial(now, slot, 0.0)
 
     def receive_opening(self, now: float, opening: Opening, segment: Segment) -> None:
         """A segment of a flow that the pump does not have yet."""

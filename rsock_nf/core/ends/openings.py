@@ -38,8 +38,10 @@ class Openings:
 
     # -- out
 
-    def dial(self, now: float, slot: Slot, key: FlowKey) -> Opening:
-        """Begin a flow.  Over TCP the SYN leaves.  Over UDP nothing does yet: the flow waits for its turn."""
+    def dial(self, now: float, slot: Slot, key: FlowKey, isn: int = 0) -> Opening:
+        """Begin a flow.  Over TCP the SYN leaves, with number ``isn``.  Over UDP nothing does yet: the flow waits for
+        its turn.
+        """
         self._next_flow += 1
         identification = self._context.random(2)
         state = State.TCP_UP if key.udp else State.SYN_SENT
@@ -51,7 +53,6 @@ class Openings:
         if key.udp:
             opening.mss = self._table.link_payload(key)
         else:
-            isn = self._context.random(4)
             opening.next_seq = add(isn, 1)
             headers = build_syn(key, isn, self._table.link_payload(key), OUR_SCALE, identification)
             self.send_repeatedly(now, opening, Outgoing(headers, [], 0, 0), SYN_RETRY)

@@ -58,6 +58,10 @@ class NativeClientWire:
 
     # -- the way up
 
+    def initial_number(self, dialling: Dialling) -> int:
+        """See ``ClientWire``.  It is random."""
+        return dialling.context.random(4)
+
     def take_turns(self, now: float, dialling: Dialling) -> None:
         """See ``ClientWire``.  If there is a session, waiting flows join it; if not, one of them says hello."""
         self._take_turns(now, dialling, another_hello=False)

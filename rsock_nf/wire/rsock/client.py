@@ -6,7 +6,12 @@ datagram on it, so a datagram goes first.  There is one session as long as the p
 The window of a SYN-ACK is never scaled, so there is little credit for the first datagrams.  Those without credit
 wait until the server has acknowledged something.  (On the native wire they wait for the answer to the hello.)
 
-Not here: what we tolerate of an original (``quirks``).
+An original's server acknowledges numerically: its ACK begins at its own first number and follows ours only if ours
+is larger.  If it is not, a NAT with connection tracking judges each frame of the server INVALID and does not translate
+it.  So our first number is high, a flow whose SYN-ACK shows a higher one is exchanged for another, and a flow is
+replaced before its numbers begin again at 0 (``keepalive``).
+
+Not here: what else we tolerate of an original (``quirks``).
 """
 
 from __future__ import annotations
@@ -22,13 +27,23 @@ from rsock_nf.core.flows.table import Flow, FlowTable
 from rsock_nf.core.flows.watch import Watch
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.state import PumpFlow
-from rsock_nf.core.tcp.segment import Segment
+from rsock_nf.core.tcp.segment import RST, Segment
+from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Outgoing, Packet
 from rsock_nf.wire.parameters import RsockParameters, WireName
 from rsock_nf.wire.rsock import quirks
 from rsock_nf.wire.rsock.frames import RsockFormat
 from rsock_nf.wire.rsock.keepalive import SILENT, KeepAlives
 from rsock_nf.wire.rsock.limits import LIMITS
+
+
+FIRST_NUMBER = 0xE0000000
+"""The top 4 bits of a client's first number.  The other 28 are random."""
+MAX_AHEAD = 2 + 0xFFFF
+"""How far the first number of a server of our kind is ahead of the client's, at most (``server``)."""
+MAX_EXCHANGED = 4
+"""Flows in a row that are exchanged because of the server's number.  About one in eleven has a higher one than ours.
+So with the next one, something else is the reason, for example a router that changes the numbers."""
 
 
 class RsockClientWire:
@@ -45,6 +60,8 @@ class RsockClientWire:
         """Whether a frame of the server has ever come."""
         self._beginning: Session | None = None
         """A session whose first flow will open now."""
+        self._exchanged = 0
+        """How many flows in a row were exchanged."""
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
@@ -64,9 +81,17 @@ class RsockClientWire:
 
     # -- the way up
 
+    def initial_number(self, dialling: Dialling) -> int:
+        """See ``ClientWire``.  It is high: see the module."""
+        return FIRST_NUMBER | dialling.context.random(4) >> 4
+
     def take_turns(self, now: float, dialling: Dialling) -> None:
         """See ``ClientWire``.  No flow has to wait."""
         for opening in dialling.table.opening(State.TCP_UP):
+            if self._is_behind(opening):
+                dialling.context.outbox.send([opening.segment(b"", window=0, flags=RST)])  # its kernel has accepted it
+                dialling.exchange(now, opening, "the server's numbers are ahead of ours")
+                continue
             session = dialling.session or self._beginning or self._session(now, dialling)
             self._beginning = None if dialling.session else session
             opening.flow_id = self._format.flow_id(opening.key, self._version)
@@ -77,6 +102,15 @@ class RsockClientWire:
                 dialling.table.step(now, opening, Input.UNANSWERED, "its name is taken")
             else:
                 dialling.table.step(now, dialling.openings.take_over(opening, session), Input.READY)
+
+    def _is_behind(self, opening: Opening) -> bool:
+        """Whether an original's ACKs would not follow our numbers on this flow, and another one may be better."""
+        ahead = opening.peer_isn - add(opening.next_seq, -1)  # numerically, as it compares them itself
+        if opening.key.udp or ahead <= MAX_AHEAD or self._exchanged >= MAX_EXCHANGED:
+            self._exchanged = 0
+            return False
+        self._exchanged += 1
+        return True
 
     def _session(self, now: float, dialling: Dialling) -> Session:
         keys = self._format.keys(self._client_id, self._version)

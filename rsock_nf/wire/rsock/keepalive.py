@@ -10,18 +10,23 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from rsock_nf.core import messages
+from rsock_nf.core.events import FlowSick
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.flows.watch import Watch
+from rsock_nf.core.tcp.sequence import MASK
 from rsock_nf.wire.rsock.frames import KeepAliveAnswer, KeepAliveRequest
+from rsock_nf.wire.rsock.quirks import keys_of
 
 UNANSWERED = 3
 """Requests without an answer after which a flow is dead."""
 SILENT = "probes are not answered"
 """The reason with which such a flow ends."""
+WRAP_AHEAD = 64 << 20
+"""Bytes.  With so many left until its sequence numbers begin again at 0, a flow to an original is replaced."""
 OVERDUE = 1.0
 """Seconds after which a request is repeated.  From then on its flow carries no bulk until it answers."""
 
@@ -141,4 +146,15 @@ class KeepAlives:
             self._table.pump.set_max_payload(flow.pump, ceiling)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  Does nothing: this wire has no counters that could run out."""
+        """See ``Probing``.  Replace a flow before its sequence numbers begin again at 0.
+
+        The ACKs of an original would stay where they are then.  If connection tracking is on the way, it would judge
+        them INVALID.
+        """
+        if flow.key.udp or keys_of(flow).believed:
+            return
+        if not flow.sick and -flow.pump.next_seq & MASK < WRAP_AHEAD:
+            flow.sick = True
+            self._context.outbox.tell(FlowSick(flow.flow_id, flow.key, "its sequence numbers have run out"))
+        if flow.sick:
+            self._table.step(now, flow, Input.SICK)  # each time: the message to the client may have been lost

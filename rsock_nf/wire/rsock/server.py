@@ -1,9 +1,13 @@
 """How a server of wire ``rsock`` accepts clients: the first datagram after a complete TCP handshake opens everything.
 
-A stranger's way: SYN → SYN-ACK whose number is a cookie → an ACK that brings it back, from our client or from the
+A stranger's way: SYN → SYN-ACK whose number carries a cookie → an ACK that brings it back, from our client or from the
 kernel beside an original → a frame with the right hash, whose head names client and flow → session, flow,
 conversation.  The first number of an original's frame is one too far, and its ACK means nothing.  So the TCP
 handshake is kept until the frame comes (``handshakes``).
+
+The forged ACKs of an original's client begin at its *own* first number + 3, and follow ours only if ours is
+numerically larger.  So our first number is a little ahead of the client's: then these ACKs are of something that we
+sent, and connection tracking on the way passes them.  The cookie is only what is left: how far ahead.
 
 Frames without a TCP handshake are not delivered.  If their sender knows the key, it is probably a client from
 before a restart of this server.  It gets an RST, because only the client can dial.
@@ -37,6 +41,14 @@ MAX_ALL_FLOWS = 8192
 """The most flows of all sessions.  Over UDP a single datagram makes one, perhaps with a false address."""
 MSS_STEPS = (1460, 1452, 1440, 1400, 1360, 1300, 1200, 536)
 """The MSS of a SYN is rounded down to one of these, because the cookie has only a few bits for it."""
+AHEAD = 2
+"""Our first number is so far ahead of the client's, and as much more as the cookie says: 0 to 65,535.
+
+An original's first ACK is its first number + 3.  Connection tracking takes ACKs that are up to 66,000 behind
+(MAXACKWINCONST, net/netfilter/nf_conntrack_proto_tcp.c).
+"""
+COOKIE_MASK = 0xFFFF
+"""The bits of the cookie: 12 of the keyed hash, and 4 of it that a note is laid over."""
 NOTES = 16
 """The number of different notes in a cookie: which MSS step, and whether the SYN had a window scale."""
 FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
@@ -82,7 +94,7 @@ class RsockServerWire:
     # -- the TCP handshake
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """See ``ServerWire``.  The cookie carries a note of MSS and window scale.
+        """See ``ServerWire``.  It is ahead of the client's number by a cookie with a note of MSS and window scale.
 
         The ACK of a kernel does not tell what its SYN had.  With 16 possible notes, 16 numbers are accepted instead
         of one.
@@ -90,7 +102,8 @@ class RsockServerWire:
         mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)
         note = step << 1 | (asked.window_scale is not None)
-        return self._cookie.isn(segment.key, segment.seq, now) ^ note
+        cookie = self._cookie.isn(segment.key, segment.seq, now) & COOKIE_MASK ^ note
+        return add(segment.seq, AHEAD + cookie)
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
         """See ``ServerWire``."""
@@ -108,7 +121,11 @@ class RsockServerWire:
         if segment.key.udp or self._shaken(segment) is not None:
             return
         client_isn, server_isn = add(segment.seq, -1), add(segment.ack, -1)
-        for note in self._cookie.differences(segment.key, client_isn, server_isn, now):
+        cookie = distance(add(client_isn, AHEAD), server_isn)
+        if cookie > COOKIE_MASK:
+            return
+        for difference in self._cookie.differences(segment.key, client_isn, cookie, now):
+            note = difference & COOKIE_MASK
             if note < NOTES:
                 scale = OUR_SCALE if note & 1 else None
                 complete = Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now)

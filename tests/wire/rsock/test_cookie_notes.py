@@ -12,7 +12,7 @@ from rsock_nf.core.tcp.cookie import PERIOD
 from rsock_nf.core.tcp.segment import ACK, SYN, Segment, SynOptions
 from rsock_nf.core.types import Checksum, FlowKey, Packet
 from rsock_nf.wire.parameters import RsockParameters
-from rsock_nf.wire.rsock.server import MSS_STEPS, NOTES, RsockServerWire
+from rsock_nf.wire.rsock.server import AHEAD, COOKIE_MASK, MSS_STEPS, NOTES, RsockServerWire
 from tests.core.pair import TARGETS
 
 START = 100 * PERIOD
@@ -34,8 +34,9 @@ def test_mss_and_scale_come_back_with_the_ack(step: int, scale: int | None) -> N
     key = FlowKey(HERE, 10001, THERE, 40000)
     syn = Segment(key, 7, 0, SYN, 0, EMPTY, EMPTY)
     isn = wire.initial_number(START, end.role, syn, SynOptions(MSS_STEPS[step], scale, sack_permitted=True))
-    note = wire._cookie.isn(key, 7, START) ^ isn
+    note = (wire._cookie.isn(key, 7, START) ^ (isn - 7 - AHEAD)) & COOKIE_MASK
     assert note == step << 1 | (scale is not None) < NOTES
+    assert 0 <= isn - 7 - AHEAD <= COOKIE_MASK
     for later, kept in ((0.0, True), (PERIOD, True), (2 * PERIOD, False)):
         wire, end = server()
         wire.stranger(START + later, end.role, Segment(key, 8, isn + 1, ACK, 0, EMPTY, EMPTY), NOTHING)
@@ -45,10 +46,31 @@ def test_mss_and_scale_come_back_with_the_ack(step: int, scale: int | None) -> N
             assert (complete.mss, complete.scale) == (MSS_STEPS[step], None if scale is None else OUR_SCALE)
 
 
-@pytest.mark.parametrize("wrong", [NOTES, 1 << 31])
+@pytest.mark.parametrize("wrong", [NOTES, 1 << 15, 1 << 16, 1 << 31])
 def test_another_number_brings_no_note(wrong: int) -> None:
     wire, end = server()
     key = FlowKey(HERE, 10001, THERE, 40000)
-    isn = wire._cookie.isn(key, 7, START) ^ wrong
+    isn = 7 + AHEAD + (wire._cookie.isn(key, 7, START) & COOKIE_MASK ^ wrong)
     wire.stranger(START, end.role, Segment(key, 8, isn + 1 & 0xFFFFFFFF, ACK, 0, EMPTY, EMPTY), NOTHING)
     assert wire._complete.get(key) is None
+
+
+def test_a_number_that_passes_the_end_of_the_number_space() -> None:
+    wire, end = server()
+    key, last = FlowKey(HERE, 10001, THERE, 40000), 0xFFFFFFFF
+    syn = Segment(key, last, 0, SYN, 0, EMPTY, EMPTY)
+    isn = wire.initial_number(START, end.role, syn, SynOptions(1460, 7, sack_permitted=True))
+    assert AHEAD - 1 <= isn <= AHEAD + COOKIE_MASK
+    wire.stranger(START, end.role, Segment(key, 0, isn + 1, ACK, 0, EMPTY, EMPTY), NOTHING)
+    assert wire._complete.get(key) is not None
+
+
+def test_who_guesses_numbers_needs_a_thousand_of_them() -> None:
+    """12 bits of the hash, of this period and the last one: about 1 number in 2,048 is right."""
+    wire, end = server()
+    key = FlowKey(HERE, 10001, THERE, 40000)
+    right = 0
+    for ahead in range(COOKIE_MASK + 1):
+        wire.stranger(START, end.role, Segment(key, 8, 8 + AHEAD + ahead, ACK, 0, EMPTY, EMPTY), NOTHING)
+        right += wire._complete.take(key) is not None
+    assert right in (NOTES, 2 * NOTES)

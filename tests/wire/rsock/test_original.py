@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from rsock_nf.core.ends import endpoint
-from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
+from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, FlowSick, PortReleased, PortWanted
 from rsock_nf.core.messages import CloseConversation
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.parameters import RsockParameters
 from rsock_nf.wire.rsock import server as rsock_server
-from rsock_nf.wire.rsock.client import RsockClientWire
+from rsock_nf.wire.rsock.client import MAX_EXCHANGED, RsockClientWire
 from rsock_nf.wire.rsock.frames import Frame, build_frame, hash_of, parse_frame_untrusted
 from rsock_nf.wire.rsock.handshakes import MAX_AGE, MAX_ENTRIES, MAX_OF_ONE_SOURCE, Complete, CompleteHandshakes
 from rsock_nf.wire.rsock.server import RsockServerWire
-from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
+from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, Tracker, parse_tcp
 from tests.core.outputs import outputs
 from tests.core.wire import checksummed, make_tcp
 from tests.wire.rsock.pair import CONV_RST, DATA, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP, KEY, NETCONN_RST, frame
@@ -233,6 +233,42 @@ def test_a_first_frame_far_from_its_handshake_is_none(server: Alone) -> None:
     flow.seq += 1 << 28
     assert flow.say(b"injected") == []
     assert not server.delivered()
+
+
+@pytest.mark.parametrize("isn", [0, 0x12345678, 0x7FFFFFF0, 0xE0000000])
+def test_connection_tracking_passes_an_originals_client(server: Alone, isn: int) -> None:
+    """Its ACK begins at its own number + 3, and follows ours where ours is numerically larger."""
+    judge = Tracker()
+    for number in range(16):
+        flow = Flow(server, number, isn=isn + 1000 * number)
+        syn = with_options(make_tcp((THERE, flow.port), (HERE, flow.server_port), flow.isn, 0, SYN))
+        passed = [parse_tcp(syn), flow.answer, parse_tcp(flow.packet(flow.isn + 1, flow.server_isn + 1, ACK))]
+        ack = flow.isn + 3
+        for at in range(3):
+            payload = frame(b"%d" % at * 1400, flow=flow.key, conversation=2 + number)
+            made = flow.packet(flow.seq, ack, ACK, payload)
+            flow.seq += len(payload)
+            answers = server.receive(made)
+            server.node.receive_datagrams(server.now, [Run(server.runs[-1].peer, [b"x" * 1400] * 4, 1400)])
+            answers += server.sent()
+            passed += [parse_tcp(made), *(one for one in answers if one.destination[1] == flow.port)]
+            ack = max(ack, passed[-1].end)
+        assert [verdict for tcp in passed if (verdict := judge.judge(server.now, tcp))] == []
+
+
+def test_a_clients_flow_is_given_up_before_our_numbers_begin_again(server: Alone) -> None:
+    """Its ACKs would stay where they are.  Only it can dial, so it is told that the flow is down until it obeys."""
+    flows = [Flow(server, 0, isn=1000), Flow(server, 1, isn=0xF0000000)]
+    for flow in flows:
+        flow.say(b"datagram")
+    server.node.pump.flows()[1].next_seq = 0xFE000000  # type: ignore[index]
+    for _ in range(2):
+        told = [parse_frame_untrusted(HASHES, memoryview(tcp.payload)) for tcp in server.wait(1.0) if tcp.payload]
+        about = [(frame.flow_id, body_key(frame)) for frame in told if frame.command == NETCONN_RST]
+        assert about == [(flows[0].key, flows[1].key)]
+    assert [event.reason for event in server.events if isinstance(event, FlowSick)] == [
+        "its sequence numbers have run out"
+    ]
 
 
 def old(flow: int, body: bytes) -> bytes:
@@ -495,9 +531,13 @@ def test_complete_handshakes_are_bounded() -> None:
 
 
 class Server:
-    """An original's server toward our client: a kernel that accepted, and forged segments."""
+    """An original's server toward our client: a kernel that accepted, and forged segments.
 
-    def __init__(self, *, flows: int = 3, version: int = 2) -> None:
+    ``isns``: its first numbers, one after the other; 0x7FFFFFF0 from then on.
+    """
+
+    def __init__(self, *, flows: int = 3, version: int = 2, isns: tuple[int, ...] = ()) -> None:
+        self.isns = list(isns)
         parameters = ClientParameters(
             keepalive=4.0,
             server=(ip_address("198.51.100.7"),),
@@ -524,7 +564,8 @@ class Server:
                 self.port += 1
                 self.node.role.receive_port(self.client.now, event.request, HERE, self.port)
             for syn in (tcp for tcp in sent if tcp.flags == SYN):
-                self.flows[syn.source[1]] = Connection(self.client, syn)
+                isn = self.isns.pop(0) if self.isns else 0x7FFFFFF0
+                self.flows[syn.source[1]] = Connection(self.client, syn, isn)
             if not wanted and not sent:
                 return
 
@@ -532,13 +573,13 @@ class Server:
 class Connection:
     """One of its accepted sockets."""
 
-    def __init__(self, client: Alone, syn: Tcp) -> None:
+    def __init__(self, client: Alone, syn: Tcp, isn: int) -> None:
         self.client, self.syn = client, syn
-        self.isn = 0x7FFFFFF0
+        self.isn = isn
         self.seq = self.isn + 1
         self.key = 0x10000000 | syn.destination[1] << 16 | syn.source[1]
         answer = make_tcp(syn.destination, syn.source, self.isn, syn.seq + 1, SYN | ACK)
-        self.ack, *_ = client.receive(with_options(answer))
+        self.ack, *self.rest = client.receive(with_options(answer))
 
     def send(self, seq: int, ack: int, flags: int, payload: bytes = b"") -> list[Tcp]:
         source, destination = self.syn.destination, self.syn.source
@@ -564,6 +605,55 @@ def test_our_numbers_are_right() -> None:
     assert (tcp.seq, tcp.ack, tcp.flags) == (flow.syn.seq + 1, flow.isn + 1, PSH | ACK)
     found = parse_frame_untrusted(HASHES, memoryview(tcp.payload))
     assert (found.command, found.conversation, found.flow_id, found.body) == (DATA, 2, flow.key, b"datagram")
+
+
+def test_our_first_number_is_high_and_random() -> None:
+    """An original's server acknowledges it only where it is numerically larger than its own."""
+    numbers = {flow.syn.seq for flow in Server(flows=10).flows.values()}
+    assert len(numbers) == 10
+    assert min(numbers) >= 0xE0000000
+    assert max(numbers) < 0xF0000000
+
+
+def test_a_flow_whose_server_has_a_higher_number_is_exchanged_at_once() -> None:
+    server = Server(flows=1, isns=(0xFFFFFF00, 0xF0000000))
+    for _ in range(2):
+        server.client.wait(0.01)
+        server.serve()
+    *bad, good = server.flows.values()
+    assert [[tcp.flags for tcp in one.rest] for one in bad] == [[RST], [RST]]
+    assert [one.rest[0].seq for one in bad] == [one.syn.seq + 1 for one in bad]
+    assert good.syn.destination == bad[0].syn.destination
+    assert len({one.syn.source for one in server.flows.values()}) == 3
+    (tcp,) = app(server, b"datagram")
+    assert tcp.source == good.syn.source
+
+
+def test_a_number_that_is_higher_each_time_is_put_up_with() -> None:
+    """Then it is not the server's choice, or nothing can be done."""
+    server = Server(flows=1, isns=(0xFFFFFF00,) * 100)
+    for _ in range(10):
+        server.client.wait(0.1)
+        server.serve()
+    assert len(server.flows) == MAX_EXCHANGED + 1
+    assert len(app(server, b"datagram")) == 1
+
+
+def test_a_flow_is_replaced_before_its_numbers_begin_again() -> None:
+    server = Server(flows=1)
+    (flow,) = server.flows.values()
+    app(server, b"datagram")
+    flow.say(b"answer")
+    (pump,) = server.node.pump.flows()
+    pump.next_seq = pump.highest_ack = 0xFC000001
+    server.client.wait(2.0)
+    server.serve()
+    assert len(server.flows) == 2
+    assert [event.reason for event in server.client.events if isinstance(event, FlowSick)] == [
+        "its sequence numbers have run out"
+    ]
+    (tcp,) = app(server, b"another")
+    assert tcp.source != flow.syn.source
 
 
 def test_an_answer_on_any_flow_is_delivered() -> None:
