@@ -79,7 +79,7 @@ class LogKeys(Keys):
     file: str | None = _key(
         kinds.FILE,
         None,
-        "A file to append to, relative to the configuration file.",
+        "A file to append to, relative to the configuration file; a directory means `rsock.log` in it.",
         otherwise="standard error with `--foreground`, else `log` in the instance's directory under /run/rsock-nf",
     )
 

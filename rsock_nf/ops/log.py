@@ -19,6 +19,8 @@ from rsock_nf.settings import Log
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _KEPT_BYTES = 1 << 20
 """The most bytes of each of the two files of the default log: /run is memory."""
+_IN_DIRECTORY = "rsock.log"
+"""The file's name when the settings name a directory: the original rsock's."""
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
@@ -48,6 +50,8 @@ class InstanceLog:
         self.logger.addHandler(handler)
         self.close()
         self._handler = handler
+        if settings.file and self.file != str(settings.file.absolute()):
+            self.logger.info("log.file: %s is a directory: log lines go to %s", settings.file, self.file)
 
     @property
     def file(self) -> str:
@@ -92,6 +96,8 @@ class _SmallFile(_Tolerant, RotatingFileHandler):
 
 def _open(file: Path, *, rotate: bool) -> logging.Handler:
     try:
+        if not rotate:
+            file = _named(file)
         # For the owner only: peers' addresses are nobody else's business.
         # A FIFO that nobody reads is an error here; without O_NONBLOCK it would stop us, on SIGHUP the event loop too.
         there = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
@@ -105,3 +111,12 @@ def _open(file: Path, *, rotate: bool) -> logging.Handler:
     except OSError as error:
         field = "log" if rotate else "log.file"
         raise TunnelError(f"{field}: {file}: cannot be written: {error.strerror}") from None
+
+
+def _named(file: Path) -> Path:
+    """The file to open for the one that the settings name.  Makes the directories above it, as the original does."""
+    if file.is_dir():
+        return file / _IN_DIRECTORY
+    if not file.parent.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return file

@@ -457,6 +457,25 @@ def test_a_full_disk_under_the_log_is_told_once_and_ends_nothing(
         full.logger.info("a line")
 
 
+@pytest.mark.parametrize("named", ["new/and newer/x.log", "there", "there/x.log"])
+def test_a_named_log_may_be_in_a_directory_that_is_not_there_or_be_one(tmp_path: Path, named: str) -> None:
+    """As with the original: it makes the directory; and one that is there gets a file of its own."""
+    (tmp_path / "there").mkdir()
+    file = tmp_path / named
+    with contextlib.closing(InstanceLog("edge", Log(file=file), None)) as log:
+        log.logger.info("a line")
+        expected = file / "rsock.log" if named == "there" else file
+        assert log.file == str(expected)
+        told = [f"log.file: {file} is a directory: log lines go to {expected}"] if named == "there" else []
+        assert [line.split(maxsplit=2)[2] for line in expected.read_text().splitlines()] == [*told, "a line"]
+
+
+def test_a_named_log_below_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TunnelError, match=r"^log.file: \S*/file/x.log: cannot be written: Not a directory"):
+        InstanceLog("edge", Log(file=tmp_path / "file/x.log"), None)
+
+
 def test_a_log_that_is_a_fifo_without_a_reader_is_refused_at_once(host: Host) -> None:
     os.mkfifo(host.directory / "edge.log")
     with pytest.raises(TunnelError, match=r"^log.file: \S*/edge.log: cannot be written: "):
