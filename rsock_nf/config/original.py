@@ -204,7 +204,7 @@ class _Conversion:
         else:
             self._understand("param.type", f'flows are "{kind}"')
         if kind != Carriers.TCP.value:
-            self._remark("param.type", "UDP works between two rsock-nf: the original's 2.x releases cannot")
+            self._remark("param.type", "UDP works, but not with a server of the original's 2.x releases: it aborts")
         self._keys["type"] = kind
 
     def _host(self) -> None:
@@ -230,7 +230,8 @@ class _Conversion:
         file = self._text("log")
         if file:
             log["file"] = file + "rsock.log" if file.endswith("/") else file
-            self._understand("log", f"log lines go to {log['file']}; nothing rolls it: SIGHUP opens it anew")
+            inside = "" if file.endswith("/") else ", or if that is a directory, to rsock.log in it"
+            self._understand("log", f"log lines go to {log['file']}{inside}; nothing rolls it: SIGHUP opens it anew")
         else:
             self._understand("log", "log lines go to the instance's directory in /run/rsock-nf", given=False)
         if log:

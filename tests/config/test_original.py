@@ -106,7 +106,7 @@ def test_every_line_about_a_file(tmp_path: Path) -> None:
         ),
         ({"param": SERVER | {"unPath": "/x"}}, "param.unPath: has no meaning at a server"),
         ({"server": True, "param": SERVER | {"ludp": "x"}}, "param.ludp: has no meaning at a server"),
-        ({"param": SERVER | {"type": "udp"}}, "param.type: UDP works between two rsock-nf: the original's 2.x releases cannot"),
+        ({"param": SERVER | {"type": "udp"}}, "param.type: UDP works, but not with a server of the original's 2.x releases: it aborts"),
         ({"param": SERVER | {"cap_timeout": "x"}}, "param.cap_timeout: has no meaning here: nothing is captured with libpcap"),
         ({"role": "server", "param": SERVER}, "role: unknown: ignored, as the original does"),
         (
@@ -115,7 +115,7 @@ def test_every_line_about_a_file(tmp_path: Path) -> None:
         ),
         (
             {"log": "/var/log/x", "param": SERVER},
-            "log: log lines go to /var/log/x; nothing rolls it: SIGHUP opens it anew",
+            "log: log lines go to /var/log/x, or if that is a directory, to rsock.log in it; nothing rolls it: SIGHUP opens it anew",
         ),
     ],
 )  # fmt: skip
@@ -216,7 +216,7 @@ def test_flags() -> None:
     assert (tunnel.carriers, tunnel.ports, tunnel.duration) == (Carriers.ALL, (PortRange(443, 443),), 30.0)
     assert loaded.foreground
     assert loaded.notes == (
-        "--type: UDP works between two rsock-nf: the original's 2.x releases cannot",
+        "--type: UDP works, but not with a server of the original's 2.x releases: it aborts",
         "--cap_timeout: has no meaning here: nothing is captured with libpcap",
     )
     with pytest.raises(ConfigError) as caught:
