@@ -32,6 +32,7 @@ from rsock_nf.link import (
     LinkEvent,
     Match,
     PortSide,
+    device_addresses,
     device_to,
     open_link,
     own_address,
@@ -89,6 +90,7 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
     if parameters.carriers.tcp and (own := own_address(parameters.server)) is not None:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
     cover = Cover(settings, ports, settings.device or device_to(parameters.server))
+    _refuse_foreign(settings, cover.device)
     rules, link = None, None
     if parameters.carriers.tcp:
         firewall = select(settings.backend)
@@ -103,6 +105,14 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
     side = ClientSide(settings, parameters, start, Parts(ends, ports, cover, rules, link, limits, endpoint))
     stack.callback(side.close)
     return side
+
+
+def _refuse_foreign(settings: Settings, device: str) -> None:
+    """Raise ``TunnelError`` if flows could not begin at one of ``addresses``: nothing would ever be answered there."""
+    for address in settings.addresses:
+        if not address.is_link_local and own_address((address,)) is None:
+            present = ", ".join(map(str, device_addresses(device))) or "none"
+            raise TunnelError(f"addresses: {address} is not an address of this host (those of device {device}: {present})")
 
 
 def match(parameters: ClientParameters) -> Match:
