@@ -74,6 +74,9 @@ class ClientWire(Wire, Protocol):
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def sweep(self, now: float, dialling: Dialling) -> None:
+        """Once a second while flows are wanted."""
+
 
 class Dialling:
     """See the module.  It dials ``parameters.ports`` at ``parameters.server``, the addresses in that order."""
@@ -470,6 +473,7 @@ class Dialling:
         elif self._active and 0 < self.parameters.idle_timeout <= now - self._unused_since:
             self.sleep(now, "nothing is left to carry")
         if self._active:
+            self._wire.sweep(now, self)
             self._pass_over(now)
             self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 

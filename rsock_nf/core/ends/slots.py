@@ -32,7 +32,8 @@ MAX_BACKOFF = 30.0
 MAX_BACKOFF_BESIDE = 300.0
 """Seconds: the longest back-off of one kind of flow while the other kind carries traffic."""
 STEADY = 10.0
-"""Seconds.  A flow that lived at least this long is replaced at once; a shorter life counts as a failure."""
+"""Seconds.  A flow that lived at least this long, and on which something came, is replaced at once.  Any other life
+counts as a failure."""
 URGENT = 2.0
 """Seconds.  While datagrams wait and no flow is up, a dial begins at least this often, whatever the back-off is."""
 SILENT = 2.0
@@ -151,10 +152,10 @@ class Slots:
         """An established flow ended or is to be replaced.  Returns the seconds to wait before the next dial.
 
         An established flow alone does not clear the failures: a middlebox may reset every flow as soon as it
-        carries traffic.
+        carries traffic, or nothing may ever have come on it.
         """
         flow = slot.flow
-        if flow is not None and now - flow.since < STEADY:
+        if flow is not None and (now - flow.since < STEADY or not flow.pump.received_frames):
             slot.failures += 1
             return self._backoff(slot)
         slot.failures = 0

@@ -219,6 +219,9 @@ class NativeClientWire:
         if frames.kind == Kind.DATA and dialling.applications.numbers.has_ended(frames.conversation):
             dialling.table.tell(session, messages.CloseConversation(frames.conversation))
 
+    def sweep(self, now: float, dialling: Dialling) -> None:
+        """See ``ClientWire``.  Does nothing."""
+
 
 def _open_port(dialling: Dialling, flow: Flow) -> str:
     return f"{dialling.remote_text} port {flow.key.remote_port} is open"

@@ -65,7 +65,8 @@ class RsockClientWire:
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
-        return KeepAlives(context, table, watch, initiator=True)
+        self._keepalives = KeepAlives(context, table, watch, initiator=True)
+        return self._keepalives
 
     def may_tell(self, flow: PumpFlow, message: object) -> bool:
         """See ``Wire``, and ``quirks``."""
@@ -143,8 +144,20 @@ class RsockClientWire:
         quirks.begin(dialling.table.pump, flow, unheard=True)
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
-        """See ``ClientWire``.  A wrong key is known only by silence: this wire has no message for it."""
-        if not self._heard and reason == SILENT:
+        """See ``ClientWire``.  If it was the last one that carried, others do that did not answer yet."""
+        if dialling.session is not None:
+            self._keepalives.carry_anyway(dialling.session)
+        if reason == SILENT:
+            self._tell_silence(dialling)
+
+    def sweep(self, now: float, dialling: Dialling) -> None:
+        """See ``ClientWire``.  Tell early that nothing is answered."""
+        if dialling.session and any(flow.health.unanswered for flow in dialling.session.flows.values()):
+            self._tell_silence(dialling)
+
+    def _tell_silence(self, dialling: Dialling) -> None:
+        """A request is not answered.  A wrong key is known only by silence: this wire has no message for it."""
+        if not self._heard:
             asked = "are ports, wire, hash and rsock_version those of the server?"
             dialling.why.lasting = f"{dialling.remote_text} answers no frame: {asked}"
             dialling.why.text = dialling.why.lasting

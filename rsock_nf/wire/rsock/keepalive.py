@@ -3,16 +3,20 @@
 An original answers a request on any of its flows, and its answer names only the flow.  A flow is dead after three
 requests in a row without an answer, one ``keepalive`` apart.  A client does not ask on a flow that has carried
 nothing: an original would not know that flow.  This wire has no padded probes and no counters.
+
+A UDP flow has no TCP handshake, so nothing shows that it passes until a request on it is answered (or, at a client,
+something comes on it).  Until then it is *unproved*.  It carries no bulk while a proved flow does, and is asked at
+once.  While none does, it carries: nobody would ever know otherwise.
 """
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from rsock_nf.core import messages
 from rsock_nf.core.events import FlowSick
 from rsock_nf.core.flows.context import Context
-from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
@@ -41,10 +45,40 @@ class KeepAlives:
         self._initiator = initiator
         self._asked: WeakKeyDictionary[Established, float] = WeakKeyDictionary()
         """When the request was sent that waits for its answer."""
+        self._answering: WeakSet[Established] = WeakSet()
+        """The flows on which a request was answered."""
 
     def begin(self, now: float, flow: Established) -> None:
         """See ``Probing``.  The first request leaves later: a client's datagrams go first."""
         self._context.deadlines.set(Timer.PROBE, flow, now + OVERDUE)
+        self._rest_unproved(now, flow.session)
+
+    # -- UDP flows that are not known to pass
+
+    def _is_proved(self, flow: Established) -> bool:
+        """Whether the flow is known to pass.
+
+        A server's UDP flow begins with a datagram, but anybody can send that under a false address.
+        """
+        heard = self._initiator and flow.pump.received_frames
+        return not flow.key.udp or flow in self._answering or bool(heard)
+
+    def _rest_unproved(self, now: float, session: Session) -> None:
+        """While some flow is known to pass, only such flows carry bulk."""
+        flows = session.flows.values()
+        if any(flow.usable and self._is_proved(flow) for flow in flows):
+            for flow in flows:
+                if flow.usable and not self._is_proved(flow):
+                    flow.pump.group.rest(flow.pump)
+                    if not flow.health.waiting:
+                        self._context.deadlines.hasten(Timer.PROBE, flow, now)
+
+    def carry_anyway(self, session: Session) -> None:
+        """If no flow carries bulk, the unproved ones do."""
+        if not session.group.usable:
+            for flow in session.flows.values():
+                if not self._is_proved(flow):
+                    session.group.use(flow.pump)
 
     # -- asking
 
@@ -52,39 +86,42 @@ class KeepAlives:
         """See ``Probing``.  Either it is time for the next request, or the last one was not answered."""
         if flow.health.waiting:
             flow.health.unanswered += 1
-            if self._is_unproved(flow):
+            if not self._initiator and not self._is_proved(flow):
+                # One request must do, because its address may be false.  If it was our client after all, its next
+                # frame makes the flow again.
                 self._table.step(now, flow, Input.DEAD, SILENT)
                 return
             if flow.health.unanswered >= UNANSWERED:
                 self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
                 self._table.step(now, flow, Input.DEAD, SILENT)
                 return
-            self._watch.silent(now, flow)
+            if flow.usable:
+                self._watch.silent(now, flow)
             if flow.usable and not flow.alone:
                 flow.pump.group.rest(flow.pump)  # until it answers, the other flows carry the bulk
         self.ask(now, flow)
-
-    def _is_unproved(self, flow: Established) -> bool:
-        """Whether ``flow`` is a server's UDP flow whose peer has never answered.  It gets only one request.
-
-        Anybody can send the first datagram of such a flow under a false address.  If it was our client after all,
-        its next datagram makes the flow again.
-        """
-        return not self._initiator and flow.key.udp and flow.health.srtt is None
 
     def ask(self, now: float, flow: Established) -> None:
         """See ``Probing``."""
         if flow.state is not State.ESTABLISHED:
             return
         keepalive = self._context.parameters.keepalive
-        if self._initiator and not flow.pump.sent_frames:
-            self._context.deadlines.set(Timer.PROBE, flow, now + keepalive)
+        if self._initiator and not flow.pump.sent_frames and not self._may_begin(flow):
+            self._context.deadlines.set(Timer.PROBE, flow, now + (OVERDUE if flow.key.udp else keepalive))
             return
         self._asked[flow] = now
         flow.health.probe_sent(now, flow.pump.sent_frames + 1, flow.heard)
         self._send(flow, KeepAliveRequest(flow.flow_id))
         wait = keepalive if flow.health.unanswered else min(OVERDUE, keepalive)
         self._context.deadlines.set(Timer.PROBE, flow, now + wait)
+
+    @staticmethod
+    def _may_begin(flow: Established) -> bool:
+        """Whether a request may be the first frame on a client's ``flow``: it may not carry datagrams yet, and the
+        server knows the client.
+        """
+        known = any(other.pump.received_frames for other in flow.session.flows.values())
+        return flow.key.udp and not flow.usable and known
 
     def _send(self, flow: Established, message: object) -> None:
         self._context.outbox.send([self._table.pump.send_control(flow.pump, message)])
@@ -105,9 +142,20 @@ class KeepAlives:
                 about = flows.get(flow_id)
                 if about is not None and about.health.waiting:
                     self._answered(now, about)
+            case messages.FlowDown(flow_id=flow_id) if self._is_only_asked(flows.get(flow_id)):
+                self._answered(now, flows[flow_id])
             case _:
                 return False
         return True
+
+    def _is_only_asked(self, flow: Established | None) -> bool:
+        """Whether a client's ``flow`` to an original has carried requests, but no datagram.
+
+        A server of version 1 does not know such a flow, and says so.  This, too, is an answer.
+        """
+        if flow is None or not self._initiator or not flow.key.udp or keys_of(flow).layout.version != 1:
+            return False
+        return flow.health.waiting and not flow.pump.counter
 
     def _answer(self, flow: Established) -> None:
         if flow.state not in (State.ESTABLISHED, State.CONFIRMING):
@@ -122,8 +170,10 @@ class KeepAlives:
         if not flow.health.unanswered:
             flow.health.sample(max(now - self._asked[flow], 0.0))
         flow.health.clear()
+        self._answering.add(flow)
         if flow.state is State.ESTABLISHED and not flow.sick:
             flow.pump.group.use(flow.pump)
+        self._rest_unproved(now, flow.session)
         self._forget_size(now, flow)
         keepalive = self._context.parameters.keepalive * (0.8 + 0.4 * self._context.random(1) / 255)
         self._context.deadlines.set(Timer.PROBE, flow, now + keepalive)
@@ -146,11 +196,12 @@ class KeepAlives:
             self._table.pump.set_max_payload(flow.pump, ceiling)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  Replace a flow before its sequence numbers begin again at 0.
+        """See ``Probing``.  There is always a flow that carries.  Replace a flow before its sequence numbers begin again at 0.
 
         The ACKs of an original would stay where they are then.  If connection tracking is on the way, it would judge
         them INVALID.
         """
+        self.carry_anyway(flow.session)
         if flow.key.udp or keys_of(flow).believed:
             return
         if not flow.sick and -flow.pump.next_seq & MASK < WRAP_AHEAD:

@@ -9,7 +9,7 @@ from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.parameters import Carriers
 from rsock_nf.core.types import PortRange
 from tests.core.pair import numbered
-from tests.core.wire import Conditions, Toward
+from tests.core.wire import UDP, Conditions, Toward
 from tests.wire.rsock.pair import RsockPair
 from tests.wire.rsock.test_traffic import load
 
@@ -75,6 +75,120 @@ def test_a_restarted_server_goes_on_with_the_first_datagram() -> None:
         pair.run(0.1)
         assert len(pair.heard()) - before == sent
         assert pair.count(FlowClosed, Toward.CLIENT) == 0
+
+
+def no_udp(pair: RsockPair, *, refused: bool = False) -> list[float]:
+    """No UDP passes any more; if ``refused``, ICMP says so to the client.  When the client sent some."""
+    sent: list[float] = []
+
+    def lost(toward: Toward, packet: bytes) -> bool:
+        udp = packet[9] == UDP
+        if udp and toward is Toward.SERVER:
+            sent.append(pair.now)
+            if refused:
+                key = next(key for key in pair.carriers if key.local_port == int.from_bytes(packet[20:22], "big"))
+                pair.client.role.carrier_refused(pair.now, key)
+        return udp
+
+    pair.wire.drop.append(lost)
+    return sent
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("idle", [0.0, 20.0])
+def test_where_udp_does_not_pass_nothing_is_lost(idle: float, *, refused: bool) -> None:
+    """A router blocks it, or the server has TCP only.  UDP flows look open, and no bulk may go there."""
+    with RsockPair(carriers=Carriers.ALL) as pair:
+        pair.echo = True
+        sent = no_udp(pair, refused=refused)
+        pair.start()
+        pair.run(1.0 + idle)
+        for at in range(1500):
+            pair.say("app", b"%d" % at)
+            pair.run(0.02)
+        pair.run(0.5)
+        assert [datagram for _, datagram in pair.at_app] == [b"%d" % at for at in range(1500)]
+        assert pair.client.role.reason == ""
+        for _ in range(2):  # less and less often, in the end once in five minutes
+            before = len(sent)
+            for _ in range(600):
+                pair.say("app", b"x")
+                pair.run(1.0)
+        assert 0 < len(sent) - before <= 10 * 3 * 3  # for each port three times three requests, at most
+
+
+def test_udp_that_passes_again_is_used_again() -> None:
+    with RsockPair(carriers=Carriers.ALL) as pair:
+        pair.echo = True
+        no_udp(pair)
+        pair.start()
+        load(pair, 60.0, rate=50)
+        assert not [flow for flow in pair.flows(pair.client) if flow.key.udp and flow.usable]
+        pair.wire.drop.clear()
+        load(pair, 320.0, rate=16)
+        assert len([flow for flow in pair.flows(pair.client) if flow.key.udp and flow.usable]) == 10
+        assert len([flow for flow in pair.flows(pair.server) if flow.key.udp and flow.usable]) == 10
+
+
+def test_where_tcp_is_lost_and_udp_never_answered_udp_is_tried() -> None:
+    """Nobody would ever know otherwise."""
+    with RsockPair(carriers=Carriers.ALL) as pair:
+        pair.up()
+        assert not [flow for flow in pair.flows(pair.client) if flow.key.udp and flow.usable]  # nothing was said yet
+        pair.wire.drop.append(lambda _, packet: packet[9] != UDP)
+        for flow in pair.flows(pair.client):
+            if not flow.key.udp:
+                pair.client.flows.step(pair.now, flow, Input.DEAD, "for the test")
+        pair.client.flows.settle()
+        pair.say("app", b"datagram")
+        pair.run(0.1)
+        assert pair.heard() == [b"datagram"]
+        pair.wire.drop.clear()
+
+
+@pytest.mark.parametrize("toward", list(Toward))
+def test_udp_that_passes_one_way_loses_nothing(toward: Toward) -> None:
+    with RsockPair(carriers=Carriers.ALL) as pair:
+        pair.echo = True
+        pair.wire.drop.append(lambda to, packet: to is toward and packet[9] == UDP)
+        pair.start()
+        pair.run(1.0)
+        sent = [b"%d" % at for at in range(1500)]
+        for datagram in sent:
+            pair.say("app", datagram)
+            pair.run(0.02)
+        pair.run(0.5)
+        assert sorted(datagram for _, datagram in pair.at_app) == sorted(sent)
+
+
+def test_udp_ports_that_the_server_does_not_serve_cost_nothing() -> None:
+    with RsockPair(carriers=Carriers.UDP) as pair:
+        pair.echo = True
+        closed = [(10_001 + at).to_bytes(2, "big") for at in range(5)]
+        pair.wire.drop.append(lambda to, packet: to is Toward.SERVER and packet[22:24] in closed)
+        pair.start()
+        pair.run(1.0)
+        load(pair, 2.0)
+        before = len(pair.at_app)
+        sent = load(pair, 30.0)
+        pair.run(0.5)
+        assert len(pair.at_app) - before >= sent
+
+
+@pytest.mark.parametrize("kind", list(Carriers))
+@pytest.mark.parametrize("trouble", ["hash", "version", "dead"])
+def test_a_server_that_answers_nothing_is_told_within_five_seconds(kind: Carriers, trouble: str) -> None:
+    changes = {"hash": {"hash_key": b"another"}, "version": {}, "dead": {}}[trouble]
+    with RsockPair(client=changes, carriers=kind) as pair:
+        pair.start()
+        pair.run(3.0)
+        if trouble == "version":
+            pair.wire.drop.append(lambda to, packet: len(packet) > 60 and to is Toward.SERVER)  # as one that is ignored
+        if trouble == "dead":
+            pair.wire.drop.append(lambda to, _: to is Toward.SERVER)
+        pair.say("app", b"datagram")
+        pair.run(5.0)
+        assert "answers no frame: are ports, wire, hash and rsock_version those of the server?" in pair.client.role.reason
 
 
 def test_loss_and_disorder_end_no_flow() -> None:
