@@ -112,7 +112,7 @@ def _refuse_foreign(settings: Settings, device: str) -> None:
     for address in settings.addresses:
         if not address.is_link_local and own_address((address,)) is None:
             present = ", ".join(map(str, device_addresses(device))) or "none"
-            raise TunnelError(f"addresses: {address} is not an address of this host (those of device {device}: {present})")
+            raise TunnelError(f"addresses: {address} is not an address of this host; device {device} has {present}")
 
 
 def match(parameters: ClientParameters) -> Match:

@@ -40,14 +40,17 @@ def lab(directory: Path) -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture(params=["plain", "default", "strict"])
+@pytest.fixture(params=["plain", "default", "strict", "no-wscale"])
 def nat(request: pytest.FixtureRequest, directory: Path) -> Iterator[Lab]:
     """A router that masquerades.  Its connection tracking takes every number (plain); or it takes what Linux takes by
-    default, and packets that it finds INVALID are not translated, but not dropped (default); or it drops them (strict).
+    default, and packets that it finds INVALID are not translated, but not dropped (default); or it drops them (strict),
+    and takes the window scale out of every SYN (no-wscale).
     """
-    with Lab(Router(strict=True, block_udp=True), prefix="rski") as made, watched(made, directory):
-        router, kind = made.router, request.param
-        if kind != "strict":
+    kind = request.param
+    model = Router(strict=True, block_udp=True, strip_wscale=kind == "no-wscale")
+    with Lab(model, prefix="rski") as made, watched(made, directory):
+        router = made.router
+        if kind in ("plain", "default"):
             router.nft("flush chain inet lab judge")
             router.nft("add rule inet lab judge ct state invalid counter name invalid")
             router.nft("flush chain inet lab passing")
@@ -223,6 +226,39 @@ def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, di
         assert peer.seen["flows"] > used
         for trouble in ("bad frames", "datagrams without a connection", "flows found dead"):
             assert peer.seen[trouble] == 0, peer.seen
+
+
+@pytest.mark.parametrize("blocked", [True, False], ids=["blocked", "refused"])
+def test_our_client_of_both_kinds_and_an_original_server_of_tcp_only(directory: Path, *, blocked: bool) -> None:
+    """No datagram goes where nothing has ever come back: UDP is lost on the way, or ICMP says that its port is closed."""
+    with (
+        Lab(Router(strict=False, block_udp=blocked), prefix="rski") as lab,
+        watched(lab, directory),
+        original_server(lab) as peer,
+        ours(lab, directory, "client", type="all") as tunnel,
+        EchoTarget(lab),
+        Application(lab) as application,
+    ):
+        recovers(application, 2.0)
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            assert application.ping(1).lost == 0
+            time.sleep(0.02)
+        content(peer)
+        flows = tunnel.status("client")["sessions"][0]["flows"]
+        assert sum(flow["type"] == "tcp" for flow in flows) == len(PORTS)
+
+
+def test_an_address_that_is_not_ours_is_named_at_once(lab: Lab, directory: Path) -> None:
+    began = time.monotonic()
+    tunnel = AskedTunnel(lab, directory / "tunnel", client={**OURS, "addresses": "10.9.9.9"}, server=OURS)
+    result = tunnel.command("client", "up", "--config", str(tunnel.config("client")), check=False)
+    assert result.returncode == 1
+    assert (
+        f"addresses: 10.9.9.9 is not an address of this host; device {DEVICE} has {lab.client_ip[4]}" in result.stderr
+    )
+    assert time.monotonic() - began < 10
+    assert not tunnel.pids("client")
 
 
 # -- our server

@@ -36,7 +36,6 @@ from rsock_nf.wire.rsock.frames import RsockFormat
 from rsock_nf.wire.rsock.keepalive import SILENT, KeepAlives
 from rsock_nf.wire.rsock.limits import LIMITS
 
-
 FIRST_NUMBER = 0xE0000000
 """The top 4 bits of a client's first number.  The other 28 are random."""
 MAX_AHEAD = 2 + 0xFFFF

@@ -92,7 +92,8 @@ class KeepAlives:
                 self._table.step(now, flow, Input.DEAD, SILENT)
                 return
             if flow.health.unanswered >= UNANSWERED:
-                self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
+                if self._is_proved(flow):  # else the peer has probably never heard of it
+                    self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
                 self._table.step(now, flow, Input.DEAD, SILENT)
                 return
             if flow.usable:

@@ -49,6 +49,9 @@ An original's first ACK is its first number + 3.  Connection tracking takes ACKs
 """
 COOKIE_MASK = 0xFFFF
 """The bits of the cookie: 12 of the keyed hash, and 4 of it that a note is laid over."""
+UNSCALED_MASK = 0x7FFF
+"""The same after a SYN without window scale.  There the limit of 66,000 never rises, so half of it is left for what is
+on its way.  With a scale it rises to 8 MiB with the first frame."""
 NOTES = 16
 """The number of different notes in a cookie: which MSS step, and whether the SYN had a window scale."""
 FIRST_WINDOW = OUR_WINDOW << OUR_SCALE
@@ -102,8 +105,8 @@ class RsockServerWire:
         mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)
         note = step << 1 | (asked.window_scale is not None)
-        cookie = self._cookie.isn(segment.key, segment.seq, now) & COOKIE_MASK ^ note
-        return add(segment.seq, AHEAD + cookie)
+        cookie = self._cookie.isn(segment.key, segment.seq, now) ^ note
+        return add(segment.seq, AHEAD + (cookie & _mask_of(note)))
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
         """See ``ServerWire``."""
@@ -125,8 +128,9 @@ class RsockServerWire:
         if cookie > COOKIE_MASK:
             return
         for difference in self._cookie.differences(segment.key, client_isn, cookie, now):
-            note = difference & COOKIE_MASK
-            if note < NOTES:
+            note = difference & (NOTES - 1)
+            mask = _mask_of(note)
+            if difference & mask == note and cookie <= mask:
                 scale = OUR_SCALE if note & 1 else None
                 complete = Complete(client_isn, server_isn, MSS_STEPS[note >> 1], scale, now)
                 self._complete.put(now, segment.key, complete)
@@ -260,3 +264,8 @@ class RsockServerWire:
 
     def timeout(self, now: float, accepting: Accepting) -> None:
         """See ``ServerWire``.  Does nothing: this wire does not use the timer."""
+
+
+def _mask_of(note: int) -> int:
+    """The bits of a cookie that carries ``note``."""
+    return COOKIE_MASK if note & 1 else UNSCALED_MASK

@@ -109,6 +109,7 @@ def test_where_udp_does_not_pass_nothing_is_lost(idle: float, *, refused: bool) 
         pair.run(0.5)
         assert [datagram for _, datagram in pair.at_app] == [b"%d" % at for at in range(1500)]
         assert pair.client.role.reason == ""
+        before = 0
         for _ in range(2):  # less and less often, in the end once in five minutes
             before = len(sent)
             for _ in range(600):
@@ -188,7 +189,7 @@ def test_a_server_that_answers_nothing_is_told_within_five_seconds(kind: Carrier
             pair.wire.drop.append(lambda to, _: to is Toward.SERVER)
         pair.say("app", b"datagram")
         pair.run(5.0)
-        assert "answers no frame: are ports, wire, hash and rsock_version those of the server?" in pair.client.role.reason
+        assert "answers no frame: are ports, wire, hash and rsock_version" in pair.client.role.reason
 
 
 def test_loss_and_disorder_end_no_flow() -> None:

@@ -13,9 +13,17 @@ from typing import Any
 import pytest
 
 from rsock_nf.core.ends import endpoint
-from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, FlowSick, PortReleased, PortWanted
+from rsock_nf.core.events import (
+    CarrierWanted,
+    ConversationOpened,
+    Event,
+    FlowClosed,
+    FlowSick,
+    PortReleased,
+    PortWanted,
+)
 from rsock_nf.core.messages import CloseConversation
-from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.parameters import Carriers, ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.parameters import RsockParameters
@@ -44,12 +52,15 @@ class Alone:
         self.now = 1000.0
         self.events: list[Event] = []
         self.runs: list[Run] = []
+        self.carried: list[tuple[FlowKey, bytes]] = []
+        """What left on UDP carriers."""
 
     def sent(self) -> list[Tcp]:
         found = outputs(self.node)
         self.events += found.events
         self.runs += [run._replace(datagrams=[bytes(one) for one in run.datagrams]) for run in found.runs]
-        return [parse_tcp(packet) for burst in found.bursts for packet in cut(burst)]
+        self.carried += [(one.carrier, b"".join(one.payload)) for one in found.bursts if one.carrier]
+        return [parse_tcp(packet) for burst in found.bursts if not burst.carrier for packet in cut(burst)]
 
     def frames(self) -> list[Frame]:
         frames = [parse_frame_untrusted(HASHES, memoryview(tcp.payload)) for tcp in self.sent() if tcp.payload]
@@ -85,13 +96,21 @@ class Alone:
 class Flow:
     """A flow of an original's client toward our server: what its kernel sends, and what it forges."""
 
-    def __init__(self, server: Alone, number: int, *, isn: int = 0xFFFFFF00, shake: bool = True) -> None:
+    def __init__(
+        self,
+        server: Alone,
+        number: int,
+        *,
+        isn: int = 0xFFFFFF00,
+        shake: bool = True,
+        options: bytes = SYN_OPTIONS,
+    ) -> None:
         self.server = server
         self.port, self.server_port = 40_000 + number, 10_001 + number
         self.key = 0x10000000 | self.server_port << 16 | self.port
         self.isn, self.seq = isn, (isn + 2) & 0xFFFFFFFF
         syn = make_tcp((THERE, self.port), (HERE, self.server_port), isn, 0, SYN)
-        self.answer = server.receive(with_options(syn))[0]
+        self.answer = server.receive(with_options(syn, options))[0]
         self.server_isn = self.answer.seq
         if shake:
             self.kernel(ACK)
@@ -118,10 +137,10 @@ class Flow:
         return [parse_frame_untrusted(HASHES, memoryview(tcp.payload)) for tcp in answer if tcp.payload]
 
 
-def with_options(syn: bytes) -> bytes:
-    changed = bytearray(syn + SYN_OPTIONS)
+def with_options(syn: bytes, options: bytes = SYN_OPTIONS) -> bytes:
+    changed = bytearray(syn + options)
     changed[2:4] = len(changed).to_bytes(2, "big")
-    changed[32] = 8 << 4
+    changed[32] = (5 + len(options) // 4) << 4
     return checksummed(changed)
 
 
@@ -235,24 +254,25 @@ def test_a_first_frame_far_from_its_handshake_is_none(server: Alone) -> None:
     assert not server.delivered()
 
 
+@pytest.mark.parametrize("options", [SYN_OPTIONS, SYN_OPTIONS[:4]], ids=["scaled", "not scaled"])
 @pytest.mark.parametrize("isn", [0, 0x12345678, 0x7FFFFFF0, 0xE0000000])
-def test_connection_tracking_passes_an_originals_client(server: Alone, isn: int) -> None:
-    """Its ACK begins at its own number + 3, and follows ours where ours is numerically larger."""
+def test_connection_tracking_passes_an_originals_client(server: Alone, isn: int, options: bytes) -> None:
+    """Its ACK begins at its own number + 3, and follows ours where ours is numerically larger, but later."""
     judge = Tracker()
-    for number in range(16):
-        flow = Flow(server, number, isn=isn + 1000 * number)
-        syn = with_options(make_tcp((THERE, flow.port), (HERE, flow.server_port), flow.isn, 0, SYN))
+    for number in range(64):
+        flow = Flow(server, number, isn=isn + 1000 * number, options=options)
+        syn = with_options(make_tcp((THERE, flow.port), (HERE, flow.server_port), flow.isn, 0, SYN), options)
         passed = [parse_tcp(syn), flow.answer, parse_tcp(flow.packet(flow.isn + 1, flow.server_isn + 1, ACK))]
-        ack = flow.isn + 3
-        for at in range(3):
-            payload = frame(b"%d" % at * 1400, flow=flow.key, conversation=2 + number)
+        ack = received = flow.isn + 3
+        for at in range(4):
+            payload = frame(b"%d" % at * 1400, flow=flow.key, client=7 + number)
             made = flow.packet(flow.seq, ack, ACK, payload)
             flow.seq += len(payload)
             answers = server.receive(made)
             server.node.receive_datagrams(server.now, [Run(server.runs[-1].peer, [b"x" * 1400] * 4, 1400)])
             answers += server.sent()
-            passed += [parse_tcp(made), *(one for one in answers if one.destination[1] == flow.port)]
-            ack = max(ack, passed[-1].end)
+            passed += [parse_tcp(made), *answers]
+            ack, received = received, max(ack, passed[-1].end)  # what came meanwhile is acknowledged by the next frame
         assert [verdict for tcp in passed if (verdict := judge.judge(server.now, tcp))] == []
 
 
@@ -536,12 +556,15 @@ class Server:
     ``isns``: its first numbers, one after the other; 0x7FFFFFF0 from then on.
     """
 
-    def __init__(self, *, flows: int = 3, version: int = 2, isns: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, *, flows: int = 3, version: int = 2, isns: tuple[int, ...] = (), carriers: Carriers = Carriers.TCP
+    ) -> None:
         self.isns = list(isns)
         parameters = ClientParameters(
             keepalive=4.0,
             server=(ip_address("198.51.100.7"),),
             ports=(PortRange(10_001, 10_000 + flows),),
+            carriers=carriers,
         )
         wire = RsockClientWire(RsockParameters(KEY, version), 7)
         rng = random.Random(1).randbytes
@@ -558,10 +581,14 @@ class Server:
         """Give ports, answer SYNs, until nothing more comes."""
         while True:
             sent = self.client.sent()
-            wanted = [event for event in self.client.events if isinstance(event, PortWanted)]
-            self.client.events = [event for event in self.client.events if not isinstance(event, PortWanted)]
+            wanted = [event for event in self.client.events if isinstance(event, PortWanted | CarrierWanted)]
+            self.client.events = [event for event in self.client.events if event not in wanted]
             for event in wanted:
                 self.port += 1
+                if isinstance(event, CarrierWanted):
+                    key = FlowKey(HERE, self.port, THERE, event.port, udp=True)
+                    self.node.role.receive_carrier(self.client.now, event.request, key)
+                    continue
                 self.node.role.receive_port(self.client.now, event.request, HERE, self.port)
             for syn in (tcp for tcp in sent if tcp.flags == SYN):
                 isn = self.isns.pop(0) if self.isns else 0x7FFFFFF0
@@ -675,6 +702,29 @@ def test_a_server_of_version_1_answers_with_the_numbers_of_another_connection() 
             flow.seq += len(payload)
     assert server.client.delivered() == [b"one", b"two"] * 3
     assert server.node.counters["payloads of no frame"] == 0
+
+
+def test_a_server_of_version_1_answers_that_it_does_not_know_a_udp_flow() -> None:
+    """It makes a flow of a datagram only.  So the request has arrived, and datagrams may follow it."""
+
+    def v1(flow: int, body: bytes, command: int = DATA) -> bytes:
+        return build_frame(KEY, Frame(1, command, (7).to_bytes(8, "big"), 2, flow, body))
+
+    server = Server(flows=1, version=1, carriers=Carriers.ALL)
+    (flow,) = server.flows.values()
+    app(server, *[b"datagram"] * 20)
+    assert server.client.carried == []
+    flow.send(flow.seq, BOGUS, ACK, v1(flow.syn.source[1] << 1, b"answer"))
+    server.client.wait(1.5)
+    (key, asked), *_ = server.client.carried
+    assert asked[9] == KEEP_ALIVE_REQ
+    name = (key.local_port << 1 | 1).to_bytes(4, "little")
+    assert asked.endswith(name)
+    asked_before = len(server.client.carried)
+    flow.send(flow.seq + 33, BOGUS, ACK, v1(flow.syn.source[1] << 1, name, NETCONN_RST))
+    assert server.client.closed() == []
+    app(server, *[b"datagram"] * 20)
+    assert {payload[9] for _, payload in server.client.carried[asked_before:]} == {DATA}
 
 
 def test_credit_ends_until_the_peer_shows_that_its_acks_mean_nothing() -> None:
