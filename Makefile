@@ -19,8 +19,10 @@ SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)
 
 FUZZ_SECONDS ?= 60
 # Most tests wait for something, so more of them run at a time than there are cores.
-WORKERS ?= 3
-PYTEST = $(PY) -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+WORKERS ?= $(shell expr $$(nproc) + 1)
+PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
+# Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test quick check lint types imports scripts format bench fuzz vagrant-test wheel clean
 
@@ -33,10 +35,10 @@ demo: $(VENV)/.run ## the main job: client, strict NAT router and server in name
 	@$(PY) -m rsock_nf demo
 
 test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
-	@$(PYTEST) --durations 20 $(PYTEST_ARGS)
+	@$(PYTEST) --numprocesses $(WORKERS) --durations 20 $(PYTEST_ARGS)
 
 quick: $(VENV)/.develop ## the tests that need no root and no namespaces, fewer cases of each: within a minute
-	@$(PYTEST) --quick $(PYTEST_ARGS)
+	@$(PYTEST) --numprocesses $$(nproc) --quick $(PYTEST_ARGS)
 
 check: lint types imports scripts ## all of the static checks
 

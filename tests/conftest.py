@@ -29,8 +29,8 @@ NEED_ROOT = ("firewall", "link", "sockets", "ops", "netns", "interop", "e2e", "s
 """Areas that make network namespaces.  They run after the others, in this order."""
 SIMULATED = ("core", "wire", "property")
 """Areas whose tests have many cases, and whose cases take long: tunnels on a virtual clock, random packets."""
-QUICK_CASES = 3
-"""So many cases of each test of the simulated areas does ``--quick`` run."""
+QUICK_CASES = 2
+"""How many cases of each test of the simulated areas ``--quick`` runs."""
 FIXTURES_LIMIT = int(os.environ.get("RSOCK_NF_TESTS_FIXTURES_LIMIT", "150"))
 """Seconds for a test's set-up, and for its tear-down.  A tunnel is up within three on an idle machine."""
 
@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick",
         action="store_true",
-        help="leave out what needs root and what is slow, and run three cases only of tests that have many",
+        help="leave out what needs root and what is slow, and run two cases only of tests that have many",
     )
 
 
@@ -50,6 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
         lock = f"/run/rsock-nf-tests-{os.getpid()}.xtables.lock"
         os.environ["XTABLES_LOCKFILE"] = lock
         config.add_cleanup(lambda: Path(lock).unlink(missing_ok=True))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Not even imported."""
+    return True if config.getoption("quick") and _area(collection_path) in NEED_ROOT else None
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
@@ -68,21 +73,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _rank(item: pytest.Item) -> int:
-    area = _area(item)
+    area = _area(item.path)
     place = NEED_ROOT.index(area) + 1 if area in NEED_ROOT else 0
     return place + (len(NEED_ROOT) + 1 if item.get_closest_marker("alone") else 0)
 
 
-def _area(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT).parts[0] if item.path.is_relative_to(ROOT) else ""
+def _area(path: Path) -> str:
+    """The directory below ``tests`` that it is in."""
+    return path.relative_to(ROOT).parts[0] if path.is_relative_to(ROOT) and path != ROOT else ""
 
 
 def _quick(items: list[pytest.Item]) -> set[pytest.Item]:
     """The tests for ``--quick``; of many cases some that lie evenly among them."""
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if _area(item) not in NEED_ROOT and not item.get_closest_marker("slow"):
-            cases[item.nodeid.partition("[")[0] if _area(item) in SIMULATED else item.nodeid].append(item)
+        if not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0] if _area(item.path) in SIMULATED else item.nodeid].append(item)
     return {
         found[at * len(found) // count]
         for found in cases.values()

@@ -70,7 +70,7 @@ def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def load_log(path: Path) -> Log:
     """Read the file again for ``log`` alone: every key is checked, but no name resolved and no secret file read.
 
-    Takes milliseconds, so an event loop may call it.  Raises ``ConfigError``.
+    It imports pydantic, which takes 0.2 s: not for an event loop that carries traffic.  Raises ``ConfigError``.
     """
     from rsock_nf.config import assemble
 

@@ -32,18 +32,9 @@ from rsock_nf.config.kinds import (
     Secret,
     Wanted,
 )
-from rsock_nf.core.parameters import (
-    DEFAULT_HASH,
-    RSOCK_KEEPALIVE,
-    Carriers,
-    Cipher,
-    ClientParameters,
-    OnProbe,
-    ServerParameters,
-    Spread,
-    Wire,
-)
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
 from rsock_nf.settings import Log, Settings
+from rsock_nf.wire.parameters import DEFAULT_HASH, DEFAULT_WIRE, RSOCK_KEEPALIVE, RsockParameters, WireName
 
 NOT_GIVEN = " If not given: "
 """In a description: what follows is used when the key is not given."""
@@ -98,8 +89,8 @@ class CommonKeys(Keys):
         description="What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no "
         "root; or both at once, and what one kind cannot carry goes over the other.",
     )
-    wire: Wire = Field(
-        default=_default(ServerParameters, "wire"),
+    wire: WireName = Field(
+        default=DEFAULT_WIRE,
         description="Whose frames are spoken: rsock-nf's own, or those of the original rsock (IPv4 only); the same on "
         "both sides.",
     )
@@ -223,7 +214,7 @@ class ClientKeys(CommonKeys):
         description="Instead of `listen`: a list of local ends, each with a target of its own.",
     )
     rsock_version: RsockVersion = Field(
-        default=_default(ClientParameters, "rsock_version"),
+        default=_default(RsockParameters, "version"),
         description='With `"wire": "rsock"`: 2 for rsock 2.x, 1 for rsock 1.x.',
     )
     flows: int = Field(

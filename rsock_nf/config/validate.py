@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -83,5 +82,7 @@ def _unknown(error: ErrorDetails, owner: type[ServerKeys | ClientKeys]) -> str:
                 return f"only a {role} has this key"
         if name in _GONE:
             return f"unknown key: {_GONE[name]}"
+    import difflib  # not for a file without mistakes
+
     close = difflib.get_close_matches(name, model.model_fields, n=1)
     return f'unknown key (did you mean "{close[0]}"?)' if close else "unknown key"

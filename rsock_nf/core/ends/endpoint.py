@@ -71,7 +71,7 @@ class Role(Protocol):
         """A segment of a flow that the pump does not have yet."""
 
     def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
-        """A segment that does not belong on an established flow: it has SYN, or no ACK."""
+        """A segment that does not belong on an established flow, for example one with SYN."""
 
     def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
         """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
@@ -349,7 +349,7 @@ class Endpoint(Generic[R]):
         """A FIN came.
 
         If a sealed close frame comes with it, the peer closes the flow.  Without one, either it answers our own
-        FIN, or it comes from somebody on the way.
+        FIN, or a middlebox made it.
         """
         expected = self._wire.is_end(flow, segment.seq)
         answer = self._wire.answer_fin(flow, segment)

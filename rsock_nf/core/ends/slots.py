@@ -34,7 +34,7 @@ MAX_BACKOFF_BESIDE = 300.0
 STEADY = 10.0
 """Seconds.  A flow that lived at least this long is replaced at once; a shorter life counts as a failure."""
 URGENT = 2.0
-"""Seconds.  While datagrams wait and no flow is up, a dial leaves at least this often, whatever the back-off is."""
+"""Seconds.  While datagrams wait and no flow is up, a dial begins at least this often, whatever the back-off is."""
 SILENT = 2.0
 """Seconds without a SYN-ACK or an answer after which the next address is used.  Each port has had two or three SYNs
 then."""

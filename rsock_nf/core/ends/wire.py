@@ -12,7 +12,6 @@ from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.watch import Watch
-from rsock_nf.core.parameters import Wire as WireName
 from rsock_nf.core.protocols import Limits
 from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
@@ -50,7 +49,8 @@ class Probing(Protocol):
 class Wire(Protocol):
     """What a wire provides for both roles."""
 
-    name: WireName
+    name: str
+    """What the configuration calls it."""
     limits: Limits
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
