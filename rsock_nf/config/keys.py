@@ -9,6 +9,7 @@ Not here: what keys mean together, and how they become ``Settings`` (``assemble`
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +41,9 @@ NOT_GIVEN = " If not given: "
 """In a description: what follows is used when the key is not given."""
 
 _ROLE = "Which end this file is for."
+# Otherwise pydantic looks through every installed package for plugins of its own: 20 ms, and foreign code in a program
+# that root runs.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def _default(owner: type, name: str) -> Any:
