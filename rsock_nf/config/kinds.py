@@ -75,11 +75,11 @@ def _parse_file(value: object) -> str:
     raise ValueError(f"{shown(value)} is not the path of a file")
 
 
-def _refuse_what_only_equals_a_version(value: object) -> object:
-    """Python, and so pydantic, takes true and 1.0 for 1."""
-    if isinstance(value, bool | float):
-        raise ValueError(f"must be 1 or 2, not {shown(value)}")  # noqa: TRY004 - pydantic wants this one
-    return value
+def _parse_version(value: object) -> int:
+    """Not left to pydantic: as Python does, it takes true and 1.0 for 1."""
+    if type(value) is int and value in (1, 2):
+        return value
+    raise ValueError(f"must be 1 or 2, not {shown(value)}")
 
 
 _TEXT = WithJsonSchema({"type": "string"})
@@ -111,4 +111,4 @@ Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=65535)]
 """How many there may be."""
 Duration: TypeAlias = Annotated[float, Field(strict=True, gt=0, le=86400)]
 Keepalive: TypeAlias = Annotated[float, Field(strict=True, ge=0.5, le=3600)]
-RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_refuse_what_only_equals_a_version)]
+RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_parse_version)]
