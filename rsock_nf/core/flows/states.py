@@ -27,7 +27,8 @@ class State(enum.Enum):
     CONFIRMING = "confirming"
     ESTABLISHED = "established"
     DEMOTED = "demoted"
-    """A middlebox believes that the flow was reset.  It still receives for a short time, and sends nothing."""
+    """A middlebox believes that the flow was reset.  It still receives and acknowledges for a short time, and sends no
+    frames."""
     CLOSING = "closing"
     """We sent FIN."""
     LINGERING = "lingering"

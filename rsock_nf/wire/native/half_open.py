@@ -26,6 +26,7 @@ BURST = 40.0
 """Tokens in a full bucket: a client with many flows joins with all of them at once."""
 _MAX_SOURCES = 1024
 MAX_SAID_BY = 8
+"""Flows that one entry remembers."""
 
 
 class Said(NamedTuple):
