@@ -27,16 +27,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Endpoint, Run
 from rsock_nf.link import LinkError, system
-from rsock_nf.link.sockaddr import (
-    NAME_BYTES,
-    SocketAddress,
-    parse_sockaddr,
-    to_endpoint,
-    to_socket_address,
-    why_not,
-)
+from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
 from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
+from rsock_nf.sockets.refusals import why_not
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
