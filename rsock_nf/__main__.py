@@ -23,5 +23,8 @@ if __name__ == "__main__":
     gc.set_threshold(100_000, 20, 20)
     _complete_path()
     from rsock_nf.cli import main
+    from rsock_nf.lazy_package import defer
+
+    defer("pyroute2")
 
     sys.exit(main())

@@ -211,9 +211,8 @@ class _Daemon:
 
 
 def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:
-    from rsock_nf.runtime import (
-        make_tunnel,
-    )  # asyncio, pyroute2 and cryptography: not for tests with a tunnel of theirs
+    # It imports pyroute2 and cryptography: tests with a tunnel of their own do without.
+    from rsock_nf.runtime import make_tunnel
 
     return make_tunnel(settings, logger)
 

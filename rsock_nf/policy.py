@@ -10,14 +10,12 @@ from rsock_nf.settings import Settings
 
 def fake_tcp_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports that must be kept from its kernel, over both wires: none where only UDP is carried."""
-    tunnels = (settings.tunnel, settings.rsock) if settings.rsock else (settings.tunnel,)
-    return tuple(sorted(span for tunnel in tunnels if tunnel.carriers.tcp for span in tunnel.ports))
+    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.carriers.tcp for span in tunnel.ports))
 
 
 def carrier_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports on which UDP is carried, over both wires: ordinary sockets of its kernel."""
-    tunnels = (settings.tunnel, settings.rsock) if settings.rsock else (settings.tunnel,)
-    return tuple(sorted(span for tunnel in tunnels if tunnel.carriers.udp for span in tunnel.ports))
+    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.carriers.udp for span in tunnel.ports))
 
 
 def policy_for(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.wire.parameters import WireParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,14 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondWire:
+    """Another wire that a server speaks, on ports of its own."""
+
+    tunnel: ServerParameters
+    wire: WireParameters
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that one instance needs."""
 
@@ -29,8 +38,9 @@ class Settings:
     digest: str
     """Hash of the validated configuration, the secret included: shows whether a running instance has the same one."""
     tunnel: ClientParameters | ServerParameters
-    rsock: ServerParameters | None = None
-    """Server: a second wire, the original's, on ports of its own; ``tunnel`` is then native."""
+    wire: WireParameters
+    second: SecondWire | None = None
+    """Server: a second wire, the original's, on ports of its own; ``wire`` is then native."""
     device: str | None = None
     """None = the device of the route (client: to the server; server: the default route's)."""
     addresses: tuple[IPAddress, ...] = ()
@@ -42,3 +52,13 @@ class Settings:
     backend: str = "auto"
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
     log: Log = field(default_factory=Log)
+
+    @property
+    def tunnels(self) -> tuple[ClientParameters | ServerParameters, ...]:
+        """The parameters of each wire."""
+        return (self.tunnel, self.second.tunnel) if self.second else (self.tunnel,)
+
+    @property
+    def wires(self) -> tuple[WireParameters, ...]:
+        """Each wire, in the same order."""
+        return (self.wire, self.second.wire) if self.second else (self.wire,)

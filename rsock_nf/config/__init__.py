@@ -70,7 +70,8 @@ def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def load_log(path: Path) -> Log:
     """Read the file again for ``log`` alone: every key is checked, but no name resolved and no secret file read.
 
-    Takes milliseconds, so an event loop may call it.  Raises ``ConfigError``.
+    Takes milliseconds (the first time some tens of them, for imports), so an event loop may call it.
+    Raises ``ConfigError``.
     """
     from rsock_nf.config import assemble
 

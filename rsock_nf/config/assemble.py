@@ -18,11 +18,19 @@ from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys, keys_of
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import HostPort, shown
-from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Cipher, ClientParameters, ServerParameters, Wire
+from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 from rsock_nf.errors import ConfigError, UnresolvedError
 from rsock_nf.link import system
-from rsock_nf.settings import Log, Settings
+from rsock_nf.settings import Log, SecondWire, Settings
+from rsock_nf.wire.parameters import (
+    DEFAULT_HASH,
+    RSOCK_KEEPALIVE,
+    NativeParameters,
+    RsockParameters,
+    WireName,
+    WireParameters,
+)
 
 T = TypeVar("T")
 
@@ -101,16 +109,17 @@ def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
     _check_wire(path, keys)
-    secret, warnings = _secret(path, keys) if keys.wire is Wire.NATIVE else (b"", [])
+    secret, warnings = _secret(path, keys) if keys.wire is WireName.NATIVE else (b"", [])
     warnings += _weaknesses(keys)
     client = keys if isinstance(keys, ClientKeys) else None
-    device, tunnel = _server(path, keys, secret) if isinstance(keys, ServerKeys) else _client(path, keys, secret)
+    device, tunnel = _server(path, keys) if isinstance(keys, ServerKeys) else _client(path, keys)
     settings = Settings(
         name=name,
         path=path,
         digest=_digest(keys, secret),
         tunnel=tunnel,
-        rsock=_second_wire(path, keys, tunnel) if isinstance(tunnel, ServerParameters) else None,
+        wire=_wire(keys, secret),
+        second=_second_wire(path, keys, tunnel) if isinstance(tunnel, ServerParameters) else None,
         device=device,
         addresses=keys.addresses,
         listen=tuple(_listen(path, field, listen) for field, listen, _ in _local_ends(path, client)) if client else (),
@@ -136,13 +145,13 @@ def _log(path: Path, keys: CommonKeys) -> Log:
 def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
     """Raises ``ConfigError`` about a key that has no meaning with the wire, or that asks for what it cannot do."""
     given = keys.given
-    other = _RSOCK_ONLY if keys.wire is Wire.NATIVE else _NATIVE_ONLY
+    other = _RSOCK_ONLY if keys.wire is WireName.NATIVE else _NATIVE_ONLY
     for field in (field for field in other if field in given):
         if field == "targets":
             raise ConfigError(path, field, 'with "wire": "rsock" there is one: give it as "target"')
-        wanted = Wire.RSOCK if keys.wire is Wire.NATIVE else Wire.NATIVE
+        wanted = WireName.RSOCK if keys.wire is WireName.NATIVE else WireName.NATIVE
         raise ConfigError(path, field, f'has a meaning with "wire": "{wanted.value}" only')
-    if keys.wire is Wire.NATIVE:
+    if keys.wire is WireName.NATIVE:
         return
     if any(address.version != 4 for address in keys.addresses):
         raise ConfigError(path, "addresses", '"wire": "rsock" is IPv4 only')
@@ -156,12 +165,12 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
     """What the wires that are configured do not give."""
     found = []
     second = keys.rsock if isinstance(keys, ServerKeys) else None
-    if keys.wire is Wire.NATIVE and keys.cipher is Cipher.NONE:
+    if keys.wire is WireName.NATIVE and keys.cipher is Cipher.NONE:
         found.append(
             'cipher "none": the application must encrypt; '
             "anyone who can capture the traffic can inject and replay datagrams"
         )
-    if keys.wire is Wire.RSOCK or second:
+    if keys.wire is WireName.RSOCK or second:
         where, key = ("rsock", second.hash) if second else ('wire "rsock"', keys.hash)
         found.append(
             f"{where}: hash is no authentication: anyone who can guess it, or capture the traffic, "
@@ -196,7 +205,7 @@ def _exposed(path: Path, field: str) -> list[str]:
     return [f"{field}everyone on this host can read it: chmod o-r {path}"] if source.others_can_read(path) else []
 
 
-def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, ServerParameters]:
+def _server(path: Path, keys: ServerKeys) -> tuple[str | None, ServerParameters]:
     if keys.target and keys.targets:
         raise ConfigError(path, "targets", 'give either this or "target", not both')
     targets = keys.target or keys.targets
@@ -204,7 +213,7 @@ def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, Se
         raise ConfigError(path, "target", 'missing: where datagrams go, as "127.0.0.1:9999"')
     field = "target" if keys.target else "targets"
     return keys.device, ServerParameters(
-        **_common(keys, secret),
+        **_common(keys),
         targets=tuple(_target(path, field, target) for target in targets),
         on_probe=keys.on_probe,
         max_sessions=keys.max_sessions,
@@ -212,7 +221,7 @@ def _server(path: Path, keys: ServerKeys, secret: bytes) -> tuple[str | None, Se
     )
 
 
-def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> ServerParameters | None:
+def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> SecondWire | None:
     """The original's wire beside the native one; what is not given is as there."""
     second = keys.rsock if isinstance(keys, ServerKeys) else None
     if second is None:
@@ -230,9 +239,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Serv
     def chosen(field: str, inherited: T) -> T:
         return getattr(second, field) if field in given else inherited
 
-    return ServerParameters(
-        wire=Wire.RSOCK,
-        hash_key=second.hash.encode(),
+    tunnel = ServerParameters(
         carriers=chosen("type", native.carriers),
         ports=second.ports,
         spread=chosen("spread", native.spread),
@@ -243,15 +250,20 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Serv
         max_sessions=chosen("max_sessions", native.max_sessions),
         max_conversations=chosen("max_conversations", native.max_conversations),
     )
+    return SecondWire(tunnel, RsockParameters(second.hash.encode()))
 
 
-def _common(keys: CommonKeys, secret: bytes) -> dict[str, Any]:
+def _wire(keys: CommonKeys, secret: bytes) -> WireParameters:
+    if keys.wire is WireName.NATIVE:
+        return NativeParameters(secret)
+    versions = {"version": keys.rsock_version} if isinstance(keys, ClientKeys) else {}
+    return RsockParameters(keys.hash.encode(), **versions)
+
+
+def _common(keys: CommonKeys) -> dict[str, Any]:
     """The parameters of either role."""
-    rsock = keys.wire is Wire.RSOCK
+    rsock = keys.wire is WireName.RSOCK
     return {
-        "secret": secret,
-        "wire": keys.wire,
-        "hash_key": keys.hash.encode(),
         "carriers": keys.type,
         "ports": keys.ports,
         "cipher": keys.cipher,
@@ -266,7 +278,7 @@ def _target(path: Path, field: str, target: HostPort) -> Endpoint:
     return Endpoint(address, target.port, zone)
 
 
-def _client(path: Path, keys: ClientKeys, secret: bytes) -> tuple[str | None, ClientParameters]:
+def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]:
     wanted = min(keys.flows, values.count_ports(keys.ports))
     if keys.client_ports and (held := values.count_ports(keys.client_ports)) < wanted:
         raise ConfigError(path, "client_ports", f"{held} ports are too few for {wanted} flows")
@@ -276,18 +288,17 @@ def _client(path: Path, keys: ClientKeys, secret: bytes) -> tuple[str | None, Cl
     found = [pair for host in keys.server for pair in _server_addresses(path, keys, host)]
     device = _device(path, keys.device, {zone for _, zone in found if zone})
     return device, ClientParameters(
-        **_common(keys, secret),
+        **_common(keys),
         server=tuple(dict.fromkeys(address for address, _ in found)),
         flows=keys.flows,
         idle_timeout=keys.idle_timeout,
         targets=tuple(target for _, _, target in _local_ends(path, keys)),
-        rsock_version=keys.rsock_version,
     )
 
 
 def _server_addresses(path: Path, keys: ClientKeys, host: str) -> list[tuple[IPAddress, str]]:
     found = _resolve(path, "server", host)
-    if keys.wire is Wire.NATIVE:
+    if keys.wire is WireName.NATIVE:
         return found
     usable: list[tuple[IPAddress, str]] = [pair for pair in found if pair[0].version == 4]
     if not usable:

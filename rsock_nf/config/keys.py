@@ -16,19 +16,10 @@ from typing import Any, Literal
 from rsock_nf.config import kinds
 from rsock_nf.config.kinds import Kind
 from rsock_nf.config.values import HostPort
-from rsock_nf.core.parameters import (
-    DEFAULT_HASH,
-    RSOCK_KEEPALIVE,
-    Carriers,
-    Cipher,
-    ClientParameters,
-    OnProbe,
-    ServerParameters,
-    Spread,
-    Wire,
-)
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 from rsock_nf.settings import Log, Settings
+from rsock_nf.wire.parameters import DEFAULT_HASH, DEFAULT_WIRE, RSOCK_KEEPALIVE, RsockParameters, WireName
 
 _SLOT = "key"
 
@@ -61,12 +52,12 @@ def _default(owner: type, name: str) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Keys:
     """An object of the file."""
 
-    given: frozenset[str] = frozenset()
-    """The keys that were given."""
+    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
+    """The keys that were given.  Not in the representation, which ``Settings.digest`` is made from."""
 
 
 def keys_of(owner: type[Keys]) -> Iterator[tuple[str, Any, Key]]:
@@ -76,7 +67,7 @@ def keys_of(owner: type[Keys]) -> Iterator[tuple[str, Any, Key]]:
             yield field.name, field.default, field.metadata[_SLOT]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LogKeys(Keys):
     """Where log lines go and which."""
 
@@ -93,7 +84,7 @@ class LogKeys(Keys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CommonKeys(Keys):
     """Keys of both roles."""
 
@@ -115,9 +106,9 @@ class CommonKeys(Keys):
         "What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no root; or "
         "both at once, and what one kind cannot carry goes over the other.",
     )
-    wire: Wire = _key(
-        kinds.one_of(Wire),
-        _default(ServerParameters, "wire"),
+    wire: WireName = _key(
+        kinds.one_of(WireName),
+        DEFAULT_WIRE,
         "Whose frames are spoken: rsock-nf's own, or those of the original rsock (IPv4 only); the same on both sides.",
     )
     hash: str = _key(
@@ -159,7 +150,7 @@ class CommonKeys(Keys):
     log: LogKeys = _key(None, LogKeys(), "Where log lines go and which.", objects=LogKeys)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RsockKeys(Keys):
     """A server's second wire, for clients of the original, on ports of its own.
 
@@ -205,7 +196,7 @@ class RsockKeys(Keys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ServerKeys(CommonKeys):
     """The server's configuration file."""
 
@@ -235,7 +226,7 @@ class ServerKeys(CommonKeys):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TunnelKeys(Keys):
     """One of a client's local ends."""
 
@@ -248,7 +239,7 @@ class TunnelKeys(Keys):
     target: int = _key(kinds.integer(0, 65535), 0, "Which of the server's targets gets them, counted from 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClientKeys(CommonKeys):
     """The client's configuration file."""
 
@@ -274,7 +265,7 @@ class ClientKeys(CommonKeys):
     )
     rsock_version: int = _key(
         kinds.literal(1, 2),
-        _default(ClientParameters, "rsock_version"),
+        _default(RsockParameters, "version"),
         'With `"wire": "rsock"`: 2 for rsock 2.x, 1 for rsock 1.x.',
     )
     flows: int = _key(

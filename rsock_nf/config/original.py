@@ -10,7 +10,6 @@ Not here: what our keys mean (``keys``, ``assemble``).  No file is read, no name
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import Any, TypeVar
 
 from rsock_nf.config import values
 from rsock_nf.config.values import shown
-from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, Carriers, ServerParameters
+from rsock_nf.core.parameters import Carriers, ServerParameters
+from rsock_nf.wire.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE
 
 T = TypeVar("T", str, int, bool)
 
@@ -241,6 +241,8 @@ class _Conversion:
         known = {key: key for key in _TOP} | {key: f"param.{key}" for key in _PARAM}
         for field in self._given:
             if field not in known.values():
+                import difflib  # seldom needed
+
                 close = difflib.get_close_matches(field.removeprefix("param."), known, n=1)
                 hint = f' (did you mean "{known[close[0]]}"?)' if close else ""
                 self._remark(field, f"unknown: ignored, as the original does{hint}")

@@ -56,9 +56,9 @@ def _client(settings: Settings, tunnel: ClientParameters) -> Iterator[tuple[str,
 
 
 def _server(settings: Settings, tunnel: ServerParameters) -> Iterator[tuple[str, str]]:
-    second = settings.rsock
-    for field, wire in (("target", tunnel), ("rsock.target", second)):
-        for target in wire.targets if wire else ():
+    second = settings.second.tunnel if settings.second else None
+    for field, one in (("target", tunnel), ("rsock.target", second)):
+        for target in one.targets if one else ():
             if _is_many(target.address):
                 yield field, f"{target} is not the address of a host: no answer would come from it"
             yield from _without_zone(field, target)

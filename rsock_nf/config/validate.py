@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -94,5 +93,7 @@ def _unknown(owner: type[Keys], name: str, known: dict[str, Key]) -> str:
                 return f"only a {role} has this key"
         if name in _GONE:
             return f"unknown key: {_GONE[name]}"
+    import difflib  # not for a file without mistakes
+
     close = difflib.get_close_matches(name, known, n=1)
     return f'unknown key (did you mean "{close[0]}"?)' if close else "unknown key"

@@ -8,14 +8,9 @@ Not here: the keys of the file and what they may hold (``rsock_nf.config``).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rsock_nf.core.types import Endpoint, IPAddress, PortRange
-
-DEFAULT_HASH = "hello135"
-"""The key that the original uses when none is given.  It is public."""
-RSOCK_KEEPALIVE = 4.0
-"""The default of ``Common.keepalive`` on wire ``rsock``: what the original's own peers use."""
 
 
 class Carriers(enum.Enum):
@@ -39,15 +34,6 @@ class Carriers(enum.Enum):
         return self is not Carriers.TCP
 
 
-class Wire(enum.Enum):
-    """What the bytes in the flows look like."""
-
-    NATIVE = "native"
-    """Authenticated.  ``docs/wire.md`` specifies it."""
-    RSOCK = "rsock"
-    """The original's: ``hash_key`` does not authenticate anybody, IPv4 only, one target."""
-
-
 class Cipher(enum.Enum):
     """How data frames are protected.  Control frames are always sealed."""
 
@@ -62,7 +48,7 @@ class Spread(enum.Enum):
     BURST = "burst"
     """Each burst on a random healthy flow."""
     PACKET = "packet"
-    """Each datagram on a random healthy flow, as the original does."""
+    """Each datagram on a random healthy flow."""
     CONVERSATION = "conversation"
     """All datagrams of a conversation on one flow, as long as it is healthy: this keeps their order."""
 
@@ -78,11 +64,6 @@ class OnProbe(enum.Enum):
 class Common:
     """What client and server both need."""
 
-    secret: bytes = field(default=b"", repr=False)
-    """32 bytes, as ``genkey`` makes them.  Empty on wire ``rsock``."""
-    wire: Wire = Wire.NATIVE
-    hash_key: bytes = field(default=DEFAULT_HASH.encode(), repr=False)
-    """Wire ``rsock`` only: the key of the checks in its frames, as the bytes of the text.  It may be empty."""
     carriers: Carriers = Carriers.TCP
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports: merged, disjoint, ascending."""
@@ -91,7 +72,7 @@ class Common:
     duration: float = 300.0
     """A conversation ends when no datagram has moved in either direction for this time."""
     keepalive: float = 10.0
-    """The time between two probes of an idle flow, ± 20 % jitter.  Wire ``rsock``: ``RSOCK_KEEPALIVE``."""
+    """The time between two probes of an idle flow, ± 20 % jitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +90,6 @@ class ClientParameters(Common):
     """For each local listening socket, the index of its target in the server's list."""
     local_ends: tuple[str, ...] = ()
     """The name of each local listening socket, for people."""
-    rsock_version: int = 2
-    """Wire ``rsock`` only: 2 (a head of 23 bytes) or 1 (19 bytes).  A server answers in the version that the client
-    used."""
 
 
 @dataclass(frozen=True, slots=True)

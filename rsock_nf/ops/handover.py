@@ -15,7 +15,13 @@ from typing import Any, BinaryIO
 from rsock_nf.config import Configuration
 from rsock_nf.errors import InstanceError
 
-_MODULES = ("rsock_nf.config", "rsock_nf.core.parameters", "rsock_nf.core.types", "rsock_nf.settings")
+_MODULES = (
+    "rsock_nf.config",
+    "rsock_nf.core.parameters",
+    "rsock_nf.core.types",
+    "rsock_nf.settings",
+    "rsock_nf.wire.parameters",
+)
 _PLAIN = {("ipaddress", "IPv4Address"), ("ipaddress", "IPv6Address"), ("pathlib", "PosixPath")}
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rsock_nf.config.original import DURATION
-from rsock_nf.core.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE, ServerParameters
+from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.ops.program import program
+from rsock_nf.wire.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE
 
 _PARAM = ("dev", "taddr", "ludp", "ports", "type", "hash", "duration", "keepalive", "lcapIp", "cap_timeout", "unPath")
 """The flags that are keys of ``param``."""

@@ -99,7 +99,7 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         limits = Limits(_route_mtu(settings, parameters) or ETHERNET_MTU, 0)
-    endpoint = client_endpoint(replace(parameters, local_ends=ends.names), limits)
+    endpoint = client_endpoint(replace(parameters, local_ends=ends.names), settings.wire, limits)
     side = ClientSide(settings, parameters, start, Parts(ends, ports, cover, rules, link, limits, endpoint))
     stack.callback(side.close)
     return side

@@ -180,16 +180,18 @@ class Driver:
         self._arm_timer()
 
     def drain(self) -> None:
-        """Do what the endpoint wants done, in its order; events may make it want more."""
-        endpoint = self._endpoint
-        while outputs := endpoint.poll():
-            for output in outputs:
+        """Do what the endpoint wants done, in its order; what is done for an event may make it want more."""
+        more = True
+        while more:
+            more = False
+            for output in self._endpoint.poll():
                 if isinstance(output, Transmit):
                     self._transmit(output.bursts)
                 elif isinstance(output, Deliver):
                     self._deliver(output.runs)
                 else:
                     self._handle(output)
+                    more = True
 
     def _arm_timer(self) -> None:
         due = self._endpoint.next_timeout()

@@ -10,8 +10,10 @@ from os import urandom
 from typing import NamedTuple
 
 from rsock_nf.core.flows.session import Session
-from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.runtime.protocols import ClientEndpoint, Endpoint, ServerEndpoint
+from rsock_nf.settings import SecondWire
+from rsock_nf.wire.parameters import RsockParameters, WireParameters
 
 
 class Limits(NamedTuple):
@@ -23,44 +25,45 @@ class Limits(NamedTuple):
     """The largest burst as one IP packet; 0 = single segments only, or there is no link."""
 
 
-def client_endpoint(parameters: ClientParameters, limits: Limits) -> ClientEndpoint:
-    """The client that ``parameters`` describe."""
+def client_endpoint(parameters: ClientParameters, wire: WireParameters, limits: Limits) -> ClientEndpoint:
+    """The client that ``parameters`` describe, on ``wire``."""
     from rsock_nf.core.ends.endpoint import client
 
-    if parameters.wire is Wire.RSOCK:
+    if isinstance(wire, RsockParameters):
         from rsock_nf.wire.rsock.client import RsockClientWire
 
         client_id = int.from_bytes(urandom(8), "big") or 1
-        rsock = RsockClientWire(parameters.hash_key, parameters.rsock_version, client_id)
+        rsock = RsockClientWire(wire, client_id)
         return client(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
     from rsock_nf.wire.native.client import NativeClientWire
 
-    native = NativeClientWire(parameters.secret)
-    return client(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+    return client(parameters, NativeClientWire(wire), urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
 
 
-def server_endpoint(parameters: ServerParameters, second: ServerParameters | None, limits: Limits) -> ServerEndpoint:
-    """The server that ``parameters`` describe; ``second``: another wire beside it, on ports of its own."""
-    first = _one_server(parameters, limits)
+def server_endpoint(
+    parameters: ServerParameters, wire: WireParameters, second: SecondWire | None, limits: Limits
+) -> ServerEndpoint:
+    """The server that ``parameters`` describe, on ``wire``; ``second``: another wire beside it, on ports of its own."""
+    first = _one_server(parameters, wire, limits)
     if second is None:
         return first
     from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
 
-    beside = Branch(_one_server(second, limits), second.ports, len(parameters.targets))
+    beside = Branch(_one_server(second.tunnel, second.wire, limits), second.tunnel.ports, len(parameters.targets))
     return Demultiplexer([Branch(first, parameters.ports, 0), beside])
 
 
-def _one_server(parameters: ServerParameters, limits: Limits) -> ServerEndpoint:
+def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limits) -> ServerEndpoint:
     from rsock_nf.core.ends.endpoint import server
 
-    if parameters.wire is Wire.RSOCK:
+    if isinstance(wire, RsockParameters):
         from rsock_nf.wire.rsock.server import RsockServerWire
 
-        rsock = RsockServerWire(parameters.hash_key, urandom(32))
+        rsock = RsockServerWire(wire, urandom(32))
         return server(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
     from rsock_nf.wire.native.server import NativeServerWire
 
-    native = NativeServerWire(parameters.secret, urandom(32))
+    native = NativeServerWire(wire, urandom(32))
     return server(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
 
 

@@ -92,7 +92,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
     served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device)
     for carrier in served:
         stack.callback(carrier.close)
-    targets = Targets(parameters.targets + (settings.rsock.targets if settings.rsock else ()))
+    targets = Targets(parameters.targets + (settings.second.tunnel.targets if settings.second else ()))
     stack.callback(targets.close_all)
     rules, link = None, None
     if fake_tcp:
@@ -102,7 +102,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
-    endpoint = server_endpoint(parameters, settings.rsock, limits)
+    endpoint = server_endpoint(parameters, settings.wire, settings.second, limits)
     side = ServerSide(settings, start, Parts(served, targets, cover, rules, link, limits, endpoint))
     stack.callback(side.close)
     return side

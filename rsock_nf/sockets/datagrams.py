@@ -1,4 +1,4 @@
-"""The application's side: UDP sockets that take and give whole runs of datagrams.
+"""The side of applications and targets: UDP sockets that take and give whole runs of datagrams.
 
 A ``Listener`` is bound, and many peers send to it: the application, at a client. A ``TargetSocket`` is connected to
 one target: a conversation, at the server.  The way of a datagram, in the order of this file:

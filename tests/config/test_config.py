@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from rsock_nf import config
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
-from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread, Wire
+from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
 from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.errors import ConfigError
 from rsock_nf.policy import policy_for
 from rsock_nf.settings import Log
+from rsock_nf.wire.parameters import NativeParameters, RsockParameters
 
 KEY = bytes(range(32))
 SECRET = format_secret(KEY)
@@ -55,13 +56,15 @@ def test_the_smallest_server_takes_every_default_from_the_dataclasses(tmp_path: 
     settings = config.load(path).settings
     assert settings.name == "edge"
     assert settings.path == path
-    assert settings.tunnel == ServerParameters(secret=KEY, targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),))
+    assert settings.wire == NativeParameters(KEY)
+    assert settings.tunnel == ServerParameters(targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),))
     assert (settings.device, settings.addresses, settings.backend, settings.log) == (None, (), "auto", Log())
 
 
 def test_the_smallest_client_takes_every_default_from_the_dataclasses(tmp_path: Path) -> None:
     settings = config.load(write(tmp_path / "c.json", CLIENT)).settings
-    assert settings.tunnel == ClientParameters(secret=KEY, server=(IPv4Address("203.0.113.5"),))
+    assert settings.wire == NativeParameters(KEY)
+    assert settings.tunnel == ClientParameters(server=(IPv4Address("203.0.113.5"),))
     assert settings.listen == (Endpoint(IPv4Address("127.0.0.1"), 30000),)
     assert settings.client_ports == ()
 
@@ -90,8 +93,8 @@ def test_every_server_key(tmp_path: Path) -> None:
     }
     loaded = config.load(write(tmp_path / "s.json", keys))
     assert loaded.warnings == ()
+    assert loaded.settings.wire == NativeParameters(KEY)
     assert loaded.settings.tunnel == ServerParameters(
-        secret=KEY,
         ports=(PortRange(443, 443), PortRange(8000, 8009), PortRange(12000, 12000)),
         cipher=Cipher.AES_256_GCM,
         spread=Spread.CONVERSATION,
@@ -345,17 +348,16 @@ def test_the_file_name_stands_for_the_missing_name_and_is_checked(tmp_path: Path
 
 
 def test_the_original_wire_has_defaults_of_its_own(tmp_path: Path) -> None:
-    server = config.load(write(tmp_path / "s.json", RSOCK_SERVER)).settings.tunnel
+    server = config.load(write(tmp_path / "s.json", RSOCK_SERVER)).settings
     target = Endpoint(IPv4Address("127.0.0.1"), 9999)
-    assert server == ServerParameters(wire=Wire.RSOCK, hash_key=b"hello135", keepalive=4.0, targets=(target,))
+    assert server.wire == RsockParameters(b"hello135", 2)
+    assert server.tunnel == ServerParameters(keepalive=4.0, targets=(target,))
     changed = RSOCK_CLIENT | {"hash": "", "rsock_version": 1, "keepalive": 7, "type": "all"}
-    client = config.load(write(tmp_path / "c.json", changed)).settings.tunnel
-    assert client == ClientParameters(
-        wire=Wire.RSOCK,
-        hash_key=b"",
+    client = config.load(write(tmp_path / "c.json", changed)).settings
+    assert client.wire == RsockParameters(b"", 1)
+    assert client.tunnel == ClientParameters(
         keepalive=7.0,
         carriers=Carriers.ALL,
-        rsock_version=1,
         server=(IPv4Address("203.0.113.5"),),
     )
 
@@ -382,8 +384,9 @@ def test_a_second_wire_inherits_what_is_not_given(tmp_path: Path) -> None:
     keys = SERVER | {"duration": 77, "keepalive": 9, "max_sessions": 5, "type": "all"}
     least = config.load(write(tmp_path / "s.json", keys | {"rsock": {"ports": "443"}})).settings
     assert isinstance(least.tunnel, ServerParameters)
-    assert least.rsock == ServerParameters(
-        wire=Wire.RSOCK,
+    assert least.second is not None
+    assert least.second.wire == RsockParameters()
+    assert least.second.tunnel == ServerParameters(
         ports=(PortRange(443, 443),),
         carriers=Carriers.ALL,
         duration=77.0,
@@ -392,15 +395,12 @@ def test_a_second_wire_inherits_what_is_not_given(tmp_path: Path) -> None:
         targets=least.tunnel.targets,
     )
     own = {"ports": "443", "hash": "k", "type": "tcp", "target": "127.0.0.1:53", "duration": 30, "max_conversations": 9}
-    second = config.load(write(tmp_path / "s.json", keys | {"rsock": own})).settings.rsock
+    second = config.load(write(tmp_path / "s.json", keys | {"rsock": own})).settings.second
     assert second is not None
-    assert (second.hash_key, second.carriers, second.duration, second.max_conversations) == (
-        b"k",
-        Carriers.TCP,
-        30.0,
-        9,
-    )
-    assert second.targets == (Endpoint(IPv4Address("127.0.0.1"), 53),)
+    assert second.wire == RsockParameters(b"k")
+    tunnel = second.tunnel
+    assert (tunnel.carriers, tunnel.duration, tunnel.max_conversations) == (Carriers.TCP, 30.0, 9)
+    assert tunnel.targets == (Endpoint(IPv4Address("127.0.0.1"), 53),)
 
 
 def test_the_policy_covers_both_wires_and_nothing_that_is_udp(tmp_path: Path) -> None:
@@ -503,6 +503,30 @@ def test_the_digest_tells_meanings_apart(tmp_path: Path, change: dict[str, Any],
     first = config.load(write(tmp_path / "a.json", SERVER)).settings.digest
     second = config.load(write(tmp_path / "a.json", SERVER | change)).settings.digest
     assert (first == second) is same
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        (SERVER | {"rsock": {"ports": 443, "hash": "k", "duration": 30}}, {}),
+        (SERVER | {"rsock": {"ports": 443}}, {"rsock": {"ports": 443, "keepalive": 4}}),
+        (CLIENT | {"listen": "127.0.0.1:1"}, {"flows": 10}),
+        ({**TUNNELS, "tunnels": [{"listen": "127.0.0.1:1", "target": 1}, {"listen": "127.0.0.1:2", "target": 0}]}, {}),
+    ],
+)
+def test_the_digest_is_the_same_in_every_process(tmp_path: Path, keys: dict[str, Any], more: dict[str, Any]) -> None:
+    """Another `up` has to see that what runs is what the file says."""
+    code = "import sys; from pathlib import Path; from rsock_nf import config\n"
+    code += "print(config.load(Path(sys.argv[1])).settings.digest)"
+    found = set()
+    for seed, written in (("1", keys), ("2", keys), ("3", keys | more)):
+        path = write(tmp_path / "a.json", written)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
 def test_the_schema_knows_the_keys_of_both_roles_and_their_defaults() -> None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from rsock_nf import config
 from rsock_nf.config.original import UnusableError, convert
-from rsock_nf.core.parameters import Carriers, ClientParameters, ServerParameters, Wire
+from rsock_nf.core.parameters import Carriers, ClientParameters, ServerParameters
 from rsock_nf.core.types import Endpoint, PortRange
 from rsock_nf.errors import ConfigError
 from rsock_nf.settings import Log
+from rsock_nf.wire.parameters import RsockParameters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "original"
 NAMES = sorted(path.name.removesuffix(".json") for path in GOLDEN.glob("*.json") if "converted" not in path.name)
@@ -56,13 +57,15 @@ def test_a_file_and_its_conversion_mean_the_same(name: str, tmp_path: Path) -> N
 def test_the_smallest_files_take_the_defaults_of_the_original(tmp_path: Path) -> None:
     server = config.load(write(tmp_path / "s.json", {"param": SERVER}))
     assert server.settings.tunnel == ServerParameters(
-        wire=Wire.RSOCK, duration=30.0, keepalive=4.0, targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),)
+        duration=30.0, keepalive=4.0, targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),)
     )
+    assert server.settings.wire == RsockParameters()
     assert (server.settings.name, server.foreground) == ("s", False)
     client = config.load(write(tmp_path / "c.json", {"daemon": 0, "param": CLIENT}))
     assert client.settings.tunnel == ClientParameters(
-        wire=Wire.RSOCK, duration=30.0, keepalive=4.0, server=(IPv4Address("203.0.113.5"),)
+        duration=30.0, keepalive=4.0, server=(IPv4Address("203.0.113.5"),)
     )
+    assert client.settings.wire == RsockParameters()
     assert client.foreground
 
 

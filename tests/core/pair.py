@@ -40,6 +40,7 @@ from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerP
 from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
 from rsock_nf.wire.native.client import NativeClientWire
 from rsock_nf.wire.native.server import NativeServerWire
+from rsock_nf.wire.parameters import NativeParameters
 from tests.core.conntrack import RST_TOO_OLD, STARTED_OVER
 from tests.core.wire import Conditions, Crossing, Nat, Toward, Wire
 
@@ -79,17 +80,19 @@ class Pair:
             self.wire.conditions = dict.fromkeys(Toward, conditions)
         self._resets_allowed = resets_allowed
         self._late_syns = late_syns
+        client, server = dict(client or {}), dict(server or {})
+        self._client_secret = client.pop("secret", SECRET)
+        self._server_secret = server.pop("secret", SECRET)
         self._client_parameters = ClientParameters(
             **{
-                "secret": SECRET,
                 "cipher": cipher,
                 "carriers": carriers,
                 "server": (SERVER_ADDRESS[family],),
-                **(client or {}),
+                **client,
             }
         )
         self._server_parameters = ServerParameters(
-            **{"secret": SECRET, "cipher": cipher, "carriers": carriers, "targets": TARGETS, **(server or {})}
+            **{"cipher": cipher, "carriers": carriers, "targets": TARGETS, **server}
         )
         self.port_delay = 0.0
         """Seconds until the client's driver holds a port."""
@@ -115,12 +118,12 @@ class Pair:
 
     def _make_client(self) -> End[Dialling]:
         parameters = self._client_parameters
-        self.client_wire = wire = NativeClientWire(parameters.secret)
+        self.client_wire = wire = NativeClientWire(NativeParameters(self._client_secret))
         return endpoint.client(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
     def _make_server(self) -> End[Accepting]:
         parameters = self._server_parameters
-        self.server_wire = wire = NativeServerWire(parameters.secret, self.rng.randbytes(32))
+        self.server_wire = wire = NativeServerWire(NativeParameters(self._server_secret), self.rng.randbytes(32))
         return endpoint.server(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
     # -- what happens to the two

@@ -12,7 +12,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import TRANSITIONS, Action, Input, State
 from rsock_nf.core.flows.timers import Deadlines, Timer
 from rsock_nf.core.messages import FlowDown
-from rsock_nf.core.parameters import Cipher, Wire
+from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.pump.state import FlowGroup
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.handshake import NativeKeys
@@ -434,7 +434,7 @@ def flow_in(pair: Pair, state: State) -> Opening | Established:
     if state in (State.SYN_SENT, State.TCP_UP, State.HELLO_SENT, State.JOIN_SENT):
         return opening
     keys = NativeKeys.derive(Cipher.NONE, bytes(32), bytes(32))
-    return flows.take_over(opening, Session(1, keys, Wire.NATIVE, LIMITS, Cipher.NONE, FlowGroup(None), pair.now))
+    return flows.take_over(opening, Session(1, keys, "native", LIMITS, Cipher.NONE, FlowGroup(None), pair.now))
 
 
 def test_an_action_never_runs_inside_another() -> None:

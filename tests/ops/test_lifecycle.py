@@ -32,6 +32,7 @@ from rsock_nf.ops.instances.processes import instance_processes
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Log, Settings
+from rsock_nf.wire.parameters import NativeParameters
 from tests.ops.fake_daemon import FakeTunnel
 
 FAKE = Path(__file__).with_name("fake_daemon.py")
@@ -524,9 +525,10 @@ def test_no_secret_in_the_most_talkative_log(host: Host) -> None:
     host.start(settings)
     host.stop()
     text = (host.directory / "edge.log").read_text()
+    assert isinstance(settings.wire, NativeParameters)
     assert "a line for those who want to know everything" in text
     assert SECRET not in text
-    assert repr(settings.tunnel.secret) not in text
+    assert repr(settings.wire.secret) not in text
 
 
 def test_the_control_socket(host: Host) -> None:

@@ -10,11 +10,12 @@ import pytest
 from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget
 from rsock_nf.core.outbox import Deliver
-from rsock_nf.core.parameters import ServerParameters, Wire
+from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer, local_port
 from rsock_nf.runtime.endpoints import outer_peer
 from rsock_nf.wire.native.server import NativeServerWire
+from rsock_nf.wire.parameters import NativeParameters, RsockParameters
 from rsock_nf.wire.rsock.frames import Frame, build_frame
 from rsock_nf.wire.rsock.server import RsockServerWire
 from tests.core.conntrack import ACK, SYN, parse_tcp
@@ -33,9 +34,12 @@ class Both:
 
     def __init__(self) -> None:
         rng = random.Random(1).randbytes
-        native = ServerParameters(secret=bytes(32), ports=NATIVE, targets=TARGETS[:2])
-        rsock = ServerParameters(wire=Wire.RSOCK, hash_key=KEY, ports=RSOCK, targets=TARGETS[2:])
-        native_wire, rsock_wire = NativeServerWire(native.secret, rng(32)), RsockServerWire(KEY, rng(32))
+        native = ServerParameters(ports=NATIVE, targets=TARGETS[:2])
+        rsock = ServerParameters(ports=RSOCK, targets=TARGETS[2:])
+        native_wire, rsock_wire = (
+            NativeServerWire(NativeParameters(bytes(32)), rng(32)),
+            RsockServerWire(RsockParameters(KEY), rng(32)),
+        )
         self.native = endpoint.server(native, native_wire, rng, mtu=1500, max_burst_bytes=0)
         self.rsock = endpoint.server(rsock, rsock_wire, rng, mtu=1500, max_burst_bytes=0)
         self.server = Demultiplexer([Branch(self.native, NATIVE, 0), Branch(self.rsock, RSOCK, len(native.targets))])

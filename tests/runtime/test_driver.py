@@ -57,11 +57,12 @@ class Scene:
 def test_everything_is_done_in_the_order_in_which_it_arose() -> None:
     scene = Scene()
     gone, burst = SessionDown(1, "over"), parts.burst()
-    scene.wanted = [[gone, Deliver([RUN])], [Transmit([burst])]]
+    scene.wanted = [[gone, Deliver([RUN])], [Transmit([burst])], [Deliver([])]]
     scene.packets = [[Packet(memoryview(b"ip"), 0, Checksum.VALID, b"")]]
     scene.call(scene.loop.read, 100)
     assert scene.told == [("packets", 1), gone, [RUN]]
     assert scene.sent == [burst]
+    assert len(scene.wanted) == 1, "it is asked again after an event only"
 
 
 def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
@@ -69,6 +70,7 @@ def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
     bursts = [parts.burst(size) for size in (1, 2, 3, 4)]
     scene.room = 1
     scene.wanted = [[Transmit(bursts[:2])], [Transmit(bursts[2:])]]
+    scene.driver.settle()
     scene.driver.settle()
     assert SOURCE not in scene.loop.read
     scene.call(scene.loop.written, 100)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.core.parameters import Carriers, ServerParameters, Wire
+from rsock_nf.core.parameters import Carriers, ServerParameters
 from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.settings import Settings
+from rsock_nf.wire.parameters import NativeParameters
 from rsock_nf.words import STRANGERS
 
 
@@ -30,7 +31,9 @@ class Fake:
 
     def view(self) -> View:
         return View(
-            Settings("edge", Path("/edge.json"), "", ServerParameters(carriers=self.carriers)),
+            Settings(
+                "edge", Path("/edge.json"), "", ServerParameters(carriers=self.carriers), NativeParameters(bytes(32))
+            ),
             state=self.state,
             reason=self.reason,
             sessions=self.sessions,
@@ -47,11 +50,10 @@ class Fake:
         self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed)]
 
     def carry(self, mtu: int, conversations: dict[int, str]) -> None:
-        """One session with these conversations, whose frames have eight bytes of header."""
-        flow = SimpleNamespace(codec=SimpleNamespace(overhead=8))
+        """One session with these conversations."""
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
-        group = SimpleNamespace(usable=[flow], conversations=listed)
-        self.sessions = [SimpleNamespace(session_id=0xABC, wire=Wire.NATIVE, group=group, largest_datagram=lambda: mtu)]
+        group = SimpleNamespace(conversations=listed)
+        self.sessions = [SimpleNamespace(session_id=0xABC, group=group, largest_datagram=lambda: mtu)]
 
 
 class Book:

@@ -27,6 +27,7 @@ from rsock_nf.runtime.host.source_ports import PORT_LINGER, SourcePorts
 from rsock_nf.runtime.reports.troubles import MAX_TROUBLES, Troubles
 from rsock_nf.runtime.tunnel import Tunnel
 from rsock_nf.settings import Settings
+from rsock_nf.wire.parameters import NativeParameters
 from tests.runtime import parts
 
 # -- source ports
@@ -287,7 +288,7 @@ def test_troubles_that_differ_without_end_share_a_line() -> None:
     [(ClientParameters(), "client", "starting"), (ServerParameters(), "server", "")],
 )
 def test_before_it_runs_it_is_starting(parameters: ClientParameters | ServerParameters, role: str, reason: str) -> None:
-    tunnel = make_tunnel(Settings("edge", Path("/edge.json"), "", parameters), parts.LOG)
+    tunnel = make_tunnel(Settings("edge", Path("/edge.json"), "", parameters, NativeParameters(bytes(32))), parts.LOG)
     shown = tunnel.snapshot()
     assert (shown["role"], shown["state"], shown["reason"]) == (role, "starting", reason)
     assert (shown["sessions"], shown["link"]["up"], shown["firewall"]["backend"]) == ([], False, "")
@@ -301,7 +302,11 @@ def test_what_was_opened_before_a_failure_is_closed() -> None:
         stack.callback(lambda: closed.append("a socket"))
         raise LinkError("eth0: no such device")
 
-    tunnel = Tunnel(Settings("edge", Path("/edge.json"), "", ServerParameters()), build, logging.getLogger("edge"))
+    tunnel = Tunnel(
+        Settings("edge", Path("/edge.json"), "", ServerParameters(), NativeParameters(bytes(32))),
+        build,
+        logging.getLogger("edge"),
+    )
     with pytest.raises(TunnelError, match=r"^eth0: no such device$"):
         asyncio.run(tunnel.run(ready=lambda: pytest.fail("it is not ready"), stop=asyncio.Event()))
     assert closed == ["a socket"]

@@ -23,10 +23,11 @@ from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.server import Cover, Parts, ServerSide
 from rsock_nf.runtime.tunnel import Start, Tunnel
 from rsock_nf.settings import Settings
+from rsock_nf.wire.parameters import NativeParameters
 from tests.runtime import parts
 
 OLD, NEW = (ip_address("192.0.2.1"),), (ip_address("192.0.2.2"),)
-SETTINGS = Settings("test", Path("/test.json"), "", ServerParameters())
+SETTINGS = Settings("test", Path("/test.json"), "", ServerParameters(), NativeParameters(bytes(32)))
 
 
 def make(

@@ -317,7 +317,7 @@ class Dialling:
             self._given_up.append(flow.flow_id)
         if self.group.usable or not self._active:
             return
-        for other in self.slots:  # the other kind was dialled seldom because this one had flows; now dial it
+        for other in self.slots:  # the other kind was dialled rarely because this one had flows; now dial it
             if other.udp is not slot.udp and self.context.deadlines.get(Timer.DIAL, other) is not None:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
         self.why.flows_down(reason)

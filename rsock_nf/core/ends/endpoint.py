@@ -71,7 +71,7 @@ class Role(Protocol):
         """A segment of a flow that the pump does not have yet."""
 
     def odd(self, now: float, flow: Established, segment: Segment, reply_to: bytes) -> None:
-        """A segment that does not belong on an established flow: it has SYN, or no ACK."""
+        """A segment that does not belong on an established flow, for example one with SYN."""
 
     def unopened(self, now: float, flow: Established, segment: Segment, received: Packet | Carried) -> None:
         """A payload came on ``flow`` in which nothing authenticates, or which is out of window."""
@@ -339,7 +339,10 @@ class Endpoint(Generic[R]):
             self.pump.set_max_payload(flow.pump, flow.path.size)
 
     def _reset(self, now: float, flow: Established, segment: Segment) -> None:
-        """An RST came.  Only one with the exact sequence number ends a flow (RFC 5961 section 3)."""
+        """An RST came.  Only one with a sequence number that counts (``Wire.is_end``) is acted on.
+
+        It demotes an established flow, and ends one that is closing.
+        """
         if self._wire.is_end(flow, segment.seq):
             self.flows.step(now, flow, Input.RESET, "a RST came from outside")
         else:
@@ -349,7 +352,7 @@ class Endpoint(Generic[R]):
         """A FIN came.
 
         If a sealed close frame comes with it, the peer closes the flow.  Without one, either it answers our own
-        FIN, or it comes from somebody on the way.
+        FIN, or a middlebox made it.
         """
         expected = self._wire.is_end(flow, segment.seq)
         answer = self._wire.answer_fin(flow, segment)

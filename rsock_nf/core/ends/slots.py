@@ -34,7 +34,7 @@ MAX_BACKOFF_BESIDE = 300.0
 STEADY = 10.0
 """Seconds.  A flow that lived at least this long is replaced at once; a shorter life counts as a failure."""
 URGENT = 2.0
-"""Seconds.  While datagrams wait and no flow is up, a dial leaves at least this often, whatever the back-off is."""
+"""Seconds.  While datagrams wait and no flow is up, a dial begins at least this often, whatever the back-off is."""
 SILENT = 2.0
 """Seconds without a SYN-ACK or an answer after which the next address is used.  Each port has had two or three SYNs
 then."""
@@ -75,10 +75,12 @@ class Slots:
         self._addresses = [address.packed for address in parameters.server]
         self._current = 0
         self._untried = len(self._addresses) - 1
-        """Addresses that were not used since the last ``reset``."""
-        self._unanswered_since: float | None = None
-        """When the first SYN was sent to the address in use, if no SYN-ACK has come.  None = none was sent, or one
+        """How many addresses may still be passed over.  0 = each had its turn since the last ``reset``, or an answer
         came."""
+        self._unanswered_since: float | None = None
+        """When a flow was first dialled to the address in use.  None = none was dialled since that address came into
+        use, or since ``reset``.  An answer does not change it: ``answered`` sets ``_untried`` to 0 instead, and then
+        no address is passed over."""
         ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
         count = min(parameters.flows, len(ports))
         # If there are more ports than flows, spread over the whole list.

@@ -15,7 +15,7 @@ from rsock_nf.core.flows.health import Health
 from rsock_nf.core.flows.opening import Repeat, describe
 from rsock_nf.core.flows.path_mtu import PathMtu
 from rsock_nf.core.flows.states import State
-from rsock_nf.core.parameters import Cipher, Wire
+from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import Limits, SessionKeys
 from rsock_nf.core.pump.fragments import Reassembly
 from rsock_nf.core.pump.replay import ReplayWindow
@@ -83,7 +83,8 @@ class Session:
 
     session_id: int
     keys: SessionKeys
-    wire: Wire
+    wire: str
+    """What the configuration calls it."""
     limits: Limits
     cipher: Cipher
     group: FlowGroup

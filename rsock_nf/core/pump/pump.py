@@ -52,7 +52,7 @@ class SlowFrames(NamedTuple):
     flow: PumpFlow
     frames: Frames
     received: int
-    """Frames received on the flow up to these, with these.  Later frames of the same batch are not counted."""
+    """Frames received on the flow, up to and including these.  Later frames of the same batch are not counted."""
 
 
 class SlowPayload(NamedTuple):

@@ -46,7 +46,7 @@ IPV6_SOURCE: Final = 8
 IPV6_DESTINATION: Final = 24
 
 ICMP_HEADER: Final = 8
-"""Bytes, of ICMP and ICMPv6 alike, before the packet that it quotes."""
+"""Bytes of the ICMP or ICMPv6 header, before the packet that it returns."""
 
 TCP_SEQUENCE: Final = 4
 TCP_FLAGS: Final = 13
@@ -54,12 +54,12 @@ TCP_CHECKSUM: Final = 16
 
 
 def ip_version(packet: Buffer) -> int:
-    """4 or 6."""
+    """The version of the IP header: 4 or 6."""
     return packet[0] >> 4
 
 
 def ip_header_length(packet: Buffer) -> int:
-    """Bytes of the IP header that ``packet`` begins with."""
+    """Bytes of the IP header at the start of ``packet``."""
     return (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else IPV6_HEADER
 
 

@@ -64,13 +64,12 @@ def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, 
     """
     return [
         {
-            "wire": tunnel.wire.value,
+            "wire": wire.name.value,
             "ports": ",".join(map(str, tunnel.ports)),
             "type": tunnel.carriers.value,
-            "mtu": _mtu([session for session in sessions if session["wire"] == tunnel.wire.value]),
+            "mtu": _mtu([session for session in sessions if session["wire"] == wire.name.value]),
         }
-        for tunnel in (settings.tunnel, settings.rsock)
-        if tunnel is not None
+        for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True)
     ]
 
 
@@ -80,7 +79,7 @@ def _mtu(sessions: list[dict[str, Any]]) -> int | None:
 
 def _ports(settings: Settings) -> list[PortRange]:
     """The server's, over both wires."""
-    return sorted([*settings.tunnel.ports, *(settings.rsock.ports if settings.rsock else ())])
+    return sorted([span for tunnel in settings.tunnels for span in tunnel.ports])
 
 
 def _type(settings: Settings) -> str:
@@ -100,7 +99,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
     return {
         "id": f"{session.session_id:016x}",
         "peer": session.peer or view.remote,
-        "wire": session.wire.value,
+        "wire": session.wire,
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
         "mtu": session.largest_datagram(),

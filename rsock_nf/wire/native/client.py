@@ -18,7 +18,6 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow, FlowTable
 from rsock_nf.core.flows.watch import Watch
-from rsock_nf.core.parameters import Wire
 from rsock_nf.core.protocols import Frames, Kind, SessionKeys
 from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
@@ -27,16 +26,17 @@ from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Gone, Offer, Status
+from rsock_nf.wire.parameters import NativeParameters, WireName
 
 
 class NativeClientWire:
     """See the module, and ``ClientWire``."""
 
-    name = Wire.NATIVE
+    name = WireName.NATIVE.value
     limits = LIMITS
 
-    def __init__(self, secret: bytes) -> None:
-        self._handshake = NativeHandshake(secret)
+    def __init__(self, parameters: NativeParameters) -> None:
+        self._handshake = NativeHandshake(parameters.secret)
         self._answered_joins = True
         """Whether the last join was answered.  When a second one in a row is not, the session counts as lost."""
 
@@ -49,7 +49,7 @@ class NativeClientWire:
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``.  It must be the next number in sequence."""
+        """See ``Wire``.  An RST or FIN must have the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:

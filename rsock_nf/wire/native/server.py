@@ -20,7 +20,6 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.flows.watch import Watch
-from rsock_nf.core.parameters import Wire
 from rsock_nf.core.protocols import Frames, Kind
 from rsock_nf.core.pump.state import OUR_WINDOW, Handover, PumpFlow
 from rsock_nf.core.tcp.cookie import Cookie
@@ -31,6 +30,7 @@ from rsock_nf.wire.native.half_open import MAX_AGE, HalfOpen, HalfOpenTable, Sai
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Status
+from rsock_nf.wire.parameters import NativeParameters, WireName
 
 SMALLEST_PAYLOAD = 256
 """A client that states a smaller MSS is turned away: no useful frame fits."""
@@ -39,11 +39,11 @@ SMALLEST_PAYLOAD = 256
 class NativeServerWire:
     """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and never told to anybody."""
 
-    name = Wire.NATIVE
+    name = WireName.NATIVE.value
     limits = LIMITS
 
-    def __init__(self, secret: bytes, cookie_key: bytes) -> None:
-        self._handshake = NativeHandshake(secret)
+    def __init__(self, parameters: NativeParameters, cookie_key: bytes) -> None:
+        self._handshake = NativeHandshake(parameters.secret)
         self._cookie = Cookie(cookie_key)
         self.half_open = HalfOpenTable()
 
@@ -56,7 +56,7 @@ class NativeServerWire:
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``.  It must be the next number in sequence."""
+        """See ``Wire``.  An RST or FIN must have the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
@@ -70,12 +70,14 @@ class NativeServerWire:
         return self._cookie.isn(segment.key, segment.seq, now)
 
     def stranger(self, now: float, accepting: Accepting, segment: Segment, received: Packet | Carried) -> None:
-        """See ``ServerWire``.  Only its payload matters."""
+        """See ``ServerWire``.  A segment without a payload, or with RST, is ignored."""
         if segment.payload and not segment.flags & RST and not accepting.stopping:
             self._first_payload(now, accepting, segment, link_header(received))
 
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
-        """Handle a hello, join or confirmation.  Anything else is treated as ``on_probe`` says.
+        """Handle a hello, join or confirmation.
+
+        Anything else gets no answer, or with ``on_probe: closed`` an RST (``Accepting.turn_away``).
 
         The cheapest check comes first.  A hello costs a Diffie-Hellman only if a cookie has proved the address, if
         the rate limit allows it, and only once.  On a UDP carrier nothing has proved the address, so the rate limit

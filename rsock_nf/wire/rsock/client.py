@@ -20,11 +20,11 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow, FlowTable
 from rsock_nf.core.flows.watch import Watch
-from rsock_nf.core.parameters import Wire
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.types import Carried, Outgoing, Packet
+from rsock_nf.wire.parameters import RsockParameters, WireName
 from rsock_nf.wire.rsock import quirks
 from rsock_nf.wire.rsock.frames import RsockFormat
 from rsock_nf.wire.rsock.keepalive import SILENT, KeepAlives
@@ -32,14 +32,14 @@ from rsock_nf.wire.rsock.limits import LIMITS
 
 
 class RsockClientWire:
-    """See the module, and ``ClientWire``.  ``key``: the ``hash`` of both ends; ``client_id``: 64 random bits, not 0."""
+    """See the module, and ``ClientWire``.  ``client_id``: 64 random bits, not 0."""
 
-    name = Wire.RSOCK
+    name = WireName.RSOCK.value
     limits = LIMITS
 
-    def __init__(self, key: bytes, version: int, client_id: int) -> None:
-        self._format = RsockFormat(key)
-        self._version = version
+    def __init__(self, parameters: RsockParameters, client_id: int) -> None:
+        self._format = RsockFormat(parameters.key)
+        self._version = parameters.version
         self._client_id = client_id
         self._heard = False
         """Whether a frame of the server has ever come."""
@@ -55,7 +55,7 @@ class RsockClientWire:
         return quirks.may_tell(flow, message, initiator=True)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``, and ``quirks``."""
+        """See ``Wire``, and ``quirks``: which RST or FIN counts."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:

@@ -20,13 +20,13 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.watch import Watch
-from rsock_nf.core.parameters import Wire
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.state import OUR_SCALE, OUR_WINDOW, Handover, PumpFlow
 from rsock_nf.core.tcp.cookie import Cookie
 from rsock_nf.core.tcp.segment import ACK, DEFAULT_MSS, FIN, PSH, RST, HeaderTemplate, Segment, SynOptions
 from rsock_nf.core.tcp.sequence import MASK, add, distance
 from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet
+from rsock_nf.wire.parameters import RsockParameters, WireName
 from rsock_nf.wire.rsock import quirks
 from rsock_nf.wire.rsock.frames import FirstFrame, RsockFormat
 from rsock_nf.wire.rsock.handshakes import Complete, CompleteHandshakes
@@ -51,13 +51,13 @@ _CARRIER = Complete(MASK, MASK, MAX_PAYLOAD, None, 0.0)
 
 
 class RsockServerWire:
-    """See the module, and ``ServerWire``.  ``key``: the ``hash`` of both ends; ``cookie_key``: 32 random bytes."""
+    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes."""
 
-    name = Wire.RSOCK
+    name = WireName.RSOCK.value
     limits = LIMITS
 
-    def __init__(self, key: bytes, cookie_key: bytes) -> None:
-        self._format = RsockFormat(key)
+    def __init__(self, parameters: RsockParameters, cookie_key: bytes) -> None:
+        self._format = RsockFormat(parameters.key)
         self._cookie = Cookie(cookie_key)
         self._complete = CompleteHandshakes()
         self._unshaken: OrderedDict[FlowKey, float] = OrderedDict()
@@ -72,7 +72,7 @@ class RsockServerWire:
         return quirks.may_tell(flow, message, initiator=False)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``, and ``quirks``."""
+        """See ``Wire``, and ``quirks``: which RST or FIN counts."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
@@ -82,10 +82,10 @@ class RsockServerWire:
     # -- the TCP handshake
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """See ``ServerWire``.  The cookie carries a note of MSS and window scale.
+        """See ``ServerWire``.  The cookie carries a note about the SYN: an MSS step, and whether it had a window scale.
 
-        The ACK of a kernel does not tell what its SYN had.  With 16 possible notes, 16 numbers are accepted instead
-        of one.
+        The four bits of the note are combined with the hash by exclusive-or.  The ACK of a kernel does not tell what
+        its SYN had.  With 16 possible notes, 16 numbers are accepted instead of one.
         """
         mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)

@@ -13,7 +13,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import FlowTable, Pending
 from rsock_nf.core.flows.timers import Timer
-from rsock_nf.core.parameters import Cipher, ClientParameters, Wire
+from rsock_nf.core.parameters import Cipher, ClientParameters
 from rsock_nf.core.pump.pump import Pump
 from rsock_nf.core.pump.state import FlowGroup
 from rsock_nf.core.types import FlowKey
@@ -32,7 +32,7 @@ class Bench:
         self.performed: list[Pending] = []
         self.table.perform = self.performed.append
         keys = NativeKeys.derive(Cipher.NONE, bytes(32), bytes(32))
-        self.session = Session(1, keys, Wire.NATIVE, LIMITS, Cipher.NONE, FlowGroup(None), 0.0)
+        self.session = Session(1, keys, "native", LIMITS, Cipher.NONE, FlowGroup(None), 0.0)
 
     def opening(self, state: State = State.CONFIRMING) -> Opening:
         opening = Opening(7, KEY, state=state, identification=0)

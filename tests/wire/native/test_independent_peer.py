@@ -14,6 +14,7 @@ from rsock_nf.core.parameters import Cipher, OnProbe, ServerParameters
 from rsock_nf.core.types import Checksum, Endpoint, Packet, Run
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.native.server import NativeServerWire
+from rsock_nf.wire.parameters import NativeParameters
 from tests.core.outputs import Mailbox
 from tests.wire.native import independent_peer as peer
 
@@ -31,7 +32,7 @@ class Site:
         self.now = 1000.0
         self.cipher = CODES[cipher]
         self.parameters = ServerParameters(
-            secret=SECRET, cipher=cipher, on_probe=on_probe, targets=(Endpoint(ip_address("192.0.2.9"), 9),) * 2
+            cipher=cipher, on_probe=on_probe, targets=(Endpoint(ip_address("192.0.2.9"), 9),) * 2
         )
         self.secret = peer.Secret(secret)
         self.flows: dict[int, peer.Flow] = {}
@@ -39,7 +40,7 @@ class Site:
 
     def restart(self) -> None:
         rng = self.random.randbytes
-        wire = NativeServerWire(SECRET, rng(32))
+        wire = NativeServerWire(NativeParameters(SECRET), rng(32))
         self.server = endpoint.server(self.parameters, wire, rng, mtu=1500, max_burst_bytes=64000)
         self.mailbox = Mailbox(self.server)
 

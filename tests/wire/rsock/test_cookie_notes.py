@@ -6,11 +6,12 @@ import pytest
 
 from rsock_nf.core.ends import endpoint
 from rsock_nf.core.ends.accepting import Accepting
-from rsock_nf.core.parameters import ServerParameters, Wire
+from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.pump.state import OUR_SCALE
 from rsock_nf.core.tcp.cookie import PERIOD
 from rsock_nf.core.tcp.segment import ACK, SYN, Segment, SynOptions
 from rsock_nf.core.types import Checksum, FlowKey, Packet
+from rsock_nf.wire.parameters import RsockParameters
 from rsock_nf.wire.rsock.server import MSS_STEPS, NOTES, RsockServerWire
 from tests.core.pair import TARGETS
 
@@ -21,8 +22,8 @@ NOTHING = Packet(EMPTY, 0, Checksum.VALID, b"")
 
 
 def server() -> tuple[RsockServerWire, endpoint.Endpoint[Accepting]]:
-    wire = RsockServerWire(b"key", bytes(32))
-    parameters = ServerParameters(wire=Wire.RSOCK, hash_key=b"key", targets=TARGETS[:1])
+    wire = RsockServerWire(RsockParameters(b"key"), bytes(32))
+    parameters = ServerParameters(targets=TARGETS[:1])
     return wire, endpoint.server(parameters, wire, random.Random(1).randbytes, mtu=1500, max_burst_bytes=0)
 
 

@@ -15,9 +15,10 @@ import pytest
 from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
 from rsock_nf.core.messages import CloseConversation
-from rsock_nf.core.parameters import ClientParameters, ServerParameters, Wire
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
 from rsock_nf.link.segmentation import cut
+from rsock_nf.wire.parameters import RsockParameters
 from rsock_nf.wire.rsock import server as rsock_server
 from rsock_nf.wire.rsock.client import RsockClientWire
 from rsock_nf.wire.rsock.frames import Frame, build_frame, hash_of, parse_frame_untrusted
@@ -126,10 +127,8 @@ def with_options(syn: bytes) -> bytes:
 
 @pytest.fixture
 def server() -> Alone:
-    parameters = ServerParameters(
-        wire=Wire.RSOCK, hash_key=KEY, keepalive=4.0, targets=(Endpoint(ip_address("127.0.0.1"), 9),)
-    )
-    wire = RsockServerWire(KEY, bytes(32))
+    parameters = ServerParameters(keepalive=4.0, targets=(Endpoint(ip_address("127.0.0.1"), 9),))
+    wire = RsockServerWire(RsockParameters(KEY), bytes(32))
     return Alone(endpoint.server(parameters, wire, random.Random(1).randbytes, mtu=1500, max_burst_bytes=64_000))
 
 
@@ -463,13 +462,11 @@ class Server:
 
     def __init__(self, *, flows: int = 3) -> None:
         parameters = ClientParameters(
-            wire=Wire.RSOCK,
-            hash_key=KEY,
             keepalive=4.0,
             server=(ip_address("198.51.100.7"),),
             ports=(PortRange(10_001, 10_000 + flows),),
         )
-        wire = RsockClientWire(KEY, parameters.rsock_version, 7)
+        wire = RsockClientWire(RsockParameters(KEY), 7)
         rng = random.Random(1).randbytes
         self.client = Alone(endpoint.client(parameters, wire, rng, mtu=1500, max_burst_bytes=64_000))
         self.node = self.client.node

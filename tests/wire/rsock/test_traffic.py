@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -363,7 +362,7 @@ def test_a_client_with_another_key_says_what_it_may_be() -> None:
         pair.up()
         load(pair, 15.0)
         assert "hash" in pair.client.role.reason
-        pair._server_parameters = dataclasses.replace(pair._server_parameters, hash_key=b"another")
+        pair.server_key = b"another"
         pair.restart_server()
         load(pair, 15.0)
         assert pair.client.role.reason == ""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rsock_nf.core.flows.states import TRANSITIONS, State, diagram
 
-ARCHITECTURE = Path(__file__).parents[3] / "ARCHITECTURE.md"
+ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
 
 
 def test_the_documentation_shows_this_table() -> None:
-    """``python -m tests.core.flows.test_states`` writes the diagram again."""
+    """``python -m tests.package.test_state_diagram`` writes the diagram again."""
     assert drawn() == f"```mermaid\n{diagram()}\n```"
 
 
