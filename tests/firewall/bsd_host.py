@@ -100,6 +100,10 @@ class PfHost(Host):
                 return True
         return False
 
+    def flush_all(self) -> None:
+        """What an administrator's ``pfctl -F all`` does: no rules are left, ours neither; pf stays enabled."""
+        self.pf.main, self.pf.nat, self.pf.anchors, self.pf.skipped = [], [], {}, set()
+
     def switch_off(self) -> None:
         """What an administrator's ``pfctl -d`` does: every token becomes invalid."""
         self.pf.enabled = False
@@ -196,8 +200,9 @@ class PfHost(Host):
         warning = "pfctl: Use of -f option, could result in flushing of rules\n" if self.system == "macos" else ""
         try:
             if anchor:
-                if any(len(part) > 63 for part in anchor.split("/")):
-                    return Done(1, "", "pfctl: anchor name too long\n")
+                refused = self._too_long(anchor)
+                if refused:
+                    return Done(1, "", f"{warning}pfctl: {refused}: strlcpy\n")
                 self._keep(anchor, [Counted(rule) for rule in parse_pf(text)])
             else:
                 self.pf.main = [f'anchor "{called}" all' for called in parse_pf_main(text)]
@@ -207,6 +212,16 @@ class PfHost(Host):
             loaded = "pfctl: Syntax error in config file: pf rules not loaded\n"
             return Done(1, "", f"{warning}stdin:1: syntax error: {error}\n{loaded}")
         return Done(0, "", warning)
+
+    def _too_long(self, anchor: str) -> str:
+        """The function of pfctl.c that refuses the anchor because pf_anchor.name has 64 bytes; "" = it fits.
+
+        FreeBSD (seen on 15.1) and macOS copy the whole path there, OpenBSD the last component with its slash.
+        """
+        copied = anchor[anchor.rfind("/") :] if self.system == "openbsd" else anchor
+        if len(copied) < 64:
+            return ""
+        return "pfctl_add_rule" if self.system == "macos" else "pfctl_rules"
 
     def _keep(self, anchor: str, rules: list[Counted]) -> None:
         if not anchor:

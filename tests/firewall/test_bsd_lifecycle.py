@@ -353,6 +353,78 @@ def test_a_main_ruleset_that_somebody_flushed_is_put_back(name: str) -> None:
     assert dataclasses.replace(after, enabled=False) == dataclasses.replace(before, enabled=False)  # type: ignore[type-var]
 
 
+def test_pf_that_we_enabled_is_switched_off_though_somebody_flushed_everything() -> None:
+    """``pfctl -F all`` takes our main ruleset, which says that pf was off, and leaves pf enabled."""
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()
+        put_back(host, held)
+        held.update(MORE)
+        host.flush_all()
+        put_back(host, held)
+        assert host.pf.main == ['anchor "rsock-nf/*" all', 'anchor "rsock-nf-enabled-pf" all']
+    assert host.pf == PfState()
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()  # and we end before we could put anything back
+    assert host.pf == PfState()
+
+
+def test_a_second_instance_remembers_that_the_first_enabled_pf() -> None:
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as first:
+        with backend(host).hold(dataclasses.replace(POLICY, name="other")) as second:
+            host.flush_all()
+            first.release()
+            put_back(host, second)
+        assert host.pf == PfState()
+
+
+def test_pf_that_somebody_else_enabled_stays_enabled() -> None:
+    host = pf_host("freebsd", enabled=True)
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()
+        put_back(host, held)
+    assert host.pf == PfState(enabled=True)
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as held:
+        held.update(NONE)  # without rules we need no pf
+        host.flush_all()
+    assert host.pf == PfState(enabled=True)
+    host.pf.enabled = False
+    with backend(host).hold(POLICY):
+        host.pf.main = ['anchor "rsock-nf/*" all', "pass all"]  # an administrator's, for an enabled pf
+    assert host.pf == PfState(enabled=True, main=['anchor "rsock-nf/*" all', "pass all"])
+
+
+@pytest.mark.parametrize("system", DIALECTS)
+def test_the_longest_name_is_the_longest_that_pfctl_takes(system: str) -> None:
+    host = pf_host(system, enabled=True, main=admin_ruleset() if system != "macos" else PfHost(system).pf.main)
+    dialect = DIALECTS[system]
+    longest = dataclasses.replace(POLICY, name="n" * dialect.longest_name)
+    with backend(host).hold(longest):
+        assert host.drops(SYN)
+    with pytest.raises(FirewallError, match=r"pfctl -a .* -f -: pfctl_(add_rule|rules): strlcpy$"):
+        pfctl.Pfctl(dialect, host).load(f"{dialect.prefix}{longest.name}n", "")
+    host.commands.clear()
+    with (
+        pytest.raises(FirewallError, match=f"name: .* at most {dialect.longest_name} characters"),
+        backend(host).hold(dataclasses.replace(POLICY, name=f"{longest.name}n")),
+    ):
+        pass
+    assert host.commands == []
+
+
+def test_an_instance_of_ipfw_may_have_a_name_that_pf_cannot_have() -> None:
+    pf, ipfw = pf_host("freebsd"), IpfwHost()
+    long = dataclasses.replace(POLICY, name="n" * 64)
+    leave_behind(ipfw, long)
+    assert Pf(pfctl.FREEBSD, run=pf).left_behind(long.name) == ()
+    assert [one.clear(long.name) for one in left_on_this_host(platform="freebsd14", run=BothHost(pf, ipfw))] == [
+        False,
+        True,
+    ]
+
+
 def test_a_main_ruleset_that_somebody_loaded_is_named_and_left() -> None:
     host = pf_host("freebsd", enabled=True)
     with backend(host).hold(POLICY) as held:

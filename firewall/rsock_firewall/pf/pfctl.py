@@ -29,6 +29,7 @@ class Dialect:
     parent: str
     """The anchor whose children are the anchors of all instances."""
     longest_name: int
+    """Of an instance, characters; see ``_LONGEST_ANCHOR``."""
     call: str
     """The line of the main ruleset that has our anchors evaluated."""
     remedy: str
@@ -44,21 +45,30 @@ class Dialect:
 
 
 _ADD = 'add this line to /etc/pf.conf before any "quick" rule, then pfctl -f /etc/pf.conf'
+_LONGEST_ANCHOR = 63
+"""What pfctl copies into ``pf_anchor.name``, 64 bytes, when it loads rules (pfctl_rules()): on FreeBSD and macOS the
+whole path of the anchor, on OpenBSD its last component with the slash before it."""
 FREEBSD = Dialect(
     prefix="rsock-nf/",
     parent="rsock-nf",
-    longest_name=63,
+    longest_name=_LONGEST_ANCHOR - len("rsock-nf/"),
     call='anchor "rsock-nf/*"',
     remedy=_ADD,
     shows=("rules", "nat"),
     load_main=("-R", "-f", "-"),  # -R: options such as `set skip` stay as they are
     no_device="kldload pf",
 )
-OPENBSD = Dialect(prefix="rsock-nf/", parent="rsock-nf", longest_name=63, call='anchor "rsock-nf/*"', remedy=_ADD)
+OPENBSD = Dialect(
+    prefix="rsock-nf/",
+    parent="rsock-nf",
+    longest_name=_LONGEST_ANCHOR - len("/"),
+    call='anchor "rsock-nf/*"',
+    remedy=_ADD,
+)
 MACOS = Dialect(
     prefix="com.apple/rsock-nf.",
     parent="com.apple",
-    longest_name=63 - len("rsock-nf."),
+    longest_name=_LONGEST_ANCHOR - len("com.apple/rsock-nf."),
     call='anchor "com.apple/*"',
     remedy="put back this line, which /etc/pf.conf has as shipped, then pfctl -f /etc/pf.conf",
     load_main=None,
