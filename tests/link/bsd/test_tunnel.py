@@ -98,8 +98,11 @@ def test_a_strict_firewall_finds_nothing_to_object_to(tmp_path: Path) -> None:
         assert (counters["invalid"], counters["refused"], lab.rsts()) == (0, 0, 0)
 
 
-def test_an_interface_that_goes_and_comes_back(tmp_path: Path) -> None:
-    """The lost descriptor alone tells (the simulated routing socket is silent): the link is opened anew."""
+@pytest.mark.parametrize("news", ["told", "lost"])
+def test_an_interface_that_goes_and_comes_back(tmp_path: Path, news: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link is opened anew: the lost bpf device wakes nobody.  The routing socket tells; or the link finds out that
+    its message was lost."""
+    monkeypatch.setenv("RSOCK_NF_SIMULATED_NEWS", news)
     systems: dict[Role, str | None] = {"client": "openbsd", "server": "freebsd"}
     with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
         carries(lab, 200)
@@ -111,6 +114,20 @@ def test_an_interface_that_goes_and_comes_back(tmp_path: Path) -> None:
             wait_until(lambda role=role: len(tunnel.opened(role)) == 2, f"the {role} to open its link")  # type: ignore[misc]
         with EchoTarget(lab), Application(lab) as application:
             wait_until(lambda: application.exchange(20).lost == 0, "datagrams to come and go", 30)
+
+
+def test_an_interface_that_goes_down_and_up_is_logged_once_each(tmp_path: Path) -> None:
+    """Datagrams flow, so that the routing socket and writes both tell."""
+    systems: dict[Role, str | None] = {"client": None, "server": "netbsd"}
+    with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
+        with EchoTarget(lab), Application(lab) as application:
+            for state in ("down", "up"):
+                lab.server.ip(f"link set {DEVICE} {state}")
+                wait_until(lambda word=f": {state}": word in tunnel.log("server"), f"the server to be {state}")  # type: ignore[misc]
+                application.exchange(20)
+            wait_until(lambda: application.exchange(20).lost == 0, "datagrams to come and go", 30)
+        log = tunnel.log("server")
+        assert (log.count(": down\n"), log.count(": up\n")) == (1, 1)
 
 
 def test_datagrams_of_a_wildcard_listener_are_answered_from_the_address_that_was_asked(tmp_path: Path) -> None:
