@@ -218,6 +218,22 @@ def test_reconnect() -> None:
         assert pair.client.role.reason == ""
 
 
+@pytest.mark.parametrize("delay", [0.001, 0.15, 0.5])
+def test_datagrams_right_after_a_reconnect_wait_for_the_new_flows(delay: float) -> None:
+    """Three round trips; a datagram waits five seconds."""
+    with Pair(conditions=Conditions(delay=delay), late_syns=True) as pair:
+        pair.up()
+        pair.run(1.0)
+        pair.client.role.reconnect(pair.now)
+        pair.flush()
+        pair.say("app", *numbered(30, 500))
+        pair.run(8 * delay + 0.1)
+        for datagram in pair.heard(pair.server_peer()):
+            pair.reply(pair.server_peer(), datagram)
+        pair.run(2 * delay + 0.1)
+        assert sorted(datagram for _, datagram in pair.at_app) == sorted(numbered(30, 500))
+
+
 def test_the_server_closes_every_flow() -> None:
     with Pair() as pair:
         pair.up()

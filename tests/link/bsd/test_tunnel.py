@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rsock_nf.lab import traffic
 from rsock_nf.lab.lab import DEVICE, Lab, Router
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role, Tunnel
@@ -114,6 +115,23 @@ def test_an_interface_that_goes_and_comes_back(tmp_path: Path, news: str, monkey
             wait_until(lambda role=role: len(tunnel.opened(role)) == 2, f"the {role} to open its link")  # type: ignore[misc]
         with EchoTarget(lab), Application(lab) as application:
             wait_until(lambda: application.exchange(20).lost == 0, "datagrams to come and go", 30)
+
+
+@pytest.mark.parametrize(("client", "server"), [("freebsd", "freebsd"), ("netbsd", None)])
+def test_datagrams_right_after_a_reconnect_are_not_lost(
+    tmp_path: Path, client: str, server: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for the new flows, on the same bpf device with the same filter."""
+    monkeypatch.setattr(traffic, "_PATIENCE", 5.0)  # it is about loss, not about time
+    systems: dict[Role, str | None] = {"client": client, "server": server}
+    with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
+        with EchoTarget(lab) as target, Application(lab) as application:
+            assert application.exchange(30).lost == 0
+            for _ in range(5):
+                tunnel.command("client", "reconnect")
+                assert application.exchange(30).lost == 0
+            assert len(target.seen) == 180
+        used_bpf(tunnel, "client", client)
 
 
 def test_an_interface_that_goes_down_and_up_is_logged_once_each(tmp_path: Path) -> None:
