@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager, suppress
 from rsock_firewall.command import NoTool, Run, run
 from rsock_firewall.held import Carry, HeldRules, Why, until_exit
 from rsock_firewall.pf import text
+from rsock_firewall.pf.ahead import may_take
 from rsock_firewall.pf.pfctl import Dialect, Main, NoPf, Pfctl
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged, tally
 
@@ -69,6 +70,16 @@ class Pf:
         """See ``policy.Firewall.left_behind``."""
         labels = self._pfctl.labels(_anchor(self._dialect, name)) if self._can_have(name) else []
         return merged(label.ports for label in labels if label.direction == "in")
+
+    def obstacles(self, policy: Policy) -> list[str]:
+        """See ``policy.Firewall.obstacles``."""
+        call = self._dialect.call
+        return [
+            f"pf evaluates this rule before {call}, so that our packets are answered with RST: {line}; "
+            "move the anchor's line up in /etc/pf.conf, then pfctl -f /etc/pf.conf"
+            for line in self._pfctl.main().ahead
+            if may_take(line, policy)
+        ]
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""

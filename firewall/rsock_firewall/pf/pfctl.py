@@ -1,7 +1,7 @@
 """pfctl(8): one method for each thing that we ask it, and what its answers mean.
 
 It reads output that is meant for programs: labels for counters and ports, exit codes and ``Status:`` for the rest.  The
-text of rules is never parsed, only compared with what it was before.  Not here: when to do what (``backend``).
+text of our rules is never parsed, only compared with what it was before.  Not here: when to do what (``backend``).
 Sources: pfctl(8) and sbin/pfctl/pfctl.c of FreeBSD 14 and OpenBSD 7, pfctl(8) of macOS.
 """
 
@@ -88,6 +88,8 @@ class Main(NamedTuple):
     enabled_by_us: bool
     foreign: tuple[str, ...]
     """Everything that is not our own."""
+    ahead: tuple[str, ...]
+    """Of that, the rules that come before the call of our anchors."""
 
 
 class Labelled(NamedTuple):
@@ -120,10 +122,17 @@ class Pfctl:
         found = [line.strip() for show in self.dialect.shows for line in self._output("-s", show).splitlines()]
         ours = re.compile(rf"{re.escape(self.dialect.call)}( quick)?( all)?")
         marks = re.compile(rf'anchor "{ENABLED_BY_US}"( all)?')
+        called = next((at for at, line in enumerate(found) if ours.fullmatch(line)), None)
+        foreign = [
+            (at, line)
+            for at, line in enumerate(found)
+            if line and not ours.fullmatch(line) and not marks.fullmatch(line)
+        ]
         return Main(
-            any(ours.fullmatch(line) for line in found),
+            called is not None,
             any(marks.fullmatch(line) for line in found),
-            tuple(line for line in found if line and not ours.fullmatch(line) and not marks.fullmatch(line)),
+            tuple(line for _, line in foreign),
+            tuple(line for at, line in foreign if called is not None and at < called),
         )
 
     def skips(self, device: str) -> bool:
