@@ -86,7 +86,7 @@ def _groups() -> dict[str, tuple[_Command, ...]]:
         ),
         "configuration": (
             _Command("genkey", commands.genkey, "make a secret"),
-            _Command("check", commands.check, "validate a configuration file", _required_config),
+            _Command("check", commands.check, "validate a configuration file", _add_check_arguments),
             _Command("rules", commands.rules, "print the exact firewall rules; touch nothing", _required_config),
             _Command("schema", commands.schema, "print the JSON schema of the configuration file"),
             _Command(
@@ -176,6 +176,11 @@ def _add_original_flags(role: str) -> Callable[[argparse.ArgumentParser], None]:
         original_flags.add_flags(parser, role)
 
     return add
+
+
+def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_argument(parser, required=True)
+    parser.add_argument("--print-log", action="store_true", help=argparse.SUPPRESS)  # how a running instance asks
 
 
 def _required_config(parser: argparse.ArgumentParser) -> None:

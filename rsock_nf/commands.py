@@ -194,8 +194,21 @@ def status(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Validate a configuration file."""
+    if arguments.print_log:
+        return _print_log(arguments.config)
     settings = _loaded(arguments.config).settings
     print(f"{settings.path}: valid; instance {settings.name}")
+    return 0
+
+
+def _print_log(path: Path) -> int:
+    """For a running instance (``ops.handover``)."""
+    import json
+
+    from rsock_nf import config
+
+    log = config.load_log(path)
+    print(json.dumps({"level": log.level, "file": str(log.file) if log.file else None}))
     return 0
 
 

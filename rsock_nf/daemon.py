@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeAlias
 from rsock_nf import config
 from rsock_nf.config import Configuration
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.errors import ConfigError, RsockError, TunnelError
+from rsock_nf.errors import RsockError, TunnelError
+from rsock_nf.ops import handover
 from rsock_nf.ops.control_socket.serve import serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -126,6 +127,9 @@ class _Daemon:
         self._log = log
         self._announcement = announcement
         self._make = make
+        self._log_settings = settings.log
+        self._reloading: set[asyncio.Task[None]] = set()
+        """The tasks that answer a SIGHUP.  The event loop alone would not keep them alive."""
         self._was_up = False
         self._too_late = ""
 
@@ -154,7 +158,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in _STOP:
             loop.add_signal_handler(number, self._stop, stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             await self._serve(patience, stop)
@@ -197,16 +201,26 @@ class _Daemon:
         self._log.logger.info("%s: going down", number.name)
         stop.set()
 
-    def _reload(self) -> None:
-        """The log's level and file, from the configuration as it is now; nothing else changes in a running tunnel."""
+    def _hang_up(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        """Open the log again, because log rotation wants that; then read the log's level and file again.
+
+        Nothing else changes in a running tunnel.
+        """
         logger = self._log.logger
         try:
-            path, log = self._settings.path, self._settings.log
+            self._log.apply(self._log_settings)
+            path = self._settings.path
             if path != config.COMMAND_LINE:
-                log = config.load_log(path)  # no name is resolved: this is the event loop
-            self._log.apply(log)
-            logger.info("SIGHUP: log level %s", log.level)
-        except (ConfigError, TunnelError) as error:
+                # In another process: the import of pydantic would hold up traffic.
+                self._log_settings = await asyncio.to_thread(handover.read_log_again, path)
+                self._log.apply(self._log_settings)
+            logger.info("SIGHUP: log level %s", self._log_settings.level)
+        except RsockError as error:
             logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
 
 

@@ -87,14 +87,13 @@ def _quick(items: list[pytest.Item]) -> set[pytest.Item]:
     """The tests for ``--quick``; of many cases some that lie evenly among them."""
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if not item.get_closest_marker("slow"):
+        if not item.get_closest_marker("slow") and not item.get_closest_marker("root"):
             cases[item.nodeid.partition("[")[0] if _area(item.path) in SIMULATED else item.nodeid].append(item)
-    return {
-        found[at * len(found) // count]
-        for found in cases.values()
-        for count in (min(QUICK_CASES, len(found)),)
-        for at in range(count)
-    }
+    chosen: set[pytest.Item] = set()
+    for found in cases.values():
+        count = min(QUICK_CASES, len(found))
+        chosen.update(found[at * len(found) // count] for at in range(count))
+    return chosen
 
 
 # -- one at a time

@@ -1,9 +1,9 @@
 """The configuration file: JSON in, frozen ``Settings`` out.
 
-``source`` reads the file.  ``keys`` lists the keys; ``values`` and ``kinds`` know what a key may hold.  ``validate``
-checks the file against them, and ``assemble`` makes settings of it.  ``original`` reads the files of iceonsun/rsock.
-``json_schema`` and ``reference`` describe the keys.  Defaults are not here, but in the dataclasses that the file ends
-in.
+``source`` reads the file.  ``keys`` has the keys, as pydantic models; ``kinds`` has the types of their values, and
+``values`` how ports, endpoints and secrets are written.  ``validate`` checks the file against the models, and
+``assemble`` makes settings of it.  ``original`` reads the files of iceonsun/rsock.  ``json_schema`` and ``reference``
+describe the keys.  Defaults are not here, but in the dataclasses that the file ends in.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load(path: Path, role: str | None = None) -> Configuration:
     ``role``: what it must be for, ``server`` or ``client``; None = what it says.
     Raises ``ConfigError``: one line that names the file and the field.
     """
-    from rsock_nf.config import assemble  # not for `status` and `--help`
+    from rsock_nf.config import assemble  # pydantic takes 0.2 s: not for `status`, `--help` and the background
 
     return assemble.load(path, role)
 
@@ -70,8 +70,7 @@ def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def load_log(path: Path) -> Log:
     """Read the file again for ``log`` alone: every key is checked, but no name resolved and no secret file read.
 
-    Takes milliseconds (the first time some tens of them, for imports), so an event loop may call it.
-    Raises ``ConfigError``.
+    It imports pydantic, which takes 0.2 s: not for an event loop that carries traffic.  Raises ``ConfigError``.
     """
     from rsock_nf.config import assemble
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rsock_nf.config import COMMAND_LINE, Configuration, original, source, values
-from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys, keys_of
+from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import HostPort, shown
@@ -144,7 +144,7 @@ def _log(path: Path, keys: CommonKeys) -> Log:
 
 def _check_wire(path: Path, keys: ServerKeys | ClientKeys) -> None:
     """Raises ``ConfigError`` about a key that has no meaning with the wire, or that asks for what it cannot do."""
-    given = keys.given
+    given = keys.model_fields_set
     other = _RSOCK_ONLY if keys.wire is WireName.NATIVE else _NATIVE_ONLY
     for field in (field for field in other if field in given):
         if field == "targets":
@@ -234,7 +234,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Seco
                 raise ConfigError(path, "rsock.ports", f'{both} is also in "ports": {remedy}')
     if keys.addresses and all(address.version != 4 for address in keys.addresses):
         raise ConfigError(path, "rsock", 'this wire is IPv4 only, and "addresses" has no IPv4 address')
-    given = second.given
+    given = second.model_fields_set
 
     def chosen(field: str, inherited: T) -> T:
         return getattr(second, field) if field in given else inherited
@@ -269,7 +269,7 @@ def _common(keys: CommonKeys) -> dict[str, Any]:
         "cipher": keys.cipher,
         "spread": keys.spread,
         "duration": keys.duration,
-        "keepalive": RSOCK_KEEPALIVE if rsock and "keepalive" not in keys.given else keys.keepalive,
+        "keepalive": RSOCK_KEEPALIVE if rsock and "keepalive" not in keys.model_fields_set else keys.keepalive,
     }
 
 
@@ -314,7 +314,7 @@ def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, Endpoint | Path
                 path, "listen", 'missing: where the application sends its datagrams, as "127.0.0.1:30000"'
             )
         return [("listen", listen, 0) for listen in keys.listen]
-    if "listen" in keys.given:
+    if "listen" in keys.model_fields_set:
         raise ConfigError(path, "listen", 'give either this or "tunnels", not both')
     listens = [tunnel.listen for tunnel in keys.tunnels]
     for index, listen in enumerate(listens):
@@ -364,7 +364,6 @@ def _digest(keys: CommonKeys, secret: bytes) -> str:
 
     Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
     """
-    values = {name: getattr(keys, name) for name, _, _ in keys_of(type(keys))}
-    meaning = {name: value for name, value in values.items() if name not in {"name", "secret", "secret_file", "log"}}
+    meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "log"}}
     text = repr((meaning, keys.log.file, hashlib.sha256(secret).hexdigest()))
     return hashlib.sha256(text.encode()).hexdigest()

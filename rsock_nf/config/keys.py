@@ -1,49 +1,49 @@
-"""The keys of the configuration file: which there are, what each may hold, its default, and one sentence about it.
+"""The keys of the configuration file, as pydantic models: one attribute is one key.
 
-Defaults are taken from the dataclasses that the file ends in.  The JSON schema (``json_schema``) and the reference
-(``reference``) are made from them.
+It has the key's name, what the key may hold, its default and one sentence about it, from which the JSON schema
+(``json_schema``) and the reference (``reference``) are made.  What is used when the key is not given is said behind
+``NOT_GIVEN``, where that is not a value of the file.  Defaults are taken from the dataclasses that the file ends in.
 Not here: what keys mean together, and how they become ``Settings`` (``assemble``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import os
+from typing import Annotated, Any, Literal
 
-from rsock_nf.config import kinds
-from rsock_nf.config.kinds import Kind
-from rsock_nf.config.values import HostPort
+from pydantic import BaseModel, ConfigDict, Field
+
+from rsock_nf.config.kinds import (
+    Address,
+    Count,
+    Device,
+    Duration,
+    File,
+    Hash,
+    Host,
+    HostPort,
+    Keepalive,
+    Listen,
+    Name,
+    OneOrMore,
+    OrAbsent,
+    Ports,
+    RsockVersion,
+    Secret,
+    Wanted,
+)
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange
 from rsock_nf.settings import Log, Settings
 from rsock_nf.wire.parameters import DEFAULT_HASH, DEFAULT_WIRE, RSOCK_KEEPALIVE, RsockParameters, WireName
 
-_SLOT = "key"
+NOT_GIVEN = " If not given: "
+"""In a description: what follows is used when the key is not given."""
 
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known of one key beside its name and its default."""
-
-    kind: Kind[Any] | None
-    """None = it holds ``objects``."""
-    meaning: str
-    otherwise: str = ""
-    """What is used when it is not given, in words, where that is not a value of the file."""
-    missing: str = ""
-    """It must be given; what the complaint says is wanted."""
-    objects: type[Keys] | None = None
-    """It holds an object with these keys."""
-    is_list: bool = False
-    """It holds a list of such objects."""
-
-
-def _key(kind: Kind[Any] | None, default: Any, meaning: str, *, in_repr: bool = True, **more: Any) -> Any:
-    """A field of a class of keys; ``in_repr``: its value may be seen in a log or a traceback."""
-    return dataclasses.field(default=default, repr=in_repr, metadata={_SLOT: Key(kind, meaning, **more)})
+_ROLE = "Which end this file is for."
+# Otherwise pydantic looks through every installed package for plugins of its own: 20 ms, and foreign code in a program
+# that root runs.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def _default(owner: type, name: str) -> Any:
@@ -52,235 +52,195 @@ def _default(owner: type, name: str) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Keys:
+class Keys(BaseModel):
     """An object of the file."""
 
-    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
-    """The keys that were given.  Not in the representation, which ``Settings.digest`` is made from."""
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
-def keys_of(owner: type[Keys]) -> Iterator[tuple[str, Any, Key]]:
-    """Name, default and the rest of each key, in their order."""
-    for field in dataclasses.fields(owner):
-        if _SLOT in field.metadata:
-            yield field.name, field.default, field.metadata[_SLOT]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class LogKeys(Keys):
     """Where log lines go and which."""
 
-    level: str = _key(
-        kinds.literal("debug", "info", "warning", "error"),
-        _default(Log, "level"),
-        "The least important line that is written; SIGHUP reads it again.",
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default=_default(Log, "level"), description="The least important line that is written; SIGHUP reads it again."
     )
-    file: str | None = _key(
-        kinds.FILE,
-        None,
-        "A file to append to, relative to the configuration file.",
-        otherwise="standard error with `--foreground`, else `log` in the instance's directory under /run/rsock-nf",
+    file: OrAbsent[File] = Field(
+        default=None,
+        description="A file to append to, relative to the configuration file. If not given: standard error with "
+        "`--foreground`, else `log` in the instance's directory under /run/rsock-nf.",
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class CommonKeys(Keys):
     """Keys of both roles."""
 
-    name: str | None = _key(
-        kinds.NAME, None, "The instance's name.", otherwise="the configuration file's name without `.json`"
+    role: Literal["server", "client"] = Field(description=_ROLE)
+    name: OrAbsent[Name] = Field(
+        default=None, description="The instance's name. If not given: the configuration file's name without `.json`."
     )
-    secret: bytes = _key(kinds.SECRET, b"", "What `rsock-nf genkey` printed; the same on both sides.", in_repr=False)
-    secret_file: str | None = _key(
-        kinds.FILE, None, "Instead of `secret`: a file with it, relative to the configuration file."
+    secret: Secret = Field(
+        default=b"", description="What `rsock-nf genkey` printed; the same on both sides.", repr=False
     )
-    ports: tuple[PortRange, ...] = _key(
-        kinds.PORTS,
-        _default(ServerParameters, "ports"),
-        "The server's ports, the same on both sides; one flow leads to each.",
+    secret_file: OrAbsent[File] = Field(
+        default=None, description="Instead of `secret`: a file with it, relative to the configuration file."
     )
-    type: Carriers = _key(
-        kinds.one_of(Carriers),
-        _default(ServerParameters, "carriers"),
-        "What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no root; or "
-        "both at once, and what one kind cannot carry goes over the other.",
+    ports: Ports = Field(
+        default=_default(ServerParameters, "ports"),
+        description="The server's ports, the same on both sides; one flow leads to each.",
     )
-    wire: WireName = _key(
-        kinds.one_of(WireName),
-        DEFAULT_WIRE,
-        "Whose frames are spoken: rsock-nf's own, or those of the original rsock (IPv4 only); the same on both sides.",
+    type: Carriers = Field(
+        default=_default(ServerParameters, "carriers"),
+        description="What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no "
+        "root; or both at once, and what one kind cannot carry goes over the other.",
     )
-    hash: str = _key(
-        kinds.HASH,
-        DEFAULT_HASH,
-        'With `"wire": "rsock"`: its key, the same on both sides. It is no authentication.',
+    wire: WireName = Field(
+        default=DEFAULT_WIRE,
+        description="Whose frames are spoken: rsock-nf's own, or those of the original rsock (IPv4 only); the same on "
+        "both sides.",
     )
-    cipher: Cipher = _key(
-        kinds.one_of(Cipher),
-        _default(ServerParameters, "cipher"),
-        "How datagrams are protected, the same on both sides; `none` leaves encryption to the application.",
+    hash: Hash = Field(
+        default=DEFAULT_HASH,
+        description='With `"wire": "rsock"`: its key, the same on both sides. It is no authentication.',
     )
-    spread: Spread = _key(
-        kinds.one_of(Spread),
-        _default(ServerParameters, "spread"),
-        "Which flow a datagram takes: `burst` a random one for each burst, `packet` a random one for each datagram, "
-        "`conversation` always the same one, which keeps order.",
+    cipher: Cipher = Field(
+        default=_default(ServerParameters, "cipher"),
+        description="How datagrams are protected, the same on both sides; `none` leaves encryption to the application.",
     )
-    duration: float = _key(
-        kinds.seconds(above=0, most=86400),
-        _default(ServerParameters, "duration"),
-        "Seconds that a conversation lives without a datagram in either direction.",
+    spread: Spread = Field(
+        default=_default(ServerParameters, "spread"),
+        description="Which flow a datagram takes: `burst` a random one for each burst, `packet` a random one for each "
+        "datagram, `conversation` always the same one, which keeps order.",
     )
-    keepalive: float = _key(
-        kinds.seconds(least=0.5, most=3600),
-        _default(ServerParameters, "keepalive"),
-        f'Seconds between probes of an idle flow; with `"wire": "rsock"` the default is {RSOCK_KEEPALIVE:g}.',
+    duration: Duration = Field(
+        default=_default(ServerParameters, "duration"),
+        description="Seconds that a conversation lives without a datagram in either direction.",
     )
-    device: str | None = _key(kinds.DEVICE, None, "The network device.", otherwise="the one that the route takes")
-    addresses: tuple[IPAddress, ...] = _key(
-        kinds.ADDRESSES, (), "The local addresses that are used.", otherwise="those of the device"
+    keepalive: Keepalive = Field(
+        default=_default(ServerParameters, "keepalive"),
+        description="Seconds between probes of an idle flow; "
+        f'with `"wire": "rsock"` the default is {RSOCK_KEEPALIVE:g}.',
     )
-    backend: str = _key(
-        kinds.literal("auto", "nftables", "iptables", "pf", "ipfw", "manual"),
-        _default(Settings, "backend"),
-        "What installs the drop rules; with `manual` you install what `rules` prints, and a client needs "
+    device: OrAbsent[Device] = Field(
+        default=None, description="The network device. If not given: the one that the route takes."
+    )
+    addresses: OneOrMore[Address] = Field(
+        default=(), description="The local addresses that are used. If not given: those of the device."
+    )
+    backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = Field(
+        default=_default(Settings, "backend"),
+        description="What installs the drop rules; with `manual` you install what `rules` prints, and a client needs "
         "`client_ports`.",
     )
-    log: LogKeys = _key(None, LogKeys(), "Where log lines go and which.", objects=LogKeys)
+    log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class RsockKeys(Keys):
     """A server's second wire, for clients of the original, on ports of its own.
 
     What is not given is as the server's own; `keepalive` and `hash` have defaults of theirs.
     """
 
-    ports: tuple[PortRange, ...] = _key(
-        kinds.PORTS,
-        (),
-        "The ports of this wire; none of the server's other ones.",
-        missing="the ports of this wire",
+    ports: Annotated[Ports, Wanted("the ports of this wire")] = Field(
+        description="The ports of this wire; none of the server's other ones."
     )
-    hash: str = _key(kinds.HASH, DEFAULT_HASH, "The key of the original's frames. It is no authentication.")
-    type: Carriers = _key(
-        kinds.one_of(Carriers), _default(ServerParameters, "carriers"), "What its flows are.", otherwise="the server's"
+    hash: Hash = Field(default=DEFAULT_HASH, description="The key of the original's frames. It is no authentication.")
+    type: OrAbsent[Carriers] = Field(default=None, description="What its flows are. If not given: the server's.")
+    target: OrAbsent[HostPort] = Field(
+        default=None, description="Where its datagrams go. If not given: the server's first target."
     )
-    target: HostPort | None = _key(
-        kinds.HOST_PORT, None, "Where its datagrams go.", otherwise="the server's first target"
+    spread: OrAbsent[Spread] = Field(
+        default=None, description="Which flow a datagram takes. If not given: the server's."
     )
-    spread: Spread = _key(
-        kinds.one_of(Spread),
-        _default(ServerParameters, "spread"),
-        "Which flow a datagram takes.",
-        otherwise="the server's",
+    duration: OrAbsent[Duration] = Field(
+        default=None,
+        description="Seconds that a conversation lives without a datagram in either direction. "
+        "If not given: the server's.",
     )
-    duration: float = _key(
-        kinds.seconds(above=0, most=86400),
-        _default(ServerParameters, "duration"),
-        "Seconds that a conversation lives without a datagram in either direction.",
-        otherwise="the server's",
-    )
-    keepalive: float = _key(
-        kinds.seconds(least=0.5, most=3600), RSOCK_KEEPALIVE, "Seconds between probes of an idle flow."
-    )
-    max_sessions: int = _key(
-        kinds.COUNT, _default(ServerParameters, "max_sessions"), "Clients at a time.", otherwise="the server's"
-    )
-    max_conversations: int = _key(
-        kinds.COUNT,
-        _default(ServerParameters, "max_conversations"),
-        "Conversations over all sessions; each is a UDP socket.",
-        otherwise="the server's",
+    keepalive: Keepalive = Field(default=RSOCK_KEEPALIVE, description="Seconds between probes of an idle flow.")
+    max_sessions: OrAbsent[Count] = Field(default=None, description="Clients at a time. If not given: the server's.")
+    max_conversations: OrAbsent[Count] = Field(
+        default=None, description="Conversations over all sessions; each is a UDP socket. If not given: the server's."
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ServerKeys(CommonKeys):
     """The server's configuration file."""
 
-    role: Literal["server"] = "server"
-    target: tuple[HostPort, ...] = _key(
-        kinds.HOST_PORTS,
-        (),
-        "Where datagrams go: where the application's server listens.",
-        otherwise="this or `targets` must be given",
+    role: Literal["server"] = Field(description=_ROLE)
+    target: OneOrMore[HostPort] = Field(
+        default=(),
+        description="Where datagrams go: where the application's server listens. "
+        "If not given: this or `targets` must be given.",
     )
-    targets: tuple[HostPort, ...] = _key(
-        kinds.HOST_PORTS, (), "Instead of `target`: a list, from which clients choose by index."
+    targets: OneOrMore[HostPort] = Field(
+        default=(), description="Instead of `target`: a list, from which clients choose by index."
     )
-    rsock: RsockKeys | None = _key(
-        None, None, "A second wire on ports of its own: the original's, beside the native one.", objects=RsockKeys
+    rsock: OrAbsent[RsockKeys] = Field(
+        default=None, description="A second wire on ports of its own: the original's, beside the native one."
     )
-    on_probe: OnProbe = _key(
-        kinds.one_of(OnProbe),
-        _default(ServerParameters, "on_probe"),
-        "What a stranger's first payload gets after the TCP handshake: nothing, or a reset (`closed`).",
+    on_probe: OnProbe = Field(
+        default=_default(ServerParameters, "on_probe"),
+        description="What a stranger's first payload gets after the TCP handshake: nothing, or a reset (`closed`).",
     )
-    max_sessions: int = _key(kinds.COUNT, _default(ServerParameters, "max_sessions"), "Clients at a time.")
-    max_conversations: int = _key(
-        kinds.COUNT,
-        _default(ServerParameters, "max_conversations"),
-        "Conversations over all sessions; each is a UDP socket.",
+    max_sessions: Count = Field(default=_default(ServerParameters, "max_sessions"), description="Clients at a time.")
+    max_conversations: Count = Field(
+        default=_default(ServerParameters, "max_conversations"),
+        description="Conversations over all sessions; each is a UDP socket.",
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TunnelKeys(Keys):
     """One of a client's local ends."""
 
-    listen: Endpoint | Path = _key(
-        kinds.LISTEN,
-        Path(),
-        "Where the application sends its datagrams.",
-        missing='where the application sends its datagrams, as "127.0.0.1:30000"',
+    listen: Annotated[Listen, Wanted('where the application sends its datagrams, as "127.0.0.1:30000"')] = Field(
+        description="Where the application sends its datagrams."
     )
-    target: int = _key(kinds.integer(0, 65535), 0, "Which of the server's targets gets them, counted from 0.")
+    target: int = Field(
+        default=0, strict=True, ge=0, le=65535, description="Which of the server's targets gets them, counted from 0."
+    )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ClientKeys(CommonKeys):
     """The client's configuration file."""
 
-    role: Literal["client"] = "client"
-    server: tuple[str, ...] = _key(
-        kinds.HOSTS,
-        (),
-        "The server's address, or its name, looked up once, at `up`; or a list in order of preference.",
-        missing="the server's address or name",
+    role: Literal["client"] = Field(description=_ROLE)
+    server: Annotated[OneOrMore[Host], Wanted("the server's address or name")] = Field(
+        description="The server's address, or its name, looked up once, at `up`; or a list in order of preference."
     )
-    listen: tuple[Endpoint | Path, ...] = _key(
-        kinds.LISTENS,
-        (),
-        "Where the application sends its datagrams; they go to the server's first target.",
-        otherwise="this or `tunnels` must be given",
+    listen: OneOrMore[Listen] = Field(
+        default=(),
+        description="Where the application sends its datagrams; they go to the server's first target. "
+        "If not given: this or `tunnels` must be given.",
     )
-    tunnels: tuple[TunnelKeys, ...] = _key(
-        None,
-        (),
-        "Instead of `listen`: a list of local ends, each with a target of its own.",
-        objects=TunnelKeys,
-        is_list=True,
+    tunnels: tuple[TunnelKeys, ...] = Field(
+        default=(),
+        min_length=1,
+        description="Instead of `listen`: a list of local ends, each with a target of its own.",
     )
-    rsock_version: int = _key(
-        kinds.literal(1, 2),
-        _default(RsockParameters, "version"),
-        'With `"wire": "rsock"`: 2 for rsock 2.x, 1 for rsock 1.x.',
+    rsock_version: RsockVersion = Field(
+        default=_default(RsockParameters, "version"),
+        description='With `"wire": "rsock"`: 2 for rsock 2.x, 1 for rsock 1.x.',
     )
-    flows: int = _key(
-        kinds.integer(1, 1024),
-        _default(ClientParameters, "flows"),
-        'At most so many flows (with `"type": "all"`: of each kind), and at most one for each of the server\'s ports.',
+    flows: int = Field(
+        default=_default(ClientParameters, "flows"),
+        strict=True,
+        ge=1,
+        le=1024,
+        description='At most so many flows (with `"type": "all"`: of each kind), and at most one for each of the '
+        "server's ports.",
     )
-    client_ports: tuple[PortRange, ...] = _key(
-        kinds.PORTS, (), "Where source ports come from, TCP's and UDP's.", otherwise="the kernel chooses"
+    client_ports: Ports = Field(
+        default=(), description="Where source ports come from, TCP's and UDP's. If not given: the kernel chooses."
     )
-    idle_timeout: float = _key(
-        kinds.seconds(least=0, most=86400),
-        _default(ClientParameters, "idle_timeout"),
-        "Seconds after the last conversation until the flows close; 0 = never.",
+    idle_timeout: float = Field(
+        default=_default(ClientParameters, "idle_timeout"),
+        strict=True,
+        ge=0,
+        le=86400,
+        description="Seconds after the last conversation until the flows close; 0 = never.",
     )
 
 
 ROLES: dict[str, type[ServerKeys | ClientKeys]] = {"server": ServerKeys, "client": ClientKeys}
+OBJECTS: dict[str, type[Keys]] = {"log": LogKeys, "rsock": RsockKeys, "tunnels": TunnelKeys}
+"""The keys that hold an object or a list of objects, and which keys these have."""

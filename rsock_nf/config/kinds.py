@@ -1,113 +1,72 @@
-"""What one key of the configuration file may hold: how it is checked, what the JSON schema says of it, and its words.
+"""What one key of the configuration file may hold, as types that pydantic checks and describes.
 
-Every ``parse`` takes what JSON gave and raises ``ValueError`` with a message that makes sense behind "file: key: ".
-Not here: how ports, endpoints and secrets are written (``values``), and which keys there are (``keys``).
+Where a value has a syntax of ours, a ``BeforeValidator`` knows it (``values``).  It gets whatever the file has, also a
+number or null, because its message says what is wanted.
+Not here: which keys there are, and the ranges of their numbers (``keys``).
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
 
 from rsock_nf.config import values
 from rsock_nf.config.values import shown
+from rsock_nf.core import types
 
 T = TypeVar("T")
-E = TypeVar("E", bound=enum.Enum)
-
-_TEXT = {"type": "string"}
-_TEXTS = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
-_PORTS = {"anyOf": [_TEXT, _PORT, {"type": "array", "items": {"anyOf": [_TEXT, _PORT]}, "minItems": 1}]}
 
 
-class Kind(NamedTuple, Generic[T]):
-    """One kind of value."""
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a value is written, in words for the reference."""
 
-    parse: Callable[[object], T]
-    schema: dict[str, Any]
     words: str
-    """For the reference."""
-    definition: type[enum.Enum] | None = None
-    """An enumeration that has a definition of its own in the schema."""
 
 
-def text(parse: Callable[[object], T], words: str) -> Kind[T]:
-    """A text that ``parse`` understands."""
-    return Kind(parse, _TEXT, words)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the message says about a key that must be given."""
+
+    words: str
 
 
-def texts(parse: Callable[[object], T], words: str) -> Kind[tuple[T, ...]]:
-    """One such text or a list of them: at least one, none twice."""
+class _NotNull:
+    """Pydantic sees ``T`` where the program has ``T | None``.  It does not validate None, because that is a default."""
 
-    def parse_all(value: object) -> tuple[T, ...]:
-        parsed = tuple(parse(item) for item in (value if isinstance(value, list) else [value]))
-        if not parsed:
-            raise ValueError("the list is empty")
-        if len(set(parsed)) != len(parsed):
-            raise ValueError(f"{next(item for item in parsed if parsed.count(item) > 1)} is given twice")
-        return parsed
-
-    return Kind(parse_all, _TEXTS, f"{words}, or a list")
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        (given,) = (one for one in get_args(source) if one is not NoneType)
+        return handler(given)
 
 
-def integer(least: int, most: int) -> Kind[int]:
-    """A whole number from ``least`` to ``most``."""
+class _OrOneAlone:
+    """For the JSON schema: the list, or one item without a list."""
 
-    def parse(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"must be a valid integer, not {shown(value)}")  # noqa: TRY004 - see the module
-        _bounded(value, value, least=least, most=most)
-        return value
-
-    return Kind(parse, {"type": "integer", "minimum": least, "maximum": most}, f"{least}-{most}")
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
 
 
-def seconds(*, most: float, least: float | None = None, above: float | None = None) -> Kind[float]:
-    """A number of seconds: at least ``least``, or more than ``above``; at most ``most``."""
-
-    def parse(value: object) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"must be a valid number, not {shown(value)}")  # noqa: TRY004 - see the module
-        if above is not None and not value > above:
-            raise ValueError(f"must be greater than {above:g}, not {shown(value)}")
-        _bounded(value, float(value), least=least, most=most)
-        return float(value)
-
-    limits = {"minimum": least} if least is not None else {"exclusiveMinimum": above}
-    words = f"{least:g}-{most:g} s" if least is not None else f"more than {above:g}, at most {most:g} s"
-    return Kind(parse, {"type": "number", **limits, "maximum": most}, words)
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
 
 
-def _bounded(value: object, number: float, *, least: float | None, most: float) -> None:
-    if least is not None and number < least:
-        raise ValueError(f"must be greater than or equal to {least:g}, not {shown(value)}")
-    if not number <= most:
-        raise ValueError(f"must be less than or equal to {most:g}, not {shown(value)}")
-
-
-def one_of(choices: type[E]) -> Kind[E]:
-    """A member of an enumeration, by its value."""
-    by_value = {choice.value: choice for choice in choices}
-    kind = literal(*by_value)
-    schema = {"enum": list(by_value), "type": "string"}
-    return Kind(lambda value: by_value[kind.parse(value)], schema, kind.words, choices)
-
-
-def literal(*choices: T) -> Kind[T]:
-    """One of some texts or numbers."""
-    named = [shown(choice) for choice in choices]
-    expected = f"{', '.join(named[:-1])} or {named[-1]}"
-
-    def parse(value: object) -> T:
-        for choice in choices:
-            if type(value) is type(choice) and value == choice:
-                return choice
-        raise ValueError(f"must be {expected}, not {shown(value)}")
-
-    schema = {"enum": list(choices), "type": "string" if isinstance(choices[0], str) else "integer"}
-    return Kind(parse, schema, ", ".join(f"`{choice}`" for choice in choices))
+def _distinct(items: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(items)) != len(items):
+        raise ValueError(f"{next(item for item in items if items.count(item) > 1)} is given twice")
+    return items
 
 
 def _parse_file(value: object) -> str:
@@ -116,16 +75,40 @@ def _parse_file(value: object) -> str:
     raise ValueError(f"{shown(value)} is not the path of a file")
 
 
-NAME = text(values.parse_name, "text")
-SECRET = text(values.parse_secret, "44 characters")
-FILE = text(_parse_file, "path")
-DEVICE = text(values.parse_device, "text")
-HASH = text(values.parse_hash, "text")
-LISTEN = text(values.parse_listen, "address:port, or unix:/path")
-HOST_PORT = text(values.parse_host_port, "host:port")
-PORTS = Kind(values.parse_ports, _PORTS, "port, range, or a list")
-ADDRESSES = texts(values.parse_address, "address")
-HOSTS = texts(values.parse_host, "address or name")
-HOST_PORTS = texts(values.parse_host_port, "host:port")
-LISTENS = texts(values.parse_listen, "address:port or unix:/path")
-COUNT = integer(1, 65535)
+def _parse_version(value: object) -> int:
+    """Not left to pydantic: as Python does, it takes true and 1.0 for 1."""
+    if type(value) is int and value in (1, 2):
+        return value
+    raise ValueError(f"must be 1 or 2, not {shown(value)}")
+
+
+_TEXT = WithJsonSchema({"type": "string"})
+_PORT = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1, "maximum": 65535}]}
+_PORTS = WithJsonSchema({"anyOf": [*_PORT["anyOf"], {"type": "array", "items": _PORT, "minItems": 1}]})
+
+OrAbsent: TypeAlias = Annotated[T | None, _NotNull()]
+"""For a key without a default: None when it is left out.  null in the file is a mistake."""
+OneOrMore: TypeAlias = Annotated[
+    tuple[T, ...], Field(min_length=1), AfterValidator(_distinct), BeforeValidator(_listed), _OrOneAlone()
+]
+"""One value, or a list of values: at least one, none twice."""
+
+Name: TypeAlias = Annotated[str, BeforeValidator(values.parse_name), Form("text")]
+Secret: TypeAlias = Annotated[bytes, BeforeValidator(values.parse_secret), _TEXT, Form("44 characters")]
+File: TypeAlias = Annotated[str, BeforeValidator(_parse_file), Form("path")]
+Device: TypeAlias = Annotated[str, BeforeValidator(values.parse_device), Form("text")]
+Hash: TypeAlias = Annotated[str, BeforeValidator(values.parse_hash), Form("text")]
+Host: TypeAlias = Annotated[str, BeforeValidator(values.parse_host), Form("address or name")]
+Address: TypeAlias = Annotated[types.IPAddress, BeforeValidator(values.parse_address), Form("address")]
+HostPort: TypeAlias = Annotated[values.HostPort, BeforeValidator(values.parse_host_port), _TEXT, Form("host:port")]
+Listen: TypeAlias = Annotated[
+    types.Endpoint | Path, BeforeValidator(values.parse_listen), _TEXT, Form("address:port or unix:/path")
+]
+Ports: TypeAlias = Annotated[
+    tuple[types.PortRange, ...], BeforeValidator(values.parse_ports), _PORTS, Form("port, range, or a list")
+]
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=65535)]
+"""How many there may be."""
+Duration: TypeAlias = Annotated[float, Field(strict=True, gt=0, le=86400)]
+Keepalive: TypeAlias = Annotated[float, Field(strict=True, ge=0.5, le=3600)]
+RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_parse_version)]

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, get_args, get_origin
 
-from rsock_nf.config.json_schema import shown_default
-from rsock_nf.config.keys import ROLES, CommonKeys, Key, Keys, LogKeys, RsockKeys, TunnelKeys, keys_of
-
-_INNER: tuple[tuple[str, type[Keys]], ...] = (("log", LogKeys), ("rsock", RsockKeys), ("tunnels[]", TunnelKeys))
+from rsock_nf.config import json_schema
+from rsock_nf.config.keys import NOT_GIVEN, OBJECTS, ROLES, CommonKeys, Keys
+from rsock_nf.config.kinds import Form
 
 _HEAD = """\
 # Configuration
@@ -38,24 +38,63 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Every key, first those of the file itself, then those of the objects in it."""
-    both = tuple(ROLES)
-    common = {name for name, _, _ in keys_of(CommonKeys)}
-    found = [Row("role", both, "`server`, `client`", "", True, "Which end this file is for.")]
-    found += [_row("", name, default, key, both) for name, default, key in keys_of(CommonKeys)]
-    for role, owner in ROLES.items():
-        found += [_row("", name, default, key, (role,)) for name, default, key in keys_of(owner) if name not in common]
-    for where, inner in _INNER:
-        roles = next(row.roles for row in found if row.key == where.removesuffix("[]"))
-        found += [_row(f"{where}.", name, default, key, roles) for name, default, key in keys_of(inner)]
+    found = list(_rows("", CommonKeys, tuple(ROLES)))
+    common = {row.key for row in found}
+    for role, keys in ROLES.items():
+        found += [row for row in _rows("", keys, (role,)) if row.key not in common]
+    for key, inner in OBJECTS.items():
+        (outer,) = (row for row in found if row.key == key)
+        found += _rows(f"{_place(key)}.", inner, outer.roles)
     return found
 
 
-def _row(where: str, name: str, default: object, key: Key, roles: tuple[str, ...]) -> Row:
-    shown = shown_default(default)
-    value = "" if shown is None or key.missing else f"{shown:g}" if isinstance(shown, float) else str(shown)
-    words = "a list of objects" if key.is_list else "an object" if key.kind is None else key.kind.words
-    told = key.otherwise or (f"`{value}`" if value else "")
-    return Row(f"{where}{name}", roles, words, told, bool(key.missing), key.meaning)
+def _place(key: str) -> str:
+    return f"{key}[]" if key == "tunnels" else key
+
+
+def _rows(where: str, model: type[Keys], roles: tuple[str, ...]) -> Iterator[Row]:
+    """A row for each key of ``model``; ``where`` goes before its name."""
+    schema = json_schema.schema_of(model)
+    for name, field in model.model_fields.items():
+        told = schema["properties"][name]
+        meaning, _, otherwise = (field.description or "").partition(NOT_GIVEN)
+        default = told.get("default", "")
+        value = f"{default:g}" if isinstance(default, float) else str(default)
+        words = otherwise.removesuffix(".") or (f"`{value}`" if value else "")
+        form = _form(field.metadata, field.annotation) or _schema_in_words(told, schema.get("$defs", {}))
+        yield Row(f"{where}{name}", roles, form, words, field.is_required(), meaning)
+
+
+def _form(metadata: Iterable[object], annotation: Any) -> str:
+    """The words of the ``Form`` in a type; "" = it has none."""
+    for note in metadata:
+        if isinstance(note, Form):
+            return note.words
+    more = ", or a list" if get_origin(annotation) is tuple else ""
+    for inner in get_args(annotation):
+        if words := _form(getattr(inner, "__metadata__", ()), inner):
+            return f"{words}{more}"
+    return ""
+
+
+def _schema_in_words(told: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """A number with its range, a choice, or objects."""
+    if reference := told.get("$ref"):
+        told = definitions[reference.rpartition("/")[2]]
+    if choices := told.get("enum") or ([told["const"]] if "const" in told else []):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    match told["type"]:
+        case "object":
+            return "an object"
+        case "array":
+            return "a list of objects"
+        case "integer":
+            return f"{told['minimum']}-{told['maximum']}"
+        case "number" if "minimum" in told:
+            return f"{told['minimum']:g}-{told['maximum']:g} s"
+        case "number":
+            return f"more than {told['exclusiveMinimum']:g}, at most {told['maximum']:g} s"
+    raise AssertionError(f"no words for {told}")
 
 
 def markdown() -> str:
@@ -68,10 +107,10 @@ def markdown() -> str:
         _table("Server", [row for row in top if row.roles == ("server",)]),
         _table("Client", [row for row in top if row.roles == ("client",)]),
     ]
-    for where, inner in _INNER:
-        about = " ".join((inner.__doc__ or "").split())
-        listed = [row for row in found if row.key.startswith(f"{where}.")]
-        parts.append(_table(f"In `{where.removesuffix('[]')}`", listed, about))
+    for key, model in OBJECTS.items():
+        about = " ".join((model.__doc__ or "").split())
+        listed = [row for row in found if row.key.startswith(f"{_place(key)}.")]
+        parts.append(_table(f"In `{key}`", listed, about))
     return "\n".join(parts)
 
 

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
@@ -27,6 +26,7 @@ from rsock_nf.link.protocol import (
     Remedies,
     Route,
     System,
+    abroad,
 )
 
 __all__ = [
@@ -129,18 +129,6 @@ def device_addresses(device: str) -> tuple[IPAddress, ...]:
     """
     with _in_one_line(f"{device}: its addresses cannot be asked for"):
         return system().device_addresses(device)
-
-
-_ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
-
-
-def abroad(version: int | None = None) -> list[IPAddress]:
-    """Destinations outside every local network, to ask the routing table about; nothing is sent to them.
-
-    Of IP ``version`` or of either, IPv4 first.  Two of each, because some hosts blackhole the prefixes that are
-    reserved for documentation (RFC 5737, RFC 3849).
-    """
-    return [ip_address(probe) for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]
 
 
 @contextlib.contextmanager

@@ -34,7 +34,6 @@ from rsock_nf.core.tcp.header import (
     TCP,
 )
 from rsock_nf.core.types import PortRange
-from rsock_nf.link import Match, PortSide
 from rsock_nf.link.cbpf import (
     ADD_X,
     AND,
@@ -56,6 +55,7 @@ from rsock_nf.link.cbpf import (
     encode,
 )
 from rsock_nf.link.ethernet import ETHERNET_HEADER, ETHERTYPE
+from rsock_nf.link.protocol import Match, PortSide
 
 __all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkEvent
 from rsock_nf.link.ethernet import ETHERTYPE
+from rsock_nf.link.protocol import LinkEvent
 
 RECHECK: Final = 15.0
 """Seconds after which the kernel is made to check a next hop again, while traffic flows."""

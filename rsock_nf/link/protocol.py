@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
 from rsock_nf.link.checks import Finding
@@ -211,3 +212,15 @@ class System(Protocol):
 
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
         """The state of ``device``; with ``tap`` also whether fake TCP can be received there."""
+
+
+_ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}
+
+
+def abroad(version: int | None = None) -> list[IPAddress]:
+    """Destinations outside every local network, to ask the routing table about; nothing is sent to them.
+
+    Of IP ``version`` or of either, IPv4 first.  Two of each, because some hosts blackhole the prefixes that are
+    reserved for documentation (RFC 5737, RFC 3849).
+    """
+    return [ip_address(probe) for each in ((version,) if version else (4, 6)) for probe in _ABROAD[each]]

@@ -1,4 +1,4 @@
-"""``Endpoint`` to socket address and back, and one line of text for each way in which bind and connect fail.
+"""``Endpoint`` to socket address and back.
 
 A struct sockaddr_in or sockaddr_in6, the sender of a datagram (ip(7), ipv6(7)), comes from the kernel, not from the
 network.  What else the kernel says about a datagram is in ``linux.udp`` and ``bsd.udp``.
@@ -14,7 +14,6 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from rsock_nf.core.types import Endpoint
-from rsock_nf.link import system
 
 NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
 """sizeof(struct sockaddr_in), sizeof(struct sockaddr_in6)"""
@@ -54,23 +53,3 @@ def to_socket_address(endpoint: Endpoint) -> SocketAddress:
     except OSError:  # comes without errno
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
     return str(endpoint.address), endpoint.port, 0, scope
-
-
-def why_not(action: str, endpoint: Endpoint, error: OSError) -> str:
-    """One line that says what failed, where, and what to do about it."""
-    what = f"cannot {action} {endpoint}"
-    remedies = system().remedies
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"{what}: address in use; `{remedies.udp_port.format(port=endpoint.port)}` tells by whom"
-        case errno.EADDRNOTAVAIL:
-            return f"{what}: not an address of this host; `{remedies.addresses}` lists them"
-        case errno.EACCES:
-            return f"{what}: permission denied; ports below 1024 need {remedies.low_ports}"
-        case errno.ENODEV | errno.ENXIO:
-            return f"{what}: no such device {endpoint.scope}"
-        case errno.EINVAL if endpoint.address.is_link_local and not endpoint.scope:
-            return f"{what}: a link-local address needs its device, as in {endpoint.address}%eth0"
-        case errno.EMFILE | errno.ENFILE:
-            return f"{what}: too many open files; raise `ulimit -n`"
-    return f"{what}: {os.strerror(error.errno) if error.errno else error}"

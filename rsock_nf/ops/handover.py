@@ -2,18 +2,24 @@
 
 ``up`` reads and validates the file and resolves its names.  The process that it starts gets the result on its standard
 input, where no other process can see the secret.  It reads no file again, so both processes have the same settings
-even if the file or a name changes in between.
+even if the file or a name changes in between.  When a running instance has to read ``log`` again, it starts a
+process for that: the import of pydantic would hold up its traffic.
 
 The form is pickle, restricted to the classes that settings consist of: reading it cannot call anything else.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
+import subprocess
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from rsock_nf.config import Configuration
 from rsock_nf.errors import InstanceError
+from rsock_nf.ops.program import program
+from rsock_nf.settings import Log
 
 _MODULES = (
     "rsock_nf.config",
@@ -23,6 +29,8 @@ _MODULES = (
     "rsock_nf.wire.parameters",
 )
 _PLAIN = {("ipaddress", "IPv4Address"), ("ipaddress", "IPv6Address"), ("pathlib", "PosixPath")}
+_PATIENCE = 60.0
+"""Seconds that reading the file again may take on a very busy machine."""
 
 
 def pack(configuration: Configuration) -> bytes:
@@ -49,3 +57,19 @@ class _Reader(pickle.Unpickler):
             if isinstance(found, type):
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no part of settings")
+
+
+def read_log_again(path: Path) -> Log:
+    """``log`` of the configuration file as it is now.  Another process reads and checks the file.
+
+    Raises ``InstanceError``: one line that names the file and the field.
+    """
+    command = [*program(), "check", "--config", str(path), "--print-log"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, cwd="/")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstanceError(f"{path}: cannot be read again: {error}") from None
+    if done.returncode:
+        raise InstanceError(done.stderr.strip().removeprefix("rsock-nf: ") or f"{path}: cannot be read again")
+    log = json.loads(done.stdout)
+    return Log(log["level"], Path(log["file"]) if log["file"] else None)

@@ -1,4 +1,4 @@
-"""The application's side: UDP sockets that take and give whole runs of datagrams.
+"""The side of applications and targets: UDP sockets that take and give whole runs of datagrams.
 
 A ``Listener`` is bound, and many peers send to it: the application, at a client. A ``TargetSocket`` is connected to
 one target: a conversation, at the server.  The way of a datagram, in the order of this file:
@@ -27,16 +27,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Endpoint, Run
 from rsock_nf.link import LinkError, system
-from rsock_nf.link.sockaddr import (
-    NAME_BYTES,
-    SocketAddress,
-    parse_sockaddr,
-    to_endpoint,
-    to_socket_address,
-    why_not,
-)
+from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
 from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
+from rsock_nf.sockets.refusals import why_not
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""

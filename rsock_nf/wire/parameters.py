@@ -1,4 +1,4 @@
-"""What a wire needs to know beside the parameters that all wires have: secrets and versions.  The core never sees them."""
+"""What a wire needs to know beside the parameters that all wires have: secrets, versions.  The core never sees them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class RsockParameters:
     """The original's wire."""
 
     key: bytes = field(default=DEFAULT_HASH.encode(), repr=False)
-    """What the checks in its frames are made with, as the bytes of the text (perhaps none); both ends call it ``hash``."""
+    """What the checks in its frames are made with, as the bytes of the text (it may be empty).  Both ends call it
+    ``hash``."""
     version: int = 2
     """Client: 2 (a head of 23 bytes) or 1 (19 bytes).  A server answers in the version that the client used."""
 

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf import config
+from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
 from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
@@ -32,6 +33,7 @@ KEY = bytes(range(32))
 SECRET = format_secret(KEY)
 SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret": SECRET}
 CLIENT: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "listen": "127.0.0.1:30000", "secret": SECRET}
+KEYS = sorted({key for model in (*ROLES.values(), *OBJECTS.values()) for key in model.model_fields})
 
 Load = Callable[..., config.Configuration]
 
@@ -269,6 +271,10 @@ MISTAKES += [
     (RSOCK_SERVER, {"hash": 5}, "hash: not a key of the original: printable text is wanted"),
     (RSOCK_SERVER, {"hash": "a\0"}, "hash: not a key of the original: printable text is wanted"),
     (RSOCK_CLIENT, {"rsock_version": 3}, "rsock_version: must be 1 or 2, not 3"),
+    (RSOCK_CLIENT, {"rsock_version": 1.0}, "rsock_version: must be 1 or 2, not 1.0"),
+    (RSOCK_CLIENT, {"rsock_version": 10**19}, "rsock_version: must be 1 or 2, not 10000000000000000000"),
+    (CLIENT, {"flows": 10**19}, "flows: must be less than or equal to 1024, not 10000000000000000000"),
+    (CLIENT, {"server": ["192.0.2.1", None]}, "server: null is neither an IP address nor a host name"),
     (RSOCK_CLIENT, {"server": "2001:db8::5"}, 'server: "2001:db8::5" has no IPv4 address, and "wire": "rsock" is IPv4 only'),
     (TUNNELS, {}, 'listen: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
     (TUNNELS, {"tunnels": []}, "tunnels: the list is empty"),
@@ -505,6 +511,12 @@ def test_the_digest_tells_meanings_apart(tmp_path: Path, change: dict[str, Any],
     assert (first == second) is same
 
 
+def test_the_digest_tells_a_second_wire_with_its_own_type_from_one_with_the_type_of_the_server(tmp_path: Path) -> None:
+    keys, second = SERVER | {"type": "all"}, {"ports": 443}
+    first = config.load(write(tmp_path / "a.json", keys | {"rsock": second})).settings.digest
+    assert first != config.load(write(tmp_path / "a.json", keys | {"rsock": second | {"type": "tcp"}})).settings.digest
+
+
 @pytest.mark.parametrize(
     ("keys", "more"),
     [
@@ -541,6 +553,33 @@ def test_the_schema_knows_the_keys_of_both_roles_and_their_defaults() -> None:
     assert all(
         "description" in key or "$ref" in key for key in [*server.values(), *client.values()] if "const" not in key
     )
+
+
+@pytest.mark.parametrize(("role", "key"), [(role, key) for role in ROLES for key in ROLES[role].model_fields])
+def test_null_is_no_value_of_any_key(tmp_path: Path, role: str, key: str) -> None:
+    least = SERVER if role == "server" else CLIENT
+    assert message(write(tmp_path / "edge.json", least | {key: None})).startswith(f"{key}: ")
+    assert '"null"' not in json.dumps(config.schema()["$defs"])
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text("a1:.-/%\n", max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(st.sampled_from([SERVER, CLIENT]), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))
+def test_any_value_of_any_key_is_taken_or_earns_one_line_in_our_words(
+    base: dict[str, Any], change: dict[str, Any]
+) -> None:
+    try:
+        validate(Path("/edge.json"), base | change)
+    except ConfigError as error:
+        line = str(error)
+        assert "\n" not in line
+        assert "Input" not in line
+        assert SECRET not in line
 
 
 @given(st.sets(st.integers(1, 65535), min_size=1, max_size=200))

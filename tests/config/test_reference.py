@@ -10,7 +10,7 @@ import pytest
 
 from rsock_nf import config
 from rsock_nf.config import reference
-from rsock_nf.config.keys import ROLES, LogKeys, RsockKeys, TunnelKeys, keys_of
+from rsock_nf.config.keys import ROLES, Keys, LogKeys, RsockKeys, TunnelKeys
 
 ROOT = Path(__file__).parents[2]
 OTHER_WIRE = {"hash", "rsock_version"}
@@ -26,9 +26,9 @@ def test_every_key_is_there_once_and_means_something() -> None:
     found = reference.rows()
     names = [row.key for row in found]
     assert len(set(names)) == len(names)
-    inner = {"log": LogKeys, "rsock": RsockKeys, "tunnels[]": TunnelKeys}
-    expected = {"role", *(name for owner in ROLES.values() for name, _, _ in keys_of(owner))}
-    expected |= {f"{where}.{name}" for where, owner in inner.items() for name, _, _ in keys_of(owner)}
+    inner: dict[str, type[Keys]] = {"log": LogKeys, "rsock": RsockKeys, "tunnels[]": TunnelKeys}
+    expected = {name for model in ROLES.values() for name in model.model_fields}
+    expected |= {f"{where}.{name}" for where, model in inner.items() for name in model.model_fields}
     assert set(names) == expected
     assert all(row.meaning.endswith(".") and row.type for row in found)
     assert {row.roles for row in found} == {("server", "client"), ("server",), ("client",)}

@@ -170,8 +170,11 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10) -> float:
-    """Ask until it holds; how long it took.  A failure names what did not come."""
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> float:
+    """Ask until it holds; how long it took.  A failure names what did not come.
+
+    ``seconds`` is patience with a crowded machine, unless a test names its own.
+    """
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < seconds, f"waited {seconds} s for {what}"

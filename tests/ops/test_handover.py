@@ -15,8 +15,9 @@ import pytest
 from rsock_nf import config
 from rsock_nf.config import Configuration
 from rsock_nf.config.values import format_secret
-from rsock_nf.errors import InstanceError
+from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.ops import handover
+from rsock_nf.settings import Log
 
 ROOT = Path(__file__).parents[2]
 SECRET = format_secret(bytes(range(32)))
@@ -88,3 +89,13 @@ class Evil:
 def test_anything_else_is_refused(given: bytes) -> None:
     with pytest.raises(InstanceError, match="no settings on standard input"):
         handover.receive(io.BytesIO(given))
+
+
+def test_the_log_is_read_again_by_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(SERVER))
+    assert handover.read_log_again(path) == Log("debug", tmp_path / "edge.log")
+    path.write_text(json.dumps({**SERVER, "log": {"level": "all"}}))
+    with pytest.raises(RsockError) as caught:
+        handover.read_log_again(path)
+    assert str(caught.value) == f'{path}: log.level: must be "debug", "info", "warning" or "error", not "all"'

@@ -512,6 +512,7 @@ def test_sighup_reads_the_log_level_again_and_reopens_the_file(host: Host) -> No
     while not (log.exists() and "SIGHUP: log level info" in log.read_text()):
         ask(instance, "status")
     assert "SIGHUP" not in rotated.read_text()
+    assert "pydantic" not in Path(f"/proc/{pid_of(instance)}/maps").read_text(), "not for the log either"
     instance_path = host.directory / "edge.json"
     instance_path.write_text("{")
     os.kill(pid_of(instance), signal.SIGHUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -137,7 +138,7 @@ def test_sighup_opens_the_log_anew_though_there_is_no_file_to_read(
     with contextlib.closing(InstanceLog("edge", settings.log, None)) as log:
         running = daemon._Daemon(settings, Instance("edge"), log, daemon.Announcement(None), daemon._tunnel)
         (tmp_path / "log").rename(tmp_path / "log.1")
-        running._reload()
+        asyncio.run(running._reload())
     assert "SIGHUP: log level info" in (tmp_path / "log").read_text()
 
 

@@ -42,7 +42,7 @@ def test_it_names_the_command_and_needs_no_compiler(wheel: Path) -> None:
         line for line in archive.read(read["METADATA"]).decode().splitlines() if line.startswith("Requires-Dist:")
     ]
     unconditional = sorted(line.split()[1].split(">")[0] for line in needed if "extra ==" not in line)
-    assert unconditional == ["cryptography", "pyroute2"]
+    assert unconditional == ["cryptography", "pydantic", "pyroute2"]
 
 
 def test_it_imports_and_runs_from_the_wheel_alone(wheel: Path) -> None:

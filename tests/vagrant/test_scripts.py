@@ -129,6 +129,7 @@ def test_the_accelerator_can_be_chosen_and_is_never_kvm_without_its_flags() -> N
 # -- nothing is left, whatever happens
 
 
+@pytest.mark.root
 def test_kill_9_of_the_runner_ends_every_process_that_it_started(tmp_path: Path, programs: Path) -> None:
     """With a QEMU that does nothing: what is tested are the namespaces."""
     cache = tmp_path / "cache"

@@ -152,10 +152,11 @@ class Accepting:
         self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
 
     def turn_away(self, segment: Segment, reply_to: bytes, reason: str) -> None:
-        """Answer a stranger with silence or, with ``on_probe: closed``, as a kernel without a listener.
+        """Do not answer a stranger, or with ``on_probe: closed`` answer as a kernel without a listener.
 
-        That answer is an RST (RFC 9293 section 3.10.7.1).  On a UDP carrier we are always silent, as a service is
-        that does not understand what it received.
+        That answer is an RST (RFC 9293 section 3.10.7.1).  On a UDP carrier we are always silent, as a service is that
+        does not understand what it received.  Something else is a refusal in an authenticated answer: it gives the
+        client the input ``TURNED_AWAY``.
         """
         self.context.counters[reason] += 1
         closed = self.parameters.on_probe is OnProbe.CLOSED

@@ -339,7 +339,10 @@ class Endpoint(Generic[R]):
             self.pump.set_max_payload(flow.pump, flow.path.size)
 
     def _reset(self, now: float, flow: Established, segment: Segment) -> None:
-        """An RST came.  Only one with the exact sequence number ends a flow (RFC 5961 section 3)."""
+        """An RST came.  Only one with a sequence number that counts (``Wire.is_end``) is acted on.
+
+        It demotes an established flow, and ends one that is closing.
+        """
         if self._wire.is_end(flow, segment.seq):
             self.flows.step(now, flow, Input.RESET, "a RST came from outside")
         else:

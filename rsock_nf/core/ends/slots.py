@@ -75,10 +75,12 @@ class Slots:
         self._addresses = [address.packed for address in parameters.server]
         self._current = 0
         self._untried = len(self._addresses) - 1
-        """Addresses that were not used since the last ``reset``."""
-        self._unanswered_since: float | None = None
-        """When the first SYN was sent to the address in use, if no SYN-ACK has come.  None = none was sent, or one
+        """How many addresses may still be passed over.  0 = each had its turn since the last ``reset``, or an answer
         came."""
+        self._unanswered_since: float | None = None
+        """When a flow was first dialled to the address in use.  None = none was dialled since that address came into
+        use, or since ``reset``.  An answer does not change it: ``answered`` sets ``_untried`` to 0 instead, and then
+        no address is passed over."""
         ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
         count = min(parameters.flows, len(ports))
         # If there are more ports than flows, spread over the whole list.

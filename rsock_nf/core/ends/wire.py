@@ -60,7 +60,11 @@ class Wire(Protocol):
         """Whether control message ``message`` may travel on ``flow`` now."""
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """Whether an RST or FIN with sequence number ``seq`` may come from the peer (RFC 5961 section 3)."""
+        """Whether an RST or a FIN with sequence number ``seq`` counts: it has the number that the peer would use now.
+
+        Others are ignored and counted (RFC 5961 section 3).  A FIN with a sealed close frame counts in any case.
+        ``Openings`` decides about an RST on an opening flow.
+        """
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
         """The immediate answer to a FIN from outside, whatever happens to the flow.  None = no answer."""

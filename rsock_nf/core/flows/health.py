@@ -20,10 +20,11 @@ MIN_RTO = 0.2
 MAX_RTO = 3.0
 INITIAL_RTO = 0.5
 GIVE_UP_SILENT = 3
-"""Unanswered probes in a row after which a flow is dead, if nothing was heard for as long as the last two
-time-outs.  What was on its way when the first of these probes left may still arrive and does not count."""
+"""A flow is dead after so many unanswered probes in a row, if nothing has come from the peer for as long as the
+time-outs of the second and the third probe together.  What comes during the time-out of the first one may have been on
+its way before the peer fell silent: it is no sign of life."""
 GIVE_UP = 8
-"""Unanswered probes in a row after which a flow is dead, even if something is heard."""
+"""A flow is dead after so many unanswered probes in a row, even if frames or ACKs still come from the peer."""
 MIN_SAMPLE = 32
 """With fewer frames sent between two answered probes, the answers say nothing about loss."""
 _LOSS_WEIGHT = 0.25
@@ -52,7 +53,7 @@ class Health:
     _heard: tuple[int, int] = (0, 0)
     """(frames received, highest ACK), as last seen."""
     _silent_since: float = 0.0
-    """When the first probe was sent after which ``_heard`` has not changed."""
+    """The time of a probe.  From this probe to the last one, nothing came from the peer: ``_heard`` did not change."""
     _answered_sent: int = 0
     _answered_received: int = 0
 

@@ -20,7 +20,8 @@ from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.flows.watch import ACTIVE_PROBE, Watch
 
 SICK_LOSS = 0.1
-"""A flow is sick if its loss exceeds twice the median of its session's flows by more than this share."""
+"""A flow is sick if its loss exceeds twice the usual loss by more than this share.  The usual loss is the lower one of
+two medians: that of the session's fake-TCP flows, and that of its UDP flows."""
 MIN_HEALTHY = 3
 """With fewer flows than this there is nothing to compare, and no flow counts as sick."""
 BLACK_HOLE_LOSS = 0.5

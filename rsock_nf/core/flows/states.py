@@ -20,14 +20,15 @@ class State(enum.Enum):
 
     SYN_SENT = "syn-sent"
     TCP_UP = "tcp-up"
-    """Over TCP every middlebox now takes the flow for an established connection.  It waits for its turn to say
-    hello or join."""
+    """Over TCP every middlebox now takes the flow for an established connection.  The flow waits until the wire lets it
+    go on (``ClientWire.take_turns``): on the native wire, until it may say hello or join."""
     HELLO_SENT = "hello-sent"
     JOIN_SENT = "join-sent"
     CONFIRMING = "confirming"
     ESTABLISHED = "established"
     DEMOTED = "demoted"
-    """A middlebox believes that the flow was reset.  It still receives for a short time, and sends nothing."""
+    """A middlebox believes that the flow was reset.  It still receives and acknowledges for a short time, and sends no
+    frames."""
     CLOSING = "closing"
     """We sent FIN."""
     LINGERING = "lingering"
@@ -44,7 +45,8 @@ class Input(enum.Enum):
     ANSWER = "answer"
     """The server answered the hello or the join, with a challenge."""
     TURNED_AWAY = "turned away"
-    """The server refused the hello, or it does not know the session of the join."""
+    """The server's answer is a refusal: of the hello, or because it does not know the session of the join.  Something
+    else is ``Accepting.turn_away``: it gives no answer, or an RST, to somebody who has not shown the secret."""
     READY = "ready"
     """The server has the flow, or the wire needs no more than the TCP handshake."""
     UNANSWERED = "unanswered"
@@ -66,13 +68,13 @@ class Input(enum.Enum):
 class Action(enum.Enum):
     """What the endpoint does after a transition."""
 
-    WAIT_TURN = "ACK, wait for a turn"
+    WAIT_TURN = "send ACK, wait until the wire lets it go on"
     HELLO = "send hello"
     JOIN = "send join"
     CONFIRM = "send confirmation"
     OPEN = "open for traffic"
-    REPLACE = "have it replaced"
-    VACATE = "give its place to another"
+    REPLACE = "dial a successor or ask the client to"
+    VACATE = "free its slot"
     DISCARD = "discard"
     DEMOTE = "stop sending, tell the peer"
     SEND_FIN = "send close frame with FIN"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
-from rsock_nf.link import LinkError
+from rsock_nf.link.protocol import LinkError
 
 _LP64: Final = "lp64"
 _MODELS_32: Final = {"i386": "i386", "i686": "i386", "x86": "i386", "evbarm": "arm", "arm": "arm", "armv7": "arm"}

@@ -22,10 +22,10 @@ import sys
 from typing import Final, Protocol
 
 from rsock_nf.core.types import Buffer
-from rsock_nf.link import LinkError, Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, Layout, encode, null_layout, program
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.ethernet import ETHERNET_HEADER
+from rsock_nf.link.protocol import LinkError, Match, PortSide
 
 _MAX_DEVICES: Final = 256
 _U32: Final = struct.Struct("=I")

@@ -34,11 +34,11 @@ from rsock_nf.core.tcp.header import (
     source,
 )
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
-from rsock_nf.link import LinkCounters, LinkEvent, Match
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_buffer import BufferReader
 from rsock_nf.link.bsd.bpf_descriptor import NO_LOCK, BpfDescriptor, KernelCalls, SystemCalls
 from rsock_nf.link.ethernet import ethernet_answer
+from rsock_nf.link.protocol import LinkCounters, LinkEvent, Match
 from rsock_nf.link.segmentation import cut
 
 __all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]

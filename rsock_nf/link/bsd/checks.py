@@ -6,12 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from rsock_nf.link import LinkError
 from rsock_nf.link.bsd.abi import Abi
 from rsock_nf.link.bsd.bpf_descriptor import NO_LOCK, BpfDescriptor, SystemCalls
 from rsock_nf.link.bsd.routes import find_interface, is_up
 from rsock_nf.link.bsd.routing import RouteSocket
 from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.protocol import LinkError
 
 
 def examine_host(abi: Abi) -> list[Finding]:

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message
 from rsock_nf.link.bsd.routes import find_interface, gateway_of, is_second_choice, is_up, source_of, usable
 from rsock_nf.link.bsd.routing import RouteSocket
 from rsock_nf.link.next_hop import Entry, FollowedDestinations, Way
+from rsock_nf.link.protocol import LinkError, LinkEvent
 
 LOOK_AGAIN: Final = 30.0
 """Seconds after which the kernel is asked for everything again: when we are slow, some kernels drop messages and do

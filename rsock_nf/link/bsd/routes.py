@@ -9,9 +9,9 @@ import contextlib
 from ipaddress import IPv6Address
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, Route, abroad
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message
 from rsock_nf.link.bsd.routing import Interface, RouteSocket
+from rsock_nf.link.protocol import LinkError, Route, abroad
 
 
 def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:

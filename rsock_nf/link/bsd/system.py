@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, LinkError, Match, Remedies, Route
 from rsock_nf.link.bsd import checks as bsd_checks
 from rsock_nf.link.bsd import routes as bsd_routes
 from rsock_nf.link.bsd.abi import load
@@ -16,6 +15,7 @@ from rsock_nf.link.bsd.next_hop import NextHops
 from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.protocol import Link, LinkError, Match, Remedies, Route
 from rsock_nf.link.udp import UdpSystem
 
 

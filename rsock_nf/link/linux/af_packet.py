@@ -32,12 +32,12 @@ from typing import Final
 
 from rsock_nf.core.tcp.header import TCP_CHECKSUM, destination, ip_header_length, ip_version
 from rsock_nf.core.types import Checksum, IPAddress, Outgoing, Packet
-from rsock_nf.link import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, encode, program
 from rsock_nf.link.ethernet import ETHERNET_HEADER, ETHERTYPE, ethernet_answer
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive, enlarge_send
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
+from rsock_nf.link.protocol import LinkCounters, LinkError, LinkEvent, Match
 from rsock_nf.link.segmentation import cut
 
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # linux/if_ether.h

@@ -24,12 +24,12 @@ from typing import Final
 
 from rsock_firewall.netlink import kind_of
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, LinkEvent
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.routes import find_device, find_route, is_temporary, name_of, ranked
 from rsock_nf.link.linux.rtnetlink import Device, Neighbour, RouteSocket
 from rsock_nf.link.next_hop import Entry, FollowedDestinations, Way
+from rsock_nf.link.protocol import LinkError, LinkEvent
 
 _SECOND_CHOICE: Final = rtnl.IFA_F_TEMPORARY | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import LinkError, Route, abroad
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteReply, RouteSocket
+from rsock_nf.link.protocol import LinkError, Route, abroad
 
 
 def route_to(remote: IPAddress) -> Route:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, Match, Remedies, Route
 from rsock_nf.link.checks import Finding
+from rsock_nf.link.protocol import Link, Match, Remedies, Route
 from rsock_nf.link.udp import UdpSystem
 
 REMEDIES: Final = Remedies(

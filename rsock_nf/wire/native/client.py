@@ -49,7 +49,7 @@ class NativeClientWire:
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``.  It must be the next number in sequence."""
+        """See ``Wire``.  An RST or FIN must have the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:

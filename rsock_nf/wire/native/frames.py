@@ -76,41 +76,42 @@ def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction:
 
 
 class _ControlFrames:
-    """What both codecs share: sealed control frames.  A subclass masks their headers or does not."""
+    """Sealed control frames of one flow, a part of either codec; who masks their headers does that by itself."""
 
-    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
+    def __init__(self, sending: Aead, receiving: Aead) -> None:
         self._sending = sending
         self._receiving = receiving
 
-    def control_size(self, message: object) -> int:
-        """See ``FlowCodec``."""
-        return HEADER.size + len(build_control(message)) + TAG
-
-    def read_control(self, body: Buffer) -> object:
-        """See ``FlowCodec``."""
-        return parse_control(body)
-
-    def _seal_control(self, counter: int, message: object) -> tuple[bytes, bytes]:
+    def seal(self, counter: int, message: object) -> tuple[bytes, bytes]:
         """(header, ciphertext and tag) of a control frame."""
         body = build_control(message)
         header = HEADER.pack(Kind.CONTROL << 14 | len(body), counter >> 32, counter & 0xFFFFFFFF)
-        return header, self._sending.control.encrypt(_NONCE.pack(counter), body, header)
+        return header, self._sending.encrypt(_NONCE.pack(counter), body, header)
 
-    def _open_control(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
+    def open(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
         """Open a control frame.  None = it does not authenticate."""
         _, high, low = HEADER.unpack(header)
         counter = high << 32 | low
         try:
-            body = self._receiving.control.decrypt(_NONCE.pack(counter), sealed, header)
+            body = self._receiving.decrypt(_NONCE.pack(counter), sealed, header)
         except InvalidTag:
             return None
         return Frames(Kind.CONTROL, 0, counter, [body], len(body), end)
 
 
-class PlainCodec(_ControlFrames):
+def _control_size(message: object) -> int:
+    return HEADER.size + len(build_control(message)) + TAG
+
+
+class PlainCodec:
     """``cipher: none``: data frames are not encrypted and carry a token; control frames are sealed."""
 
     overhead = HEADER.size
+
+    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
+        self._sending = sending
+        self._receiving = receiving
+        self._control = _ControlFrames(sending.control, receiving.control)
 
     def pack(
         self,
@@ -133,8 +134,16 @@ class PlainCodec(_ControlFrames):
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
-        header, sealed = self._seal_control(counter, message)
+        header, sealed = self._control.seal(counter, message)
         return header + sealed
+
+    def control_size(self, message: object) -> int:
+        """See ``FlowCodec``."""
+        return _control_size(message)
+
+    def read_control(self, body: Buffer) -> object:
+        """See ``FlowCodec``."""
+        return parse_control(body)
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
         """See ``FlowCodec``."""
@@ -188,7 +197,7 @@ class PlainCodec(_ControlFrames):
             end += TAG
             if end > len(payload):
                 return None
-            return self._open_control(bytes(payload[at:start]), payload[start:end], end)
+            return self._control.open(bytes(payload[at:start]), payload[start:end], end)
         if token != self._receiving.token or end > len(payload):
             return None
         return Frames(word >> 14, conversation, -1, [payload[start:end]], length, end)
@@ -200,10 +209,15 @@ def _headers(length: int, count: int) -> struct.Struct:
     return struct.Struct(f"8s{length}x" * count)
 
 
-class SealedCodec(_ControlFrames):
+class SealedCodec:
     """Every frame is sealed, and every header masked."""
 
     overhead = HEADER.size + TAG
+
+    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
+        self._sending = sending
+        self._receiving = receiving
+        self._control = _ControlFrames(sending.control, receiving.control)
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
@@ -224,8 +238,16 @@ class SealedCodec(_ControlFrames):
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
-        header, sealed = self._seal_control(counter, message)
+        header, sealed = self._control.seal(counter, message)
         return _masked(self._sending.mask, [header], [sealed[:_SAMPLE]])[0] + sealed
+
+    def control_size(self, message: object) -> int:
+        """See ``FlowCodec``."""
+        return _control_size(message)
+
+    def read_control(self, body: Buffer) -> object:
+        """See ``FlowCodec``."""
+        return parse_control(body)
 
     def unpack(self, payload: memoryview, segment_size: int) -> tuple[list[Frames], int]:
         """See ``FlowCodec``."""
@@ -304,7 +326,7 @@ class SealedCodec(_ControlFrames):
         if end > len(payload):
             return None
         if word >> 14 == Kind.CONTROL:
-            return self._open_control(headers[0], payload[start:end], end)
+            return self._control.open(headers[0], payload[start:end], end)
         decrypt = self._receiving.data.decrypt
         datagrams: list[Buffer] = []
         like = headers[0][:4]

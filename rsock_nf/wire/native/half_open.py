@@ -2,6 +2,9 @@
 
 An attacker can replay a recorded hello.  So a hello gets no more than an entry here.  The same message always gets
 the same answer, whoever sends it.
+
+The rate limit is a token bucket for each source address (``allow``).  ``native.server`` applies it to hellos and joins
+that it has not answered yet: in ``_first_payload`` over TCP, in ``_answer`` over UDP.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ MAX_ENTRIES = 256
 MAX_AGE = 10.0
 """Seconds for which an entry is kept."""
 RATE = 20.0
-"""New entries per second for one source address, on average."""
+"""Tokens per second for one source address.  Each new entry takes one."""
 BURST = 40.0
-"""New entries at once for one source address: a client with many flows joins with all of them."""
+"""Tokens in a full bucket: a client with many flows joins with all of them at once."""
 _MAX_SOURCES = 1024
 MAX_SAID_BY = 8
+"""Flows that one entry remembers."""
 
 
 class Said(NamedTuple):

@@ -56,7 +56,7 @@ class NativeServerWire:
         return True
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``.  It must be the next number in sequence."""
+        """See ``Wire``.  An RST or FIN must have the next number in sequence."""
         return seq == flow.pump.received
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
@@ -75,7 +75,9 @@ class NativeServerWire:
             self._first_payload(now, accepting, segment, link_header(received))
 
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
-        """Handle a hello, join or confirmation.  Anything else is treated as ``on_probe`` says.
+        """Handle a hello, join or confirmation.
+
+        Anything else gets no answer, or with ``on_probe: closed`` an RST (``Accepting.turn_away``).
 
         The cheapest check comes first.  A hello costs a Diffie-Hellman only if a cookie has proved the address, if
         the rate limit allows it, and only once.  On a UDP carrier nothing has proved the address, so the rate limit

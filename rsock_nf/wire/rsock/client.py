@@ -55,7 +55,7 @@ class RsockClientWire:
         return quirks.may_tell(flow, message, initiator=True)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``, and ``quirks``."""
+        """See ``Wire``, and ``quirks``: which RST or FIN counts."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:

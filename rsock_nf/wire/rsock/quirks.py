@@ -37,7 +37,10 @@ def may_tell(flow: PumpFlow, message: object, *, initiator: bool) -> bool:
 
 
 def is_end(flow: Established, seq: int) -> bool:
-    """See ``Wire``.  The number right behind the SYN counts too: that is where the kernel beside an original is."""
+    """See ``Wire``.  An RST or FIN with the number right behind the SYN counts too.
+
+    That is where the kernel beside an original is.
+    """
     return seq in (flow.pump.received, add(flow.peer_isn, 1))
 
 
@@ -48,7 +51,7 @@ def answer_fin(flow: Established, segment: Segment, *, initiator: bool) -> Outgo
     """
     if segment.payload or segment.seq != add(flow.peer_isn, 1) or flow.state is not State.ESTABLISHED:
         return None
-    # A server's kernel has received all that we sent.  A client's kernel has received nothing: our ACKs are beyond #
+    # A server's kernel has received all that we sent.  A client's kernel has received nothing: our ACKs are beyond
     # everything that it sent.
     seq = flow.pump.next_seq if initiator else flow.first_seq
     headers = HeaderTemplate(flow.key).build(seq, add(segment.seq, 1), FIN | ACK, OUR_WINDOW, 0)

@@ -72,7 +72,7 @@ class RsockServerWire:
         return quirks.may_tell(flow, message, initiator=False)
 
     def is_end(self, flow: Established, seq: int) -> bool:
-        """See ``Wire``, and ``quirks``."""
+        """See ``Wire``, and ``quirks``: which RST or FIN counts."""
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
@@ -82,10 +82,10 @@ class RsockServerWire:
     # -- the TCP handshake
 
     def initial_number(self, now: float, accepting: Accepting, segment: Segment, asked: SynOptions) -> int:
-        """See ``ServerWire``.  The cookie carries a note of MSS and window scale.
+        """See ``ServerWire``.  The cookie carries a note about the SYN: an MSS step, and whether it had a window scale.
 
-        The ACK of a kernel does not tell what its SYN had.  With 16 possible notes, 16 numbers are accepted instead
-        of one.
+        The four bits of the note are combined with the hash by exclusive-or.  The ACK of a kernel does not tell what
+        its SYN had.  With 16 possible notes, 16 numbers are accepted instead of one.
         """
         mss = min(asked.mss or DEFAULT_MSS, accepting.table.link_payload(segment.key))
         step = next((at for at, size in enumerate(MSS_STEPS) if size <= mss), len(MSS_STEPS) - 1)

@@ -30,11 +30,11 @@ from rsock_nf.link.bsd.routing import Interface, KernelRouting
 from rsock_nf.link.bsd.system import Bsd
 from rsock_nf.link.checks import Verdict
 from rsock_nf.link.linux.system import Linux
-from rsock_nf.link.sockaddr import why_not
 from rsock_nf.ops import privileges
 from rsock_nf.ops.instances.processes import signal_and_wait
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 from rsock_nf.sockets import held_ports as local_ports
+from rsock_nf.sockets.refusals import why_not
 from tests.link.bsd.packets import AT_SERVER
 from tests.link.bsd.simulated import KERNELS, SimulatedBpf, SocketWire
 from tests.link.bsd.simulated_routing import HandMade, SimulatedRouting, Way
