@@ -350,7 +350,9 @@ class IpfwHost(Host):
             return Done(71, "", "ipfw: retrieving config failed: Protocol not available\n")
         match arguments:
             case ["-a", "-S", "list"]:
-                lines = [f"{r.number:05} {r.packets:>9} {r.octets:>12} set {r.set} {r.body}\n" for r in self.rules]
+                # FreeBSD 15.1 lists a port without the word that it was added with
+                shown = [(r, r.body.replace(" dst-port ", " ")) for r in self.rules]
+                lines = [f"{r.number:05} {r.packets:>9} {r.octets:>12} set {r.set} {body}\n" for r, body in shown]
                 return Done(0, "".join(lines), "")
             case ["-q", "add", number, "set", set_, *body]:
                 if self.user == "secured":
