@@ -41,8 +41,7 @@ NOT_GIVEN = " If not given: "
 """In a description: what follows is used when the key is not given."""
 
 _ROLE = "Which end this file is for."
-# Otherwise pydantic looks through every installed package for plugins of its own: 20 ms, and foreign code in a program
-# that root runs.
+# Otherwise pydantic asks every installed package for plugins: some milliseconds, and foreign code in root's program.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
