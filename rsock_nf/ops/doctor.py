@@ -78,7 +78,7 @@ def _device(settings: Settings | None) -> str | Finding:
     """The device that the instance would take, or why there is none."""
     client = settings.tunnel if settings and isinstance(settings.tunnel, ClientParameters) else None
     try:
-        if client and client.carriers.tcp and (own := own_address(client.server)) is not None:
+        if client and client.kinds.tcp and (own := own_address(client.server)) is not None:
             return Finding(Verdict.FAIL, "server", f"{own} {OWN_ADDRESS}")
         if settings and settings.device:
             return settings.device

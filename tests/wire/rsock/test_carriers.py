@@ -1,4 +1,4 @@
-"""Wire rsock over UDP carriers, alone and beside fake TCP, between our own two ends."""
+"""Wire rsock over UDP kinds, alone and beside fake TCP, between our own two ends."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import pytest
 
 from rsock_nf.core.events import FlowClosed
 from rsock_nf.core.flows.states import Input, State
-from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import PortRange
 from tests.core.pair import numbered
 from tests.core.wire import Conditions, Toward
 from tests.wire.rsock.pair import RsockPair
 from tests.wire.rsock.test_traffic import load
 
-KINDS = pytest.mark.parametrize("kind", [Carriers.UDP, Carriers.ALL])
-COUNT = {Carriers.UDP: 10, Carriers.ALL: 20}
+KINDS = pytest.mark.parametrize("kind", [Kinds.UDP, Kinds.ALL])
+COUNT = {Kinds.UDP: 10, Kinds.ALL: 20}
 
 
 @KINDS
 @pytest.mark.parametrize("version", [1, 2])
-def test_datagrams_go_and_come(kind: Carriers, version: int) -> None:
-    with RsockPair(client={"rsock_version": version}, carriers=kind) as pair:
+def test_datagrams_go_and_come(kind: Kinds, version: int) -> None:
+    with RsockPair(client={"rsock_version": version}, kinds=kind) as pair:
         pair.echo = True
         pair.up()
         sent = [datagram for at in range(40) for datagram in numbered(20, 1000, b"%d" % at)]
@@ -35,7 +35,7 @@ def test_datagrams_go_and_come(kind: Carriers, version: int) -> None:
 
 
 def test_a_flow_that_swallows_is_replaced() -> None:
-    with RsockPair(carriers=Carriers.UDP) as pair:
+    with RsockPair(kinds=Kinds.UDP) as pair:
         pair.echo = True
         pair.up()
         load(pair, 3.0)
@@ -47,8 +47,8 @@ def test_a_flow_that_swallows_is_replaced() -> None:
 
 
 @KINDS
-def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
-    with RsockPair(client={"duration": 10.0, "idle_timeout": 10.0}, carriers=kind) as pair:
+def test_an_unused_tunnel_goes_silent_and_wakes(kind: Kinds) -> None:
+    with RsockPair(client={"duration": 10.0, "idle_timeout": 10.0}, kinds=kind) as pair:
         pair.up()
         load(pair, 2.0)
         pair.run(30.0)
@@ -66,7 +66,7 @@ def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
 
 def test_a_restarted_server_goes_on_with_the_first_datagram() -> None:
     """Nothing had to be shaken."""
-    with RsockPair(carriers=Carriers.UDP) as pair:
+    with RsockPair(kinds=Kinds.UDP) as pair:
         pair.up()
         load(pair, 2.0)
         pair.restart_server()
@@ -78,9 +78,7 @@ def test_a_restarted_server_goes_on_with_the_first_datagram() -> None:
 
 
 def test_loss_and_disorder_end_no_flow() -> None:
-    with RsockPair(
-        conditions=Conditions(delay=0.03, loss=0.05, reorder=0.05, duplicate=0.01), carriers=Carriers.UDP
-    ) as pair:
+    with RsockPair(conditions=Conditions(delay=0.03, loss=0.05, reorder=0.05, duplicate=0.01), kinds=Kinds.UDP) as pair:
         pair.echo = True
         pair.up()
         load(pair, 30.0)
@@ -91,7 +89,7 @@ def test_loss_and_disorder_end_no_flow() -> None:
 def test_a_udp_flow_may_not_be_called_like_a_tcp_flow() -> None:
     """The bits of ports 12288 to 16383 hide the kind, and a client may have one port twice, once for each."""
     ports = (PortRange(12_288, 12_288),)
-    with RsockPair(client={"ports": ports, "flows": 1}, carriers=Carriers.ALL) as pair:
+    with RsockPair(client={"ports": ports, "flows": 1}, kinds=Kinds.ALL) as pair:
         pair.start()
         pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 5.0)
         first, second = pair.flows(pair.client)

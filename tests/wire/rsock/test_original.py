@@ -16,7 +16,7 @@ from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationOpened, Event, FlowClosed, PortReleased, PortWanted
 from rsock_nf.core.messages import CloseConversation
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
-from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet, PortRange, Run, TransportAddress
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.parameters import RsockParameters
 from rsock_nf.wire.rsock import server as rsock_server
@@ -127,7 +127,7 @@ def with_options(syn: bytes) -> bytes:
 
 @pytest.fixture
 def server() -> Alone:
-    parameters = ServerParameters(keepalive=4.0, targets=(Endpoint(ip_address("127.0.0.1"), 9),))
+    parameters = ServerParameters(keepalive=4.0, targets=(TransportAddress(ip_address("127.0.0.1"), 9),))
     wire = RsockServerWire(RsockParameters(KEY), bytes(32))
     return Alone(endpoint.server(parameters, wire, random.Random(1).randbytes, mtu=1500, max_burst_bytes=64_000))
 
