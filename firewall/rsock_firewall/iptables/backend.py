@@ -67,7 +67,7 @@ class Iptables:
         return merged(found)
 
     def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
-        """None: our rules come first in the raw table."""
+        """None is looked for."""
         return []
 
     def render(self, policy: Policy) -> str:

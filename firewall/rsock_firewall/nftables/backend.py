@@ -134,7 +134,7 @@ class Nftables:
         return tuple(found.sets.get("local_ports", ())) if found else ()
 
     def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
-        """None: no rule of another table can accept for ours."""
+        """None: what another table accepts, ours still drops."""
         return []
 
     def render(self, policy: Policy) -> str:

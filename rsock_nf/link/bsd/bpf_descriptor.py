@@ -196,11 +196,13 @@ class BpfDescriptor:
             self._locked = True
 
     def is_attached(self) -> bool:
-        """False once the interface is gone: every kernel then refuses BIOCGDLT.
+        """False once the interface is gone: every kernel then refuses BIOCGDLT.  False once closed, too.
 
         Something has to ask.  kqueue does not report such a descriptor (seen on FreeBSD 15.1), and on NetBSD a read is
         as idle as before.
         """
+        if self._fd < 0:
+            return False
         try:
             self._structure("BIOCGDLT", bytes(4))
         except OSError:

@@ -571,6 +571,7 @@ def test_an_interface_that_goes_wakes_nobody_and_is_found_by_whoever_asks(host: 
     assert link.counters().send_errors == 1
     link.close()
     link.close()
+    link.tick(1.0)
     assert link.fileno() == -1
     assert link.counters().send_errors == 1
     with pytest.raises(LinkError, match="no such interface"):
