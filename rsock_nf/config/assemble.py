@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsock_nf.config import COMMAND_LINE, Configuration, original, source, values
+from rsock_nf.config import original, source, values
+from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate

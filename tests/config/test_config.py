@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf import config
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
@@ -35,7 +36,7 @@ SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret"
 CLIENT: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "listen": "127.0.0.1:30000", "secret": SECRET}
 KEYS = sorted({key for model in (*ROLES.values(), *OBJECTS.values()) for key in model.model_fields})
 
-Load = Callable[..., config.Configuration]
+Load = Callable[..., Configuration]
 
 
 def write(path: Path, content: object) -> Path:
