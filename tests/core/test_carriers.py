@@ -276,6 +276,7 @@ def test_the_kind_that_was_blocked_takes_over_at_once_when_the_other_one_fails()
         assert exchange(pair, 100, 2.0, b"b") == (100, 100)
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_throttled_is_taken_out_of_use() -> None:
     """With as many flows of each kind the median of all would call nobody sick."""
     with Pair(7, kinds=Kinds.ALL) as pair:
