@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rsock_nf.errors import InstanceError, TunnelError
 
 if TYPE_CHECKING:
-    from rsock_nf.config import Configuration
+    from rsock_nf.config.configuration import Configuration
     from rsock_nf.ops.instances.instance import Instance
 
 PROGRAM = "rsock-nf"

@@ -17,8 +17,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from rsock_nf import config
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import RsockError, TunnelError
 from rsock_nf.ops import handover
@@ -215,7 +214,7 @@ class _Daemon:
         try:
             self._log.apply(self._log_settings)
             path = self._settings.path
-            if path != config.COMMAND_LINE:
+            if path != COMMAND_LINE:
                 # In another process: the import of pydantic would hold up traffic.
                 self._log_settings = await asyncio.to_thread(handover.read_log_again, path)
                 self._log.apply(self._log_settings)

@@ -10,12 +10,12 @@ from rsock_nf.settings import Settings
 
 def fake_tcp_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports that must be kept from its kernel, over both wires: none where only UDP is carried."""
-    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.carriers.tcp for span in tunnel.ports))
+    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.kinds.tcp for span in tunnel.ports))
 
 
 def carrier_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports on which UDP is carried, over both wires: ordinary sockets of its kernel."""
-    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.carriers.udp for span in tunnel.ports))
+    return tuple(sorted(span for tunnel in settings.tunnels if tunnel.kinds.udp for span in tunnel.ports))
 
 
 def policy_for(
@@ -35,7 +35,7 @@ def policy_for(
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
         return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings))
-    if not tunnel.carriers.tcp:
+    if not tunnel.kinds.tcp:
         held_ports = ()
     elif settings.backend == "manual":
         # The operator's rules cannot follow the flows: they cover every port at once.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 from rsock_nf.wire.parameters import WireParameters
 
 
@@ -45,7 +45,7 @@ class Settings:
     """None = the device of the route (client: to the server; server: the default route's)."""
     addresses: tuple[IPAddress, ...] = ()
     """Server: the local addresses it answers on; client: the source addresses.  Empty = found on the device."""
-    listen: tuple[Endpoint | Path, ...] = ()
+    listen: tuple[TransportAddress | Path, ...] = ()
     """Client: where the application sends: a UDP endpoint, or the absolute path of a Unix datagram socket."""
     client_ports: tuple[PortRange, ...] = ()
     """Client: where its source ports come from; empty = chosen by the kernel."""

@@ -96,6 +96,10 @@ class Manual:
         check_name(name)
         return ()
 
+    def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
+        """None: where the rules are is the operator's choice."""
+        return []
+
     def render(self, policy: Policy) -> str:
         """In the system's own language."""
         return self._language.render(policy)

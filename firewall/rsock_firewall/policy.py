@@ -167,6 +167,10 @@ class Firewall(Protocol):
     def left_behind(self, name: str) -> tuple[PortRange, ...]:
         """The local ports that the rules of a killed instance still cover: its peers may send to them for a while."""
 
+    def obstacles(self, policy: Policy) -> list[str]:
+        """What somebody else has set up that may keep the rules of ``policy`` from working: lines for an operator.  It
+        is looked for where rules of others can come before ours (pf).  Changes nothing."""
+
     def render(self, policy: Policy) -> str:
         """The exact rules as text that the system's own tool loads."""
 

@@ -9,29 +9,12 @@ describe the keys.  Defaults are not here, but in the dataclasses that the file 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none of them
-    from rsock_nf.settings import Log, Settings
-
-
-COMMAND_LINE = Path("the command line")
-"""Stands for the configuration file of an instance that was started by flags."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """A file that was read, understood and found consistent."""
-
-    settings: Settings
-    warnings: tuple[str, ...]
-    """One line each: what works, but should be known (a secret that others can read, a cipher that seals nothing)."""
-    notes: tuple[str, ...] = ()
-    """One line each: how a configuration of the original was understood."""
-    foreground: bool = False
-    """A configuration of the original asks to stay in the foreground (``daemon`` is 0)."""
+    from rsock_nf.config.configuration import Configuration
+    from rsock_nf.settings import Log
 
 
 def load(path: Path, role: str | None = None) -> Configuration:

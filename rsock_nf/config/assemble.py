@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsock_nf.config import COMMAND_LINE, Configuration, original, source, values
+from rsock_nf.config import original, source, values
+from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 from rsock_nf.errors import ConfigError, UnresolvedError
 from rsock_nf.link import system
 from rsock_nf.settings import Log, SecondWire, Settings
@@ -240,7 +241,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Seco
         return getattr(second, field) if field in given else inherited
 
     tunnel = ServerParameters(
-        carriers=chosen("type", native.carriers),
+        kinds=chosen("type", native.kinds),
         ports=second.ports,
         spread=chosen("spread", native.spread),
         duration=chosen("duration", native.duration),
@@ -264,7 +265,7 @@ def _common(keys: CommonKeys) -> dict[str, Any]:
     """The parameters of either role."""
     rsock = keys.wire is WireName.RSOCK
     return {
-        "carriers": keys.type,
+        "kinds": keys.type,
         "ports": keys.ports,
         "cipher": keys.cipher,
         "spread": keys.spread,
@@ -273,9 +274,9 @@ def _common(keys: CommonKeys) -> dict[str, Any]:
     }
 
 
-def _target(path: Path, field: str, target: HostPort) -> Endpoint:
+def _target(path: Path, field: str, target: HostPort) -> TransportAddress:
     address, zone = _resolve(path, field, target.host)[0]
-    return Endpoint(address, target.port, zone)
+    return TransportAddress(address, target.port, zone)
 
 
 def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]:
@@ -306,7 +307,7 @@ def _server_addresses(path: Path, keys: ClientKeys, host: str) -> list[tuple[IPA
     return usable
 
 
-def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, Endpoint | Path, int]]:
+def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, TransportAddress | Path, int]]:
     """Field, where the application sends to, target: for each local end, whichever way they are written."""
     if not keys.tunnels:
         if not keys.listen:
@@ -323,7 +324,7 @@ def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, Endpoint | Path
     return [(f"tunnels[{index}].listen", one.listen, one.target) for index, one in enumerate(keys.tunnels)]
 
 
-def _listen(path: Path, field: str, listen: Endpoint | Path) -> Endpoint | Path:
+def _listen(path: Path, field: str, listen: TransportAddress | Path) -> TransportAddress | Path:
     """A socket's path is absolute from here on."""
     if not isinstance(listen, Path):
         return listen

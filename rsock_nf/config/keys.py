@@ -33,7 +33,7 @@ from rsock_nf.config.kinds import (
     Secret,
     Wanted,
 )
-from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
+from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
 from rsock_nf.settings import Log, Settings
 from rsock_nf.wire.parameters import DEFAULT_HASH, DEFAULT_WIRE, RSOCK_KEEPALIVE, RsockParameters, WireName
 
@@ -41,8 +41,7 @@ NOT_GIVEN = " If not given: "
 """In a description: what follows is used when the key is not given."""
 
 _ROLE = "Which end this file is for."
-# Otherwise pydantic looks through every installed package for plugins of its own: 20 ms, and foreign code in a program
-# that root runs.
+# Otherwise pydantic asks every installed package for plugins: some milliseconds, and foreign code in root's program.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
@@ -88,8 +87,8 @@ class CommonKeys(Keys):
         default=_default(ServerParameters, "ports"),
         description="The server's ports, the same on both sides; one flow leads to each.",
     )
-    type: Carriers = Field(
-        default=_default(ServerParameters, "carriers"),
+    type: Kinds = Field(
+        default=_default(ServerParameters, "kinds"),
         description="What the flows are: fake TCP; ordinary UDP sockets on the same ports, which need no rules and no "
         "root; or both at once, and what one kind cannot carry goes over the other.",
     )
@@ -144,7 +143,7 @@ class RsockKeys(Keys):
         description="The ports of this wire; none of the server's other ones."
     )
     hash: Hash = Field(default=DEFAULT_HASH, description="The key of the original's frames. It is no authentication.")
-    type: OrAbsent[Carriers] = Field(default=None, description="What its flows are. If not given: the server's.")
+    type: OrAbsent[Kinds] = Field(default=None, description="What its flows are. If not given: the server's.")
     target: OrAbsent[HostPort] = Field(
         default=None, description="Where its datagrams go. If not given: the server's first target."
     )

@@ -102,7 +102,7 @@ Host: TypeAlias = Annotated[str, BeforeValidator(values.parse_host), Form("addre
 Address: TypeAlias = Annotated[types.IPAddress, BeforeValidator(values.parse_address), Form("address")]
 HostPort: TypeAlias = Annotated[values.HostPort, BeforeValidator(values.parse_host_port), _TEXT, Form("host:port")]
 Listen: TypeAlias = Annotated[
-    types.Endpoint | Path, BeforeValidator(values.parse_listen), _TEXT, Form("address:port or unix:/path")
+    types.TransportAddress | Path, BeforeValidator(values.parse_listen), _TEXT, Form("address:port or unix:/path")
 ]
 Ports: TypeAlias = Annotated[
     tuple[types.PortRange, ...], BeforeValidator(values.parse_ports), _PORTS, Form("port, range, or a list")

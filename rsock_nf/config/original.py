@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from rsock_nf.config import values
 from rsock_nf.config.values import shown
-from rsock_nf.core.parameters import Carriers, ServerParameters
+from rsock_nf.core.parameters import Kinds, ServerParameters
 from rsock_nf.wire.parameters import DEFAULT_HASH, RSOCK_KEEPALIVE
 
 T = TypeVar("T", str, int, bool)
@@ -198,12 +198,12 @@ class _Conversion:
         if kind is None:
             self._understand("param.type", 'flows are "tcp"', given=False)
             return
-        if kind not in {carriers.value for carriers in Carriers}:
+        if kind not in {kind.value for kind in Kinds}:
             self._remark("param.type", f'{shown(kind)} is taken as "tcp", as the original does')
-            kind = Carriers.TCP.value
+            kind = Kinds.TCP.value
         else:
             self._understand("param.type", f'flows are "{kind}"')
-        if kind != Carriers.TCP.value:
+        if kind != Kinds.TCP.value:
             self._remark("param.type", "UDP works, but not with a server of the original's 2.x releases: it aborts")
         self._keys["type"] = kind
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from itertools import combinations
 
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
-from rsock_nf.core.types import Endpoint, IPAddress
+from rsock_nf.core.types import IPAddress, TransportAddress
 from rsock_nf.errors import ConfigError
 from rsock_nf.settings import Settings
 
@@ -36,7 +36,7 @@ def _client(settings: Settings, tunnel: ClientParameters) -> Iterator[tuple[str,
     for address in tunnel.server:
         if address.is_unspecified or _is_many(address):
             yield "server", f"{address} is not the address of a host"
-        if address.is_loopback and tunnel.carriers.tcp:
+        if address.is_loopback and tunnel.kinds.tcp:
             yield (
                 "server",
                 f"{address} is this host itself: client and server need two hosts, or two network namespaces",
@@ -45,7 +45,7 @@ def _client(settings: Settings, tunnel: ClientParameters) -> Iterator[tuple[str,
             yield "server", f'{address} needs its device: write {address}%eth0, or give "device"'
     if settings.addresses and not {a.version for a in settings.addresses} & {a.version for a in tunnel.server}:
         yield "addresses", f"none is IPv{tunnel.server[0].version}, as the server's {tunnel.server[0]} is"
-    ends = [end for end in settings.listen if isinstance(end, Endpoint)]
+    ends = [end for end in settings.listen if isinstance(end, TransportAddress)]
     for end in ends:
         if _is_many(end.address):
             yield "listen", f"{end} is not the address of a host"
@@ -63,15 +63,15 @@ def _server(settings: Settings, tunnel: ServerParameters) -> Iterator[tuple[str,
                 yield field, f"{target} is not the address of a host: no answer would come from it"
             yield from _without_zone(field, target)
             own = [
-                *(tunnel.ports if tunnel.carriers.udp else ()),
-                *(second.ports if second and second.carriers.udp else ()),
+                *(tunnel.ports if tunnel.kinds.udp else ()),
+                *(second.ports if second and second.kinds.udp else ()),
             ]
             here = target.address.is_loopback or target.address.is_unspecified or target.address in settings.addresses
             if here and any(target.port in span for span in own):
                 yield field, f"{target} is one of this server's own ports: datagrams would go round in circles"
 
 
-def _without_zone(field: str, end: Endpoint) -> Iterator[tuple[str, str]]:
+def _without_zone(field: str, end: TransportAddress) -> Iterator[tuple[str, str]]:
     if end.address.version == 6 and end.address.is_link_local and not end.scope:
         yield field, f"{end} needs its device: write [{end.address}%eth0]:{end.port}"
 
@@ -80,7 +80,7 @@ def _is_many(address: IPAddress) -> bool:
     return address.is_multicast or address == _BROADCAST
 
 
-def _exclude(one: Endpoint, other: Endpoint) -> bool:
+def _exclude(one: TransportAddress, other: TransportAddress) -> bool:
     """Whether bind(2) refuses the second: a wildcard takes a port of every address, that of IPv6 also IPv4's."""
     if one.port != other.port:
         return False

@@ -15,7 +15,7 @@ from ipaddress import AddressValueError, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 
 SECRET_BYTES = 32
 MAX_RANGES = 256
@@ -146,16 +146,16 @@ def parse_host_port(value: object) -> HostPort:
     return HostPort(parse_host(host), _port(int(match[3])))
 
 
-def parse_endpoint(value: object) -> Endpoint:
+def parse_endpoint(value: object) -> TransportAddress:
     """As ``parse_host_port``, but the host must be a literal address."""
     host, port = parse_host_port(value)
     address, zone = split_zone(host)
     if address is None:
         raise ValueError(f"{shown(value)}: a literal IP address is wanted, not a host name")
-    return Endpoint(address, port, zone)
+    return TransportAddress(address, port, zone)
 
 
-def parse_listen(value: object) -> Endpoint | Path:
+def parse_listen(value: object) -> TransportAddress | Path:
     """As ``parse_endpoint``, or ``"unix:/path"``: the path of a Unix-domain datagram socket, as written."""
     if not (isinstance(value, str) and value.startswith("unix:")):
         return parse_endpoint(value)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from rsock_nf.core.types import Endpoint, IPAddress, PortRange
+from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 
 
-class Carriers(enum.Enum):
+class Kinds(enum.Enum):
     """The kinds of flow.  The ports are the same for both kinds."""
 
     TCP = "tcp"
@@ -26,12 +26,12 @@ class Carriers(enum.Enum):
     @property
     def tcp(self) -> bool:
         """Whether there are fake-TCP flows."""
-        return self is not Carriers.UDP
+        return self is not Kinds.UDP
 
     @property
     def udp(self) -> bool:
         """Whether there are UDP flows."""
-        return self is not Carriers.TCP
+        return self is not Kinds.TCP
 
 
 class Cipher(enum.Enum):
@@ -64,7 +64,7 @@ class OnProbe(enum.Enum):
 class Common:
     """What client and server both need."""
 
-    carriers: Carriers = Carriers.TCP
+    kinds: Kinds = Kinds.TCP
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports: merged, disjoint, ascending."""
     cipher: Cipher = Cipher.NONE
@@ -96,7 +96,7 @@ class ClientParameters(Common):
 class ServerParameters(Common):
     """What only a server needs."""
 
-    targets: tuple[Endpoint, ...] = ()
+    targets: tuple[TransportAddress, ...] = ()
     on_probe: OnProbe = OnProbe.SILENT
     max_sessions: int = 256
     max_conversations: int = 4096

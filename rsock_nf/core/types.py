@@ -113,7 +113,7 @@ class PortRange:
         return self.first <= port <= self.last
 
 
-class Endpoint(NamedTuple):
+class TransportAddress(NamedTuple):
     """An IP address and a port; ``scope`` is the device of a link-local IPv6 address, else empty."""
 
     address: IPAddress

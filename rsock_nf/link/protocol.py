@@ -89,6 +89,8 @@ class Link(Protocol):
     """Largest IP packet, bytes."""
     max_burst_bytes: int
     """Largest IP packet length of a burst; 0 = this link takes single segments only."""
+    warnings: tuple[str, ...]
+    """What this kernel lacks, though the link works without it: lines for the log."""
 
     def fileno(self) -> int:
         """Readable when packets wait."""

@@ -5,6 +5,7 @@ It reads, and opens sockets for a moment; it changes nothing.  It cannot promise
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
 from rsock_nf.ops.instances.instance import instances
 from rsock_nf.ops.instances.overview import overview, runs
+from rsock_nf.ops.rules import policy_now
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 
@@ -33,7 +35,7 @@ def examine(settings: Settings | None) -> list[Finding]:
         text = "neither privileges, packet sockets nor rules are needed, but for ports below 1024"
         findings = [Finding(Verdict.OK, "type udp", text)]
     else:
-        findings = [*system().examine_host(), _privileges(), *_firewall(settings.backend if settings else "auto")]
+        findings = [*system().examine_host(), _privileges(), *_firewall(settings)]
     device = _device(settings)
     if not isinstance(device, Finding):
         findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
@@ -56,9 +58,9 @@ def _privileges() -> Finding:
     return Finding(Verdict.OK, "privileges", privileges.needed())
 
 
-def _firewall(backend: str) -> Iterator[Finding]:
+def _firewall(settings: Settings | None) -> Iterator[Finding]:
     try:
-        chosen = select(backend)
+        chosen = select(settings.backend if settings else "auto")
     except FirewallError as error:
         yield Finding(Verdict.FAIL, "firewall", str(error))
         return
@@ -66,13 +68,17 @@ def _firewall(backend: str) -> Iterator[Finding]:
     if chosen.name == "nftables" and importlib.util.find_spec("iptc") is None:
         text = f"no iptables backend (optional: {sys.executable} -m pip install python-iptables)"
         yield Finding(Verdict.OK, "firewall", text)
+    if settings:
+        with contextlib.suppress(FirewallError, LinkError, RsockError):  # the device's own finding says it
+            for obstacle in chosen.obstacles(policy_now(settings, settings.client_ports)):
+                yield Finding(Verdict.WARN, "firewall", obstacle)
 
 
 def _device(settings: Settings | None) -> str | Finding:
     """The device that the instance would take, or why there is none."""
     client = settings.tunnel if settings and isinstance(settings.tunnel, ClientParameters) else None
     try:
-        if client and client.carriers.tcp and (own := own_address(client.server)) is not None:
+        if client and client.kinds.tcp and (own := own_address(client.server)) is not None:
             return Finding(Verdict.FAIL, "server", f"{own} {OWN_ADDRESS}")
         if settings and settings.device:
             return settings.device

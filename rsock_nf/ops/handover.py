@@ -16,13 +16,13 @@ import subprocess
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.errors import InstanceError
 from rsock_nf.ops.program import program
 from rsock_nf.settings import Log
 
 _MODULES = (
-    "rsock_nf.config",
+    "rsock_nf.config.configuration",
     "rsock_nf.core.parameters",
     "rsock_nf.core.types",
     "rsock_nf.settings",

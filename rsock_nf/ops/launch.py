@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
 from rsock_nf.ops import handover
 from rsock_nf.ops.control_socket.ask import ask

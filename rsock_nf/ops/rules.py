@@ -20,22 +20,28 @@ def rules_for(settings: Settings) -> str:
     The source ports of a client are those that its running instance holds; while it does not run, there are none.
     Needs no privilege.  Raises ``TunnelError`` when the device or the backend cannot be told.
     """
-    tunnel = settings.tunnel
     if not fake_tcp_ports(settings):
         return '# "type": "udp": no rules are needed, the flows are ordinary UDP sockets\n'
     try:
-        if isinstance(tunnel, ClientParameters):
-            device = settings.device or device_to(tunnel.server)
-            policy = policy_for(settings, device=device, local_addresses=(), held_ports=_held_ports(settings))
-        else:
-            found = settings.device or default_device()
-            if found is None:
-                raise TunnelError('no default route tells which device to use: set "device" in the configuration')
-            addresses = settings.addresses or tuple(device_addresses(found))
-            policy = policy_for(settings, device=found, local_addresses=addresses)
-        return _rendered(settings.backend, policy)
+        return _rendered(settings.backend, policy_now(settings, _held_ports(settings)))
     except (FirewallError, LinkError) as error:
         raise TunnelError(str(error)) from None
+
+
+def policy_now(settings: Settings, held_ports: tuple[PortRange, ...]) -> Policy:
+    """What the rules say if the instance is brought up now; ``held_ports`` are a client's.
+
+    Raises ``FirewallError``, ``LinkError``, or ``TunnelError`` when the device cannot be told.
+    """
+    tunnel = settings.tunnel
+    if isinstance(tunnel, ClientParameters):
+        device = settings.device or device_to(tunnel.server)
+        return policy_for(settings, device=device, local_addresses=(), held_ports=held_ports)
+    found = settings.device or default_device()
+    if found is None:
+        raise TunnelError('no default route tells which device to use: set "device" in the configuration')
+    addresses = settings.addresses or tuple(device_addresses(found))
+    return policy_for(settings, device=found, local_addresses=addresses)
 
 
 def _rendered(backend: str, policy: Policy) -> str:

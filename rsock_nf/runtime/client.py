@@ -23,7 +23,7 @@ from rsock_nf.core.events import (
 )
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import Endpoint, FlowKey, IPAddress
+from rsock_nf.core.types import FlowKey, IPAddress, TransportAddress
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
@@ -87,12 +87,12 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
     ends = LocalEnds.open(settings.listen, log, stack)
     ports = SourcePorts(settings.client_ports, urandom)
     stack.callback(ports.close)
-    if parameters.carriers.tcp and (own := own_address(parameters.server)) is not None:
+    if parameters.kinds.tcp and (own := own_address(parameters.server)) is not None:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
     cover = Cover(settings, ports, settings.device or device_to(parameters.server))
     _refuse_foreign(settings, cover.device)
     rules, link = None, None
-    if parameters.carriers.tcp:
+    if parameters.kinds.tcp:
         firewall = select(settings.backend)
         ports.inherit(firewall.left_behind(settings.name), Driver.now())
         rules = Rules.install(firewall, cover.policy, stack, log=log, troubles=troubles)
@@ -236,7 +236,7 @@ class ClientSide:
         settings = self._settings
         try:
             carrier = ClientCarrier(
-                Endpoint(remote, port, self.device.name if remote.is_link_local else ""),
+                TransportAddress(remote, port, self.device.name if remote.is_link_local else ""),
                 source=next((own for own in settings.addresses if own.version == remote.version), None),
                 ports=settings.client_ports,
                 device=settings.device,

@@ -25,7 +25,7 @@ from collections.abc import Callable, Hashable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from rsock_nf.core.types import Buffer, Carried, Endpoint, FlowKey, IPAddress, Outgoing, PortRange
+from rsock_nf.core.types import Buffer, Carried, FlowKey, IPAddress, Outgoing, PortRange, TransportAddress
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
@@ -40,7 +40,7 @@ _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 -
 class _Carrier(UdpSocket):
     """What both ends share: socket options, and sending a burst."""
 
-    def __init__(self, endpoint: Endpoint, device: str | None) -> None:
+    def __init__(self, endpoint: TransportAddress, device: str | None) -> None:
         self._device = device
         super().__init__(endpoint)
 
@@ -135,7 +135,7 @@ class ClientCarrier(_Carrier):
 
     def __init__(
         self,
-        remote: Endpoint,
+        remote: TransportAddress,
         *,
         source: IPAddress | None = None,
         ports: Sequence[PortRange] = (),
@@ -155,19 +155,19 @@ class ClientCarrier(_Carrier):
         self._refusals = 0
         """How many ECONNREFUSED ``refused`` has reported."""
 
-    def _attach(self, endpoint: Endpoint) -> None:
+    def _attach(self, endpoint: TransportAddress) -> None:
         if self._ports or self._source is not None:
             self._bind(endpoint)
         self._socket.connect(to_socket_address(endpoint))
 
-    def _bind(self, remote: Endpoint) -> None:
+    def _bind(self, remote: TransportAddress) -> None:
         """Bind the source address, and the first free port of ``ports`` from a random one on.  Raises ``OSError``."""
         host = self._source or ip_address(_ANY[self._family])
         start = int.from_bytes(self._rng(4), "big") % len(self._ports) if self._ports else 0
         taken: OSError | None = None
         for port in self._ports[start:] + self._ports[:start] or [0]:
             try:
-                self._socket.bind(to_socket_address(Endpoint(host, port, remote.scope)))
+                self._socket.bind(to_socket_address(TransportAddress(host, port, remote.scope)))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -219,7 +219,7 @@ class ServerCarrier(_Carrier):
 
     _purpose = "serve UDP on"
 
-    def __init__(self, endpoint: Endpoint, *, device: str | None = None) -> None:
+    def __init__(self, endpoint: TransportAddress, *, device: str | None = None) -> None:
         super().__init__(endpoint, device)
         self.endpoint = endpoint
         self._buffers = shared_buffers(
@@ -231,7 +231,7 @@ class ServerCarrier(_Carrier):
         self._scopes: dict[Hashable, int] = {}
         """Link-local senders → the device that they are on."""
 
-    def _attach(self, endpoint: Endpoint) -> None:
+    def _attach(self, endpoint: TransportAddress) -> None:
         self._wildcard = endpoint.address.is_unspecified
         if self._wildcard:
             self._udp.ask_destination(self._socket)
@@ -304,7 +304,9 @@ def route_mtu(remotes: Sequence[IPAddress], device: str | None) -> int:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
             if device is not None:
                 system().udp.bind_device(asked, device)
-            asked.connect(to_socket_address(Endpoint(remote, _DISCARD, (device or "") if remote.is_link_local else "")))
+            asked.connect(
+                to_socket_address(TransportAddress(remote, _DISCARD, (device or "") if remote.is_link_local else ""))
+            )
             return _plausible(system().udp.route_mtu(asked), family)
     return 0
 
@@ -329,7 +331,7 @@ def serve_ports(
         for span in ranges:
             for port in range(span.first, span.last + 1):
                 for host in hosts:
-                    carrier = ServerCarrier(Endpoint(host, port), device=device)
+                    carrier = ServerCarrier(TransportAddress(host, port), device=device)
                     stack.callback(carrier.close)
                     opened.append(carrier)
         stack.pop_all()

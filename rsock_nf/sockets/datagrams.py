@@ -25,7 +25,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from rsock_nf.core.types import Buffer, Endpoint, Run
+from rsock_nf.core.types import Buffer, Run, TransportAddress
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
@@ -86,7 +86,7 @@ class Destination(NamedTuple):
 class UdpSocket:
     """A non-blocking UDP socket with large buffers that sends runs."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: TransportAddress) -> None:
         self.counters = DatagramCounters()
         self._family = socket.AF_INET if endpoint.address.version == 4 else socket.AF_INET6
         self._burst_bytes = _BURST_BYTES[self._family]
@@ -110,7 +110,7 @@ class UdpSocket:
     _purpose = ""
     """What the socket is opened for, for an error message."""
 
-    def _attach(self, endpoint: Endpoint) -> None:
+    def _attach(self, endpoint: TransportAddress) -> None:
         """Bind or connect.  Raises ``OSError``."""
         raise NotImplementedError
 
@@ -126,7 +126,7 @@ class UdpSocket:
         self._socket.close()
 
     @property
-    def local(self) -> Endpoint:
+    def local(self) -> TransportAddress:
         """Where this socket is bound."""
         return to_endpoint(self._socket.getsockname())
 
@@ -229,14 +229,14 @@ class Listener(UdpSocket):
 
     _purpose = "listen on"
 
-    def __init__(self, endpoint: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
+    def __init__(self, endpoint: TransportAddress, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(endpoint)
         self._buffers = buffers or shared_buffers(
             NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
         )
         self._destinations: dict[Hashable, Destination] = {}
 
-    def _attach(self, endpoint: Endpoint) -> None:
+    def _attach(self, endpoint: TransportAddress) -> None:
         self._wildcard = endpoint.address.is_unspecified
         if self._wildcard:
             if self._family == socket.AF_INET6:
@@ -320,13 +320,13 @@ class TargetSocket(UdpSocket):
 
     _purpose = "open a socket toward"
 
-    def __init__(self, target: Endpoint, *, buffers: ReceiveBuffers | None = None) -> None:
+    def __init__(self, target: TransportAddress, *, buffers: ReceiveBuffers | None = None) -> None:
         super().__init__(target)
         self.target = target
         self._buffers = buffers or shared_buffers()
         self._to_target = Destination(None, [])
 
-    def _attach(self, endpoint: Endpoint) -> None:
+    def _attach(self, endpoint: TransportAddress) -> None:
         self._socket.connect(to_socket_address(endpoint))
 
     def receive(self, peer: Hashable) -> list[Run]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-from rsock_nf.core.types import Endpoint
+from rsock_nf.core.types import TransportAddress
 from rsock_nf.link import system
 
 
-def why_not(action: str, endpoint: Endpoint, error: OSError) -> str:
+def why_not(action: str, endpoint: TransportAddress, error: OSError) -> str:
     """One line that says what failed, where, and what to do about it."""
     what = f"cannot {action} {endpoint}"
     remedies = system().remedies

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsock_firewall import FirewallError
+from rsock_firewall import FirewallError, Policy
 from rsock_nf import __version__, cli, commands
 from rsock_nf.config.values import format_secret, parse_secret
 from rsock_nf.errors import TunnelError
@@ -396,6 +396,17 @@ def test_the_doctor_of_who_has_no_privileges_says_what_goes_without(
     cli.main(["doctor"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "privileges:" in line]
     assert line.endswith('; "type": "udp" runs without, and without packet socket and rules')
+
+
+def test_the_doctor_tells_what_comes_before_the_rules(
+    server_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def obstacles(policy: Policy) -> list[str]:
+        return [f"a rule comes before those on {policy.device} for {policy.local_addresses[0]}"]
+
+    monkeypatch.setattr(doctor, "select", lambda _: SimpleNamespace(name="pf", obstacles=obstacles))
+    cli.main(["doctor", "--config", str(server_file)])
+    assert "firewall: a rule comes before those on lo for 192.0.2.1" in capsys.readouterr().out
 
 
 def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(

@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf import config
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
-from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, OnProbe, ServerParameters, Spread
-from rsock_nf.core.types import Endpoint, PortRange
+from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
+from rsock_nf.core.types import PortRange, TransportAddress
 from rsock_nf.errors import ConfigError
 from rsock_nf.policy import policy_for
 from rsock_nf.settings import Log
@@ -35,7 +36,7 @@ SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret"
 CLIENT: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "listen": "127.0.0.1:30000", "secret": SECRET}
 KEYS = sorted({key for model in (*ROLES.values(), *OBJECTS.values()) for key in model.model_fields})
 
-Load = Callable[..., config.Configuration]
+Load = Callable[..., Configuration]
 
 
 def write(path: Path, content: object) -> Path:
@@ -59,7 +60,7 @@ def test_the_smallest_server_takes_every_default_from_the_dataclasses(tmp_path: 
     assert settings.name == "edge"
     assert settings.path == path
     assert settings.wire == NativeParameters(KEY)
-    assert settings.tunnel == ServerParameters(targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),))
+    assert settings.tunnel == ServerParameters(targets=(TransportAddress(IPv4Address("127.0.0.1"), 9999),))
     assert (settings.device, settings.addresses, settings.backend, settings.log) == (None, (), "auto", Log())
 
 
@@ -67,7 +68,7 @@ def test_the_smallest_client_takes_every_default_from_the_dataclasses(tmp_path: 
     settings = config.load(write(tmp_path / "c.json", CLIENT)).settings
     assert settings.wire == NativeParameters(KEY)
     assert settings.tunnel == ClientParameters(server=(IPv4Address("203.0.113.5"),))
-    assert settings.listen == (Endpoint(IPv4Address("127.0.0.1"), 30000),)
+    assert settings.listen == (TransportAddress(IPv4Address("127.0.0.1"), 30000),)
     assert settings.client_ports == ()
 
 
@@ -102,7 +103,10 @@ def test_every_server_key(tmp_path: Path) -> None:
         spread=Spread.CONVERSATION,
         duration=30.0,
         keepalive=2.5,
-        targets=(Endpoint(IPv4Address("127.0.0.1"), 9999), Endpoint(IPv6Address("fe80::2"), 53, "eth1")),
+        targets=(
+            TransportAddress(IPv4Address("127.0.0.1"), 9999),
+            TransportAddress(IPv6Address("fe80::2"), 53, "eth1"),
+        ),
         on_probe=OnProbe.CLOSED,
         max_sessions=3,
         max_conversations=40,
@@ -355,7 +359,7 @@ def test_the_file_name_stands_for_the_missing_name_and_is_checked(tmp_path: Path
 
 def test_the_original_wire_has_defaults_of_its_own(tmp_path: Path) -> None:
     server = config.load(write(tmp_path / "s.json", RSOCK_SERVER)).settings
-    target = Endpoint(IPv4Address("127.0.0.1"), 9999)
+    target = TransportAddress(IPv4Address("127.0.0.1"), 9999)
     assert server.wire == RsockParameters(b"hello135", 2)
     assert server.tunnel == ServerParameters(keepalive=4.0, targets=(target,))
     changed = RSOCK_CLIENT | {"hash": "", "rsock_version": 1, "keepalive": 7, "type": "all"}
@@ -363,7 +367,7 @@ def test_the_original_wire_has_defaults_of_its_own(tmp_path: Path) -> None:
     assert client.wire == RsockParameters(b"", 1)
     assert client.tunnel == ClientParameters(
         keepalive=7.0,
-        carriers=Carriers.ALL,
+        kinds=Kinds.ALL,
         server=(IPv4Address("203.0.113.5"),),
     )
 
@@ -394,7 +398,7 @@ def test_a_second_wire_inherits_what_is_not_given(tmp_path: Path) -> None:
     assert least.second.wire == RsockParameters()
     assert least.second.tunnel == ServerParameters(
         ports=(PortRange(443, 443),),
-        carriers=Carriers.ALL,
+        kinds=Kinds.ALL,
         duration=77.0,
         keepalive=4.0,
         max_sessions=5,
@@ -405,8 +409,8 @@ def test_a_second_wire_inherits_what_is_not_given(tmp_path: Path) -> None:
     assert second is not None
     assert second.wire == RsockParameters(b"k")
     tunnel = second.tunnel
-    assert (tunnel.carriers, tunnel.duration, tunnel.max_conversations) == (Carriers.TCP, 30.0, 9)
-    assert tunnel.targets == (Endpoint(IPv4Address("127.0.0.1"), 53),)
+    assert (tunnel.kinds, tunnel.duration, tunnel.max_conversations) == (Kinds.TCP, 30.0, 9)
+    assert tunnel.targets == (TransportAddress(IPv4Address("127.0.0.1"), 53),)
 
 
 def test_the_policy_covers_both_wires_and_nothing_that_is_udp(tmp_path: Path) -> None:
@@ -430,7 +434,10 @@ def test_tunnels_say_which_listen_leads_to_which_target(tmp_path: Path) -> None:
     assert isinstance(settings.tunnel, ClientParameters)
     assert settings.tunnel.targets == (0, 3, 0)
     first, second, third = settings.listen
-    assert (first, second) == (Endpoint(IPv4Address("127.0.0.1"), 30000), Endpoint(IPv6Address("::1"), 30001))
+    assert (first, second) == (
+        TransportAddress(IPv4Address("127.0.0.1"), 30000),
+        TransportAddress(IPv6Address("::1"), 30001),
+    )
     assert third == tmp_path / "app.sock", "a relative path starts at the file's directory"
 
 

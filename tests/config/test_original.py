@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rsock_nf import config
 from rsock_nf.config.original import UnusableError, convert
-from rsock_nf.core.parameters import Carriers, ClientParameters, ServerParameters
-from rsock_nf.core.types import Endpoint, PortRange
+from rsock_nf.core.parameters import ClientParameters, Kinds, ServerParameters
+from rsock_nf.core.types import PortRange, TransportAddress
 from rsock_nf.errors import ConfigError
 from rsock_nf.settings import Log
 from rsock_nf.wire.parameters import RsockParameters
@@ -57,7 +57,7 @@ def test_a_file_and_its_conversion_mean_the_same(name: str, tmp_path: Path) -> N
 def test_the_smallest_files_take_the_defaults_of_the_original(tmp_path: Path) -> None:
     server = config.load(write(tmp_path / "s.json", {"param": SERVER}))
     assert server.settings.tunnel == ServerParameters(
-        duration=30.0, keepalive=4.0, targets=(Endpoint(IPv4Address("127.0.0.1"), 9999),)
+        duration=30.0, keepalive=4.0, targets=(TransportAddress(IPv4Address("127.0.0.1"), 9999),)
     )
     assert server.settings.wire == RsockParameters()
     assert (server.settings.name, server.foreground) == ("s", False)
@@ -213,7 +213,7 @@ def test_flags() -> None:
     flags = {"name": "client-30000", "daemon": 0, "param": CLIENT | {"type": "all", "ports": "443", "cap_timeout": "5"}}
     loaded = config.from_flags("client", flags)
     tunnel = loaded.settings.tunnel
-    assert (tunnel.carriers, tunnel.ports, tunnel.duration) == (Carriers.ALL, (PortRange(443, 443),), 30.0)
+    assert (tunnel.kinds, tunnel.ports, tunnel.duration) == (Kinds.ALL, (PortRange(443, 443),), 30.0)
     assert loaded.foreground
     assert loaded.notes == (
         "--type: UDP works, but not with a server of the original's 2.x releases: it aborts",

@@ -23,7 +23,7 @@ from typing import Any, Self
 from rsock_nf.core.ends import endpoint
 from rsock_nf.core.ends.accepting import Accepting
 from rsock_nf.core.ends.dialling import Dialling
-from rsock_nf.core.ends.endpoint import Endpoint as End
+from rsock_nf.core.ends.endpoint import Endpoint
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
@@ -36,8 +36,8 @@ from rsock_nf.core.events import (
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
 from rsock_nf.core.outbox import Deliver, Transmit
-from rsock_nf.core.parameters import Carriers, Cipher, ClientParameters, ServerParameters
-from rsock_nf.core.types import Carried, Endpoint, FlowKey, Packet, Run
+from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, ServerParameters
+from rsock_nf.core.types import Carried, FlowKey, Packet, Run, TransportAddress
 from rsock_nf.wire.native.client import NativeClientWire
 from rsock_nf.wire.native.server import NativeServerWire
 from rsock_nf.wire.parameters import NativeParameters
@@ -47,7 +47,7 @@ from tests.core.wire import Conditions, Crossing, Nat, Toward, Wire
 SECRET = b"0123456789abcdef0123456789abcdef"
 CLIENT_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("10.0.0.1"), 6: IPv6Address("fd00::1")}
 SERVER_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.2.2"), 6: IPv6Address("fd02::2")}
-TARGETS = (Endpoint(ip_address("192.0.2.2"), 9), Endpoint(ip_address("192.0.2.2"), 19))
+TARGETS = (TransportAddress(ip_address("192.0.2.2"), 9), TransportAddress(ip_address("192.0.2.2"), 19))
 START = 1000.0
 
 
@@ -68,7 +68,7 @@ class Pair:
         burst: int = 64_000,
         resets_allowed: bool = False,
         late_syns: bool = False,
-        carriers: Carriers = Carriers.TCP,
+        kinds: Kinds = Kinds.TCP,
         **wire: Any,
     ) -> None:
         self.rng = random.Random(seed)
@@ -86,14 +86,12 @@ class Pair:
         self._client_parameters = ClientParameters(
             **{
                 "cipher": cipher,
-                "carriers": carriers,
+                "kinds": kinds,
                 "server": (SERVER_ADDRESS[family],),
                 **client,
             }
         )
-        self._server_parameters = ServerParameters(
-            **{"cipher": cipher, "carriers": carriers, "targets": TARGETS, **server}
-        )
+        self._server_parameters = ServerParameters(**{"cipher": cipher, "kinds": kinds, "targets": TARGETS, **server})
         self.port_delay = 0.0
         """Seconds until the client's driver holds a port."""
         self._wanted: list[tuple[float, PortWanted | CarrierWanted]] = []
@@ -116,12 +114,12 @@ class Pair:
         """Targets send everything back."""
         self._said: Counter[bytes] = Counter()
 
-    def _make_client(self) -> End[Dialling]:
+    def _make_client(self) -> Endpoint[Dialling]:
         parameters = self._client_parameters
         self.client_wire = wire = NativeClientWire(NativeParameters(self._client_secret))
         return endpoint.client(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
 
-    def _make_server(self) -> End[Accepting]:
+    def _make_server(self) -> Endpoint[Accepting]:
         parameters = self._server_parameters
         self.server_wire = wire = NativeServerWire(NativeParameters(self._server_secret), self.rng.randbytes(32))
         return endpoint.server(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
@@ -235,13 +233,13 @@ class Pair:
         self._hand_over(direction, batch)
 
     def _hand_over(self, toward: Toward | None, batch: list[Packet | Carried]) -> None:
-        node: End[Any] = self.server if toward is Toward.SERVER else self.client
+        node: Endpoint[Any] = self.server if toward is Toward.SERVER else self.client
         if batch:
             node.receive_packets(self.now, [item for item in batch if isinstance(item, Packet)])
             node.receive_carried(self.now, [item for item in batch if isinstance(item, Carried)])
             self.flush()
 
-    def _ends(self) -> tuple[tuple[Toward, End[Any]], ...]:
+    def _ends(self) -> tuple[tuple[Toward, Endpoint[Any]], ...]:
         return (Toward.CLIENT, self.client), (Toward.SERVER, self.server)
 
     def _timeouts(self) -> tuple[float | None, ...]:
@@ -260,7 +258,7 @@ class Pair:
         elif isinstance(event, ConversationClosed):
             del self.sockets[event.peer]
 
-    def _deliver(self, node: End[Any], run: Run) -> None:
+    def _deliver(self, node: Endpoint[Any], run: Run) -> None:
         datagrams = [bytes(datagram) for datagram in run.datagrams]
         assert all(len(datagram) == run.size for datagram in datagrams[:-1]), "a run of unequal sizes"
         assert len(datagrams[-1]) <= run.size, "a run whose last datagram is longer"
@@ -276,7 +274,7 @@ class Pair:
 
     # -- looking
 
-    def flows(self, node: End[Any], state: State = State.ESTABLISHED) -> list[Established]:
+    def flows(self, node: Endpoint[Any], state: State = State.ESTABLISHED) -> list[Established]:
         """The flows of one end that the pump has, in ``state``."""
         return [flow for flow in node.flows.established() if flow.state is state]
 

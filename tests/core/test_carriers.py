@@ -1,4 +1,4 @@
-"""Flows over UDP carriers: alone, beside fake TCP, and where the path lets only one of the two kinds pass."""
+"""Flows over UDP kinds: alone, beside fake TCP, and where the path lets only one of the two kinds pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rsock_nf.core.events import FlowClosed, SessionDown, SessionUp
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
-from rsock_nf.core.parameters import Carriers, Cipher
+from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.types import Carried, FlowKey
 from rsock_nf.wire.native.half_open import BURST
 from tests.core.conntrack import parse_tcp
@@ -19,13 +19,13 @@ from tests.core.outputs import outputs
 from tests.core.pair import CLIENT_ADDRESS, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, endpoints, is_udp, make_udp
 
-KINDS = [Carriers.UDP, Carriers.ALL]
+KINDS = [Kinds.UDP, Kinds.ALL]
 PUBLIC = b"\xcb\x00\x71\x07"
 STRANGER = (b"\xc6\x33\x64\x63", 5555)
 SERVER_PORT = (SERVER_ADDRESS[4].packed, 10001)
 
 
-def kinds(pair: Pair) -> Counter[bool]:
+def kinds_up(pair: Pair) -> Counter[bool]:
     """The client's established flows: UDP? → how many."""
     return Counter(flow.key.udp for flow in pair.flows(pair.client))
 
@@ -49,12 +49,12 @@ def exchange(pair: Pair, count: int, seconds: float, tag: bytes) -> tuple[int, i
 @pytest.mark.parametrize("merge", Merge)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
-@pytest.mark.parametrize("carriers", KINDS)
-def test_what_goes_in_comes_out(carriers: Carriers, cipher: Cipher, family: int, merge: Merge) -> None:
+@pytest.mark.parametrize("kinds", KINDS)
+def test_what_goes_in_comes_out(kinds: Kinds, cipher: Cipher, family: int, merge: Merge) -> None:
     conditions = Conditions(merge=merge)
-    with Pair(carriers=carriers, cipher=cipher, family=family, conditions=conditions) as pair:
+    with Pair(kinds=kinds, cipher=cipher, family=family, conditions=conditions) as pair:
         pair.up()
-        assert kinds(pair) == {Carriers.UDP: {True: 10}, Carriers.ALL: {True: 10, False: 10}}[carriers]
+        assert kinds_up(pair) == {Kinds.UDP: {True: 10}, Kinds.ALL: {True: 10, False: 10}}[kinds]
         pair.echo = True
         sent: list[bytes] = []
         for at, size in enumerate([1200, 1, 0, 1400, 100, 3000, 1472] * 3):
@@ -76,7 +76,7 @@ def test_udp_carriers_send_no_tcp_and_never_answer_more_than_they_got() -> None:
         seen.append((toward, packet))
         return False
 
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.wire.drop.append(note)
         pair.up()
         assert all(is_udp(packet) for _, packet in seen)
@@ -103,10 +103,10 @@ def test_udp_carriers_send_no_tcp_and_never_answer_more_than_they_got() -> None:
 
 @pytest.mark.parametrize("seed", [0, 2, 3, 4])  # with seed 1 a SYN comes so late that the judge starts over
 @pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.CHACHA20_POLY1305])
-@pytest.mark.parametrize("carriers", KINDS)
-def test_loss_duplication_and_reordering(carriers: Carriers, cipher: Cipher, seed: int) -> None:
+@pytest.mark.parametrize("kinds", KINDS)
+def test_loss_duplication_and_reordering(kinds: Kinds, cipher: Cipher, seed: int) -> None:
     conditions = Conditions(loss=0.1, duplicate=0.2, reorder=0.3, merge=Merge.SIZED)
-    with Pair(seed, carriers=carriers, cipher=cipher, conditions=conditions) as pair:
+    with Pair(seed, kinds=kinds, cipher=cipher, conditions=conditions) as pair:
         pair.start()
         pair.run_until(lambda: pair.client.role.session is not None, 15.0)
         pair.run(5.0)
@@ -120,9 +120,9 @@ def test_loss_duplication_and_reordering(carriers: Carriers, cipher: Cipher, see
             assert max(arrived.values()) == 1, "a replayed frame is delivered once"
 
 
-@pytest.mark.parametrize("carriers", KINDS)
-def test_a_nat_that_forgets(carriers: Carriers) -> None:
-    with Pair(carriers=carriers, nat=Nat(PUBLIC)) as pair:
+@pytest.mark.parametrize("kinds", KINDS)
+def test_a_nat_that_forgets(kinds: Kinds) -> None:
+    with Pair(kinds=kinds, nat=Nat(PUBLIC)) as pair:
         pair.up()
         assert exchange(pair, 100, 2.0, b"a") == (100, 100)
         sockets = dict(pair.sockets)
@@ -135,9 +135,9 @@ def test_a_nat_that_forgets(carriers: Carriers) -> None:
         pair.run(60.0)
 
 
-@pytest.mark.parametrize("carriers", KINDS)
-def test_a_server_restarts(carriers: Carriers) -> None:
-    with Pair(carriers=carriers) as pair:
+@pytest.mark.parametrize("kinds", KINDS)
+def test_a_server_restarts(kinds: Kinds) -> None:
+    with Pair(kinds=kinds) as pair:
         pair.up()
         assert exchange(pair, 20, 1.0, b"a") == (20, 20)
         pair.restart_server()
@@ -148,7 +148,7 @@ def test_a_server_restarts(carriers: Carriers) -> None:
 
 def test_a_long_outage_costs_no_session() -> None:
     """Unlike over TCP, unanswered joins say nothing of the server: only its own word ends the session."""
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.up()
         assert exchange(pair, 20, 1.0, b"a") == (20, 20)
         sockets = dict(pair.sockets)
@@ -160,12 +160,12 @@ def test_a_long_outage_costs_no_session() -> None:
         assert pair.sockets == sockets
         assert pair.count(SessionDown, Toward.CLIENT) == 0
         pair.run(40.0)
-        assert kinds(pair)[True] == 10
+        assert kinds_up(pair)[True] == 10
 
 
-@pytest.mark.parametrize("carriers", KINDS)
-def test_idle_and_awake(carriers: Carriers) -> None:
-    with Pair(carriers=carriers, client={"idle_timeout": 5.0, "duration": 10.0}, server={"duration": 10.0}) as pair:
+@pytest.mark.parametrize("kinds", KINDS)
+def test_idle_and_awake(kinds: Kinds) -> None:
+    with Pair(kinds=kinds, client={"idle_timeout": 5.0, "duration": 10.0}, server={"duration": 10.0}) as pair:
         pair.up()
         assert exchange(pair, 10, 1.0, b"a") == (10, 10)
         pair.run(30.0)
@@ -183,7 +183,7 @@ def test_idle_and_awake(carriers: Carriers) -> None:
 @pytest.mark.parametrize("toward", Toward)
 def test_a_close_frame_takes_the_place_of_fin(toward: Toward, lost: int) -> None:
     """The closer repeats it, anew each time; the other end answers each; nobody answers an answer."""
-    with Pair(carriers=Carriers.UDP, client={"flows": 2}) as pair:
+    with Pair(kinds=Kinds.UDP, client={"flows": 2}) as pair:
         pair.up()
         pair.run(3.0)
         left = [lost]
@@ -206,7 +206,7 @@ def test_a_close_frame_takes_the_place_of_fin(toward: Toward, lost: int) -> None
 
 
 def test_both_ends_close_at_once() -> None:
-    with Pair(carriers=Carriers.ALL, conditions=Conditions(duplicate=1.0)) as pair:
+    with Pair(kinds=Kinds.ALL, conditions=Conditions(duplicate=1.0)) as pair:
         pair.up()
         pair.client.role.stop(pair.now)
         pair.server.role.stop(pair.now)
@@ -231,54 +231,55 @@ def test_one_kind_is_blocked_from_the_start(*, udp: bool) -> None:
             tried.append(pair.now)
         return blocked
 
-    with Pair(carriers=Carriers.ALL, client={"idle_timeout": 0.0}) as pair:
+    with Pair(kinds=Kinds.ALL, client={"idle_timeout": 0.0}) as pair:
         pair.wire.drop.append(lose)
         pair.start()
         assert pair.run_until(lambda: bool(pair.client.role.group.usable), 10.0) < 0.6
         assert exchange(pair, 100, 2.0, b"a") == (100, 100)
         pair.run(600.0)
-        assert kinds(pair) == {udp: 10}
+        assert kinds_up(pair) == {udp: 10}
         assert pair.client.role.reason == ""
         assert pair.count(SessionUp, Toward.SERVER) <= 2
         late = [when for when in tried if when > pair.now - 300.0]
         assert 10 <= len(late) <= 10 * 4 * 3, "each slot once to three times in five minutes, four packets a time"
         assert pair.count(FlowClosed) == 0
         pair.wire.drop.clear()
-        assert pair.run_until(lambda: kinds(pair) == {True: 10, False: 10}, 400.0)
+        assert pair.run_until(lambda: kinds_up(pair) == {True: 10, False: 10}, 400.0)
 
 
 @pytest.mark.parametrize("udp", [False, True])
 def test_one_kind_is_blocked_later_and_passes_again(*, udp: bool) -> None:
-    with Pair(carriers=Carriers.ALL) as pair:
+    with Pair(kinds=Kinds.ALL) as pair:
         pair.up()
         assert exchange(pair, 100, 2.0, b"a") == (100, 100)
         pair.wire.drop.append(only(udp))
         arrived, _ = exchange(pair, 500, 5.0, b"b")
         assert arrived > 350, "half is lost until the first probes are overdue, a second at most"
         assert exchange(pair, 200, 2.0, b"c") == (200, 200)
-        assert kinds(pair)[not udp] == 0
+        assert kinds_up(pair)[not udp] == 0
         pair.wire.drop.clear()
         pair.run(330.0)
-        assert kinds(pair) == {True: 10, False: 10}
+        assert kinds_up(pair) == {True: 10, False: 10}
         assert pair.count(SessionUp, Toward.CLIENT) == 1
 
 
 def test_the_kind_that_was_blocked_takes_over_at_once_when_the_other_one_fails() -> None:
     """Its slots have waited for minutes, because there were flows; they need not now."""
-    with Pair(carriers=Carriers.ALL, client={"idle_timeout": 0.0}) as pair:
+    with Pair(kinds=Kinds.ALL, client={"idle_timeout": 0.0}) as pair:
         pair.wire.drop.append(only(udp=False))
         pair.start()
         pair.run(600.0)
-        assert kinds(pair) == {False: 10}
+        assert kinds_up(pair) == {False: 10}
         pair.wire.drop[:] = [only(udp=True)]
         exchange(pair, 100, 14.0, b"a")
-        assert kinds(pair)[True] == 10
+        assert kinds_up(pair)[True] == 10
         assert exchange(pair, 100, 2.0, b"b") == (100, 100)
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_throttled_is_taken_out_of_use() -> None:
     """With as many flows of each kind the median of all would call nobody sick."""
-    with Pair(7, carriers=Carriers.ALL) as pair:
+    with Pair(7, kinds=Kinds.ALL) as pair:
         pair.up()
         throttle = pair.rng.random
         pair.wire.drop.append(lambda _, packet: is_udp(packet) and throttle() < 0.4)
@@ -292,7 +293,7 @@ def test_a_kind_that_is_throttled_is_taken_out_of_use() -> None:
 def test_the_server_has_no_udp_port() -> None:
     """ICMP port unreachable ends a dial, and is never believed about a flow that stands."""
     refused: list[FlowKey] = []
-    with Pair(carriers=Carriers.ALL, client={"idle_timeout": 0.0}) as pair:
+    with Pair(kinds=Kinds.ALL, client={"idle_timeout": 0.0}) as pair:
 
         def refuse(toward: Toward, packet: bytes) -> bool:
             if is_udp(packet) and toward is Toward.SERVER:
@@ -308,17 +309,17 @@ def test_the_server_has_no_udp_port() -> None:
                 pair.client.role.carrier_refused(pair.now, key)
             refused.clear()
             pair.flush()
-        assert kinds(pair) == {False: 10}
+        assert kinds_up(pair) == {False: 10}
         assert pair.client.role.reason == ""
         assert not any(slot.flow for slot in pair.client.role.slots if slot.udp)
         assert min(slot.failures for slot in pair.client.role.slots if slot.udp) >= 6
 
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.up()
         pair.run(5.0)
         for flow in pair.flows(pair.client):
             pair.client.role.carrier_refused(pair.now, flow.key)
-        assert kinds(pair) == {True: 10}
+        assert kinds_up(pair) == {True: 10}
         assert not any(flow.health.waiting for flow in pair.flows(pair.client))
         pair.run(0.001)
         assert all(flow.health.waiting for flow in pair.flows(pair.client)), "it is asked"
@@ -326,7 +327,7 @@ def test_the_server_has_no_udp_port() -> None:
 
 def test_a_server_that_restarts_is_missed_at_once_though_there_is_no_traffic() -> None:
     """While it is down its kernel says so, and the flows are asked before their keepalive."""
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.up()
         assert exchange(pair, 5, 0.5, b"a") == (5, 5)
         pair.run(3.0)
@@ -337,7 +338,7 @@ def test_a_server_that_restarts_is_missed_at_once_though_there_is_no_traffic() -
 
 
 def test_nobody_serves_udp() -> None:
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.wire.drop.append(lambda _toward, _packet: True)
         pair.start()
         pair.run(8.0)
@@ -351,7 +352,7 @@ def test_nobody_serves_udp() -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_path_that_takes_less_than_the_link(family: int) -> None:
     headers = 28 if family == 4 else 48
-    with Pair(carriers=Carriers.UDP, family=family, conditions=Conditions(mtu=1300), client={"flows": 3}) as pair:
+    with Pair(kinds=Kinds.UDP, family=family, conditions=Conditions(mtu=1300), client={"flows": 3}) as pair:
         pair.up()
         assert all(flow.path.size == 1500 - headers for flow in pair.flows(pair.client))
         pair.run(15.0)
@@ -364,7 +365,7 @@ def test_a_path_that_takes_less_than_the_link(family: int) -> None:
 
 
 def test_the_links_mtu_bounds_both_kinds() -> None:
-    with Pair(carriers=Carriers.ALL, client={"flows": 2}) as pair:
+    with Pair(kinds=Kinds.ALL, client={"flows": 2}) as pair:
         pair.up()
         pair.client.receive_mtu(pair.now, 1280, 64_000)
         sizes = {flow.key.udp: flow.path.size for flow in pair.flows(pair.client)}
@@ -396,7 +397,7 @@ def first_datagram(pair: Pair) -> bytes:
 def test_garbage_gets_silence_and_costs_nobody_its_allowance() -> None:
     """Its source may be anybody's address: that of a client which wants to say hello."""
     client = CLIENT_ADDRESS[4].packed
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         for at in range(int(BURST) * 20):
             pair.server.receive_carried(pair.now, [carried((client, 1000 + at), bytes(200))])
         pair.flush()
@@ -406,7 +407,7 @@ def test_garbage_gets_silence_and_costs_nobody_its_allowance() -> None:
 
 
 def test_a_recorded_hello_makes_one_entry_whoever_says_it() -> None:
-    with Pair(carriers=Carriers.UDP, client={"flows": 1}) as pair:
+    with Pair(kinds=Kinds.UDP, client={"flows": 1}) as pair:
         hello = first_datagram(pair)
         for port in range(500):
             pair.server.receive_carried(pair.now, [carried((STRANGER[0], 1000 + port), hello)])
@@ -420,8 +421,8 @@ def test_a_recorded_hello_makes_one_entry_whoever_says_it() -> None:
 
 def test_copies_of_a_hello_in_the_names_of_others_do_not_drive_its_client_out() -> None:
     """Whoever sees a hello can repeat it with any source; the confirmation of who said it first still counts."""
-    for carriers in KINDS:
-        with Pair(carriers=carriers, client={"flows": 1}) as pair:
+    for kinds in KINDS:
+        with Pair(kinds=kinds, client={"flows": 1}) as pair:
 
             def repeat(toward: Toward, packet: bytes) -> bool:
                 payload = endpoints(packet)[2] if is_udp(packet) else parse_tcp(packet).payload
@@ -436,7 +437,7 @@ def test_copies_of_a_hello_in_the_names_of_others_do_not_drive_its_client_out() 
 
 
 def test_a_confirmation_counts_only_where_its_hello_was_answered() -> None:
-    with Pair(carriers=Carriers.UDP, client={"flows": 1}) as pair:
+    with Pair(kinds=Kinds.UDP, client={"flows": 1}) as pair:
         stolen: list[bytes] = []
 
         def steal(toward: Toward, packet: bytes) -> bool:
@@ -456,7 +457,7 @@ def test_a_confirmation_counts_only_where_its_hello_was_answered() -> None:
 
 def test_a_new_client_behind_the_same_address() -> None:
     """A NAT has given the flow's port to somebody else: whoever proves itself there takes it over."""
-    with Pair(carriers=Carriers.UDP, client={"flows": 1}) as pair:
+    with Pair(kinds=Kinds.UDP, client={"flows": 1}) as pair:
         pair.up()
         pair.replace_client()
         pair._port = 40_000
@@ -466,7 +467,7 @@ def test_a_new_client_behind_the_same_address() -> None:
 
 
 def test_frames_of_one_flow_mean_nothing_on_another() -> None:
-    with Pair(carriers=Carriers.UDP, client={"flows": 2}, cipher=Cipher.AES_256_GCM) as pair:
+    with Pair(kinds=Kinds.UDP, client={"flows": 2}, cipher=Cipher.AES_256_GCM) as pair:
         pair.up()
         seen: list[bytes] = []
 
@@ -513,7 +514,7 @@ def test_no_payload_does_any_harm(toward: Toward, known: bool, payload: bytes, s
 
 
 def _standing() -> Pair:
-    pair = Pair(carriers=Carriers.UDP, client={"flows": 1}, cipher=Cipher.AES_256_GCM)
+    pair = Pair(kinds=Kinds.UDP, client={"flows": 1}, cipher=Cipher.AES_256_GCM)
     pair.up()
     pair.run(1.0)
     return pair
@@ -524,9 +525,9 @@ STANDING = _standing()
 
 def test_flows_of_both_kinds_with_the_same_ports_are_two() -> None:
     """A kernel may well give a UDP socket the number of a TCP port."""
-    with Pair(carriers=Carriers.ALL, client={"flows": 1}) as pair:
+    with Pair(kinds=Kinds.ALL, client={"flows": 1}) as pair:
         pair.start()
-        pair.run_until(lambda: kinds(pair) == {True: 1, False: 1}, 2.0)
+        pair.run_until(lambda: kinds_up(pair) == {True: 1, False: 1}, 2.0)
         (tcp,) = [flow for flow in pair.flows(pair.client) if not flow.key.udp]
         twin = tcp.key._replace(udp=True)
         pair.client.receive_carried(pair.now, [Carried(twin, memoryview(b"x" * 50), 0)])

@@ -43,6 +43,7 @@ def load(pair: Pair, seconds: float, *, size: int = 600, back: bool = True) -> N
 # -- health
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", Toward)
 def test_a_flow_that_loses_half_is_avoided_and_replaced(bad: Toward) -> None:
     """In either direction: only the sending end can tell, and only the client can dial."""
@@ -116,6 +117,7 @@ def test_an_unused_tunnel_is_quiet() -> None:
 # -- path MTU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cipher", [Cipher.NONE, Cipher.AES_256_GCM])
 @pytest.mark.parametrize("mtu", [1480, 1400, 1300, 1280])
 @pytest.mark.parametrize("toward", Toward)

@@ -7,7 +7,7 @@ import pytest
 
 from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, SessionUp
 from rsock_nf.core.flows.states import Input
-from rsock_nf.core.parameters import Carriers, Cipher, OnProbe
+from rsock_nf.core.parameters import Cipher, Kinds, OnProbe
 from rsock_nf.core.types import PortRange
 from tests.core.conntrack import ACK, RST, parse_tcp
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
@@ -218,6 +218,22 @@ def test_reconnect() -> None:
         assert pair.client.role.reason == ""
 
 
+@pytest.mark.parametrize("delay", [0.001, 0.15, 0.5])
+def test_datagrams_right_after_a_reconnect_wait_for_the_new_flows(delay: float) -> None:
+    """Three round trips; a datagram waits five seconds."""
+    with Pair(conditions=Conditions(delay=delay), late_syns=True) as pair:
+        pair.up()
+        pair.run(1.0)
+        pair.client.role.reconnect(pair.now)
+        pair.flush()
+        pair.say("app", *numbered(30, 500))
+        pair.run(8 * delay + 0.1)
+        for datagram in pair.heard(pair.server_peer()):
+            pair.reply(pair.server_peer(), datagram)
+        pair.run(2 * delay + 0.1)
+        assert sorted(datagram for _, datagram in pair.at_app) == sorted(numbered(30, 500))
+
+
 def test_the_server_closes_every_flow() -> None:
     with Pair() as pair:
         pair.up()
@@ -262,11 +278,11 @@ def test_a_silent_port_does_not_hide_an_open_one() -> None:
 
 
 def test_wrong_secret_over_both_kinds() -> None:
-    with Pair(client={"secret": b"x" * 32}, carriers=Carriers.ALL) as pair:
+    with Pair(client={"secret": b"x" * 32}, kinds=Kinds.ALL) as pair:
         pair.start()
         pair.run(3.0)
         assert UNANSWERED_HELLOS.fullmatch(pair.client.role.reason), pair.client.role.reason
-    with Pair(client={"secret": b"x" * 32}, carriers=Carriers.UDP) as pair:
+    with Pair(client={"secret": b"x" * 32}, kinds=Kinds.UDP) as pair:
         pair.start()
         pair.run(0.3)
         assert pair.client.role.reason == "dialling 192.0.2.2, no answer yet"
@@ -279,7 +295,7 @@ def test_wrong_secret_over_both_kinds() -> None:
 
 def test_a_refused_udp_port_is_told_rather_than_silent_ones() -> None:
     """A host sends few ICMP errors: of ten ports without a server perhaps one is refused."""
-    with Pair(carriers=Carriers.UDP) as pair:
+    with Pair(kinds=Kinds.UDP) as pair:
         pair.wire.drop.append(lambda *_: True)
         pair.start()
         pair.run(0.1)
@@ -294,7 +310,7 @@ def test_a_refused_udp_port_is_told_rather_than_silent_ones() -> None:
 
 def test_what_one_address_refused_says_nothing_of_another() -> None:
     first, second = SERVER_ADDRESS[4] + 7, SERVER_ADDRESS[4]
-    with Pair(carriers=Carriers.UDP, client={"server": (first, second)}) as pair:
+    with Pair(kinds=Kinds.UDP, client={"server": (first, second)}) as pair:
         pair.wire.drop.append(lambda *_: True)
         pair.start()
         pair.run(0.1)

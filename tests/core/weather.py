@@ -14,7 +14,7 @@ from rsock_nf.core.flows.opening import Opening
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
 from rsock_nf.core.flows.timers import Timer
-from rsock_nf.core.parameters import Carriers, Spread
+from rsock_nf.core.parameters import Kinds, Spread
 from tests.core.pair import Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Predicate, Toward, is_udp
 
@@ -43,11 +43,11 @@ _BLOCKS: list[Predicate] = [
 ]
 
 
-def conditions(carriers: Carriers, rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+def conditions(kinds: Kinds, rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the client's parameters, options of the pair): four flows of each kind, and perhaps a NAT, behind a judge who
     drops nothing."""
     nat = Nat(b"\xcb\x00\x71\x07") if rng.random() < 0.7 else None
-    client = {"flows": 4, "spread": rng.choice(list(Spread)), "carriers": carriers}
+    client = {"flows": 4, "spread": rng.choice(list(Spread)), "kinds": kinds}
     return client, {"nat": nat, "strict": False, "resets_allowed": True, "late_syns": True}
 
 

@@ -11,9 +11,11 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from rsock_firewall import PortRange
 from rsock_firewall.command import Done
+from rsock_firewall.policy import IPAddress
 from tests.firewall.bsd_grammar import Packet, Rule, SyntaxRefused, parse_ipfw_rule, parse_pf, parse_pf_main
 
 NOISE = "No ALTQ support in kernel\nALTQ related functions disabled\n"
@@ -84,8 +86,9 @@ class PfHost(Host):
         if not self.pf.enabled:
             return False
         for line in self.pf.main:
-            if line.startswith("pass quick"):
-                return False
+            decided = _decides(line, packet)
+            if decided is not None:
+                return decided
             called = re.fullmatch(r'anchor "(.*)/\*"( quick)? all', line)
             for path in sorted(self.pf.anchors) if called else ():
                 if called and path.rpartition("/")[0] == called[1] and self._hits(path, packet, octets):
@@ -99,6 +102,10 @@ class PfHost(Host):
                 counted.octets += octets
                 return True
         return False
+
+    def flush_all(self) -> None:
+        """What an administrator's ``pfctl -F all`` does: no rules are left, ours neither; pf stays enabled."""
+        self.pf.main, self.pf.nat, self.pf.anchors, self.pf.skipped = [], [], {}, set()
 
     def switch_off(self) -> None:
         """What an administrator's ``pfctl -d`` does: every token becomes invalid."""
@@ -196,8 +203,9 @@ class PfHost(Host):
         warning = "pfctl: Use of -f option, could result in flushing of rules\n" if self.system == "macos" else ""
         try:
             if anchor:
-                if any(len(part) > 63 for part in anchor.split("/")):
-                    return Done(1, "", "pfctl: anchor name too long\n")
+                refused = self._too_long(anchor)
+                if refused:
+                    return Done(1, "", f"{warning}pfctl: {refused}: strlcpy\n")
                 self._keep(anchor, [Counted(rule) for rule in parse_pf(text)])
             else:
                 self.pf.main = [f'anchor "{called}" all' for called in parse_pf_main(text)]
@@ -208,6 +216,16 @@ class PfHost(Host):
             return Done(1, "", f"{warning}stdin:1: syntax error: {error}\n{loaded}")
         return Done(0, "", warning)
 
+    def _too_long(self, anchor: str) -> str:
+        """The function of pfctl.c that refuses the anchor because pf_anchor.name has 64 bytes; "" = it fits.
+
+        FreeBSD (seen on 15.1) and macOS copy the whole path there, OpenBSD the last component with its slash.
+        """
+        copied = anchor[anchor.rfind("/") :] if self.system == "openbsd" else anchor
+        if len(copied) < 64:
+            return ""
+        return "pfctl_add_rule" if self.system == "macos" else "pfctl_rules"
+
     def _keep(self, anchor: str, rules: list[Counted]) -> None:
         if not anchor:
             self.pf.main = []
@@ -215,6 +233,39 @@ class PfHost(Host):
             self.pf.anchors[anchor] = rules
         else:
             self.pf.anchors.pop(anchor, None)  # pf_remove_if_empty_ruleset()
+
+
+_FOREIGN = re.compile(
+    r"(?P<action>pass|block return|block drop)(?P<way> in| out)?(?P<quick> quick)?(?: on (?P<device>\S+))?"
+    r"(?: (?P<family>inet6?))?(?: proto (?P<protocol>\S+))?"
+    r" (?:all|from (?P<source>\S+) to (?P<target>\S+)(?: port (?:= (?P<port>\S+)|(?P<first>\d+):(?P<last>\d+)))?)(?: .*)?"
+)
+"""A rule of somebody else, as far as the tests write them."""
+
+
+def _decides(line: str, packet: Packet) -> bool | None:
+    """What the rule makes of the packet: True = nobody answers it, False = the kernel or pf does; None = the next rule
+    is asked."""
+    rule = _FOREIGN.fullmatch(line)
+    if rule is None or not rule["quick"]:
+        return None
+    ports = {name: number for number, name in SERVICES.items()}
+    port = ports.get(rule["port"] or "", rule["port"])
+    first, last = (port, port) if port else (rule["first"] or 0, rule["last"] or 65535)
+    matches = (
+        rule["way"] in (None, f" {packet.direction}")
+        and rule["device"] in (None, packet.device)
+        and rule["family"] in (None, {4: "inet", 6: "inet6"}[packet.source.version])
+        and rule["protocol"] in (None, "tcp")
+        and _is_within(packet.source, rule["source"])
+        and _is_within(packet.destination, rule["target"])
+        and int(first) <= packet.destination_port <= int(last)
+    )
+    return rule["action"] == "block drop" if matches else None
+
+
+def _is_within(address: IPAddress, text: str | None) -> bool:
+    return text in (None, "any") or address in ip_network(str(text))
 
 
 def _as_pfctl(rule: Rule) -> str:
@@ -299,7 +350,9 @@ class IpfwHost(Host):
             return Done(71, "", "ipfw: retrieving config failed: Protocol not available\n")
         match arguments:
             case ["-a", "-S", "list"]:
-                lines = [f"{r.number:05} {r.packets:>9} {r.octets:>12} set {r.set} {r.body}\n" for r in self.rules]
+                # FreeBSD 15.1 lists a port without the word that it was added with
+                shown = [(r, r.body.replace(" dst-port ", " ")) for r in self.rules]
+                lines = [f"{r.number:05} {r.packets:>9} {r.octets:>12} set {r.set} {body}\n" for r, body in shown]
                 return Done(0, "".join(lines), "")
             case ["-q", "add", number, "set", set_, *body]:
                 if self.user == "secured":

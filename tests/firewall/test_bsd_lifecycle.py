@@ -353,6 +353,78 @@ def test_a_main_ruleset_that_somebody_flushed_is_put_back(name: str) -> None:
     assert dataclasses.replace(after, enabled=False) == dataclasses.replace(before, enabled=False)  # type: ignore[type-var]
 
 
+def test_pf_that_we_enabled_is_switched_off_though_somebody_flushed_everything() -> None:
+    """``pfctl -F all`` takes our main ruleset, which says that pf was off, and leaves pf enabled."""
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()
+        put_back(host, held)
+        held.update(MORE)
+        host.flush_all()
+        put_back(host, held)
+        assert host.pf.main == ['anchor "rsock-nf/*" all', 'anchor "rsock-nf-enabled-pf" all']
+    assert host.pf == PfState()
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()  # and we end before we could put anything back
+    assert host.pf == PfState()
+
+
+def test_a_second_instance_remembers_that_the_first_enabled_pf() -> None:
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as first:
+        with backend(host).hold(dataclasses.replace(POLICY, name="other")) as second:
+            host.flush_all()
+            first.release()
+            put_back(host, second)
+        assert host.pf == PfState()
+
+
+def test_pf_that_somebody_else_enabled_stays_enabled() -> None:
+    host = pf_host("freebsd", enabled=True)
+    with backend(host).hold(POLICY) as held:
+        host.flush_all()
+        put_back(host, held)
+    assert host.pf == PfState(enabled=True)
+    host = pf_host("freebsd")
+    with backend(host).hold(POLICY) as held:
+        held.update(NONE)  # without rules we need no pf
+        host.flush_all()
+    assert host.pf == PfState(enabled=True)
+    host.pf.enabled = False
+    with backend(host).hold(POLICY):
+        host.pf.main = ['anchor "rsock-nf/*" all', "pass all"]  # an administrator's, for an enabled pf
+    assert host.pf == PfState(enabled=True, main=['anchor "rsock-nf/*" all', "pass all"])
+
+
+@pytest.mark.parametrize("system", DIALECTS)
+def test_the_longest_name_is_the_longest_that_pfctl_takes(system: str) -> None:
+    host = pf_host(system, enabled=True, main=admin_ruleset() if system != "macos" else PfHost(system).pf.main)
+    dialect = DIALECTS[system]
+    longest = dataclasses.replace(POLICY, name="n" * dialect.longest_name)
+    with backend(host).hold(longest):
+        assert host.drops(SYN)
+    with pytest.raises(FirewallError, match=r"pfctl -a .* -f -: pfctl_(add_rule|rules): strlcpy$"):
+        pfctl.Pfctl(dialect, host).load(f"{dialect.prefix}{longest.name}n", "")
+    host.commands.clear()
+    with (
+        pytest.raises(FirewallError, match=f"name: .* at most {dialect.longest_name} characters"),
+        backend(host).hold(dataclasses.replace(POLICY, name=f"{longest.name}n")),
+    ):
+        pass
+    assert host.commands == []
+
+
+def test_an_instance_of_ipfw_may_have_a_name_that_pf_cannot_have() -> None:
+    pf, ipfw = pf_host("freebsd"), IpfwHost()
+    long = dataclasses.replace(POLICY, name="n" * 64)
+    leave_behind(ipfw, long)
+    assert Pf(pfctl.FREEBSD, run=pf).left_behind(long.name) == ()
+    assert [one.clear(long.name) for one in left_on_this_host(platform="freebsd14", run=BothHost(pf, ipfw))] == [
+        False,
+        True,
+    ]
+
+
 def test_a_main_ruleset_that_somebody_loaded_is_named_and_left() -> None:
     host = pf_host("freebsd", enabled=True)
     with backend(host).hold(POLICY) as held:
@@ -450,6 +522,78 @@ def test_a_main_ruleset_that_is_not_ours_is_refused_and_left(made: PfHost, compl
         pass
     assert "\n" not in str(caught.value)
     assert state(made) == before
+
+
+TAKES = [
+    "pass quick all flags S/SA keep state",
+    "pass in quick on em0 all flags S/SA keep state",
+    "pass in quick inet proto tcp from any to any port = 10001 flags S/SA keep state",
+    "pass in quick proto tcp from any to 203.0.113.0/24 port 10000:10005 flags S/SA keep state",
+    "pass in quick proto tcp from 198.51.100.0/24 to any flags S/SA keep state",
+    "block return in quick proto tcp from any to any port 1:65535",
+]
+TAKES_NOT = [
+    "pass all flags S/SA keep state",
+    "pass quick on lo0 all flags S/SA keep state",
+    "pass out quick all flags S/SA keep state",
+    "pass in quick on em1 all flags S/SA keep state",
+    "pass in quick inet6 all flags S/SA keep state",
+    "pass in quick proto udp from any to any port = 10001 keep state",
+    "pass in quick proto tcp from any to any port = https flags S/SA keep state",
+    "pass in quick proto tcp from any to any port 20000:30000 flags S/SA keep state",
+    "pass in quick proto tcp from any to 192.0.2.0/24 port = 10001 flags S/SA keep state",
+    "block drop in quick proto tcp from any to any",
+]
+
+
+@pytest.mark.parametrize("line", TAKES + TAKES_NOT)
+@pytest.mark.parametrize("system", DIALECTS)
+def test_a_quick_rule_before_our_anchor_is_named_if_it_takes_our_packets(system: str, line: str) -> None:
+    """The rules are there, and the kernel answers all the same."""
+    call = DIALECTS[system].call
+    host = pf_host(system, enabled=True, main=[line, f"{call} all", "pass quick all"])
+    only = dataclasses.replace(POLICY, local_ports=(PortRange(10001, 10010),))
+    firewall = backend(host)
+    with firewall.hold(only):
+        assert host.drops(SYN) is (line in TAKES_NOT)
+        found = firewall.obstacles(only)
+    if line in TAKES_NOT:
+        assert found == []
+    else:
+        (text,) = found
+        assert text.startswith(
+            f"pf evaluates this rule before {call}, so that our packets are answered with RST: {line}; "
+        )
+    host.pf.main.reverse()  # behind it, a rule takes nothing of ours
+    host.pf.main.remove("pass quick all")
+    assert firewall.obstacles(only) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "takes"),
+    [
+        ("pass in quick proto tcp from any to any port = ssh flags S/SA keep state", False),
+        ("pass in quick proto tcp from any to any flags S/SA keep state", True),
+        ("pass in quick proto tcp from 198.51.100.77 port = https to any flags S/SA keep state", False),
+        ("pass in quick proto tcp from 198.51.100.77 port 10001:10005 to any flags S/SA keep state", True),
+        ("pass in quick proto tcp from 192.0.2.1 to any flags S/SA keep state", False),
+        ("pass in quick proto tcp from <friends> to (em0) port > 1023 flags S/SA keep state", False),
+        ("pass in quick on egress proto tcp from ! 192.0.2.1 to any flags S/SA keep state", True),
+        ("pass in quick on lo all flags S/SA keep state", False),
+        ("pass in quick proto tcp from any port = no-such-service to any", True),
+    ],
+)
+def test_a_client_knows_its_server_and_not_yet_its_own_ports(line: str, takes: bool) -> None:  # noqa: FBT001
+    client = Policy("life", "em0", (), (), (PEER,), (PortRange(10001, 10010),))
+    host = pf_host("freebsd", enabled=True, main=[line, 'anchor "rsock-nf/*" all'])
+    assert bool(backend(host).obstacles(client)) is takes
+
+
+def test_an_unknown_port_expression_counts_as_ours() -> None:
+    line = "pass in quick proto tcp from any to any port 1023 >< 65535 flags S/SA keep state"
+    host = pf_host("freebsd", enabled=True, main=[line, 'anchor "rsock-nf/*" all'])
+    assert len(backend(host).obstacles(POLICY)) == 1
+    assert Ipfw(run=IpfwHost()).obstacles(POLICY) == []
 
 
 def _user(made: PfHost | IpfwHost, user: str) -> PfHost | IpfwHost:

@@ -132,7 +132,7 @@ def test_ipfw_devices_that_would_be_patterns_are_refused(device: str) -> None:
 
 
 def test_names_that_no_anchor_can_have() -> None:
-    for dialect, longest in ((pfctl.FREEBSD, 63), (pfctl.OPENBSD, 63), (pfctl.MACOS, 54)):
+    for dialect, longest in ((pfctl.FREEBSD, 54), (pfctl.OPENBSD, 62), (pfctl.MACOS, 44)):
         for length in (longest, longest + 1):
             policy = dataclasses.replace(POLICIES["server-ipv4"], name="x" * length)
             if length == longest:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rsock_nf import config
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.ops import handover

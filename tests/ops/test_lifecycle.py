@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from rsock_nf import cli, config, daemon
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
 from rsock_nf.ops import launch, privileges

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from rsock_nf import cli, config, daemon
-from rsock_nf.config import Configuration
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.ops import handover, launch, privileges
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE

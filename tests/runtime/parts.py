@@ -53,6 +53,7 @@ def link(**verbs: Any) -> Link:
     quiet: dict[str, Any] = {
         "mtu": 1500,
         "max_burst_bytes": 0,
+        "warnings": (),
         "fileno": lambda: 100,
         "event_fileno": lambda: 101,
         "events": list,

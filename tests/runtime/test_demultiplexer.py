@@ -11,7 +11,7 @@ from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget
 from rsock_nf.core.outbox import Deliver
 from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet, PortRange, Run, TransportAddress
 from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer, local_port
 from rsock_nf.runtime.endpoints import outer_peer
 from rsock_nf.wire.native.server import NativeServerWire
@@ -24,7 +24,7 @@ from tests.core.tcp.test_icmp import message
 from tests.core.wire import make_tcp
 
 HERE, THERE = ip_address("192.0.2.2").packed, ip_address("198.51.100.7").packed
-TARGETS = tuple(Endpoint(ip_address("127.0.0.1"), port) for port in (9, 19, 29))
+TARGETS = tuple(TransportAddress(ip_address("127.0.0.1"), port) for port in (9, 19, 29))
 KEY = b"key"
 NATIVE, RSOCK = (PortRange(10_001, 10_010),), (PortRange(20_001, 20_003), PortRange(20_010, 20_010))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.core.parameters import Carriers, ServerParameters
+from rsock_nf.core.parameters import Kinds, ServerParameters
 from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.settings import Settings
@@ -27,13 +27,11 @@ class Fake:
         self.troubles: dict[str, int] = {}
         self.sessions: list[Any] = []
         self.counters: dict[str, int] = {}
-        self.carriers = Carriers.ALL
+        self.kinds = Kinds.ALL
 
     def view(self) -> View:
         return View(
-            Settings(
-                "edge", Path("/edge.json"), "", ServerParameters(carriers=self.carriers), NativeParameters(bytes(32))
-            ),
+            Settings("edge", Path("/edge.json"), "", ServerParameters(kinds=self.kinds), NativeParameters(bytes(32))),
             state=self.state,
             reason=self.reason,
             sessions=self.sessions,
@@ -114,15 +112,15 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    ("carriers", "who"),
+    ("kinds", "who"),
     [
-        (Carriers.TCP, "another secret, or a scan"),
-        (Carriers.ALL, "another secret, a scan, or over UDP a client whose address has changed"),
+        (Kinds.TCP, "another secret, or a scan"),
+        (Kinds.ALL, "another secret, a scan, or over UDP a client whose address has changed"),
     ],
 )
-def test_strangers_are_told_once_a_minute(carriers: Carriers, who: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_strangers_are_told_once_a_minute(kinds: Kinds, who: str, caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.instance.carriers = carriers
+    book.instance.kinds = kinds
     lines = []
     for second in range(1, 62):
         book.instance.counters = {STRANGERS: 2 * second}
@@ -174,7 +172,7 @@ def test_a_kind_that_is_away_for_a_moment_or_while_the_client_sleeps_is_not_told
 
 def test_with_one_kind_of_flow_the_other_is_not_missed(caplog: pytest.LogCaptureFixture) -> None:
     book = Book(caplog, logging.INFO)
-    book.instance.carriers = Carriers.TCP
+    book.instance.kinds = Kinds.TCP
     book.instance.be_client("tcp")
     assert [line for now in range(60) for line in book.at(now)] == []
 

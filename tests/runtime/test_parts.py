@@ -259,6 +259,32 @@ def test_a_device_that_is_down_is_still_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert host.owner.told == [LinkEvent.DOWN, LinkEvent.UP]
 
 
+def test_what_a_kernel_lacks_is_logged_whenever_the_link_is_opened(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Host(monkeypatch)
+    assert caplog.messages == []
+    monkeypatch.setattr(device, "open_link", lambda *_: parts.link(warnings=("v0: no lock",)))
+    host.news = [LinkEvent.GONE]
+    host.device.tick(0.0)
+    host.device.tick(1.0)
+    assert "v0: no lock" in caplog.messages
+    LinkedDevice("v0", parts.link(warnings=("at first",)), host.driver, host.device._rules, host.owner, log=parts.LOG)
+    assert caplog.messages[-1] == "at first"
+
+
+def test_obstacles_to_the_rules_are_logged_when_they_are_installed(caplog: pytest.LogCaptureFixture) -> None:
+    policy = Policy("edge", "v0", (), (PortRange(1, 1),))
+    firewall = SimpleNamespace(
+        name="pf",
+        hold=lambda _: contextlib.nullcontext(parts.held()),
+        obstacles=lambda asked: [f"a rule comes before those of {asked.name}"],
+    )
+    with contextlib.ExitStack() as stack:
+        Rules.install(cast("Any", firewall), lambda: policy, stack, log=parts.LOG, troubles=Troubles())
+    assert caplog.messages == ["a rule comes before those of edge"]
+
+
 def test_rules_that_somebody_changes_are_put_back_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     changed = iter([True, False])
     held = parts.held(repair=lambda: next(changed), fileno=lambda: -1)

@@ -12,7 +12,7 @@ import pytest
 from rsock_firewall import FirewallError, Held, Policy
 from rsock_nf.core.events import ConversationOpened
 from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.types import Endpoint
+from rsock_nf.core.types import TransportAddress
 from rsock_nf.link import Link, LinkError, LinkEvent, Match
 from rsock_nf.runtime import server
 from rsock_nf.runtime.driver import Driver
@@ -31,7 +31,12 @@ SETTINGS = Settings("test", Path("/test.json"), "", ServerParameters(), NativePa
 
 
 def make(
-    link: Link, held: Held, *, endpoint: Any = None, start: Start | None = None, leads_to: tuple[Endpoint, ...] = ()
+    link: Link,
+    held: Held,
+    *,
+    endpoint: Any = None,
+    start: Start | None = None,
+    leads_to: tuple[TransportAddress, ...] = (),
 ) -> ServerSide:
     """A server on device v0."""
     begin = start or parts.start()
@@ -106,12 +111,12 @@ def test_sockets_that_cannot_be_had_fill_no_disk(
     """On wire rsock every datagram may ask for one, and anybody may send it."""
     refused: list[str] = []
 
-    def refuse(target: Endpoint) -> None:
+    def refuse(target: TransportAddress) -> None:
         raise LinkError(f"no socket for {target}: Too many open files")
 
     monkeypatch.setattr(targets, "TargetSocket", refuse)
     endpoint = parts.endpoint(socket_refused=lambda *said: refused.append(said[-1]))
-    side = make(parts.link(), parts.held(), endpoint=endpoint, leads_to=(Endpoint(OLD[0], 9),))
+    side = make(parts.link(), parts.held(), endpoint=endpoint, leads_to=(TransportAddress(OLD[0], 9),))
     for number in range(1000):
         side.handle(ConversationOpened(number, 0))
     assert len(refused) == 1000

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import cast
 
 from rsock_nf.core.outbox import Output, Transmit
-from rsock_nf.core.types import Endpoint, FlowKey, Outgoing
+from rsock_nf.core.types import FlowKey, Outgoing, TransportAddress
 from rsock_nf.runtime.carriers import MAX_WAITING, Carriers
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.sockets.carriers import ServerCarrier
@@ -24,7 +24,7 @@ KEY = FlowKey(bytes([192, 0, 2, 1]), 10001, bytes([198, 51, 100, 7]), 5555, udp=
 class Full:
     """Takes ``room`` bursts, then none until it has room again; its descriptor, of a pipe, is always writable."""
 
-    def __init__(self, endpoint: Endpoint, room: int) -> None:
+    def __init__(self, endpoint: TransportAddress, room: int) -> None:
         self.endpoint = endpoint
         self.room = room
         self.taken: list[bytes] = []
@@ -66,7 +66,7 @@ def test_order_is_kept_and_the_application_waits() -> None:
             blocked=lambda: told.append("blocked"),
             free=free,
         )
-        full = Full(Endpoint(ip_address("0.0.0.0"), 10001), 1)
+        full = Full(TransportAddress(ip_address("0.0.0.0"), 10001), 1)
         asyncio.get_running_loop().add_reader = lambda *_: None  # type: ignore[method-assign]
         carriers.add(cast("ServerCarrier", full))
         buffer = bytearray(b"2nd")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsock_nf.core.types import Carried, Endpoint, FlowKey, Outgoing, PortRange
+from rsock_nf.core.types import Carried, FlowKey, Outgoing, PortRange, TransportAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, abroad
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier, count_datagrams, route_mtu, serve_ports
@@ -29,8 +29,8 @@ PATIENCE = 10.0
 _serial = itertools.count()
 
 
-def endpoint(address: str, port: int = 0, scope: str = "") -> Endpoint:
-    return Endpoint(ip_address(address), port, scope)
+def endpoint(address: str, port: int = 0, scope: str = "") -> TransportAddress:
+    return TransportAddress(ip_address(address), port, scope)
 
 
 def burst(key: FlowKey, data: bytes, size: int = 0, pieces: int = 1) -> Outgoing:

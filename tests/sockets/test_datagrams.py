@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from rsock_nf.core.types import Buffer, Endpoint, Run
+from rsock_nf.core.types import Buffer, Run, TransportAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError
 from rsock_nf.sockets.buffers import ReceiveBuffers
@@ -42,8 +42,8 @@ def settle(here: Namespace, *addresses: str) -> None:
         assert time.monotonic() < ends, f"{addresses} have no local routes"
 
 
-def endpoint(address: str, port: int = 0, scope: str = "") -> Endpoint:
-    return Endpoint(ip_address(address), port, scope)
+def endpoint(address: str, port: int = 0, scope: str = "") -> TransportAddress:
+    return TransportAddress(ip_address(address), port, scope)
 
 
 def check_contract(run: Run) -> None:

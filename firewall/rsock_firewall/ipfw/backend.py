@@ -55,6 +55,10 @@ class Ipfw:
         ours = self._tool.ours(check_name(name))
         return merged(ports for rule in ours if rule.direction == "in" for ports in text.local_ports(rule.body))
 
+    def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
+        """None: our numbers come before those of ``rc.firewall``."""
+        return []
+
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
         return text.render(policy)

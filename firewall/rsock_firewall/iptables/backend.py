@@ -66,6 +66,10 @@ class Iptables:
                 found += destination_ports(table, chain)
         return merged(found)
 
+    def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
+        """None is looked for."""
+        return []
+
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
         return text.render(policy)

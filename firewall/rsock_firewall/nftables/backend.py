@@ -133,6 +133,10 @@ class Nftables:
             found = read(netlink, text.TABLE_PREFIX + check_name(name))
         return tuple(found.sets.get("local_ports", ())) if found else ()
 
+    def obstacles(self, policy: Policy) -> list[str]:  # noqa: ARG002 - as ``Firewall`` has it
+        """None: what another table accepts, ours still drops."""
+        return []
+
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``: for ``nft -f``."""
         return text.render(policy, ingress=self._ingress is not False)

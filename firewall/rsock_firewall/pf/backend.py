@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager, suppress
 from rsock_firewall.command import NoTool, Run, run
 from rsock_firewall.held import Carry, HeldRules, Why, until_exit
 from rsock_firewall.pf import text
+from rsock_firewall.pf.ahead import may_take
 from rsock_firewall.pf.pfctl import Dialect, Main, NoPf, Pfctl
 from rsock_firewall.policy import Counters, FirewallError, Held, Policy, PortRange, check_name, merged, tally
 
@@ -51,9 +52,8 @@ class Pf:
 
     def clear(self, name: str) -> bool:
         """See ``policy.Firewall.clear``."""
-        anchor = _anchor(self._dialect, name)
         with suppress(NoPf, NoTool):
-            existed = _remove(self._pfctl, anchor)
+            existed = self._can_have(name) and _remove(self._pfctl, _anchor(self._dialect, name))
             return _leave_main(self._pfctl) or existed
         return False
 
@@ -68,12 +68,26 @@ class Pf:
 
     def left_behind(self, name: str) -> tuple[PortRange, ...]:
         """See ``policy.Firewall.left_behind``."""
-        labels = self._pfctl.labels(_anchor(self._dialect, name))
+        labels = self._pfctl.labels(_anchor(self._dialect, name)) if self._can_have(name) else []
         return merged(label.ports for label in labels if label.direction == "in")
+
+    def obstacles(self, policy: Policy) -> list[str]:
+        """See ``policy.Firewall.obstacles``."""
+        call = self._dialect.call
+        return [
+            f"pf evaluates this rule before {call}, so that our packets are answered with RST: {line}; "
+            "move the anchor's line up in /etc/pf.conf, then pfctl -f /etc/pf.conf"
+            for line in self._pfctl.main().ahead
+            if may_take(line, policy)
+        ]
 
     def render(self, policy: Policy) -> str:
         """See ``policy.Firewall.render``."""
         return text.render(policy, _anchor(self._dialect, policy.name))
+
+    def _can_have(self, name: str) -> bool:
+        """False for a name that is too long for an anchor: such an instance has its rules in another filter."""
+        return len(check_name(name)) <= self._dialect.longest_name
 
 
 class PfRules:
@@ -86,6 +100,9 @@ class PfRules:
         self._rules: list[str] = []
         """What pf lists of our anchor, to be compared with what it lists later."""
         self._token: str | None = None
+        self._enabled_pf = False
+        """While we have rules: pf was off before, so it is switched off after the last instance.  The main ruleset says
+        so, too (``Main.enabled_by_us``), but somebody may flush it."""
         self._check_device(policy)
 
     def install(self, policy: Policy, why: Why, carry: Carry) -> None:
@@ -127,8 +144,9 @@ class PfRules:
 
     def remove(self) -> None:
         """See ``held.Rules.remove``."""
+        enabled_pf = self._enabled_pf
         self._empty()
-        _leave_main(self._pfctl)
+        _leave_main(self._pfctl, enabled_by_us=enabled_pf)
 
     def _arrange(self) -> str | None:
         """Make pf evaluate our anchors, and enable it.  Returns the token, on systems with tokens.
@@ -140,15 +158,17 @@ class PfRules:
             # `pfctl -d` has made every token invalid
             return self._token if self._token and enabled else self._pfctl.take_reference()
         if not main.calls_us or (not enabled and not main.enabled_by_us):
-            self._pfctl.load_main(enabled_by_us=not enabled)
+            self._pfctl.load_main(enabled_by_us=self._enabled_pf or not enabled)
         if not enabled:
             self._pfctl.enable()
+        self._enabled_pf = self._enabled_pf or main.enabled_by_us or not enabled
         return None
 
     def _evaluated(self) -> bool:
         return self._pfctl.enabled() and self._pfctl.main().calls_us
 
     def _empty(self) -> None:
+        self._enabled_pf = False
         if _remove(self._pfctl, self._anchor):
             self._token = None  # it was in the labels, and ``_remove`` gave it back
         token, self._token = self._token, None
@@ -185,14 +205,18 @@ def _remove(pfctl: Pfctl, anchor: str) -> bool:
     return True
 
 
-def _leave_main(pfctl: Pfctl) -> bool:
-    """After the last instance, remove a main ruleset that has only our lines.  True if there was one."""
+def _leave_main(pfctl: Pfctl, *, enabled_by_us: bool = False) -> bool:
+    """After the last instance, remove a main ruleset that has only our lines.  True if there was one.
+
+    ``enabled_by_us``: what a main ruleset said that somebody has flushed since.
+    """
     if pfctl.dialect.load_main is None:
         return False
     main = pfctl.main()
-    if main.foreign or not main.calls_us or pfctl.instances():
+    flushed = enabled_by_us and not main.calls_us
+    if main.foreign or not (main.calls_us or flushed) or pfctl.instances():
         return False
-    if main.enabled_by_us:
+    if main.enabled_by_us or flushed:
         pfctl.disable()
     pfctl.flush_main()
     return True

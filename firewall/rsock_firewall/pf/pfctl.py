@@ -1,7 +1,7 @@
 """pfctl(8): one method for each thing that we ask it, and what its answers mean.
 
 It reads output that is meant for programs: labels for counters and ports, exit codes and ``Status:`` for the rest.  The
-text of rules is never parsed, only compared with what it was before.  Not here: when to do what (``backend``).
+text of our rules is never parsed, only compared with what it was before.  Not here: when to do what (``backend``).
 Sources: pfctl(8) and sbin/pfctl/pfctl.c of FreeBSD 14 and OpenBSD 7, pfctl(8) of macOS.
 """
 
@@ -29,6 +29,7 @@ class Dialect:
     parent: str
     """The anchor whose children are the anchors of all instances."""
     longest_name: int
+    """Of an instance, characters; see ``_LONGEST_ANCHOR``."""
     call: str
     """The line of the main ruleset that has our anchors evaluated."""
     remedy: str
@@ -44,21 +45,30 @@ class Dialect:
 
 
 _ADD = 'add this line to /etc/pf.conf before any "quick" rule, then pfctl -f /etc/pf.conf'
+_LONGEST_ANCHOR = 63
+"""What pfctl copies into ``pf_anchor.name``, 64 bytes, when it loads rules (pfctl_rules()): on FreeBSD and macOS the
+whole path of the anchor, on OpenBSD its last component with the slash before it."""
 FREEBSD = Dialect(
     prefix="rsock-nf/",
     parent="rsock-nf",
-    longest_name=63,
+    longest_name=_LONGEST_ANCHOR - len("rsock-nf/"),
     call='anchor "rsock-nf/*"',
     remedy=_ADD,
     shows=("rules", "nat"),
     load_main=("-R", "-f", "-"),  # -R: options such as `set skip` stay as they are
     no_device="kldload pf",
 )
-OPENBSD = Dialect(prefix="rsock-nf/", parent="rsock-nf", longest_name=63, call='anchor "rsock-nf/*"', remedy=_ADD)
+OPENBSD = Dialect(
+    prefix="rsock-nf/",
+    parent="rsock-nf",
+    longest_name=_LONGEST_ANCHOR - len("/"),
+    call='anchor "rsock-nf/*"',
+    remedy=_ADD,
+)
 MACOS = Dialect(
     prefix="com.apple/rsock-nf.",
     parent="com.apple",
-    longest_name=63 - len("rsock-nf."),
+    longest_name=_LONGEST_ANCHOR - len("com.apple/rsock-nf."),
     call='anchor "com.apple/*"',
     remedy="put back this line, which /etc/pf.conf has as shipped, then pfctl -f /etc/pf.conf",
     load_main=None,
@@ -78,6 +88,8 @@ class Main(NamedTuple):
     enabled_by_us: bool
     foreign: tuple[str, ...]
     """Everything that is not our own."""
+    ahead: tuple[str, ...]
+    """Of that, the rules that come before the call of our anchors."""
 
 
 class Labelled(NamedTuple):
@@ -110,10 +122,17 @@ class Pfctl:
         found = [line.strip() for show in self.dialect.shows for line in self._output("-s", show).splitlines()]
         ours = re.compile(rf"{re.escape(self.dialect.call)}( quick)?( all)?")
         marks = re.compile(rf'anchor "{ENABLED_BY_US}"( all)?')
+        called = next((at for at, line in enumerate(found) if ours.fullmatch(line)), None)
+        foreign = [
+            (at, line)
+            for at, line in enumerate(found)
+            if line and not ours.fullmatch(line) and not marks.fullmatch(line)
+        ]
         return Main(
-            any(ours.fullmatch(line) for line in found),
+            called is not None,
             any(marks.fullmatch(line) for line in found),
-            tuple(line for line in found if line and not ours.fullmatch(line) and not marks.fullmatch(line)),
+            tuple(line for _, line in foreign),
+            tuple(line for at, line in foreign if called is not None and at < called),
         )
 
     def skips(self, device: str) -> bool:

@@ -73,6 +73,6 @@ def _end(address: IPAddress | None, ports: PortRange | None) -> Iterator[str]:
 
 
 def check_anchor_name(name: str, longest: int) -> None:
-    """An anchor's component has at most 63 characters (PF_ANCHOR_NAME_SIZE); ``longest`` are left for the instance."""
+    """Refuse a name of more than ``longest`` characters, before pfctl does."""
     if len(name) > longest:
         raise FirewallError(f"name: {name!r} is too long for a pf anchor: at most {longest} characters here")

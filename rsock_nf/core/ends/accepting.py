@@ -37,7 +37,7 @@ from rsock_nf.core.tcp.segment import (
     parse_syn_options,
 )
 from rsock_nf.core.tcp.sequence import add
-from rsock_nf.core.types import Carried, Endpoint, FlowKey, Malformed, Outgoing, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet, Run, TransportAddress
 
 SESSION_LINGER = 600.0
 """Seconds for which a session without flows and conversations is kept."""
@@ -374,5 +374,5 @@ def link_header(received: Packet | Carried) -> bytes:
     return received.link_header if isinstance(received, Packet) else b""
 
 
-def _endpoint(key: FlowKey) -> Endpoint:
-    return Endpoint(ip_address(key.remote), key.remote_port)
+def _endpoint(key: FlowKey) -> TransportAddress:
+    return TransportAddress(ip_address(key.remote), key.remote_port)

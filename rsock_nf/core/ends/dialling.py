@@ -278,7 +278,7 @@ class Dialling:
             self.session = flow.session
             self.context.outbox.tell(SessionUp(flow.session.session_id, self.remote_text))
         if not self.group.usable:
-            self.group.patient = True
+            self.group.patient = flow.pump.window_will_open
         self.table.carry(now, flow)
         self._probing.begin(now, flow)
         self._wire.opened(now, self, flow, first=first)

@@ -86,7 +86,7 @@ class Slots:
         count = min(parameters.flows, len(ports))
         # If there are more ports than flows, spread over the whole list.
         chosen = [ports[at * len(ports) // count] for at in range(count)]
-        kinds = [udp for udp, wanted in ((False, parameters.carriers.tcp), (True, parameters.carriers.udp)) if wanted]
+        kinds = [udp for udp, wanted in ((False, parameters.kinds.tcp), (True, parameters.kinds.udp)) if wanted]
         self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}
         """For each kind, the ports without a slot.  The first of them is tried next."""
         self._last_dial = 0.0

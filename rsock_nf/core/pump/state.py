@@ -122,6 +122,11 @@ class PumpFlow:
         return (self.next_seq - self.highest_ack) & _MASK
 
     @property
+    def window_will_open(self) -> bool:
+        """The peer has told its window only in a SYN-ACK, where it is never scaled (RFC 7323 section 2.2)."""
+        return self.windowed and self.scale > 0 and self.window <= OUR_WINDOW
+
+    @property
     def acknowledge_at(self) -> int:
         """Received bytes after which an ACK is sent at once: window/16."""
         return self.receive_window >> 4

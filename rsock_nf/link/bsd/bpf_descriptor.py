@@ -32,6 +32,7 @@ _U32: Final = struct.Struct("=I")
 _U64: Final = struct.Struct("=Q")
 _NOTHING: Final = [Instruction(0x06, 0, 0, 0)]
 """RET 0, which rejects everything.  A program without instructions would be no filter."""
+NO_LOCK: Final = "this kernel cannot lock a client's filter (no BIOCLOCK): the tunnel works without it"
 _FRAME_BYTES: Final = {"freebsd": 16_384, "netbsd": 2_046}
 """The longest frame that bpf_movein() takes, whatever the interface's MTU; for a longer one write(2) fails with EIO.
 FreeBSD: MJUM16BYTES; NetBSD: one cluster (MCLBYTES) less 2 for alignment.  The others take 64 KiB."""
@@ -97,6 +98,8 @@ class BpfDescriptor:
         self._abi = abi
         self._calls = calls
         self._locked = False
+        self.lacks_lock = False
+        """The kernel has no BIOCLOCK though its headers have: whoever gets the descriptor may change the filter."""
         self._drops = 0
         """bs_drop when it was last read; a new filter sets it to 0."""
         self.buffer_bytes = buffer_bytes
@@ -178,8 +181,33 @@ class BpfDescriptor:
         self.dropped = 0  # of what was captured before the filter
         if match is not None and match.side is PortSide.SOURCE and "BIOCLOCK" in abi:
             # A client's filter never changes.  A server's follows its addresses, which a locked device would forbid.
-            self._calls.ioctl(self._fd, abi["BIOCLOCK"], 0)
+            self.lock()
+
+    def lock(self) -> None:
+        """Forbid another filter or interface, even to root.  Sets ``lacks_lock`` on a kernel that is older than the
+        headers, such as NetBSD's before 10: the lock is hardening, and nothing depends on it."""
+        try:
+            self._calls.ioctl(self._fd, self._abi["BIOCLOCK"], 0)
+        except OSError as error:
+            if error.errno not in (self._abi["EINVAL"], self._abi["ENOTTY"]):
+                raise
+            self.lacks_lock = True
+        else:
             self._locked = True
+
+    def is_attached(self) -> bool:
+        """False once the interface is gone: every kernel then refuses BIOCGDLT.  False once closed, too.
+
+        Something has to ask.  kqueue does not report such a descriptor (seen on FreeBSD 15.1), and on NetBSD a read is
+        as idle as before.
+        """
+        if self._fd < 0:
+            return False
+        try:
+            self._structure("BIOCGDLT", bytes(4))
+        except OSError:
+            return False
+        return True
 
     def _check_version(self) -> None:
         major, minor = struct.unpack("=HH", self._structure("BIOCVERSION", bytes(4)))

@@ -7,8 +7,8 @@ The way of a packet through this file:
    (LRO).  It does not say where, but each frame has its own length, so ``segment_size`` stays 0.
 3. Out: there is no GSO.  ``segmentation`` cuts a burst into segments with their checksums, the link header comes from
    the next hops (Ethernet) or is the address family (DLT_NULL, DLT_LOOP), and each segment is one write(2).
-4. Lost: when an interface is deleted, the device is lost, too.  After ``LinkEvent.GONE`` the link's owner opens a new
-   one.
+4. Lost: when an interface is deleted, the device is lost, too, and does not become readable.  The routing socket
+   tells, or a write, or ``tick``, which asks.  After ``LinkEvent.GONE`` the link's owner opens a new one.
 
 It is no TCP: it changes nothing behind the IP header, and keeps no state of flows.
 Source: bpf(4) of each system.
@@ -36,7 +36,7 @@ from rsock_nf.core.tcp.header import (
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_buffer import BufferReader
-from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, KernelCalls, SystemCalls
+from rsock_nf.link.bsd.bpf_descriptor import NO_LOCK, BpfDescriptor, KernelCalls, SystemCalls
 from rsock_nf.link.ethernet import ethernet_answer
 from rsock_nf.link.protocol import LinkCounters, LinkEvent, Match
 from rsock_nf.link.segmentation import cut
@@ -54,6 +54,13 @@ class NextHopSource(Protocol):
     @property
     def mtu(self) -> int:
         """Of the device, bytes."""
+
+    @property
+    def up(self) -> bool:
+        """The device is up, as far as the routing socket told."""
+
+    def look_again(self) -> None:
+        """The next ``events`` asks the kernel for everything: a message may have been lost."""
 
     def header(self, remote: bytes) -> bytes | None:
         """The link header for a packed destination address; None = not resolved."""
@@ -109,14 +116,19 @@ class BpfLink:
         has."""
         self._counters = LinkCounters()
         self._events: dict[LinkEvent, None] = {}
-        self._told_down = False
+        self._refused = False
         """A write failed because the interface is down, and none has succeeded since."""
+        self._told_up = True
+        """What ``events`` said last: UP or DOWN."""
         table = abi if isinstance(abi, Abi) else load(abi)
         self._again, self._too_big, self._down = table["EAGAIN"], table["EMSGSIZE"], table["ENETDOWN"]
         self._full = (table["ENOBUFS"], table["ENOMEM"], table["EAGAIN"])
         self._gone = (table["ENXIO"], table["ENODEV"])
         self._reader = BufferReader(table)
         self._bpf = BpfDescriptor(ifname, match, table, syscalls or KernelCalls(), receive_buffer)
+        self.warnings: tuple[str, ...] = ()
+        if self._bpf.lacks_lock:
+            self.warnings = (f"{ifname}: {NO_LOCK}",)
         self._read_mtu()
 
     def _read_mtu(self) -> None:
@@ -205,16 +217,17 @@ class BpfLink:
             try:
                 self._bpf.write(link + packet)
             except OSError as error:
-                self._refused(error)
+                self._note_refusal(error)
                 return
             counters.sent_segments += 1
             counters.sent_bytes += len(packet)
         counters.sent_packets += 1
-        if self._told_down:
-            self._told_down = False
-            self._events[LinkEvent.UP] = None
+        if self._refused:
+            self._refused = False
+            if self._next_hops:
+                self._next_hops.look_again()
 
-    def _refused(self, error: OSError) -> None:
+    def _note_refusal(self, error: OSError) -> None:
         """Count what the kernel did not take, and find out whether the interface is down or gone."""
         if isinstance(error, BlockingIOError) or error.errno in self._full:
             self._counters.send_full += 1
@@ -222,9 +235,8 @@ class BpfLink:
             self._counters.too_big += 1
         else:
             self._counters.send_errors += 1
-            if error.errno == self._down and not self._told_down:
-                self._told_down = True
-                self._events[LinkEvent.DOWN] = None  # still attached: works again when it is up
+            if error.errno == self._down:
+                self._refused = True  # still attached: works again when it is up
             elif error.errno in self._gone:
                 self._events[LinkEvent.GONE] = None
 
@@ -239,9 +251,22 @@ class BpfLink:
         news = dict.fromkeys(self._next_hops.events()) if self._next_hops else {}
         if self._next_hops:
             self._read_mtu()
+        self._tell_up_or_down(news)
         found = list(self._events | news)
         self._events.clear()
         return found
+
+    def _tell_up_or_down(self, news: dict[LinkEvent, None]) -> None:
+        """Make one UP or DOWN of what the routing socket told and of what writes met with: both see the same change,
+        in either order."""
+        if LinkEvent.UP in news:
+            self._refused = False
+        for told in (LinkEvent.UP, LinkEvent.DOWN):
+            news.pop(told, None)
+        up = not self._refused and (self._next_hops is None or self._next_hops.up)
+        if up != self._told_up:
+            self._told_up = up
+            news[LinkEvent.UP if up else LinkEvent.DOWN] = None
 
     def follow(self, remote: IPAddress) -> None:
         """See ``Link.follow``."""
@@ -267,6 +292,8 @@ class BpfLink:
         if self._next_hops:
             self._next_hops.tick(now)
         self._bpf.read_statistics()
+        if not self._bpf.is_attached():
+            self._events[LinkEvent.GONE] = None
 
     def counters(self) -> LinkCounters:
         """See ``Link.counters``."""

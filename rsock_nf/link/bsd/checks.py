@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 from rsock_nf.link.bsd.abi import Abi
-from rsock_nf.link.bsd.bpf_descriptor import BpfDescriptor, SystemCalls
+from rsock_nf.link.bsd.bpf_descriptor import NO_LOCK, BpfDescriptor, SystemCalls
 from rsock_nf.link.bsd.routes import find_interface, is_up
 from rsock_nf.link.bsd.routing import RouteSocket
 from rsock_nf.link.checks import Finding, Verdict
@@ -47,11 +48,13 @@ def _bpf(abi: Abi, calls: SystemCalls, device: str) -> Finding:
         bpf = BpfDescriptor(device, None, abi, calls, abi["BPF_MAXBUFSIZE"])
     except LinkError as error:
         return Finding(Verdict.FAIL, "bpf", str(error))
-    buffer_bytes, sends = bpf.buffer_bytes, bpf.sends
-    bpf.close()
-    if not sends:
-        return Finding(Verdict.FAIL, "bpf", receives_only(device))
-    return Finding(Verdict.OK, "bpf", f"can be attached to {device}, with two buffers of {buffer_bytes >> 10} KiB")
+    with contextlib.closing(bpf):
+        if not bpf.sends:
+            return Finding(Verdict.FAIL, "bpf", receives_only(device))
+        if "BIOCLOCK" in abi:
+            bpf.lock()
+        text = f"can be attached to {device}, with two buffers of {bpf.buffer_bytes >> 10} KiB"
+        return Finding(Verdict.OK, "bpf", f"{text}; {NO_LOCK}" if bpf.lacks_lock else text)
 
 
 def receives_only(device: str) -> str:

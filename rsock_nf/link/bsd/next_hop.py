@@ -99,12 +99,17 @@ class NextHops(FollowedDestinations[_Entry]):
             self._touch(entry)
             self._read_neighbours()
 
+    def look_again(self) -> None:
+        """The next ``events`` asks the kernel for everything."""
+        self._stale = True
+
     def tick(self, now: float) -> None:
         """Call it about once a second while traffic flows: it checks what is due."""
         if self._asked is None:
             self._asked = now
         elif now - self._asked >= LOOK_AGAIN:
-            self._asked, self._stale = now, True
+            self._asked = now
+            self.look_again()
         due = any(entry.asked is None and not entry.resolved for entry in self._entries.values())
         for entry in self._entries.values():
             if entry.is_due(now, resolved=entry.resolved):

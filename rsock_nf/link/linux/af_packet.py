@@ -101,6 +101,7 @@ class PacketLink:
             self._constant_header = {4: b"", 6: b""}
         self._max_packet_bytes = min(_MAX_IP_BYTES, _MAX_FRAME_BYTES - self._link_bytes)
         self.max_burst_bytes = self._max_packet_bytes
+        self.warnings: tuple[str, ...] = ()
         self._reader = BatchReader(_BUFFERS, _VNET.size + self._link_bytes + _MAX_IP_BYTES)
         self._vnet: dict[tuple[int, int, int], bytes] = {}
         """virtio_net_hdr by first byte and length of the headers, and segment size (0 = single)."""

@@ -98,7 +98,12 @@ class LinkedDevice:
         self._owner = owner
         self._log = log
         if link is not None:
-            driver.use_link(link, self.read_events)
+            self._use(link)
+
+    def _use(self, link: Link) -> None:
+        for warning in link.warnings:
+            self._log.warning("%s", warning)
+        self._driver.use_link(link, self.read_events)
 
     # -- what happens to it
 
@@ -147,7 +152,7 @@ class LinkedDevice:
             self._log.debug("device %s: %s", name, error)
             return
         self._link, self._up = link, True
-        self._driver.use_link(link, self.read_events)
+        self._use(link)
         self._driver.resize(link.mtu, link.max_burst_bytes)
         self._log.info("using device %s", name)
         self._owner.link_renewed()

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from rsock_nf.core.types import Endpoint, Run
+from rsock_nf.core.types import Run, TransportAddress
 from rsock_nf.sockets.datagrams import DatagramCounters, Listener
 from rsock_nf.sockets.unix_datagrams import UnixListener
 
@@ -25,7 +25,9 @@ class LocalEnds:
         """An application that cannot be answered was told of: once is enough."""
 
     @classmethod
-    def open(cls, ends: Sequence[Endpoint | Path], log: logging.Logger, stack: contextlib.ExitStack) -> LocalEnds:
+    def open(
+        cls, ends: Sequence[TransportAddress | Path], log: logging.Logger, stack: contextlib.ExitStack
+    ) -> LocalEnds:
         """Open a socket for each of ``ends``; ``stack`` closes them.  Raises ``LinkError``."""
         listeners: list[Listener | UnixListener] = []
         for end in ends:

@@ -41,6 +41,8 @@ class Rules:
     ) -> Self:
         """Install them; ``stack`` removes them.  Raises ``FirewallError``."""
         held = stack.enter_context(firewall.hold(policy()))
+        for obstacle in firewall.obstacles(policy()):
+            log.warning("%s", obstacle)
         return cls(firewall.name, held, policy, log=log, troubles=troubles)
 
     def apply(self) -> None:

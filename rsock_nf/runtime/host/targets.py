@@ -7,14 +7,14 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
-from rsock_nf.core.types import Endpoint, Run
+from rsock_nf.core.types import Run, TransportAddress
 from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
 
 
 class Targets:
     """See the module."""
 
-    def __init__(self, targets: Sequence[Endpoint]) -> None:
+    def __init__(self, targets: Sequence[TransportAddress]) -> None:
         self._targets = tuple(targets)
         self._sockets: dict[Hashable, TargetSocket] = {}
         self._closed = Counter[str]()

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter
 
-from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
@@ -85,7 +85,7 @@ class Journal:
 
     def _note_kinds(self, view: View, now: float) -> None:
         """Of a client with ``type: all``: one kind is blocked, and the other stands in for it."""
-        if view.settings.tunnel.carriers is not Carriers.ALL:
+        if view.settings.tunnel.kinds is not Kinds.ALL:
             return
         if self._state != "connected":
             self._missing_since = {udp: since for udp, since in self._missing_since.items() if since == math.inf}

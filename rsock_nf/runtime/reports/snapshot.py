@@ -9,7 +9,7 @@ from typing import Any
 
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import Endpoint, FlowKey, PortRange
+from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
@@ -66,7 +66,7 @@ def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, 
         {
             "wire": wire.name.value,
             "ports": ",".join(map(str, tunnel.ports)),
-            "type": tunnel.carriers.value,
+            "type": tunnel.kinds.value,
             "mtu": _mtu([session for session in sessions if session["wire"] == wire.name.value]),
         }
         for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True)
@@ -152,4 +152,4 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
 
 def _endpoint(key: FlowKey, *, local: bool) -> str:
     address, port = (key.local, key.local_port) if local else (key.remote, key.remote_port)
-    return str(Endpoint(ip_address(address), port))
+    return str(TransportAddress(ip_address(address), port))

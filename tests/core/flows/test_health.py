@@ -113,6 +113,7 @@ def grow(pair: Pair, toward: Toward, by: float, within: float) -> None:
         pair.run(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toward", Toward)
 @pytest.mark.parametrize(("by", "within"), [(0.3, 1.0), (0.35, 0.02), (0.9, 3.0), (1.0, 0.02)])
 @pytest.mark.parametrize("seed", range(3))

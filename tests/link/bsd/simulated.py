@@ -34,7 +34,8 @@ class Kernel:
     unattached: str
     """Error of a read before BIOCSETIF; "" = it blocks for ever."""
     detached: str
-    """Error of a read after the interface has gone; a write's is ENXIO everywhere."""
+    """Error of a read after the interface has gone; a write's is ENXIO everywhere.  kqueue(2) reports the descriptor on
+    no system: that was seen on FreeBSD and NetBSD, and is assumed for the others."""
     header: int
     """Bytes of struct bpf_hdr that the kernel counts before it pads (SIZEOF_BPF_HDR)."""
     largest: int = 1 << 16
@@ -43,7 +44,7 @@ class Kernel:
 
 KERNELS = {
     "freebsd": Kernel(True, "EAGAIN", "ENXIO", "ENXIO", 26, 16_384),
-    "netbsd": Kernel(True, "EAGAIN", "", "EIO", 32, 2_046),
+    "netbsd": Kernel(True, "EAGAIN", "", "EAGAIN", 32, 2_046),
     "openbsd": Kernel(True, "", "ENXIO", "EIO", 28),
     "macos": Kernel(False, "EAGAIN", "ENXIO", "ENXIO", 18),
 }
@@ -85,11 +86,25 @@ class PacketWire(SocketWire):
     """A Linux interface, whole: what comes in on it, checksums and merged segments as they are."""
 
     def __init__(self, device: str) -> None:
+        self._device, self._index = device, socket.if_nametoindex(device)
         end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         end.setsockopt(263, 23, 1)  # SOL_PACKET, PACKET_IGNORE_OUTGOING
         end.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE
         end.bind((device, 3))
         super().__init__(end)
+
+    def receive(self) -> bytes | None:
+        try:
+            return super().receive()
+        except OSError:  # Linux says this once when the interface goes down, too
+            if self._is_there():
+                return None
+            raise
+
+    def _is_there(self) -> bool:
+        with contextlib.suppress(OSError):
+            return socket.if_nametoindex(self._device) == self._index
+        return False
 
 
 @dataclass
@@ -98,9 +113,11 @@ class _Device:
 
     epoll: select.epoll
     ready: int
-    """An eventfd: readable while the buffers hold something, or the interface is lost."""
+    """An eventfd: readable while the buffers hold something."""
     blocking: bool = True
     attached: bool = False
+    lost: bool = False
+    """Its interface has gone.  An interface that is made anew, even under the same name and index, is another one."""
     size: int = 4096
     immediate: bool = False
     keep_source: bool = False
@@ -140,6 +157,8 @@ class SimulatedBpf:
         """Names of the ioctls, in order."""
         self.opened: list[str] = []
         """Paths that open(2) was asked for."""
+        self.lacks: set[str] = set()
+        """Ioctls that the headers have and this kernel has not."""
         self.queue_full = False
         self.pad_to = self.abi["BPF_WORDALIGN(1)"]
         self._devices: dict[int, _Device] = {}
@@ -187,16 +206,21 @@ class SimulatedBpf:
         self._devices[descriptor].epoll.poll(milliseconds / 1000)
         self._fill()
         device = self._devices[descriptor]
+        if device.lost and self.abi.system == "freebsd":
+            return events & (select.POLLIN | select.POLLOUT) | select.POLLHUP
         return events & (select.POLLOUT | (select.POLLIN if device.hold or device.store else 0))
 
     def read(self, descriptor: int, size: int) -> bytes:
         device = self._devices[descriptor]
+        if device.lost:
+            raise self._error(self.kernel.detached)
         self._fill()
+        if device.lost:
+            # Linux made its packet socket readable for that.  kqueue would not have: this read did not happen.
+            raise self._error("EAGAIN")
         if not device.attached:
             assert self.kernel.unattached, "blocks for ever"
             raise self._error(self.kernel.unattached)
-        if not self.present:
-            raise self._error(self.kernel.detached)
         if size != device.size:
             raise self._error("EINVAL")
         if not device.hold and device.store and device.immediate:
@@ -211,7 +235,7 @@ class SimulatedBpf:
 
     def write(self, descriptor: int, data: Buffer) -> int:
         device = self._devices[descriptor]
-        if not device.attached or not self.present:
+        if not device.attached:
             raise self._error("ENXIO")
         if not self.up:
             raise self._error("ENETDOWN")
@@ -237,7 +261,7 @@ class SimulatedBpf:
     def ioctl(self, descriptor: int, request: int, argument: bytes | int = 0) -> bytes | int:
         device = self._devices[descriptor]
         name = self._names.get(request)
-        if name is None:
+        if name is None or name in self.lacks:
             raise self._error("EINVAL")
         self.log.append(name)
         if device.locked and name in {"BIOCSETF", "BIOCSETFNR", "BIOCSETIF", "BIOCSBLEN"}:
@@ -261,17 +285,22 @@ class SimulatedBpf:
             if name == "BIOCSETF":
                 device.store, device.hold = bytearray(), b""
                 device.received = device.dropped = 0
-        elif name == "BIOCGDLT":
-            return struct.pack("=I", self.abi[self.dlt])
-        elif name == "BIOCVERSION":
-            return struct.pack("=HH", self.abi["BPF_MAJOR_VERSION"], self.abi["BPF_MINOR_VERSION"])
-        elif name == "BIOCGSTATS":
-            wide = self.abi["sizeof(struct bpf_stat)"] == 128
-            mask = (1 << (64 if wide else 32)) - 1
-            return struct.pack("=QQ112x" if wide else "=II", device.received & mask, device.dropped & mask)
+        elif name in {"BIOCGDLT", "BIOCVERSION", "BIOCGSTATS"}:
+            return self._told(device, name)
         else:
             return self._number(device, name, *struct.unpack("=I", raw))
         return raw
+
+    def _told(self, device: _Device, name: str) -> bytes:
+        if name == "BIOCVERSION":
+            return struct.pack("=HH", self.abi["BPF_MAJOR_VERSION"], self.abi["BPF_MINOR_VERSION"])
+        if name == "BIOCGSTATS":
+            wide = self.abi["sizeof(struct bpf_stat)"] == 128
+            mask = (1 << (64 if wide else 32)) - 1
+            return struct.pack("=QQ112x" if wide else "=II", device.received & mask, device.dropped & mask)
+        if not device.attached:
+            raise self._error("EINVAL")
+        return struct.pack("=I", self.abi[self.dlt])
 
     def _number(self, device: _Device, name: str, value: int) -> bytes:
         if name == "BIOCSBLEN":
@@ -293,10 +322,14 @@ class SimulatedBpf:
     # -- inside the kernel
 
     def detach(self) -> None:
-        """The interface goes: whoever waits is woken."""
+        """The interface goes: every device on it is lost, and whoever waits by kqueue(2) goes on waiting."""
         self.present = False
         for device in self._devices.values():
-            os.eventfd_write(device.ready, 1)
+            if device.attached:
+                device.attached, device.lost = False, True
+                device.store, device.hold = bytearray(), b""
+                device.epoll.unregister(self.wire.fileno())
+                self._signal(device)
 
     def _fill(self) -> None:
         """What has arrived since, as the interrupt handler would have had it."""
@@ -308,7 +341,7 @@ class SimulatedBpf:
 
     def _tap(self, frame: bytes, *, incoming: bool) -> None:
         for device in self._devices.values():
-            if device.attached and self.present and (incoming or not device.incoming_only):
+            if device.attached and (incoming or not device.incoming_only):
                 device.received += 1
                 keep = run(device.program, frame) if device.program else len(frame)
                 if keep:
@@ -338,7 +371,7 @@ class SimulatedBpf:
         device.hold, device.store = bytes(device.store), bytearray()
 
     def _signal(self, device: _Device) -> None:
-        if device.hold or device.store or not self.present:
+        if device.hold or device.store:
             os.eventfd_write(device.ready, 1)
         else:
             with contextlib.suppress(BlockingIOError):

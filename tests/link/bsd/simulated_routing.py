@@ -10,8 +10,9 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any, Protocol
 
@@ -193,11 +194,11 @@ class SimulatedRouting:
 
     def tell(self, message: bytes, first: _RoutingSocket | None = None) -> None:
         """Every routing socket hears it; ``first`` in any case."""
-        for one in self.sockets:
+        for one in list(self.sockets):
             if one is first:
                 one.far.send(message)
             else:
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(OSError):  # full; or closed in this moment
                     one.far.send(message)
 
     def announce(self, kind: str, index: int = 0, neighbour: IPAddress | None = None) -> None:
@@ -208,8 +209,7 @@ class SimulatedRouting:
         elif kind == "RTM_IFANNOUNCE":
             self.tell(struct.pack("=HBB20x", 24, self.abi["RTM_VERSION"], self.abi[kind]))
         elif kind == "RTM_IFINFO":
-            link = next(one for one in self.tables.interfaces() if one.index == index)
-            self.tell(self.interface_messages(replace(link, addresses=())))
+            self.tell(self._message("if", "ifm", kind, index, {}, {}))
         else:
             self.tell(self.rt_message(kind, index, 0, 0, {}))
 
@@ -271,6 +271,35 @@ class SimulatedRouting:
         made[5], made[6] = len(name), len(link.address)
         made[at : at + len(name) + len(link.address)] = name + link.address
         return bytes(made)
+
+
+class LinuxNews:
+    """What happens to interfaces, addresses and routes of this Linux network namespace, told on routing sockets at once.
+
+    It is the kernel's part that acts by itself, so it has a thread.
+    """
+
+    _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+    """Links; addresses and routes of both families."""
+
+    def __init__(self, routing: SimulatedRouting) -> None:
+        self._routing = routing
+        announced = "RTM_IFANNOUNCE" if "RTM_IFANNOUNCE" in routing.abi else "RTM_DELADDR"
+        self._kinds = {16: "RTM_IFINFO", 17: announced, 20: "RTM_NEWADDR", 21: "RTM_DELADDR"}
+        self._kinds |= {24: "RTM_ADD", 25: "RTM_DELETE"}
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        self._netlink.bind((0, self._GROUPS))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # an overrun
+                data = self._netlink.recv(1 << 16)
+                while data:
+                    length, kind = struct.unpack_from("=IH", data)
+                    if kind in self._kinds:
+                        self._routing.announce(self._kinds[kind])
+                    data = data[aligned(length, 4) :]
 
 
 def _from_kernel(raw: bytes) -> IPAddress:

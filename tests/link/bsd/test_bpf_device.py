@@ -91,7 +91,9 @@ class NoHops:
     """``NextHopSource`` of a link that only answers."""
 
     mtu = 1500
+    up = True
 
+    def look_again(self) -> None: ...
     def header(self, remote: bytes) -> None: ...
     def fileno(self) -> int:
         return -1
@@ -150,14 +152,33 @@ def test_a_client_locks_its_filter_and_a_server_may_change_it(host: Host) -> Non
     assert [payload_of(packet.data) for packet in server.receive(64)] == [*kept, b"new"]
 
 
-def test_a_kernel_older_than_its_headers_has_no_filter_change_without_a_flush(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_older_than_its_headers_has_no_filter_change_without_a_flush(host: Host) -> None:
     link = host.open()
-    monkeypatch.delitem(host.kernel._names, host.kernel.abi.numbers.get("BIOCSETFNR", 0), raising=False)
+    host.kernel.lacks.add("BIOCSETFNR")
     link.rematch(Match(PortSide.DESTINATION, (SERVER[4],), (PortRange(10011, 10011),)))
     host.arrives(TO_SERVER[4] + segment(4, b"old"), TO_SERVER[4] + segment(4, b"new", (40000, 10011)))
     assert [payload_of(packet.data) for packet in link.receive(64)] == [b"new"]
+
+
+def test_a_kernel_without_a_lock_gets_a_client_with_a_warning(host: Host) -> None:
+    """NetBSD before 10."""
+    host.kernel.lacks.add("BIOCLOCK")
+    client, server = host.open(AT_CLIENT), host.open(AT_SERVER)
+    has_lock = host.kernel.abi.system != "macos"
+    warning = "em0: this kernel cannot lock a client's filter (no BIOCLOCK): the tunnel works without it"
+    assert client.warnings == ((warning,) if has_lock else ())
+    assert server.warnings == ()
+    host.arrives(TO_SERVER[4] + segment(4, b"x", (10001, 40000)))
+    assert [payload_of(packet.data) for packet in client.receive(64)] == [b"x"]
+
+
+def test_a_lock_that_is_refused_for_another_reason_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    if host.kernel.abi.system == "macos":
+        return
+    _refuses(host, monkeypatch, "BIOCLOCK", "EPERM")
+    with pytest.raises(LinkError, match=r"^em0: cannot be set up for bpf: "):
+        host.open(AT_CLIENT)
+    assert host.kernel._devices == {}
 
 
 def test_an_ioctl_may_answer_with_any_kind_of_bytes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,17 +234,21 @@ def test_a_node_that_does_not_open(host: Host, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("request_name", ["BIOCVERSION", "BIOCGDLT"])
 def test_an_ioctl_that_no_system_should_refuse(host: Host, monkeypatch: pytest.MonkeyPatch, request_name: str) -> None:
+    _refuses(host, monkeypatch, request_name, "EINVAL")
+    with pytest.raises(LinkError, match=r"^em0: cannot be set up for bpf: "):
+        host.open()
+    assert host.kernel._devices == {}
+
+
+def _refuses(host: Host, monkeypatch: pytest.MonkeyPatch, request_name: str, error: str) -> None:
     ioctl = host.kernel.ioctl
 
     def refuse(descriptor: int, request: int, argument: bytes | int = 0) -> bytes | int:
         if request == host.kernel.abi[request_name]:
-            raise host.kernel._error("EINVAL")
+            raise host.kernel._error(error)
         return ioctl(descriptor, request, argument)
 
     monkeypatch.setattr(host.kernel, "ioctl", refuse)
-    with pytest.raises(LinkError, match=r"^em0: cannot be set up for bpf: "):
-        host.open()
-    assert host.kernel._devices == {}
 
 
 def test_another_major_version_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,23 +555,49 @@ def test_a_write_while_the_interface_is_down_is_news_and_works_again(host: Host)
     assert len(host.left()) == 2
 
 
-def test_an_interface_that_goes_wakes_the_reader_and_the_link_is_gone(host: Host) -> None:
+def test_an_interface_that_goes_wakes_nobody_and_is_found_by_whoever_asks(host: Host) -> None:
     link = host.open()
+    host.arrives(*frames(1))
+    host.kernel.poll(link.fileno(), select.POLLIN, 0)
     host.kernel.detach()
-    assert readable(link)
+    assert not readable(link)
+    assert link.events() == []
     assert link.receive(64) == []
+    assert link.events() == ([] if host.kernel.abi.system == "netbsd" else [LinkEvent.GONE])
+    link.tick(0.0)
     assert link.events() == [LinkEvent.GONE]
     link.send([outgoing(4, b"x")._replace(reply_to=TO_SERVER[4])])
     assert link.events() == [LinkEvent.GONE]
     assert link.counters().send_errors == 1
     link.close()
     link.close()
+    link.tick(1.0)
     assert link.fileno() == -1
     assert link.counters().send_errors == 1
     with pytest.raises(LinkError, match="no such interface"):
         host.open()
     host.kernel.present = True
     host.open()
+
+
+def test_only_freebsds_poll_reports_that_the_interface_is_gone(host: Host) -> None:
+    link = host.open()
+    host.kernel.detach()
+    found = host.kernel.poll(link.fileno(), select.POLLIN, 0)
+    assert found == (select.POLLIN | select.POLLHUP if host.kernel.abi.system == "freebsd" else 0)
+
+
+def test_an_interface_that_is_made_anew_at_once_is_another_one(host: Host) -> None:
+    """FreeBSD gives it the same index again, so that the routing tables look as before."""
+    link = host.open()
+    host.kernel.detach()
+    host.kernel.present = True
+    host.arrives(*frames(1))
+    assert not readable(link)
+    link.tick(0.0)
+    assert link.events() == [LinkEvent.GONE]
+    link.close()
+    assert len(host.open().receive(64)) == 1
 
 
 def test_an_unknown_system_and_an_unknown_cpu_are_refused() -> None:

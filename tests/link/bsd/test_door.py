@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from rsock_nf import link
-from rsock_nf.core.types import Endpoint
+from rsock_nf.core.types import TransportAddress
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_descriptor import KernelCalls
@@ -87,7 +87,7 @@ def test_error_messages_name_the_systems_own_commands(platform: Callable[[str], 
             LinkError, match=rf"^port {port} is in use; `(sockstat|fstat|lsof) .*{port}` or `rsock-nf status`"
         ):
             local_ports.hold_port(port)
-    assert why_not("bind", Endpoint(ip_address("192.0.2.1"), 1), OSError(errno.EADDRNOTAVAIL, "")).endswith(
+    assert why_not("bind", TransportAddress(ip_address("192.0.2.1"), 1), OSError(errno.EADDRNOTAVAIL, "")).endswith(
         "`ifconfig -a` lists them"
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rsock_nf.lab import traffic
 from rsock_nf.lab.lab import DEVICE, Lab, Router
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role, Tunnel
@@ -98,8 +99,11 @@ def test_a_strict_firewall_finds_nothing_to_object_to(tmp_path: Path) -> None:
         assert (counters["invalid"], counters["refused"], lab.rsts()) == (0, 0, 0)
 
 
-def test_an_interface_that_goes_and_comes_back(tmp_path: Path) -> None:
-    """The lost descriptor alone tells (the simulated routing socket is silent): the link is opened anew."""
+@pytest.mark.parametrize("news", ["told", "lost"])
+def test_an_interface_that_goes_and_comes_back(tmp_path: Path, news: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link is opened anew: the lost bpf device wakes nobody.  The routing socket tells; or the link finds out that
+    its message was lost."""
+    monkeypatch.setenv("RSOCK_NF_SIMULATED_NEWS", news)
     systems: dict[Role, str | None] = {"client": "openbsd", "server": "freebsd"}
     with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
         carries(lab, 200)
@@ -111,6 +115,37 @@ def test_an_interface_that_goes_and_comes_back(tmp_path: Path) -> None:
             wait_until(lambda role=role: len(tunnel.opened(role)) == 2, f"the {role} to open its link")  # type: ignore[misc]
         with EchoTarget(lab), Application(lab) as application:
             wait_until(lambda: application.exchange(20).lost == 0, "datagrams to come and go", 30)
+
+
+@pytest.mark.parametrize(("client", "server"), [("freebsd", "freebsd"), ("netbsd", None)])
+def test_datagrams_right_after_a_reconnect_are_not_lost(
+    tmp_path: Path, client: str, server: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for the new flows, on the same bpf device with the same filter."""
+    monkeypatch.setattr(traffic, "_PATIENCE", 5.0)  # it is about loss, not about time
+    systems: dict[Role, str | None] = {"client": client, "server": server}
+    with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
+        with EchoTarget(lab) as target, Application(lab) as application:
+            assert application.exchange(30).lost == 0
+            for _ in range(5):
+                tunnel.command("client", "reconnect")
+                assert application.exchange(30).lost == 0
+            assert len(target.seen) == 180
+        used_bpf(tunnel, "client", client)
+
+
+def test_an_interface_that_goes_down_and_up_is_logged_once_each(tmp_path: Path) -> None:
+    """Datagrams flow, so that the routing socket and writes both tell."""
+    systems: dict[Role, str | None] = {"client": None, "server": "netbsd"}
+    with Lab(None) as lab, MixedTunnel(lab, tmp_path, systems) as tunnel:
+        with EchoTarget(lab), Application(lab) as application:
+            for state in ("down", "up"):
+                lab.server.ip(f"link set {DEVICE} {state}")
+                wait_until(lambda word=f": {state}": word in tunnel.log("server"), f"the server to be {state}")  # type: ignore[misc]
+                application.exchange(20)
+            wait_until(lambda: application.exchange(20).lost == 0, "datagrams to come and go", 30)
+        log = tunnel.log("server")
+        assert (log.count(": down\n"), log.count(": up\n")) == (1, 1)
 
 
 def test_datagrams_of_a_wildcard_listener_are_answered_from_the_address_that_was_asked(tmp_path: Path) -> None:

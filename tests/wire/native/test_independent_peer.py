@@ -11,7 +11,7 @@ import pytest
 from rsock_nf.core.ends import endpoint
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowClosed, SessionUp
 from rsock_nf.core.parameters import Cipher, OnProbe, ServerParameters
-from rsock_nf.core.types import Checksum, Endpoint, Packet, Run
+from rsock_nf.core.types import Checksum, Packet, Run, TransportAddress
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.native.server import NativeServerWire
 from rsock_nf.wire.parameters import NativeParameters
@@ -32,7 +32,7 @@ class Site:
         self.now = 1000.0
         self.cipher = CODES[cipher]
         self.parameters = ServerParameters(
-            cipher=cipher, on_probe=on_probe, targets=(Endpoint(ip_address("192.0.2.9"), 9),) * 2
+            cipher=cipher, on_probe=on_probe, targets=(TransportAddress(ip_address("192.0.2.9"), 9),) * 2
         )
         self.secret = peer.Secret(secret)
         self.flows: dict[int, peer.Flow] = {}

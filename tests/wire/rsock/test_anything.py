@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import Carried, Checksum, Packet
 from tests.core.outputs import outputs
 from tests.core.pair import numbered
@@ -65,7 +65,7 @@ def test_no_packet_breaks_either_end(recorded: tuple[random.Random, RsockPair, l
 @pytest.mark.parametrize("seed", range(3))
 def test_no_datagram_on_a_udp_carrier_breaks_the_server(seed: int) -> None:
     rng = random.Random(seed)
-    pair = RsockPair(seed, server={"carriers": Carriers.UDP})
+    pair = RsockPair(seed, server={"kinds": Kinds.UDP})
     pair.echo = True
     recording = RsockPair(seed)
     frames: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Wire rsock over UDP carriers, alone and beside fake TCP, between our own two ends."""
+"""Wire rsock over UDP kinds, alone and beside fake TCP, between our own two ends."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import pytest
 
 from rsock_nf.core.events import FlowClosed
 from rsock_nf.core.flows.states import Input, State
-from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import PortRange
 from tests.core.pair import numbered
 from tests.core.wire import UDP, Conditions, Toward
 from tests.wire.rsock.pair import RsockPair
 from tests.wire.rsock.test_traffic import load
 
-KINDS = pytest.mark.parametrize("kind", [Carriers.UDP, Carriers.ALL])
-COUNT = {Carriers.UDP: 10, Carriers.ALL: 20}
+KINDS = pytest.mark.parametrize("kind", [Kinds.UDP, Kinds.ALL])
+COUNT = {Kinds.UDP: 10, Kinds.ALL: 20}
 
 
 @KINDS
 @pytest.mark.parametrize("version", [1, 2])
-def test_datagrams_go_and_come(kind: Carriers, version: int) -> None:
-    with RsockPair(client={"rsock_version": version}, carriers=kind) as pair:
+def test_datagrams_go_and_come(kind: Kinds, version: int) -> None:
+    with RsockPair(client={"rsock_version": version}, kinds=kind) as pair:
         pair.echo = True
         pair.up()
         sent = [datagram for at in range(40) for datagram in numbered(20, 1000, b"%d" % at)]
@@ -35,7 +35,7 @@ def test_datagrams_go_and_come(kind: Carriers, version: int) -> None:
 
 
 def test_a_flow_that_swallows_is_replaced() -> None:
-    with RsockPair(carriers=Carriers.UDP) as pair:
+    with RsockPair(kinds=Kinds.UDP) as pair:
         pair.echo = True
         pair.up()
         load(pair, 3.0)
@@ -47,8 +47,8 @@ def test_a_flow_that_swallows_is_replaced() -> None:
 
 
 @KINDS
-def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
-    with RsockPair(client={"duration": 10.0, "idle_timeout": 10.0}, carriers=kind) as pair:
+def test_an_unused_tunnel_goes_silent_and_wakes(kind: Kinds) -> None:
+    with RsockPair(client={"duration": 10.0, "idle_timeout": 10.0}, kinds=kind) as pair:
         pair.up()
         load(pair, 2.0)
         pair.run(30.0)
@@ -66,7 +66,7 @@ def test_an_unused_tunnel_goes_silent_and_wakes(kind: Carriers) -> None:
 
 def test_a_restarted_server_goes_on_with_the_first_datagram() -> None:
     """Nothing had to be shaken."""
-    with RsockPair(carriers=Carriers.UDP) as pair:
+    with RsockPair(kinds=Kinds.UDP) as pair:
         pair.up()
         load(pair, 2.0)
         pair.restart_server()
@@ -98,7 +98,7 @@ def no_udp(pair: RsockPair, *, refused: bool = False) -> list[float]:
 @pytest.mark.parametrize("idle", [0.0, 20.0])
 def test_where_udp_does_not_pass_nothing_is_lost(idle: float, *, refused: bool) -> None:
     """A router blocks it, or the server has TCP only.  UDP flows look open, and no bulk may go there."""
-    with RsockPair(carriers=Carriers.ALL) as pair:
+    with RsockPair(kinds=Kinds.ALL) as pair:
         pair.echo = True
         sent = no_udp(pair, refused=refused)
         pair.start()
@@ -119,7 +119,7 @@ def test_where_udp_does_not_pass_nothing_is_lost(idle: float, *, refused: bool) 
 
 
 def test_udp_that_passes_again_is_used_again() -> None:
-    with RsockPair(carriers=Carriers.ALL) as pair:
+    with RsockPair(kinds=Kinds.ALL) as pair:
         pair.echo = True
         no_udp(pair)
         pair.start()
@@ -133,7 +133,7 @@ def test_udp_that_passes_again_is_used_again() -> None:
 
 def test_where_tcp_is_lost_and_udp_never_answered_udp_is_tried() -> None:
     """Nobody would ever know otherwise."""
-    with RsockPair(carriers=Carriers.ALL) as pair:
+    with RsockPair(kinds=Kinds.ALL) as pair:
         pair.up()
         assert not [flow for flow in pair.flows(pair.client) if flow.key.udp and flow.usable]  # nothing was said yet
         pair.wire.drop.append(lambda _, packet: packet[9] != UDP)
@@ -149,7 +149,7 @@ def test_where_tcp_is_lost_and_udp_never_answered_udp_is_tried() -> None:
 
 @pytest.mark.parametrize("toward", list(Toward))
 def test_udp_that_passes_one_way_loses_nothing(toward: Toward) -> None:
-    with RsockPair(carriers=Carriers.ALL) as pair:
+    with RsockPair(kinds=Kinds.ALL) as pair:
         pair.echo = True
         pair.wire.drop.append(lambda to, packet: to is toward and packet[9] == UDP)
         pair.start()
@@ -163,7 +163,7 @@ def test_udp_that_passes_one_way_loses_nothing(toward: Toward) -> None:
 
 
 def test_udp_ports_that_the_server_does_not_serve_cost_nothing() -> None:
-    with RsockPair(carriers=Carriers.UDP) as pair:
+    with RsockPair(kinds=Kinds.UDP) as pair:
         pair.echo = True
         closed = [(10_001 + at).to_bytes(2, "big") for at in range(5)]
         pair.wire.drop.append(lambda to, packet: to is Toward.SERVER and packet[22:24] in closed)
@@ -176,11 +176,11 @@ def test_udp_ports_that_the_server_does_not_serve_cost_nothing() -> None:
         assert len(pair.at_app) - before >= sent
 
 
-@pytest.mark.parametrize("kind", list(Carriers))
+@pytest.mark.parametrize("kind", list(Kinds))
 @pytest.mark.parametrize("trouble", ["hash", "version", "dead"])
-def test_a_server_that_answers_nothing_is_told_within_five_seconds(kind: Carriers, trouble: str) -> None:
+def test_a_server_that_answers_nothing_is_told_within_five_seconds(kind: Kinds, trouble: str) -> None:
     changes = {"hash": {"hash_key": b"another"}, "version": {}, "dead": {}}[trouble]
-    with RsockPair(client=changes, carriers=kind) as pair:
+    with RsockPair(client=changes, kinds=kind) as pair:
         pair.start()
         pair.run(3.0)
         if trouble == "version":
@@ -193,9 +193,7 @@ def test_a_server_that_answers_nothing_is_told_within_five_seconds(kind: Carrier
 
 
 def test_loss_and_disorder_end_no_flow() -> None:
-    with RsockPair(
-        conditions=Conditions(delay=0.03, loss=0.05, reorder=0.05, duplicate=0.01), carriers=Carriers.UDP
-    ) as pair:
+    with RsockPair(conditions=Conditions(delay=0.03, loss=0.05, reorder=0.05, duplicate=0.01), kinds=Kinds.UDP) as pair:
         pair.echo = True
         pair.up()
         load(pair, 30.0)
@@ -206,7 +204,7 @@ def test_loss_and_disorder_end_no_flow() -> None:
 def test_a_udp_flow_may_not_be_called_like_a_tcp_flow() -> None:
     """The bits of ports 12288 to 16383 hide the kind, and a client may have one port twice, once for each."""
     ports = (PortRange(12_288, 12_288),)
-    with RsockPair(client={"ports": ports, "flows": 1}, carriers=Carriers.ALL) as pair:
+    with RsockPair(client={"ports": ports, "flows": 1}, kinds=Kinds.ALL) as pair:
         pair.start()
         pair.run_until(lambda: len(pair.flows(pair.client)) == 2, 5.0)
         first, second = pair.flows(pair.client)

@@ -23,8 +23,8 @@ from rsock_nf.core.events import (
     PortWanted,
 )
 from rsock_nf.core.messages import CloseConversation
-from rsock_nf.core.parameters import Carriers, ClientParameters, ServerParameters
-from rsock_nf.core.types import Carried, Checksum, Endpoint, FlowKey, Packet, PortRange, Run
+from rsock_nf.core.parameters import ClientParameters, Kinds, ServerParameters
+from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet, PortRange, Run, TransportAddress
 from rsock_nf.link.segmentation import cut
 from rsock_nf.wire.parameters import RsockParameters
 from rsock_nf.wire.rsock import server as rsock_server
@@ -146,7 +146,7 @@ def with_options(syn: bytes, options: bytes = SYN_OPTIONS) -> bytes:
 
 @pytest.fixture
 def server() -> Alone:
-    parameters = ServerParameters(keepalive=4.0, targets=(Endpoint(ip_address("127.0.0.1"), 9),))
+    parameters = ServerParameters(keepalive=4.0, targets=(TransportAddress(ip_address("127.0.0.1"), 9),))
     wire = RsockServerWire(RsockParameters(KEY), bytes(32))
     return Alone(endpoint.server(parameters, wire, random.Random(1).randbytes, mtu=1500, max_burst_bytes=64_000))
 
@@ -557,14 +557,14 @@ class Server:
     """
 
     def __init__(
-        self, *, flows: int = 3, version: int = 2, isns: tuple[int, ...] = (), carriers: Carriers = Carriers.TCP
+        self, *, flows: int = 3, version: int = 2, isns: tuple[int, ...] = (), kinds: Kinds = Kinds.TCP
     ) -> None:
         self.isns = list(isns)
         parameters = ClientParameters(
             keepalive=4.0,
             server=(ip_address("198.51.100.7"),),
             ports=(PortRange(10_001, 10_000 + flows),),
-            carriers=carriers,
+            kinds=kinds,
         )
         wire = RsockClientWire(RsockParameters(KEY, version), 7)
         rng = random.Random(1).randbytes
@@ -710,7 +710,7 @@ def test_a_server_of_version_1_answers_that_it_does_not_know_a_udp_flow() -> Non
     def v1(flow: int, body: bytes, command: int = DATA) -> bytes:
         return build_frame(KEY, Frame(1, command, (7).to_bytes(8, "big"), 2, flow, body))
 
-    server = Server(flows=1, version=1, carriers=Carriers.ALL)
+    server = Server(flows=1, version=1, kinds=Kinds.ALL)
     (flow,) = server.flows.values()
     app(server, *[b"datagram"] * 20)
     assert server.client.carried == []

@@ -6,17 +6,17 @@ import random
 
 import pytest
 
-from rsock_nf.core.parameters import Carriers
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import PortRange
 from tests.core.weather import conditions, goes_through
 from tests.wire.rsock.pair import RsockPair
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("carriers", Carriers)
-def test_after_any_weather_it_carries_again_and_leaves_nothing(carriers: Carriers, seed: int) -> None:
-    rng = random.Random(f"rsock {carriers.value} {seed}")
-    client, options = conditions(carriers, rng)
-    server = {"carriers": carriers, "ports": (PortRange(10001, 10010),)}
+@pytest.mark.parametrize("kinds", Kinds)
+def test_after_any_weather_it_carries_again_and_leaves_nothing(kinds: Kinds, seed: int) -> None:
+    rng = random.Random(f"rsock {kinds.value} {seed}")
+    client, options = conditions(kinds, rng)
+    server = {"kinds": kinds, "ports": (PortRange(10001, 10010),)}
     client["rsock_version"] = rng.choice([1, 2])
     goes_through(RsockPair(seed, client=client, server=server, **options), rng)
