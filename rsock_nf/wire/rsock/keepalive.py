@@ -205,8 +205,17 @@ class KeepAlives:
         self.carry_anyway(flow.session)
         if flow.key.udp or keys_of(flow).believed:
             return
-        if not flow.sick and -flow.pump.next_seq & MASK < WRAP_AHEAD:
+        if not flow.sick and _ends_soon(flow):
             flow.sick = True
             self._context.outbox.tell(FlowSick(flow.flow_id, flow.key, "its sequence numbers have run out"))
         if flow.sick:
             self._table.step(now, flow, Input.SICK)  # each time: the message to the client may have been lost
+
+
+def _ends_soon(flow: Established) -> bool:
+    """Whether our sequence numbers on ``flow`` begin again at 0 soon, or have done so.
+
+    A flow may begin so near to the end that it cannot be replaced in time.  It is replaced afterwards.
+    """
+    begins_near = -flow.first_seq & MASK < WRAP_AHEAD
+    return flow.pump.next_seq < flow.first_seq or (not begins_near and -flow.pump.next_seq & MASK < WRAP_AHEAD)

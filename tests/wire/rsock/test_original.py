@@ -291,6 +291,17 @@ def test_a_clients_flow_is_given_up_before_our_numbers_begin_again(server: Alone
     ]
 
 
+def test_a_flow_that_begins_near_the_end_of_the_numbers_stays_until_they_begin_again(server: Alone) -> None:
+    flow = Flow(server, 0, isn=0xFFF00000)
+    flow.say(b"datagram")
+    server.wait(2.5)
+    assert not [event for event in server.events if isinstance(event, FlowSick)]
+    (pump,) = server.node.pump.flows()
+    pump.next_seq = 5
+    server.wait(1.0)
+    assert [event for event in server.events if isinstance(event, FlowSick)]
+
+
 def old(flow: int, body: bytes) -> bytes:
     """A frame of version 1."""
     return build_frame(KEY, Frame(1, DATA, (7).to_bytes(8, "big"), 2, flow, body))
