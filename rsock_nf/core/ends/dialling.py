@@ -146,7 +146,7 @@ class Dialling:
         """No port can be held, or no socket can be opened, now: try again later."""
         slot = self.slots[request]
         slot.port_wanted = False
-        self.why.text = reason
+        self.why.tell(reason)
         self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:
@@ -241,7 +241,7 @@ class Dialling:
         reason = f"no answer from {self.remote_text}"
         if self.session is not None or not self.slots.pass_over(now):
             return
-        self.why.text = reason
+        self.why.tell(reason)
         for slot in self.slots:
             flow, slot.opening = slot.opening, None
             if flow is not None:
@@ -284,7 +284,7 @@ class Dialling:
         self._wire.opened(now, self, flow, first=first)
         self._fill(now, slot, flow)
         self._wire.take_turns(now, self)
-        self.send(now, self.applications.waiting.take(now))
+        self._send_waiting(now)
         self._tell_given_up(flow)
 
     def _fill(self, now: float, slot: Slot, flow: Established) -> None:
@@ -366,7 +366,7 @@ class Dialling:
         """A read is done.  Once the server has advertised its window, send what waits for credit."""
         if self.group.patient and any(_has_said_its_window(pump) for pump in self.group.usable):
             self.group.patient = False
-            self.send(now, self.applications.waiting.take(now))
+            self._send_waiting(now)
 
     def control(self, now: float, flow: Established, message: object) -> bool:
         """A control message.  False = it is not for this role."""
@@ -444,6 +444,11 @@ class Dialling:
             urgent = self.slots.urgent(now)
             if urgent is not None:
                 self.context.deadlines.hasten(Timer.DIAL, urgent, now)
+
+    def _send_waiting(self, now: float) -> None:
+        """One by one, so that a small datagram does not overtake a large one of its application."""
+        for run in self.applications.waiting.take(now):
+            self.send(now, [run])
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
         """Nothing has moved in ``conversation`` for ``duration``: end it."""

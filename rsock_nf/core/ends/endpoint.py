@@ -150,7 +150,6 @@ class Endpoint(Generic[R]):
         self._probing = parts.probing
         self._limits = wire.limits
         self.flows.perform = self._perform
-        self.flows.may_tell = wire.may_tell
 
     # -- the driver's verbs
 
@@ -229,6 +228,7 @@ class Endpoint(Generic[R]):
             self._slow(now, item)
             self._settle(now)
         self.role.received(now)
+        self._settle(now)
 
     def _settle(self, now: float) -> None:
         self.flows.settle()
@@ -288,6 +288,8 @@ class Endpoint(Generic[R]):
                 return
             self.role.unopened(now, flow, segment, received)
             self.flows.settle()
+            if self._intake.was_given_again(received):  # all of it
+                return
 
     def _carried(self, now: float, received: Carried) -> None:
         """Datagrams on a UDP carrier whose flow the pump does not have (yet)."""

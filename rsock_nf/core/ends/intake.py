@@ -43,6 +43,10 @@ class Intake:
         self._given_again = None
         return None
 
+    def was_given_again(self, received: Packet | Carried) -> bool:
+        """Whether the pump has had ``received`` twice."""
+        return received is self._given_again
+
     def again(self, received: Packet | Carried) -> bool:
         """Give ``received`` to the pump again.  False = this was done already, and it came back.
 

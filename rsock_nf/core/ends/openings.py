@@ -142,6 +142,7 @@ class Openings:
         opening.mss = min(options.mss or DEFAULT_MSS, self._table.link_payload(opening.key))
         opening.scale = options.window_scale
         opening.window = segment.window
+        opening.peer_isn = segment.seq
         opening.received = add(segment.seq, 1)
         self.heard(now, opening)
         self._table.step(now, opening, Input.SYN_ACK)

@@ -23,7 +23,9 @@ class Parts:
         self.context = Context(parameters, rng, mtu)
         self.pump = Pump(seed=self.context.random(8), max_burst_bytes=burst, spread=parameters.spread)
         self.intake = Intake(self.context, self.pump)
-        self.table = FlowTable(self.context, self.pump, initiator=initiator, max_payload=wire.limits.max_payload)
+        self.table = FlowTable(
+            self.context, self.pump, wire.may_tell, initiator=initiator, max_payload=wire.limits.max_payload
+        )
         self.watch = Watch(self.context, self.table)
         self.probing: Probing = wire.probing(self.context, self.table, self.watch)
         self.conversations = Conversations(self.context, self.pump, fragments=wire.limits.fragments)

@@ -12,13 +12,17 @@ class Reasons:
     def __init__(self, slots: Slots, group: FlowGroup) -> None:
         self._slots = slots
         self._group = group
-        self.text = "not started"
-        """The reason.  Empty = traffic is carried."""
-        self.lasting = ""
+        self._text = "not started"
+        self._lasting = ""
         """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
         self._refused_address = ""
         self._refused_until = 0.0
         """Until then a refusal says more than the silence of other ports: hosts limit the rate of ICMP errors."""
+
+    @property
+    def text(self) -> str:
+        """The reason.  Empty = traffic is carried."""
+        return self._text
 
     @property
     def nothing_heard(self) -> str:
@@ -28,18 +32,22 @@ class Reasons:
     def dialling(self) -> None:
         """The client begins to dial."""
         if not self._group.usable:
-            self.text = self.nothing_heard
+            self._text = self.nothing_heard
+
+    def tell(self, text: str) -> None:
+        """The reason is ``text`` from now on."""
+        self._text = text
 
     def refused(self, now: float, what: str) -> None:
         """The server refuses ``what``.  One kind of flow may be refused although the other one is served."""
         if not self._group.usable:
-            self.text = f"{self._slots.remote_text} refuses {what}"
+            self._text = f"{self._slots.remote_text} refuses {what}"
             self._refused_address, self._refused_until = self._slots.remote_text, now + MAX_BACKOFF
 
     def silent_port(self, port: int) -> None:
         """No SYN-ACK came from ``port``."""
         if not self._group.usable:
-            self.text = f"no answer from {self._slots.remote_text} on port {port}"
+            self._text = f"no answer from {self._slots.remote_text} on port {port}"
 
     def lately_refused(self, now: float) -> bool:
         """Whether the address in use has refused a flow a short time ago.  That says more than silence."""
@@ -47,20 +55,20 @@ class Reasons:
 
     def flow_up(self) -> None:
         """A flow carries traffic."""
-        self.text = self.lasting
+        self._text = self._lasting
         self._refused_until = 0.0
 
     def flows_down(self, reason: str) -> None:
         """The last flow ended, because of ``reason``."""
-        if not self.text:
-            self.text = f"every flow is down, the last because {reason}"
+        if not self._text:
+            self._text = f"every flow is down, the last because {reason}"
 
     def session_lost(self, reason: str) -> None:
         """The session ended, because of ``reason``."""
-        self.text, self.lasting = reason, ""
+        self._text, self._lasting = reason, ""
 
     def set_lasting(self, lasting: str) -> None:
         """Set what is wrong although flows are up.  Empty = nothing."""
-        told, self.lasting = self.lasting, lasting
-        if lasting or self.text == told:
-            self.text = lasting
+        told, self._lasting = self._lasting, lasting
+        if lasting or self._text == told:
+            self._text = lasting

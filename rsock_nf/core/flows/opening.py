@@ -47,6 +47,8 @@ class Opening:
         """Sequence number of the next byte that we send."""
         self.received = 0
         """The highest sequence number + length that the peer sent."""
+        self.peer_isn = -1
+        """The peer's initial sequence number.  -1 = its SYN-ACK has not come, or the carrier is UDP."""
         self.mss = 0
         """The MSS option of the SYN-ACK as it arrived; at most what the link takes."""
         self.scale: int | None = None
@@ -61,11 +63,6 @@ class Opening:
 
     def __repr__(self) -> str:
         return describe(self.flow_id, self.key, self.state)
-
-    @property
-    def peer_isn(self) -> int:
-        """The peer's initial sequence number, once its SYN-ACK has come."""
-        return add(self.received, -1)
 
     def segment(self, payload: bytes, *, window: int, flags: int = PSH | ACK) -> Outgoing:
         """The next segment of the opening.  On a UDP carrier it is ``payload`` alone."""

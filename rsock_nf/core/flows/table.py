@@ -49,14 +49,22 @@ class Pending(NamedTuple):
 class FlowTable:
     """See the module.  ``max_payload``: the largest payload of one segment that the wire allows.
 
-    ``perform`` runs one action; ``may_tell`` asks the wire whether a message may travel on a flow now.  The
-    endpoint sets both when it is made.
+    ``may_tell`` asks the wire whether a message may travel on a flow now.  ``perform`` runs one action; the endpoint,
+    which knows who does what, sets it when it is made.
     """
 
     perform: Callable[[Pending], None]
-    may_tell: Callable[[PumpFlow, object], bool]
 
-    def __init__(self, context: Context, pump: Pump, *, initiator: bool, max_payload: int = MAX_FRAME) -> None:
+    def __init__(
+        self,
+        context: Context,
+        pump: Pump,
+        may_tell: Callable[[PumpFlow, object], bool],
+        *,
+        initiator: bool,
+        max_payload: int = MAX_FRAME,
+    ) -> None:
+        self.may_tell = may_tell
         self._context = context
         self.pump = pump
         self._initiator = initiator

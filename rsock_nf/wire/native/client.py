@@ -100,7 +100,7 @@ class NativeClientWire:
         message, opening.exchange = self._handshake.hello(self._offer(dialling, opening), dialling.context.rng)
         dialling.openings.say(now, opening, message)
         if not opening.key.udp and dialling.why.text == dialling.why.nothing_heard:
-            dialling.why.text = f"{_open_port(dialling, opening)}, no answer to our hello yet"
+            dialling.why.tell(f"{_open_port(dialling, opening)}, no answer to our hello yet")
 
     @staticmethod
     def _offer(dialling: Dialling, opening: Opening) -> Offer:
@@ -131,7 +131,7 @@ class NativeClientWire:
         """Read the answer to a hello: a session.  None = the server turns us away.  Raises ``Malformed``."""
         answer, keys = self._handshake.read_answer(opening.exchange, segment.payload)
         if answer.status is not Status.WELCOME:
-            dialling.why.text = _refusal(answer.status, answer.cipher.value)
+            dialling.why.tell(_refusal(answer.status, answer.cipher.value))
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None
         opening.challenge = answer.challenge
@@ -178,9 +178,9 @@ class NativeClientWire:
         same = "are secret, wire and version of rsock-nf the same on both sides?"
         if udp:
             where = f"{dialling.remote_text} UDP port {flow.key.remote_port}"
-            dialling.why.text = f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}"
+            dialling.why.tell(f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}")
         else:
-            dialling.why.text = f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}"
+            dialling.why.tell(f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}")
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
         """See ``ClientWire``.  Over TCP, joins without an answer mean that the session is lost.

@@ -76,7 +76,8 @@ class RsockClientWire:
         return quirks.is_end(flow, seq)
 
     def answer_fin(self, flow: Established, segment: Segment) -> Outgoing | None:
-        """See ``Wire``, and ``quirks``."""
+        """See ``Wire``, and ``quirks``.  A close frame may be the first frame on a flow: the pump must open it."""
+        quirks.hear(flow, segment)
         return quirks.answer_fin(flow, segment, initiator=True)
 
     # -- the way up
@@ -158,8 +159,7 @@ class RsockClientWire:
         """A request is not answered.  A wrong key is known only by silence: this wire has no message for it."""
         if not self._heard:
             asked = "are ports, wire, hash and rsock_version those of the server?"
-            dialling.why.lasting = f"{dialling.remote_text} answers no frame: {asked}"
-            dialling.why.text = dialling.why.lasting
+            dialling.why.set_lasting(f"{dialling.remote_text} answers no frame: {asked}")
 
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
@@ -170,9 +170,7 @@ class RsockClientWire:
             context.counters["payloads of no frame"] += 1
         elif not self._heard:
             self._heard = True
-            if dialling.why.text == dialling.why.lasting:
-                dialling.why.text = ""
-            dialling.why.lasting = ""
+            dialling.why.set_lasting("")
 
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """See ``ClientWire``.  The server sends on a conversation that is not ours, or not any more: tell it."""

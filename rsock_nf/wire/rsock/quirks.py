@@ -97,6 +97,13 @@ def numbers_are_foreign(version: int) -> bool:
     return version == 1
 
 
+def hear(flow: Established, segment: Segment) -> None:
+    """The flow is heard once a frame of its own has come."""
+    codec = flow.pump.codec
+    if isinstance(codec, RsockCodec) and codec.unheard and segment.payload and codec.open(segment.payload, 0)[0]:
+        codec.unheard = False
+
+
 def take_again(
     context: Context, pump: Pump, intake: Intake, flow: Established, segment: Segment, received: Packet | Carried
 ) -> bool:

@@ -28,7 +28,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.context = Context(ClientParameters(), random.Random(1).randbytes, 1500)
-        self.table = FlowTable(self.context, Pump(seed=1, max_burst_bytes=0), initiator=True)
+        self.table = FlowTable(self.context, Pump(seed=1, max_burst_bytes=0), lambda *_: True, initiator=True)
         self.performed: list[Pending] = []
         self.table.perform = self.performed.append
         keys = NativeKeys.derive(Cipher.NONE, bytes(32), bytes(32))

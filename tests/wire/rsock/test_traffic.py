@@ -500,3 +500,22 @@ def test_no_rst_is_ours_but_the_restarted_servers() -> None:
         pair.run(10.0)
         assert not any(one.tcp.flags & RST for one in seen)
         assert {flow.state for flow in pair.server.flows} <= {State.ESTABLISHED, State.LINGERING}
+
+
+def test_a_close_frame_may_be_the_first_frame_on_a_flow() -> None:
+    """The server takes datagrams, says nothing, and stops before it has answered a keep-alive request."""
+    with RsockPair(client={"flows": 2}) as pair:
+        pair.up()
+        for at in range(20):
+            pair.say("app", *numbered(4, 100, b"%d." % at))
+            pair.run(0.01)
+        assert pair.heard()
+        flows = pair.flows(pair.client)
+        assert all(not flow.pump.received_frames for flow in flows)
+        pair.server.role.stop(pair.now)
+        pair.run(0.5)
+        assert all(flow.state is not State.ESTABLISHED for flow in flows)
+        assert {event.reason for _, _, event in pair.events if isinstance(event, FlowClosed)} <= {
+            "the other side closed it",
+            "this side ends",
+        }
