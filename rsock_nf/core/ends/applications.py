@@ -49,6 +49,8 @@ class Applications:
         """Send what applications sent.  True = there is no flow, and datagrams wait for one."""
         bursts, slow = self._pump.from_app(runs)
         self._context.outbox.send(bursts)
+        if not slow:
+            return False
         waiting = [self._send_slow(now, run) for run in slow]
         return any(waiting)
 

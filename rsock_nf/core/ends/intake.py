@@ -34,7 +34,8 @@ class Intake:
     def _take(self, runs: list[Run], slow: list[Slow]) -> None:
         if runs:
             self._context.outbox.deliver(runs)
-        self._slow.extend(slow)
+        if slow:
+            self._slow.extend(slow)
 
     def next(self) -> Slow | None:
         """The next item that the pump could not decide; None = there is none."""

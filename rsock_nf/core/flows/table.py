@@ -124,6 +124,8 @@ class FlowTable:
         """Run the queued actions, and those that they add to the queue."""
         if self._settling:
             raise AssertionError("an action must not run actions")
+        if not self._queue:
+            return  # as after nearly every batch
         self._settling = True
         try:
             while self._queue:
