@@ -550,3 +550,15 @@ def test_split_and_join(size: int) -> None:
         whole = [reassembly.receive(0.0, 1, parse_fragment(part)) for part in reversed(parts)]
         assert len(reassembly) == reassembly._bytes == 0
     assert whole[-1] == datagram
+
+
+def test_a_frame_behind_the_end_of_its_session_opens_nothing() -> None:
+    """Its flow still receives while it closes."""
+    with Pair(client={"flows": 1}) as pair:
+        pair.up()
+        (session,) = pair.server.sessions
+        pair.server.role.session_closed(pair.now, session)
+        assert pair.server.role.open_conversation(pair.now, session, 7, 0) is None
+        pair.flush()
+        assert not pair.sockets
+        assert pair.server.counters["conversations of a session that ended"] == 1

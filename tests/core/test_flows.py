@@ -390,6 +390,17 @@ def test_the_server_goes_on_saying_that_a_flow_is_sick() -> None:
         assert flow not in pair.flows(pair.server), "nobody answers its probes any more"
 
 
+def test_a_link_that_becomes_narrower_during_the_opening_counts() -> None:
+    with Pair(client={"flows": 1}) as pair:
+        pair.start()
+        pair.run_until(lambda: bool(pair.flows(pair.client, State.CONFIRMING)), 5.0)
+        (flow,) = pair.flows(pair.client, State.CONFIRMING)
+        pair.client.receive_mtu(pair.now, 1280, 64_000)
+        pair.run(1.0)
+        assert flow.state is State.ESTABLISHED
+        assert flow.pump.max_payload == flow.path.size == 1240
+
+
 # -- the table
 
 

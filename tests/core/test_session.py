@@ -543,3 +543,10 @@ def test_a_slow_path_is_not_a_dead_one() -> None:
         pair.run(30.0)
         assert len(pair.heard()) == 50
         assert len(pair.flows(pair.client)) == 10
+
+
+def test_a_port_that_cannot_be_had_is_no_reason_while_flows_carry() -> None:
+    with Pair(client={"flows": 2}) as pair:
+        pair.up()
+        pair.client.role.port_refused(pair.now, 1, "too many open files")
+        assert pair.client.role.reason == ""

@@ -254,7 +254,10 @@ class Accepting:
     # -- conversations
 
     def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
-        """Open a client's new conversation.  None = it is refused, and the client was told."""
+        """Open a client's new conversation.  None = it is refused, and the client was told, or its session has ended."""
+        if self.sessions_by_id.get(session.session_id) is not session:
+            self.context.counters["conversations of a session that ended"] += 1
+            return None
         reason = None
         if not 0 <= target < len(self.parameters.targets):
             reason = messages.RefusalReason.NO_TARGET

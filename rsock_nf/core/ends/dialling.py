@@ -146,7 +146,8 @@ class Dialling:
         """No port can be held, or no socket can be opened, now: try again later."""
         slot = self.slots[request]
         slot.port_wanted = False
-        self.why.tell(reason)
+        if not self.group.usable:
+            self.why.tell(reason)
         self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))
 
     def carrier_refused(self, now: float, key: FlowKey) -> None:

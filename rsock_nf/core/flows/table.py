@@ -172,6 +172,8 @@ class FlowTable:
     def carry(self, now: float, flow: Established) -> None:
         """``flow`` is in state ESTABLISHED: from now on it carries traffic."""
         flow.since = now
+        if flow.pump.max_payload > (ceiling := self.ceiling(flow)):  # the link became narrower during the opening
+            self.pump.set_max_payload(flow.pump, ceiling)
         flow.path.start(flow.pump.max_payload)
         flow.session.flows[flow.flow_id] = flow
         flow.session.used = now
