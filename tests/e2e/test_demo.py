@@ -19,6 +19,7 @@ def namespaces_of(pid: int) -> list[str]:
     return [entry.name for entry in NETNS_DIR.iterdir() if entry.name.startswith(f"rsnf-{pid}-")]
 
 
+@pytest.mark.alone  # the farewell of a starved process may come too late: then the kernel answers it with RST
 @pytest.mark.slow
 def test_the_demo_shows_what_it_should_and_leaves_nothing() -> None:
     with subprocess.Popen([*DEMO, "--datagrams", "5000"], stdout=subprocess.PIPE, text=True) as demo:
