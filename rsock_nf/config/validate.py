@@ -1,4 +1,7 @@
-"""From the file's JSON object to typed keys, or to one line about the first mistake: pydantic's findings in our words."""
+"""From the file's JSON object to typed keys, or to one line about the first mistake.
+
+The line says what pydantic found, in our words.
+"""
 
 from __future__ import annotations
 

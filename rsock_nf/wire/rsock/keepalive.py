@@ -197,9 +197,9 @@ class KeepAlives:
             self._table.pump.set_max_payload(flow.pump, ceiling)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  There is always a flow that carries.  Replace a flow before its sequence numbers begin again at 0.
+        """See ``Probing``.  There is always a flow that carries.
 
-        The ACKs of an original would stay where they are then.  If connection tracking is on the way, it would judge
+        Replace a flow before its sequence numbers begin again at 0.  The ACKs of an original would stay where they are then.  If connection tracking is on the way, it would judge
         them INVALID.
         """
         self.carry_anyway(flow.session)

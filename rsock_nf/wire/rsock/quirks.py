@@ -109,8 +109,8 @@ def take_again(
 ) -> bool:
     """Take a payload that the pump could not, if it is of this very flow.  Returns whether it is.
 
-    It is the first one of the flow, or it lies beyond our window (version 1: anywhere).  It names client and flow: 96 bits, which only
-    somebody who can read the traffic knows.
+    It is the first one of the flow, or it lies beyond our window (version 1: anywhere).  It names client and flow:
+    96 bits, which only somebody who can read the traffic knows.
     """
     codec = flow.pump.codec
     if not isinstance(codec, RsockCodec) or not codec.open(segment.payload, received.segment_size)[0]:
