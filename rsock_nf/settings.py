@@ -42,9 +42,11 @@ class Settings:
     second: SecondWire | None = None
     """Server: a second wire, the original's, on ports of its own; ``wire`` is then native."""
     device: str | None = None
-    """None = the device of the route (client: to the server; server: the default route's)."""
+    """None = packets come in by any device, and leave by that of their route."""
+    fwmark: int = 0
+    """The firewall mark of our packets, given with route questions and to UDP sockets; 0 = none."""
     addresses: tuple[IPAddress, ...] = ()
-    """Server: the local addresses it answers on; client: the source addresses.  Empty = found on the device."""
+    """Server: the local addresses it answers on; client: the source addresses.  Empty = all of the host, or of ``device``."""
     listen: tuple[TransportAddress | Path, ...] = ()
     """Client: where the application sends: a UDP endpoint, or the absolute path of a Unix datagram socket."""
     client_ports: tuple[PortRange, ...] = ()

@@ -15,3 +15,11 @@ def who_strangers_are(*, over_udp: bool) -> str:
     if over_udp:
         return "another secret, a scan, or over UDP a client whose address has changed"
     return "another secret, or a scan"
+
+
+def detour_text(remote: object, avoided: str, used: str) -> str:
+    """That a VPN which runs over this tunnel has taken the route to ``remote``; ``used``: the device in its place."""
+    text = f"the route to {remote} leads into {avoided}, which runs over this tunnel"
+    if used:
+        return f"{text}: {used} is used instead"
+    return f"{text}, and no other device has a route: add one to {remote}"

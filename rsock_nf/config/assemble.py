@@ -122,6 +122,7 @@ def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
         wire=_wire(keys, secret),
         second=_second_wire(path, keys, tunnel) if isinstance(tunnel, ServerParameters) else None,
         device=device,
+        fwmark=keys.fwmark or 0,
         addresses=keys.addresses,
         listen=tuple(_listen(path, field, listen) for field, listen, _ in _local_ends(path, client)) if client else (),
         client_ports=client.client_ports if client else (),

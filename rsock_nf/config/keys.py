@@ -25,6 +25,7 @@ from rsock_nf.config.kinds import (
     HostPort,
     Keepalive,
     Listen,
+    Mark,
     Name,
     OneOrMore,
     OrAbsent,
@@ -120,10 +121,19 @@ class CommonKeys(Keys):
         f'with `"wire": "rsock"` the default is {RSOCK_KEEPALIVE:g}.',
     )
     device: OrAbsent[Device] = Field(
-        default=None, description="The network device. If not given: the one that the route takes."
+        default=None,
+        description="The only network device that is used. If not given: packets leave by the device of their route, "
+        "and are taken from any device.",
+    )
+    fwmark: OrAbsent[Mark] = Field(
+        default=None,
+        description="The firewall mark of the tunnel's own packets, for routing rules (`ip rule add fwmark`). "
+        "With wg-quick's mark (51820) they never go into its WireGuard device. Linux.",
     )
     addresses: OneOrMore[Address] = Field(
-        default=(), description="The local addresses that are used. If not given: those of the device."
+        default=(),
+        description="The local addresses that are used. If not given: a server has all addresses of the host (or of "
+        "`device`), a client the one that its route prefers.",
     )
     backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = Field(
         default=_default(Settings, "backend"),

@@ -97,6 +97,12 @@ Name: TypeAlias = Annotated[str, BeforeValidator(values.parse_name), Form("text"
 Secret: TypeAlias = Annotated[bytes, BeforeValidator(values.parse_secret), _TEXT, Form("44 characters")]
 File: TypeAlias = Annotated[str, BeforeValidator(_parse_file), Form("path")]
 Device: TypeAlias = Annotated[str, BeforeValidator(values.parse_device), Form("text")]
+Mark: TypeAlias = Annotated[
+    int,
+    BeforeValidator(values.parse_mark),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 0xFFFFFFFF}, {"type": "string"}]}),
+    Form('number, or "0xca6c"'),
+]
 Hash: TypeAlias = Annotated[str, BeforeValidator(values.parse_hash), Form("text")]
 Host: TypeAlias = Annotated[str, BeforeValidator(values.parse_host), Form("address or name")]
 Address: TypeAlias = Annotated[types.IPAddress, BeforeValidator(values.parse_address), Form("address")]

@@ -50,6 +50,19 @@ def parse_device(value: object) -> str:
     raise ValueError(f"{shown(value)} is not the name of a network device")
 
 
+def parse_mark(value: object) -> int:
+    """A firewall mark: a number, or text such as ``"0xca6c"``, as ip-rule(8) and wg(8) write it."""
+    number = value
+    if isinstance(value, str):
+        try:
+            number = int(value, 0)
+        except ValueError:
+            number = None
+    if type(number) is int and 1 <= number <= 0xFFFFFFFF:
+        return number
+    raise ValueError(f'{shown(value)} is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"')
+
+
 def parse_ports(value: object) -> tuple[PortRange, ...]:
     """``"10001-10010,12000"``, a number, or a list of either: disjoint ranges, ascending, adjacent ones joined."""
     items = value if isinstance(value, list) else [value]

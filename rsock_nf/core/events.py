@@ -104,16 +104,18 @@ class FlowSick:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Packets will go to this packed address: keep its next hop up to date."""
+    """Packets will go between these packed addresses: keep their way up to date."""
 
     remote: bytes
+    local: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """No more packets will go to this packed address."""
+    """No more packets will go between these packed addresses."""
 
     remote: bytes
+    local: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.protocol import (
+    Detour,
     Link,
     LinkCounters,
     LinkError,
@@ -25,12 +26,15 @@ from rsock_nf.link.protocol import (
     PortSide,
     Remedies,
     Route,
+    Routes,
+    Routing,
     System,
     abroad,
 )
 
 __all__ = [
     "OWN_ADDRESS",
+    "Detour",
     "Link",
     "LinkCounters",
     "LinkError",
@@ -39,12 +43,16 @@ __all__ = [
     "PortSide",
     "Remedies",
     "Route",
+    "Routes",
+    "Routing",
     "System",
     "abroad",
     "default_device",
     "device_addresses",
     "device_to",
+    "host_addresses",
     "open_link",
+    "open_routes",
     "own_address",
     "route_to",
     "system",
@@ -68,30 +76,43 @@ def system() -> System:
     raise LinkError(f"{sys.platform}: only Linux, FreeBSD, NetBSD, OpenBSD and macOS are known")
 
 
-def open_link(device: str, match: Match, *, receive_buffer: int = 32 << 20) -> Link:
-    """Open the link of this operating system on ``device``.
+def open_link(routing: Routing, match: Match, *, receive_buffer: int = 32 << 20) -> Link:
+    """Open the link of this operating system.  On a system that does not tap every device, ``routing`` names one.
 
     Raises ``LinkError`` when the device does not exist, is down, is of an unknown kind, or the privilege is missing.
     """
-    with _in_one_line(f"{device}: the link cannot be opened"):
-        return system().open_link(device, match, receive_buffer)
+    with _in_one_line(f"{routing.device or 'all devices'}: the link cannot be opened"):
+        return system().open_link(routing, match, receive_buffer)
 
 
-def route_to(remote: IPAddress) -> Route:
-    """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
+def open_routes(routing: Routing) -> Routes:
+    """Follow routes without a link: for flows over UDP, whose packets the kernel makes.
+
+    Needs no privilege.  Raises ``LinkError`` when the device does not exist, or if the kernel cannot be asked.
+    """
+    with _in_one_line("the routes cannot be followed"):
+        return system().open_routes(routing)
+
+
+def route_to(remote: IPAddress, mark: int = 0) -> Route:
+    """How packets to ``remote`` leave this host, those with ``mark`` where there are rules about marks.
+
+    Raises ``LinkError`` when there is no route.
+    """
     with _in_one_line(f"the way to {remote} cannot be asked for"):
-        return system().route_to(remote)
+        return system().route_to(remote, mark)
 
 
-def device_to(remotes: Sequence[IPAddress]) -> str:
-    """The device toward the first of ``remotes`` that has a route.  ``remotes`` is not empty.
+def device_to(remotes: Sequence[IPAddress], mark: int = 0) -> str:
+    """The device toward the first of ``remotes`` that has a route, for packets with ``mark``.  ``remotes`` is not
+    empty.
 
     Raises ``LinkError`` about the first of them when none has a route.
     """
     refusals = []
     for remote in remotes:
         try:
-            return route_to(remote).device
+            return route_to(remote, mark).device
         except LinkError as error:
             refusals.append(error)
     raise refusals[0]
@@ -129,6 +150,12 @@ def device_addresses(device: str) -> tuple[IPAddress, ...]:
     """
     with _in_one_line(f"{device}: its addresses cannot be asked for"):
         return system().device_addresses(device)
+
+
+def host_addresses() -> tuple[IPAddress, ...]:
+    """The addresses of global scope of all devices.  Raises ``LinkError`` when the kernel cannot be asked."""
+    with _in_one_line("the addresses of this host cannot be asked for"):
+        return system().host_addresses()
 
 
 @contextlib.contextmanager

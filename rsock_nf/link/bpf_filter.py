@@ -57,7 +57,18 @@ from rsock_nf.link.cbpf import (
 from rsock_nf.link.ethernet import ETHERNET_HEADER, ETHERTYPE
 from rsock_nf.link.protocol import Match, PortSide
 
-__all__ = ["ETHERNET", "RAW_IP", "Instruction", "Layout", "encode", "null_layout", "program"]
+__all__ = [
+    "ETHERNET",
+    "RAW_IP",
+    "Instruction",
+    "Layout",
+    "check",
+    "encode",
+    "null_layout",
+    "program",
+    "select_packets",
+    "select_ports",
+]
 
 ByteOrder: TypeAlias = Literal["little", "big"]
 
@@ -106,28 +117,46 @@ def program(match: Match, layout: Layout) -> list[Instruction]:
     on the asked side; ICMP type 3 code 4 (RFC 792, RFC 1191) and ICMPv6 type 2 (RFC 4443) that quote such a
     segment going the other way.  Raises ``ValueError`` when there is nothing to match or too much.
     """
-    ipv4 = [address.packed for address in match.addresses if address.version == 4]
-    ipv6 = [address.packed for address in match.addresses if address.version == 6]
+    asm = Assembler()
+    check(match)
+    select_packets(asm, match, layout)
+    select_ports(asm, match)
+    return asm.assemble()
+
+
+def check(match: Match) -> None:
+    """Raise ``ValueError`` if there is nothing to match."""
     if not match.ports or not match.addresses:
         raise ValueError("a filter needs at least one address and one port")
-    asm = Assembler()
+
+
+def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "") -> None:
+    """The part that looks at the network headers.  It goes to ``ports`` with the port in A, or to ``reject``.
+
+    ``prefix``: of its labels, where one program has this part twice.
+    """
+    ipv4 = [address.packed for address in match.addresses if address.version == 4]
+    ipv6 = [address.packed for address in match.addresses if address.version == 6]
     asm.emit(layout.load, layout.offset)
     if layout.mask:
         asm.emit(AND, layout.mask)
     if ipv4:
-        asm.branch(JEQ, layout.ipv4, then="ipv4")
+        asm.branch(JEQ, layout.ipv4, then=f"{prefix}ipv4")
     if ipv6:
-        asm.branch(JEQ, layout.ipv6, then="ipv6")
+        asm.branch(JEQ, layout.ipv6, then=f"{prefix}ipv6")
     asm.goto("reject")
     if ipv4:
-        _ipv4(asm, layout.network, match.side, ipv4)
+        _ipv4(asm, layout.network, match.side, ipv4, prefix)
     if ipv6:
-        _ipv6(asm, layout.network, match.side, ipv6)
+        _ipv6(asm, layout.network, match.side, ipv6, prefix)
+
+
+def select_ports(asm: Assembler, match: Match) -> None:
+    """The last part: ``ports`` and ``reject``."""
     asm.label("reject")
     asm.emit(RET, 0)
     asm.label("ports")
     _ports(asm, match.ports)
-    return asm.assemble()
 
 
 def _opposite(side: PortSide) -> PortSide:
@@ -139,27 +168,27 @@ def _port(side: PortSide) -> int:
     return SOURCE_PORT if side is PortSide.SOURCE else DESTINATION_PORT
 
 
-def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
+def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str) -> None:
     """TCP over IPv4, and the ICMP that quotes it."""
 
     def address(of: PortSide) -> int:
         return IPV4_SOURCE if of is PortSide.SOURCE else IPV4_DESTINATION
 
-    asm.label("ipv4")
+    asm.label(f"{prefix}ipv4")
     asm.emit(LD_H, net + IPV4_FRAGMENT)
     asm.branch(JSET, _MORE_OR_LATER, then="reject")  # no fragment is ours: our segments carry DF
     asm.emit(LD_B, net + IPV4_PROTOCOL)
-    asm.branch(JEQ, TCP, then="tcp4")
-    asm.branch(JEQ, ICMP, then="icmp4", otherwise="reject")
+    asm.branch(JEQ, TCP, then=f"{prefix}tcp4")
+    asm.branch(JEQ, ICMP, then=f"{prefix}icmp4", otherwise="reject")
 
-    asm.label("tcp4")
-    _addresses(asm, LD_W, net + address(side), addresses, "tcp4 port")
-    asm.label("tcp4 port")
+    asm.label(f"{prefix}tcp4")
+    _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp4 port")
+    asm.label(f"{prefix}tcp4 port")
     asm.emit(LDX_HEADER_LENGTH, net)
     asm.emit(LD_H_X, net + _port(side))
     asm.goto("ports")
 
-    asm.label("icmp4")
+    asm.label(f"{prefix}icmp4")
     sent = _opposite(side)
     quoted = net + ICMP_HEADER
     asm.emit(LDX_HEADER_LENGTH, net)
@@ -169,8 +198,8 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
     asm.branch(JSET, _MORE_OR_LATER, then="reject")
     asm.emit(LD_B_X, quoted + IPV4_PROTOCOL)
     asm.branch(JEQ, TCP, otherwise="reject")
-    _addresses(asm, LD_W_X, quoted + address(sent), addresses, "icmp4 port")
-    asm.label("icmp4 port")
+    _addresses(asm, LD_W_X, quoted + address(sent), addresses, f"{prefix}icmp4 port")
+    asm.label(f"{prefix}icmp4 port")
     asm.emit(LD_B_X, quoted)  # the quoted header may carry options too
     asm.emit(AND, 15)
     asm.emit(LSH, 2)
@@ -180,32 +209,32 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> N
     asm.goto("ports")
 
 
-def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes]) -> None:
+def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str) -> None:
     """TCP over IPv6, and the ICMPv6 that quotes it."""
 
     def address(of: PortSide) -> int:
         return IPV6_SOURCE if of is PortSide.SOURCE else IPV6_DESTINATION
 
-    asm.label("ipv6")
+    asm.label(f"{prefix}ipv6")
     asm.emit(LD_B, net + IPV6_NEXT_HEADER)
-    asm.branch(JEQ, TCP, then="tcp6")
-    asm.branch(JEQ, ICMPV6, then="icmp6", otherwise="reject")
+    asm.branch(JEQ, TCP, then=f"{prefix}tcp6")
+    asm.branch(JEQ, ICMPV6, then=f"{prefix}icmp6", otherwise="reject")
 
-    asm.label("tcp6")
-    _addresses(asm, LD_W, net + address(side), addresses, "tcp6 port")
-    asm.label("tcp6 port")
+    asm.label(f"{prefix}tcp6")
+    _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp6 port")
+    asm.label(f"{prefix}tcp6 port")
     asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto("ports")
 
-    asm.label("icmp6")
+    asm.label(f"{prefix}icmp6")
     sent = _opposite(side)
     quoted = net + IPV6_HEADER + ICMP_HEADER
     asm.emit(LD_B, net + IPV6_HEADER)
     asm.branch(JEQ, 2, otherwise="reject")  # packet too big
     asm.emit(LD_B, quoted + IPV6_NEXT_HEADER)
     asm.branch(JEQ, TCP, otherwise="reject")
-    _addresses(asm, LD_W, quoted + address(sent), addresses, "icmp6 port")
-    asm.label("icmp6 port")
+    _addresses(asm, LD_W, quoted + address(sent), addresses, f"{prefix}icmp6 port")
+    asm.label(f"{prefix}icmp6 port")
     asm.emit(LD_H, quoted + IPV6_HEADER + _port(sent))
     asm.goto("ports")
 

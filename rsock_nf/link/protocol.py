@@ -1,19 +1,19 @@
 """What a link is, and what an operating system has to provide: protocols and plain values, no system call.
 
-``Link`` is one device as far as our flows are concerned.  ``System`` is everything that differs between operating
+``Link`` is the network as far as our flows are concerned.  ``System`` is everything that differs between operating
 systems.  The rooms ``linux`` and ``bsd`` have one each, and ``rsock_nf.link.system`` chooses one.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange
+from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange, TransportAddress
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.udp import UdpSystem
 
@@ -40,6 +40,34 @@ class Match:
     """The server's ports."""
 
 
+def _none() -> Collection[TransportAddress]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the kernel's routing tables are asked for, beside the destination."""
+
+    device: str | None = None
+    """The only device that may be used; None = any."""
+    mark: int = 0
+    """The firewall mark that our packets have (SO_MARK, socket(7)): rules such as ``ip rule add fwmark`` look at it."""
+    listens: tuple[TransportAddress, ...] = ()
+    """Client: the local ends.  A VPN whose program sends there runs over this tunnel."""
+    applications: Callable[[], Collection[TransportAddress]] = _none
+    """The sockets that this tunnel exchanges datagrams with now: a client's applications, a server's targets."""
+
+
+class Detour(NamedTuple):
+    """The route to a destination leads into a device whose packets come to this tunnel."""
+
+    remote: IPAddress
+    avoided: str
+    """That device."""
+    used: str
+    """The device that is used instead; "" = no other one has a route."""
+
+
 class LinkEvent(enum.Enum):
     """What happened to the link since the last look."""
 
@@ -52,9 +80,9 @@ class LinkEvent(enum.Enum):
     NEXT_HOP = "next-hop"
     """The route to a followed destination changed (gateway or source address)."""
     MOVED = "moved"
-    """The route to a followed destination leads out of another device now; ``route_to`` tells which."""
+    """A link with one device: the route to a followed destination leads out of another device now."""
     GONE = "gone"
-    """The device was deleted or renamed."""
+    """A link with one device: that device was deleted or renamed."""
 
 
 @dataclass(slots=True)
@@ -81,19 +109,78 @@ class LinkCounters:
     """Not sent: anything else."""
 
 
-class Link(Protocol):
-    """One device, as far as our flows are concerned.  Non-blocking throughout."""
+class Routes(Protocol):
+    """The ways to the destinations that are followed, kept up to date.  Non-blocking throughout."""
 
-    device: str
-    mtu: int
-    """Largest IP packet, bytes."""
-    max_burst_bytes: int
-    """Largest IP packet length of a burst; 0 = this link takes single segments only."""
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices by which packets leave now."""
+
+    def fileno(self) -> int:
+        """Readable when ``events`` has something; -1 = never."""
+
+    def events(self) -> list[LinkEvent]:
+        """What happened since the last call.  Reads everything from the descriptor."""
+
+    def follow(self, remote: IPAddress, source: IPAddress | None = None) -> None:
+        """Find the way of packets from ``source`` (None = not chosen yet) to ``remote``, and keep it up to date until
+        ``forget``.  Never blocks."""
+
+    def forget(self, remote: IPAddress, source: IPAddress | None = None) -> None:
+        """Stop following it."""
+
+    def suspect(self, remote: IPAddress) -> None:
+        """Flows to ``remote`` went silent: make the kernel check the next hop at once."""
+
+    def unanswered(self, remote: IPAddress) -> None:
+        """Nothing that is sent to ``remote`` is answered.  If the way leads through somebody's VPN, try another one."""
+
+    def source_for(self, remote: IPAddress) -> IPAddress | None:
+        """The source address for packets to ``remote``; None = no route."""
+
+    def device_for(self, remote: IPAddress) -> int:
+        """The index of the device by which packets to ``remote`` leave; 0 = no route, or the kernel chooses."""
+
+    def detours(self) -> list[Detour]:
+        """The followed destinations whose route leads over this tunnel itself."""
+
+    def missing(self) -> list[str]:
+        """The followed destinations that packets cannot be sent to now: a line for each, with the reason."""
+
+    def tick(self, now: float) -> None:
+        """Call it about once a second while traffic flows."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class Link(Protocol):
+    """The network, as far as our flows are concerned.  Non-blocking throughout."""
+
+    @property
+    def up(self) -> bool:
+        """At least one of them is up."""
+
+    @property
+    def mtu(self) -> int:
+        """Largest IP packet that every one of them takes, bytes."""
+
+    @property
+    def max_burst_bytes(self) -> int:
+        """Largest IP packet length of a burst; 0 = this link takes single segments only."""
+
     warnings: tuple[str, ...]
     """What this kernel lacks, though the link works without it: lines for the log."""
 
+    @property
+    def routes(self) -> Routes:
+        """The ways of its packets.  Their events are among those of ``events``."""
+
     def fileno(self) -> int:
         """Readable when packets wait."""
+
+    def write_fileno(self) -> int:
+        """Writable when there is room again, after ``send`` has found a full send buffer."""
 
     def event_fileno(self) -> int:
         """Readable when ``events`` has something; -1 = never."""
@@ -108,7 +195,7 @@ class Link(Protocol):
     def send(self, bursts: Sequence[Outgoing]) -> int:
         """Send ``bursts``.  Returns how many are done: sent, or dropped and counted.
 
-        Less than ``len(bursts)`` means that the send buffer is full: wait until ``fileno`` is writable.
+        Less than ``len(bursts)`` means that the send buffer is full: wait until ``write_fileno`` is writable.
         """
 
     def rematch(self, match: Match) -> None:
@@ -116,18 +203,6 @@ class Link(Protocol):
 
         Raises ``LinkError`` when one filter cannot express it.
         """
-
-    def follow(self, remote: IPAddress) -> None:
-        """Resolve the next hop to ``remote`` now, and keep it up to date until ``forget``.  Never blocks."""
-
-    def forget(self, remote: IPAddress) -> None:
-        """Stop following ``remote``."""
-
-    def suspect(self, remote: IPAddress) -> None:
-        """Flows to ``remote`` went silent: make the kernel check the next hop at once."""
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """The source address that the route to ``remote`` prefers; None = no route."""
 
     def events(self) -> list[LinkEvent]:
         """What happened since the last call.  Reads everything from the event descriptor."""
@@ -195,11 +270,21 @@ class System(Protocol):
     def udp(self) -> UdpSystem:
         """How its UDP sockets are read and written."""
 
-    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+    taps_every_device: bool
+    """A link without a device takes packets from every device, and sends by the one that the route names.  Otherwise
+    each link has one device."""
+
+    def open_link(self, routing: Routing, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""
 
-    def route_to(self, remote: IPAddress) -> Route:
+    def open_routes(self, routing: Routing) -> Routes:
+        """See ``open_routes``."""
+
+    def route_to(self, remote: IPAddress, mark: int) -> Route:
         """See ``route_to``."""
+
+    def host_addresses(self) -> tuple[IPAddress, ...]:
+        """See ``host_addresses``."""
 
     def default_device(self, version: int | None) -> str | None:
         """See ``default_device``."""

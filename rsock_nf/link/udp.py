@@ -106,6 +106,14 @@ class UdpSystem(Protocol):
     def bind_device(self, sock: socket.socket, device: str) -> None:
         """Use no other device, where the system can.  Raises ``OSError``."""
 
+    def send_by(self, sock: socket.socket, ifindex: int) -> None:
+        """Send by the device with this index, and receive from any; 0 = by the device that the route names.
+
+        Does nothing where the system cannot.  Raises ``OSError``."""
+
+    def mark(self, sock: socket.socket, mark: int) -> None:
+        """Give what is sent a firewall mark, where the system has them.  Raises ``OSError``."""
+
     def receive_drops(self, sock: socket.socket) -> int:
         """How many datagrams were dropped because its receive buffer was full; 0 where the system does not tell."""
 

@@ -6,7 +6,7 @@ from rsock_firewall import FirewallError, Policy, render_unprobed, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
-from rsock_nf.link import LinkError, default_device, device_addresses, device_to
+from rsock_nf.link import LinkError, default_device, device_addresses, device_to, host_addresses, system
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
@@ -34,14 +34,17 @@ def policy_now(settings: Settings, held_ports: tuple[PortRange, ...]) -> Policy:
     Raises ``FirewallError``, ``LinkError``, or ``TunnelError`` when the device cannot be told.
     """
     tunnel = settings.tunnel
+    device = settings.device
     if isinstance(tunnel, ClientParameters):
-        device = settings.device or device_to(tunnel.server)
+        if device is None and not system().taps_every_device:
+            device = device_to(tunnel.server)
         return policy_for(settings, device=device, local_addresses=(), held_ports=held_ports)
-    found = settings.device or default_device()
-    if found is None:
-        raise TunnelError('no default route tells which device to use: set "device" in the configuration')
-    addresses = settings.addresses or tuple(device_addresses(found))
-    return policy_for(settings, device=found, local_addresses=addresses)
+    if device is None and not system().taps_every_device:
+        device = default_device()
+        if device is None:
+            raise TunnelError('no default route tells which device to use: set "device" in the configuration')
+    addresses = settings.addresses or (host_addresses() if device is None else device_addresses(device))
+    return policy_for(settings, device=device, local_addresses=tuple(addresses))
 
 
 def _rendered(backend: str, policy: Policy) -> str:

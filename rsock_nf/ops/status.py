@@ -24,6 +24,7 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     lines = [
         f"{snapshot['name']}  {snapshot['role']}  {snapshot['state']}  up {duration(snapshot['uptime'])}",
         *([f"  reason    {snapshot['reason']}"] if snapshot.get("reason") else []),
+        *[f"  note      {note}" for note in snapshot.get("notes") or ()],
         *_targets(snapshot.get("refused_by") or {}),
         *_strangers(snapshot.get("counters") or {}, snapshot.get("type", "tcp")),
         *([f"  ports     {_each_wire(snapshot, 'ports')}"] if snapshot.get("ports") else []),

@@ -140,6 +140,12 @@ class Carriers:
         if not self._waiting:
             self._free()
 
+    def steer(self, remote: bytes, ifindex: int) -> None:
+        """A client's flows to this packed address leave by another device now; 0 = the kernel's route decides."""
+        for key, carrier in self._dialled.items():
+            if key.remote == remote:
+                carrier.steer(ifindex)
+
     # -- looking
 
     def mtu(self) -> int:

@@ -32,18 +32,25 @@ from rsock_nf.link import (
     LinkEvent,
     Match,
     PortSide,
+    Routes,
+    Routing,
     device_addresses,
     device_to,
+    host_addresses,
     open_link,
+    open_routes,
     own_address,
     route_to,
+    system,
 )
+from rsock_nf.link.kernel_routes import NO_ROUTES
 from rsock_nf.policy import carrier_ports, policy_for
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.server_route import ServerRoute
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
@@ -60,7 +67,8 @@ class Cover:
 
     settings: Settings
     ports: SourcePorts
-    device: str
+    device: str | None
+    """None = every device."""
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
@@ -74,9 +82,12 @@ class Parts:
     ends: LocalEnds
     ports: SourcePorts
     cover: Cover
+    talkers: Talkers
     rules: Rules | None
     """None = no fake TCP, hence no link."""
     link: Link | None
+    routes: Routes | None
+    """Without a link: the ways of the UDP flows."""
     limits: Limits
     endpoint: ClientEndpoint
 
@@ -89,30 +100,60 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
     stack.callback(ports.close)
     if parameters.kinds.tcp and (own := own_address(parameters.server)) is not None:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
-    cover = Cover(settings, ports, settings.device or device_to(parameters.server))
-    _refuse_foreign(settings, cover.device)
-    rules, link = None, None
+    device = settings.device or device_to(parameters.server, settings.fwmark)
+    _refuse_foreign(settings)
+    cover = Cover(settings, ports, settings.device if system().taps_every_device else device)
+    talkers = Talkers(ends)
+    routing = talkers.routing(settings, cover.device)
+    rules, link, routes = None, None, None
     if parameters.kinds.tcp:
         firewall = select(settings.backend)
         ports.inherit(firewall.left_behind(settings.name), Driver.now())
         rules = Rules.install(firewall, cover.policy, stack, log=log, troubles=troubles)
-        link = open_link(cover.device, match(parameters))
+        link = open_link(routing, match(parameters))
         stack.callback(link.close)
+        for remote in parameters.server:
+            link.routes.follow(remote)
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
+        routes = open_routes(routing)
+        stack.callback(routes.close)
         limits = Limits(_route_mtu(settings, parameters) or ETHERNET_MTU, 0)
     endpoint = client_endpoint(replace(parameters, local_ends=ends.names), settings.wire, limits)
-    side = ClientSide(settings, parameters, start, Parts(ends, ports, cover, rules, link, limits, endpoint))
+    talkers.endpoint = endpoint
+    parts = Parts(ends, ports, cover, talkers, rules, link, routes, limits, endpoint)
+    side = ClientSide(settings, parameters, start, parts)
     stack.callback(side.close)
     return side
 
 
-def _refuse_foreign(settings: Settings, device: str) -> None:
+def _refuse_foreign(settings: Settings) -> None:
     """Raise ``TunnelError`` if flows could not begin at one of ``addresses``: nothing would ever be answered there."""
     for address in settings.addresses:
         if not address.is_link_local and own_address((address,)) is None:
-            present = ", ".join(map(str, device_addresses(device))) or "none"
-            raise TunnelError(f"addresses: {address} is not an address of this host; device {device} has {present}")
+            present = device_addresses(settings.device) if settings.device else host_addresses()
+            whose = f"device {settings.device}" if settings.device else "it"
+            listed = ", ".join(map(str, present)) or "none"
+            raise TunnelError(f"addresses: {address} is not an address of this host; {whose} has {listed}")
+
+
+class Talkers:
+    """The applications that talk to a client now: a VPN may be among them."""
+
+    def __init__(self, ends: LocalEnds) -> None:
+        self._ends = ends
+        self.endpoint: ClientEndpoint | None = None
+        """Its conversations are with applications; None = it is not made yet."""
+
+    def __call__(self) -> list[TransportAddress]:
+        """Their addresses; those on Unix-domain sockets have none."""
+        peers = self.endpoint.role.peers() if self.endpoint is not None else []
+        return [address for peer in peers if (address := self._ends.address(peer)) is not None]
+
+    def routing(self, settings: Settings, device: str | None) -> Routing:
+        """How the client's packets find their ways; ``device``: the only one, None = any."""
+        listens = tuple(end for end in settings.listen if isinstance(end, TransportAddress))
+        return Routing(device, settings.fwmark, listens, self)
 
 
 def match(parameters: ClientParameters) -> Match:
@@ -139,8 +180,7 @@ class ClientSide:
         self._ends = parts.ends
         self._ports = parts.ports
         self._cover = parts.cover
-        self._sources: dict[IPAddress, IPAddress] = {}
-        """Server address → the source address of the flows to it."""
+        self._talkers = parts.talkers
         self.driver = Driver(
             start.loop,
             parts.endpoint,
@@ -155,8 +195,17 @@ class ClientSide:
         if parts.rules is not None:
             self.device = LinkedDevice(parts.cover.device, parts.link, self.driver, parts.rules, self, log=start.log)
         else:
-            mtu = parts.limits.mtu
-            self.device = PlainDevice(parts.cover.device, mtu, self.driver, self._carrier_mtu, log=start.log)
+            mtu, routes = parts.limits.mtu, parts.routes or NO_ROUTES
+            self.device = PlainDevice(
+                settings.device or "",
+                mtu,
+                self.driver,
+                self._carrier_mtu,
+                routes,
+                moved=self._ways_changed,
+                log=start.log,
+            )
+        self._route = ServerRoute(self.device, settings.addresses, start.log)
 
     def close(self) -> None:
         """Close link and carriers."""
@@ -196,7 +245,7 @@ class ClientSide:
                 self._ports.release(port, self.driver.now())
             case Suspect(remote=remote):
                 log_suspect(self._log, remote)
-                self.device.suspect(ip_address(remote))
+                self.device.routes.suspect(ip_address(remote))
             case _:
                 log_event(self._log, event)
                 if isinstance(event, SessionUp) and not self._was_ready:
@@ -206,11 +255,11 @@ class ClientSide:
     def _hold_port(self, request: int, remote: IPAddress) -> None:
         """A source port for a flow; the rules cover it before its SYN leaves."""
         now = self.driver.now()
-        source = self._source_for(remote)
+        source = self._route.source_for(remote)
         if source is None:
-            self.endpoint.role.port_refused(now, request, f"no route to {remote}")
+            reason = "; ".join(self._route.reasons()) or f"no route to {remote}"
+            self.endpoint.role.port_refused(now, request, reason)
             return
-        self._sources[remote] = source
         try:
             port = self._ports.take(self._apply_rules)
         except (LinkError, FirewallError) as error:
@@ -224,22 +273,18 @@ class ClientSide:
         if self.rules is not None:
             self.rules.apply()
 
-    def _source_for(self, remote: IPAddress) -> IPAddress | None:
-        for address in self._settings.addresses:
-            if address.version == remote.version:
-                return address
-        return self.device.source_for(remote)
-
     def _open_carrier(self, request: int, remote: IPAddress, port: int) -> None:
         """A UDP socket for a flow; source address and port are the kernel's choice unless configured."""
         now = self.driver.now()
         settings = self._settings
         try:
             carrier = ClientCarrier(
-                TransportAddress(remote, port, self.device.name if remote.is_link_local else ""),
-                source=next((own for own in settings.addresses if own.version == remote.version), None),
+                TransportAddress(remote, port, getattr(remote, "scope_id", None) or settings.device or ""),
+                source=self._route.configured(remote.version),
                 ports=settings.client_ports,
                 device=settings.device,
+                send_by=self.device.routes.device_for(remote),
+                mark=settings.fwmark,
                 rng=urandom,
             )
         except LinkError as error:
@@ -262,11 +307,15 @@ class ClientSide:
         """The server's packets."""
         return match(self._parameters)
 
+    def routing(self, name: str | None) -> Routing:
+        """How its packets find their ways."""
+        return self._talkers.routing(self._settings, name)
+
     def wanted_device(self) -> str:
         """The one that the route to the server takes."""
         if self._settings.device is None:
             with contextlib.suppress(LinkError):
-                return route_to(ip_address(self.endpoint.role.remote_text)).device
+                return route_to(self._remote, self._settings.fwmark).device
         return self.device.name
 
     def device_changes(self, name: str) -> None:
@@ -276,7 +325,7 @@ class ClientSide:
     def device_event(self, event: LinkEvent) -> None:
         """Our source address may have changed; a device that is up again has forgotten its neighbours."""
         if event in (LinkEvent.ADDRESSES, LinkEvent.NEXT_HOP):
-            self._check_source()
+            self._ways_changed()
         elif event is LinkEvent.UP:
             self._follow()
 
@@ -286,16 +335,18 @@ class ClientSide:
         self.endpoint.role.reconnect(self.driver.now())
 
     def _follow(self) -> None:
-        for address in self._parameters.server:
-            self.device.follow(address)
+        self._route.follow(self._parameters.server)
 
-    def _check_source(self) -> None:
-        """Flows from an address that is no longer ours are dead; the session is not."""
-        remote = ip_address(self.endpoint.role.remote_text)
-        source, used = self._source_for(remote), self._sources.get(remote)
-        if source is not None and used is not None and source != used:
-            self._log.info("our address has changed from %s to %s", used, source)
-            self._sources[remote] = source
+    @property
+    def _remote(self) -> IPAddress:
+        """The server's address in use."""
+        return ip_address(self.endpoint.role.remote_text)
+
+    def _ways_changed(self) -> None:
+        """UDP flows follow their way; flows from an address that is no longer ours are dead, the session is not."""
+        for remote in self._parameters.server:
+            self.driver.carriers.steer(remote.packed, self.device.routes.device_for(remote))
+        if self._route.moved(self._remote):
             self.endpoint.role.reconnect(self.driver.now())
 
     # -- once a second
@@ -306,6 +357,12 @@ class ClientSide:
             with contextlib.suppress(FirewallError):
                 self._apply_rules()
         self._ends.tick()
+        if not self.endpoint.role.idle:
+            self._route.tick(now, self._remote, connected=self._connected)
+
+    @property
+    def _connected(self) -> bool:
+        return any(session.flows for session in self.endpoint.sessions)
 
     # -- what an operator sees
 
@@ -313,11 +370,12 @@ class ClientSide:
         """See ``Side``."""
         role = self.endpoint.role
         sessions = self.endpoint.sessions
-        connected = any(session.flows for session in sessions)
+        reasons = [role.reason] if role.reason else []
         return View(
             self._settings,
-            state="idle" if role.idle else "connected" if connected else "connecting",
-            reason=role.reason,
+            state="idle" if role.idle else "connected" if self._connected else "connecting",
+            reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons])),
+            notes=self._route.notes(),
             remote=role.remote_text,
             sessions=sessions,
             describe=self._describe,

@@ -59,7 +59,7 @@ class Demultiplexer:
             for span in branch.ports
             for port in range(span.first, span.last + 1)
         }
-        self._followed = Counter[bytes]()
+        self._followed = Counter[tuple[bytes, bytes]]()
         """Remote addresses, by how many endpoints want them followed."""
 
     # -- in
@@ -119,9 +119,9 @@ class Demultiplexer:
         index, inner = _split(peer)
         self._branches[index].endpoint.role.socket_refused(now, inner, reason)
 
-    def followed(self) -> list[bytes]:
+    def followed(self) -> list[tuple[bytes, bytes]]:
         """What any of them follows."""
-        return sorted({remote for branch in self._branches for remote in branch.endpoint.role.followed()})
+        return sorted({ends for branch in self._branches for ends in branch.endpoint.role.followed()})
 
     # -- out
 
@@ -151,12 +151,12 @@ class Demultiplexer:
                 return ConversationOpened((index, peer), target + self._branches[index].first_target)
             case ConversationClosed(peer=peer):
                 return dataclasses.replace(event, peer=(index, peer))
-            case Follow(remote=remote):
-                self._followed[remote] += 1
-                return event if self._followed[remote] == 1 else None
-            case Forget(remote=remote):
-                self._followed[remote] -= 1
-                return event if self._followed[remote] == 0 else None
+            case Follow(remote=remote, local=local):
+                self._followed[remote, local] += 1
+                return event if self._followed[remote, local] == 1 else None
+            case Forget(remote=remote, local=local):
+                self._followed[remote, local] -= 1
+                return event if self._followed[remote, local] == 0 else None
             case _:
                 return event
 

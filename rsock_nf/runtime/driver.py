@@ -63,6 +63,8 @@ class Driver:
         self._has_carriers = has_carriers
         self.carriers = Carriers(loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go)
         self._link: Link | None = None
+        self._full = -1
+        """The descriptor of the link that is waited for; -1 = none."""
         self._backlog: list[Outgoing] = []
         self._sources: dict[int, Callable[[], list[Run]]] = {}
         """By descriptor: what reads a batch of datagrams there."""
@@ -93,11 +95,19 @@ class Driver:
         if link is not None:
             with contextlib.suppress(ValueError, OSError):
                 self._loop.remove_reader(link.fileno())
-                self._loop.remove_writer(link.fileno())
+                self._stop_writing()
                 self._loop.remove_reader(link.event_fileno())
         if self._backlog:
             self._backlog.clear()
             self._let_go()
+
+    def watch(self, descriptor: int, read: Callable[[], None]) -> None:
+        """Call ``read`` whenever ``descriptor`` is readable, until ``unwatch``."""
+        self._loop.add_reader(descriptor, read)
+
+    def unwatch(self, descriptor: int) -> None:
+        """The descriptor is about to be closed."""
+        self._loop.remove_reader(descriptor)
 
     def _link_readable(self) -> None:
         link = self._link
@@ -222,7 +232,7 @@ class Driver:
         done = link.send(bursts)
         if done < len(bursts):
             self._keep(bursts[done:])
-            self._loop.add_writer(link.fileno(), self._link_writable)
+            self._write_when_possible(link)
             self._stop_reading()
 
     def _keep(self, bursts: Sequence[Outgoing]) -> None:
@@ -234,10 +244,22 @@ class Driver:
         link = self._link
         if link is None:
             return
+        self._stop_writing()
         del self._backlog[: link.send(self._backlog)]
-        if not self._backlog:
-            self._loop.remove_writer(link.fileno())
+        if self._backlog:
+            self._write_when_possible(link)
+        else:
             self._let_go()
+
+    def _write_when_possible(self, link: Link) -> None:
+        """Wait for the socket that is full: a link may have one for each device."""
+        self._full = link.write_fileno()
+        self._loop.add_writer(self._full, self._link_writable)
+
+    def _stop_writing(self) -> None:
+        if self._full >= 0:
+            self._loop.remove_writer(self._full)
+            self._full = -1
 
     @property
     def _congested(self) -> bool:

@@ -65,6 +65,9 @@ class ClientRole(Protocol):
     def remote_text(self) -> str:
         """The server's address in use."""
 
+    def peers(self) -> list[Hashable]:
+        """The applications that it has conversations with."""
+
     def start(self, now: float) -> None:
         """Dial."""
 
@@ -96,8 +99,8 @@ class ServerRole(Protocol):
     def socket_refused(self, now: float, peer: Hashable, reason: str) -> None:
         """The socket that ``ConversationOpened`` asked for cannot be opened."""
 
-    def followed(self) -> list[bytes]:
-        """The packed addresses that fake-TCP flows lead to."""
+    def followed(self) -> list[tuple[bytes, bytes]]:
+        """The packed addresses, remote and local, between which there are fake-TCP flows."""
 
 
 class ClientEndpoint(Endpoint, Protocol):

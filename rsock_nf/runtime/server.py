@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy, select
@@ -23,11 +23,15 @@ from rsock_nf.link import (
     LinkEvent,
     Match,
     PortSide,
+    Routing,
     abroad,
     default_device,
     device_addresses,
+    host_addresses,
     open_link,
+    system,
 )
+from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
@@ -52,7 +56,8 @@ class Cover:
     """What the rules and the link's filter of a server cover at this moment."""
 
     settings: Settings
-    device: str
+    device: str | None
+    """None = every device."""
     addresses: tuple[IPAddress, ...]
     """Our own."""
 
@@ -73,6 +78,7 @@ class Parts:
     """Its UDP ports."""
     targets: Targets
     cover: Cover
+    routing: Routing
     rules: Rules | None
     """None = no fake TCP, hence no link."""
     link: Link | None
@@ -88,45 +94,54 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         for port in hold_ports(fake_tcp):  # which nobody else may have
             stack.callback(port.close)
     else:
-        cover = Cover(settings, settings.device or default_device() or "", settings.addresses)
-    served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device)
+        cover = Cover(settings, settings.device, settings.addresses)
+    served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device, mark=settings.fwmark)
     for carrier in served:
         stack.callback(carrier.close)
     targets = Targets(parameters.targets + (settings.second.tunnel.targets if settings.second else ()))
     stack.callback(targets.close_all)
+    routing = Routing(cover.device, settings.fwmark, applications=lambda: parameters.targets)
     rules, link = None, None
     if fake_tcp:
         rules = Rules.install(select(settings.backend), cover.policy, stack, log=start.log, troubles=start.troubles)
-        link = open_link(cover.device, cover.match())
+        link = open_link(routing, cover.match())
         stack.callback(link.close)
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
     endpoint = server_endpoint(parameters, settings.wire, settings.second, limits)
-    side = ServerSide(settings, start, Parts(served, targets, cover, rules, link, limits, endpoint))
+    side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint))
     stack.callback(side.close)
     return side
 
 
 def _cover_fake_tcp(settings: Settings, log: logging.Logger) -> Cover:
-    """The device, and our addresses on it.  Raises ``TunnelError`` when there are none."""
-    device = settings.device or default_device()
-    if device is None:
-        raise TunnelError(
-            'neither a default route nor a single device with an address tells which device to use: set "device"'
-        )
-    found = device_addresses(device)
+    """The devices, and our addresses on them.  Raises ``TunnelError`` when there are none."""
+    device = settings.device
+    if device is None and not system().taps_every_device:
+        device = default_device()
+        if device is None:
+            raise TunnelError(
+                'neither a default route nor a single device with an address tells which device to use: set "device"'
+            )
+    found = own_addresses(device)
     addresses = settings.addresses or found
+    where = f"device {device}" if device is not None else "this host"
     if not addresses:
-        raise TunnelError(f'device {device} has no address: give it one, or set "device" or "addresses"')
+        raise TunnelError(f'{where} has no address: give it one, or set "device" or "addresses"')
     for address in set(settings.addresses).difference(found):
         log.warning(
-            "addresses: %s is not an address of device %s: only what is routed here for it is served "
+            "addresses: %s is not an address of %s: only what is routed here for it is served "
             "(behind a NAT, packets arrive with the address inside)",
             address,
-            device,
+            where,
         )
     return Cover(settings, device, addresses)
+
+
+def own_addresses(device: str | None) -> tuple[IPAddress, ...]:
+    """The addresses of ``device``, or of all devices.  Raises ``LinkError``."""
+    return host_addresses() if device is None else device_addresses(device)
 
 
 def _route_mtu(settings: Settings) -> int:
@@ -145,6 +160,7 @@ class ServerSide:
         self._ready = start.ready
         self._targets = parts.targets
         self._cover = parts.cover
+        self._routing = parts.routing
         self._name_at = 0.0
         """When rules and filter are to name our addresses again, since they could not; 0 = they do."""
         self.driver = Driver(
@@ -162,7 +178,14 @@ class ServerSide:
             self.device = LinkedDevice(parts.cover.device, parts.link, self.driver, parts.rules, self, log=start.log)
         else:
             mtu = parts.limits.mtu
-            self.device = PlainDevice(parts.cover.device, mtu, self.driver, lambda: _route_mtu(settings), log=start.log)
+            self.device = PlainDevice(
+                mtu,
+                self.driver,
+                lambda: _route_mtu(settings),
+                KernelRoutes(settings.device),
+                moved=_never_moved,
+                log=start.log,
+            )
 
     def close(self) -> None:
         """Close link and carriers."""
@@ -191,13 +214,13 @@ class ServerSide:
                 self._open_socket(peer, target)
             case ConversationClosed(peer=peer):
                 self._close_socket(peer)
-            case Follow(remote=remote):
-                self.device.follow(ip_address(remote))
-            case Forget(remote=remote):
-                self.device.forget(ip_address(remote))
+            case Follow(remote=remote, local=local):
+                self.device.routes.follow(ip_address(remote), ip_address(local))
+            case Forget(remote=remote, local=local):
+                self.device.routes.forget(ip_address(remote), ip_address(local))
             case Suspect(remote=remote):
                 log_suspect(self._log, remote)
-                self.device.suspect(ip_address(remote))
+                self.device.routes.suspect(ip_address(remote))
             case _:
                 log_event(self._log, event)
 
@@ -222,6 +245,10 @@ class ServerSide:
         """What comes to our ports at our addresses."""
         return self._cover.match()
 
+    def routing(self, name: str | None) -> Routing:
+        """How its packets find their ways."""
+        return replace(self._routing, device=name)
+
     def wanted_device(self) -> str:
         """Where the world comes in; that one client is reached through another device moves nothing."""
         if self._settings.device is not None:
@@ -244,18 +271,17 @@ class ServerSide:
 
     def link_renewed(self) -> None:
         """The new link has to know the next hops of flows, too."""
-        for remote in self.endpoint.role.followed():
-            self.device.follow(ip_address(remote))
+        for remote, local in self.endpoint.role.followed():
+            self.device.routes.follow(ip_address(remote), ip_address(local))
 
     def _follow_addresses(self) -> None:
         """Rules and filter name our addresses: both follow them."""
         addresses: tuple[IPAddress, ...] = ()
         with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event
-            addresses = device_addresses(self.device.name)
+            addresses = own_addresses(self._cover.device)
         if not addresses and self.device.up:
-            self._log.warning(
-                "device %s has no address now: no client gets through until it has one again", self.device.name
-            )
+            where = f"device {self._cover.device}" if self._cover.device is not None else "this host"
+            self._log.warning("%s has no address now: no client gets through until it has one again", where)
         if addresses and set(addresses) != set(self._cover.addresses):
             self._log.info("addresses are now %s", ", ".join(map(str, addresses)))
             self._cover.addresses = addresses
@@ -308,6 +334,10 @@ class ServerSide:
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Side``."""
         return self._targets.counters()
+
+
+def _never_moved() -> None:
+    raise AssertionError("a server's UDP sockets follow no route")
 
 
 def _none_dialled(key: FlowKey) -> None:

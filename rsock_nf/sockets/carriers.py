@@ -40,8 +40,9 @@ _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 -
 class _Carrier(UdpSocket):
     """What both ends share: socket options, and sending a burst."""
 
-    def __init__(self, endpoint: TransportAddress, device: str | None) -> None:
+    def __init__(self, endpoint: TransportAddress, device: str | None, mark: int) -> None:
         self._device = device
+        self._mark = mark
         super().__init__(endpoint)
 
     def _configure(self) -> None:
@@ -51,6 +52,8 @@ class _Carrier(UdpSocket):
         self._udp.never_fragment(self._socket)
         if self._device is not None:
             self._udp.bind_device(self._socket, self._device)
+        if self._mark:
+            self._udp.mark(self._socket, self._mark)
 
     def _destination_of(self, key: FlowKey) -> Destination:
         raise NotImplementedError
@@ -127,25 +130,30 @@ class ClientCarrier(_Carrier):
     """A client's flow over UDP, toward ``remote``.
 
     ``source``: the address to send from; ``ports``: the ranges that a random free source port is taken from.  Without
-    them the kernel chooses.  ``device``: the only device that it may use.
+    them the kernel chooses.  ``device``: the only device that it may use.  ``send_by``: see ``steer``.  ``mark``: the
+    firewall mark of what it sends; 0 = none.
     Raises ``LinkError``.
     """
 
     _purpose = "open a UDP flow to"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that a socket can be told
         self,
         remote: TransportAddress,
         *,
         source: IPAddress | None = None,
         ports: Sequence[PortRange] = (),
         device: str | None = None,
+        send_by: int = 0,
+        mark: int = 0,
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        self._remote = remote
+        self._send_by = send_by
         self._source = source
         self._ports = [port for span in ports for port in range(span.first, span.last + 1)]
         self._rng = rng
-        super().__init__(remote, device)
+        super().__init__(remote, device, mark)
         local = self._socket.getsockname()
         self.key = FlowKey(
             ip_address(local[0].partition("%")[0]).packed, local[1], remote.address.packed, remote.port, udp=True
@@ -156,9 +164,23 @@ class ClientCarrier(_Carrier):
         """How many ECONNREFUSED ``refused`` has reported."""
 
     def _attach(self, endpoint: TransportAddress) -> None:
+        if self._send_by:
+            self._udp.send_by(self._socket, self._send_by)
         if self._ports or self._source is not None:
             self._bind(endpoint)
         self._socket.connect(to_socket_address(endpoint))
+
+    def steer(self, ifindex: int) -> None:
+        """Send by the device with this index from now on; 0 = by the one that the kernel's route names.
+
+        The address stays.  If the device has no route, what is sent is lost, as it is without any route.
+        """
+        if ifindex == self._send_by:
+            return
+        self._send_by = ifindex
+        with contextlib.suppress(OSError):  # the device is gone, or has no route: the flow falls silent
+            self._udp.send_by(self._socket, ifindex)
+            self._socket.connect(to_socket_address(self._remote))  # so that it looks for its route again
 
     def _bind(self, remote: TransportAddress) -> None:
         """Bind the source address, and the first free port of ``ports`` from a random one on.  Raises ``OSError``."""
@@ -219,8 +241,8 @@ class ServerCarrier(_Carrier):
 
     _purpose = "serve UDP on"
 
-    def __init__(self, endpoint: TransportAddress, *, device: str | None = None) -> None:
-        super().__init__(endpoint, device)
+    def __init__(self, endpoint: TransportAddress, *, device: str | None = None, mark: int = 0) -> None:
+        super().__init__(endpoint, device, mark)
         self.endpoint = endpoint
         self._buffers = shared_buffers(
             NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
@@ -318,7 +340,7 @@ def _plausible(mtu: int, family: int) -> int:
 
 
 def serve_ports(
-    ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None
+    ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = (), *, device: str | None = None, mark: int = 0
 ) -> list[ServerCarrier]:
     """A ``ServerCarrier`` for every port of ``ranges`` on each of ``addresses``; by default on every IPv4 and IPv6
     address.
@@ -331,7 +353,7 @@ def serve_ports(
         for span in ranges:
             for port in range(span.first, span.last + 1):
                 for host in hosts:
-                    carrier = ServerCarrier(TransportAddress(host, port), device=device)
+                    carrier = ServerCarrier(TransportAddress(host, port), device=device, mark=mark)
                     stack.callback(carrier.close)
                     opened.append(carrier)
         stack.pop_all()

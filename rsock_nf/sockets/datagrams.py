@@ -301,6 +301,10 @@ class Listener(UdpSocket):
             raise ValueError(f"not a peer of a listener: {peer!r}")
         return peer[:size], peer[size:]
 
+    def sender(self, peer: Hashable) -> TransportAddress:
+        """The address and port of ``peer``."""
+        return to_endpoint(parse_sockaddr(self._split(peer)[0]))
+
     def describe(self, peer: Hashable) -> str:
         """``peer`` for people: its address and port, and on a wildcard address, which of our addresses it sent to."""
         name, source = self._split(peer)

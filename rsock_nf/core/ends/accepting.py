@@ -92,8 +92,8 @@ class Accepting:
         self._wire = wire
         self._probing = parts.probing
         self._stopping = False
-        self._followed: Counter[bytes] = Counter()
-        """Number of fake-TCP flows to each remote address."""
+        self._followed: Counter[tuple[bytes, bytes]] = Counter()
+        """Number of fake-TCP flows between each remote and each local address."""
 
     # -- the driver's verbs
 
@@ -115,8 +115,8 @@ class Accepting:
             self.table.tell(session_of(conversation), refused)
             self._end_conversation(conversation)
 
-    def followed(self) -> list[bytes]:
-        """The packed addresses to which fake-TCP flows lead."""
+    def followed(self) -> list[tuple[bytes, bytes]]:
+        """The packed addresses, remote and local, between which there are fake-TCP flows."""
         return list(self._followed)
 
     @property
@@ -179,9 +179,10 @@ class Accepting:
         self.table.put(flow)
         session.peer = str(_endpoint(key))
         if not key.udp:
-            self._followed[key.remote] += 1
-            if self._followed[key.remote] == 1:
-                self.context.outbox.tell(Follow(key.remote))
+            ends = (key.remote, key.local)
+            self._followed[ends] += 1
+            if self._followed[ends] == 1:
+                self.context.outbox.tell(Follow(*ends))
         self.table.carry(now, flow)
         self._probing.begin(now, flow)
         return flow
@@ -219,13 +220,13 @@ class Accepting:
 
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is no longer in the table."""
-        remote = flow.key.remote
         if flow.key.udp:
             return
-        self._followed[remote] -= 1
-        if self._followed[remote] <= 0:
-            del self._followed[remote]
-            self.context.outbox.tell(Forget(remote))
+        ends = (flow.key.remote, flow.key.local)
+        self._followed[ends] -= 1
+        if self._followed[ends] <= 0:
+            del self._followed[ends]
+            self.context.outbox.tell(Forget(*ends))
 
     # -- a server's flows begin established: the role has nothing to do here
 

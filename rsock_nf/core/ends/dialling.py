@@ -103,6 +103,10 @@ class Dialling:
 
     # -- the driver's verbs
 
+    def peers(self) -> list[Hashable]:
+        """The applications that it has conversations with."""
+        return [conversation.peer for conversation in self.group.conversations.values()]
+
     def start(self, now: float) -> None:
         """Begin to dial.  This also wakes an idle client."""
         if self._active:

@@ -33,12 +33,13 @@ from rsock_nf.core.tcp.header import (
     protocol,
     source,
 )
-from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet
+from rsock_nf.core.types import Buffer, Checksum, Outgoing, Packet
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_buffer import BufferReader
 from rsock_nf.link.bsd.bpf_descriptor import NO_LOCK, BpfDescriptor, KernelCalls, SystemCalls
 from rsock_nf.link.ethernet import ethernet_answer
-from rsock_nf.link.protocol import LinkCounters, LinkEvent, Match
+from rsock_nf.link.kernel_routes import NO_ROUTES
+from rsock_nf.link.protocol import LinkCounters, LinkEvent, Match, Routes
 from rsock_nf.link.segmentation import cut
 
 __all__ = ["BpfLink", "KernelCalls", "NextHopSource", "SystemCalls", "checksum_state"]
@@ -48,7 +49,7 @@ _DEFAULT_MTU: Final = 1500
 _H: Final = struct.Struct("!H")
 
 
-class NextHopSource(Protocol):
+class NextHopSource(Routes, Protocol):
     """Where the link headers of an Ethernet device come from, and the news about it: ``next_hop.NextHops``."""
 
     @property
@@ -64,30 +65,6 @@ class NextHopSource(Protocol):
 
     def header(self, remote: bytes) -> bytes | None:
         """The link header for a packed destination address; None = not resolved."""
-
-    def fileno(self) -> int:
-        """See ``Link.event_fileno``."""
-
-    def events(self) -> list[LinkEvent]:
-        """See ``Link.events``."""
-
-    def follow(self, remote: IPAddress) -> None:
-        """See ``Link.follow``."""
-
-    def forget(self, remote: IPAddress) -> None:
-        """See ``Link.forget``."""
-
-    def suspect(self, remote: IPAddress) -> None:
-        """See ``Link.suspect``."""
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """See ``Link.source_for``."""
-
-    def tick(self, now: float) -> None:
-        """See ``Link.tick``."""
-
-    def close(self) -> None:
-        """See ``Link.close``."""
 
 
 class BpfLink:
@@ -242,6 +219,10 @@ class BpfLink:
 
     # -- what happens to the interface ----------------------------------------------------------------------------
 
+    def write_fileno(self) -> int:
+        """See ``Link``."""
+        return self.fileno()
+
     def event_fileno(self) -> int:
         """Readable when the routing socket told something."""
         return self._next_hops.fileno() if self._next_hops else -1
@@ -263,29 +244,20 @@ class BpfLink:
             self._refused = False
         for told in (LinkEvent.UP, LinkEvent.DOWN):
             news.pop(told, None)
-        up = not self._refused and (self._next_hops is None or self._next_hops.up)
+        up = self.up
         if up != self._told_up:
             self._told_up = up
             news[LinkEvent.UP if up else LinkEvent.DOWN] = None
 
-    def follow(self, remote: IPAddress) -> None:
-        """See ``Link.follow``."""
-        if self._next_hops:
-            self._next_hops.follow(remote)
+    @property
+    def up(self) -> bool:
+        """See ``Link``."""
+        return not self._refused and (self._next_hops is None or self._next_hops.up)
 
-    def forget(self, remote: IPAddress) -> None:
-        """See ``Link.forget``."""
-        if self._next_hops:
-            self._next_hops.forget(remote)
-
-    def suspect(self, remote: IPAddress) -> None:
-        """See ``Link.suspect``."""
-        if self._next_hops:
-            self._next_hops.suspect(remote)
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """See ``Link.source_for``."""
-        return self._next_hops.source_for(remote) if self._next_hops else None
+    @property
+    def routes(self) -> Routes:
+        """See ``Link``."""
+        return self._next_hops or NO_ROUTES
 
     def tick(self, now: float) -> None:
         """See ``Link.tick``."""

@@ -15,7 +15,8 @@ from rsock_nf.link.bsd.next_hop import NextHops
 from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
-from rsock_nf.link.protocol import Link, LinkError, Match, Remedies, Route
+from rsock_nf.link.kernel_routes import NO_ROUTES
+from rsock_nf.link.protocol import Link, LinkError, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -38,6 +39,7 @@ class Bsd:
     run_directory = Path("/var/run")
     has_capabilities = False
     socket_path_bytes = 103
+    taps_every_device = False
 
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:
         self._abi = load(name)
@@ -46,8 +48,11 @@ class Bsd:
         self._routing = routing or KernelRouting(self._abi)
         self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
 
-    def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
-        """See ``open_link``."""
+    def open_link(self, routing: Routing, match: Match, receive_buffer: int) -> Link:
+        """See ``open_link``.  A mark has no meaning here."""
+        device = routing.device
+        if device is None:
+            raise LinkError("a link needs the name of an interface on this system")
         with contextlib.ExitStack() as undo:
             next_hops = NextHops(device, undo.enter_context(contextlib.closing(self._kernel())))
             if not next_hops.up:
@@ -61,7 +66,12 @@ class Bsd:
             undo.pop_all()
         return link
 
-    def route_to(self, remote: IPAddress) -> Route:
+    @staticmethod
+    def open_routes(routing: Routing) -> Routes:  # noqa: ARG004 - as ``System`` has it
+        """See ``open_routes``: the kernel finds the way of each datagram."""
+        return NO_ROUTES
+
+    def route_to(self, remote: IPAddress, mark: int) -> Route:  # noqa: ARG002 - as ``System`` has it
         """See ``route_to``."""
         with contextlib.closing(self._kernel()) as kernel:
             return bsd_routes.route_to(kernel, remote)
@@ -75,6 +85,13 @@ class Bsd:
         """See ``device_addresses``."""
         with contextlib.closing(self._kernel()) as kernel:
             return bsd_routes.device_addresses(kernel, device)
+
+    def host_addresses(self) -> tuple[IPAddress, ...]:
+        """See ``host_addresses``."""
+        with contextlib.closing(self._kernel()) as kernel:
+            return tuple(
+                dict.fromkeys(one for device in kernel.interfaces() for one in bsd_routes.usable(kernel, device))
+            )
 
     def route_mtu(self, remote: IPAddress) -> int:
         """The MTU of the interface that packets to ``remote`` leave by, bytes; 0 = there is no route.  Raises

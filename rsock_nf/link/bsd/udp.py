@@ -133,6 +133,12 @@ class PlainUdp:
             level = socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6
             sock.setsockopt(level, option, socket.if_nametoindex(device))
 
+    def send_by(self, sock: socket.socket, ifindex: int) -> None:
+        """See ``UdpSystem.send_by``: the kernel chooses."""
+
+    def mark(self, sock: socket.socket, mark: int) -> None:
+        """See ``UdpSystem.mark``: there are none here."""
+
     @staticmethod
     def receive_drops(sock: socket.socket) -> int:  # noqa: ARG004 - as the protocol has it
         """See ``UdpSystem.receive_drops``: counted for the whole system only (``netstat -s -p udp``)."""

@@ -13,17 +13,18 @@ from ipaddress import IPv6Address
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import rtnetlink as rtnl
-from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteReply, RouteSocket
+from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteQuestion, RouteReply, RouteSocket
 from rsock_nf.link.protocol import LinkError, Route, abroad
 
 
-def route_to(remote: IPAddress) -> Route:
+def route_to(remote: IPAddress, mark: int = 0) -> Route:
     """How packets to ``remote`` leave this host.  Raises ``LinkError`` when there is no route."""
     with contextlib.closing(RouteSocket()) as kernel:
         scope = getattr(remote, "scope_id", None)
         if remote.is_link_local and remote.version == 6 and not scope:
             raise LinkError(f"{remote}: a link-local address needs its device, as in {remote}%eth0")
-        found = find_route(kernel, remote, find_device(kernel, scope).ifindex if scope else 0)
+        question = RouteQuestion(remote, mark=mark, ifindex=find_device(kernel, scope).ifindex if scope else 0)
+        found = find_route(kernel, question)
         device = name_of(kernel, found.ifindex) if found else None
         if found is None or device is None:
             raise LinkError(f"no route to {remote}; `ip route get {remote}` says why")
@@ -34,7 +35,7 @@ def default_device(version: int | None = None) -> str | None:
     """See ``rsock_nf.link.default_device``."""
     with contextlib.closing(RouteSocket()) as kernel:
         for probe in abroad(version):
-            found = find_route(kernel, probe)
+            found = find_route(kernel, RouteQuestion(probe))
             device = name_of(kernel, found.ifindex) if found else None
             if device is not None:
                 return device
@@ -57,6 +58,14 @@ def device_addresses(device: str) -> tuple[IPAddress, ...]:
         link = find_device(kernel, device)
         scopes = (rtnl.SCOPE_GLOBAL, rtnl.SCOPE_HOST) if link.flags & rtnl.IFF_LOOPBACK else (rtnl.SCOPE_GLOBAL,)
         return tuple(a.address for a in ranked(kernel.addresses(), link.ifindex) if a.scope in scopes)
+
+
+def host_addresses() -> tuple[IPAddress, ...]:
+    """See ``rsock_nf.link.host_addresses``."""
+    with contextlib.closing(RouteSocket()) as kernel:
+        able = [one for one in kernel.addresses() if one.scope == rtnl.SCOPE_GLOBAL]
+        able = [one for one in able if not one.flags & rtnl.IFA_F_DADFAILED]
+        return tuple(dict.fromkeys(one.address for one in able))
 
 
 def ranked(addresses: Iterable[DeviceAddress], ifindex: int) -> list[DeviceAddress]:
@@ -95,11 +104,19 @@ def _device_of(kernel: RouteSocket, ifindex: int) -> Device | None:
         return None
 
 
-def find_route(kernel: RouteSocket, remote: IPAddress, ifindex: int = 0) -> RouteReply | None:
-    """The route to ``remote``; None = there is none, or it leads nowhere (unreachable, blackhole, prohibit) or to many
-    hosts."""
+def find_route(kernel: RouteSocket, question: RouteQuestion) -> RouteReply | None:
+    """The route of such a packet.
+
+    None = there is none, or it leads nowhere (unreachable, blackhole, prohibit) or to many hosts.  If the question
+    names a device, an answer for which no routing table has an entry is none: the kernel assumes that every address is
+    on-link there, and would ask that network for it in vain.
+    """
     try:
-        found = kernel.route(remote, ifindex)
+        found = kernel.route(question)
+        if question.ifindex and found.gateway is None and found.kind == rtnl.RTN_UNICAST:
+            kernel.entry(question)
     except OSError:
+        return None
+    if question.ifindex not in {0, found.ifindex} and found.kind != rtnl.RTN_LOCAL:
         return None
     return found if found.kind in {rtnl.RTN_UNICAST, rtnl.RTN_LOCAL} else None

@@ -50,6 +50,7 @@ NUD_FAILED: Final = 0x20
 NUD_NOARP: Final = 0x40
 NUD_PERMANENT: Final = 0x80
 _NTF_USE: Final = 0x01
+_RTM_F_FIB_MATCH: Final = 0x2000
 NTF_EXT_LEARNED: Final = 0x10
 
 IFA_F_TEMPORARY: Final = 0x01  # on IPv4 the same bit means "secondary"
@@ -75,6 +76,12 @@ class Device(NamedTuple):
     """ARPHRD_*"""
     mtu: int
     address: bytes
+    kind: str = ""
+    """IFLA_INFO_KIND: ``bridge``, ``vlan``, ``tun``, ``wireguard`` and so on; "" for hardware."""
+    port_of: str = ""
+    """IFLA_INFO_SLAVE_KIND: the kind of its master, ``bridge``, ``bond``, ``vrf`` and so on; "" = it has none."""
+    master: int = 0
+    """The index of its master; 0 = it has none."""
 
     @property
     def up(self) -> bool:
@@ -102,6 +109,26 @@ class Neighbour(NamedTuple):
     """The link address; b"" = not known."""
 
 
+class RouteQuestion(NamedTuple):
+    """What the kernel is asked for: the route of a packet to ``remote``."""
+
+    remote: IPAddress
+    source: IPAddress | None = None
+    """RTA_SRC: the packet's source address.  Rules such as ``ip rule add from`` look at it.  None = not chosen yet."""
+    mark: int = 0
+    """RTA_MARK.  Rules such as ``ip rule add fwmark`` look at it."""
+    ifindex: int = 0
+    """RTA_OIF: only routes out of this device; 0 = any."""
+
+
+class RouteEntry(NamedTuple):
+    """The entry of a routing table that a packet would use."""
+
+    prefix_bits: int
+    metric: int
+    """Of two entries with one prefix, the kernel takes the one with the lower metric."""
+
+
 class RouteReply(NamedTuple):
     """What RTM_GETROUTE answers for one destination; of a multipath route, the path that the kernel chose."""
 
@@ -111,6 +138,8 @@ class RouteReply(NamedTuple):
     source: IPAddress | None
     kind: int
     """RTN_*"""
+    mtu: int = 0
+    """RTAX_MTU, bytes; 0 = the route sets none."""
 
 
 class RouteSocket:
@@ -151,15 +180,27 @@ class RouteSocket:
         """The addresses of all devices, in the kernel's order."""
         return [parse_address(raw) for raw in self._dump(ifaddrmsg(), _RTM_GETADDR)]
 
-    def route(self, remote: IPAddress, index: int = 0) -> RouteReply:
-        """How a packet to ``remote`` would go, optionally out of device ``index``.  Raises ``OSError``."""
-        request = rtmsg()
-        request["family"] = _family(remote)
-        request["dst_len"] = remote.max_prefixlen
-        request["attrs"] = [["RTA_DST", _plain(remote)]]
-        if index:
-            request["attrs"].append(["RTA_OIF", index])
-        return _parse_route(self._ask(request, _RTM_GETROUTE))
+    def devices(self) -> list[Device]:
+        """All devices of the namespace."""
+        return [parse_device(raw) for raw in self._dump(ifinfmsg(), _RTM_GETLINK)]
+
+    def route(self, question: RouteQuestion) -> RouteReply:
+        """How such a packet would go.  Raises ``OSError``.
+
+        With ``ifindex`` and no route out of that device, IPv4 answers that every address is on-link there: see
+        ``entry``.
+        """
+        return _parse_route(self._ask(_route_request(question), _RTM_GETROUTE))
+
+    def entry(self, question: RouteQuestion) -> RouteEntry:
+        """The entry of the routing table behind ``route``'s answer (RTM_F_FIB_MATCH, since Linux 4.13).
+
+        Raises ``OSError`` (EHOSTUNREACH) if the answer has no entry behind it: the kernel only assumed that the address
+        is on-link (net/ipv4/route.c, ``ip_route_output_key_hash_rcu``).
+        """
+        request = _route_request(question)
+        request["flags"] = _RTM_F_FIB_MATCH
+        return _parse_entry(self._ask(request, _RTM_GETROUTE))
 
     def neighbour(self, index: int, address: IPAddress) -> Neighbour:
         """The kernel's entry for a neighbour.  Raises ``OSError`` (ENOENT)."""
@@ -207,9 +248,26 @@ def _decoded(kind: Any, message: bytes) -> Any:
     return decoded
 
 
+def _route_request(question: RouteQuestion) -> Request:
+    remote, source, mark, ifindex = question
+    request = rtmsg()
+    request["family"] = _family(remote)
+    request["dst_len"] = remote.max_prefixlen
+    request["attrs"] = [["RTA_DST", _plain(remote)]]
+    if source is not None:
+        request["src_len"] = source.max_prefixlen
+        request["attrs"].append(["RTA_SRC", _plain(source)])
+    if mark:
+        request["attrs"].append(["RTA_MARK", mark])
+    if ifindex:
+        request["attrs"].append(["RTA_OIF", ifindex])
+    return request
+
+
 def parse_device(message: bytes) -> Device:
     """RTM_NEWLINK, RTM_DELLINK."""
     link = _decoded(ifinfmsg, message)
+    about = link.get_attr("IFLA_LINKINFO")
     return Device(
         link["index"],
         link.get_attr("IFLA_IFNAME") or "",
@@ -217,6 +275,9 @@ def parse_device(message: bytes) -> Device:
         link["ifi_type"],
         link.get_attr("IFLA_MTU") or 0,
         _link_address(link.get_attr("IFLA_ADDRESS")),
+        (about.get_attr("IFLA_INFO_KIND") if about else None) or "",
+        (about.get_attr("IFLA_INFO_SLAVE_KIND") if about else None) or "",
+        link.get_attr("IFLA_MASTER") or 0,
     )
 
 
@@ -253,12 +314,19 @@ def _parse_route(message: bytes) -> RouteReply:
     if gateway is None and (via := route.get_attr("RTA_VIA")) is not None:
         gateway = via["addr"]
     source = route.get_attr("RTA_PREFSRC")
+    metrics = route.get_attr("RTA_METRICS")
     return RouteReply(
         route.get_attr("RTA_OIF") or 0,
         ip_address(gateway) if gateway else None,
         ip_address(source) if source else None,
         route["type"],
+        (metrics.get_attr("RTAX_MTU") if metrics else None) or 0,
     )
+
+
+def _parse_entry(message: bytes) -> RouteEntry:
+    route = _decoded(rtmsg, message)
+    return RouteEntry(route["dst_len"], route.get_attr("RTA_PRIORITY") or 0)
 
 
 def _neighbour(index: int, address: IPAddress) -> Request:

@@ -7,7 +7,7 @@ from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.checks import Finding
-from rsock_nf.link.protocol import Link, Match, Remedies, Route
+from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
 
 REMEDIES: Final = Remedies(
@@ -27,6 +27,7 @@ class Linux:
     run_directory = Path("/run")
     has_capabilities = True
     socket_path_bytes = 107
+    taps_every_device = True
     remedies = REMEDIES
 
     @property
@@ -37,18 +38,32 @@ class Linux:
         return UDP
 
     @staticmethod
-    def open_link(device: str, match: Match, receive_buffer: int) -> Link:
+    def open_link(routing: Routing, match: Match, receive_buffer: int) -> Link:
         """See ``open_link``."""
         from rsock_nf.link.linux.af_packet import PacketLink
 
-        return PacketLink(device, match, receive_buffer=receive_buffer)
+        return PacketLink(routing, match, receive_buffer=receive_buffer)
 
     @staticmethod
-    def route_to(remote: IPAddress) -> Route:
+    def open_routes(routing: Routing) -> Routes:
+        """See ``open_routes``."""
+        from rsock_nf.link.linux.ways import Ways
+
+        return Ways(routing)
+
+    @staticmethod
+    def route_to(remote: IPAddress, mark: int) -> Route:
         """See ``route_to``."""
         from rsock_nf.link.linux import routes
 
-        return routes.route_to(remote)
+        return routes.route_to(remote, mark)
+
+    @staticmethod
+    def host_addresses() -> tuple[IPAddress, ...]:
+        """See ``host_addresses``."""
+        from rsock_nf.link.linux import routes
+
+        return routes.host_addresses()
 
     @staticmethod
     def default_device(version: int | None) -> str | None:

@@ -22,10 +22,12 @@ from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 _IP_PKTINFO: Final = 8
 _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
+_SO_MARK: Final = 36
 _SO_MEMINFO: Final = 55
 _SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # include/uapi/linux/in6.h
+_IP_UNICAST_IF, _IPV6_UNICAST_IF = 50, 76  # include/uapi/linux/in.h, in6.h
 _CMSG: Final = struct.Struct("@Qii")
 
 
@@ -104,6 +106,22 @@ class LinuxUdp:
     def bind_device(sock: socket.socket, device: str) -> None:
         """See ``UdpSystem.bind_device``."""
         sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode())
+
+    @staticmethod
+    def send_by(sock: socket.socket, ifindex: int) -> None:
+        """See ``UdpSystem.send_by``: IP_UNICAST_IF (ip(7)).  It has no effect on a route that the socket has found
+        already."""
+        level, option = (
+            (socket.IPPROTO_IP, _IP_UNICAST_IF)
+            if sock.family == socket.AF_INET
+            else (socket.IPPROTO_IPV6, _IPV6_UNICAST_IF)
+        )
+        sock.setsockopt(level, option, struct.pack("!i", ifindex))
+
+    @staticmethod
+    def mark(sock: socket.socket, mark: int) -> None:
+        """See ``UdpSystem.mark``: SO_MARK (socket(7))."""
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
 
     @staticmethod
     def receive_drops(sock: socket.socket) -> int:

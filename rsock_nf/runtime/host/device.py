@@ -1,7 +1,8 @@
-"""The network device of a running instance: with a link on it (fake TCP), or only as the way of its UDP sockets.
+"""The network devices of a running instance: with a link (fake TCP), or only as the ways of its UDP sockets.
 
-``LinkedDevice`` opens the link again when the device comes back or when the route has moved to another device.  It
-tells its owner what else happens to the device.  ``PlainDevice`` only knows the MTU.
+``LinkedDevice`` reads what happens to the link and tells its owner.  On a system where a link has one device, it opens
+the link again when the device comes back, or when the route has moved to another one.  ``PlainDevice`` knows the MTU
+and the routes.
 
 Not here: packets (``driver``), and how a link is made (``rsock_nf.link``).
 """
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rsock_firewall import FirewallError
-from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Link, LinkError, LinkEvent, Match, open_link
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, Routes, Routing, open_link
+from rsock_nf.link.kernel_routes import NO_ROUTES
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.host.rules import Rules
 
@@ -28,7 +29,9 @@ ETHERNET_MTU = 1500
 class Device(Protocol):
     """What client and server ask of either kind."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The devices that are in use, for people; "" = none is known."""
 
     @property
     def up(self) -> bool:
@@ -38,20 +41,12 @@ class Device(Protocol):
     def mtu(self) -> int | None:
         """The largest IP packet in bytes; None = not known, or not open."""
 
+    @property
+    def routes(self) -> Routes:
+        """The ways of its packets."""
+
     def link_counters(self) -> dict[str, Any]:
         """The link's, by name; empty without a link."""
-
-    def follow(self, remote: IPAddress) -> None:
-        """Keep the next hop to ``remote``."""
-
-    def forget(self, remote: IPAddress) -> None:
-        """No longer keep it."""
-
-    def suspect(self, remote: IPAddress) -> None:
-        """Check the neighbour on the way to ``remote`` again."""
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """The source address that the route to ``remote`` prefers; None = not known."""
 
     def rematch(self) -> None:
         """Our addresses have changed: receive what comes to the present ones.  Raises ``LinkError``."""
@@ -69,8 +64,11 @@ class Owner(Protocol):
     def match(self) -> Match:
         """What the link is to receive now."""
 
+    def routing(self, name: str | None) -> Routing:
+        """How the link finds its ways; ``name``: the device that it is opened on, None = any."""
+
     def wanted_device(self) -> str:
-        """The device that this instance belongs on now."""
+        """The device that this instance belongs on now, where a link has one device."""
 
     def device_changes(self, name: str) -> None:
         """The link is about to be opened on ``name``, perhaps the same device that has come back."""
@@ -83,13 +81,13 @@ class Owner(Protocol):
 
 
 class LinkedDevice:
-    """A device with a link, on which ``driver`` sends and receives."""
+    """A link, on which ``driver`` sends and receives, and the devices below it."""
 
     def __init__(
-        self, name: str, link: Link | None, driver: Driver, rules: Rules, owner: Owner, *, log: logging.Logger
+        self, name: str | None, link: Link | None, driver: Driver, rules: Rules, owner: Owner, *, log: logging.Logger
     ) -> None:
-        """``link``: open already, on this device."""
-        self.name = name
+        """``link``: open already, on the device ``name``; None = on any."""
+        self._name = name
         self._link = link
         """None = the device is gone: it is looked for once a second."""
         self._up = True
@@ -144,10 +142,10 @@ class LinkedDevice:
         """Rules first, then the link; what fails is tried again in a second."""
         self._owner.device_changes(name)
         self.close()
-        self.name = name
+        self._name = name
         try:
             self._rules.apply()
-            link = open_link(name, self._owner.match())
+            link = open_link(self._owner.routing(name), self._owner.match())
         except (LinkError, FirewallError) as error:
             self._log.debug("device %s: %s", name, error)
             return
@@ -177,28 +175,19 @@ class LinkedDevice:
         """See ``Device``."""
         return self._link.mtu if self._link is not None else None
 
+    @property
+    def name(self) -> str:
+        """See ``Device``."""
+        return ", ".join(self.routes.devices) or self._name or ""
+
+    @property
+    def routes(self) -> Routes:
+        """See ``Device``."""
+        return self._link.routes if self._link is not None else NO_ROUTES
+
     def link_counters(self) -> dict[str, Any]:
         """See ``Device``."""
         return dataclasses.asdict(self._link.counters()) if self._link is not None else {}
-
-    def follow(self, remote: IPAddress) -> None:
-        """See ``Device``."""
-        if self._link is not None:
-            self._link.follow(remote)
-
-    def forget(self, remote: IPAddress) -> None:
-        """See ``Device``."""
-        if self._link is not None:
-            self._link.forget(remote)
-
-    def suspect(self, remote: IPAddress) -> None:
-        """See ``Device``."""
-        if self._link is not None:
-            self._link.suspect(remote)
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:
-        """See ``Device``."""
-        return self._link.source_for(remote) if self._link is not None else None
 
     def rematch(self) -> None:
         """See ``Device``."""
@@ -207,22 +196,46 @@ class LinkedDevice:
 
 
 class PlainDevice:
-    """A device without a link: there are only UDP sockets, and the kernel finds their way."""
+    """No link: there are only UDP sockets.  ``routes`` tell by which device they are to send; it owns them."""
 
     up = True
 
     def __init__(
-        self, name: str, mtu: int, driver: Driver, path_mtu: Callable[[], int], *, log: logging.Logger
+        self,
+        mtu: int,
+        driver: Driver,
+        path_mtu: Callable[[], int],
+        routes: Routes,
+        *,
+        moved: Callable[[], None],
+        log: logging.Logger,
     ) -> None:
-        """``path_mtu``: the largest IP packet that the routes take now; 0 = they do not tell."""
-        self.name = name
+        """``path_mtu``: the largest IP packet that the routes take now; 0 = they do not tell.
+
+        ``moved`` is called when a way may be another one."""
         self.mtu: int | None = mtu
+        self.routes = routes
         self._driver = driver
         self._path_mtu = path_mtu
+        self._moved = moved
         self._log = log
+        if routes.fileno() >= 0:
+            driver.watch(routes.fileno(), self._read_events)
 
-    def tick(self, now: float) -> None:  # noqa: ARG002 - as ``Device`` has it
+    @property
+    def name(self) -> str:
+        """See ``Device``."""
+        return ", ".join(self.routes.devices)
+
+    def _read_events(self) -> None:
+        if self.routes.events():
+            self._moved()
+            self._driver.settle()
+
+    def tick(self, now: float) -> None:
         """The MTU may have changed.  A route that was just deleted tells none: that is not believed."""
+        self.routes.tick(now)
+        self._read_events()
         mtu = self._path_mtu()
         if mtu in (0, self.mtu):
             return
@@ -234,21 +247,11 @@ class PlainDevice:
         """See ``Device``."""
         return {}
 
-    def follow(self, remote: IPAddress) -> None:
-        """Nothing: the kernel does."""
-
-    def forget(self, remote: IPAddress) -> None:
-        """Nothing."""
-
-    def suspect(self, remote: IPAddress) -> None:
-        """Nothing."""
-
-    def source_for(self, remote: IPAddress) -> IPAddress | None:  # noqa: ARG002 - as ``Device`` has it
-        """The kernel chooses."""
-        return None
-
     def rematch(self) -> None:
         """Nothing is filtered."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Follow no route any more."""
+        if self.routes.fileno() >= 0:
+            self._driver.unwatch(self.routes.fileno())
+        self.routes.close()

@@ -56,6 +56,12 @@ class LocalEnds:
         index, inner = _split(peer) if len(self._listeners) > 1 else (0, peer)
         return self._listeners[index].describe(inner)
 
+    def address(self, peer: Hashable) -> TransportAddress | None:
+        """An application's address; None = it is on a Unix-domain socket."""
+        index, inner = _split(peer) if len(self._listeners) > 1 else (0, peer)
+        listener = self._listeners[index]
+        return listener.sender(inner) if isinstance(listener, Listener) else None
+
     @property
     def names(self) -> tuple[str, ...]:
         """What people call each socket."""

@@ -29,6 +29,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "uptime": round(now - started, 3),
         "state": view.state,
         "reason": view.reason,
+        "notes": list(view.notes),
         "config": str(settings.path),
         "cipher": settings.tunnel.cipher.value,
         "ports": ",".join(map(str, _ports(settings))),

@@ -25,6 +25,8 @@ class View:
     """``starting``, a server's ``serving``, or a client's ``idle``, ``connecting`` or ``connected``."""
     reason: str = ""
     """Why nothing is carried; empty when something is."""
+    notes: Sequence[str] = ()
+    """What is unusual, though traffic is carried."""
     remote: str = ""
     """Client: the server's address in use."""
     sessions: Sequence[Session] = ()

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 import pytest
+from rsock_nf.link.linux.next_hop import NextHops
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, LinkEvent, Route
-from rsock_nf.link.linux.next_hop import NextHops
 from rsock_nf.link.linux.routes import default_device, device_addresses, route_to
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.next_hop import RECHECK, RETRY

@@ -1,0 +1,142 @@
+"""Which devices carry their packets over this tunnel: a VPN on top of it, whose program sends to one of our sockets.
+
+A route into such a device leads in a circle: our packet becomes the VPN's datagram, which comes to us and becomes our
+packet again.  So ``ways`` goes around such devices.
+
+A device of kind ``tun`` belongs to a program, which has /dev/net/tun open: OpenVPN, wireguard-go.  That program runs
+over this tunnel if it also has a UDP socket whose address is an application's of ours, or one that is connected to a
+local end of ours.  A device of kind ``wireguard`` belongs to the kernel, which tells its UDP port and its peers.
+
+It reads /proc of other programs, so it sees only those that this process may look at: root's.
+Formats: proc(5); drivers/net/tun.c, tun_chr_show_fdinfo; net/ipv4/udp.c, udp4_seq_show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rsock_nf.core.types import IPAddress, TransportAddress
+from rsock_nf.link.linux.rtnetlink import Device
+from rsock_nf.link.linux.wireguard import Ends, wireguard_sockets
+from rsock_nf.link.protocol import Routing
+
+_PROC: Final = Path("/proc")
+_TUN: Final = "/dev/net/tun"
+
+
+class UdpSocket(NamedTuple):
+    """One line of /proc/net/udp."""
+
+    local: tuple[IPAddress, int]
+    remote: tuple[IPAddress, int]
+    """All zeros: it is not connected."""
+    inode: int
+
+
+class Passengers:
+    """What was found out about each device.  It asks again when other applications talk to us."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+        self._known: dict[tuple[int, str], tuple[frozenset[TransportAddress], bool]] = {}
+        """By device: the applications when it was looked at, and what was found."""
+
+    def carries(self, device: Device) -> bool:
+        """Whether the packets of ``device`` come to us."""
+        ends = frozenset(self._routing.applications())
+        key = (device.ifindex, device.name)
+        before = self._known.get(key)
+        if before is not None and (before[1] or before[0] == ends):
+            return before[1]
+        found = self._look(device, ends)
+        self._known[key] = (ends, found)
+        return found
+
+    def look_again(self) -> None:
+        """Forget what was found about devices that carry nothing of ours: their programs may have changed."""
+        self._known = {key: found for key, found in self._known.items() if found[1]}
+
+    def _look(self, device: Device, ends: frozenset[TransportAddress]) -> bool:
+        if device.kind == "wireguard":
+            return self._is_ours(wireguard_sockets(device.name), ends)
+        inodes = sockets_of_tun(device.name)
+        return self._is_ours([(one.local, one.remote) for one in udp_sockets() if one.inode in inodes], ends)
+
+    def _is_ours(self, sockets: Iterable[Ends], ends: frozenset[TransportAddress]) -> bool:
+        """Whether one of the sockets talks to us."""
+        return any(
+            any(_same(local, end) for end in ends) or any(_same(remote, end) for end in self._routing.listens)
+            for local, remote in sockets
+        )
+
+
+def _same(found: tuple[IPAddress, int], end: TransportAddress) -> bool:
+    """Whether a socket's address is ``end``; either may stand for all addresses."""
+    address, port = found
+    either = address.is_unspecified or end.address.is_unspecified or address == end.address
+    return port == end.port and port != 0 and (either or _mapped(address) == end.address)
+
+
+def _mapped(address: IPAddress) -> IPAddress:
+    """The IPv4 address in an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2)."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def sockets_of_tun(name: str) -> frozenset[int]:
+    """The inodes of all sockets of the programs that serve the tun device ``name``."""
+    return frozenset(inode for process in _processes() if _serves(process, name) for inode in _socket_inodes(process))
+
+
+def _processes() -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(_PROC):
+            if entry.name.isdigit():
+                yield Path(entry.path)
+
+
+def _links(process: Path) -> Iterator[tuple[str, str]]:
+    """A process's descriptors, and what each is.  None of a process that has ended, or that may not be looked at."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(process / "fd"):
+            with contextlib.suppress(OSError):
+                yield entry.name, os.readlink(entry.path)  # noqa: PTH115 - a thousand of them
+
+
+def _serves(process: Path, name: str) -> bool:
+    for descriptor, target in _links(process):
+        if target == _TUN:
+            with contextlib.suppress(OSError):
+                lines = (process / "fdinfo" / descriptor).read_text().splitlines()
+                if f"iff:\t{name}" in lines:
+                    return True
+    return False
+
+
+def _socket_inodes(process: Path) -> Iterator[int]:
+    for _, target in _links(process):
+        if target.startswith("socket:["):
+            yield int(target[len("socket:[") : -1])
+
+
+def udp_sockets() -> list[UdpSocket]:
+    """All UDP sockets of this network namespace."""
+    found = []
+    for table in ("udp", "udp6"):
+        with contextlib.suppress(OSError):  # a host without IPv6
+            lines = (_PROC / "thread-self/net" / table).read_text().splitlines()[1:]
+            for words in map(str.split, lines):
+                found.append(UdpSocket(_address(words[1]), _address(words[2]), int(words[9])))
+    return found
+
+
+def _address(text: str) -> tuple[IPAddress, int]:
+    """``0100007F:7530``: the address as 32-bit words in host byte order, and the port."""
+    address, _, port = text.partition(":")
+    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+    return ip_address(struct.pack(f"={len(words)}I", *words)), int(port, 16)

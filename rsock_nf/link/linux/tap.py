@@ -1,0 +1,151 @@
+"""Receiving: one AF_PACKET socket that takes our packets from every device, in batches.
+
+1. The filter is attached while the socket is bound to no protocol, so that no foreign packet is ever queued.  Then it
+   is bound to ETH_P_ALL: a socket bound to ETH_P_IP would not see what an ingress rule drops.  It is bound to no
+   device: the kernel's own TCP takes a packet for a local address from any device (RFC 1122 section 3.3.4.2, the weak
+   host model), and so do we.  ``tap_filter`` sees to it that each packet is taken once.
+2. One recvmmsg(2) for a batch.  Each message is a virtio_net_hdr, the link header and the IP packet, up to 64 KiB
+   where GRO or the sender's GSO merged segments.  The header tells where to cut and what is known of the checksum.
+3. The sockaddr of a message tells the device, and with it the kind of link header.  ``Packet.link_header`` carries the
+   device's index in front, so that an answer leaves by the device that brought the question.
+
+Sources: packet(7), net/packet/af_packet.c, include/uapi/linux/if_packet.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.link.bpf_filter import encode
+from rsock_nf.link.ethernet import ETHERNET_HEADER
+from rsock_nf.link.linux import arphrd
+from rsock_nf.link.linux.buffers import enlarge_receive
+from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
+from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, SOL_PACKET, VNET
+from rsock_nf.link.linux.tap_filter import tap_program
+from rsock_nf.link.protocol import LinkCounters, LinkError, Match
+
+_ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
+_PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+_CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
+"""By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
+_NAME: Final = struct.Struct("=HHiH")
+"""struct sockaddr_ll as far as it is read: sll_family, sll_protocol, sll_ifindex, sll_hatype."""
+_NAME_BYTES: Final = 20
+_MAX_IP_BYTES: Final = 65_535
+_BUFFERS: Final = 32
+INDEX: Final = struct.Struct("=i")
+"""In front of ``Packet.link_header``: the device's index."""
+
+
+class Tap:
+    """The socket.  ``receive_buffer``: bytes to ask for; the kernel doubles it, and counts a merged packet with about
+    twice its size.
+
+    Needs CAP_NET_RAW; with CAP_NET_ADMIN as well, the buffer may exceed net.core.rmem_max.  ``match``, ``only`` and
+    ``hidden``: see ``tap_filter``.  Raises ``LinkError``.
+    """
+
+    def __init__(
+        self, match: Match, counters: LinkCounters, *, only: int, hidden: Sequence[int], receive_buffer: int
+    ) -> None:
+        self._counters = counters
+        self._layouts: dict[bytes, tuple[int, bytes]] = {}
+        """By what of the sockaddr counts: where the IP packet begins, and the device's index, packed."""
+        self._reader = BatchReader(_BUFFERS, VNET.size + ETHERNET_HEADER + _MAX_IP_BYTES, names=_NAME_BYTES)
+        try:
+            self._socket = socket.socket(AF_PACKET, socket.SOCK_RAW, 0)
+        except PermissionError:
+            raise LinkError("no permission for a packet socket: run as root or grant CAP_NET_RAW") from None
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            with contextlib.suppress(OSError):  # since Linux 4.20; else the filter refuses our own packets
+                self._socket.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            enlarge_receive(self._socket, receive_buffer)
+            self.rematch(match, only=only, hidden=hidden)
+            self._socket.bind(("", _ETH_P_ALL))
+        except OSError as error:
+            self._socket.close()
+            raise LinkError(f"cannot bind a packet socket: {error.strerror}") from None
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def rematch(self, match: Match, *, only: int, hidden: Sequence[int]) -> None:
+        """Replace the filter, atomically.  Raises ``LinkError`` when ``match`` does not fit into one."""
+        try:
+            instructions = tap_program(match, only=only, hidden=hidden)
+        except ValueError as error:
+            raise LinkError(str(error)) from None
+        code = ctypes.create_string_buffer(encode(instructions))
+        sock_fprog = struct.pack("HP", len(instructions), ctypes.addressof(code))
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
+        except OSError as error:
+            raise LinkError(
+                f"the kernel refuses the filter ({len(instructions)} instructions): {error.strerror}; "
+                "net.core.optmem_max limits its size"
+            ) from None
+
+    def fileno(self) -> int:
+        """Readable when packets wait."""
+        return self._socket.fileno()
+
+    def receive(self, budget: int) -> list[Packet]:
+        """One batch: at most ``budget`` packets, and at most 32."""
+        reader = self._reader
+        try:
+            count = reader.read(self._socket.fileno(), budget)
+        except OSError as error:
+            if error.errno not in DEVICE_LOST:
+                raise
+            return []  # it is told once to a socket, of any device that goes down
+        if not count:
+            return []
+        truncated = reader.flags(count) if reader.any_flags(count) else None
+        names = reader.names_raw(count)
+        packets = []
+        received = 0
+        name, start, index = b"", 0, b""
+        for at, (view, length) in enumerate(zip(reader.views, reader.lengths(count), strict=False)):
+            if truncated and truncated[at] & MSG_TRUNC:
+                self._counters.truncated += 1
+                continue
+            told = names[at * _NAME_BYTES : at * _NAME_BYTES + _NAME.size]
+            if told != name:
+                name = told
+                start, index = self._layouts.get(told) or self._layout(told)
+            flags, _, _, segment_size, _, _ = VNET.unpack_from(view)
+            received += length - start
+            packets.append(
+                Packet(view[start:length], segment_size, _CHECKSUMS[flags & 3], index + view[VNET.size : start])
+            )
+        self._counters.received_packets += len(packets)
+        self._counters.received_bytes += received
+        return packets
+
+    def _layout(self, name: bytes) -> tuple[int, bytes]:
+        _, _, ifindex, kind = _NAME.unpack(name)
+        start = VNET.size + (0 if kind in arphrd.HEADERLESS else ETHERNET_HEADER)
+        if len(self._layouts) > 256:
+            self._layouts.clear()
+        self._layouts[name] = found = (start, INDEX.pack(ifindex))
+        return found
+
+    def read_statistics(self) -> None:
+        """Read struct tpacket_stats: packets and drops since it was last read."""
+        with contextlib.suppress(OSError):  # the socket is closed: the counts stay as they are
+            raw = self._socket.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 8)
+            self._counters.receive_drops += struct.unpack("=II", raw)[1]
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._socket.close()
