@@ -197,7 +197,6 @@ class ClientSide:
         else:
             mtu, routes = parts.limits.mtu, parts.routes or NO_ROUTES
             self.device = PlainDevice(
-                settings.device or "",
                 mtu,
                 self.driver,
                 self._carrier_mtu,

@@ -17,7 +17,7 @@ from rsock_nf.link.linux.routes import is_temporary, ranked
 from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteSocket
 
 PASS_UP: Final = ("bridge", "bond", "team", "openvswitch")
-"""Kinds of masters.  What comes in by one of their ports comes in a second time, by the master itself."""
+"""Kinds of masters.  What comes in by one of their ports comes in a second time, by the master itself.  The bridge comes first."""
 SOFTWARE_TUNNELS: Final = ("tun", "wireguard", "ovpn", "ovpn-dco")
 """Kinds of devices whose packets a program, or the kernel's WireGuard or OpenVPN, carries elsewhere."""
 _SECOND_CHOICE: Final = rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DEPRECATED
@@ -94,10 +94,7 @@ class Devices:
         A bridge that has iptables called (``bridge-nf-call-iptables``, as Docker sets it) is the other way round: a
         drop rule takes the packet away on the port, and it never comes to the bridge.
         """
-        if calls_iptables():
-            kinds = tuple(kind for kind in PASS_UP if kind != "bridge")
-        else:
-            kinds = PASS_UP
+        kinds = PASS_UP[1:] if calls_iptables() else PASS_UP
         return sorted(device.ifindex for device in self._by_index.values() if device.port_of in kinds)
 
 

@@ -126,12 +126,13 @@ def _socket_inodes(process: Path) -> Iterator[int]:
 
 def udp_sockets() -> list[UdpSocket]:
     """All UDP sockets of this network namespace."""
-    found = []
+    found: list[UdpSocket] = []
     for table in ("udp", "udp6"):
         with contextlib.suppress(OSError):  # a host without IPv6
             lines = (_PROC / "thread-self/net" / table).read_text().splitlines()[1:]
-            for words in map(str.split, lines):
-                found.append(UdpSocket(_address(words[1]), _address(words[2]), int(words[9])))
+            found += [
+                UdpSocket(_address(words[1]), _address(words[2]), int(words[9])) for words in map(str.split, lines)
+            ]
     return found
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -39,10 +40,23 @@ _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum
 _NAME: Final = struct.Struct("=HHiH")
 """struct sockaddr_ll as far as it is read: sll_family, sll_protocol, sll_ifindex, sll_hatype."""
 _NAME_BYTES: Final = 20
+_SOCKADDR_LL: Final = struct.Struct("=HHi12x")
+"""The same for bind(2): without a device."""
 _MAX_IP_BYTES: Final = 65_535
 _BUFFERS: Final = 32
 INDEX: Final = struct.Struct("=i")
 """In front of ``Packet.link_header``: the device's index."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _bind_to_all(sock: socket.socket) -> None:
+    """Receive from every device.  Python's bind() can only name one.  Raises ``OSError``."""
+    everything = _SOCKADDR_LL.pack(AF_PACKET, socket.htons(_ETH_P_ALL), 0)
+    if _libc.bind(sock.fileno(), everything, _SOCKADDR_LL.size):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 class Tap:
@@ -71,7 +85,7 @@ class Tap:
                 self._socket.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             enlarge_receive(self._socket, receive_buffer)
             self.rematch(match, only=only, hidden=hidden)
-            self._socket.bind(("", _ETH_P_ALL))
+            _bind_to_all(self._socket)
         except OSError as error:
             self._socket.close()
             raise LinkError(f"cannot bind a packet socket: {error.strerror}") from None

@@ -309,7 +309,8 @@ class Ways:
             self._render(followed)
 
     def _resolve_all(self, found: dict[LinkEvent, None]) -> None:
-        if any([self._resolve(followed) for followed in self._followed.values()]):
+        changed = [self._resolve(followed) for followed in self._followed.values()]
+        if any(changed):
             found[LinkEvent.NEXT_HOP] = None
         self._keep_neighbours()
 
