@@ -12,7 +12,7 @@ import pytest
 
 from rsock_nf import link
 from rsock_nf.core.types import PortRange
-from rsock_nf.link import LinkError, Match, PortSide
+from rsock_nf.link import LinkError, Match, PortSide, Routing
 
 HERE, THERE = ip_address("192.0.2.1"), ip_address("198.51.100.7")
 MATCH = Match(PortSide.DESTINATION, (HERE,), (PortRange(443, 443),))
@@ -31,7 +31,7 @@ class Exhausted:
 @pytest.mark.parametrize(
     ("ask", "what"),
     [
-        (lambda: link.open_link("eth0", MATCH), "eth0: the link cannot be opened"),
+        (lambda: link.open_link(Routing("eth0"), MATCH), "eth0: the link cannot be opened"),
         (lambda: link.route_to(THERE), "the way to 198.51.100.7 cannot be asked for"),
         (link.default_device, "the default route cannot be asked for"),
         (lambda: link.device_addresses("eth0"), "eth0: its addresses cannot be asked for"),

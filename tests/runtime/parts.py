@@ -9,6 +9,7 @@ from typing import Any, cast
 from rsock_firewall import Held
 from rsock_nf.core.types import Outgoing
 from rsock_nf.link import Link
+from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.runtime.reports.troubles import Troubles
 from rsock_nf.runtime.tunnel import Start
 
@@ -55,10 +56,11 @@ def link(**verbs: Any) -> Link:
         "max_burst_bytes": 0,
         "warnings": (),
         "fileno": lambda: 100,
+        "write_fileno": lambda: 100,
         "event_fileno": lambda: 101,
         "events": list,
         "tick": lambda _: None,
-        "follow": lambda _: None,
+        "routes": KernelRoutes(),
         "close": lambda: None,
         "send": len,
     }

@@ -144,11 +144,11 @@ def test_peers_of_one_name_are_told_apart() -> None:
 def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
     both = Both()
     for told, heard in (
-        ((both.native, Follow(THERE)), [Follow(THERE)]),
-        ((both.rsock, Follow(THERE)), []),
-        ((both.native, Forget(THERE)), []),
-        ((both.rsock, Forget(THERE)), [Forget(THERE)]),
-        ((both.rsock, Follow(THERE)), [Follow(THERE)]),
+        ((both.native, Follow(THERE, HERE)), [Follow(THERE, HERE)]),
+        ((both.rsock, Follow(THERE, HERE)), []),
+        ((both.native, Forget(THERE, HERE)), []),
+        ((both.rsock, Forget(THERE, HERE)), [Forget(THERE, HERE)]),
+        ((both.rsock, Follow(THERE, HERE)), [Follow(THERE, HERE)]),
     ):
         told[0]._context.outbox.tell(told[1])
         assert both.server.poll() == heard
@@ -157,7 +157,7 @@ def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
 def test_it_stops_both() -> None:
     server = Both().server
     rsock_flow(server, 40_001)
-    assert server.followed() == [THERE]
+    assert server.followed() == [(THERE, HERE)]
     closing = [server.closing]
     server.stop(2.0)
     closing.append(server.closing)

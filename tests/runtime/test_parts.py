@@ -16,7 +16,7 @@ from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange, Run
 from rsock_nf.errors import TunnelError
-from rsock_nf.link import Link, LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, PortSide, Routing
 from rsock_nf.runtime import make_tunnel
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.host import device, source_ports
@@ -177,6 +177,9 @@ class Owner:
     def match(self) -> Match:
         return Match(PortSide.DESTINATION, (), ())
 
+    def routing(self, name: str | None) -> Routing:
+        return Routing(name)
+
     def wanted_device(self) -> str:
         return self.wanted
 
@@ -219,7 +222,8 @@ class Host:
             mtu=mtu, events=lambda: self.news[:1] and [self.news.pop(0)], close=lambda: self.done.append("close")
         )
 
-    def open(self, name: str, _: Match) -> Link:
+    def open(self, routing: Routing, _: Match) -> Link:
+        name = routing.device
         if not self.there:
             raise LinkError(f"{name}: no such device")
         self.done.append(f"open {name}")

@@ -13,7 +13,7 @@ from rsock_firewall import FirewallError, Held, Policy
 from rsock_nf.core.events import ConversationOpened
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.types import TransportAddress
-from rsock_nf.link import Link, LinkError, LinkEvent, Match
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, Routing
 from rsock_nf.runtime import server
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits
@@ -42,7 +42,9 @@ def make(
     begin = start or parts.start()
     cover = Cover(SETTINGS, "v0", OLD)
     rules = Rules("nftables", held, cover.policy, log=begin.log, troubles=begin.troubles)
-    made = Parts([], Targets(leads_to), cover, rules, link, Limits(1500, 0), endpoint or parts.endpoint())
+    made = Parts(
+        [], Targets(leads_to), cover, Routing("v0"), rules, link, Limits(1500, 0), endpoint or parts.endpoint()
+    )
     return ServerSide(SETTINGS, begin, made)
 
 

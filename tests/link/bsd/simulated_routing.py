@@ -91,8 +91,10 @@ class LinuxTables:
         return found
 
     def way(self, remote: IPAddress) -> Way | None:
+        from rsock_nf.link.linux.rtnetlink import RouteQuestion
+
         try:
-            route = self._kernel.route(remote)
+            route = self._kernel.route(RouteQuestion(remote))
         except OSError:
             return None
         link = next(one for one in self.interfaces() if one.index == route.ifindex)

@@ -23,7 +23,7 @@ import pytest
 
 from rsock_nf import link
 from rsock_nf.core.types import TransportAddress
-from rsock_nf.link import LinkError, system
+from rsock_nf.link import LinkError, Routing, system
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_descriptor import KernelCalls
 from rsock_nf.link.bsd.routing import Interface, KernelRouting
@@ -198,18 +198,18 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
 
 def test_a_link_that_is_refused_leaves_nothing_open(host: Host) -> None:
     with pytest.raises(LinkError, match="em9: no such interface"):
-        host.system.open_link("em9", AT_SERVER, 1 << 20)
+        host.system.open_link(Routing("em9"), AT_SERVER, 1 << 20)
     host.tables.links[0] = Interface(2, "em0", 0x40, 1500, 0, b"\2\0\0\0\0\1", ())
     with pytest.raises(LinkError, match="em0: the interface is down, or has no carrier: ifconfig em0 up"):
-        host.system.open_link("em0", AT_SERVER, 1 << 20)
+        host.system.open_link(Routing("em0"), AT_SERVER, 1 << 20)
     host.tables.links[0] = EM0
     host.bpf.present = False
     with pytest.raises(LinkError, match="em0: no such interface"):
-        host.system.open_link("em0", AT_SERVER, 1 << 20)
+        host.system.open_link(Routing("em0"), AT_SERVER, 1 << 20)
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
     host.bpf.present = True
     host.tables.links[0] = Interface(2, "em0", 0x41, 1800, 0, b"\2\0\0\0\0\1", ())
-    opened = host.system.open_link("em0", AT_SERVER, 1 << 20)
+    opened = host.system.open_link(Routing("em0"), AT_SERVER, 1 << 20)
     assert opened.mtu == 1800
     opened.close()
     assert (host.routing.sockets, host.bpf._devices) == ([], {})
@@ -220,11 +220,11 @@ def test_a_kind_of_interface_that_bpf_cannot_send_on_is_refused(host: Host) -> N
     host.bpf.dlt = "DLT_NULL"
     if host.bpf.abi.system == "netbsd":
         with pytest.raises(LinkError, match=r"^em0: this system's bpf\(4\) sends on Ethernet only"):
-            host.system.open_link("em0", AT_SERVER, 1 << 20)
+            host.system.open_link(Routing("em0"), AT_SERVER, 1 << 20)
         assert (host.routing.sockets, host.bpf._devices) == ([], {})
         assert [found.verdict for found in host.system.examine_device("em0", tap=True)] == [Verdict.OK, Verdict.FAIL]
     else:
-        host.system.open_link("em0", AT_SERVER, 1 << 20).close()
+        host.system.open_link(Routing("em0"), AT_SERVER, 1 << 20).close()
 
 
 def test_a_host_without_routing_sockets_is_a_finding(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

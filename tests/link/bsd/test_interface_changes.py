@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from rsock_nf.link import Link, LinkError, LinkEvent, Match
+from rsock_nf.link import Link, LinkError, LinkEvent, Match, Routing
 from rsock_nf.link.bsd.bpf_device import BpfLink
 from rsock_nf.link.bsd.routing import Interface
 from rsock_nf.link.bsd.system import Bsd
@@ -38,7 +38,7 @@ class Host:
         self.link = self.open()
 
     def open(self, match: Match = AT_SERVER) -> Link:
-        return self.system.open_link("em0", match, 1 << 20)
+        return self.system.open_link(Routing("em0"), match, 1 << 20)
 
     def set_up(self, *, up: bool) -> None:
         """As ``ifconfig em0 up`` or ``down``."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from rsock_nf import link
-from rsock_nf.link import Link, Match, System
+from rsock_nf.link import Link, Match, Routing, System
 
 
 def simulated() -> System:
@@ -25,20 +25,22 @@ def simulated() -> System:
     name = os.environ["RSOCK_NF_SIMULATED"]
 
     class Simulated(Bsd):
-        def open_link(self, device: str, match: Match, receive_buffer: int) -> Link:
+        def open_link(self, routing: Routing, match: Match, receive_buffer: int) -> Link:
+            device = routing.device
+            assert device is not None
             mac = bytes.fromhex(Path(f"/sys/class/net/{device}/address").read_text().replace(":", ""))
             self._bpf = SimulatedBpf(name, PacketWire(device), interface=device, mac=mac)
             if not told and os.environ.get("RSOCK_NF_SIMULATED_NEWS") != "lost":
-                told.append(LinuxNews(routing))  # in the process that has the link: a thread survives no fork
-            made = super().open_link(device, match, receive_buffer)
+                told.append(LinuxNews(simulated_routing))  # in the process that has the link: a thread survives no fork
+            made = super().open_link(routing, match, receive_buffer)
             with Path(os.environ["RSOCK_NF_SIMULATED_LOG"]).open("a") as log:
                 log.write(f"{name} {device} {' '.join(self._bpf.log)}\n")
             return made
 
-    routing = SimulatedRouting(name, LinuxTables())
+    simulated_routing = SimulatedRouting(name, LinuxTables())
     told: list[LinuxNews] = []
     ip_pktinfo = 8  # Linux's, whose struct in_pktinfo is laid out as macOS's
-    made = Simulated(name, routing=routing)
+    made = Simulated(name, routing=simulated_routing)
     option = DestinationOption(ip_pktinfo, ip_pktinfo, ip_pktinfo, packet_info=True)
     made.udp = PlainUdp(option, {}, made.route_mtu)
     return made
