@@ -9,6 +9,12 @@ STRANGERS: Final = "payloads from strangers"
 NOBODY_LISTENS: Final = "nobody listens there"
 """What a target's ICMP port unreachable means."""
 
+LOOPED: Final = (
+    "packets of this tunnel come back to it, and are dropped: a VPN that runs over the tunnel takes the route to "
+    '{remote}; add a route to it, or set "device"'
+)
+"""``LoopGuard`` has found some."""
+
 
 def who_strangers_are(*, over_udp: bool) -> str:
     """Over UDP no TCP handshake tells a stranger from a client of ours that a NAT has given another address."""

@@ -46,6 +46,9 @@ class KernelRoutes:
         """None is known."""
         return []
 
+    through_vpn = True
+    """It cannot be excluded."""
+
     def missing(self) -> list[str]:
         """None is known."""
         return []

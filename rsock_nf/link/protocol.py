@@ -139,10 +139,16 @@ class Routes(Protocol):
         """The source address for packets to ``remote``; None = no route."""
 
     def device_for(self, remote: IPAddress) -> int:
-        """The index of the device by which packets to ``remote`` leave; 0 = no route, or the kernel chooses."""
+        """The index of the device that a UDP socket has to send by toward ``remote``; 0 = the one that the kernel
+        chooses."""
 
     def detours(self) -> list[Detour]:
         """The followed destinations whose route leads over this tunnel itself."""
+
+    @property
+    def through_vpn(self) -> bool:
+        """Packets leave by the device of some VPN now, as far as the system tells.  It may be one that runs over this
+        tunnel and is not recognised."""
 
     def missing(self) -> list[str]:
         """The followed destinations that packets cannot be sent to now: a line for each, with the reason."""

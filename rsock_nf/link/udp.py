@@ -107,9 +107,10 @@ class UdpSystem(Protocol):
         """Use no other device, where the system can.  Raises ``OSError``."""
 
     def send_by(self, sock: socket.socket, ifindex: int) -> None:
-        """Send by the device with this index, and receive from any; 0 = by the device that the route names.
+        """Send by the device with this index; 0 = by the device that the route names.
 
-        Does nothing where the system cannot.  Raises ``OSError``."""
+        Over IPv6 the socket may then receive from that device alone.  Does nothing where the system cannot.  Raises
+        ``OSError``."""
 
     def mark(self, sock: socket.socket, mark: int) -> None:
         """Give what is sent a firewall mark, where the system has them.  Raises ``OSError``."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from os import urandom
@@ -23,7 +23,7 @@ from rsock_nf.core.events import (
 )
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import FlowKey, IPAddress, TransportAddress
+from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
@@ -49,6 +49,7 @@ from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
+from rsock_nf.runtime.host.loop_guard import LoopGuard
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.server_route import ServerRoute
 from rsock_nf.runtime.host.source_ports import SourcePorts
@@ -59,6 +60,7 @@ from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
+from rsock_nf.words import LOOPED
 
 
 @dataclass(slots=True)
@@ -177,6 +179,8 @@ class ClientSide:
         self._troubles = start.troubles
         self._ready = start.ready
         self._was_ready = False
+        self._loops = 0
+        """How many datagrams the guard had dropped when that was last told."""
         self._ends = parts.ends
         self._ports = parts.ports
         self._cover = parts.cover
@@ -189,8 +193,9 @@ class ClientSide:
             carrier_refused=self._carrier_refused,
             has_carriers=bool(carrier_ports(settings)),
         )
+        self._guard = LoopGuard(parameters.ports)
         for descriptor, receive in parts.ends.sources():
-            self.driver.add_source(descriptor, receive)
+            self.driver.add_source(descriptor, _sifted(receive, self._guard))
         self.device: Device
         if parts.rules is not None:
             self.device = LinkedDevice(parts.cover.device, parts.link, self.driver, parts.rules, self, log=start.log)
@@ -341,10 +346,20 @@ class ClientSide:
         """The server's address in use."""
         return ip_address(self.endpoint.role.remote_text)
 
+    def _own_ends(self) -> list[bytes]:
+        """Source and destination of our packets, for each address of the server."""
+        return [
+            source.packed + remote.packed
+            for remote in self._parameters.server
+            if (source := self._route.preferred(remote)) is not None
+        ]
+
     def _ways_changed(self) -> None:
         """UDP flows follow their way; flows from an address that is no longer ours are dead, the session is not."""
+        routes = self.device.routes
         for remote in self._parameters.server:
-            self.driver.carriers.steer(remote.packed, self.device.routes.device_for(remote))
+            self.driver.carriers.steer(remote.packed, routes.device_for(remote))
+        self._guard.watch(self._own_ends() if routes.through_vpn else ())
         if self._route.moved(self._remote):
             self.endpoint.role.reconnect(self.driver.now())
 
@@ -356,8 +371,15 @@ class ClientSide:
             with contextlib.suppress(FirewallError):
                 self._apply_rules()
         self._ends.tick()
+        self._note_loops()
         if not self.endpoint.role.idle:
             self._route.tick(now, self._remote, connected=self._connected)
+
+    def _note_loops(self) -> None:
+        self._guard.watch(self._own_ends() if self.device.routes.through_vpn else ())
+        if self._guard.dropped > self._loops:
+            self._loops = self._guard.dropped
+            self._troubles.note(LOOPED.format(remote=self._remote))
 
     @property
     def _connected(self) -> bool:
@@ -393,3 +415,10 @@ class ClientSide:
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Side``."""
         return self._ends.counters()
+
+
+def _sifted(receive: Callable[[], list[Run]], guard: LoopGuard) -> Callable[[], list[Run]]:
+    def receive_and_sift() -> list[Run]:
+        return guard.sift(receive())
+
+    return receive_and_sift

@@ -170,6 +170,11 @@ class NextHops:
         """See ``Routes``: routes through a VPN that runs over this tunnel are not recognised here."""
         return []
 
+    @property
+    def through_vpn(self) -> bool:
+        """See ``Routes``: tunnels have no link header."""
+        return not self._link.address
+
     def missing(self) -> list[str]:
         """See ``Routes``."""
         lost = [one for key, one in self._followed.items() if key not in self._headers]

@@ -27,7 +27,7 @@ _SO_MEMINFO: Final = 55
 _SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # include/uapi/linux/in6.h
-_IP_UNICAST_IF, _IPV6_UNICAST_IF = 50, 76  # include/uapi/linux/in.h, in6.h
+_IP_UNICAST_IF: Final = 50  # include/uapi/linux/in.h
 _CMSG: Final = struct.Struct("@Qii")
 
 
@@ -107,16 +107,17 @@ class LinuxUdp:
         """See ``UdpSystem.bind_device``."""
         sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode())
 
-    @staticmethod
-    def send_by(sock: socket.socket, ifindex: int) -> None:
+    def send_by(self, sock: socket.socket, ifindex: int) -> None:
         """See ``UdpSystem.send_by``: IP_UNICAST_IF (ip(7)).  It has no effect on a route that the socket has found
-        already."""
-        level, option = (
-            (socket.IPPROTO_IP, _IP_UNICAST_IF)
-            if sock.family == socket.AF_INET
-            else (socket.IPPROTO_IPV6, _IPV6_UNICAST_IF)
-        )
-        sock.setsockopt(level, option, struct.pack("!i", ifindex))
+        already.
+
+        Over IPv6 that option gives way to a longer prefix on another device as soon as the socket has an address
+        (net/ipv6/route.c, ``ip6_route_output_flags``).  So there the socket is bound to the device.  To change that
+        again needs CAP_NET_RAW."""
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_UNICAST_IF, struct.pack("!i", ifindex))
+        else:
+            self.bind_device(sock, socket.if_indextoname(ifindex) if ifindex else "")
 
     @staticmethod
     def mark(sock: socket.socket, mark: int) -> None:

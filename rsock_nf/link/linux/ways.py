@@ -49,6 +49,8 @@ class Way(NamedTuple):
     """Of the route, bytes; 0 = the device's."""
     avoided: int = 0
     """The device that the route leads into, if its packets come to this tunnel."""
+    aside: bool = False
+    """The route leads into a VPN's device, and another one is used."""
 
 
 class Path(NamedTuple):
@@ -159,8 +161,13 @@ class Ways:
         return self._way(remote).source
 
     def device_for(self, remote: IPAddress) -> int:
-        """See ``Routes``."""
-        return self._way(remote).ifindex
+        """See ``Routes``.
+
+        Over IPv4 always the way's, so that a VPN's new route changes nothing until we know what it is.  Over IPv6 the
+        socket would receive from no other device (``UdpSystem.send_by``), so only while a VPN is gone around.
+        """
+        way = self._way(remote)
+        return way.ifindex if remote.version == 4 or way.aside else 0
 
     def _way(self, remote: IPAddress) -> Way:
         followed = self._followed.get(_key(remote, None))
@@ -168,8 +175,18 @@ class Ways:
 
     def detours(self) -> list[Detour]:
         """See ``Routes``."""
-        ways = {(one.remote, one.way.avoided, one.way.ifindex) for one in self._followed.values() if one.way.avoided}
-        return [Detour(remote, self.host.name(bad), self.host.name(good)) for remote, bad, good in sorted(ways)]
+        found: dict[IPAddress, Detour] = {}
+        for one in self._followed.values():
+            before = found.get(one.remote)
+            if one.way.avoided and (before is None or not before.used):
+                names = self.host.name(one.way.avoided), self.host.name(one.way.ifindex)
+                found[one.remote] = Detour(one.remote, *names)
+        return list(found.values())
+
+    @property
+    def through_vpn(self) -> bool:
+        """See ``Routes``."""
+        return any(device.kind in SOFTWARE_TUNNELS for device in self.in_use())
 
     def missing(self) -> list[str]:
         """See ``Routes``."""
@@ -240,7 +257,8 @@ class Ways:
         if found is None:
             return Way(avoided=avoided)
         source = followed.source or self._choose_source(remote, found)
-        return Way(found.ifindex, found.gateway or _plain(remote), source, found.mtu, avoided)
+        aside = device is not None and found.ifindex != device.ifindex
+        return Way(found.ifindex, found.gateway or _plain(remote), source, found.mtu, avoided, aside)
 
     def _wanted_device(self, remote: IPAddress) -> int:
         """The index of the device that has to be used; 0 = any."""
@@ -263,7 +281,8 @@ class Ways:
             return self._best_beside(question), device.ifindex
         in_use = followed.way.ifindex
         if in_use not in {0, device.ifindex}:
-            return find_route(self._kernel, question._replace(ifindex=in_use)) or found, 0
+            asked = question._replace(ifindex=in_use)
+            return find_route(self._kernel, asked) or find_route(self._kernel, asked._replace(source=None)) or found, 0
         if device.ifindex in followed.doubted:
             return self._best_beside(question) or found, 0
         return found, 0
@@ -276,6 +295,9 @@ class Ways:
                 continue
             asked = question._replace(ifindex=device.ifindex)
             reply = find_route(self._kernel, asked)
+            if reply is None and question.source is not None:  # with a source, IPv6 looks at no device
+                asked = asked._replace(source=None)
+                reply = find_route(self._kernel, asked)
             if reply is not None and reply.kind == rtnl.RTN_UNICAST:
                 with contextlib.suppress(OSError):
                     entry = self._kernel.entry(asked)

@@ -43,7 +43,7 @@ class ServerRoute:
 
     def source_for(self, remote: IPAddress) -> IPAddress | None:
         """The source address of the next flow; None = there is no route."""
-        source = self._preferred(remote)
+        source = self.preferred(remote)
         before = self._used.get(remote)
         if source is None or source == before:
             return source
@@ -53,7 +53,8 @@ class ServerRoute:
         self._device.routes.follow(remote, source)
         return source
 
-    def _preferred(self, remote: IPAddress) -> IPAddress | None:
+    def preferred(self, remote: IPAddress) -> IPAddress | None:
+        """The source address that the next flow would have; changes nothing."""
         configured = self.configured(remote.version)
         return configured if configured is not None else self._device.routes.source_for(remote)
 
@@ -64,7 +65,7 @@ class ServerRoute:
     def moved(self, remote: IPAddress) -> bool:
         """After news: whether flows to ``remote`` have to begin at another address than those that there are."""
         self._tell_detours()
-        source, used = self._preferred(remote), self._used.get(remote)
+        source, used = self.preferred(remote), self._used.get(remote)
         if source is None or used is None or source == used:
             return False
         self._log.info("our address has changed from %s to %s", used, source)

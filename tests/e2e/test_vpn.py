@@ -1,0 +1,104 @@
+"""A VPN on top of the tunnel, as people set it up, default route included: nothing has to be configured for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from rsock_nf.lab.lab import Lab, Router
+from tests.e2e.vpn import INNER, VPNS, leads_into, ping
+from tests.evidence import watched
+from tests.netns.asked import AskedTunnel
+from tests.netns.judges import wait_until
+
+STORM = 300
+"""Datagrams at the local end: far more than the pings of a test make, far fewer than a loop makes in a second."""
+
+
+@contextlib.contextmanager
+def tunnel_between(directory: Path, version: int, types: str) -> Iterator[tuple[Lab, AskedTunnel]]:
+    common = {"type": types}
+    with (
+        Lab(Router(block_udp=types == "tcp")) as lab,
+        watched(lab, directory),
+        AskedTunnel(lab, directory, version=version, client=common, server=common) as tunnel,
+    ):
+        yield lab, tunnel
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="rsnf-") as made:
+        yield Path(made)
+
+
+def carries(lab: Lab) -> bool:
+    return all(ping(lab.client, INNER["server"][version], 3) == 3 for version in (4, 6))
+
+
+@pytest.mark.parametrize("types", ["tcp", "udp", "all"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("full", [False, True], ids=["split", "full"])
+@pytest.mark.parametrize("vpn", VPNS)
+def test_a_vpn_over_the_tunnel(directory: Path, vpn: str, full: bool, version: int, types: str) -> None:  # noqa: FBT001
+    """Whichever starts first: the VPN comes up over the tunnel, then the tunnel's client starts anew under the VPN."""
+    with tunnel_between(directory, version, types) as (lab, tunnel), VPNS[vpn](lab, directory, full=full) as device:
+        server = lab.server_ip[version]
+        assert (leads_into(lab.client, server) == device) is full, "the premise"
+        wait_until(lambda: carries(lab), "pings through the VPN", 20)
+        assert tunnel.status("client")["sockets"]["received"] < STORM
+        if full:
+            (note,) = tunnel.status("client")["notes"]
+            assert (
+                note == f"the route to {server} leads into {device}, which runs over this tunnel: eth0 is used instead"
+            )
+        tunnel.end("client")
+        tunnel.up("client")
+        wait_until(lambda: carries(lab), "pings after a start under the VPN", 20)
+        assert tunnel.status("client")["sockets"]["received"] < STORM
+        counters = lab.counters()
+        assert (counters["invalid"], lab.rsts(), counters["udp_refused"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("types", ["tcp", "udp"])
+def test_from_cable_to_wlan_under_a_vpn_that_takes_every_route(directory: Path, types: str) -> None:
+    with tunnel_between(directory, 4, types) as (lab, tunnel), VPNS["wg-quick"](lab, directory, full=True):
+        wait_until(lambda: carries(lab), "pings through the VPN", 20)
+        lab.router.ip(
+            f"link add wlan type veth peer name wlan0 netns {lab.client.name}",
+            "address add 10.78.1.1/24 dev wlan",
+            "link set wlan up",
+        )
+        lab.router.nft('insert rule inet lab passing iifname "wlan" accept')
+        lab.client.ip(
+            "address add 10.78.1.2/24 dev wlan0",
+            "link set wlan0 up",
+            "route add default via 10.78.1.1 dev wlan0 metric 600",
+        )
+        lab.client.ip("link set eth0 down")
+        wait_until(lambda: carries(lab), "pings over the other device", 20)
+        assert tunnel.status("client")["link"]["device"] == "wlan0"
+        lab.client.ip("link set eth0 up", "route add default via 10.77.1.1 dev eth0 metric 100")
+        wait_until(lambda: tunnel.status("client")["link"]["device"] == "eth0", "the better route", 10)
+        wait_until(lambda: carries(lab), "pings over the first device", 20)
+        assert tunnel.status("client")["sockets"]["received"] < 2 * STORM
+
+
+def test_a_vpn_that_leaves_no_other_route_is_the_reason(directory: Path) -> None:
+    with tunnel_between(directory, 4, "tcp") as (lab, tunnel), VPNS["wg-quick"](lab, directory, full=True) as device:
+        wait_until(lambda: carries(lab), "pings through the VPN", 20)
+        lab.client.ip("route del default")
+        said = (
+            f"the route to {lab.server_ip[4]} leads into {device}, which runs over this tunnel, and no other device has "
+            f"a route: add one to {lab.server_ip[4]}"
+        )
+        wait_until(lambda: said in tunnel.status("client")["reason"], "the reason", 10)
+        wait_until(lambda: said in tunnel.log("client"), "a line in the log", 10)
+        assert tunnel.status("client")["sockets"]["received"] < STORM
+        lab.client.ip("route add default via 10.77.1.1 dev eth0")
+        wait_until(lambda: carries(lab), "pings with the route", 20)
+        assert tunnel.status("client")["reason"] == ""
