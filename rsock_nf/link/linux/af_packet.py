@@ -28,6 +28,8 @@ from rsock_nf.link.linux.ways import Ways
 from rsock_nf.link.protocol import LinkCounters, LinkError, LinkEvent, Match, Routing
 
 _IPV4: Final = 4
+_NO_DEVICE: Final = 0x7FFFFFFF
+"""No device has this index."""
 ETHERNET_MTU: Final = 1500
 """Assumed while no way is in use and there is no default route."""
 
@@ -90,12 +92,12 @@ class PacketLink:
             self._tap.rematch(match, only=only, hidden=hidden)
 
     def _where(self) -> tuple[int, list[int]]:
-        """The only device that packets are taken from (0 = any, -1 = it is gone), and those that are left out."""
+        """The only device that packets are taken from (0 = any), and those that are left out."""
         name = self._routing.device
         if name is None:
             return 0, self.routes.host.hidden()
         device = self.routes.host.named(name)
-        return (device.ifindex if device is not None else -1), []
+        return (device.ifindex if device is not None else _NO_DEVICE), []
 
     # -- out
 

@@ -111,12 +111,27 @@ def find_route(kernel: RouteSocket, question: RouteQuestion) -> RouteReply | Non
     names a device, an answer for which no routing table has an entry is none: the kernel assumes that every address is
     on-link there, and would ask that network for it in vain.
     """
+    if question.ifindex:
+        found = _out_of(kernel, question) or _ask(kernel, question._replace(ifindex=0))
+        return found if found is not None and found.ifindex == question.ifindex else None
+    return _ask(kernel, question)
+
+
+def _out_of(kernel: RouteSocket, question: RouteQuestion) -> RouteReply | None:
+    """The route out of the device that the question names, if a routing table has an entry for it."""
+    found = _ask(kernel, question)
+    if found is None or found.gateway is not None:
+        return found
     try:
-        found = kernel.route(question)
-        if question.ifindex and found.gateway is None and found.kind == rtnl.RTN_UNICAST:
-            kernel.entry(question)
+        kernel.entry(question)
     except OSError:
         return None
-    if question.ifindex not in {0, found.ifindex} and found.kind != rtnl.RTN_LOCAL:
+    return found
+
+
+def _ask(kernel: RouteSocket, question: RouteQuestion) -> RouteReply | None:
+    try:
+        found = kernel.route(question)
+    except OSError:
         return None
     return found if found.kind in {rtnl.RTN_UNICAST, rtnl.RTN_LOCAL} else None

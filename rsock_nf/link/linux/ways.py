@@ -90,6 +90,8 @@ class Ways:
         """What calls between two ``events`` found."""
         self._look_at = 0.0
         self._was_up = True
+        self._last_used: set[int] = set()
+        """The devices that are in use; while none is, those that were."""
         with contextlib.ExitStack() as undo:
             try:
                 self._kernel = undo.enter_context(contextlib.closing(RouteSocket()))
@@ -122,13 +124,14 @@ class Ways:
         if followed.key not in self._followed:
             self._followed[followed.key] = followed
             self._resolve(followed)
+            self._tidy()
 
     def forget(self, remote: IPAddress, source: IPAddress | None = None) -> None:
         """See ``Routes``."""
         key = _key(remote, source)
         self._followed.pop(key, None)
         self._paths.pop(key, None)
-        self._keep_neighbours()
+        self._tidy()
 
     def suspect(self, remote: IPAddress) -> None:
         """See ``Routes``."""
@@ -242,11 +245,14 @@ class Ways:
         """Ask again outside of ``events``; the next ``events`` tells."""
         if self._resolve(followed):
             self._pending[LinkEvent.NEXT_HOP] = None
-            self._keep_neighbours()
+            self._tidy()
 
     def _look_up(self, followed: _Followed) -> Way:
         remote = followed.remote
-        question = RouteQuestion(_plain(remote), followed.source, self._routing.mark, self._wanted_device(remote))
+        wanted = self._wanted_device(remote)
+        if wanted is None:
+            return _NOWHERE
+        question = RouteQuestion(_plain(remote), followed.source, self._routing.mark, wanted)
         if question.source is not None and not self._is_ours(question.source):
             question = question._replace(source=None)  # the kernel refuses the question
         found = find_route(self._kernel, question)
@@ -260,15 +266,15 @@ class Ways:
         aside = device is not None and found.ifindex != device.ifindex
         return Way(found.ifindex, found.gateway or _plain(remote), source, found.mtu, avoided, aside)
 
-    def _wanted_device(self, remote: IPAddress) -> int:
-        """The index of the device that has to be used; 0 = any."""
+    def _wanted_device(self, remote: IPAddress) -> int | None:
+        """The index of the device that has to be used; 0 = any, None = it is gone."""
         name = self._routing.device
         if name is None and remote.version == 6 and remote.is_link_local:
             name = getattr(remote, "scope_id", None)
         if name is None:
             return 0
         device = self.host.named(name)
-        return device.ifindex if device is not None else -1  # no route has that
+        return device.ifindex if device is not None else None
 
     def _is_ours(self, address: IPAddress) -> bool:
         return any(address == own for _, own in self.host.all_addresses())
@@ -334,9 +340,10 @@ class Ways:
         changed = [self._resolve(followed) for followed in self._followed.values()]
         if any(changed):
             found[LinkEvent.NEXT_HOP] = None
-        self._keep_neighbours()
+        self._tidy()
 
-    def _keep_neighbours(self) -> None:
+    def _tidy(self) -> None:
+        self._last_used = {device.ifindex for device in self.in_use()} or self._last_used
         self._neighbours.keep({hop for one in self._followed.values() if (hop := _hop(one.way)) is not None})
 
     # -- time
@@ -397,15 +404,14 @@ class Ways:
             self._neighbours.device_up(told.ifindex)
 
     def _note_up(self, found: dict[LinkEvent, None]) -> None:
-        """Without a way it is as it was, unless every device that could carry one is down."""
-        in_use = self.in_use()
+        """The devices that are in use count, or those that were in use last; before there were any, all of them."""
         if self._routing.device is not None:
-            named = self.host.named(self._routing.device)
-            up = named is not None and named.up
-        elif in_use:
-            up = any(device.up for device in in_use)
+            counting = [device for device in self.host if device.name == self._routing.device]
+        elif self._last_used:
+            counting = [device for device in self.host if device.ifindex in self._last_used]
         else:
-            up = not self._followed or any(device.up and not device.flags & rtnl.IFF_LOOPBACK for device in self.host)
+            counting = [device for device in self.host if not device.flags & rtnl.IFF_LOOPBACK]
+        up = any(device.up for device in counting)
         if up != self._was_up:
             self._was_up = up
             found[LinkEvent.UP if up else LinkEvent.DOWN] = None

@@ -20,9 +20,11 @@ import pytest
 from rsock_nf.core.tcp.checksum import checksum, pseudo_header_sum
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet, PortRange
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
+from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, Routing
 from rsock_nf.link.linux.af_packet import PacketLink
 from rsock_nf.link.linux.mmsg import BatchReader
+from rsock_nf.link.linux.sender import MAX_PACKET_BYTES, Sender
+from rsock_nf.link.linux.tap import INDEX
 
 PORTS = (PortRange(10001, 10010),)
 CLIENT = {4: ip_address("10.9.0.1"), 6: ip_address("fd09::1")}
@@ -43,14 +45,25 @@ class Host:
 
     namespace: Namespace
     links: list[PacketLink]
+    far_index: int = 0
+    """The index of the neighbour's device."""
 
-    def open(self, match: Match, device: str = "v0", receive_buffer: int = 16 << 20) -> PacketLink:
-        link = self.namespace.call(lambda: PacketLink(device, match, receive_buffer=receive_buffer))
+    def open(self, match: Match, device: str | None = "v0", receive_buffer: int = 16 << 20) -> PacketLink:
+        link = self.namespace.call(lambda: PacketLink(Routing(device), match, receive_buffer=receive_buffer))
         self.links.append(link)
+        opened = link._open  # the socket of a device that comes into use: this thread is in another namespace
+
+        def open_inside(ifindex: int) -> Sender | None:
+            return self.namespace.call(lambda: opened(ifindex))
+
+        link._open = open_inside  # type: ignore[method-assign]
         return link
 
     def run(self, *argv: str) -> str:
         return self.namespace.run(list(argv)).stdout
+
+    def index(self, device: str = "v0") -> int:
+        return int(self.run("cat", f"/sys/class/net/{device}/ifindex"))
 
     def mac(self, device: str = "v0") -> bytes:
         return bytes.fromhex(self.run("cat", f"/sys/class/net/{device}/address").strip().replace(":", ""))
@@ -76,6 +89,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
                 f"addr add {addresses[4]}/24 dev v0", f"addr add {addresses[6]}/64 dev v0 nodad", "link set v0 up"
             )
             host.namespace.nft(BLIND)
+        client.far_index, server.far_index = server.index(), client.index()
         yield client, server
     finally:
         for host in made:
@@ -116,7 +130,7 @@ def outgoing(
 def toward(host: Host, burst: Outgoing) -> Outgoing:
     """``burst`` as an answer to a packet from ``host``: no next hop is looked up."""
     received = bytes(6) + host.mac() + ETHERTYPE[burst.headers[0] >> 4]
-    return burst._replace(reply_to=received)
+    return burst._replace(reply_to=INDEX.pack(host.far_index) + received)
 
 
 def text(length: int) -> bytes:
@@ -162,12 +176,12 @@ def test_a_burst_arrives_whole(hosts: tuple[Host, Host], version: int) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
     payload = text(44 * 1400 - 100)
-    received = client.mac() + server.mac() + ETHERTYPE[version]
+    received = INDEX.pack(client.index()) + client.mac() + server.mac() + ETHERTYPE[version]
     assert near.send([outgoing(version, payload, 1400)._replace(reply_to=received)]) == 1
     ((data, size, state, link_header),) = collect(far, len(payload))
     assert payload_of(data) == payload
     assert (size, state) == (1400, Checksum.PARTIAL)
-    assert link_header == server.mac() + client.mac() + ETHERTYPE[version]
+    assert link_header == INDEX.pack(server.index()) + server.mac() + client.mac() + ETHERTYPE[version]
     sender, receiver = near.counters(), far.counters()
     assert (sender.sent_packets, sender.sent_segments, sender.sent_bytes) == (1, 44, len(data))
     assert (receiver.received_packets, receiver.received_bytes, receiver.receive_drops) == (1, len(data), 0)
@@ -264,7 +278,7 @@ def test_gro_merges_what_carries_no_psh(hosts: tuple[Host, Host], flags: int, me
 
 def resolve(link: PacketLink, remote: IPAddress, ready: Callable[[], bool]) -> None:
     """Follow ``remote`` and serve the link's events until ``ready``."""
-    link.follow(remote)
+    link.routes.follow(remote)
     now = 0.0
     while not ready():
         select.select([link.event_fileno()], [], [], 0.2)
@@ -287,7 +301,7 @@ def test_next_hop_is_resolved(hosts: tuple[Host, Host], version: int) -> None:
 
     resolve(near, SERVER[version], sent)
     collect(far, 5)
-    assert near.source_for(SERVER[version]) == CLIENT[version]
+    assert near.routes.source_for(SERVER[version]) == CLIENT[version]
 
 
 # -- sizes and refusals -------------------------------------------------------------------------------
@@ -307,26 +321,29 @@ def test_what_does_not_fit_is_not_sent(hosts: tuple[Host, Host]) -> None:
     got = collect(far, 1460 + 2920 + 2880)
     assert [len(payload_of(data)) for data, *_ in got] == [1460, 2920, 2880]
     assert near.counters().too_big == 4
-    largest = near.max_burst_bytes - 40
+    largest = MAX_PACKET_BYTES - 40
     assert near.send([toward(server, outgoing(4, text(largest), 1400))]) == 1
     assert len(collect(far, largest)) == 1
 
 
-def test_emsgsize_reads_the_mtu_again(hosts: tuple[Host, Host]) -> None:
+def test_a_smaller_mtu_is_told(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near = client.open(TO_CLIENT)
     assert near.mtu == 1500
     client.namespace.ip("link set v0 mtu 1300")
     assert near.send([toward(server, outgoing(4, text(1400), 0))]) == 1
-    assert near.mtu == 1300
     assert near.counters().too_big == 1
     assert LinkEvent.MTU in near.events()
+    assert near.mtu == 1300
 
 
 def test_gso_goes_off_only_when_the_first_segment_alone_is_taken(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
-    accepted = near._emit
+    near.routes.follow(SERVER[4])
+    near.send([toward(server, outgoing(4, b"x", 0))])
+    sender = only_sender(near)
+    accepted = sender._emit
     refuse_all = True
 
     def without_gso(frame: bytes, headers: bytes) -> None:
@@ -334,46 +351,55 @@ def test_gso_goes_off_only_when_the_first_segment_alone_is_taken(hosts: tuple[Ho
             raise OSError(errno.EINVAL, "Invalid argument")
         accepted(frame, headers)
 
-    near._emit = without_gso  # type: ignore[method-assign]
+    sender._emit = without_gso  # type: ignore[method-assign]
     before = near.max_burst_bytes
     burst = toward(server, outgoing(4, text(5000), 1400))
     assert near.send([burst]) == 1
+    near.events()
     assert (near.max_burst_bytes, near.counters().send_errors) == (before, 1)
     refuse_all = False
     assert near.send([burst, burst]) == 2
+    assert LinkEvent.MTU in near.events()
     assert near.max_burst_bytes == 0
-    got = collect(far, 10_000)
+    got = collect(far, 10_001)[1:]
     assert b"".join(payload_of(data) for data, *_ in got) == text(5000) * 2
     assert [len(payload_of(data)) for data, *_ in got] == [1400, 1400, 1400, 800] * 2
     for data, *_ in got:
         assert_checksums(data)
-    assert near.counters().sent_segments == 8
+    assert near.counters().sent_segments == 9
+
+
+def only_sender(link: PacketLink) -> Sender:
+    (sender,) = link._senders.values()
+    return sender
 
 
 def test_a_full_send_buffer_stops_and_a_full_queue_drops(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near = client.open(TO_CLIENT)
-    near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    near.send([toward(server, outgoing(4, b"x", 0))])
+    only_sender(near)._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     client.run(*SHAPE, "10000000")
     bursts = [toward(server, outgoing(4, text(1400), 0))] * 500
     done = near.send(bursts)
     assert 0 < done < 500
-    assert near.counters().sent_packets == done
-    assert not select.select([], [near.fileno()], [], 0)[1]
+    assert near.counters().sent_packets == done + 1
+    assert not select.select([], [near.write_fileno()], [], 0)[1]
     client.run("tc", "qdisc", "del", "dev", "v0", "root")  # drops the queue
-    assert select.select([], [near.fileno()], [], PATIENCE)[1]
+    assert select.select([], [near.write_fileno()], [], PATIENCE)[1]
     client.run(*SHAPE, "3000")
     assert near.send(bursts) == 500
     counters = near.counters()
     assert counters.send_full > 400
-    assert counters.send_full + counters.sent_packets == done + 500
+    assert counters.send_full + counters.sent_packets == done + 501
 
 
 def test_a_burst_cut_in_software_is_never_sent_twice(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near = client.open(TO_CLIENT)
-    near.max_burst_bytes = 0
-    near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+    near.send([toward(server, outgoing(4, b"x", 0))])
+    only_sender(near).max_burst_bytes = 0
+    only_sender(near)._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
     client.run(*SHAPE, "10000000")
     burst = toward(server, outgoing(4, text(44 * 1400), 1400))
     assert near.send([burst, burst]) == 1
@@ -385,7 +411,7 @@ def test_a_burst_cut_in_software_is_never_sent_twice(hosts: tuple[Host, Host]) -
 def test_a_full_receive_buffer_is_counted_once(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
-    far._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    far._tap._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     near.send([toward(server, outgoing(4, text(1400), 0))] * 100)
     kept = 0
     while packets := far.receive(64):
@@ -398,7 +424,7 @@ def test_a_full_receive_buffer_is_counted_once(hosts: tuple[Host, Host]) -> None
 def test_truncated_packets_are_counted(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
-    far._reader = BatchReader(4, 200)
+    far._tap._reader = BatchReader(4, 200, names=20)
     near.send([toward(server, outgoing(4, text(size), 0)) for size in (100, 500, 101)])
     got = collect(far, 201)
     assert [len(payload_of(data)) for data, *_ in got] == [100, 101]
@@ -408,31 +434,53 @@ def test_truncated_packets_are_counted(hosts: tuple[Host, Host]) -> None:
 # -- what happens to the device -----------------------------------------------------------------------
 
 
+def events_until(link: PacketLink, true: Callable[[], bool]) -> set[LinkEvent]:
+    """Serve the link's events until ``true``; all of them."""
+    found = set(link.events())
+    while not true():
+        assert select.select([link.event_fileno()], [], [], PATIENCE)[0], f"nothing came of it; so far {found}"
+        found.update(link.events())
+    return found
+
+
 def test_down_up_and_deleted(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
     burst = toward(server, outgoing(4, b"x", 0))
+    assert near.send([burst]) == 1
     client.namespace.ip("link set v0 down")
-    assert near.receive(8) == []  # takes the pending ENETDOWN
-    assert LinkEvent.DOWN in near.events()
+    assert near.receive(8) == []
     assert near.send([burst]) == 1
     assert near.counters().send_errors == 1
     assert LinkEvent.DOWN in near.events()
+    assert not near.up
     client.namespace.ip("link set v0 up")
+    assert LinkEvent.UP in events_until(near, lambda: near.up)
     assert near.send([burst]) == 1
-    collect(far, 1)
+    collect(far, 2)
     client.namespace.ip("link delete v0")
-    near.receive(8)
     assert near.send([burst]) == 1
-    assert LinkEvent.GONE in near.events()
+    assert LinkEvent.DOWN in near.events()
+    assert near.send([burst]) == 1
+    assert near.counters().send_errors == 3
 
 
-def test_an_outage_that_is_over_is_not_reported_by_the_socket(hosts: tuple[Host, Host]) -> None:
-    client, _ = hosts
+def test_a_named_device_that_is_made_anew_is_used_again(hosts: tuple[Host, Host]) -> None:
+    """It has another index then: the filter has to name that one."""
+    client, server = hosts
+    far = server.open(TO_SERVER)
+    client.namespace.ip("link delete v0")
+    far.events()
+    client.namespace.ip(
+        f"link add v0 type veth peer name v0 netns {server.namespace.name}", f"addr add {CLIENT[4]}/24 dev v0",
+        "link set v0 up",
+    )  # fmt: skip
+    server.namespace.ip(f"addr add {SERVER[4]}/24 dev v0", "link set v0 up")
+    assert LinkEvent.UP in events_until(far, lambda: far.up)
     near = client.open(TO_CLIENT)
-    client.namespace.ip("link set v0 down", "link set v0 up")
-    assert near.receive(8) == []  # takes the pending ENETDOWN
-    assert not near._events
+    server.far_index = client.index()
+    near.send([toward(server, outgoing(4, b"x", 0))])
+    collect(far, 1)
 
 
 def test_close_is_idempotent_and_keeps_the_counters(hosts: tuple[Host, Host]) -> None:
@@ -478,6 +526,7 @@ def read_tcp(descriptor: int) -> bytes:
 @pytest.mark.parametrize("version", [4, 6])
 def test_tun(lone: Host, tun: int, version: int) -> None:
     link = lone.open(TO_CLIENT, "t0")
+    link.routes.follow(SERVER[version])
     payload = text(5000)
     assert link.send([outgoing(version, payload, 1400), outgoing(version, b"single", 0)]) == 2
     packets = [read_tcp(tun) for _ in range(5)]
@@ -487,7 +536,8 @@ def test_tun(lone: Host, tun: int, version: int) -> None:
     answer = outgoing(version, b"answer", 0, ports=(10001, 40000))
     os.write(tun, answer.headers + b"answer")
     ((data, size, state, link_header),) = collect(link, 6)
-    assert (payload_of(data), size, state, link_header) == (b"answer", 0, Checksum.VERIFY, b"")
+    assert (payload_of(data), size, state) == (b"answer", 0, Checksum.VERIFY)
+    assert link_header == INDEX.pack(lone.index("t0"))
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -495,10 +545,73 @@ def test_loopback(lone: Host, version: int) -> None:
     for address in (CLIENT, SERVER):
         lone.namespace.ip(f"addr add {address[version]} dev lo")
     link = lone.open(TO_SERVER, "lo")
+    link.routes.follow(SERVER[version])
     payload = text(30_000)
     assert link.send([outgoing(version, payload, 1400)]) == 1
     ((data, size, _, _),) = collect(link, len(payload))
     assert (payload_of(data), size) == (payload, 1400)
+
+
+# -- every device, each packet once ----------------------------------------------------------------------
+
+
+def bridge(server: Host) -> None:
+    server.namespace.ip("link add br0 type bridge", "link set v0 master br0", "addr flush dev v0", "link set br0 up")
+    server.namespace.ip(*(f"addr add {address} dev br0" for address in (f"{SERVER[4]}/24", f"{SERVER[6]}/64 nodad")))
+
+
+def macvlan(server: Host) -> None:
+    """Beside its parent, which has its own link address: packets come to either."""
+    server.namespace.ip("link add m0 link v0 type macvlan mode bridge", "addr flush dev v0", "link set m0 up")
+    server.namespace.ip(f"addr add {SERVER[4]}/24 dev m0")
+
+
+@pytest.mark.parametrize("layout", [None, bridge, macvlan], ids=["plain", "bridge", "macvlan"])
+def test_each_packet_once_on_whatever_device_it_comes(
+    hosts: tuple[Host, Host], layout: Callable[[Host], None] | None
+) -> None:
+    client, server = hosts
+    mac = server.mac()
+    if layout is not None:
+        layout(server)
+    near, far = client.open(TO_CLIENT), server.open(TO_SERVER, None)
+    received = INDEX.pack(client.index()) + bytes(6) + mac + ETHERTYPE[4]
+    for number in range(5):
+        near.send([outgoing(4, bytes([number]), 0)._replace(reply_to=received)])
+    got = collect(far, 5)
+    assert [payload_of(data) for data, *_ in got] == [bytes([number]) for number in range(5)]
+    assert far.receive(8) == []
+
+
+def test_a_macvlan_takes_its_own_packets_once(hosts: tuple[Host, Host]) -> None:
+    client, server = hosts
+    macvlan(server)
+    near, far = client.open(TO_CLIENT), server.open(TO_SERVER, None)
+    received = INDEX.pack(client.index()) + bytes(6) + server.mac("m0") + ETHERTYPE[4]
+    near.send([outgoing(4, bytes([number]), 0)._replace(reply_to=received) for number in range(5)])
+    assert len(collect(far, 5)) == 5
+    assert far.receive(8) == []
+
+
+def test_packets_for_another_host_are_not_taken(hosts: tuple[Host, Host]) -> None:
+    client, server = hosts
+    server.run("ip", "link", "set", "v0", "promisc", "on")
+    near, far = client.open(TO_CLIENT), server.open(TO_SERVER, None)
+    other = INDEX.pack(client.index()) + bytes(6) + bytes.fromhex("020000000099") + ETHERTYPE[4]
+    near.send([outgoing(4, b"other", 0)._replace(reply_to=other), toward(server, outgoing(4, b"ours", 0))])
+    assert [payload_of(data) for data, *_ in collect(far, 4)] == [b"ours"]
+
+
+def test_an_answer_leaves_by_the_device_that_brought_the_question(hosts: tuple[Host, Host]) -> None:
+    """The link knows no way to the client at all."""
+    client, server = hosts
+    near, far = client.open(TO_CLIENT, None), server.open(TO_SERVER, None)
+    received = INDEX.pack(client.index()) + client.mac() + server.mac() + ETHERTYPE[4]
+    near.send([outgoing(4, b"question", 0)._replace(reply_to=received)])
+    ((_, _, _, link_header),) = collect(far, 8)
+    assert far.send([outgoing(4, b"answer", 0, ports=(10001, 40000))._replace(reply_to=link_header)]) == 1
+    assert payload_of(collect(near, 6)[0][0]) == b"answer"
+    assert far.counters().unresolved == 0
 
 
 # -- opening ------------------------------------------------------------------------------------------
@@ -533,8 +646,8 @@ def test_nothing_to_match(lone: Host) -> None:
 OPEN_LO = (
     "from ipaddress import ip_address\n"
     "from rsock_nf.core.types import PortRange\n"
-    "from rsock_nf.link import LinkError, Match, PortSide, open_link\n"
-    "try: link = open_link('lo', Match(PortSide.SOURCE, (ip_address('127.0.0.9'),), (PortRange(1, 1),)))\n"
+    "from rsock_nf.link import LinkError, Match, PortSide, Routing, open_link\n"
+    "try: link = open_link(Routing('lo'), Match(PortSide.SOURCE, (ip_address('127.0.0.9'),), (PortRange(1, 1),)))\n"
     "except LinkError as error: print(error)\n"
     "else: print('open'); link.close()\n"
 )
