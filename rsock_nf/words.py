@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 STRANGERS: Final = "payloads from strangers"
@@ -29,3 +30,21 @@ def detour_text(remote: object, avoided: str, used: str) -> str:
     if used:
         return f"{text}: {used} is used instead"
     return f"{text}, and no other device has a route: add one to {remote}"
+
+
+def arrives_elsewhere(device: str | None) -> str:
+    """The kernel's own TCP gets packets that are ours; ``device``: the only one that the configuration allows."""
+    if device is not None:
+        return (
+            f'packets for our ports come in by another device than {device}: remove "device", or have the kernel answer '
+            "ARP by the right one (sysctl net.ipv4.conf.all.arp_ignore=1)"
+        )
+    return (
+        "packets for our ports reach the kernel's TCP, which answers them: no other program may remove our firewall "
+        "rules, and a port must belong to one instance (`rsock-nf doctor`)"
+    )
+
+
+def cannot_send(missing: Sequence[str]) -> str:
+    """Packets have no way.  ``missing``: for whom, and why."""
+    return f"packets cannot be sent to {missing[0]}" if missing else "packets cannot be sent: no route, or no neighbour"

@@ -51,10 +51,11 @@ from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, Pla
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.loop_guard import LoopGuard
 from rsock_nf.runtime.host.rules import Rules
-from rsock_nf.runtime.host.server_route import ServerRoute
+from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
+from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
@@ -114,8 +115,8 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
         rules = Rules.install(firewall, cover.policy, stack, log=log, troubles=troubles)
         link = open_link(routing, match(parameters))
         stack.callback(link.close)
-        for remote in parameters.server:
-            link.routes.follow(remote)
+        for remote in parameters.server:  # now, so that the next hop is known when the first SYN leaves
+            link.routes.follow(remote, configured_source(settings.addresses, remote.version))
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         routes = open_routes(routing)
@@ -177,6 +178,7 @@ class ClientSide:
         self._parameters = parameters
         self._log = start.log
         self._troubles = start.troubles
+        self._symptoms = Symptoms(settings.device)
         self._ready = start.ready
         self._was_ready = False
         self._loops = 0
@@ -284,7 +286,7 @@ class ClientSide:
         try:
             carrier = ClientCarrier(
                 TransportAddress(remote, port, getattr(remote, "scope_id", None) or settings.device or ""),
-                source=self._route.configured(remote.version),
+                source=configured_source(settings.addresses, remote.version),
                 ports=settings.client_ports,
                 device=settings.device,
                 send_by=self.device.routes.device_for(remote),
@@ -367,6 +369,7 @@ class ClientSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
+        look_for_symptoms(self._symptoms, now, self.device, self.rules)
         if self._ports.tick(now):
             with contextlib.suppress(FirewallError):
                 self._apply_rules()
@@ -395,7 +398,7 @@ class ClientSide:
         return View(
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",
-            reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons])),
+            reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons, *self._symptoms.reasons()])),
             notes=self._route.notes(),
             remote=role.remote_text,
             sessions=sessions,

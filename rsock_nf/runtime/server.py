@@ -40,6 +40,7 @@ from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.protocols import ServerEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
+from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
@@ -157,6 +158,7 @@ class ServerSide:
         self._settings = settings
         self._log = start.log
         self._troubles = start.troubles
+        self._symptoms = Symptoms(settings.device)
         self._ready = start.ready
         self._targets = parts.targets
         self._cover = parts.cover
@@ -306,6 +308,7 @@ class ServerSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
+        look_for_symptoms(self._symptoms, now, self.device, self.rules)
         if self._name_at and now >= self._name_at:
             self._name_addresses()
 
@@ -316,6 +319,7 @@ class ServerSide:
         return View(
             self._settings,
             state="serving",
+            reason="; ".join(self._symptoms.reasons()),
             sessions=self.endpoint.sessions,
             describe=self._describe,
             counters=self.endpoint.counters,

@@ -6,9 +6,9 @@ import logging
 from types import SimpleNamespace
 from typing import Any, cast
 
-from rsock_firewall import Held
+from rsock_firewall import Counters, Held
 from rsock_nf.core.types import Outgoing
-from rsock_nf.link import Link
+from rsock_nf.link import Link, LinkCounters
 from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.runtime.reports.troubles import Troubles
 from rsock_nf.runtime.tunnel import Start
@@ -58,6 +58,7 @@ def link(**verbs: Any) -> Link:
         "fileno": lambda: 100,
         "write_fileno": lambda: 100,
         "event_fileno": lambda: 101,
+        "counters": LinkCounters,
         "events": list,
         "tick": lambda _: None,
         "routes": KernelRoutes(),
@@ -69,7 +70,8 @@ def link(**verbs: Any) -> Link:
 
 def held(**verbs: Any) -> Held:
     """Rules that somebody may tell of changes."""
-    return cast("Held", SimpleNamespace(**{"fileno": lambda: 0, "update": lambda _: None, **verbs}))
+    quiet: dict[str, Any] = {"fileno": lambda: 0, "update": lambda _: None, "counters": Counters}
+    return cast("Held", SimpleNamespace(**{**quiet, **verbs}))
 
 
 def burst(size: int = 4) -> Outgoing:

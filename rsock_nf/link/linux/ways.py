@@ -198,10 +198,13 @@ class Ways:
             hop = _hop(followed.way)
             start = f" from {followed.source}" if followed.source is not None else ""
             if hop is None:
-                found.append(f"{followed.remote}{start}: no route")
+                found.append(f"{followed.remote}{start}: no route (`ip route get {followed.remote}{start}` says why)")
             elif followed.key not in self._paths:
                 device = self.host.name(hop[0])
-                found.append(f"{followed.remote}{start}: its next hop {hop[1]} does not answer on device {device}")
+                found.append(
+                    f"{followed.remote}{start}: the next hop {hop[1]} does not answer on device {device} "
+                    f"(`ip neigh show {hop[1]}`)"
+                )
         return found
 
     @property

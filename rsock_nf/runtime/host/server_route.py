@@ -22,6 +22,11 @@ UNANSWERED = 3.0
 """Seconds without any flow until another way is tried, and from one try to the next."""
 
 
+def configured_source(addresses: Iterable[IPAddress], version: int) -> IPAddress | None:
+    """The one of the configured source addresses that flows of this IP version begin at; None = the route chooses."""
+    return next((address for address in addresses if address.version == version), None)
+
+
 class ServerRoute:
     """See the module.  ``addresses``: the source addresses that are configured."""
 
@@ -55,12 +60,8 @@ class ServerRoute:
 
     def preferred(self, remote: IPAddress) -> IPAddress | None:
         """The source address that the next flow would have; changes nothing."""
-        configured = self.configured(remote.version)
+        configured = configured_source(self._addresses, remote.version)
         return configured if configured is not None else self._device.routes.source_for(remote)
-
-    def configured(self, version: int) -> IPAddress | None:
-        """The one of ``addresses`` that flows of this IP version begin at."""
-        return next((address for address in self._addresses if address.version == version), None)
 
     def moved(self, remote: IPAddress) -> bool:
         """After news: whether flows to ``remote`` have to begin at another address than those that there are."""

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from rsock_nf.core.types import Checksum, IPAddress, PortRange
+from rsock_nf.core.types import Checksum, PortRange
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide
 from rsock_nf.link.bsd.abi import Abi, load
 from rsock_nf.link.bsd.bpf_device import BpfLink
+from rsock_nf.link.kernel_routes import KernelRoutes
 from tests.link.bsd.packets import (
     AT_CLIENT,
     AT_SERVER,
@@ -87,7 +88,7 @@ def host(request: pytest.FixtureRequest, hosts: list[Host]) -> Host:
     return hosts[0]
 
 
-class NoHops:
+class NoHops(KernelRoutes):
     """``NextHopSource`` of a link that only answers."""
 
     mtu = 1500
@@ -95,18 +96,6 @@ class NoHops:
 
     def look_again(self) -> None: ...
     def header(self, remote: bytes) -> None: ...
-    def fileno(self) -> int:
-        return -1
-
-    def events(self) -> list[LinkEvent]:
-        return []
-
-    def follow(self, remote: IPAddress) -> None: ...
-    def forget(self, remote: IPAddress) -> None: ...
-    def suspect(self, remote: IPAddress) -> None: ...
-    def source_for(self, remote: IPAddress) -> None: ...
-    def tick(self, now: float) -> None: ...
-    def close(self) -> None: ...
 
 
 def frames(count: int, size: int = 100, version: int = 4) -> list[bytes]:

@@ -455,7 +455,7 @@ def test_a_device_that_is_gone_is_no_way(here: Namespace, there: Namespace, how:
     assert LinkEvent.DOWN in wait(hops, lambda: link_header(hops, remote) is None)
     hops.suspect(remote)
     hops.tick(0.0)
-    assert hops.missing() == [f"{remote}: no route"]
+    assert hops.missing() == [f"{remote}: no route (`ip route get {remote}` says why)"]
     if "name" in how:
         here.ip("link set eth9 name eth0", "link set eth0 up")
         assert LinkEvent.UP in wait(hops, lambda: resolved(hops, remote, header("far0", 4)))
@@ -527,7 +527,8 @@ def test_a_rule_about_the_mark(here: Namespace) -> None:
         "route add default via 10.88.1.2 table 77",
         "rule add fwmark 51820 table 77",
     )
-    unmarked, marked = (here.call(lambda mark=mark: Ways(Routing(mark=mark))) for mark in (0, 51820))
+    unmarked = here.call(lambda: Ways(Routing()))
+    marked = here.call(lambda: Ways(Routing(mark=51820)))
     for ways, device in ((unmarked, "eth0"), (marked, "eth1")):
         ways.follow(BEYOND[4])
         assert ways.devices == (device,)
@@ -541,7 +542,7 @@ def test_a_device_without_a_route_is_no_way(here: Namespace, version: int) -> No
     hops = here.call(lambda: Ways(Routing("eth1")))
     hops.follow(BEYOND[version])
     assert hops.source_for(BEYOND[version]) is None
-    assert hops.missing() == [f"{BEYOND[version]}: no route"]
+    assert hops.missing() == [f"{BEYOND[version]}: no route (`ip route get {BEYOND[version]}` says why)"]
     gateway = "10.88.1.2" if version == 4 else "fd88:1::2"
     here.ip(f"route add {BEYOND[version]} via {gateway} dev eth1")
     wait_ticking(hops, lambda: resolved(hops, BEYOND[version], header("far1", version, own="eth1")))

@@ -1,0 +1,93 @@
+"""Signs that packets go astray, as reasons for an operator: counters of the host that grow and should not.
+
+1. The kernel's own TCP answers packets that are ours: they came to it by a way that our rules or our tap do not cover.
+2. Packets cannot be sent: there is no route for them, or the next hop does not answer.
+
+A reason appears when a counter has grown by ``LEAST`` within ``WINDOW`` seconds, and goes when it has stopped growing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from rsock_nf.runtime.host.device import Device
+from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.words import arrives_elsewhere, cannot_send
+
+WINDOW = 10.0
+"""Seconds."""
+LEAST = 5
+"""A few are normal: in the moment in which rules or neighbours change."""
+PERIOD = 4.0
+"""Seconds between two looks at the rules' counters."""
+SLOW_PERIOD = 9.0
+"""The same for backends that take tens of milliseconds."""
+
+
+class Growth:
+    """How much a counter has grown within the last ``WINDOW`` seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, count: int) -> bool:
+        """The counter has this value now.  Returns whether it grows too fast."""
+        self._seen.append((now, count))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - WINDOW:
+            self._seen.popleft()
+        return count - self._seen[0][1] >= LEAST
+
+
+class Symptoms:
+    """See the module.  ``device``: the only one that the configuration allows; None = any."""
+
+    def __init__(self, device: str | None) -> None:
+        self._device = device
+        self._guarded = Growth()
+        self._unresolved = Growth()
+        self._look_at = 0.0
+        self._astray = ""
+        self._unsent = ""
+
+    def tick(
+        self,
+        now: float,
+        *,
+        unresolved: int,
+        missing: Callable[[], Sequence[str]],
+        guarded: Callable[[], int | None],
+        slow: bool,
+    ) -> None:
+        """Once a second.
+
+        ``unresolved``: packets that could not be sent so far; ``missing`` tells why.  ``guarded``: segments of the
+        kernel's own TCP that our rules have stopped so far, None = not known now; it is asked seldom, and more seldom
+        if it is ``slow``.
+        """
+        self._unsent = cannot_send(missing()) if self._unresolved.add(now, unresolved) else ""
+        if now >= self._look_at:
+            self._look_at = now + (SLOW_PERIOD if slow else PERIOD)
+            count = guarded()
+            if count is not None:
+                self._astray = arrives_elsewhere(self._device) if self._guarded.add(now, count) else ""
+
+    def reasons(self) -> list[str]:
+        """Why traffic is lost, a line for each."""
+        return [reason for reason in (self._astray, self._unsent) if reason]
+
+
+def look_for_symptoms(symptoms: Symptoms, now: float, device: Device, rules: Rules | None) -> None:
+    """Once a second: ask the parts of a side."""
+
+    def guarded() -> int | None:
+        counters = rules.counters() if rules is not None else None
+        return counters.output_packets if counters is not None else None
+
+    symptoms.tick(
+        now,
+        unresolved=device.link_counters().get("unresolved", 0),
+        missing=device.routes.missing,
+        guarded=guarded,
+        slow=rules is not None and rules.backend != "nftables",
+    )
