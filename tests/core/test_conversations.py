@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from rsock_nf.core import messages
+from rsock_nf.core.ends.applications import REFUSAL_LASTS
+from rsock_nf.core.ends.numbers import REST
 from rsock_nf.core.ends.waiting import MAX_AGE, MAX_BYTES, MAX_DATAGRAMS, Waiting
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowOpened, PortWanted
 from rsock_nf.core.parameters import Cipher
@@ -124,13 +126,12 @@ def test_the_next_datagram_opens_a_new_one(*, lost_close: bool) -> None:
         assert pair.server_peer() != old
 
 
-def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
+def test_numbers_rest_after_their_conversations() -> None:
     """65,536 numbers, round-robin, and a rest for each: who needs more is told so by the counter."""
     with Pair(client=SHORT, server={"max_conversations": 4, **SHORT_SERVER}) as pair:
         pair.up()
         client = pair.client
         rule = client.role.applications.numbers
-        started: dict[int, float] = {}
         for number in range(3, 0x10000):  # as if all but three had been used, and had ended now
             rule._ended[(rule._next + number) & 0xFFFF] = pair.now
         rule._unused = 3
@@ -141,7 +142,7 @@ def test_numbers_are_not_used_again_within_twice_the_duration() -> None:
         started = dict.fromkeys(numbers(pair), pair.now)
         pair.run(12.0)
         assert not numbers(pair), "ended by silence"
-        pair.run(7.9)
+        pair.run(REST - 12.0 - 0.1)
         pair.say("early", b"nothing is free yet")
         assert not numbers(pair)
         pair.run(0.2)
@@ -289,18 +290,31 @@ def test_which_local_socket_asks_for_a_target_that_is_not() -> None:
 
 
 def test_a_refusal_ends_with_the_next_conversation_of_that_socket() -> None:
-    with Pair(server={"max_conversations": 1}, client={"targets": (0, 0)}) as pair:
+    with Pair() as pair:
         pair.up()
-        pair.say((0, "app"), b"the only one")
-        pair.say((1, "app"), b"one too many")
+        pair.say("app", b"no descriptor is left")
+        pair.run(0.015)
+        pair.server.role.socket_refused(pair.now, pair.server_peer(), "Too many open files")
+        pair.flush()
         pair.run(0.5)
-        refusal = "the server refuses the conversations: it has as many as it allows (max_conversations)"
-        assert pair.client.role.reason == refusal
-        pair.client.role.expire(pair.now, next(iter(pair.client.role.group.conversations.values())))
-        pair.run(0.5)
-        pair.say((1, "app"), b"now there is room")
+        assert pair.client.role.reason
+        pair.say("app", b"now there is room")
         pair.run(0.5)
         assert pair.client.role.reason == ""
+
+
+def test_a_refusal_is_not_told_for_ever() -> None:
+    """Nobody asks again.  Perhaps the server has the target by now."""
+    with Pair(client={"targets": (7,)}) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(REFUSAL_LASTS - 2.0)
+        assert pair.client.role.reason
+        pair.run(4.0)
+        assert pair.client.role.reason == ""
+        pair.say("app", b"hello")
+        pair.run(0.5)
+        assert pair.client.role.reason
 
 
 def test_targets_by_socket() -> None:
@@ -314,17 +328,6 @@ def test_targets_by_socket() -> None:
             1: b"first socket",
             0: b"second socket",
         }
-
-
-def test_the_server_has_a_limit() -> None:
-    with Pair(server={"max_conversations": 3}) as pair:
-        pair.up()
-        for peer in range(6):
-            pair.say(peer, b"hello %d" % peer)
-            pair.run(0.1)
-        assert len(pair.sockets) == 3
-        assert pair.client.counters["conversations refused"] == 3
-        assert "max_conversations" in pair.client.role.reason
 
 
 def test_the_server_cannot_open_a_socket() -> None:

@@ -106,9 +106,9 @@ def fits_together(pair: Pair) -> None:
             usable = session.group.usable
             assert set(usable) <= {flow.pump for flow in established}
             assert len(usable) == len(set(usable))
-    conversations = {conversation.peer for conversation in pair.server.conversations._moved}
+    conversations = set(pair.server.pump._conversations)
     assert conversations == set(pair.sockets)
-    assert len(pair.server.conversations._moved) == len(conversations)
+    assert len(pair.server.conversations) == len(conversations)
     if not pair.client.role.idle:
         for slot in pair.client.role.slots:
             waits = pair.client._context.deadlines.get(Timer.DIAL, slot) is not None

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.room import Crowd, Room
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
 from rsock_nf.core.flows.opening import Opening
@@ -88,6 +89,7 @@ class Accepting:
         self.table = parts.table
         self.intake = parts.intake
         self.conversations = parts.conversations
+        self.room = Room(parameters.max_conversations, parts.conversations)
         self.sessions_by_id: dict[int, Session] = {}
         self._wire = wire
         self._probing = parts.probing
@@ -118,6 +120,10 @@ class Accepting:
     def followed(self) -> list[tuple[bytes, bytes]]:
         """The packed addresses, remote and local, between which there are fake-TCP flows."""
         return list(self._followed)
+
+    def crowds(self, now: float) -> list[Crowd]:
+        """What an operator is told of conversations that make room for others."""
+        return [self.room.crowd(now)]
 
     @property
     def sessions(self) -> list[Session]:
@@ -249,24 +255,28 @@ class Accepting:
         """Does nothing: at a server nothing waits for the end of a read."""
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """No control message is for the server only."""
+        """No control message is for the server only.  The client may end a conversation that has made room here."""
+        if isinstance(message, messages.CloseConversation):
+            self.room.take(flow.session, message.conversation)
         return False
 
     # -- conversations
 
     def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
-        """Open a client's new conversation.  None = it is refused, and the client was told, or its session has ended."""
+        """Open a client's new conversation.  None = it is refused, and the client was told, or its session has ended.
+
+        If there are ``max_conversations``, one that is silent makes room.
+        """
         if self.sessions_by_id.get(session.session_id) is not session:
             self.context.counters["conversations of a session that ended"] += 1
             return None
-        reason = None
         if not 0 <= target < len(self.parameters.targets):
-            reason = messages.RefusalReason.NO_TARGET
-        elif len(self.conversations) >= self.parameters.max_conversations:
-            reason = messages.RefusalReason.LIMIT
-        if reason is not None:
-            self.table.tell(session, messages.Refused(number, reason))
+            self.table.tell(session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
+        leaving = self.room.needed(now, session)
+        if leaving is not None:
+            self._end_conversation(leaving)
+        self.room.take(session, number)
         peer = (session.session_id, number)
         conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
         self.conversations.put(now, conversation)
@@ -291,7 +301,7 @@ class Accepting:
         self._wire.unknown_data(now, self, session, frames)
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in ``conversation`` for ``duration``: end it."""
+        """``conversation`` has been silent for too long: end it."""
         self.table.tell(session_of(conversation), messages.CloseConversation(conversation.number))
         self._end_conversation(conversation)
 

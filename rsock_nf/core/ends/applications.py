@@ -5,10 +5,11 @@ Not here: the numbers of conversations (``numbers``), their expiry and their fra
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import NamedTuple
 
 from rsock_nf.core import messages
-from rsock_nf.core.ends.numbers import Numbers
+from rsock_nf.core.ends.numbers import SPACE, Numbers
 from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.waiting import Waiting
 from rsock_nf.core.parameters import ClientParameters
@@ -22,21 +23,41 @@ _REFUSALS: dict[int, str] = {
     messages.RefusalReason.SOCKET: "it could not open a socket toward its target",
 }
 
+MAX_CONVERSATIONS = SPACE // 2
+"""The most conversations of a client.  So half of the numbers can rest after their conversations."""
+REFUSAL_LASTS = 60.0
+"""Seconds for which a refusal is told.  If the server still refuses, the next datagram of that local end shows it."""
+
+
+class Refusal(NamedTuple):
+    """The server did not serve the last conversation of a local end."""
+
+    text: str
+    when: float
+
 
 class Applications:
-    """See the module.  ``limits``: the wire's."""
+    """See the module.  ``limits``: the wire's.  ``expire``: ends a conversation, and tells the server."""
 
-    def __init__(self, parameters: ClientParameters, parts: Parts, group: FlowGroup, limits: Limits) -> None:
+    def __init__(
+        self,
+        parameters: ClientParameters,
+        parts: Parts,
+        group: FlowGroup,
+        limits: Limits,
+        expire: Callable[[float, PumpConversation], None],
+    ) -> None:
         self._parameters = parameters
         self._context = parts.context
         self._pump = parts.pump
         self._conversations = parts.conversations
         self._group = group
         self._has_opening_frames = limits.opening_bytes > 0
-        self._refusals: dict[int, str] = {}
-        """For each local end whose last conversation the server refused: why."""
+        self._expire = expire
+        self._refusals: dict[int, Refusal] = {}
+        """By local end."""
         first = limits.first_conversation
-        self.numbers = Numbers(parts.context.random(2) if first is None else first, 2 * parameters.duration)
+        self.numbers = Numbers(parts.context.random(2) if first is None else first)
         self.waiting = Waiting()
         """Datagrams that wait for a flow, or for a flow's first credit."""
 
@@ -94,6 +115,8 @@ class Applications:
 
         If the wire has opening frames, the first datagrams travel in them.
         """
+        if len(self) >= MAX_CONVERSATIONS:
+            self._expire(now, self._conversations.in_the_way(now, self._group))
         number = self.numbers.take(now)
         if number is None:
             return None
@@ -121,7 +144,7 @@ class Applications:
         """The server does not serve the conversation."""
         conversation = self._group.conversations.get(number)
         if conversation is not None:  # else we know already
-            self._refusals[local_end(conversation.peer)] = self._why_refused(conversation, code)
+            self._refusals[local_end(conversation.peer)] = Refusal(self._why_refused(conversation, code), now)
             self.forget(now, conversation)
 
     def _why_refused(self, conversation: PumpConversation, code: int) -> str:
@@ -133,7 +156,14 @@ class Applications:
     @property
     def refusal(self) -> str:
         """What the server refuses now, as text for people; empty = nothing."""
-        return "; ".join(self._refusals.values())
+        return "; ".join(refusal.text for refusal in self._refusals.values())
+
+    def forget_old_refusals(self, now: float) -> bool:
+        """Nobody has asked again: perhaps the server would not refuse now.  Returns whether one was forgotten."""
+        old = [end for end, refusal in self._refusals.items() if now - refusal.when >= REFUSAL_LASTS]
+        for end in old:
+            del self._refusals[end]
+        return bool(old)
 
     def forget_refusals(self) -> None:
         """The session ended: the next server may not refuse."""

@@ -1,4 +1,4 @@
-"""The conversations of an endpoint in either role: which exist, when they last moved, and large datagrams.
+"""The conversations of an endpoint in either role: which exist, which end, and large datagrams.
 
 A datagram that does not fit a segment is cut into fragments here, and joined here.  The fast path (``pump``) has
 the same conversations, and moves their ordinary datagrams.
@@ -6,6 +6,7 @@ the same conversations, and moves their ordinary datagrams.
 
 from __future__ import annotations
 
+from rsock_nf.core.ends.silence import Most, Silence
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.flows.timers import SWEEP, Timer
@@ -23,39 +24,50 @@ class Conversations:
         self._context = context
         self._pump = pump
         self._fragments = fragments
-        self._moved: dict[PumpConversation, tuple[int, float]] = {}
-        """For every conversation: (datagrams in both directions, when that number last changed)."""
+        self._silence: dict[FlowGroup, Silence] = {}
+        """Of the groups that have conversations."""
+        self._most = Most()
+        self._count = 0
         self._next_fragment = context.random(4)
 
     def __len__(self) -> int:
-        return len(self._moved)
-
-    def __contains__(self, conversation: object) -> bool:
-        return conversation in self._moved
+        return self._count
 
     def put(self, now: float, conversation: PumpConversation) -> None:
         """``conversation`` begins."""
         self._pump.put_conversation(conversation)
-        self._moved[conversation] = (0, now)
+        silence = self._silence.get(conversation.group)
+        if silence is None:
+            silence = self._silence[conversation.group] = Silence(self._context.parameters.duration)
+        silence.put(now, conversation)
+        self._most.add(conversation.group, 1)
+        self._count += 1
         self._context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
     def end(self, conversation: PumpConversation) -> None:
         """``conversation`` ends.  Does nothing if it has ended already."""
-        self._moved.pop(conversation, None)
+        silence = self._silence.get(conversation.group)
+        if silence is not None and silence.remove(conversation):
+            self._count -= 1
+            self._most.add(conversation.group, -1)
+            if not len(silence):
+                del self._silence[conversation.group]
         self._pump.drop_conversation(conversation)
 
+    def in_the_way(self, now: float, group: FlowGroup) -> PumpConversation:
+        """The conversation that makes room for another one of ``group``.  There must be one."""
+        return self._silence[self._most.gives_way(group)].nearest_to_end(now)
+
     def sweep(self, now: float) -> tuple[list[FlowGroup], list[PumpConversation]]:
-        """(groups with traffic since the last sweep, conversations without any for ``duration``)."""
-        active: dict[FlowGroup, None] = {}
-        over: list[PumpConversation] = []
-        for conversation, (count, since) in list(self._moved.items()):
-            moved = conversation.sent_datagrams + conversation.received_datagrams
-            if moved != count:
-                self._moved[conversation] = (moved, now)
-                active[conversation.group] = None
-            elif now - since >= self._context.parameters.duration:
-                over.append(conversation)
-        return list(active), over
+        """(groups with traffic since the last sweep, conversations that have been silent for too long)."""
+        groups: list[FlowGroup] = []
+        ended: list[PumpConversation] = []
+        for group, silence in self._silence.items():
+            active, over = silence.look(now)
+            ended += over
+            if active:
+                groups.append(group)
+        return groups, ended
 
     # -- datagrams larger than a segment
 

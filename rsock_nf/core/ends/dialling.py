@@ -92,7 +92,7 @@ class Dialling:
         self.slots = Slots(parameters, parts.context.rng)
         self.why = Reasons(self.slots, self.group)
         self.openings = Openings(parts, self.slots, self.why)
-        self.applications = Applications(parameters, parts, self.group, wire.limits)
+        self.applications = Applications(parameters, parts, self.group, wire.limits, self.expire)
         self._wire = wire
         self._probing = parts.probing
         self._active = False
@@ -456,7 +456,7 @@ class Dialling:
             self.send(now, [run])
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in ``conversation`` for ``duration``: end it."""
+        """``conversation`` has been silent for too long, or makes room: end it."""
         if self.session:
             self.table.tell(self.session, messages.CloseConversation(conversation.number))
         self.applications.forget(now, conversation)
@@ -478,6 +478,8 @@ class Dialling:
         if self.session:
             self.session.reassembly.expire(now)
         self.applications.waiting.expire(now)
+        if self.applications.forget_old_refusals(now):
+            self.why.set_lasting(self.applications.refusal)
         if len(self.applications):
             self._unused_since = now
         elif self._active and 0 < self.parameters.idle_timeout <= now - self._unused_since:

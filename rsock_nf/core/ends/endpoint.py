@@ -86,7 +86,7 @@ class Role(Protocol):
         """The peer says that ``conversation`` has ended."""
 
     def expire(self, now: float, conversation: PumpConversation) -> None:
-        """Nothing has moved in ``conversation`` for ``duration``: end it."""
+        """``conversation`` has been silent for too long: end it."""
 
     def session_closed(self, now: float, session: Session) -> None:
         """The peer says that it ends the session."""

@@ -1,7 +1,7 @@
 """The numbers of a client's conversations.
 
-A number is used again only when 2 × ``duration`` has passed since its conversation ended: a peer that still sends
-on an ended conversation must not be taken for one of a new conversation.
+A number is used again when all others have been used since, and ``REST`` has passed since its conversation ended: what
+is still under way on an ended conversation must not be taken for a part of a new one.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from collections import OrderedDict
 
 SPACE = 0x10000
 """Numbers are u16."""
+REST = 60.0
+"""Seconds for which a number is not used after the end of its conversation.  By then the server has been told of the
+end.  If that message was lost, the server has found that a brief conversation is silent."""
 
 
 class Numbers:
-    """See the module.  ``first``: the first number; ``rest``: seconds for which a number is not used after its end."""
+    """See the module.  ``first``: the first number."""
 
-    def __init__(self, first: int, rest: float) -> None:
+    def __init__(self, first: int) -> None:
         self._next = first
         self._unused = SPACE
         """How many numbers, from ``_next`` on, have never been used."""
-        self._rest = rest
         self._ended: OrderedDict[int, float] = OrderedDict()
         """Number → when its conversation ended, the earliest end first."""
 
@@ -36,7 +38,7 @@ class Numbers:
         if not self._ended:
             return None
         number, ended = next(iter(self._ended.items()))
-        if ended + self._rest > now:
+        if ended + REST > now:
             return None
         del self._ended[number]
         return number

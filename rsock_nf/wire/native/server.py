@@ -218,25 +218,28 @@ class NativeServerWire:
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
         """See ``ServerWire``.  An opening frame opens the conversation.
 
-        Plain data belongs to a conversation that has ended: tell the client.
+        Plain data belongs to a conversation that has ended.  If it made room for another, it opens again.  Else the
+        client is told.
         """
-        if frames.kind != Kind.OPENING:
-            accepting.context.counters["data for no conversation"] += len(frames.datagrams)
-            accepting.table.tell(session, messages.CloseConversation(frames.conversation))
-            return
-        datagrams: list[Buffer] = []
-        target = -1
-        for body in frames.datagrams:
-            if len(body) >= LIMITS.opening_bytes:
-                target = int.from_bytes(body[: LIMITS.opening_bytes], "big")
-                datagrams.append(body[LIMITS.opening_bytes :])
-        conversation = session.group.conversations.get(frames.conversation)
+        number = frames.conversation
+        target: int | None
+        if frames.kind == Kind.OPENING:
+            target, datagrams = _of_opening(frames)
+        else:
+            target, datagrams = accepting.room.take(session, number), frames.datagrams
+        conversation = session.group.conversations.get(number)
+        if conversation is not None and datagrams and target not in (None, conversation.target):
+            accepting.end_conversation(now, conversation)  # its end was lost, and its number has begun anew
+            conversation = None
         if conversation is None:
-            conversation = accepting.open_conversation(now, session, frames.conversation, target)
-        if conversation is None or not datagrams:
-            return
-        accepting.table.tell(session, messages.Opened(frames.conversation))
-        accepting.conversations.deliver(conversation, datagrams, len(datagrams[0]))
+            if target is None:
+                accepting.context.counters["data for no conversation"] += len(datagrams)
+                accepting.table.tell(session, messages.CloseConversation(number))
+                return
+            conversation = accepting.open_conversation(now, session, number, target)
+        if conversation is not None and datagrams:
+            accepting.table.tell(session, messages.Opened(number))
+            accepting.conversations.deliver(conversation, datagrams, len(datagrams[0]))
 
     # -- the rest
 
@@ -278,3 +281,10 @@ def _reply(accepting: Accepting, segment: Segment, reply_to: bytes, payload: byt
     ack = add(segment.seq, len(segment.payload))
     headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
     accepting.context.outbox.send([Outgoing(headers, [payload], len(payload), 0, reply_to)])
+
+
+def _of_opening(frames: Frames) -> tuple[int, list[Buffer]]:
+    """(index of the target, datagrams) of opening frames.  -1 = none of them is long enough to name a target."""
+    whole = [body for body in frames.datagrams if len(body) >= LIMITS.opening_bytes]
+    target = int.from_bytes(whole[-1][: LIMITS.opening_bytes], "big") if whole else -1
+    return target, [body[LIMITS.opening_bytes :] for body in whole]
