@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple, Self, TypeVar
 
+from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
@@ -122,6 +123,10 @@ class Demultiplexer:
     def followed(self) -> list[tuple[bytes, bytes]]:
         """What any of them follows."""
         return sorted({ends for branch in self._branches for ends in branch.endpoint.role.followed()})
+
+    def crowds(self, now: float) -> list[Crowd]:
+        """One for each endpoint, in the order of their numbers."""
+        return [crowd for branch in self._branches for crowd in branch.endpoint.role.crowds(now)]
 
     # -- out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
+from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Output
 from rsock_nf.core.types import Carried, FlowKey, Packet, Run
@@ -101,6 +102,9 @@ class ServerRole(Protocol):
 
     def followed(self) -> list[tuple[bytes, bytes]]:
         """The packed addresses, remote and local, between which there are fake-TCP flows."""
+
+    def crowds(self, now: float) -> list[Crowd]:
+        """For each wire: what an operator is told of conversations that make room for others."""
 
 
 class ClientEndpoint(Endpoint, Protocol):

@@ -35,6 +35,7 @@ from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
+from rsock_nf.runtime.host import descriptors
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.targets import Targets
@@ -110,7 +111,8 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
-    endpoint = server_endpoint(parameters, settings.wire, settings.second, limits)
+    parameters, second = descriptors.fit(parameters, settings.second, start.log)
+    endpoint = server_endpoint(parameters, settings.wire, second, limits)
     side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint))
     stack.callback(side.close)
     return side
@@ -325,6 +327,7 @@ class ServerSide:
             counters=self.endpoint.counters,
             refusals=self._targets.refusals(),
             troubles=self._troubles.counts,
+            crowds=self.endpoint.role.crowds(self.driver.now()),
         )
 
     def _describe(self, session: Session, peer: Hashable) -> str:

@@ -108,15 +108,15 @@ def test_long_lived_conversations_survive_a_flood() -> None:
                 pair.say(peer, b"%s %d" % (peer.encode(), at))
         pair.run(2.0)
         theirs = {said.split()[0].decode(): peer for peer, said in pair.at_target}
-        began, at = pair.now, [0]
+        began, step = pair.now, [0]
 
         def each_step() -> None:
-            at[0] += 1
-            if at[0] % 4 == 0:
-                pair.say("speaks", b"speaks on %d" % at[0])
-                pair.reply(theirs["hears"], b"hears on %d" % at[0])
-            if at[0] % 100 == 0:
-                pair.say("keeps", b"keeps on %d" % at[0])
+            step[0] += 1
+            if step[0] % 4 == 0:
+                pair.say("speaks", b"speaks on %d" % step[0])
+                pair.reply(theirs["hears"], b"hears on %d" % step[0])
+            if step[0] % 100 == 0:
+                pair.say("keeps", b"keeps on %d" % step[0])
 
         ask(pair, 60.0, 200, each_step)
         assert pair.now - began == pytest.approx(60.0)

@@ -43,7 +43,7 @@ def start(loop: Any = None) -> Start:
 
 def endpoint(**role: Any) -> Any:
     """One that wants nothing, and whose role has these verbs."""
-    verbs = SimpleNamespace(**role)
+    verbs = SimpleNamespace(**{"crowds": lambda _: [], **role})
     return SimpleNamespace(
         poll=list, next_timeout=lambda: None, counters={}, sessions=[], receive_mtu=lambda *_: None, role=verbs
     )

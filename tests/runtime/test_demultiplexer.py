@@ -154,6 +154,17 @@ def test_an_address_is_followed_as_long_as_either_wants_it() -> None:
         assert both.server.poll() == heard
 
 
+def test_each_tells_of_conversations_that_make_room() -> None:
+    both = Both()
+    rsock_flow(both.server, 40_001)
+    both.server.poll()
+    both.rsock.role.room._limit = 1
+    rsock_flow(both.server, 40_002, b"client 2")
+    first, second = both.server.crowds(1.0)
+    assert not first.reason
+    assert (second.made_room, bool(second.reason)) == (1, True)
+
+
 def test_it_stops_both() -> None:
     server = Both().server
     rsock_flow(server, 40_001)

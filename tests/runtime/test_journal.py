@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.parameters import Kinds, ServerParameters
 from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
-from rsock_nf.runtime.reports.view import View
+from rsock_nf.runtime.reports.snapshot import snapshot
+from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.wire.parameters import NativeParameters
 from rsock_nf.words import STRANGERS
@@ -28,6 +30,7 @@ class Fake:
         self.sessions: list[Any] = []
         self.counters: dict[str, int] = {}
         self.kinds = Kinds.ALL
+        self.crowds: list[Crowd] = []
 
     def view(self) -> View:
         return View(
@@ -39,6 +42,7 @@ class Fake:
             counters=self.counters,
             refusals=self.refused,
             troubles=self.troubles,
+            crowds=self.crowds,
         )
 
     def be_client(self, *flows: str, idle: bool = False) -> None:
@@ -211,3 +215,25 @@ def test_what_fails_again_and_again_is_told_once_a_minute(caplog: pytest.LogCapt
         told += book.at(float(second))
     assert told == [f"192.0.2.7:9: too many open files (times so far: {count})" for count in (1000, 61000, 121000)]
     assert book.at(1000.0) == []
+
+
+def test_conversations_that_make_room_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    book = Book(caplog, logging.WARNING)
+    lines = []
+    for second in range(62):
+        book.instance.crowds = [Crowd(4096, 200 * (second + 1), "192.0.2.7:40001", now=True)]
+        lines += book.at(second)
+    book.instance.crowds = [Crowd(4096, 200 * 62, "192.0.2.7:40001", now=False)]
+    lines += book.at(1000)
+    why = "conversations: 4096 of 4096 in use: the longest silent ones make room; raise max_conversations"
+    assert lines == [f"{why} (so far: {count}, the last of 192.0.2.7:40001)" for count in (200, 200 * 61)]
+
+
+def test_conversations_that_make_room_are_a_reason() -> None:
+    instance = Fake()
+    why = "conversations: 9 of 9 in use: the longest silent ones make room; raise max_conversations"
+    crowd = Crowd(9, 3, "192.0.2.7:40001", now=True)
+    for crowds, reason in (([], ""), ([crowd], why), ([crowd, crowd], why), ([crowd._replace(now=False)], "")):
+        instance.crowds = crowds
+        told = snapshot(instance.view(), HostView(), now=1.0, started=0.0)
+        assert (told["reason"], told["made_room"]) == (reason, 3 * len(crowds))

@@ -83,9 +83,14 @@ class Silence:
 
     def _note(self, now: float, conversation: PumpConversation, moved: int) -> None:
         """``conversation`` was seen to have moved: it goes to the end of its queue."""
-        self.remove(conversation)
         brief = conversation.sent_datagrams <= BRIEF and conversation.received_datagrams <= BRIEF
-        (self._brief if brief else self._grown)[conversation] = moved, now
+        queue = self._brief if brief else self._grown
+        if conversation in queue:
+            queue[conversation] = moved, now
+            queue.move_to_end(conversation)
+        else:  # it is no longer brief
+            self._brief.pop(conversation, None)
+            queue[conversation] = moved, now
 
 
 class Most:

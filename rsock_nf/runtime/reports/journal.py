@@ -1,8 +1,9 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
 At the usual levels, each seldom: why nothing is carried, and that something is carried again; a kind of flow that is
-blocked; a client that idles; targets that refuse; strangers; other failures.  At ``debug`` also what has changed since
-the last look: conversations, the application's MTU, counters.  Never a secret, a key or payload.
+blocked; a client that idles; targets that refuse; conversations that make room for others; strangers; other failures.
+At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.  Never a
+secret, a key or payload.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Journal:
         for trouble, count in view.troubles.items():
             if self._is_due(trouble, count, now):
                 self._log.error("%s (times so far: %d)", trouble, count)
+        self._note_crowds(view, now)
         strangers = view.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
             who = who_strangers_are(over_udp=bool(carrier_ports(view.settings)))
@@ -98,6 +100,13 @@ class Journal:
             elif now - self._missing_since.setdefault(udp, now) >= MISSED:
                 self._missing_since[udp] = math.inf
                 self._log.warning("no flow over %s: blocked, or not served there; %s carries alone", kind, other)
+
+    def _note_crowds(self, view: View, now: float) -> None:
+        """Of a server: conversations make room for others."""
+        for number, crowd in enumerate(view.crowds):
+            if crowd.reason and self._is_due(f"conversations {number}", crowd.made_room, now):
+                who = f"so far: {crowd.made_room}, the last of {crowd.peer}"
+                self._log.warning("%s (%s)", crowd.reason, who)
 
     def _is_due(self, subject: str, count: int, now: float) -> bool:
         """Whether to tell of it: at once when it begins, and every minute while it goes on."""

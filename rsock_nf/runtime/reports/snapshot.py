@@ -28,7 +28,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "role": "client" if isinstance(settings.tunnel, ClientParameters) else "server",
         "uptime": round(now - started, 3),
         "state": view.state,
-        "reason": view.reason,
+        "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
         "notes": list(view.notes),
         "config": str(settings.path),
         "cipher": settings.tunnel.cipher.value,
@@ -54,6 +54,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "sockets": _sum(host.sockets),
         "refused_by": dict(view.refusals),
         "backlog_dropped": host.backlog_dropped,
+        "made_room": sum(crowd.made_room for crowd in view.crowds),
         "counters": dict(view.counters),
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsock_firewall import Counters
+from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.flows.session import Session
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
@@ -38,6 +39,8 @@ class View:
     """How often each target said that nobody listens there; only those that did."""
     troubles: Mapping[str, int] = field(default_factory=dict)
     """What failed, and how often."""
+    crowds: Sequence[Crowd] = ()
+    """Server, for each wire: conversations that make room for others."""
 
 
 @dataclass(frozen=True, slots=True)

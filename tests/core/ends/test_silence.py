@@ -113,7 +113,7 @@ def test_the_group_with_the_most_is_found(steps: list[tuple[int, bool]]) -> None
 )
 def test_nobody_loses_his_share_to_another(limit: int, steps: list[tuple[int, float, int]]) -> None:
     """Each step: (whose conversation begins, seconds since the last step, how many conversations move)."""
-    context = Context(Common(), lambda count: bytes(count), 1500)
+    context = Context(Common(), bytes, 1500)
     conversations = Conversations(context, Pump(seed=1, max_burst_bytes=0), fragments=True)
     groups = [FlowGroup(number) for number in range(4)]
     open_ones: list[PumpConversation] = []
