@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 # What the tunnel itself and its demonstration need; the rest is for tests, their peers and their judges.
 RUN_PACKAGES := python3-venv nftables iproute2 ethtool
 TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
-	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf nginx-light \
+	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
 	shellcheck procps iputils-ping vagrant
 
 # Every shell script, found by its first line.

@@ -113,7 +113,8 @@ class CommonKeys(Keys):
     )
     duration: Duration = Field(
         default=_default(ServerParameters, "duration"),
-        description="Seconds that a conversation lives without a datagram in either direction.",
+        description="Seconds that a conversation lives without a datagram in either direction; "
+        "at most 30 for one of at most two datagrams each way.",
     )
     keepalive: Keepalive = Field(
         default=_default(ServerParameters, "keepalive"),
@@ -194,7 +195,8 @@ class ServerKeys(CommonKeys):
     max_sessions: Count = Field(default=_default(ServerParameters, "max_sessions"), description="Clients at a time.")
     max_conversations: Count = Field(
         default=_default(ServerParameters, "max_conversations"),
-        description="Conversations over all sessions; each is a UDP socket.",
+        description="Conversations over all sessions; each is a UDP socket. "
+        "If there are more, the longest silent ones make room.",
     )
 
 

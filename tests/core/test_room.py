@@ -249,3 +249,19 @@ def test_a_client_has_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [conversation.peer for conversation in pair.client.role.group.conversations.values()] == [2, 3, 4]
         assert len(pair.heard()) == 5
         assert len(pair.sockets) == 3, "the server was told"
+
+
+def test_questions_under_way_do_not_make_room() -> None:
+    """Half of the sockets wait for an answer at any time, and nobody looks between."""
+    with Pair(client={"flows": 1}, server={"max_conversations": 100}) as pair:
+        pair.up()
+        for round_ in range(40):
+            for at in range(50):
+                pair.say(("app", round_, at), b"question %d of round %d" % (at, round_))
+            pair.run(0.011)
+            asked = pair.at_target[-100:-50] if round_ else []
+            assert len(pair.at_target) == 50 * (round_ + 1)
+            for peer, said in asked:
+                pair.reply(peer, b"answer to " + said)
+        pair.run(0.1)
+        assert answered(pair) == 50 * 39

@@ -116,7 +116,7 @@ class Applications:
         If the wire has opening frames, the first datagrams travel in them.
         """
         if len(self) >= MAX_CONVERSATIONS:
-            self._expire(now, self._conversations.in_the_way(now, self._group))
+            self._expire(now, self._conversations.to_go(now, self._group))
         number = self.numbers.take(now)
         if number is None:
             return None

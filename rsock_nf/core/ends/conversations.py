@@ -54,9 +54,9 @@ class Conversations:
                 del self._silence[conversation.group]
         self._pump.drop_conversation(conversation)
 
-    def in_the_way(self, now: float, group: FlowGroup) -> PumpConversation:
+    def to_go(self, now: float, group: FlowGroup) -> PumpConversation:
         """The conversation that makes room for another one of ``group``.  There must be one."""
-        return self._silence[self._most.gives_way(group)].nearest_to_end(now)
+        return self._silence[self._most.gives_way(group)].to_go(now)
 
     def sweep(self, now: float) -> tuple[list[FlowGroup], list[PumpConversation]]:
         """(groups with traffic since the last sweep, conversations that have been silent for too long)."""

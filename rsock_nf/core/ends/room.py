@@ -3,7 +3,7 @@
 The client is not told.  For it the conversation goes on: its next datagram opens the conversation again, with the same
 number and the same target, which are kept here.  So nothing is lost, and nothing has to be agreed on.
 
-Not here: which conversation is the longest silent (``silence``).
+Not here: which conversation makes room (``silence``).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Room:
         """
         if len(self._conversations) < self._limit:
             return None
-        leaving = self._conversations.in_the_way(now, session.group)
+        leaving = self._conversations.to_go(now, session.group)
         owner = leaving.group.owner
         if not isinstance(owner, Session):
             raise TypeError(f"a conversation of {owner!r}")

@@ -41,12 +41,12 @@ def test_the_longest_silent_of_one_kind_goes_first() -> None:
     brief[0].received_datagrams += 1
     silence.look(6.0)
     for expected in (brief[1], brief[2], brief[3], brief[4], brief[0]):
-        assert silence.nearest_to_end(7.0) is expected
+        assert silence.to_go(7.0) is expected
         assert silence.remove(expected)
     assert len(silence) == 0
     assert not silence.remove(brief[0])
     with pytest.raises(LookupError):
-        silence.nearest_to_end(7.0)
+        silence.to_go(7.0)
 
 
 def test_what_has_moved_since_the_last_look_does_not_go() -> None:
@@ -56,18 +56,52 @@ def test_what_has_moved_since_the_last_look_does_not_go() -> None:
     others = [answered(silence, 0.1 + at / 1000, at) for at in range(500)]
     silence.look(1.0)
     active.received_datagrams += 1
-    assert silence.nearest_to_end(1.1) is others[0]
+    assert silence.to_go(1.1) is others[0]
 
 
-def test_an_answered_question_goes_before_a_conversation_that_is_silent_for_a_while() -> None:
+def test_a_question_that_waits_for_its_answer_outlives_answered_ones() -> None:
+    """Nobody has looked since: that others have their answers by now is found out first."""
+    silence = Silence(DURATION)
+    waiting = [conversation(-at) for at in range(50)]
+    for at, one in enumerate(waiting):
+        silence.put(at / 1000, one)
+    done = [answered(silence, 0.05 + at / 1000, at) for at in range(100)]
+    gone = []
+    for at in range(100):
+        gone.append(silence.to_go(0.2 + at / 1000))
+        silence.remove(gone[-1])
+    assert gone == done
+    assert silence.to_go(0.3) is waiting[0]
+
+
+def test_one_that_waits_for_a_flow_is_not_answered() -> None:
+    silence = Silence(DURATION)
+    waiting, done = conversation(1), conversation(2)
+    waiting.received_datagrams = 0
+    silence.put(0.0, waiting)
+    silence.put(0.0, done)
+    done.sent_datagrams = 1
+    assert silence.to_go(1.0) is done
+
+
+def test_an_answered_question_goes_before_any_other_conversation() -> None:
     silence = Silence(DURATION)
     grown = answered(silence, 0.0)
     grown.received_datagrams = BRIEF + 1
     silence.look(0.0)
-    question = answered(silence, 100.0)
-    silence.look(100.0)
-    assert silence.nearest_to_end(109.0) is grown, "109 of 300 s is more than 9 of 30 s"
-    assert silence.nearest_to_end(113.0) is question
+    question = answered(silence, 290.0)
+    assert silence.to_go(290.1) is question
+
+
+def test_without_an_answered_question_the_one_goes_that_is_nearest_to_its_end() -> None:
+    silence = Silence(DURATION)
+    grown = answered(silence, 0.0)
+    grown.received_datagrams = BRIEF + 1
+    silence.look(0.0)
+    question = conversation(1)
+    silence.put(100.0, question)
+    assert silence.to_go(109.0) is grown, "109 of 300 s is more than 9 of 30 s"
+    assert silence.to_go(113.0) is question
 
 
 @pytest.mark.parametrize(
@@ -128,7 +162,7 @@ def test_nobody_loses_his_share_to_another(limit: int, steps: list[tuple[int, fl
                 open_ones.remove(over)
         asking = groups[which]
         if len(conversations) >= limit:
-            leaving = conversations.in_the_way(now, asking)
+            leaving = conversations.to_go(now, asking)
             counts = Counter(one.group for one in open_ones)
             with_some = len({*counts, asking})
             assert leaving.group is asking or counts[leaving.group] > limit / with_some
