@@ -9,6 +9,35 @@ STRANGERS: Final = "payloads from strangers"
 """The server's counter of first payloads that do not authenticate."""
 NOBODY_LISTENS: Final = "nobody listens there"
 """What a target's ICMP port unreachable means."""
+WIREGUARD: Final = 32
+"""Bytes that WireGuard adds to a packet: header 16, tag 16.  It pads a packet, but never above its MTU."""
+OPENVPN: Final = 28
+"""Bytes that OpenVPN adds to a packet at most, with an AEAD cipher: opcode and peer id 4, packet id 4 (2.7 on both
+sides: 8), tag 16."""
+
+
+def vpn_settings(largest: int) -> dict[str, int]:
+    """What to set so that no datagram of a VPN has more than ``largest`` bytes.
+
+    OpenVPN's ``mssfix`` counts the bytes of its UDP payload.  It is for the TCP connections inside; ``tun-mtu`` is for
+    every packet.
+    """
+    return {
+        "wireguard_mtu": largest - WIREGUARD,
+        "openvpn_mssfix": largest,
+        "openvpn_tun_mtu": largest - OPENVPN,
+    }
+
+
+def vpn_numbers(largest: int) -> str:
+    """The same for people, without ``tun-mtu``."""
+    numbers = vpn_settings(largest)
+    return f"WireGuard: MTU = {numbers['wireguard_mtu']}; OpenVPN: mssfix {numbers['openvpn_mssfix']}"
+
+
+def what_happens(*, fragments: bool) -> str:
+    """To a datagram that does not fit one frame, on a wire with or without fragments."""
+    return "cut" if fragments else "dropped"
 
 LOOPED: Final = (
     "packets of this tunnel come back to it, and are dropped: a VPN that runs over the tunnel takes the route to "

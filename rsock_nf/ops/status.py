@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, who_strangers_are
 
 Snapshot: TypeAlias = dict[str, Any]
 
@@ -32,8 +32,7 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
         *([f"  UDP       {_carriers(snapshot['carriers'])}"] if snapshot.get("carriers") else []),
         f"  firewall  {_firewall(snapshot['firewall'], snapshot.get('type', 'tcp'))}",
     ]
-    if snapshot.get("mtu"):
-        lines.append(f"  MTU       {_each_wire(snapshot, 'mtu')} bytes for the application's datagrams")
+    lines += _mtu(snapshot)
     elapsed = snapshot["uptime"] - before["uptime"] if before else 0.0
     earlier = {session["id"]: session for session in before["sessions"]} if before else {}
     for session in snapshot["sessions"]:
@@ -66,6 +65,17 @@ def _each_wire(snapshot: Snapshot, key: str) -> str:
     if len(wires) < 2:
         return str(snapshot[key])
     return ", ".join(f"{wire[key]} (wire {wire['wire']})" for wire in wires if wire[key])
+
+
+def _mtu(snapshot: Snapshot) -> list[str]:
+    """For the application: the largest datagram, and what to set in a VPN."""
+    if not snapshot.get("mtu"):
+        return []
+    computed = " (computed: no flow)" if snapshot.get("mtu_computed") else ""
+    return [
+        f"  MTU       {_each_wire(snapshot, 'mtu')} bytes for the application's datagrams{computed}",
+        f"  VPN       {vpn_numbers(snapshot['mtu'])}",
+    ]
 
 
 def _targets(refused: dict[str, int]) -> list[str]:
@@ -130,6 +140,10 @@ def _session(session: dict[str, Any], before: dict[str, Any] | None, elapsed: fl
             bits = max(0, octets - before[f"{way}_bytes"]) * 8 / elapsed
             line += f"; now {packets:.0f} datagrams/s, {bits / 1e6:.2f} Mbit/s"
         lines.append(line)
+    if session.get("oversized"):
+        happens = what_happens(fragments=session["fragments"])
+        what = f"{_counted(session['oversized'], 'datagram')} {happens}: above the MTU"
+        lines.append(f"    {what}, the largest {session['largest_oversized']} bytes")
     if flows:
         rows = [_flow(flow) for flow in flows[:_MAX_FLOWS]]
         lines += [f"    {line}" for line in _table([_FLOW_HEAD, *rows])]

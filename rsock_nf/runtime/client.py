@@ -405,6 +405,7 @@ class ClientSide:
             describe=self._describe,
             counters=self.endpoint.counters,
             troubles=self._troubles.counts,
+            version=max(address.version for address in self._parameters.server),
         )
 
     def _describe(self, _: Session, peer: Hashable) -> str:

@@ -63,6 +63,12 @@ class Cover:
     addresses: tuple[IPAddress, ...]
     """Our own."""
 
+    @property
+    def version(self) -> int:
+        """The IP version with the larger headers, of those that are served."""
+        served = self.settings.addresses or self.addresses
+        return max((address.version for address in served if not address.is_link_local), default=4)
+
     def policy(self) -> Policy:
         """What the kernel must not see."""
         return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
@@ -327,6 +333,7 @@ class ServerSide:
             counters=self.endpoint.counters,
             refusals=self._targets.refusals(),
             troubles=self._troubles.counts,
+            version=self._cover.version,
             crowds=self.endpoint.role.crowds(self.driver.now()),
         )
 

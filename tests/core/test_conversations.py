@@ -464,6 +464,25 @@ def test_sizes_around_the_limits(cipher: Cipher, merge: Merge) -> None:
         assert Counter(datagram for _, datagram in pair.at_app) == Counter(sent)
 
 
+def test_datagrams_that_are_cut_are_counted_at_the_end_that_cuts() -> None:
+    with Pair() as pair:
+        pair.up()
+        (client,), (server,) = pair.client.sessions, pair.server.sessions
+        assert client.largest_datagram() == server.largest_datagram() == LIMIT
+        pair.say("app", bytes(LIMIT), b"small")
+        pair.run(0.5)
+        assert (client.group.oversized, client.group.largest_oversized) == (0, 0), (
+            "only its opening frame was too small"
+        )
+        pair.say("app", bytes(LIMIT))
+        pair.say("app", bytes(LIMIT + 3), bytes(LIMIT + 1), bytes(9))
+        pair.run(0.5)
+        assert (client.group.oversized, client.group.largest_oversized) == (2, LIMIT + 3)
+        assert server.group.oversized == 0
+        pair.reply(pair.server_peer(), bytes(LIMIT + 5))
+        assert (server.group.oversized, server.group.largest_oversized) == (1, LIMIT + 5)
+
+
 @pytest.mark.parametrize("last", [b"", b"x", bytes(1452), bytes(8999)])
 def test_a_run_of_large_datagrams_with_a_shorter_last_one(last: bytes) -> None:
     with Pair(client={"flows": 1}) as pair:

@@ -24,15 +24,16 @@ def make_keys(host: Namespace, path: Path) -> str:
     return host.run(["sh", "-c", f"wg pubkey < {path}"]).stdout.strip()
 
 
-def start_interface(host: Namespace, name: str, key: Path, inner: str, *peer: str) -> None:
+def start_interface(host: Namespace, name: str, key: Path, inner: str, *peer: str, mtu: int = 1420) -> None:
     """wireguard-go in the foreground, so that it ends with its host; its control socket is named by the device."""
     host.popen(["wireguard-go", "-f", name], env={**os.environ, "WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"})
     wait_until(lambda: host.run(["wg", "show", name], check=False).returncode == 0, f"wireguard-go {name}")
     host.run(["wg", "set", name, "private-key", str(key), *peer])
-    host.ip(f"addr add {inner}/24 dev {name}", f"link set {name} mtu 1420 up")
+    host.ip(f"addr add {inner}/24 dev {name}", f"link set {name} mtu {mtu} up")
 
 
-def test_ping_and_tcp_through_wireguard(route: Route, tmp_path: Path) -> None:
+def start_both(route: Route, tmp_path: Path, mtu: int = 1420) -> dict[str, str]:
+    """WireGuard at both ends.  Returns the names of its devices."""
     lab = route.lab
     keys = {role: tmp_path / f"{role}.key" for role in INNER}
     public = {role: make_keys(lab.client, path) for role, path in keys.items()}
@@ -42,13 +43,19 @@ def test_ping_and_tcp_through_wireguard(route: Route, tmp_path: Path) -> None:
     listen = ["listen-port", str(TARGET[1])]
     start_interface(
         lab.server, names["server"], keys["server"], INNER["server"],
-        *listen, "peer", public["client"], *allowed["client"],
+        *listen, "peer", public["client"], *allowed["client"], mtu=mtu,
     )  # fmt: skip
     endpoint = ["endpoint", f"{route.host}:{route.port}"]
     start_interface(
         lab.client, names["client"], keys["client"], INNER["client"],
-        "peer", public["server"], *endpoint, *allowed["server"],
+        "peer", public["server"], *endpoint, *allowed["server"], mtu=mtu,
     )  # fmt: skip
+    return names
+
+
+def test_ping_and_tcp_through_wireguard(route: Route, tmp_path: Path) -> None:
+    lab = route.lab
+    start_both(route, tmp_path)
     ping = ["ping", "-q", "-c", "20", "-i", "0.05", "-M", "do", "-s", "1392", INNER["server"]]
     assert " 0% packet loss" in lab.client.run(ping).stdout
     assert transfer(lab.client, lab.server) == SIZE

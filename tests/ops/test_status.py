@@ -64,6 +64,7 @@ edge  client  connected  up 1 h 02 min
   link      eth0, MTU 1500; 91 packets in, 62 out; 3 receive drops
   firewall  nftables; 91 packets kept from the kernel
   MTU       1452 bytes for the application's datagrams
+  VPN       WireGuard: MTU = 1420; OpenVPN: mssfix 1452
 
   session 00000000deadbeef  203.0.113.5  cipher none  2 flows, 1 conversation
     out 1200 datagrams, 1.44 MB
@@ -91,21 +92,37 @@ def test_a_server_of_two_wires_has_ports_and_an_mtu_for_each(tmp_path: Path) -> 
     path.chmod(0o600)
     settings = config.load(path).settings
     native, original = {"wire": "native", "mtu": 1452}, {"wire": "rsock", "mtu": 1429}
-    found = wires(settings, [native, original, {**original, "mtu": 1300}, {**original, "mtu": None}])
+    found = wires(settings, [native, original, {**original, "mtu": 1300}, {**original, "mtu": None}], 1500, 4)
     assert found == [
-        {"wire": "native", "ports": "10001-10010", "type": "tcp", "mtu": 1452},
-        {"wire": "rsock", "ports": "80,443", "type": "all", "mtu": 1300},
+        {"wire": "native", "ports": "10001-10010", "type": "tcp", "mtu": 1452, "mtu_computed": False},
+        {"wire": "rsock", "ports": "80,443", "type": "all", "mtu": 1300, "mtu_computed": False},
     ]
     lines = render({**SNAPSHOT, "ports": "80,443,10001-10010", "mtu": 1300, "wires": found}).splitlines()
     assert "  ports     10001-10010 (wire native), 80,443 (wire rsock)" in lines
     assert "  MTU       1452 (wire native), 1300 (wire rsock) bytes for the application's datagrams" in lines
-    lines = render({**SNAPSHOT, "mtu": 1452, "wires": wires(settings, [native])}).splitlines()
-    assert "  MTU       1452 (wire native) bytes for the application's datagrams" in lines, "nobody speaks the other"
+    (_, unused) = wires(settings, [native], 1500, 6)
+    assert (unused["mtu"], unused["mtu_computed"]) == (1429, True), "nobody speaks it"
     assert render({**SNAPSHOT, "wires": found[:1]}) == EXPECTED
 
 
 def test_one_session_as_people_see_it() -> None:
     assert render(SNAPSHOT) == EXPECTED
+
+
+def test_an_mtu_that_no_flow_has_measured_says_so() -> None:
+    """Also an idle client has one."""
+    lines = render({**SNAPSHOT, "mtu": 1432, "mtu_computed": True, "sessions": []}).splitlines()
+    assert "  MTU       1432 bytes for the application's datagrams (computed: no flow)" in lines
+    assert "  VPN       WireGuard: MTU = 1400; OpenVPN: mssfix 1432" in lines
+
+
+@pytest.mark.parametrize(("fragments", "happens"), [(True, "cut"), (False, "dropped")])
+def test_datagrams_that_do_not_fit_are_counted(*, fragments: bool, happens: str) -> None:
+    (session,) = SNAPSHOT["sessions"]
+    large = {**session, "oversized": 9825, "largest_oversized": 1464, "fragments": fragments}
+    lines = render({**SNAPSHOT, "sessions": [large]}).splitlines()
+    assert f"    9825 datagrams {happens}: above the MTU, the largest 1464 bytes" in lines
+    assert max(map(len, [line for line in lines if "datagrams" in line])) <= 80
 
 
 def test_udp_carriers_beside_and_instead_of_fake_tcp() -> None:

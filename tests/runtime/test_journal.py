@@ -49,12 +49,12 @@ class Fake:
         """A client with one session, which has these flows: "tcp" or "udp" each."""
         self.state = "idle" if idle else "connected" if flows else "connecting"
         listed = {number: SimpleNamespace(key=SimpleNamespace(udp=kind == "udp")) for number, kind in enumerate(flows)}
-        self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed)]
+        self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed, group=SimpleNamespace(oversized=0))]
 
     def carry(self, mtu: int, conversations: dict[int, str]) -> None:
         """One session with these conversations."""
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
-        group = SimpleNamespace(conversations=listed)
+        group = SimpleNamespace(conversations=listed, oversized=0)
         self.sessions = [SimpleNamespace(session_id=0xABC, group=group, largest_datagram=lambda: mtu)]
 
 
@@ -237,3 +237,30 @@ def test_conversations_that_make_room_are_a_reason() -> None:
         instance.crowds = crowds
         told = snapshot(instance.view(), HostView(), now=1.0, started=0.0)
         assert (told["reason"], told["made_room"]) == (reason, 3 * len(crowds))
+
+
+@pytest.mark.parametrize(("fragments", "happens"), [(True, "cut"), (False, "dropped")])
+def test_datagrams_that_do_not_fit_are_told_once_with_the_numbers(
+    caplog: pytest.LogCaptureFixture, *, fragments: bool, happens: str
+) -> None:
+    book = Book(caplog, logging.WARNING)
+    book.instance.carry(1452, {})
+    (session,) = book.instance.sessions
+    session.limits = SimpleNamespace(fragments=fragments)
+    assert book.at(1) == []
+    session.group.oversized, session.group.largest_oversized = 3, 1464
+    (line,) = book.at(2)
+    assert line == (
+        f"session 0000000000000abc: datagrams of 1464 bytes do not fit one segment and are {happens}: "
+        "set WireGuard: MTU = 1420; OpenVPN: mssfix 1452; others: at most 1452 bytes"
+    )
+    session.group.oversized += 1000
+    assert book.at(3) == []
+    other = SimpleNamespace(**{**vars(session), "session_id": 0xDEF})
+    book.instance.sessions.append(other)
+    assert len(book.at(4)) == 1, "of another session of a server"
+    book.instance.state = "connected"
+    other.flows = session.flows = {}
+    assert len(book.at(5)) == 1
+    session.session_id = 0xFFF
+    assert book.at(6) == [], "a client tells it once, whatever session it has"

@@ -76,10 +76,11 @@ class Conversations:
         group = conversation.group
         if not group.usable:
             return
+        room = min(flow.max_payload for flow in group.usable) - group.usable[0].codec.overhead
+        self._count_oversized(group, run, room)
         if not self._fragments:
             self._context.counters["datagrams too large"] += len(run.datagrams)
             return
-        room = min(flow.max_payload for flow in group.usable) - group.usable[0].codec.overhead
         bursts: list[Outgoing] = []
         for datagram in run.datagrams:
             self._next_fragment += 1
@@ -90,6 +91,14 @@ class Conversations:
             self._send_fragments(conversation, datagram, list(parts), bursts)
         self._context.outbox.send(bursts)
         self._context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+    @staticmethod
+    def _count_oversized(group: FlowGroup, run: Run, room: int) -> None:
+        """Only an opening frame was too small for the others: once the conversation is open they fit."""
+        sizes = [len(datagram) for datagram in run.datagrams if len(datagram) > room]
+        if sizes:
+            group.oversized += len(sizes)
+            group.largest_oversized = max(group.largest_oversized, *sizes)
 
     def _send_fragments(
         self, conversation: PumpConversation, datagram: Buffer, parts: list[Buffer], bursts: list[Outgoing]

@@ -106,8 +106,11 @@ class Session:
         return min((flow.max_payload for flow in self.group.usable), default=0)
 
     def largest_datagram(self) -> int | None:
-        """Bytes of the largest datagram that travels in one piece.  None = no flow is usable."""
+        """Bytes of the largest datagram that travels in one piece.  None = no flow is usable.
+
+        The first datagrams of a conversation travel in opening frames, which take ``limits.opening_bytes`` less.
+        """
         usable = self.group.usable
         if not usable:
             return None
-        return self.usable_payload() - usable[0].codec.overhead - self.limits.opening_bytes
+        return self.usable_payload() - usable[0].codec.overhead

@@ -150,7 +150,7 @@ class PumpFlow:
 class FlowGroup:
     """The flows of one session, and its conversations by number."""
 
-    __slots__ = ("conversations", "no_credit", "owner", "patient", "usable")
+    __slots__ = ("conversations", "largest_oversized", "no_credit", "oversized", "owner", "patient", "usable")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
@@ -159,6 +159,10 @@ class FlowGroup:
         self.conversations: dict[int, PumpConversation] = {}
         self.no_credit = 0
         """Datagrams dropped because no usable flow had credit."""
+        self.oversized = 0
+        """Datagrams of ours that did not fit one frame: they were cut, or dropped if the wire has no fragments."""
+        self.largest_oversized = 0
+        """Bytes of the largest of them."""
         self.patient = False
         """Datagrams without credit are handed back instead of dropped, because the windows will open soon."""
 

@@ -1,8 +1,8 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
 At the usual levels, each seldom: why nothing is carried, and that something is carried again; a kind of flow that is
-blocked; a client that idles; targets that refuse; conversations that make room for others; strangers; other failures.
-At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.  Never a
+blocked; a client that idles; targets that refuse; conversations that make room for others; datagrams that do not fit;
+strangers; other failures.  At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.  Never a
 secret, a key or payload.
 """
 
@@ -15,7 +15,7 @@ from collections import Counter
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.reports.view import View
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, who_strangers_are
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, who_strangers_are
 
 REMINDER = 60.0
 """Seconds from one line about a target that refuses, about strangers, or about one trouble, to the next."""
@@ -42,6 +42,8 @@ class Journal:
         """``type: all``: the kind (is it UDP?) that has no flow, and since when; infinity once it was told."""
         self._told: dict[str, tuple[int, float]] = {}
         """Subject: its count when it was last told, and when that was."""
+        self._oversized: set[int] = set()
+        """Sessions with datagrams that do not fit one frame, of which it was told."""
         self._conversations: dict[tuple[int, int], str] = {}
         self._mtus: dict[int, int | None] = {}
         self._counters = Counter[str]()
@@ -58,6 +60,7 @@ class Journal:
             if self._is_due(trouble, count, now):
                 self._log.error("%s (times so far: %d)", trouble, count)
         self._note_crowds(view, now)
+        self._note_oversized(view)
         strangers = view.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
             who = who_strangers_are(over_udp=bool(carrier_ports(view.settings)))
@@ -107,6 +110,25 @@ class Journal:
             if crowd.reason and self._is_due(f"conversations {number}", crowd.made_room, now):
                 who = f"so far: {crowd.made_room}, the last of {crowd.peer}"
                 self._log.warning("%s (%s)", crowd.reason, who)
+
+    def _note_oversized(self, view: View) -> None:
+        """The first datagram of a session that does not fit one frame.  A client has one group for all its sessions."""
+        for session in view.sessions:
+            whose = session.session_id if view.state == "serving" else 0
+            if not session.group.oversized or whose in self._oversized:
+                continue
+            largest = session.largest_datagram()
+            if largest is None:
+                continue
+            self._oversized.add(whose)
+            self._log.warning(
+                "session %016x: datagrams of %d bytes do not fit one segment and are %s: set %s; others: at most %d bytes",
+                session.session_id,
+                session.group.largest_oversized,
+                what_happens(fragments=session.limits.fragments),
+                vpn_numbers(largest),
+                largest,
+            )
 
     def _is_due(self, subject: str, count: int, now: float) -> bool:
         """Whether to tell of it: at once when it begins, and every minute while it goes on."""

@@ -11,9 +11,12 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
+from rsock_nf.runtime.host.device import ETHERNET_MTU
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
+from rsock_nf.wire.largest import largest_datagram
+from rsock_nf.words import vpn_settings
 
 _MAX_CONVERSATIONS = 100
 """That are listed one by one."""
@@ -23,6 +26,9 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
     """Counters only grow, and ``uptime`` is the clock: rates are the reader's business."""
     settings = view.settings
     described = [_session(view, session, now) for session in view.sessions]
+    of_each_wire = wires(settings, described, host.mtu or ETHERNET_MTU, view.version)
+    measured = [wire for wire in of_each_wire if not wire["mtu_computed"]]
+    mtu = min(wire["mtu"] for wire in measured or of_each_wire)
     return {
         "name": settings.name,
         "role": "client" if isinstance(settings.tunnel, ClientParameters) else "server",
@@ -33,8 +39,10 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "config": str(settings.path),
         "cipher": settings.tunnel.cipher.value,
         "ports": ",".join(map(str, _ports(settings))),
-        "mtu": _mtu(described),
-        "wires": wires(settings, described),
+        "mtu": mtu,
+        "vpn": vpn_settings(mtu),
+        "mtu_computed": not measured,
+        "wires": of_each_wire,
         "sessions": described,
         "type": _type(settings),
         "link": {
@@ -59,24 +67,25 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
     }
 
 
-def wires(settings: Settings, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each wire: its ports, its kinds of flows, and the least MTU of its sessions (None = no flow carries anything).
+def wires(settings: Settings, sessions: list[dict[str, Any]], link_mtu: int, version: int) -> list[dict[str, Any]]:
+    """Of each wire: its ports, its kinds of flows, and its MTU for the application: the least of its sessions.
 
-    ``sessions``: as the snapshot has them.
+    While no flow carries anything, the MTU is computed from that of the link and the IP version.  ``sessions``: as the
+    snapshot has them.
     """
-    return [
-        {
-            "wire": wire.name.value,
-            "ports": ",".join(map(str, tunnel.ports)),
-            "type": tunnel.kinds.value,
-            "mtu": _mtu([session for session in sessions if session["wire"] == wire.name.value]),
-        }
-        for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True)
-    ]
-
-
-def _mtu(sessions: list[dict[str, Any]]) -> int | None:
-    return min((session["mtu"] for session in sessions if session["mtu"]), default=None)
+    found = []
+    for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True):
+        measured = [session["mtu"] for session in sessions if session["mtu"] and session["wire"] == wire.name.value]
+        found.append(
+            {
+                "wire": wire.name.value,
+                "ports": ",".join(map(str, tunnel.ports)),
+                "type": tunnel.kinds.value,
+                "mtu": min(measured, default=largest_datagram(link_mtu, version, tunnel, wire)),
+                "mtu_computed": not measured,
+            }
+        )
+    return found
 
 
 def _ports(settings: Settings) -> list[PortRange]:
@@ -105,6 +114,9 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
         "mtu": session.largest_datagram(),
+        "oversized": session.group.oversized,
+        "largest_oversized": session.group.largest_oversized,
+        "fragments": session.limits.fragments,
         "no_credit": session.group.no_credit,
         "fragments_dropped": session.reassembly.dropped,
         "flows": [_flow(flow, now) for flow in session.flows.values()],

@@ -39,6 +39,8 @@ class View:
     """How often each target said that nobody listens there; only those that did."""
     troubles: Mapping[str, int] = field(default_factory=dict)
     """What failed, and how often."""
+    version: int = 4
+    """The IP version with the larger headers, of those by which flows may travel."""
     crowds: Sequence[Crowd] = ()
     """Server, for each wire: conversations that make room for others."""
 

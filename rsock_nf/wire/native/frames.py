@@ -32,9 +32,9 @@ from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
 from rsock_nf.wire.native.control import build_control, parse_control
 from rsock_nf.wire.native.keys import hkdf
+from rsock_nf.wire.native.limits import TAG
 
 HEADER = struct.Struct("!HHI")
-TAG = 16
 _LENGTH = 0x3FFF
 _NONCE = struct.Struct("!4xQ")
 _SAMPLE = 16

@@ -8,6 +8,8 @@ from rsock_nf.core.protocols import Limits
 
 MAX_PAYLOAD: Final = 1468
 """Bytes of the longest frame that an original takes: its buffer of 1,500 bytes, less 32 for headers."""
+OVERHEAD: Final = {1: 27, 2: 31}
+"""Bytes of a frame's head, by version."""
 FIRST_CONVERSATION: Final = 2
 """The first number that an original's client uses."""
 LIMITS: Final = Limits(

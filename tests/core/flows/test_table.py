@@ -75,7 +75,7 @@ def test_a_flow_that_carries_is_usable_and_told(bench: Bench) -> None:
     bench.table.carry(1.0, flow)
     assert flow.usable
     assert bench.session.flows == {7: flow}
-    assert bench.session.largest_datagram() == 1400 - flow.pump.codec.overhead - LIMITS.opening_bytes
+    assert bench.session.largest_datagram() == 1400 - flow.pump.codec.overhead
     assert bench.context.outbox.take() == [FlowOpened(7, KEY)]
 
 
