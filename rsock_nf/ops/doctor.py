@@ -15,7 +15,16 @@ from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError
-from rsock_nf.link import OWN_ADDRESS, LinkError, default_device, device_to, own_address, system
+from rsock_nf.link import (
+    OWN_ADDRESS,
+    LinkError,
+    abroad,
+    default_device,
+    device_addresses,
+    device_to,
+    own_address,
+    system,
+)
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control_socket.ask import ask
@@ -25,8 +34,13 @@ from rsock_nf.ops.instances.overview import overview, runs
 from rsock_nf.ops.rules import policy_now
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
+from rsock_nf.wire.largest import largest_datagram
+from rsock_nf.words import vpn_numbers
 
 __all__ = ["Finding", "Verdict", "examine"]
+
+_ETHERNET_MTU = 1500
+"""Where no route tells another one."""
 
 
 def examine(settings: Settings | None) -> list[Finding]:
@@ -41,6 +55,8 @@ def examine(settings: Settings | None) -> list[Finding]:
         findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
     elif not settings or settings.device or fake_tcp_ports(settings) or isinstance(settings.tunnel, ClientParameters):
         findings.append(device)  # a server of UDP alone needs none
+    if settings:
+        findings += _numbers(settings, "" if isinstance(device, Finding) else device)
     if settings and isinstance(settings.tunnel, ServerParameters):
         if fake_tcp_ports(settings):
             findings.append(_ports(settings.name, fake_tcp_ports(settings)))
@@ -90,6 +106,24 @@ def _device(settings: Settings | None) -> str | Finding:
     if found is None:
         return Finding(Verdict.FAIL, "device", 'no default route tells which one: set "device" in the configuration')
     return found
+
+
+def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
+    """What applications should set.  A path may be narrower than its first link: ``status`` tells that."""
+    from rsock_nf.sockets.carriers import route_mtu
+
+    client = settings.tunnel if isinstance(settings.tunnel, ClientParameters) else None
+    served = client.server if client else settings.addresses
+    if not served and device:
+        with contextlib.suppress(LinkError):  # the device's own finding says it
+            served = device_addresses(device)
+    mtu = route_mtu(client.server if client else abroad(), settings.device) or _ETHERNET_MTU
+    version = max((address.version for address in served if not address.is_link_local), default=4)
+    for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True):
+        largest = largest_datagram(mtu, version, tunnel, wire)
+        which = f" (wire {wire.name.value})" if settings.second else ""
+        text = f"{mtu} on the way out: datagrams of up to {largest} bytes are not cut{which}: {vpn_numbers(largest)}"
+        yield Finding(Verdict.OK, "MTU", text)
 
 
 def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:

@@ -417,3 +417,15 @@ def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     cli.main(["doctor"])
     assert f"(optional: {sys.executable} -m pip install python-iptables)" in capsys.readouterr().out
+
+
+def test_the_doctor_tells_what_vpns_should_set(
+    server_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsock_nf.sockets.carriers.route_mtu", lambda *_: 0)
+    cli.main(["doctor", "--config", str(server_file)])
+    said = "MTU: 1500 on the way out: datagrams of up to 1436 bytes are not cut: WireGuard: MTU = 1404; OpenVPN: mssfix 1436"
+    assert said in capsys.readouterr().out
+    monkeypatch.setattr("rsock_nf.sockets.carriers.route_mtu", lambda *_: 1492)
+    cli.main(["doctor", "--config", str(server_file)])
+    assert "MTU: 1492 on the way out: datagrams of up to 1428 bytes are not cut" in capsys.readouterr().out

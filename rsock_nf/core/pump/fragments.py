@@ -3,7 +3,7 @@
 A fragment begins with 8 bytes: identification u32, index u8, count u8, target index u16 (big-endian).  Then follows
 its part of the datagram.  All fragments but the last have one size, so they can be one burst.  As with IP (RFC
 8900), one lost fragment loses the datagram.  An application that keeps to the MTU shown by ``status`` sends nothing
-that needs fragments.
+that needs fragments, once its conversation is open.
 """
 
 from __future__ import annotations

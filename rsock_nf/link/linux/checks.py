@@ -22,6 +22,9 @@ _FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTO
     "gro": (0x2B, "received segments come one by one"),
 }
 
+_LARGEST_MTU = 9000
+"""Of a VPN device that somebody has chosen: that of jumbo frames."""
+
 
 def examine_host() -> list[Finding]:
     """See ``System.examine_host``."""
@@ -30,7 +33,7 @@ def examine_host() -> list[Finding]:
 
 def examine_device(device: str, *, tap: bool) -> list[Finding]:
     """See ``System.examine_device``."""
-    return [*_device_state(device), *_offloads(device), *(_bridge(device) if tap else ())]
+    return [*_device_state(device), *_offloads(device), *(_bridge(device) if tap else ()), *_vpn_devices()]
 
 
 def _kernel() -> Finding:
@@ -101,3 +104,20 @@ def _bridge(device: str) -> Iterator[Finding]:
     if (_NET / device / "bridge").exists() and calls.exists() and calls.read_text().strip() == "1":
         text = f"{device} is a bridge, and bridged packets pass iptables (Docker sets that): use backend nftables, or "
         yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
+
+
+def _vpn_devices() -> Iterator[Finding]:
+    """WireGuard's devices, and those of programs, whose MTU nobody has chosen.
+
+    Without ``MTU =`` wg-quick takes the MTU of the route to the endpoint, less 80 (wg-quick(8)).  The endpoint is our
+    local end, so that is the loopback's.
+    """
+    for entry in sorted(_NET.iterdir()):
+        try:
+            is_vpn = (entry / "tun_flags").exists() or "DEVTYPE=wireguard" in (entry / "uevent").read_text()
+            mtu = int((entry / "mtu").read_text())
+        except OSError:  # bonding_masters is a file, and devices may go meanwhile
+            continue
+        if is_vpn and mtu > _LARGEST_MTU:
+            text = f"{entry.name} has {mtu}: wg-quick without `MTU =` takes the loopback's, and large packets are cut"
+            yield Finding(Verdict.WARN, "MTU", f"{text}: set `MTU =` in its [Interface]")
