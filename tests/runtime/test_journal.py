@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -264,3 +265,18 @@ def test_datagrams_that_do_not_fit_are_told_once_with_the_numbers(
     assert len(book.at(5)) == 1
     session.session_id = 0xFFF
     assert book.at(6) == [], "a client tells it once, whatever session it has"
+
+
+@pytest.mark.parametrize(
+    ("version", "link_mtu", "expected"), [(4, 1500, 1452), (6, 1500, 1432), (4, 1492, 1444), (4, None, 1452)]
+)
+def test_there_is_always_an_mtu(version: int, link_mtu: int | None, expected: int) -> None:
+    """Also without a flow, and without a device."""
+    view = dataclasses.replace(Fake().view(), version=version)
+    told = snapshot(view, HostView(mtu=link_mtu), now=1.0, started=0.0)
+    assert (told["mtu"], told["mtu_computed"]) == (expected, True)
+    assert told["vpn"] == {
+        "wireguard_mtu": expected - 32,
+        "openvpn_mssfix": expected,
+        "openvpn_tun_mtu": expected - 28,
+    }

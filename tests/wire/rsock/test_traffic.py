@@ -223,6 +223,7 @@ def test_the_servers_segments_fit_what_the_syn_said() -> None:
             pair.run(0.5)
             assert [len(datagram) for _, datagram in pair.at_app] == [largest - 31]
             assert pair.server.counters["datagrams too large"] == 1
+            assert pair.server.sessions[0].group.oversized == 1
 
 
 def test_no_segment_is_larger_than_an_original_takes() -> None:
