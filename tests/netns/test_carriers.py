@@ -262,7 +262,7 @@ def test_the_path_takes_less_than_the_link(build: Build) -> None:
     site = build(OPEN, up=False, **of_type("udp"))
     site.lab.set_mtu(1300, outside_only=True)
     with site.tunnel:
-        wait_until(lambda: site.tunnel.status("client")["mtu"] <= 1300 - 28 - 10, "the MTU of the path", 20)
+        wait_until(lambda: site.tunnel.status("client")["mtu"] <= 1300 - 28 - 8, "the MTU of the path", 20)
         site.carries(500)
         assert site.lab.counters()["invalid"] == 0
 
@@ -273,6 +273,8 @@ def test_it_falls_asleep_and_wakes(build: Build) -> None:
     wait_until(lambda: bool(site.tunnel.status("client")["state"] == "idle"), "it to fall asleep", 20)
     wait_until(lambda: not flows(site, "server"), "the server's flows to end")
     wait_until(lambda: site.tunnel.status("client")["carriers"]["sockets"] == 0, "the last close frames")
+    idle = site.tunnel.status("client")
+    assert (idle["mtu"], idle["mtu_computed"]) == (1500 - 40 - 8, True), "computed, for both kinds"
     asleep = packets(site.lab, OUTSIDE)[1]
     application = site.application()
     site.target()
