@@ -39,6 +39,7 @@ def what_happens(*, fragments: bool) -> str:
     """To a datagram that does not fit one frame, on a wire with or without fragments."""
     return "cut" if fragments else "dropped"
 
+
 LOOPED: Final = (
     "packets of this tunnel come back to it, and are dropped: a VPN that runs over the tunnel takes the route to "
     '{remote}; add a route to it, or set "device"'
