@@ -114,7 +114,7 @@ class Routes(Protocol):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices by which packets leave now."""
+        """The devices by which packets leave; while there is no route, those by which they left."""
 
     def fileno(self) -> int:
         """Readable when ``events`` has something; -1 = never."""

@@ -212,7 +212,7 @@ class Ways:
         """See ``Routes``."""
         if self._routing.device is not None:
             return (self._routing.device,)
-        return tuple(device.name for device in self.in_use())
+        return tuple(name for ifindex in sorted(self._last_used) if (name := self.host.name(ifindex)))
 
     def in_use(self) -> list[Device]:
         """The devices of all ways."""
