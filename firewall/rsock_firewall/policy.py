@@ -73,6 +73,9 @@ class Policy:
     """Client: the server's addresses."""
     remote_ports: tuple[Ports, ...] = ()
     """Client: the server's ports."""
+    spare_forwarded: bool = False
+    """The host forwards, and may translate the addresses of connections of others: drop only what would reach this
+    host's own TCP.  On Linux only: pf translates before it filters; ipfw and npf take no notice."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -17,7 +17,7 @@ def shared_lab() -> Iterator[Lab]:
     try:
         build(names)
         lab = Lab(names)
-        lab.state()  # loads the raw tables, so that they are listed before and after
+        lab.state()  # loads the tables, so that they are listed before and after
         yield lab
     finally:
         for name in names.values():
@@ -37,3 +37,4 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
         for command in ("iptables-legacy", "ip6tables-legacy"):
             for option in ("-F", "-X"):
                 shared_lab.run(f"{command} -t raw {option}")
+                shared_lab.run(f"{command} -t mangle {option}")

@@ -159,10 +159,11 @@ class Lab:
 
     def state(self) -> dict[str, str]:
         """The host's packet filter as its administrator sees it; a legacy table, once loaded, stays listed while
-        empty."""
-        saved = {"nft": self.run("nft list ruleset")}
+        empty.  A chain that was made later would stand last: chains are in the order of their names."""
+        saved = {"nft": _CHAINS.sub(_sorted_chains, self.run("nft list ruleset"))}
         for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
-            lines = [line for line in self.run(f"{command} -t raw").splitlines() if not line.startswith("#")]
+            text = self.run(f"{command} -t raw") + self.run(f"{command} -t mangle")
+            lines = [line for line in text.splitlines() if not line.startswith("#")]
             saved[command] = "\n".join(_without_counters(line) for line in lines)
         return saved
 
@@ -175,9 +176,7 @@ class Lab:
                 (counter,) = [part["counter"] for part in rule["expr"] if "counter" in part]
                 found.append((rule["chain"] == "output", counter["packets"], counter["bytes"]))
         for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
-            rules = re.findall(
-                rf"^\[(\d+):(\d+)\] -A RSOCK_NF(O?)_{name} ", self.run(f"{command} -c -t raw"), re.MULTILINE
-            )
+            rules = re.findall(rf"^\[(\d+):(\d+)\] -A RSOCK_NF(O?)_{name} ", self.run(f"{command} -c"), re.MULTILINE)
             found += [(bool(output), int(packets), int(octets)) for packets, octets, output in rules]
         if not found:
             return None
@@ -231,6 +230,13 @@ class Lab:
             process.kill()
             with process:
                 pass
+
+
+_CHAINS = re.compile(r"(?:\n*\tchain \w+ \{\n(?:\t\t.*\n)*\t\}\n)+")
+
+
+def _sorted_chains(chains: re.Match[str]) -> str:
+    return "\n".join(sorted(re.findall(r"\tchain \w+ \{\n(?:\t\t.*\n)*\t\}\n", chains[0])))
 
 
 def _without_counters(line: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from rsock_firewall import Firewall, FirewallError, Policy, PortRange, select
 from rsock_firewall.iptables.backend import Iptables
-from rsock_firewall.iptables.text import Line
+from rsock_firewall.iptables.text import Line, Place
 from rsock_firewall.nftables import messages, sockets
 from rsock_firewall.nftables.backend import Nftables
 from rsock_firewall.policy import Counters
@@ -350,14 +350,14 @@ def test_a_foreign_iptables_rule_in_our_chain_is_in_nobodys_way(lab: Lab, match:
 
 
 def test_iptables_rules_that_can_be_neither_installed_nor_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rsock_firewall.iptables import backend, raw_table
+    from rsock_firewall.iptables import backend, tables
 
-    good = raw_table.replace_rules
+    good = tables.replace_rules
 
-    def bad(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
-        if version == 6 or not new:
+    def bad(place: Place, chains: tuple[str, str], new: list[Line]) -> Counters | None:
+        if place.version == 6 or not new:
             raise FirewallError("cannot undo" if not new else "cannot install")
-        return good(version, chains, new)
+        return good(place, chains, new)
 
     with lab.inside():
         with monkeypatch.context() as patch:
@@ -517,10 +517,10 @@ def test_a_broken_python_iptables_is_one_line(lab: Lab) -> None:
 def test_another_iptables_command_holds_the_lock(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import fcntl
 
-    from rsock_firewall.iptables import raw_table
+    from rsock_firewall.iptables import tables
 
     monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/lock")
-    monkeypatch.setattr(raw_table, "LOCK_WAIT", 0.05)
+    monkeypatch.setattr(tables, "LOCK_WAIT", 0.05)
     with lab.inside(), (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(FirewallError, match=r"another command holds .*lock"):
@@ -534,10 +534,10 @@ def test_what_an_event_loop_calls_does_not_wait_for_another_iptables_command(
 ) -> None:
     import fcntl
 
-    from rsock_firewall.iptables import backend, raw_table
+    from rsock_firewall.iptables import backend, tables
 
     monkeypatch.setenv("XTABLES_LOCKFILE", f"{tmp_path}/lock")
-    monkeypatch.setattr(raw_table, "LOCK_WAIT", 60.0)  # who waits that long runs into the test's time limit
+    monkeypatch.setattr(tables, "LOCK_WAIT", 60.0)  # who waits that long runs into the test's time limit
     monkeypatch.setattr(backend, "UPDATE_WAIT", 0.05)
     with lab.inside(), Iptables().hold(POLICY) as held, (tmp_path / "lock").open("w") as lock:
         standing = lab.state()

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,100 @@ def test_two_instances_side_by_side(lab: Lab, firewall: Firewall) -> None:
         assert len(lab.answered(probes(lab, 1, HELD, 4) + probes(lab, 1, 20000, 4), free=(1, FREE))) == 3
 
 
+FORWARDING = dataclasses.replace(SERVER, spare_forwarded=True)
+
+
+@contextmanager
+def masquerade(lab: Lab) -> Iterator[None]:
+    """The host translates what leaves by its left device, as a VPN's exit does."""
+    lab.load(
+        "table inet nat { chain post { type nat hook postrouting priority 100; oifname left masquerade; }; }",
+        "nft -f -",
+    )
+    try:
+        yield
+    finally:
+        lab.run("nft delete table inet nat")
+
+
+def through_the_host(lab: Lab, source_port: int, version: int) -> bool:
+    """Whether somebody behind the host, with that source port, can talk to a server outside."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    any_address = "0.0.0.0" if version == 4 else "::"
+    target = str(ADDRESSES["peer"][version == 6])
+    with lab.inside("peer"):
+        listener = socket.create_server((target, 0), family=family)
+    with listener, lab.inside("beyond"), socket.socket(family) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.bind((any_address, source_port))
+        connection.settimeout(1)
+        try:
+            connection.connect((target, listener.getsockname()[1]))
+        except TimeoutError:
+            return False
+        with listener.accept()[0] as accepted:
+            assert accepted.getpeername()[:2] == (str(ADDRESSES["host"][version == 6]), source_port), "translated"
+            accepted.sendall(b"through")
+            return connection.recv(100) == b"through"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_translated_connections_of_others_pass(lab: Lab, firewall: Firewall, version: int) -> None:
+    """Masquerading keeps their source port, also one of ours."""
+    with lab.inside(), masquerade(lab), firewall.hold(SERVER) as held:
+        assert through_the_host(lab, 10011, version)
+        assert not through_the_host(lab, 10001, version), "on a host of which nobody knows that it forwards"
+        held.update(FORWARDING)
+        assert through_the_host(lab, 10002, version)
+        assert lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE)) == []
+        assert held.counters().output_packets == 0
+        assert f"dport={HELD}" not in lab.run("conntrack -L"), "our flows have no entries"
+        held.update(SERVER)
+        assert lab.answered(probes(lab, 5000, HELD, version), free=(5000, FREE)) == []
+        assert held.counters().output_packets == 0
+        assert held.counters().inbound_packets >= 6, "counters go on when the rules move"
+
+
+@pytest.mark.parametrize("loose", [0, 1])
+def test_without_an_entry_of_conntrack_what_is_ours_is_dropped(lab: Lab, firewall: Firewall, loose: int) -> None:
+    """With nf_conntrack_tcp_loose=0 it calls our segments INVALID."""
+    key = "net.netfilter.nf_conntrack_tcp_loose"
+    with lab.inside(), masquerade(lab), firewall.hold(FORWARDING) as held:
+        lab.run(f"sysctl -qw {key}={loose}")
+        try:
+            assert lab.answered(probes(lab, 5000, HELD, 4), free=(5000, FREE)) == []
+        finally:
+            lab.run(f"sysctl -qw {key}=1")
+        assert held.counters()[::2] == (3, 0)
+
+
+def test_a_tap_on_a_bridge_sees_what_the_rules_drop(lab: Lab, firewall: Firewall) -> None:
+    """With bridge-nf-call-iptables=1, as on hosts with Docker or Proxmox, prerouting comes before that tap."""
+    key = "net.bridge.bridge-nf-call-iptables"
+    lab.run("ip link add br0 type bridge")
+    lab.run("ip link set br0 up")
+    lab.run(f"sysctl -qw {key}=1")
+    lab.run("ip link set left master br0")
+    lab.run("ip addr add 10.66.3.1/24 dev br0")
+    lab.run("ip addr add 10.66.3.2/24 dev eth", "peer")
+    here, there = ip_address("10.66.3.1"), ip_address("10.66.3.2")
+    policy = dataclasses.replace(FORWARDING, device="br0", local_addresses=(here,))
+    try:
+        with lab.inside("peer"):
+            peer_tap, sender = Tap("eth"), Sender()
+        with lab.inside(), closing(Tap("br0")) as tap, closing(peer_tap), closing(sender), firewall.hold(policy):
+            for port in (HELD, HELD, HELD, FREE):
+                sender.send(Segment(there, here, 5000, port, SYN, port))
+            seen = tap.until(lambda segment: segment.destination_port == FREE)
+            assert [segment.destination_port for segment in seen] == [HELD, HELD, HELD, FREE]
+            answers = peer_tap.until(lambda segment: segment.source == here)
+            assert [segment.source_port for segment in answers] == [FREE]
+    finally:
+        lab.run("ip link delete br0")
+        lab.run(f"sysctl -qw {key}=0")
+        lab.run("ip addr delete 10.66.3.2/24 dev eth", "peer")
+
+
 STREAM = """
     import itertools, select, sys
     from ipaddress import ip_address
@@ -221,6 +316,7 @@ def test_updates_have_no_gap(lab: Lab, firewall: Firewall) -> None:
     """Ports come and go beside the held one, its range is cut anew, an address comes and goes: not one RST."""
     policies = [
         SERVER,
+        FORWARDING,
         dataclasses.replace(SERVER, local_ports=(PortRange(10001, 10010), PortRange(30000, 30010))),
         dataclasses.replace(SERVER, local_ports=(PortRange(HELD, HELD), PortRange(HELD + 1, HELD + 1))),
         dataclasses.replace(SERVER, local_addresses=(*ADDRESSES["host"], *ADDRESSES["beyond"])),
@@ -236,8 +332,8 @@ HOLD = """
     import sys
     from rsock_firewall.iptables.backend import Iptables
     from rsock_firewall.nftables.backend import Nftables
-    from tests.firewall.test_packets import SERVER
-    with {}.hold(SERVER):
+    from tests.firewall.test_packets import FORWARDING, SERVER
+    with {}.hold({}):
         print("ready", flush=True)
         sys.stdin.read()
 """
@@ -246,13 +342,13 @@ HOLD = """
 @pytest.mark.parametrize("backend", ["Nftables()", "Nftables(persist=False)", "Iptables()"])
 def test_kill_and_take_over_have_no_gap(lab: Lab, backend: str) -> None:
     """kill -9 leaves the rules, the next one takes them over: the kernel sees nothing in between."""
-    code = HOLD.format(backend)
+    codes = [HOLD.format(backend, policy) for policy in ("SERVER", "FORWARDING")]
     firewall: Firewall = Iptables() if backend == "Iptables()" else Nftables()
-    with lab.child(code) as first, stream(lab) as answers, lab.inside():
+    with lab.child(codes[0]) as first, stream(lab) as answers, lab.inside():
         first.kill()
         first.wait()
-        for _ in range(3):
-            with lab.child(code) as successor:
+        for turn in (1, 1, 0, 0):  # the host has begun or ceased to forward meanwhile, or not
+            with lab.child(codes[turn]) as successor:
                 counters = lab.counted("packets")
                 assert counters is not None
                 assert counters.output_packets == 0
@@ -269,8 +365,8 @@ def test_two_hundred_take_overs_have_no_gap(lab: Lab, persist: bool) -> None:  #
     with lab.inside():
         NftablesHeld(SERVER, flags, ingress=True)._close()
         with stream(lab) as answers:
-            for _ in range(200):
-                NftablesHeld(SERVER, flags, ingress=True)._close()
+            for turn in range(200):
+                NftablesHeld(FORWARDING if turn & 2 else SERVER, flags, ingress=True)._close()
             counters = lab.counted("packets")
             assert counters is not None
             assert counters.inbound_packets > 0, "counters outlive a crash"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rsock_firewall.policy import Drop, Policy, PortRange, inbound, merged, outbound
 
@@ -14,6 +15,20 @@ NAME_SPACE = 28 - len(OUT_PREFIX)
 COMMENT = "rsock-nf "
 """The comment on the jumps, followed by the instance's name.  The chain's own name may be a hash."""
 ANYTHING = Drop(None, None, None, None)
+
+
+class Place(NamedTuple):
+    """A table of one address family in which an instance may have its chains."""
+
+    version: int
+    """4 or 6."""
+    table: str
+    """``raw`` (before connection tracking) or ``mangle``."""
+
+    @property
+    def hooks(self) -> tuple[str, str]:
+        """The chains from which ours are called: for what comes in, and for what goes out."""
+        return ("PREROUTING" if self.table == "raw" else "INPUT"), "OUTPUT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +81,22 @@ def lines(policy: Policy, version: int) -> list[Line]:
             for destination in sets[drop.destination_ports]
         ]
     comment = COMMENT + policy.name
-    jumps = [Line("PREROUTING", chains[0], policy.device, comment=comment), Line("OUTPUT", chains[1], comment=comment)]
+    entry, leaving = Place(version, _table(policy)).hooks
+    jumps = [Line(entry, chains[0], policy.device, comment=comment), Line(leaving, chains[1], comment=comment)]
     return result + jumps
 
 
-def families(policy: Policy) -> list[int]:
+def places(policy: Policy) -> list[Place]:
+    """Where the policy needs rules."""
+    return [Place(version, _table(policy)) for version in _families(policy)]
+
+
+def _table(policy: Policy) -> str:
+    """On a host that forwards: ``mangle``, because ``raw`` sees no packet after its address was translated back."""
+    return "mangle" if policy.spare_forwarded else "raw"
+
+
+def _families(policy: Policy) -> list[int]:
     """The address families that the policy needs rules in.  A policy for any address gets IPv6 rules where the kernel
     has IPv6."""
     versions = {drop.version for drop in inbound(policy)}
@@ -82,8 +108,8 @@ def families(policy: Policy) -> list[int]:
 def render(policy: Policy) -> str:
     """What ``iptables-restore --noflush`` and ``ip6tables-restore --noflush`` take, under a heading for each."""
     text = []
-    for version in families(policy):
-        text += [f"# IPv{version}: {'iptables' if version == 4 else 'ip6tables'}-restore --noflush", "*raw"]
+    for version, table in places(policy):
+        text += [f"# IPv{version}: {'iptables' if version == 4 else 'ip6tables'}-restore --noflush", f"*{table}"]
         text += [f":{chain} - [0:0]" for chain in chain_names(policy.name)]
         text += [*map(str, lines(policy, version)), "COMMIT"]
     return "\n".join([*text, ""])

@@ -224,15 +224,15 @@ class NftablesHeld:
         if policy.device is not None and ifindex is None:
             raise FirewallError(f"device {policy.device} does not exist: no rules can be put on it")
         keep_rules = found is not None and self._stands(found) and self._same_rules(policy)
-        messages = self._batch(policy, found, keep_rules=keep_rules)
+        batches = self._batches(policy, found, keep_rules=keep_rules)
         try:
-            if messages:
+            for messages in batches:
                 self._netlink.commit(messages)
         except Refused as refused:
             raise _explained(refused, policy) from refused
         self._policy, self._ifindex = policy, ifindex
         if found and keep_rules and found is self._known:
-            self._generation += bool(messages)  # one commit; if others committed too, ``repair`` sees a difference
+            self._generation += len(batches)  # 0 or 1; if others committed too, ``repair`` sees a difference
             self._known = replace(found, sets={name: list(merged(p)) for name, p in text.port_sets(policy).items()})
         else:
             self._generation = self._read_generation()
@@ -251,27 +251,44 @@ class NftablesHeld:
         old, new = self._policy, policy
         return old.device == new.device and self._chains(old) == self._chains(new)
 
-    def _batch(self, policy: Policy, found: Installed | None, *, keep_rules: bool) -> list[nf.Message]:
-        """The messages that turn ``found`` into the policy."""
+    def _batches(self, policy: Policy, found: Installed | None, *, keep_rules: bool) -> list[list[nf.Message]]:
+        """The batches that turn ``found`` into the policy: one, or none if all is there already.
+
+        Three when the inbound rules move to another hook: the old chain goes only when the new one drops.  The kernel
+        refuses (EINVAL) a batch that takes a table over and makes a base chain.
+        """
         if found is None:
-            return _whole_table(policy, self._flags, ingress=self._ingress)
+            return [_whole_table(policy, self._flags, ingress=self._ingress)]
         # an orphan of ours has lost the owner flag and kept persist; a plain table can never become an owned one
         takes_over = bool(self._flags) and found.flags == nf.TABLE_PERSIST
-        fits = found.same_shape(policy, ingress=self._ingress) and not found.foreign
-        if not fits or not (takes_over or found.flags == self._flags):
-            return [
-                nf.delete_table(self._table),
-                *_whole_table(policy, self._flags, found.counted, ingress=self._ingress),
-            ]
-        messages = [nf.new_table(self._table, self._flags)] if takes_over else []
+        take_over = [nf.new_table(self._table, self._flags)] if takes_over else []
+        usable = not found.foreign and (takes_over or found.flags == self._flags)
+        if usable and found.same_shape(policy, ingress=self._ingress):
+            messages = [*take_over, *self._changes(policy, found, keep_rules=keep_rules)]
+            return [messages] if messages else []
+        if usable and found.takes_chains_of(policy, ingress=self._ingress):
+            wanted = hooks_of(policy, ingress=self._ingress)
+            gone = []
+            for chain in found.hooks.keys() - wanted.keys():
+                gone += [nf.delete_rules(self._table, chain), nf.delete_chain(self._table, chain)]
+            moved = self._changes(policy, found, keep_rules=False)
+            return [messages for messages in (take_over, moved, gone) if messages]
+        return [[nf.delete_table(self._table), *_whole_table(policy, self._flags, found, ingress=self._ingress)]]
+
+    def _changes(self, policy: Policy, found: Installed, *, keep_rules: bool) -> list[nf.Message]:
+        """What makes sets, chains and rules those of the policy; chains that it does not have stay."""
+        messages = []
         for name, ports in text.port_sets(policy).items():
             old, new = set(found.sets[name]), set(merged(ports))
             messages += nf.change_elements(self._table, name, sorted(old - new), add=False)
             messages += nf.change_elements(self._table, name, sorted(new - old), add=True)
         if not keep_rules:
-            for chain in self._chains(policy):
-                messages += [nf.delete_rules(self._table, chain)]
-            messages += _rules(policy, found.counted, ingress=self._ingress)
+            for chain, hook in hooks_of(policy, ingress=self._ingress).items():
+                if chain in found.hooks:
+                    messages += [nf.delete_rules(self._table, chain)]
+                else:
+                    messages += [nf.new_chain(self._table, chain, hook.priority, hook.device)]
+            messages += _rules(policy, found, ingress=self._ingress)
         return messages
 
     def _read_generation(self) -> int:
@@ -284,25 +301,25 @@ class NftablesHeld:
         self._events.close()
 
 
-def _whole_table(
-    policy: Policy, flags: int, counted: dict[str, tuple[int, int]] | None = None, *, ingress: bool
-) -> list[nf.Message]:
+def _whole_table(policy: Policy, flags: int, before: Installed | None = None, *, ingress: bool) -> list[nf.Message]:
     table = text.TABLE_PREFIX + policy.name
     messages = [nf.new_table(table, flags)]
     for set_id, (name, ports) in enumerate(text.port_sets(policy).items(), 1):
         messages += [nf.new_set(table, name, set_id), *nf.change_elements(table, name, list(merged(ports)), add=True)]
     for chain, hook in hooks_of(policy, ingress=ingress).items():
         messages += [nf.new_chain(table, chain, hook.priority, hook.device)]
-    return messages + _rules(policy, counted or {}, ingress=ingress)
+    return messages + _rules(policy, before, ingress=ingress)
 
 
-def _rules(policy: Policy, counted: dict[str, tuple[int, int]], *, ingress: bool) -> list[nf.Message]:
-    """``counted``: the counts of the rules that these replace.  The first rule of each chain starts from them."""
+def _rules(policy: Policy, before: Installed | None, *, ingress: bool) -> list[nf.Message]:
+    """``before``: what these rules replace.  The first rule of each chain starts from what was counted there."""
     table = text.TABLE_PREFIX + policy.name
     messages = []
     for chain, drops in text.chains(policy, ingress=ingress).items():
-        start = counted.get(chain, (0, 0))
-        device = policy.device if chain == "prerouting" else None
+        start = (0, 0)
+        if before is not None:
+            start = before.counted.get("output", (0, 0)) if chain == "output" else before.counted_inbound
+        device = text.named_in_rules(policy, chain)
         for drop in drops:
             messages.append(nf.new_rule(table, chain, drop, device, text.COMMENTS[chain], start))
             start = (0, 0)
@@ -313,8 +330,7 @@ def _counters(netlink: NfSocket, table: str) -> Counters:
     found = read(netlink, table)
     if found is None:
         raise FirewallError(f"there is no table inet {table}")
-    inbound = found.counted.get("ingress") or found.counted.get("prerouting") or (0, 0)
-    return Counters(*inbound, *found.counted.get("output", (0, 0)))
+    return Counters(*found.counted_inbound, *found.counted.get("output", (0, 0)))
 
 
 def _refusal(netlink: NfSocket, messages: list[nf.Message]) -> Refused:

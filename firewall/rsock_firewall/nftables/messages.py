@@ -26,8 +26,8 @@ NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
 TABLE_OWNER, TABLE_PERSIST = 2, 4
 """NFT_TABLE_F_OWNER (Linux >= 5.12), NFT_TABLE_F_PERSIST (>= 6.9)."""
-HOOKS = {"prerouting": 0, "output": 3, "ingress": 5}
-"""NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT, NF_INET_INGRESS."""
+HOOKS = {"prerouting": 0, "input": 1, "output": 3, "ingress": 5}
+"""NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_INET_INGRESS."""
 NF_DROP, NF_ACCEPT = 0, 1
 ELEMENTS_PER_MESSAGE = 500
 """An attribute holds 65,535 bytes; a range takes at most 48."""
@@ -101,6 +101,12 @@ def new_chain(table: str, chain: str, priority: int, device: str | None) -> Mess
         "NFTA_CHAIN_TYPE": "filter",
     }
     return _message(nftsocket.nft_chain_msg, nftsocket.NFT_MSG_NEWCHAIN, attributes, NLM_F_CREATE)
+
+
+def delete_chain(table: str, chain: str) -> Message:
+    """A chain without rules."""
+    attributes = {"NFTA_CHAIN_TABLE": table, "NFTA_CHAIN_NAME": chain}
+    return _message(nftsocket.nft_chain_msg, nftsocket.NFT_MSG_DELCHAIN, attributes)
 
 
 def new_set(table: str, name: str, set_id: int) -> Message:

@@ -40,6 +40,17 @@ class Installed:
     foreign: bool
     """It holds a rule that rsock-nf did not write."""
 
+    @property
+    def counted_inbound(self) -> tuple[int, int]:
+        """(packets, bytes) of the inbound rules, whichever chain has them."""
+        return next((self.counted[chain] for chain in text.INBOUND if chain in self.counted), (0, 0))
+
+    def takes_chains_of(self, policy: Policy, *, ingress: bool) -> bool:
+        """Whether chains of the policy can be put beside those that are there: no chain has another hook there."""
+        wanted = hooks_of(policy, ingress=ingress)
+        same_hooks = all(self.hooks[chain] == wanted[chain] for chain in self.hooks.keys() & wanted.keys())
+        return same_hooks and list(self.sets) == list(text.port_sets(policy))
+
     def same_shape(self, policy: Policy, *, ingress: bool) -> bool:
         """Whether the policy fits into the chains and sets that are there.  There is no gap only if the base chains are
         kept."""

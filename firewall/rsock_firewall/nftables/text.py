@@ -9,7 +9,9 @@ from rsock_firewall.policy import Drop, Policy, Ports, inbound, merged, outbound
 TABLE_PREFIX = "rsock_nf_"
 PRIORITY = -300
 """Before conntrack (-200) and everything that an administrator usually writes (NF_IP_PRI_RAW)."""
-COMMENTS = {"ingress": "rsock-nf: ours", "prerouting": "rsock-nf: ours", "output": "rsock-nf: no RST by the kernel"}
+INBOUND = ("ingress", "prerouting", "input")
+"""The chains that may have the inbound rules; a table needs one of them."""
+COMMENTS = dict.fromkeys(INBOUND, "rsock-nf: ours") | {"output": "rsock-nf: no RST by the kernel"}
 """By chain.  ``clear`` recognizes our rules by them."""
 SETS = ("local_ports", "remote_ports")
 """The sets that a table may have."""
@@ -26,7 +28,24 @@ def chains(policy: Policy, *, ingress: bool) -> dict[str, list[Drop]]:
 
     ``ingress``: the kernel has the inet family's ingress hook (Linux >= 5.10).
     """
-    return {"ingress" if ingress and policy.device else "prerouting": inbound(policy), "output": outbound(policy)}
+    return {_inbound_chain(policy, ingress=ingress): inbound(policy), "output": outbound(policy)}
+
+
+def _inbound_chain(policy: Policy, *, ingress: bool) -> str:
+    """On a host that forwards: ``input``.
+
+    There the answers to translated connections of others have their own addresses back, and go on to the forward hook.
+    In prerouting after conntrack they could be told apart, too. But with bridge-nf-call-iptables=1 a drop there comes
+    before the tap on a bridge.
+    """
+    if policy.spare_forwarded:
+        return "input"
+    return "ingress" if ingress and policy.device else "prerouting"
+
+
+def named_in_rules(policy: Policy, chain: str) -> str | None:
+    """The device that the rules of ``chain`` match.  An ingress chain has its device in its hook."""
+    return policy.device if chain in ("prerouting", "input") else None
 
 
 def render(policy: Policy, *, ingress: bool = True) -> str:
@@ -37,7 +56,7 @@ def render(policy: Policy, *, ingress: bool = True) -> str:
     for chain, drops in chains(policy, ingress=ingress).items():
         device = f' device "{policy.device}"' if chain == "ingress" else ""
         lines += [f"\tchain {chain} {{", f"\t\ttype filter hook {chain}{device} priority {PRIORITY}; policy accept;"]
-        iifname = f'iifname "{policy.device}" ' if chain == "prerouting" and policy.device else ""
+        iifname = f'iifname "{policy.device}" ' if named_in_rules(policy, chain) else ""
         lines += [f'\t\t{iifname}{_match(drop)} counter drop comment "{COMMENTS[chain]}"' for drop in drops]
         lines += ["\t}"]
     return "\n".join([*lines, "}", ""])

@@ -1,4 +1,4 @@
-"""The ``raw`` table of each address family, read and replaced as a whole through python-iptables.
+"""The tables ``raw`` and ``mangle`` of each address family, read and replaced as a whole through python-iptables.
 
 libiptc replaces a table in one system call, so a change is atomic within a family.  Only this file imports
 python-iptables, and late: that is slow, most hosts do not have it, and it raises any exception where the xtables
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rsock_firewall.held import Busy
-from rsock_firewall.iptables.text import COMMENT, IN_PREFIX, Line, spelt
+from rsock_firewall.iptables.text import COMMENT, IN_PREFIX, Line, Place, spelt
 from rsock_firewall.policy import Counters, FirewallError, PortRange, unprivileged
 
 LOCK_WAIT = 5.0
@@ -54,15 +54,15 @@ class XtablesLock:
 lock = XtablesLock()
 
 
-def replace_rules(version: int, chains: tuple[str, str], new: list[Line]) -> Counters | None:
+def replace_rules(place: Place, chains: tuple[str, str], new: list[Line]) -> Counters | None:
     """Replace the two chains and the jumps to them by ``new``, in one commit.
 
     Returns the counts of the rules that were replaced; None = there were none.
     """
     for attempt in range(1, COMMITS + 1):
-        with open_table(version) as table:
+        with open_table(place) as table:
             before = counted(table, chains)
-            existed = _remove(table, chains)
+            existed = _remove(table, place.hooks, chains)
             if not existed and not new:
                 return None
             if new:
@@ -70,7 +70,7 @@ def replace_rules(version: int, chains: tuple[str, str], new: list[Line]) -> Cou
                     table.create_chain(chain)
             for line in new:
                 chain = _iptc().Chain(table, line.chain)
-                rule = make_rule(version, line)
+                rule = make_rule(place.version, line)
                 if line.comment:
                     chain.insert_rule(rule)
                 else:
@@ -85,9 +85,9 @@ def replace_rules(version: int, chains: tuple[str, str], new: list[Line]) -> Cou
     raise AssertionError("the last attempt returns or raises")
 
 
-def _remove(table: Any, chains: tuple[str, str]) -> bool:
+def _remove(table: Any, hooks: tuple[str, str], chains: tuple[str, str]) -> bool:
     existed = False
-    for builtin in ("PREROUTING", "OUTPUT"):
+    for builtin in hooks:
         chain = _iptc().Chain(table, builtin)
         while jump := next((rule for rule in chain.rules if rule.target and rule.target.name in chains), None):
             chain.delete_rule(jump)
@@ -132,14 +132,14 @@ def destination_ports(table: Any, chain: str) -> Iterator[PortRange]:
                 yield PortRange(int(first), int(last or first))
 
 
-def fingerprint(version: int, chains: tuple[str, str]) -> list[str]:
+def fingerprint(place: Place, chains: tuple[str, str]) -> list[str]:
     """Our chains' rules and the jumps to them, without counters, to compare with later."""
     found = []
-    with open_table(version) as table:
-        for chain in ("PREROUTING", "OUTPUT", *chains):
+    with open_table(place) as table:
+        for chain in (*place.hooks, *chains):
             for rule in _iptc().Chain(table, chain).rules if table.is_chain(chain) else ():
                 if chain in chains or (rule.target and rule.target.name in chains):
-                    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=version == 6)
+                    decoded = _iptc().easy.decode_iptc_rule(rule, ipv6=place.version == 6)
                     spelling = sorted((key, value) for key, value in decoded.items() if key != "counters")
                     found.append(f"{chain} {spelling}")
     return found
@@ -158,10 +158,10 @@ def counted(table: Any, chains: tuple[str, str]) -> Counters:
 def instances() -> set[str]:
     """The instances' names: from the comment on a jump or, where somebody removed the jump, from the chain."""
     names = set()
-    for version in loaded_families():
-        with open_table(version) as table:
+    for place in loaded_places():
+        with open_table(place) as table:
             by_chain = {}
-            for rule in _iptc().Chain(table, "PREROUTING").rules:
+            for rule in _iptc().Chain(table, place.hooks[0]).rules:
                 for match in rule.matches:
                     if match.name == "comment" and match.comment.strip('"').startswith(COMMENT):
                         by_chain[rule.target.name] = match.comment.strip('"').removeprefix(COMMENT)
@@ -171,8 +171,8 @@ def instances() -> set[str]:
     return names
 
 
-def loaded_families() -> list[int]:
-    """The address families whose raw table this namespace has.  To read another one would make the kernel load it."""
+def loaded_places() -> list[Place]:
+    """The tables of ours that this namespace has.  To read another one would make the kernel load it."""
     result = []
     for version, path in ((4, "ip_tables_names"), (6, "ip6_tables_names")):
         try:
@@ -181,29 +181,31 @@ def loaded_families() -> list[int]:
             continue
         except PermissionError:
             raise unprivileged() from None
-        if "raw" in tables:
-            result.append(version)
+        result += [Place(version, table) for table in ("raw", "mangle") if table in tables]
     return result
 
 
 @contextmanager
-def open_table(version: int) -> Iterator[Any]:
-    """The raw table as it is now.  Nothing is written before ``commit``.  Turns errors into ``FirewallError``."""
+def open_table(place: Place) -> Iterator[Any]:
+    """The table as it is now.  Nothing is written before ``commit``.  Turns errors into ``FirewallError``."""
     iptc = _iptc()
     with lock.held(LOCK_WAIT):
         table = None
         try:
-            table = iptc.Table("raw", autocommit=False) if version == 4 else iptc.Table6("raw", autocommit=False)
+            make = iptc.Table if place.version == 4 else iptc.Table6
+            table = make(place.table, autocommit=False)
             table.refresh()
             yield table
         except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError) as error:
             reason = str(error)
             if "ermi" in reason:  # "Permission denied (you must be root)", "Operation not permitted"
                 raise unprivileged() from error
-            raise FirewallError(f"iptables (legacy, IPv{version}, table raw): {reason}") from error
+            raise FirewallError(f"iptables (legacy, IPv{place.version}, table {place.table}): {reason}") from error
         finally:
             if table is not None:
                 table.close()
+                # python-iptables would look for a rule's target in this closed table, too, and crash the process
+                make._cache.pop(place.table, None)  # noqa: SLF001 - there is no other way
 
 
 def _take_file_lock(seconds: float) -> int:
