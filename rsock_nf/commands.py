@@ -17,6 +17,7 @@ from rsock_nf.errors import InstanceError, TunnelError
 if TYPE_CHECKING:
     from rsock_nf.config.configuration import Configuration
     from rsock_nf.ops.instances.instance import Instance
+    from rsock_nf.settings import Settings
 
 PROGRAM = "rsock-nf"
 TIMEOUT = 15.0
@@ -96,6 +97,7 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
         return daemon.run(configuration, timeout=arguments.timeout)
     from rsock_nf.ops.instances.leftovers import clear_rules
 
+    _warn_of_host(settings)
     try:
         launch.start(configuration, command, timeout=arguments.timeout or TIMEOUT, clear=clear_rules)
     except TunnelError:
@@ -289,6 +291,16 @@ def _tell(configuration: Configuration) -> None:
         complain(line)
     for line in configuration.warnings:
         complain(f"warning: {line}")
+
+
+def _warn_of_host(settings: Settings) -> None:
+    """On standard error: what of this host may be in the way.  The instance's log has the same lines."""
+    from rsock_nf.link import system
+    from rsock_nf.link.port_use import overlap_warning
+    from rsock_nf.policy import served_ports
+
+    if warning := overlap_warning(served_ports(settings), system()):
+        complain(f"warning: {warning}")
 
 
 def _require_privileges(command: str, remark: str = "") -> None:

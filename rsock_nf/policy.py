@@ -18,26 +18,35 @@ def carrier_ports(settings: Settings) -> tuple[PortRange, ...]:
     return tuple(sorted(span for tunnel in settings.tunnels if tunnel.kinds.udp for span in tunnel.ports))
 
 
+def served_ports(settings: Settings) -> tuple[PortRange, ...]:
+    """The ports that a server takes of its host, over both wires; none of a client."""
+    if not isinstance(settings.tunnel, ServerParameters):
+        return ()
+    return tuple(sorted(span for tunnel in settings.tunnels for span in tunnel.ports))
+
+
 def policy_for(
     settings: Settings,
     *,
     device: str | None,
     local_addresses: tuple[IPAddress, ...],
     held_ports: tuple[PortRange, ...] = (),
+    forwards: bool = False,
 ) -> Policy:
     """The instance's policy on ``device``.
 
     Server: what comes to its ports at ``local_addresses``.  Client: what comes from the server's ports to the source
     ports that it holds now, ``held_ports`` (none before it dials), whatever the local address; with the manual
-    backend: all that it may ever hold.  UDP carriers are ordinary sockets: nothing is dropped for them.
+    backend: all that it may ever hold.  ``forwards``: this host forwards, so what it translates for others passes.  UDP carriers are ordinary sockets: nothing is dropped for them.
     Raises ``rsock_firewall.FirewallError`` when the addresses contradict each other.
     """
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
-        return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings))
+        return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings), spare_forwarded=forwards)
     if not tunnel.kinds.tcp:
         held_ports = ()
     elif settings.backend == "manual":
         # The operator's rules cannot follow the flows: they cover every port at once.
         held_ports = settings.client_ports
-    return Policy(settings.name, device, local_addresses, held_ports, tunnel.server, tunnel.ports)
+    remote = (tunnel.server, tunnel.ports)
+    return Policy(settings.name, device, local_addresses, held_ports, *remote, spare_forwarded=forwards)

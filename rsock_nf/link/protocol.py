@@ -298,6 +298,15 @@ class System(Protocol):
     def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
         """See ``device_addresses``."""
 
+    def forwards(self) -> bool:
+        """Whether this host forwards packets now, so that its packet filter may translate connections of others.
+
+        False where the packet filter lets those pass anyway, or where that cannot be told.
+        """
+
+    def ephemeral_ports(self) -> tuple[PortRange, ...]:
+        """The ports that the kernel gives to outgoing connections; empty = not known."""
+
     def examine_host(self) -> list[Finding]:
         """Whether the kernel has what a tunnel over fake TCP needs."""
 

@@ -26,13 +26,14 @@ from rsock_nf.link import (
     system,
 )
 from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.port_use import overlap_warning
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
 from rsock_nf.ops.instances.instance import instances
 from rsock_nf.ops.instances.overview import overview, runs
 from rsock_nf.ops.rules import policy_now
-from rsock_nf.policy import carrier_ports, fake_tcp_ports
+from rsock_nf.policy import carrier_ports, fake_tcp_ports, served_ports
 from rsock_nf.settings import Settings
 from rsock_nf.wire.largest import largest_datagram
 from rsock_nf.words import vpn_numbers
@@ -58,6 +59,8 @@ def examine(settings: Settings | None) -> list[Finding]:
     if settings:
         findings += _numbers(settings, "" if isinstance(device, Finding) else device)
     if settings and isinstance(settings.tunnel, ServerParameters):
+        if warning := overlap_warning(served_ports(settings), system()):
+            findings.append(Finding(Verdict.WARN, "ports", warning.removeprefix("ports: ")))
         if fake_tcp_ports(settings):
             findings.append(_ports(settings.name, fake_tcp_ports(settings)))
         if carrier_ports(settings):

@@ -75,7 +75,13 @@ class Cover:
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
-        return policy_for(self.settings, device=self.device, local_addresses=(), held_ports=self.ports.held_ranges)
+        return policy_for(
+            self.settings,
+            device=self.device,
+            local_addresses=(),
+            held_ports=self.ports.held_ranges,
+            forwards=system().forwards(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ from rsock_nf.link import (
     system,
 )
 from rsock_nf.link.kernel_routes import KernelRoutes
-from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for
+from rsock_nf.link.port_use import overlap_warning
+from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import descriptors
@@ -71,7 +72,8 @@ class Cover:
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
-        return policy_for(self.settings, device=self.device, local_addresses=self.addresses)
+        forwards = system().forwards()
+        return policy_for(self.settings, device=self.device, local_addresses=self.addresses, forwards=forwards)
 
     def match(self) -> Match:
         """What the link is to receive."""
@@ -97,6 +99,8 @@ class Parts:
 def build(settings: Settings, parameters: ServerParameters, start: Start, stack: contextlib.ExitStack) -> ServerSide:
     """Open everything, rules before the link.  See ``tunnel.Build``."""
     fake_tcp = fake_tcp_ports(settings)
+    if warning := overlap_warning(served_ports(settings), system()):
+        start.log.warning("%s", warning)
     if fake_tcp:
         cover = _cover_fake_tcp(settings, start.log)
         for port in hold_ports(fake_tcp):  # which nobody else may have

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -292,13 +293,41 @@ def test_obstacles_to_the_rules_are_logged_when_they_are_installed(caplog: pytes
 def test_rules_that_somebody_changes_are_put_back_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     changed = iter([True, False])
     held = parts.held(repair=lambda: next(changed), fileno=lambda: -1)
-    rules = Rules("iptables", held, lambda: pytest.fail("not asked"), log=parts.LOG, troubles=Troubles())
+    policy = Policy("edge", "v0", (), (PortRange(1, 1),))
+    rules = Rules("iptables", held, lambda: policy, log=parts.LOG, troubles=Troubles())
     rules.tick()
     rules.tick()
     assert rules.repairs == 1
     assert caplog.messages == ["the firewall rules were changed by somebody else: put back"]
     told = parts.held(repair=lambda: pytest.fail("it is told"), fileno=lambda: 3)
-    Rules("nftables", told, lambda: pytest.fail("not asked"), log=parts.LOG, troubles=Troubles()).tick()
+    Rules("nftables", told, lambda: policy, log=parts.LOG, troubles=Troubles()).tick()
+
+
+def test_rules_follow_that_the_host_forwards(caplog: pytest.LogCaptureFixture) -> None:
+    """Docker or a VPN may switch it on after the start; what fails is tried again."""
+    policy = Policy("edge", "v0", (), (PortRange(1, 1),))
+    asked: list[bool] = []
+
+    def update(wanted: Policy) -> None:
+        asked.append(wanted.spare_forwarded)
+        if len(asked) == 1:
+            raise FirewallError("busy")
+
+    held, troubles = parts.held(update=update, fileno=lambda: 3), Troubles()
+    rules = Rules("nftables", held, lambda: policy, log=parts.LOG, troubles=troubles)
+    rules.tick()
+    assert asked == []
+    policy = dataclasses.replace(policy, spare_forwarded=True)
+    for _ in range(3):
+        rules.tick()
+    policy = dataclasses.replace(policy, spare_forwarded=False)
+    rules.tick()
+    assert asked == [True, True, False]
+    assert troubles.counts == {"the firewall rules cannot follow that this host forwards: busy": 1}
+    assert caplog.messages == [
+        "this host forwards now: rules spare translated connections of others",
+        "this host no longer forwards: rules do not spare connections of others",
+    ]
 
 
 def test_troubles_that_differ_without_end_share_a_line() -> None:

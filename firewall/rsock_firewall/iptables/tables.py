@@ -189,10 +189,10 @@ def loaded_places() -> list[Place]:
 def open_table(place: Place) -> Iterator[Any]:
     """The table as it is now.  Nothing is written before ``commit``.  Turns errors into ``FirewallError``."""
     iptc = _iptc()
+    make = iptc.Table if place.version == 4 else iptc.Table6
     with lock.held(LOCK_WAIT):
         table = None
         try:
-            make = iptc.Table if place.version == 4 else iptc.Table6
             table = make(place.table, autocommit=False)
             table.refresh()
             yield table

@@ -157,16 +157,18 @@ class Accepting:
         headers = build_syn_ack(segment.key, isn, add(segment.seq, 1), offer)
         self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
 
-    def turn_away(self, segment: Segment, reply_to: bytes, reason: str) -> None:
+    def turn_away(self, segment: Segment, reply_to: bytes, reason: str, *, shaken: bool) -> None:
         """Do not answer a stranger, or with ``on_probe: closed`` answer as a kernel without a listener.
 
-        That answer is an RST (RFC 9293 section 3.10.7.1).  On a UDP carrier we are always silent, as a service is that
-        does not understand what it received.  Something else is a refusal in an authenticated answer: it gives the
-        client the input ``TURNED_AWAY``.
+        That answer is an RST (RFC 9293 section 3.10.7.1).  ``shaken``: the sender has completed a TCP handshake with
+        us.  Without one there is no RST: on a host that translates addresses, the segment may belong to a connection of
+        somebody else, which an RST would end.
+        On a UDP carrier we are always silent, as a service is that does not understand what it received.  Something
+        else is a refusal in an authenticated answer: it gives the client the input ``TURNED_AWAY``.
         """
         self.context.counters[reason] += 1
         closed = self.parameters.on_probe is OnProbe.CLOSED
-        if closed and not segment.key.udp and self.table.get(segment.key) is None:
+        if closed and shaken and not segment.key.udp and self.table.get(segment.key) is None:
             self.reset(segment, reply_to)
 
     def reset(self, segment: Segment, reply_to: bytes) -> None:

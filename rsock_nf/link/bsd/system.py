@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-from rsock_nf.core.types import IPAddress
+from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link.bsd import checks as bsd_checks
 from rsock_nf.link.bsd import routes as bsd_routes
 from rsock_nf.link.bsd.abi import load
@@ -99,6 +99,16 @@ class Bsd:
         with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
             route = kernel.route(remote)
             return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)
+
+    @staticmethod
+    def forwards() -> bool:
+        """See ``System.forwards``.  pf translates before it filters; ``firewall/README.md`` has the limit of ipfw."""
+        return False
+
+    @staticmethod
+    def ephemeral_ports() -> tuple[PortRange, ...]:
+        """See ``System.ephemeral_ports``: not asked for."""
+        return ()
 
     def examine_host(self) -> list[Finding]:
         """See ``System.examine_host``."""

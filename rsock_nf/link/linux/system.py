@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rsock_nf.core.types import IPAddress
+from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link.checks import Finding
+from rsock_nf.link.linux import port_use
 from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
 
@@ -78,6 +79,16 @@ class Linux:
         from rsock_nf.link.linux import routes
 
         return routes.device_addresses(device)
+
+    @staticmethod
+    def forwards() -> bool:
+        """See ``System.forwards``."""
+        return port_use.forwards()
+
+    @staticmethod
+    def ephemeral_ports() -> tuple[PortRange, ...]:
+        """See ``System.ephemeral_ports``."""
+        return port_use.ephemeral_ports()
 
     @staticmethod
     def examine_host() -> list[Finding]:

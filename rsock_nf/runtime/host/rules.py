@@ -19,13 +19,22 @@ class Rules:
     """Rules that are installed.  ``policy`` tells what they must cover now."""
 
     def __init__(
-        self, backend: str, held: Held, policy: Callable[[], Policy], *, log: logging.Logger, troubles: Troubles
+        self,
+        backend: str,
+        held: Held,
+        policy: Callable[[], Policy],
+        *,
+        spare_forwarded: bool = False,
+        log: logging.Logger,
+        troubles: Troubles,
     ) -> None:
         self.backend = backend
         self.repairs = 0
         """How often they were put back."""
         self._held = held
         self._policy = policy
+        self._spare_forwarded = spare_forwarded
+        """What the installed rules do, or were last asked to do."""
         self._log = log
         self._troubles = troubles
 
@@ -40,10 +49,12 @@ class Rules:
         troubles: Troubles,
     ) -> Self:
         """Install them; ``stack`` removes them.  Raises ``FirewallError``."""
-        held = stack.enter_context(firewall.hold(policy()))
-        for obstacle in firewall.obstacles(policy()):
+        first = policy()
+        held = stack.enter_context(firewall.hold(first))
+        for obstacle in firewall.obstacles(first):
             log.warning("%s", obstacle)
-        return cls(firewall.name, held, policy, log=log, troubles=troubles)
+        spares = first.spare_forwarded
+        return cls(firewall.name, held, policy, spare_forwarded=spares, log=log, troubles=troubles)
 
     def apply(self) -> None:
         """Make them say what ``policy`` tells now.  Raises ``FirewallError``; then they are as before."""
@@ -57,9 +68,24 @@ class Rules:
             stack.callback(loop.remove_reader, descriptor)
 
     def tick(self) -> None:
-        """Once a second: a backend that reports no changes is asked."""
+        """Once a second: see whether the host forwards now; a backend that reports no changes is asked."""
+        self._follow_forwarding()
         if self._held.fileno() < 0:
             self.repair()
+
+    def _follow_forwarding(self) -> None:
+        """A VPN or container engine may have switched it on or off.  What fails is tried again."""
+        forwards = self._policy().spare_forwarded
+        if forwards == self._spare_forwarded:
+            return
+        try:
+            self.apply()
+        except FirewallError as error:
+            self._troubles.note(f"the firewall rules cannot follow that this host forwards: {error}")
+            return
+        self._spare_forwarded = forwards
+        what = "forwards now: rules spare translated" if forwards else "no longer forwards: rules do not spare"
+        self._log.info("this host %s connections of others", what)
 
     def repair(self) -> None:
         """Put back what somebody else has changed."""

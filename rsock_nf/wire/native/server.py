@@ -77,7 +77,8 @@ class NativeServerWire:
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
         """Handle a hello, join or confirmation.
 
-        Anything else gets no answer, or with ``on_probe: closed`` an RST (``Accepting.turn_away``).
+        Anything else gets no answer; with ``on_probe: closed``, right after the TCP handshake, an RST
+        (``Accepting.turn_away``).
 
         The cheapest check comes first.  A hello costs a Diffie-Hellman only if a cookie has proved the address, if
         the rate limit allows it, and only once.  On a UDP carrier nothing has proved the address, so the rate limit
@@ -90,13 +91,14 @@ class NativeServerWire:
         digest = hashlib.sha256(segment.payload).digest() if first else b""
         known = self.half_open.find(digest) if first else None
         if known is None and first and not udp and not self.half_open.allow(now, segment.key.remote):
-            accepting.turn_away(segment, reply_to, "hellos above the rate limit")
+            accepting.turn_away(segment, reply_to, "hellos above the rate limit", shaken=True)
             return
         try:
             answer = known.answer if known else self._answer(now, accepting, segment, reply_to, digest)
         except Malformed:
             # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
-            accepting.turn_away(segment, reply_to, "payloads from strangers" if first else "payloads of no flow")
+            reason = "payloads from strangers" if first else "payloads of no flow"
+            accepting.turn_away(segment, reply_to, reason, shaken=first)
             return
         if not answer:
             return

@@ -172,7 +172,8 @@ class RsockServerWire:
         try:
             frame = self._format.read_untrusted(first)
         except Malformed:
-            accepting.turn_away(segment, reply_to, "payloads from strangers")
+            shaken = self._shaken(segment) is not None
+            accepting.turn_away(segment, reply_to, "payloads from strangers", shaken=shaken)
             return
         known = _CARRIER if segment.key.udp else self._shaken(segment, frame.version)
         if known is None:
