@@ -305,6 +305,7 @@ def test_rules_that_somebody_changes_are_put_back_and_counted(caplog: pytest.Log
 
 def test_rules_follow_that_the_host_forwards(caplog: pytest.LogCaptureFixture) -> None:
     """Docker or a VPN may switch it on after the start; what fails is tried again."""
+    caplog.set_level(logging.INFO)
     policy = Policy("edge", "v0", (), (PortRange(1, 1),))
     asked: list[bool] = []
 
