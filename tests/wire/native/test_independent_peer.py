@@ -345,6 +345,16 @@ def test_stranger_without_the_secret(on_probe: OnProbe) -> None:
     assert site.server.role.sessions_by_id == {}
 
 
+@pytest.mark.parametrize("on_probe", list(OnProbe))
+def test_payload_without_the_tcp_handshake_gets_no_reset(on_probe: OnProbe) -> None:
+    """Perhaps this host translates addresses, and it is somebody else's connection that a reset would end."""
+    site = Site(Cipher.NONE, on_probe=on_probe)
+    flow = site.dial()
+    flow.received = flow.received + 1 & 0xFFFFFFFF
+    for size in (1, 40, 200):
+        assert site.send(flow.segment(site.random.randbytes(size))) == []
+
+
 def test_hello_without_the_tcp_handshake_is_not_answered() -> None:
     site = Site(Cipher.NONE)
     flow = site.dial()
