@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Sequence
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -297,6 +299,9 @@ class System(Protocol):
 
     def device_addresses(self, device: str) -> tuple[IPAddress, ...]:
         """See ``device_addresses``."""
+
+    def allow_absent_address(self, sock: socket.socket) -> None:
+        """Let ``sock`` bind an address that this host does not have now, where the system can."""
 
     def forwards(self) -> bool:
         """Whether this host forwards packets now, so that its packet filter may translate connections of others.

@@ -62,7 +62,7 @@ def examine(settings: Settings | None) -> list[Finding]:
         if warning := overlap_warning(served_ports(settings), system()):
             findings.append(Finding(Verdict.WARN, "ports", warning.removeprefix("ports: ")))
         if fake_tcp_ports(settings):
-            findings.append(_ports(settings.name, fake_tcp_ports(settings)))
+            findings.append(_ports(settings, fake_tcp_ports(settings)))
         if carrier_ports(settings):
             findings.append(_udp_ports(settings, carrier_ports(settings)))
     return [*findings, *_leftovers()]
@@ -129,7 +129,7 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
         yield Finding(Verdict.OK, "MTU", text)
 
 
-def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
+def _ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:
     """Whether ``up`` could hold them now.
 
     It is tried: a held port never listens, so no table of the kernel lists it.
@@ -139,14 +139,14 @@ def _ports(name: str, ports: tuple[PortRange, ...]) -> Finding:
     taken, why = [], ""
     for port in (port for span in ports for port in range(span.first, span.last + 1)):
         try:
-            hold_port(port).close()
+            hold_port(port, settings.addresses).close()
         except LinkError as error:
             taken.append(port)
             why = why or str(error)
     if not taken:
         return Finding(Verdict.OK, "ports", f"free: {','.join(map(str, ports))}")
     holding = _instances_on(taken)
-    if name in holding:
+    if settings.name in holding:
         return Finding(Verdict.OK, "ports", f"{','.join(map(str, ports))}: held by this instance, which is running")
     if holding:
         other = min(holding)

@@ -103,7 +103,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         start.log.warning("%s", warning)
     if fake_tcp:
         cover = _cover_fake_tcp(settings, start.log)
-        for port in hold_ports(fake_tcp):  # which nobody else may have
+        for port in hold_ports(fake_tcp, settings.addresses):  # which nobody else may have
             stack.callback(port.close)
     else:
         cover = Cover(settings, settings.device, settings.addresses)

@@ -4,6 +4,9 @@ Each port has one bound TCP socket, for IPv6 and IPv4 at once, that never listen
 IPv4, so there it has one socket for each.) When another program binds or listens on the port, it gets EADDRINUSE.  The
 kernel does not choose it as an ephemeral port, and ``ss -tln`` does not show it.
 
+Where the configuration names addresses, there is one socket for each of them.  Then another program may have the port
+on the host's other addresses: a web site beside a tunnel on port 443.
+
 The sockets have neither SO_REUSEADDR nor SO_REUSEPORT: if both sides had one of them, a foreign bind would succeed
 (net/ipv4/inet_connection_sock.c, ``inet_csk_bind_conflict``).
 
@@ -20,8 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 from rsock_nf.link import LinkError, system
+from rsock_nf.link.sockaddr import to_socket_address
 
 
 class HeldPort:
@@ -45,16 +49,16 @@ class HeldPort:
         self.close()
 
 
-def hold_port(port: int) -> HeldPort:
-    """Hold ``port`` for IPv4 and IPv6.
+def hold_port(port: int, addresses: Sequence[IPAddress] = ()) -> HeldPort:
+    """Hold ``port`` on ``addresses``, which this host need not have yet; without any: on all, of IPv4 and IPv6.
 
     Raises ``LinkError`` when a listener, a connection or one in TIME_WAIT has it (TIME_WAIT ends within 60 s, so a
     later call may succeed), when it needs a privilege, or when there is no descriptor left.
     """
     try:
-        return _hold(port)
+        return _hold_on(port, addresses) if addresses else _hold(port)
     except OSError as error:
-        raise LinkError(_why(port, error)) from error
+        raise LinkError(_why(port, error, addresses)) from error
 
 
 def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = os.urandom) -> HeldPort:
@@ -79,13 +83,13 @@ def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = 
     )
 
 
-def hold_ports(ranges: Sequence[PortRange]) -> list[HeldPort]:
-    """Hold every port of ``ranges``, which do not overlap, in their order.  If one cannot be held, none is:
-    ``LinkError``."""
+def hold_ports(ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = ()) -> list[HeldPort]:
+    """Hold every port of ``ranges``, which do not overlap, in their order; ``addresses`` as for ``hold_port``.  If one
+    cannot be held, none is: ``LinkError``."""
     held: list[HeldPort] = []
     try:
         for span in ranges:
-            held.extend(hold_port(port) for port in range(span.first, span.last + 1))
+            held.extend(hold_port(port, addresses) for port in range(span.first, span.last + 1))
     except BaseException:
         for port in held:
             port.close()
@@ -110,6 +114,37 @@ def _hold(port: int) -> HeldPort:
         second.bind(("", holder.getsockname()[1]))
         undo.pop_all()
         return HeldPort(holder, second)
+
+
+def _hold_on(port: int, addresses: Sequence[IPAddress]) -> HeldPort:
+    """Bind ``port`` on each address.  Raises ``OSError``."""
+    with contextlib.ExitStack() as undo:
+        holders = [undo.enter_context(_bound(address, port)) for address in dict.fromkeys(addresses)]
+        undo.pop_all()
+        return HeldPort(*holders)
+
+
+def _bound(address: IPAddress, port: int) -> socket.socket:
+    """A socket that has ``port`` on ``address``.
+
+    Where the host does not have the address, and the system does not let a socket wait for it, it has the port on every
+    address of the family.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with contextlib.ExitStack() as undo:
+        holder = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        if family == socket.AF_INET6:
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        system().allow_absent_address(holder)
+        scope = (address.scope_id or "") if address.version == 6 else ""
+        try:
+            holder.bind(to_socket_address(TransportAddress(address, port, scope)))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            holder.bind(("", port) if family == socket.AF_INET else ("::", port))
+        undo.pop_all()
+        return holder
 
 
 def _takes_ipv4(holder: socket.socket) -> bool:
@@ -142,10 +177,16 @@ def _from_random_start(ranges: Sequence[PortRange], rng: Callable[[int], bytes])
     yield from ports[:start]
 
 
-def _why(port: int, error: OSError) -> str:
+def _why(port: int, error: OSError, addresses: Sequence[IPAddress] = ()) -> str:
     name = f"port {port}" if port else "an ephemeral TCP port"
     remedies = system().remedies
     match error.errno:
+        case errno.EADDRINUSE if addresses:
+            on = ", ".join(map(str, addresses))
+            return (
+                f"{name} is in use on {on}; `{remedies.tcp_port.format(port=port)}` or `rsock-nf status` tells by whom; "
+                "who listens on every address (*, 0.0.0.0, [::]) has it, too: have it listen on other addresses only"
+            )
         case errno.EADDRINUSE if port:
             return f"{name} is in use; `{remedies.tcp_port.format(port=port)}` or `rsock-nf status` tells by whom"
         case errno.EADDRINUSE:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP
+from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP, SERVER_IP
 from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.traffic import Application, EchoTarget
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 
@@ -95,3 +98,87 @@ def test_a_host_that_begins_to_forward_while_the_tunnel_runs(build: Callable[...
         assert application.exchange(300).lost == 0
         assert wires.resets() == 0
     site.no_offence()
+
+
+WEB = {4: "10.77.2.80", 6: "fd77:2::80"}
+"""Other addresses of the server's host."""
+
+
+@contextmanager
+def nginx(site: Site, directory: Path, *listen: str) -> Iterator[Callable[[], None]]:
+    """A web server on the server's host; gives what restarts it.  ``AssertionError`` with its words if it ends."""
+    config = directory / "nginx.conf"
+    sockets = " ".join(f"listen {one};" for one in listen)
+    config.write_text(
+        f"daemon off; master_process off; pid {directory}/pid; error_log stderr;\n"
+        f"events {{ }} http {{ access_log off; server {{ {sockets} return 200; }} }}\n"
+    )
+    server = site.lab.server
+    running: list[subprocess.Popen[str]] = []
+
+    def begin() -> None:
+        web = server.popen(["nginx", "-c", str(config)], stderr=subprocess.PIPE, text=True)
+        running.append(web)
+        wait_until(lambda: ":443" in server.run(["ss", "-Hltn"]).stdout or web.poll() is not None, "nginx")
+        if web.poll() is not None:
+            raise AssertionError(web.communicate()[1])
+
+    def end() -> None:
+        if running:
+            running[-1].terminate()
+            running.pop().communicate()
+
+    def restart() -> None:
+        end()
+        begin()
+
+    begin()
+    try:
+        yield restart
+    finally:
+        end()
+
+
+def page(site: Site, version: int) -> str:
+    url = f"http://[{WEB[6]}]:443/" if version == 6 else f"http://{WEB[4]}:443/"
+    return site.lab.client.run(["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url]).stdout
+
+
+@pytest.mark.parametrize("first", ["nginx", "tunnel"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_web_site_on_another_address_has_the_same_port(
+    build: Callable[..., Site], tmp_path: Path, version: int, first: str
+) -> None:
+    server = {"ports": "443", "addresses": [SERVER_IP[version]]}
+    site = build(up=False, version=version, server=server, client={"ports": "443"})
+    site.lab.server.ip(f"addr add {WEB[4]}/24 dev {DEVICE}", f"addr add {WEB[6]}/64 dev {DEVICE} nodad")
+    with ExitStack() as stack:
+        if first == "tunnel":
+            stack.enter_context(site.tunnel)
+        restart = stack.enter_context(nginx(site, tmp_path, f"{WEB[4]}:443", f"[{WEB[6]}]:443"))
+        if first == "nginx":
+            stack.enter_context(site.tunnel)
+        application = stack.enter_context(Application(site.lab))
+        stack.enter_context(EchoTarget(site.lab))
+        for _ in range(2):
+            assert application.exchange(500).lost == 0
+            assert [page(site, each) for each in (4, 6)] == ["200", "200"]
+            restart()
+        assert application.exchange(500).lost == 0
+    assert site.lab.counters()["invalid"] == 0
+
+
+def test_a_web_server_on_every_address_is_refused_with_the_remedy(build: Callable[..., Site], tmp_path: Path) -> None:
+    site = build(up=False, server={"ports": "443", "addresses": [SERVER_IP[4]]}, client={"ports": "443"})
+    with nginx(site, tmp_path, "443"):
+        said = site.tunnel.command("server", "up", "--config", str(site.tunnel.config("server")), check=False)
+        assert said.returncode != 0
+        assert f"port 443 is in use on {SERVER_IP[4]}; `ss -tanp sport = :443`" in said.stderr
+        assert "who listens on every address" in said.stderr
+    with site.tunnel:
+        with (
+            pytest.raises(AssertionError, match=r"bind\(\) to 0.0.0.0:443 failed \(98: "),
+            nginx(site, tmp_path, "443"),
+        ):
+            pass
+        site.carries(300)

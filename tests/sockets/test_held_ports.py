@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from rsock_nf.core.types import PortRange
 from rsock_nf.link import LinkError
+from rsock_nf.link.linux.system import Linux
 from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port, hold_ports
 
 WILDCARD = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
@@ -158,3 +160,43 @@ def test_without_ipv6_it_is_held_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> Non
     with held:
         assert bind_error(socket.AF_INET, "127.0.0.1", held.port) == errno.EADDRINUSE
         assert bind_error(socket.AF_INET6, "::1", held.port) == 0
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("127.0.0.1", "127.0.0.2"), ("::1", "127.0.0.1"), ("127.0.0.1", "::1")])
+def test_only_the_named_addresses_are_held(free_run: PortRange, ours: str, theirs: str) -> None:
+    """A web site beside a tunnel: whoever comes first."""
+    port, other = free_run.first, ip_address(theirs)
+    family = socket.AF_INET if other.version == 4 else socket.AF_INET6
+    own = socket.AF_INET if ip_address(ours).version == 4 else socket.AF_INET6
+    with hold_port(port, [ip_address(ours)]):
+        assert bind_error(family, theirs, port) == 0
+        assert bind_error(own, ours, port, socket.SO_REUSEADDR) == errno.EADDRINUSE
+        assert bind_error(own, WILDCARD[own], port, socket.SO_REUSEADDR) == errno.EADDRINUSE
+    with socket.create_server((theirs, port), family=family), hold_port(port, [ip_address(ours)]):
+        pass
+
+
+def test_an_address_that_the_host_does_not_have_yet(free_run: PortRange) -> None:
+    absent = [ip_address("192.0.2.77"), ip_address("2001:db8::77")]
+    with hold_port(free_run.first, absent):
+        assert bind_error(socket.AF_INET, "127.0.0.1", free_run.first) == 0
+
+
+def test_where_a_socket_cannot_wait_for_an_address_every_address_is_held(
+    free_run: PortRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Linux, "allow_absent_address", lambda _self, _sock: None)
+    with hold_port(free_run.first, [ip_address("192.0.2.77")]):
+        assert bind_error(socket.AF_INET, "127.0.0.1", free_run.first) == errno.EADDRINUSE
+
+
+def test_who_listens_on_every_address_is_told_apart(free_run: PortRange) -> None:
+    with socket.create_server(("0.0.0.0", free_run.first)), pytest.raises(LinkError) as refused:
+        hold_ports([free_run], [ip_address("127.0.0.1"), ip_address("::1")])
+    assert str(refused.value) == (
+        f"port {free_run.first} is in use on 127.0.0.1, ::1; `ss -tanp sport = :{free_run.first}` or `rsock-nf status` "
+        "tells by whom; who listens on every address (*, 0.0.0.0, [::]) has it, too: have it listen on other addresses "
+        "only"
+    )
+    for port in hold_ports([free_run], [ip_address("127.0.0.1")]):
+        port.close()

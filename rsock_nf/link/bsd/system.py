@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -99,6 +100,9 @@ class Bsd:
         with contextlib.closing(RouteSocket(self._abi, self._routing)) as kernel:
             route = kernel.route(remote)
             return next((one.mtu for one in kernel.interfaces() if route and one.index == route.index), 0)
+
+    def allow_absent_address(self, sock: socket.socket) -> None:
+        """See ``System.allow_absent_address``: nothing; IP_BINDANY is not on every system."""
 
     @staticmethod
     def forwards() -> bool:

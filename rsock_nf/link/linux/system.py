@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +12,8 @@ from rsock_nf.link.checks import Finding
 from rsock_nf.link.linux import port_use
 from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
+
+_FREEBIND, _FREEBIND6 = 15, 78  # IP_FREEBIND, IPV6_FREEBIND: include/uapi/linux/in.h, in6.h
 
 REMEDIES: Final = Remedies(
     tcp_port="ss -tanp sport = :{port}",
@@ -79,6 +83,13 @@ class Linux:
         from rsock_nf.link.linux import routes
 
         return routes.device_addresses(device)
+
+    @staticmethod
+    def allow_absent_address(sock: socket.socket) -> None:
+        """See ``System.allow_absent_address``: IP_FREEBIND (ip(7)); for IPv6 since Linux 4.15."""
+        ipv4 = sock.family == socket.AF_INET
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6, _FREEBIND if ipv4 else _FREEBIND6, 1)
 
     @staticmethod
     def forwards() -> bool:
