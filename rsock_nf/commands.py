@@ -83,7 +83,7 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
     if fake_tcp_ports(settings):
         from rsock_nf.ops.privileges import WITHOUT
 
-        _require_privileges(arguments.command, WITHOUT)
+        _require_privileges(arguments.command, WITHOUT, backend=settings.backend)
 
     ending = f"; {remark}" if remark else ""
     already = f"{settings.name}: is already running with this configuration{ending}"
@@ -303,16 +303,17 @@ def _warn_of_host(settings: Settings) -> None:
         complain(f"warning: {warning}")
 
 
-def _require_privileges(command: str, remark: str = "") -> None:
+def _require_privileges(command: str, remark: str = "", *, backend: str = "auto") -> None:
     from rsock_nf.ops.privileges import refusal
 
-    reason = refusal(command)
+    reason = refusal(command, backend)
     if reason:
         raise InstanceError(f"{reason}; {remark}" if remark else reason)
 
 
 def _without_rules(instance: Instance) -> bool:
-    """Whether an unprivileged user may end it: it is theirs, so it has no rules (``type: udp``), or nothing is left."""
+    """Whether an unprivileged user may end it: it is theirs, so it has no rules (``type: udp``, ``backend: manual``),
+    or nothing is left."""
     try:
         return instance.directory.stat().st_uid == os.geteuid()
     except FileNotFoundError:

@@ -138,7 +138,7 @@ class CommonKeys(Keys):
     )
     backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = Field(
         default=_default(Settings, "backend"),
-        description="What installs the drop rules; with `manual` you install what `rules` prints, and a client needs "
+        description="What installs the drop rules; with `manual` you install what `rules` prints, CAP_NET_RAW is enough, and a client needs "
         "`client_ports`.",
     )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")

@@ -7,9 +7,8 @@ systems.  The rooms ``linux`` and ``bsd`` have one each, and ``rsock_nf.link.sys
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path

@@ -50,7 +50,7 @@ def examine(settings: Settings | None) -> list[Finding]:
         text = "neither privileges, packet sockets nor rules are needed, but for ports below 1024"
         findings = [Finding(Verdict.OK, "type udp", text)]
     else:
-        findings = [*system().examine_host(), _privileges(), *_firewall(settings)]
+        findings = [*system().examine_host(), _privileges(settings), *_firewall(settings)]
     device = _device(settings)
     if not isinstance(device, Finding):
         findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
@@ -68,13 +68,14 @@ def examine(settings: Settings | None) -> list[Finding]:
     return [*findings, *_leftovers()]
 
 
-def _privileges() -> Finding:
-    refusal = privileges.refusal("a tunnel")
+def _privileges(settings: Settings | None) -> Finding:
+    backend = settings.backend if settings else "auto"
+    refusal = privileges.refusal("a tunnel", backend)
     if refusal:
         return Finding(
             Verdict.FAIL, "privileges", f"{refusal}; {privileges.WITHOUT}, and without packet socket and rules"
         )
-    return Finding(Verdict.OK, "privileges", privileges.needed())
+    return Finding(Verdict.OK, "privileges", privileges.needed(backend))
 
 
 def _firewall(settings: Settings | None) -> Iterator[Finding]:

@@ -22,18 +22,24 @@ def missing() -> list[str]:
     return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
 
 
-def needed() -> str:
-    """What a tunnel needs, in words."""
-    return ", ".join(_NEEDED) if system().has_capabilities else "root"
+def needed(backend: str = "auto") -> str:
+    """What a tunnel with that firewall backend needs, in words."""
+    return ", ".join(name for name in _NEEDED if _needs(backend, name)) if system().has_capabilities else "root"
 
 
-def refusal(what: str) -> str | None:
-    """One line that says why ``what`` cannot be done, or None when it can."""
-    lacking = missing()
+def _needs(backend: str, capability: str) -> bool:
+    """Where somebody else installs the rules, a packet socket is all that is asked for."""
+    return backend != "manual" or capability != "CAP_NET_ADMIN"
+
+
+def refusal(what: str, backend: str = "auto") -> str | None:
+    """One line that says why ``what`` cannot be done with that firewall backend, or None when it can."""
+    lacking = [name for name in missing() if _needs(backend, name)]
     if not lacking:
         return None
     who = "run it as root" if os.geteuid() != 0 else "this root has been stripped of them (container?)"
-    return f"{what} needs {' and '.join(lacking)}: {who}"
+    manual = '; "backend": "manual" needs CAP_NET_RAW only' if lacking == ["CAP_NET_ADMIN"] else ""
+    return f"{what} needs {' and '.join(lacking)}: {who}{manual}"
 
 
 WITHOUT = '"type": "udp" runs without'

@@ -280,8 +280,11 @@ def test_without_privileges_nothing_is_tried(
     monkeypatch.setattr(privileges, "missing", lambda: ["CAP_NET_ADMIN", "CAP_NET_RAW"])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cli.main(["up", "-c", str(server_file)]) == 1
-    line = 'rsock-nf: up needs CAP_NET_ADMIN and CAP_NET_RAW: run it as root; "type": "udp" runs without\n'
-    assert capsys.readouterr().err == line
+    line = 'rsock-nf: up needs CAP_NET_RAW: run it as root; "type": "udp" runs without\n'
+    assert capsys.readouterr().err == line, "manual rules need no other"
+    server_file.write_text(server_file.read_text().replace('"manual"', '"auto"'))
+    assert cli.main(["up", "-c", str(server_file)]) == 1
+    assert capsys.readouterr().err == line.replace("CAP_NET_RAW", "CAP_NET_ADMIN and CAP_NET_RAW")
     assert not run_dir().exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP, SERVER_IP
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 
@@ -98,6 +99,52 @@ def test_a_host_that_begins_to_forward_while_the_tunnel_runs(build: Callable[...
         assert application.exchange(300).lost == 0
         assert wires.resets() == 0
     site.no_offence()
+
+
+RAW_ONLY = ("setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all,+net_raw")
+"""As root of a default Docker container has it, as far as the network is concerned."""
+
+
+def confined(site: Site, role: Role, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [*RAW_ONLY, sys.executable, "-m", "rsock_nf", *words, "--config", str(site.tunnel.config(role))]
+    return site.host(role).run(argv, check=False, env=site.tunnel.environment(role))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_with_manual_rules_a_packet_socket_is_all_that_is_asked_for(build: Callable[..., Site], version: int) -> None:
+    """The host's administrator installs what ``rules`` prints; the container has CAP_NET_RAW only."""
+    manual = {"backend": "manual"}
+    roles: tuple[Role, Role] = ("server", "client")
+    client = {**manual, "client_ports": "20000-20099"}
+    site = build(up=False, version=version, server=manual, client=client)
+    for role in roles:
+        site.host(role).nft(site.tunnel.command(role, "rules", "--config", str(site.tunnel.config(role))).stdout)
+        site.host(role).run(["ip", "neigh", "flush", "all"])
+    with site.watch() as wires:
+        try:
+            for role in roles:
+                said = confined(site, role, "up")
+                assert said.returncode == 0, said.stderr
+                (pid,) = site.tunnel.pids(role)
+                assert "CapEff:\t0000000000002000" in Path(f"/proc/{pid}/status").read_text()
+            site.carries()
+            for role in roles:  # who is forgotten is asked for again
+                site.host(role).run(["ip", "neigh", "flush", "all"])
+            site.carries()
+        finally:
+            for role in reversed(roles):
+                assert confined(site, role, "down").returncode == 0
+        assert wires.resets() == 0
+    site.no_offence()
+
+
+def test_who_lacks_one_capability_is_told_of_manual_rules(build: Callable[..., Site]) -> None:
+    site = build(up=False)
+    said = confined(site, "server", "up")
+    assert said.returncode == 1
+    assert (
+        'up needs CAP_NET_ADMIN: this root has been stripped of them (container?); "backend": "manual"' in said.stderr
+    )
 
 
 WEB = {4: "10.77.2.80", 6: "fd77:2::80"}

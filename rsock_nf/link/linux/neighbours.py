@@ -18,6 +18,7 @@ from rsock_nf.link.ethernet import ETHERTYPE
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.devices import Devices, resolves
+from rsock_nf.link.linux.resolve import Resolver
 from rsock_nf.link.linux.rtnetlink import Neighbour, RouteSocket
 from rsock_nf.link.next_hop import Entry
 
@@ -45,6 +46,7 @@ class Neighbours:
 
     def __init__(self, kernel: RouteSocket, devices: Devices) -> None:
         self._kernel = kernel
+        self._resolver = Resolver(kernel)
         self._devices = devices
         self._known: dict[Hop, _Known] = {}
 
@@ -72,6 +74,10 @@ class Neighbours:
         if hop not in self._known and device is not None and resolves(device):
             self._known[hop] = known = _Known(hop[1])
             self._use(hop, known)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._resolver.close()
 
     def keep(self, wanted: Collection[Hop]) -> None:
         """Forget all others."""
@@ -143,7 +149,7 @@ class Neighbours:
         self._read(hop, known)
         if not known.state & _LASTING:
             with contextlib.suppress(OSError):  # the device is gone: other news will tell
-                self._kernel.use_neighbour(hop[0], hop[1], known.flags)
+                self._resolver.use(hop[0], hop[1], known.flags)
 
     def _read(self, hop: Hop, known: _Known) -> None:
         with contextlib.suppress(OSError):  # the kernel has none

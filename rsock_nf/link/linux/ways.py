@@ -113,6 +113,7 @@ class Ways:
 
     def close(self) -> None:
         """See ``Routes``."""
+        self._neighbours.close()
         self._kernel.close()
         self._news.close()
 
