@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import RsockError, TunnelError
-from rsock_nf.ops import handover
+from rsock_nf.ops import descriptors, handover
 from rsock_nf.ops.control_socket.serve import serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -28,7 +27,6 @@ from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
 _SIGNALS = (*_STOP, signal.SIGHUP)
-_OPEN_MAX = 10_240  # sys/syslimits.h: where "unlimited" is not taken (macOS)
 
 
 class Tunnel(Protocol):
@@ -76,7 +74,7 @@ def run(
                     log.logger.info("%s", line)
                 for line in configuration.warnings:
                     log.logger.warning("%s", line)
-                _raise_descriptor_limit()
+                descriptors.raise_limit(descriptors.needed(settings))
                 daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
                 return asyncio.run(daemon.run(timeout))
     except RsockError as error:
@@ -228,12 +226,3 @@ def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:
     from rsock_nf.runtime import make_tunnel
 
     return make_tunnel(settings, logger)
-
-
-def _raise_descriptor_limit() -> None:
-    """A server holds a descriptor for each port and each conversation; the usual soft limit is 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in (hard, _OPEN_MAX):
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            return

@@ -20,8 +20,6 @@ from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
 SECRET_BYTES = 32
 MAX_RANGES = 256
 """A classic BPF program has room for 4,096 instructions (BPF_MAXINSNS) and needs at most five for a range."""
-MAX_PORTS = 4096
-"""A server holds a descriptor for each."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[^\s/%:\"\\\x00-\x1f]{1,15}")  # IFNAMSIZ 16 with its zero; dev_valid_name(), net/core/dev.c
@@ -80,8 +78,6 @@ def parse_ports(value: object) -> tuple[PortRange, ...]:
             joined.append(ports)
     if len(joined) > MAX_RANGES:
         raise ValueError(f"{len(joined)} separate ranges are too many: at most {MAX_RANGES}")
-    if (count := count_ports(joined)) > MAX_PORTS:
-        raise ValueError(f"{count} ports are too many: at most {MAX_PORTS}")
     return tuple(joined)
 
 

@@ -194,5 +194,8 @@ def _why(port: int, error: OSError, addresses: Sequence[IPAddress] = ()) -> str:
         case errno.EACCES:
             return f"{name} is privileged; it takes {remedies.low_ports}"
         case errno.EMFILE | errno.ENFILE:
-            return f"{name} cannot be held: too many open files; raise `ulimit -n` (one descriptor for each port)"
+            return (
+                f"{name} cannot be held: too many open files, one for each port and address: "
+                "raise `ulimit -Hn`, in a systemd unit LimitNOFILE=, or choose fewer ports"
+            )
     return f"{name} cannot be held: {error.strerror}"

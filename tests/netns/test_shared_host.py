@@ -14,7 +14,7 @@ from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP, SERVER_IP
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role
-from tests.netns.conftest import Site
+from tests.netns.conftest import FLOWS, Site
 from tests.netns.judges import wait_until
 
 PORTS = "40000-40999"
@@ -229,3 +229,35 @@ def test_a_web_server_on_every_address_is_refused_with_the_remedy(build: Callabl
         ):
             pass
         site.carries(300)
+
+
+MANY = "20000-29999"
+
+
+def test_ten_thousand_ports(build: Callable[..., Site]) -> None:
+    """The server holds each of them; the client spreads its flows over them."""
+    both = {"ports": MANY}
+    site = build(server=both, client=both)
+    site.carries(500)
+    assert len(site.all_flows()) == FLOWS
+    (pid,) = site.tunnel.pids("server")
+    assert sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()) > 10_000
+    site.no_offence()
+
+
+def test_more_ports_than_descriptors_are_refused_with_the_remedy(build: Callable[..., Site]) -> None:
+    site = build(up=False, server={"ports": MANY})
+    argv = [
+        "prlimit",
+        "--nofile=1000:1000",
+        "setpriv",
+        "--bounding-set",
+        "-sys_resource",
+        "--inh-caps",
+        "-sys_resource",
+    ]
+    argv += [sys.executable, "-m", "rsock_nf", "up", "--config", str(site.tunnel.config("server"))]
+    said = site.lab.server.run(argv, check=False, env=site.tunnel.environment("server"))
+    assert said.returncode == 1
+    assert "cannot be held: too many open files, one for each port and address: raise `ulimit -Hn`" in said.stderr
+    assert "drop" not in site.lab.server.run(["nft", "list", "ruleset"]).stdout
