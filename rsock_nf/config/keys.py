@@ -133,7 +133,7 @@ class CommonKeys(Keys):
     )
     addresses: OneOrMore[Address] = Field(
         default=(),
-        description="The local addresses that are used. If not given: a server has all addresses of the host (or of "
+        description="The local addresses that are used; other programs may have the same ports on others. If not given: a server has all addresses of the host (or of "
         "`device`), a client the one that its route prefers.",
     )
     backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = Field(
