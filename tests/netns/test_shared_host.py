@@ -101,6 +101,25 @@ def test_a_host_that_begins_to_forward_while_the_tunnel_runs(build: Callable[...
     site.no_offence()
 
 
+def test_up_log_and_doctor_warn_of_ports_that_connections_may_have(build: Callable[..., Site]) -> None:
+    site = build(up=False, server={"ports": PORTS})
+    config = str(site.tunnel.config("server"))
+    for loud in (False, True):
+        if loud:
+            forward(site)
+        warning = f"{PORTS} lie in net.ipv4.ip_local_port_range" + (", and this host forwards" if loud else ": a conn")
+        try:
+            said = site.tunnel.command("server", "up", "--config", config).stderr
+            assert [line for line in said.splitlines() if warning in line and "warning: ports: " in line]
+            assert warning in site.tunnel.log("server")
+        finally:
+            site.tunnel.down("server")
+        found = site.tunnel.command("server", "doctor", "--config", config, check=False).stdout
+        assert [line for line in found.splitlines() if line.startswith("warn  ports: ") and warning in line]
+    site.lab.server.sysctl("net.ipv4.ip_local_reserved_ports", PORTS)
+    assert "lie in" not in site.tunnel.command("server", "doctor", "--config", config, check=False).stdout
+
+
 RAW_ONLY = ("setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all,+net_raw")
 """As root of a default Docker container has it, as far as the network is concerned."""
 
@@ -261,3 +280,21 @@ def test_more_ports_than_descriptors_are_refused_with_the_remedy(build: Callable
     assert said.returncode == 1
     assert "cannot be held: too many open files, one for each port and address: raise `ulimit -Hn`" in said.stderr
     assert "drop" not in site.lab.server.run(["nft", "list", "ruleset"]).stdout
+
+
+@pytest.mark.parametrize("forwarding", [True, False])
+def test_a_bridge_whose_packets_pass_iptables(build: Callable[..., Site], forwarding: bool) -> None:  # noqa: FBT001
+    """As on a host with Docker or Proxmox, whose uplink is a port of a bridge."""
+    site = build(up=False)
+    server = site.lab.server
+    server.ip(
+        "link add br0 type bridge", "link set br0 up", f"link set {DEVICE} master br0", f"addr flush dev {DEVICE}"
+    )
+    server.ip(f"addr add {SERVER_IP[4]}/24 dev br0", f"route add default via {ROUTER_OUTSIDE_IP[4]}")
+    server.sysctl("net.bridge.bridge-nf-call-iptables", "1")
+    if forwarding:
+        forward(site)
+    with site.watch() as wires, site.tunnel:
+        site.carries(300)
+        assert wires.resets() == 0
+    site.no_offence()
