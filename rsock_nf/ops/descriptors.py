@@ -1,4 +1,7 @@
-"""How many files an instance may have open: one descriptor for each held port, each carrier and each conversation."""
+"""How many files an instance may open: one descriptor for each held port, each carrier and each conversation.
+
+Not here: what a server does when that is not enough for its conversations (``runtime.host.descriptors``).
+"""
 
 from __future__ import annotations
 
