@@ -262,7 +262,7 @@ def test_an_address_that_is_not_the_servers_is_told(build: Callable[..., Site]) 
     site = build(up=False)
     site.tunnel.rewrite("server", addresses=[site.lab.server_ip[4], "192.0.2.77"])
     site.tunnel.up("server")
-    assert f"WARNING addresses: 192.0.2.77 is not an address of this host" in site.tunnel.log("server")
+    assert "WARNING addresses: 192.0.2.77 is not an address of this host" in site.tunnel.log("server")
     assert f"addresses: {site.lab.server_ip[4]} is not" not in site.tunnel.log("server")
 
 
