@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 # What the tunnel itself and its demonstration need; the rest is for tests, their peers and their judges.
 RUN_PACKAGES := python3-venv nftables iproute2 ethtool
 TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
-	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
+	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn openssl iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
 	shellcheck procps iputils-ping vagrant
 
 # Every shell script, found by its first line.
@@ -24,7 +24,7 @@ PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz vagrant-test wheel clean
+.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz recipes vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -68,6 +68,9 @@ bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes 
 fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECONDS=60), then the properties at length
 	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
+
+recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
+	@$(PY) -m tests.e2e.vpn_table
 
 vagrant-test: $(VENV)/.run ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
 	@vagrant/test.sh $(VM_ARGS)
