@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +12,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rsock_nf.lab.lab import Lab, Router
+from rsock_nf.lab.traffic import Application, EchoTarget
+from rsock_nf.lab.tunnel import LISTEN
 from tests.e2e.vpn import INNER, VPNS, leads_into, ping
 from tests.evidence import watched
 from tests.netns.asked import AskedTunnel
@@ -102,3 +106,35 @@ def test_a_vpn_that_leaves_no_other_route_is_the_reason(directory: Path) -> None
         lab.client.ip("route add default via 10.77.1.1 dev eth0")
         wait_until(lambda: carries(lab), "pings with the route", 20)
         assert tunnel.status("client")["reason"] == ""
+
+
+@pytest.mark.parametrize("types", ["tcp", "udp"])
+@pytest.mark.parametrize("first", ["vpn", "tunnel"])
+def test_a_vpn_that_cannot_be_recognised_by_its_program(directory: Path, first: str, types: str) -> None:
+    """Its packets come back to us as they are: they are dropped.  Nothing is answered, so another way is tried."""
+    with tunnel_between(directory, 4, types) as (lab, tunnel):
+        server = lab.server_ip[4]
+        if first == "vpn":
+            tunnel.end("client")
+        program = lab.client.popen(
+            [sys.executable, str(Path(__file__).with_name("plain_vpn.py")), "plain0", *map(str, LISTEN)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        lab.client.ip(
+            "address add 10.99.0.2/24 dev plain0",
+            "link set plain0 up",
+            "route add 0.0.0.0/1 dev plain0",
+            "route add 128.0.0.0/1 dev plain0",
+        )
+        assert leads_into(lab.client, server) == "plain0", "the premise"
+        with Application(lab) as application, EchoTarget(lab):
+            if first == "vpn":
+                tunnel.up("client", "--timeout", "30")
+                said = f"a VPN that runs over the tunnel takes the route to {server}"
+                wait_until(lambda: said in tunnel.log("client"), "the log to tell", 10)
+            assert application.exchange(500).lost == 0
+        assert tunnel.status("client")["link"]["device"] == "eth0"
+        assert tunnel.status("client")["sockets"]["received"] < 2 * STORM + 500

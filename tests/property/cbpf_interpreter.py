@@ -6,7 +6,7 @@ knows the whole instruction set, and belongs to the simulated kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from rsock_nf.link.cbpf import (
@@ -30,9 +30,13 @@ from rsock_nf.link.cbpf import (
     Instruction,
 )
 
+NO_ANCILLARY: Final[Mapping[int, int]] = {}
 
-def interpret(program: Sequence[Instruction], packet: bytes) -> int:
+
+def interpret(program: Sequence[Instruction], packet: bytes, ancillary: Mapping[int, int] = NO_ANCILLARY) -> int:
     """Run ``program`` over ``packet`` as the kernel would: bytes to keep, 0 = reject.
+
+    ``ancillary``: what Linux knows about the packet, by the offset (32 bits) at which a program loads it.
 
     All of the instructions that ``rsock_nf.link.cbpf`` names; loads outside of the packet reject it.
     Raises ``ValueError`` for any other instruction.
@@ -45,6 +49,9 @@ def interpret(program: Sequence[Instruction], packet: bytes) -> int:
         if code in _LOADS:
             size, indirect = _LOADS[code]
             start = k + x if indirect else k
+            if start in ancillary:
+                a = ancillary[start]
+                continue
             if start + size > len(packet):
                 return 0
             a = int.from_bytes(packet[start : start + size], "big")

@@ -17,6 +17,7 @@ from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link import Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Layout, encode, null_layout, program
 from rsock_nf.link.cbpf import GOTO, JEQ, JSET, RET, Assembler, Instruction
+from rsock_nf.link.linux.tap_filter import HARDWARE_TYPE, INTERFACE, PACKET_TYPE, VLAN_TAG, tap_program
 from tests.property.cbpf_interpreter import interpret
 
 SO_ATTACH_FILTER = 26
@@ -238,6 +239,38 @@ def test_libpcap_and_interpreter_agree(match: Match, layout: Layout, linktype: i
     finally:
         pcap.close()
     assert 10 <= accepted_count <= 1400
+
+
+LINK_TYPES = {1: ETHERNET, 772: ETHERNET, 512: RAW_IP, 519: RAW_IP, 65534: RAW_IP, 801: None}
+"""ARPHRD_*, and where the IP packet is; None = a kind that is not supported."""
+
+
+@pytest.mark.parametrize("only", [0, 5])
+def test_a_tap_on_every_device_takes_each_packet_once(match: Match, only: int) -> None:
+    """What the kernel knows of a packet decides first, and then what every tap's filter says."""
+    hidden = [] if only else [3, 4, *range(100, 400)]
+    tap = tap_program(match, only=only, hidden=hidden)
+    plain = {layout: program(match, layout) for layout in (ETHERNET, RAW_IP)}
+    rng = random.Random(f"{match}{only}")
+    packets = Packets(rng, match)
+    taken = 0
+    for _ in range(1500):
+        packet = packets.packet()
+        link_type = rng.choice((1,) * 9 + tuple(LINK_TYPES))
+        kind, vlan, device = (
+            rng.choice((0,) * 9 + (1, 3, 4)),
+            rng.choice((0,) * 9 + (100, 0x2000)),
+            rng.choice((5,) * 9 + (1, 3, 150)),
+        )
+        known = {PACKET_TYPE: kind, VLAN_TAG: vlan, INTERFACE: device, HARDWARE_TYPE: link_type}
+        layout = LINK_TYPES[link_type]
+        frame = framed(packet, layout or ETHERNET)
+        ours = kind == 0 and vlan & 0xFFF == 0 and (device == only if only else device not in hidden)
+        expected = interpret(plain[layout], frame) if ours and layout else 0
+        ancillary = {offset & 0xFFFFFFFF: value for offset, value in known.items()}
+        assert interpret(tap, frame, ancillary) == expected, (known, frame.hex())
+        taken += bool(expected)
+    assert taken >= 3
 
 
 def test_null_layout_is_the_raw_one_behind_four_bytes(match: Match) -> None:

@@ -93,19 +93,20 @@ def sockets_of_tun(name: str) -> frozenset[int]:
     return frozenset(inode for process in _processes() if _serves(process, name) for inode in _socket_inodes(process))
 
 
-def _processes() -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(_PROC):
-            if entry.name.isdigit():
-                yield Path(entry.path)
+def _processes() -> list[Path]:
+    with contextlib.suppress(OSError), os.scandir(_PROC) as entries:
+        return [Path(entry.path) for entry in entries if entry.name.isdigit()]
+    return []
 
 
-def _links(process: Path) -> Iterator[tuple[str, str]]:
+def _links(process: Path) -> list[tuple[str, str]]:
     """A process's descriptors, and what each is.  None of a process that has ended, or that may not be looked at."""
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(process / "fd"):
+    found = []
+    with contextlib.suppress(OSError), os.scandir(process / "fd") as entries:
+        for entry in entries:
             with contextlib.suppress(OSError):
-                yield entry.name, os.readlink(entry.path)  # noqa: PTH115 - a thousand of them
+                found.append((entry.name, os.readlink(entry.path)))  # noqa: PTH115 - a thousand of them
+    return found
 
 
 def _serves(process: Path, name: str) -> bool:

@@ -1,0 +1,105 @@
+"""Whether a VPN's device belongs to a program that talks to us: asked of real processes with real TUN devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from rsock_nf.core.types import TransportAddress
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.link.linux.passengers import Passengers, udp_sockets
+from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
+from rsock_nf.link.protocol import Routing
+
+LISTEN = TransportAddress(ip_address("127.0.0.1"), 30000)
+PROGRAM = """
+import fcntl, os, socket, struct, sys
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1001))
+udp = socket.socket(getattr(socket, sys.argv[2]), socket.SOCK_DGRAM)
+udp.bind((sys.argv[3], 0))
+if sys.argv[4]:
+    udp.connect(("127.0.0.1", int(sys.argv[4])))
+print(udp.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    made = Namespace(f"rsnf-passenger-{os.getpid()}")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def start(host: Namespace, device: str, family: str = "AF_INET", address: str = "127.0.0.1", toward: str = "") -> int:
+    """A VPN's program; the port of its UDP socket."""
+    program = host.popen(
+        [sys.executable, "-c", PROGRAM, device, family, address, toward],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    return int(program.stdout.readline())
+
+
+def device_of(host: Namespace, name: str) -> Device:
+    with contextlib.closing(host.call(RouteSocket)) as kernel:
+        return kernel.device(name)
+
+
+def carries(host: Namespace, name: str, *ports: int, listens: tuple[TransportAddress, ...] = (LISTEN,)) -> bool:
+    """Whether the device is a passenger if applications on these ports of the loopback talk to us."""
+    ends = [TransportAddress(ip_address("127.0.0.1"), port) for port in ports]
+    device = device_of(host, name)
+    return host.call(lambda: Passengers(Routing(listens=listens, applications=lambda: ends)).carries(device))
+
+
+@pytest.mark.parametrize(("family", "address"), [("AF_INET", "127.0.0.1"), ("AF_INET", "0.0.0.0"), ("AF_INET6", "::")])
+def test_a_program_that_talks_to_us(host: Namespace, family: str, address: str) -> None:
+    port = start(host, "tq0", family, address)
+    assert carries(host, "tq0", port)
+    assert not carries(host, "tq0", port + 1)
+    assert not carries(host, "tq0")
+
+
+def test_a_program_that_is_connected_to_our_local_end(host: Namespace) -> None:
+    start(host, "tq0", toward="30000")
+    assert carries(host, "tq0")
+    assert carries(host, "tq0", listens=(TransportAddress(ip_address("0.0.0.0"), 30000),))
+    assert not carries(host, "tq0", listens=(TransportAddress(ip_address("127.0.0.1"), 30001),))
+
+
+def test_the_device_of_another_program(host: Namespace) -> None:
+    ours, _ = start(host, "tq0"), start(host, "tq1")
+    assert carries(host, "tq0", ours)
+    assert not carries(host, "tq1", ours)
+
+
+def test_it_looks_again_when_other_applications_talk_to_us(host: Namespace) -> None:
+    port = start(host, "tq0")
+    device = device_of(host, "tq0")
+    ends: list[TransportAddress] = []
+    passengers = Passengers(Routing(listens=(LISTEN,), applications=lambda: ends))
+    asked: Callable[[], bool] = lambda: host.call(lambda: passengers.carries(device))  # noqa: E731
+    assert not asked()
+    ends.append(TransportAddress(ip_address("127.0.0.1"), port))
+    assert asked()
+    ends.clear()
+    assert asked(), "once found, it stays one"
+
+
+def test_the_kernels_list_of_udp_sockets(host: Namespace) -> None:
+    port = start(host, "tq0", "AF_INET6", "::1")
+    found = host.call(udp_sockets)
+    assert (ip_address("::1"), port) in [one.local for one in found]
+    assert all(one.inode for one in found)
