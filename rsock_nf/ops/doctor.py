@@ -53,7 +53,9 @@ def examine(settings: Settings | None) -> list[Finding]:
         findings = [*system().examine_host(), _privileges(settings), *_firewall(settings)]
     device = _device(settings)
     if not isinstance(device, Finding):
-        findings += system().examine_device(device, tap=not settings or bool(fake_tcp_ports(settings)))
+        # Without "device" packets are taken from every device, so it does not matter which kind this one is of.
+        bound = settings is not None and settings.device is not None and bool(fake_tcp_ports(settings))
+        findings += system().examine_device(device, tap=bound or not system().taps_every_device)
     elif not settings or settings.device or fake_tcp_ports(settings) or isinstance(settings.tunnel, ClientParameters):
         findings.append(device)  # a server of UDP alone needs none
     if settings:
@@ -65,7 +67,7 @@ def examine(settings: Settings | None) -> list[Finding]:
             findings.append(_ports(settings, fake_tcp_ports(settings)))
         if carrier_ports(settings):
             findings.append(_udp_ports(settings, carrier_ports(settings)))
-    return [*findings, *_leftovers()]
+    return [*findings, *_running(settings), *_leftovers()]
 
 
 def _privileges(settings: Settings | None) -> Finding:
@@ -188,6 +190,19 @@ def _instances_on(taken: list[int]) -> dict[str, str]:
         ):
             found[instance.name] = status["ports"]
     return found
+
+
+def _running(settings: Settings | None) -> Iterator[Finding]:
+    """What instances that run say of themselves: this one, or all of this network namespace."""
+    for instance in instances():
+        record = instance.record()
+        if record is None or record.netns != namespaces.current() or (settings and instance.name != settings.name):
+            continue
+        with contextlib.suppress(RsockError):
+            status = ask(instance, "status")
+            for text in (status.get("reason"), *status.get("notes", ())):
+                if text:
+                    yield Finding(Verdict.WARN, f"instance {instance.name}", text)
 
 
 def _leftovers() -> Iterator[Finding]:

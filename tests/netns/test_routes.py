@@ -12,6 +12,7 @@ import pytest
 
 from rsock_nf.lab.lab import Lab
 from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 
@@ -137,6 +138,35 @@ def test_packets_that_come_by_the_other_device(build: Callable[..., Site], role:
             assert lab.rsts() == 0
             lab.router.ip(f"neigh del {own} dev lan")  # and by its own again
             site.carries(500)
+
+
+def says_everywhere(site: Site, role: Role, text: str) -> None:
+    """``status``, the log and ``doctor`` say it, within ten seconds and the time that a command takes."""
+    wait_until(lambda: text in site.tunnel.status(role)["reason"], "the reason", 15)
+    wait_until(lambda: text in site.tunnel.log(role), "a line in the log", 5)
+    said = site.tunnel.command(role, "doctor", "--config", str(site.tunnel.config(role)), check=False)
+    assert f"instance {role}: " in said.stdout
+    assert text in said.stdout
+
+
+def test_packets_that_come_by_another_device_than_the_configured_one(build: Callable[..., Site]) -> None:
+    site = build(up=False, client={"device": "eth0"})
+    lab = site.lab
+    with two_devices_on_one_network(lab, lab.client, "inside", "10.77.1.1") as lladdr:
+        lab.router.nft('insert rule inet lab passing iifname "lan" accept')
+        with site.tunnel.standing():
+            lab.router.ip(f"neigh replace {lab.client_ip[4]} lladdr {lladdr} dev lan nud permanent")
+            says_everywhere(site, "client", "packets for our ports come in by another device than eth0")
+            lab.router.ip(f"neigh del {lab.client_ip[4]} dev lan")
+            site.carries(500)
+            wait_until(lambda: site.tunnel.status("client")["reason"] == "", "the reason to go", 30)
+
+
+def test_a_next_hop_that_does_not_answer_is_the_reason(site: Site) -> None:
+    """At the server, where every client is silent otherwise."""
+    site.carries(100)
+    site.lab.server.ip("route replace 10.77.2.1/32 via 10.77.2.99")
+    says_everywhere(site, "server", f"packets cannot be sent to 10.77.2.1 from {site.lab.server_ip[4]}")
 
 
 def bridged(host: Namespace, lab: Lab) -> None:
