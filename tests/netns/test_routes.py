@@ -158,8 +158,8 @@ def test_packets_that_come_by_another_device_than_the_configured_one(build: Call
             lab.router.ip(f"neigh replace {lab.client_ip[4]} lladdr {lladdr} dev lan nud permanent")
             says_everywhere(site, "client", "packets for our ports come in by another device than eth0")
             lab.router.ip(f"neigh del {lab.client_ip[4]} dev lan")
+            wait_until(lambda: site.tunnel.status("client")["reason"] == "", "the reason to go", 40)
             site.carries(500)
-            wait_until(lambda: site.tunnel.status("client")["reason"] == "", "the reason to go", 30)
 
 
 def test_a_next_hop_that_does_not_answer_is_the_reason(site: Site) -> None:
