@@ -103,6 +103,22 @@ class FlowSick:
 
 
 @dataclass(frozen=True, slots=True)
+class KindRests:
+    """One kind of a session's flows carries no bulk from now on, because the other kind is better."""
+
+    session_id: int
+    text: str
+    """Which kind, why, and when it is tried again, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindCarries:
+    """Both kinds of a session's flows carry bulk again."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Packets will go between these packed addresses: keep their way up to date."""
 
@@ -137,6 +153,8 @@ Event: TypeAlias = (
     | FlowOpened
     | FlowClosed
     | FlowSick
+    | KindRests
+    | KindCarries
     | Follow
     | Forget
     | Suspect

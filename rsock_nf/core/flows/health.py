@@ -49,13 +49,17 @@ class Health:
     unanswered: int = 0
     """Probes in a row without an answer."""
     next_number: int = 1
+    counted: tuple[int, int] = (0, 0)
+    """Between the last two answered probes: (frames that we sent, frames that arrived)."""
     _outstanding: dict[int, _Sent] = field(default_factory=dict)
     _heard: tuple[int, int] = (0, 0)
     """(frames received, highest ACK), as last seen."""
     _silent_since: float = 0.0
     """The time of a probe.  From this probe to the last one, nothing came from the peer: ``_heard`` did not change."""
-    _answered_sent: int = 0
-    _answered_received: int = 0
+    _answered: tuple[int, int] = (0, 0)
+    """(frames sent, frames arrived) as the last answer told."""
+    _sampled: tuple[int, int] = (0, 0)
+    """The same, as ``loss`` last took them."""
 
     @property
     def rto(self) -> float:
@@ -105,12 +109,13 @@ class Health:
             return False
         self.clear()
         self.sample(max(now - sent.at, 0.0))
-        frames = sent.frames - self._answered_sent
+        self.counted = _since(self._answered, sent.frames, received)
+        self._answered = sent.frames, received
+        frames, arrived = _since(self._sampled, sent.frames, received)
         if frames >= MIN_SAMPLE:
-            arrived = (received - self._answered_received) & 0xFFFFFFFF
             loss = 1 - min(arrived / frames, 1.0)
             self.loss += (loss - self.loss) * _LOSS_WEIGHT
-            self._answered_sent, self._answered_received = sent.frames, received
+            self._sampled = sent.frames, received
         return True
 
     def clear(self) -> None:
@@ -127,3 +132,8 @@ class Health:
         else:
             self.rttvar += (abs(self.srtt - rtt) - self.rttvar) / 4
             self.srtt += (rtt - self.srtt) / 8
+
+
+def _since(before: tuple[int, int], sent: int, arrived: int) -> tuple[int, int]:
+    """(frames sent, frames arrived) since ``before``.  The peer counts modulo 2**32."""
+    return sent - before[0], (arrived - before[1]) & 0xFFFFFFFF

@@ -4,26 +4,28 @@ A probe travels on the flow that it asks about.  Its answer tells how many frame
 A probe padded to the flow's segment size finds out whether that size passes (``path_mtu``).  The answers judge the
 flow: one that loses much more than its siblings carries no bulk any more, and is replaced.
 
-Not here: the arithmetic of loss and time-outs (``health``), and when a silent flow has the others probed
-(``watch``).
+Not here: the arithmetic of loss and time-outs (``health``), when a silent flow has the others probed (``watch``), and
+what follows if a whole kind of flows is worse than the other (``comparison``).
 """
 
 from __future__ import annotations
 
 from rsock_nf.core import messages
 from rsock_nf.core.events import FlowSick
+from rsock_nf.core.flows.comparison import Comparison
 from rsock_nf.core.flows.context import Context
-from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.kinds import name
+from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.flows.watch import ACTIVE_PROBE, Watch
 
 SICK_LOSS = 0.1
-"""A flow is sick if its loss exceeds twice the usual loss by more than this share.  The usual loss is the lower one of
-two medians: that of the session's fake-TCP flows, and that of its UDP flows."""
+"""A flow is sick if its loss exceeds twice the usual loss by more than this share.  The usual loss is the median of the
+session's flows of the same kind: what a whole kind loses, no successor of that kind would save."""
 MIN_HEALTHY = 3
-"""With fewer flows than this there is nothing to compare, and no flow counts as sick."""
+"""With fewer flows of a kind than this there is nothing to compare, and no flow counts as sick."""
 BLACK_HOLE_LOSS = 0.5
 """From this loss on, perhaps only small frames pass: the size of segments is probed again."""
 REPLACE_AT = 2**31
@@ -38,9 +40,11 @@ class Probes:
         self._context = context
         self._table = table
         self._watch = watch
+        self._kinds = Comparison(context)
 
     def begin(self, now: float, flow: Established) -> None:
         """See ``Probing``.  The first probe leaves at once, padded."""
+        self._kinds.begin(flow.session)
         self._context.deadlines.set(Timer.PROBE, flow, now)
 
     # -- asking
@@ -52,7 +56,7 @@ class Probes:
             self._table.step(now, flow, Input.DEAD, "probes are not answered")
             return
         self._watch.silent(now, flow)
-        if flow.health.unanswered and flow.usable and not flow.alone:
+        if flow.health.unanswered and flow.fit and not flow.alone:
             flow.pump.group.rest(flow.pump)  # until it answers, the other flows carry the bulk
         self.ask(now, flow)
 
@@ -105,12 +109,13 @@ class Probes:
             flow.pump.group.use(flow.pump)
         if flow.path.answered(now, number):
             self._table.pump.set_max_payload(flow.pump, flow.path.size)
+        self._kinds.answered(now, flow)
         self._judge(now, flow)
         if not flow.path.confirmed:
             self._context.deadlines.set(Timer.PROBE, flow, now)
             return
         self._try_larger(now, flow)
-        pause = ACTIVE_PROBE if flow.had_traffic else self._keepalive()
+        pause = self._kinds.pause(flow) or (ACTIVE_PROBE if flow.had_traffic else self._keepalive())
         self._context.deadlines.set(Timer.PROBE, flow, now + pause)
 
     def _keepalive(self) -> float:
@@ -127,12 +132,11 @@ class Probes:
             self._table.step(now, flow, Input.SICK)  # repeat it: the message to the client may have been lost
         if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
             flow.path.start(flow.path.size)  # RFC 8899 section 4.3: check whether this size still passes
-        median = min(_median_loss(flow.session, udp=udp) for udp in (False, True))
-        compared = len(flow.session.flows) >= MIN_HEALTHY
-        if compared and flow.health.loss > SICK_LOSS + 2 * median and not flow.sick and flow.usable and not flow.alone:
+        usual = _usual_loss(flow)
+        if flow.health.loss > SICK_LOSS + 2 * usual and not flow.sick and flow.usable and not flow.alone:
             flow.pump.group.rest(flow.pump)
-            loss, usual = f"{flow.health.loss:.0%}", f"{median:.0%}"
-            self._turn_sick(now, flow, f"loses {loss} of what we send on it, half of the flows lose less than {usual}")
+            others = f"half of the {name(flow.key.udp)} flows lose less than {usual:.0%}"
+            self._turn_sick(now, flow, f"loses {flow.health.loss:.0%} of what we send on it, {others}")
 
     def _turn_sick(self, now: float, flow: Established, reason: str) -> None:
         flow.sick = True
@@ -140,9 +144,11 @@ class Probes:
         self._table.step(now, flow, Input.SICK)
 
     def sweep(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  Replace a flow long before its counters run out; end it before a counter could be used
-        twice.
+        """See ``Probing``.  Compare the kinds, also without an answer.
+
+        Replace a flow long before its counters run out; end it before a counter could be used twice.
         """
+        self._kinds.compare(now, flow.session)
         if flow.pump.counter >= END_AT:
             self._table.step(now, flow, Input.DEAD, "its counters have run out")
         elif flow.pump.counter >= REPLACE_AT and not flow.sick:
@@ -164,10 +170,8 @@ class Probes:
             self._context.deadlines.hasten(Timer.PROBE, flow, now)
 
 
-def _median_loss(session: Session, *, udp: bool) -> float:
-    """The median loss of the session's flows of one kind; 1 if it has none of that kind.
-
-    If a path throttles one kind, the other kind is the measure.
-    """
-    losses = sorted(flow.health.loss for flow in session.flows.values() if flow.key.udp is udp)
-    return losses[len(losses) // 2] if losses else 1.0
+def _usual_loss(flow: Established) -> float:
+    """The median loss of the session's flows of the same kind; 1 if they are too few."""
+    flows = flow.session.flows.values()
+    losses = sorted(other.health.loss for other in flows if other.key.udp is flow.key.udp)
+    return losses[len(losses) // 2] if len(losses) >= MIN_HEALTHY else 1.0

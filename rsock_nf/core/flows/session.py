@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rsock_nf.core.flows.health import Health
+from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.opening import Repeat, describe
 from rsock_nf.core.flows.path_mtu import PathMtu
 from rsock_nf.core.flows.states import State
@@ -62,9 +63,14 @@ class Established:
         return self.pump in self.pump.group.usable
 
     @property
+    def fit(self) -> bool:
+        """The flow may carry bulk if its kind does."""
+        return self.pump in self.pump.group.fit
+
+    @property
     def alone(self) -> bool:
-        """No other flow of the session may carry bulk."""
-        return self.pump.group.usable == [self.pump]
+        """No other flow of the session may carry bulk, whether its kind rests or not."""
+        return self.pump.group.fit == [self.pump]
 
     @property
     def heard(self) -> tuple[int, int]:
@@ -98,6 +104,8 @@ class Session:
     """Server: the numbers of the flows that it has accepted.  Each number is accepted once."""
     used: float = 0.0
     """When it last had a flow or a conversation."""
+    judge: KindJudge = field(default_factory=KindJudge)
+    """Which kind of its flows carries bulk."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
 

@@ -150,12 +150,27 @@ class PumpFlow:
 class FlowGroup:
     """The flows of one session, and its conversations by number."""
 
-    __slots__ = ("conversations", "largest_oversized", "no_credit", "oversized", "owner", "patient", "usable")
+    __slots__ = (
+        "_carriers",
+        "_resting",
+        "conversations",
+        "fit",
+        "largest_oversized",
+        "no_credit",
+        "oversized",
+        "owner",
+        "patient",
+        "usable",
+    )
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
+        self.fit: list[PumpFlow] = []
+        """Flows that may carry bulk if their kind does.  Only ``use`` and ``rest`` change it."""
         self.usable: list[PumpFlow] = []
-        """Flows that may carry bulk.  Only ``use`` and ``rest`` change it."""
+        """Flows that may carry bulk: those of ``fit`` whose kind does not rest."""
+        self._resting: bool | None = None
+        self._carriers = 0
         self.conversations: dict[int, PumpConversation] = {}
         self.no_credit = 0
         """Datagrams dropped because no usable flow had credit."""
@@ -167,14 +182,32 @@ class FlowGroup:
         """Datagrams without credit are handed back instead of dropped, because the windows will open soon."""
 
     def use(self, flow: PumpFlow) -> None:
-        """From now on ``flow`` may carry bulk.  Does nothing if it may already."""
-        if flow not in self.usable:
-            self.usable.append(flow)
+        """From now on ``flow`` may carry bulk, if its kind does.  Does nothing if it may already."""
+        if flow not in self.fit:
+            self.fit.append(flow)
+            self._choose()
 
     def rest(self, flow: PumpFlow) -> None:
         """``flow`` carries no bulk until ``use`` is called again.  Does nothing if it carries none."""
-        if flow in self.usable:
-            self.usable.remove(flow)
+        if flow in self.fit:
+            self.fit.remove(flow)
+            self._choose()
+
+    def let_rest(self, udp: bool | None, carriers: int = 0) -> None:  # noqa: FBT001 - a kind
+        """Flows of the kind ``udp`` carry no bulk, but for the first ``carriers`` of them.  None = both kinds carry.
+
+        If no flow of the other kind is fit, all flows carry.
+        """
+        self._resting, self._carriers = udp, carriers
+        self._choose()
+
+    def _choose(self) -> None:
+        others = [flow for flow in self.fit if flow.key.udp is not self._resting]
+        if not others:
+            self.usable = list(self.fit)
+            return
+        tried = [flow for flow in self.fit if flow.key.udp is self._resting]
+        self.usable = others + tried[: self._carriers]
 
 
 class PumpConversation:

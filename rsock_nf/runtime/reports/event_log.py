@@ -5,7 +5,16 @@ from __future__ import annotations
 import logging
 from ipaddress import ip_address
 
-from rsock_nf.core.events import Event, FlowClosed, FlowOpened, FlowSick, SessionDown, SessionUp
+from rsock_nf.core.events import (
+    Event,
+    FlowClosed,
+    FlowOpened,
+    FlowSick,
+    KindCarries,
+    KindRests,
+    SessionDown,
+    SessionUp,
+)
 from rsock_nf.core.types import FlowKey
 
 
@@ -21,6 +30,10 @@ def log_event(log: logging.Logger, event: Event) -> None:
         case FlowClosed(flow_id=flow_id, key=key, reason=reason, orderly=orderly):
             level = logging.DEBUG if orderly else logging.INFO
             log.log(level, "flow %d, %s, has ended: %s", flow_id, _ports(key), reason)
+        case KindRests(session_id=session_id, text=text):
+            log.info("session %016x: %s", session_id, text)
+        case KindCarries(session_id=session_id):
+            log.info("session %016x: TCP and UDP flows carry again", session_id)
         case FlowSick(flow_id=flow_id, key=key, reason=reason):
             log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
         case _:

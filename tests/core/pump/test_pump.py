@@ -54,7 +54,7 @@ def ends(
             codec = flow_codec(cipher, b"k" * 64, flow_id, initiator=initiator)
             flow = PumpFlow(group, flow_id, key if initiator else key.reversed(), codec, handover)
             end.pump.put_flow(flow)
-            group.usable.append(flow)
+            group.use(flow)
             end.flows.append(flow)
         end.pump.put_conversation(PumpConversation(group, 5, "peer", target=0, opening=False))
         made.append(end)
@@ -98,7 +98,7 @@ def test_what_it_cannot_decide_comes_back_whole() -> None:
     one, _ = ends()
     stranger, large = Run("stranger", [b"x"], 1), Run("peer", [bytes(2000)] * 3, 2000)
     assert one.pump.from_app([stranger, large]) == ([], [stranger, large])
-    one.group.usable.clear()
+    one.group.rest(one.flows[0])
     fitting = Run("peer", [b"x"], 1)
     assert one.pump.from_app([fitting]) == ([], [fitting])
 
