@@ -47,6 +47,12 @@ LOOPED: Final = (
 """``LoopGuard`` has found some."""
 
 
+def missing_kind(*, udp: bool) -> str:
+    """With ``type: all``: no flow of one kind passes, and the other kind carries."""
+    kind, other = ("UDP", "TCP") if udp else ("TCP", "UDP")
+    return f"no flow over {kind}: blocked, or not served there; {other} carries alone"
+
+
 def who_strangers_are(*, over_udp: bool) -> str:
     """Over UDP no TCP handshake tells a stranger from a client of ours that a NAT has given another address."""
     if over_udp:

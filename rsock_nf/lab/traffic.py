@@ -161,6 +161,19 @@ class Application:
         end = time.perf_counter() + seconds
         return self._run(window, sizes, lambda _found: time.perf_counter() < end)
 
+    def exchange_evenly(self, count: int, rate: float, *, size: int = 500) -> Exchange:
+        """``count`` datagrams, ``rate`` a second, whatever comes back."""
+        found, pending, started = Exchange(), set[int](), time.perf_counter()
+        for at in range(count):
+            self._send(size, pending, found)
+            while (left := started + (at + 1) / rate - time.perf_counter()) > 0:
+                select.select([self._socket], [], [], left)
+                self._collect(pending, found)
+        while pending and self._await_any(pending, found, 2 * _PATIENCE):
+            pass
+        found.seconds = time.perf_counter() - started
+        return found
+
     def _run(self, window: int, sizes: Iterator[int] | None, more: Callable[[Exchange], bool]) -> Exchange:
         sizes = sizes or mixed_sizes(1)
         found, pending, started = Exchange(), set[int](), time.perf_counter()

@@ -144,6 +144,7 @@ def _session(session: dict[str, Any], before: dict[str, Any] | None, elapsed: fl
         happens = what_happens(fragments=session["fragments"])
         what = f"{_counted(session['oversized'], 'datagram')} {happens}: above the MTU"
         lines.append(f"    {what}, the largest {session['largest_oversized']} bytes")
+    lines += [f"    {note}" for note in session.get("notes") or []]
     if flows:
         rows = [_flow(flow) for flow in flows[:_MAX_FLOWS]]
         lines += [f"    {line}" for line in _table([_FLOW_HEAD, *rows])]

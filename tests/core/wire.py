@@ -85,6 +85,8 @@ class Wire:
     nat: Nat | None = None
     drop: list[Predicate] = field(default_factory=list)
     """Asked for every packet as it leaves its sender; True = it is lost."""
+    late: Callable[[bytes], float] | None = None
+    """How many seconds longer a packet travels than the others."""
     sent: dict[Toward, int] = field(default_factory=lambda: dict.fromkeys(Toward, 0))
     sent_bytes: dict[Toward, int] = field(default_factory=lambda: dict.fromkeys(Toward, 0))
     taps: list[Callable[[Crossing], None]] = field(default_factory=list)
@@ -137,6 +139,7 @@ class Wire:
             copies = 2
         for _ in range(copies):
             held = self.rng.random() * state.reorder_delay if self.rng.random() < state.reorder / 2 else 0.0
+            held += self.late(packet) / 2 if self.late else 0.0
             entry = (now + state.delay / 2 + held, next(self._order), judged, toward, packet, False)
             heapq.heappush(self._queue, entry)
 

@@ -148,6 +148,28 @@ def test_one_kind_is_blocked_under_traffic(build: Build, blocked: str) -> None:
     assert site.lab.invalid() == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("policed", ["udp", "tcp"])
+def test_one_kind_is_policed_and_the_other_carries(build: Build, policed: str) -> None:
+    """50 packets a second pass.  After 15 s the tunnel is no worse than the other kind alone, by 1 %."""
+    site = build(OPEN, **of_type("all"))
+    wait_until(lambda: flows(site) == {"udp": FLOWS, "tcp": FLOWS}, "every flow")
+    target, application = site.target(), site.application()
+    with site.lab.black_hole(f"meta l4proto {policed} limit rate over 50/second"):
+        application.exchange_evenly(1_500, 100)
+        arrived = len(target.seen)
+        found = application.exchange_evenly(1_000, 100)
+        assert len(target.seen) - arrived >= 990
+        assert found.returned >= 990
+        for role in ("client", "server"):
+            (session,) = site.tunnel.status(role)["sessions"]
+            assert session["resting"]["type"] == policed
+        shown = site.tunnel.command("client", "status").stdout
+    assert f"{policed.upper()} flows rest: they lose " in shown
+    assert f"{policed.upper()} flows rest: they lose " in site.tunnel.log("client")
+    assert "will be replaced" not in site.tunnel.log("client")
+
+
 def test_types_change_between_restarts_of_either_end(build: Build) -> None:
     """Whatever both serve is used; the kind that one of them does not know is dialled in vain, and quietly."""
     site = build(OPEN, **of_type("tcp", "all"))

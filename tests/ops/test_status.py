@@ -11,8 +11,10 @@ import pytest
 
 from rsock_nf import config
 from rsock_nf.config.values import format_secret
+from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.ops.status import duration, render, size
 from rsock_nf.runtime.reports.snapshot import wires
+from rsock_nf.words import missing_kind
 
 FLOW = {
     "id": 1,
@@ -123,6 +125,24 @@ def test_datagrams_that_do_not_fit_are_counted(*, fragments: bool, happens: str)
     lines = render({**SNAPSHOT, "sessions": [large]}).splitlines()
     assert f"    9825 datagrams {happens}: above the MTU, the largest 1464 bytes" in lines
     assert max(map(len, [line for line in lines if "datagrams" in line])) <= 80
+
+
+def test_a_kind_that_rests_or_is_missing_is_told_in_the_session() -> None:
+    """The longest notes fit 80 columns."""
+    judge = KindJudge()
+    judge.resting, judge.why, judge.due = True, "their RTT is 1210 ms, TCP flows 120 ms", 700.0
+    notes = [judge.text(100.0), judge.text(701.0), missing_kind(udp=True)]
+    judge.carriers = 128
+    notes.append(judge.text(701.0))
+    lines = render({**SNAPSHOT, "sessions": [{**SNAPSHOT["sessions"][0], "notes": notes}]}).splitlines()
+    begin = lines.index("    in  900 datagrams, 57.6 KB") + 1
+    told = lines[begin : begin + 4]
+    assert told[:2] == [
+        "    UDP flows rest: their RTT is 1210 ms, TCP flows 120 ms; next try in 600 s",
+        "    UDP flows rest: their RTT is 1210 ms, TCP flows 120 ms; next try when clean",
+    ]
+    assert told[2] == "    no flow over UDP: blocked, or not served there; TCP carries alone"
+    assert all(len(line) <= 80 for line in told)
 
 
 def test_udp_carriers_beside_and_instead_of_fake_tcp() -> None:

@@ -87,13 +87,13 @@ class Health:
         self._outstanding[number] = _Sent(now, sent_frames)
         return number
 
-    def overdue(self, now: float, heard: tuple[int, int]) -> bool:
+    def overdue(self, now: float, heard: tuple[int, int], *, resting: bool = False) -> bool:
         """The last probe was not answered in time.  Returns True if the flow is dead.
 
-        ``heard``: see ``probe_sent``.
+        ``heard``: see ``probe_sent``.  ``resting``: the peer sends nothing else on the flow, so silence means less.
         """
         self.unanswered += 1
-        if self.unanswered < GIVE_UP_SILENT:
+        if self.unanswered < (GIVE_UP if resting else GIVE_UP_SILENT):
             return False
         if self.unanswered >= GIVE_UP:
             return True

@@ -23,13 +23,13 @@ from collections.abc import Collection, Iterable
 from math import sqrt
 from typing import NamedTuple
 
-WINDOW = 10.0
-"""Seconds of which the loss of two kinds is compared."""
+WINDOWS = (10.0, 30.0)
+"""Seconds of which the loss of two kinds is compared.  In the longer time small differences become certain."""
 CLEAN = 60.0
 """Seconds for which the probed flow of a resting kind must have been clean, before the kind is tried."""
 MARGIN = 0.02
 """A kind is worse if it loses this share more."""
-SIGMA = 3.0
+SIGMA = 3.5
 """… and if the difference is this many standard deviations of what chance would make of equal loss."""
 MIN_LOST = 3
 MIN_FRAMES = 30
@@ -147,7 +147,7 @@ class KindJudge:
         self._pause = 0.0
         self._returned = float("-inf")
         self._slow: tuple[bool, float] | None = None
-        """The kind that is slower, and since when."""
+        """The kind that is slower, and since when; of a resting kind: when it was slower for the last time."""
 
     def note(self, now: float, flow_id: int, sent: int, arrived: int, *, udp: bool) -> None:
         """See ``Tally.note``."""
@@ -174,23 +174,28 @@ class KindJudge:
             return ""
         told = f"{name(self.resting)} flows rest: {self.why}; "
         if self.carriers:
-            return f"{told}tried again now, on {self.carriers} of them"
+            return f"{told}tried on {self.carriers} now"
         if now < self.due:
-            return f"{told}tried again in {self.due - now:.0f} s"
-        return f"{told}tried again when a minute is clean"
+            return f"{told}next try in {self.due - now:.0f} s"
+        return f"{told}next try when clean"
 
     # -- both carry
 
     def _compare(self, now: float, standings: dict[bool, Standing]) -> Outcome | None:
         if not (standings[False].fit and standings[True].fit):
             return None
-        counts = {udp: self._tally[udp].counts(now - WINDOW) for udp in (False, True)}
+        for window in WINDOWS:
+            counts = self._counts(now - window)
+            for udp in (False, True):
+                if loses_more(counts[udp], counts[not udp]):
+                    return self._rest(now, udp, counts)
         for udp in (False, True):
-            if loses_more(counts[udp], counts[not udp]):
-                return self._rest(now, udp, counts)
             if self._has_been_slower(now, standings, udp):
-                return self._rest(now, udp, counts, standings)
+                return self._rest(now, udp, self._counts(now - WINDOWS[0]), standings)
         return None
+
+    def _counts(self, since: float) -> dict[bool, list[Count]]:
+        return {udp: tally.counts(since) for udp, tally in self._tally.items()}
 
     def _has_been_slower(self, now: float, standings: dict[bool, Standing], udp: bool) -> bool:  # noqa: FBT001 - a kind
         if not is_slower(standings[udp], standings[not udp]):
@@ -214,7 +219,7 @@ class KindJudge:
         self.why = f"they lose {lost[udp]:.0%}, {name(not udp)} flows {lost[not udp]:.0%}"
         if slow is not None:
             times = [f"{1000 * (slow[kind].rtt or 0.0):.0f} ms" for kind in (udp, not udp)]
-            self.why = f"their round trip takes {times[0]}, that of {name(not udp)} flows {times[1]}"
+            self.why = f"their RTT is {times[0]}, {name(not udp)} flows {times[1]}"
         again = self.resting is not None or now - self._returned < CALM
         self._pause = min(2 * self._pause, LONGEST_PAUSE) if again and self._pause else FIRST_PAUSE
         self.resting, self.carriers, self._lost = udp, 0, lost[udp]
@@ -231,12 +236,15 @@ class KindJudge:
         resting = self.resting is True
         if not standings[resting].fit:
             return None
-        other = total(self._tally[not resting].counts(now - WINDOW))
+        other = total(self._tally[not resting].counts(now - WINDOWS[0]))
         probed = total(self._tally[resting].counts(now - CLEAN))
         worse = other.lost >= MIN_LOST and other.sent >= MIN_FRAMES and other.share - self._lost >= MARGIN
         early = worse and now - self._since >= self._pause / _EARLY
+        if is_slower(standings[resting], standings[not resting]):
+            self._slow = resting, now
         clean = probed.sent >= STEP_FRAMES and probed.share - other.share < MARGIN
-        if early or (now >= self.due and clean and not is_slower(standings[resting], standings[not resting])):
+        fast = self._slow is None or now - self._slow[1] >= CLEAN
+        if early or (now >= self.due and clean and fast):
             self.carriers = 1
             self._begin(now)
             return Outcome.TRIED
@@ -246,7 +254,7 @@ class KindJudge:
 
     def _try(self, now: float, standings: dict[bool, Standing]) -> Outcome | None:
         tried = self.resting is True
-        counts = {udp: self._tally[udp].counts(now - CLEAN) for udp in (False, True)}
+        counts = self._counts(now - CLEAN)
         if loses_more(counts[tried], counts[not tried]) or not standings[tried].fit:
             return self._rest(now, tried, counts)
         if loses_more(counts[not tried], counts[tried]):

@@ -51,7 +51,8 @@ class Probes:
 
     def due(self, now: float, flow: Established) -> None:
         """See ``Probing``.  Either it is time for the next probe, or the last one is overdue."""
-        if flow.health.waiting and flow.health.overdue(now, flow.heard):
+        resting = flow.session.judge.resting is flow.key.udp
+        if flow.health.waiting and flow.health.overdue(now, flow.heard, resting=resting):
             self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
             self._table.step(now, flow, Input.DEAD, "probes are not answered")
             return

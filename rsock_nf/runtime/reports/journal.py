@@ -15,7 +15,7 @@ from collections import Counter
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.reports.view import View
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, who_strangers_are
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, missing_kind, vpn_numbers, what_happens, who_strangers_are
 
 REMINDER = 60.0
 """Seconds from one line about a target that refuses, about strangers, or about one trouble, to the next."""
@@ -95,14 +95,14 @@ class Journal:
         if self._state != "connected":
             self._missing_since = {udp: since for udp, since in self._missing_since.items() if since == math.inf}
             return
-        there = {flow.key.udp for session in view.sessions for flow in session.flows.values()}
-        for udp, kind, other in ((True, "UDP", "TCP"), (False, "TCP", "UDP")):
-            if udp in there:
+        missing = view.missing_kinds()
+        for udp, kind in ((True, "UDP"), (False, "TCP")):
+            if udp not in missing:
                 if self._missing_since.pop(udp, 0.0) == math.inf:
                     self._log.info("flows over %s are back", kind)
             elif now - self._missing_since.setdefault(udp, now) >= MISSED:
                 self._missing_since[udp] = math.inf
-                self._log.warning("no flow over %s: blocked, or not served there; %s carries alone", kind, other)
+                self._log.warning("%s", missing_kind(udp=udp))
 
     def _note_crowds(self, view: View, now: float) -> None:
         """Of a server: conversations make room for others."""

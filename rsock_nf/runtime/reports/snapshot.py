@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
@@ -16,7 +17,7 @@ from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.wire.largest import largest_datagram
-from rsock_nf.words import vpn_settings
+from rsock_nf.words import missing_kind, vpn_settings
 
 _MAX_CONVERSATIONS = 100
 """That are listed one by one."""
@@ -119,6 +120,8 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "fragments": session.limits.fragments,
         "no_credit": session.group.no_credit,
         "fragments_dropped": session.reassembly.dropped,
+        "resting": _resting(session.judge, now),
+        "notes": [*map(_missing, view.missing_kinds()), *filter(None, [session.judge.text(now)])],
         "flows": [_flow(flow, now) for flow in session.flows.values()],
         "conversations": len(conversations),
         "conversation_list": [
@@ -135,6 +138,22 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "rx_datagrams": sum(conversation.received_datagrams for conversation in conversations),
         "tx_bytes": sum(conversation.sent_bytes for conversation in conversations),
         "rx_bytes": sum(conversation.received_bytes for conversation in conversations),
+    }
+
+
+def _missing(udp: bool) -> str:  # noqa: FBT001 - a kind
+    return missing_kind(udp=udp)
+
+
+def _resting(judge: KindJudge, now: float) -> dict[str, Any] | None:
+    """The kind of flow that carries no bulk because the other kind is better; None = there is none."""
+    if judge.resting is None:
+        return None
+    return {
+        "type": "udp" if judge.resting else "tcp",
+        "why": judge.why,
+        "tried_on": judge.carriers,
+        "tried_in": round(max(judge.due - now, 0.0), 3),
     }
 
 

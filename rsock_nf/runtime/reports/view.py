@@ -9,6 +9,7 @@ from typing import Any
 from rsock_firewall import Counters
 from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.flows.session import Session
+from rsock_nf.core.parameters import Kinds
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 
@@ -43,6 +44,15 @@ class View:
     """The IP version with the larger headers, of those by which flows may travel."""
     crowds: Sequence[Crowd] = ()
     """Server, for each wire: conversations that make room for others."""
+
+    def missing_kinds(self) -> list[bool]:
+        """Of a client with ``type: all``: the kinds (is it UDP?) of which it has no flow, while it has one of the other
+        kind.
+        """
+        if self.state != "connected" or self.settings.tunnel.kinds is not Kinds.ALL:
+            return []
+        there = {flow.key.udp for session in self.sessions for flow in session.flows.values()}
+        return [udp for udp in (False, True) if udp not in there]
 
 
 @dataclass(frozen=True, slots=True)
