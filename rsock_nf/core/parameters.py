@@ -86,6 +86,8 @@ class ClientParameters(Common):
     """At most this many flows, and at most one for each server port."""
     idle_timeout: float = 60.0
     """Flows close when this time has passed since the last conversation ended.  0 = never."""
+    flow_age: float = 0.0
+    """A flow is renewed when it is this old, ± 20 % jitter.  0 = never."""
     targets: tuple[int, ...] = (0,)
     """For each local listening socket, the index of its target in the server's list."""
     local_ends: tuple[str, ...] = ()

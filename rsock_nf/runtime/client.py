@@ -238,7 +238,7 @@ class ClientSide:
 
     def reconnect(self) -> None:
         """See ``Side``."""
-        self.endpoint.role.reconnect(self.driver.now())
+        self.endpoint.role.renew(self.driver.now())
         self.driver.settle()
 
     # -- the endpoint's events

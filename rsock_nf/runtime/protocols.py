@@ -76,7 +76,10 @@ class ClientRole(Protocol):
         """Tell the server, close every flow."""
 
     def reconnect(self, now: float) -> None:
-        """Give up every flow and dial again."""
+        """Give up every flow and dial again: they lead nowhere any more."""
+
+    def renew(self, now: float) -> None:
+        """Replace every flow by another one, while traffic goes on."""
 
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the rules cover it."""

@@ -62,7 +62,7 @@ class Side(Protocol):
         """Have the endpoint close every flow."""
 
     def reconnect(self) -> None:
-        """Give up every flow and dial again; a server does nothing."""
+        """Replace every flow; a server does nothing."""
 
     def tick(self, now: float) -> None:
         """Once a second, after device and rules."""
@@ -179,7 +179,7 @@ class Tunnel:
     # -- what an operator asks
 
     def reconnect(self) -> None:
-        """A client gives up every flow and dials again."""
+        """A client replaces every flow, while traffic goes on."""
         if self._side is not None:
             self._side.reconnect()
 

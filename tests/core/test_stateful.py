@@ -97,6 +97,11 @@ class Tunnel(RuleBasedStateMachine):
         self.pair.client.role.reconnect(self.pair.now)
         self.pair.flush()
 
+    @rule()
+    def renew(self) -> None:
+        self.pair.client.role.renew(self.pair.now)
+        self.pair.flush()
+
     @rule(right=st.booleans())
     def reset(self, *, right: bool) -> None:
         for flow in self.pair.flows(self.pair.client)[:1]:

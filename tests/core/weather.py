@@ -74,12 +74,16 @@ def suffer(pair: Pair, rng: random.Random, step: int) -> None:
         pair.client.role.reconnect(pair.now)
         pair.flush()
 
+    def renew() -> None:
+        pair.client.role.renew(pair.now)
+        pair.flush()
+
     def resize() -> None:
         pair.client.receive_mtu(pair.now, rng.choice([1500, 1300]), 64_000)
         pair.flush()
 
     fates: list[Callable[[], object]] = [
-        say, say, say, lose, rebind, reconnect, resize, pair.restart_server, pair.wire.drop.clear,
+        say, say, say, lose, rebind, reconnect, renew, resize, pair.restart_server, pair.wire.drop.clear,
         lambda: pair.wire.drop.__setitem__(slice(None), [rng.choice(_BLOCKS)]),
         lambda: pair.run(rng.random() * 2),
         lambda: pair.run(rng.random() * 2),

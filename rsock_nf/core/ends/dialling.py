@@ -1,9 +1,9 @@
 """The client's role: it dials flows, opens them with the help of the wire, replaces them, and closes them when idle.
 
 The way up: a slot's turn (``slots``) → a port (``PortWanted``) → SYN → SYN-ACK → what the wire asks for → traffic.
-Over UDP a socket (``CarrierWanted``) takes the place of port and TCP handshake.  If a flow ends or turns sick,
-another one is dialled for its slot.  The first flow that is up sends the datagrams that waited (``applications``).
-After ``idle_timeout`` without a conversation every flow closes; the next datagram starts dialling again.
+Over UDP a socket (``CarrierWanted``) takes the place of port and TCP handshake.  If a flow ends, turns sick or is
+renewed (``renewals``), another one is dialled for its slot.  The first flow that is up sends the datagrams that waited
+(``applications``).  After ``idle_timeout`` without a conversation every flow closes; the next datagram starts dialling again.
 
 Not here: the steps of one opening (``openings``), back-off and the choice of ports and addresses (``slots``).
 """
@@ -19,6 +19,7 @@ from rsock_nf.core.ends.applications import Applications
 from rsock_nf.core.ends.openings import Openings
 from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.reasons import Reasons
+from rsock_nf.core.ends.renewals import Renewals
 from rsock_nf.core.ends.slots import Slot, Slots
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted, SessionDown, SessionUp
@@ -93,6 +94,7 @@ class Dialling:
         self.why = Reasons(self.slots, self.group)
         self.openings = Openings(parts, self.slots, self.why)
         self.applications = Applications(parameters, parts, self.group, wire.limits, self.expire)
+        self.renewals = Renewals(self.slots, parts.context.rng, parameters.flow_age)
         self._wire = wire
         self._probing = parts.probing
         self._active = False
@@ -126,10 +128,22 @@ class Dialling:
         self._close_flows(now, "this side ends")
 
     def reconnect(self, now: float) -> None:
-        """Close every flow and dial anew, with the same session and the same conversations."""
+        """The flows lead nowhere any more: close every flow and dial anew, with the same session and conversations."""
         self.sleep(now, "all are dialled anew")
         self.slots.reset()
         self.start(now)
+
+    def renew(self, now: float) -> None:
+        """Replace every flow by another one, a few at a time.  Traffic goes on.  If no flow is up, dial anew at once."""
+        if not self.group.usable:
+            self.reconnect(now)
+            return
+        for slot in self.slots:
+            if slot.resting:
+                slot.failures = 0
+                self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
+        self.renewals.all()
+        self._renew(now)
 
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the firewall covers it: send the SYN."""
@@ -296,12 +310,21 @@ class Dialling:
         """Put ``flow`` into its slot.  The slot's previous flow closes; slots that got no answer dial again at once."""
         previous, slot.flow, slot.opening = slot.flow, flow, None
         if previous is not None:
-            self.table.step(now, previous, Input.CLOSE, "another has taken its place")
+            self._retire(now, previous)
+        self.renewals.opened(now, slot)
+        self._renew(now)
         for other in self.slots.revived(slot):
             if other.resting:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
             elif other.opening is not None and other.opening.state in (State.SYN_SENT, State.JOIN_SENT):
                 self.context.deadlines.hasten(Timer.RETRANSMIT, other.opening, now + other.stagger)
+
+    def _retire(self, now: float, flow: Established) -> None:
+        """Another flow has taken the place of ``flow``: send nothing on it any more, and close it when all has arrived."""
+        flow.retired = True
+        if not flow.alone:  # over UDP, wire rsock may have to prove the other one first
+            self.group.rest(flow.pump)
+        self.context.deadlines.set(Timer.RETIRE, flow, now + flow.health.rto)
 
     def _tell_given_up(self, flow: Established) -> None:
         """The first flow after a silence: the server may still send on flows that were given up meanwhile.  Tell it.
@@ -322,6 +345,13 @@ class Dialling:
         dialled = slot.opening is not None or slot.port_wanted
         if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
             self._redial(now, slot, self.slots.broken(now, slot))
+
+    def _renew(self, now: float) -> None:
+        """Dial for the slots whose flow is to be renewed."""
+        for slot in self.renewals.take(now):
+            if slot.opening is None and not slot.port_wanted:
+                self.slots.another_port(slot)
+                self._redial(now, slot, 0.0)
 
     def vacate(self, now: float, flow: Established, reason: str) -> None:
         """``flow`` carries no traffic any more: dial another one for its slot."""
@@ -487,6 +517,7 @@ class Dialling:
         if self._active:
             self._wire.sweep(now, self)
             self._pass_over(now)
+            self._renew(now)
             self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
 
 

@@ -462,6 +462,8 @@ class Endpoint(Generic[R]):
                 self.flows.repeat_close(now, flow)
             case Timer.RETRANSMIT, (Established() | Opening()) as flow:
                 self.role.repeat(now, flow)
+            case Timer.RETIRE, Established() as flow:
+                self.flows.step(now, flow, Input.CLOSE, "another has taken its place")
             case Timer.FORGET, Established() as flow:
                 self.flows.step(now, flow, Input.EXPIRE)
             case Timer.SWEEP, _:

@@ -139,11 +139,23 @@ class Slots:
         slot.failures += 1
         spare = self._spare[slot.udp]
         if slot.unanswered and spare:
-            spare.append(slot.port)
-            slot.port = spare.popleft()
+            standing = slot.flow.key.remote_port if slot.flow is not None else 0
+            if standing in spare:  # the server serves the port of the flow that was to be renewed
+                spare.remove(standing)
+                spare.append(slot.port)
+                slot.port = standing
+            else:
+                self.another_port(slot)
         if all(other.failures and other.flow is None for other in self._slots) and slot is self._slots[0]:
             self._next_address()
         return self._backoff(slot)
+
+    def another_port(self, slot: Slot) -> None:
+        """Dial ``slot`` to a port that has no slot, if there is one."""
+        spare = self._spare[slot.udp]
+        if spare:
+            spare.append(slot.port)
+            slot.port = spare.popleft()
 
     def _backoff(self, slot: Slot) -> float:
         beside = any(other.flow for other in self._slots if other.udp is not slot.udp)

@@ -106,7 +106,7 @@ class Probes:
             return
         if not flow.health.answered(now, number, received):
             return
-        if flow.state is State.ESTABLISHED and not flow.sick:
+        if flow.welcome:
             flow.pump.group.use(flow.pump)
         if flow.path.answered(now, number):
             self._table.pump.set_max_payload(flow.pump, flow.path.size)

@@ -49,6 +49,8 @@ class Established:
         self.path = PathMtu()
         self.sick = False
         """It is to be replaced."""
+        self.retired = False
+        """Client: another flow has taken its place.  It carries no bulk, and closes soon."""
         self.swept_frames = 0
         """The pump's counters at the last sweep.  They tell whether there was traffic since."""
         self.repeat: Repeat | None = None
@@ -66,6 +68,11 @@ class Established:
     def fit(self) -> bool:
         """The flow may carry bulk if its kind does."""
         return self.pump in self.pump.group.fit
+
+    @property
+    def welcome(self) -> bool:
+        """The flow may be used again when it answers."""
+        return self.state is State.ESTABLISHED and not self.sick and not self.retired
 
     @property
     def alone(self) -> bool:

@@ -162,7 +162,7 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
     health = flow.health
     return {
         "id": flow.flow_id,
-        "state": "sick" if flow.sick else flow.state.value,
+        "state": "sick" if flow.sick else "retired" if flow.retired else flow.state.value,
         "type": "udp" if flow.key.udp else "tcp",
         "local": _endpoint(flow.key, local=True),
         "remote": _endpoint(flow.key, local=False),

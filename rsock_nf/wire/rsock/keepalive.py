@@ -77,7 +77,7 @@ class KeepAlives:
         """If no flow carries bulk, the unproved ones do."""
         if not session.group.usable:
             for flow in session.flows.values():
-                if not self._is_proved(flow):
+                if not self._is_proved(flow) and flow.welcome:
                     session.group.use(flow.pump)
 
     # -- asking
@@ -172,7 +172,7 @@ class KeepAlives:
             flow.health.sample(max(now - self._asked[flow], 0.0))
         flow.health.clear()
         self._answering.add(flow)
-        if flow.state is State.ESTABLISHED and not flow.sick:
+        if flow.welcome:
             flow.pump.group.use(flow.pump)
         self._rest_unproved(now, flow.session)
         self._forget_size(now, flow)

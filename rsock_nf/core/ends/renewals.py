@@ -1,0 +1,62 @@
+"""Which flows a client renews, and when: make before break.
+
+A renewed flow goes on until its slot has another one, from another source port.  With ``max_age``, flows that are
+older are renewed, one at a time.  ``all`` renews every flow, a few at a time.
+
+Not here: how a flow is dialled and how the old one closes (``dialling``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from rsock_nf.core.ends.slots import Slot
+from rsock_nf.core.flows.session import Established
+from rsock_nf.core.protocols import Rng
+
+AT_ONCE = 3
+"""At most so many flows are renewed at the same time when all are."""
+JITTER = 0.2
+"""The age at which a flow is renewed varies by this share: nobody sees a pattern, and flows do not come due together."""
+
+
+class Renewals:
+    """See the module.  ``max_age``: seconds; 0 = flows are never renewed because of their age."""
+
+    def __init__(self, slots: Iterable[Slot], rng: Rng, max_age: float) -> None:
+        self._slots = slots
+        self._rng = rng
+        self._max_age = max_age
+        self._due: dict[Slot, float] = {}
+        """When the flow of each slot is old."""
+        self._wanted: deque[tuple[Slot, Established]] = deque()
+        """Flows that ``all`` has named, and that have not had their turn."""
+        self._under_way: dict[Slot, Established] = {}
+
+    def opened(self, now: float, slot: Slot) -> None:
+        """``slot`` has a new flow."""
+        if self._max_age:
+            self._due[slot] = now + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
+
+    def all(self) -> None:
+        """Every flow that there is now is to be renewed."""
+        self._wanted = deque((slot, slot.flow) for slot in self._slots if slot.flow is not None)
+
+    def take(self, now: float) -> list[Slot]:
+        """The slots whose flow is to be renewed now.  Each is given once for each flow."""
+        # A flow that ended meanwhile has a successor, or its slot is dialled anyway.
+        self._under_way = {slot: flow for slot, flow in self._under_way.items() if slot.flow is flow}
+        begun = []
+        while self._wanted and len(self._under_way) < AT_ONCE:
+            slot, flow = self._wanted.popleft()
+            if slot.flow is flow and slot not in self._under_way:
+                self._under_way[slot] = flow
+                begun.append(slot)
+        old = [slot for slot, due in self._due.items() if due <= now and slot.flow is not None]
+        if old and not self._under_way:
+            slot = min(old, key=self._due.__getitem__)
+            if slot.flow is not None:
+                self._under_way[slot] = slot.flow
+                begun.append(slot)
+        return begun
