@@ -149,7 +149,7 @@ def down(arguments: argparse.Namespace) -> int:
 
 
 def reconnect(arguments: argparse.Namespace) -> int:
-    """Have one client or all replace every flow."""
+    """Have one client or all replace every flow, without loss."""
     from rsock_nf.ops.control_socket.ask import ask
 
     named = _named(arguments)
@@ -157,7 +157,7 @@ def reconnect(arguments: argparse.Namespace) -> int:
     if not dialling:
         raise InstanceError(f"instance {named.name} is a server: it does not dial" if named else "no client is running")
     for name in dialling:
-        print(f"{name}: dials anew")
+        print(f"{name}: renews its flows")
     return 0
 
 

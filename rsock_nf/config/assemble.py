@@ -282,8 +282,12 @@ def _target(path: Path, field: str, target: HostPort) -> TransportAddress:
 
 def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]:
     wanted = min(keys.flows, values.count_ports(keys.ports))
-    if keys.client_ports and (held := values.count_ports(keys.client_ports)) < wanted:
+    held = values.count_ports(keys.client_ports)
+    if keys.client_ports and held < wanted:
         raise ConfigError(path, "client_ports", f"{held} ports are too few for {wanted} flows")
+    if keys.flow_age and keys.client_ports and held < 2 * wanted:
+        remedy = f'{held} ports are too few to renew {wanted} flows: name {2 * wanted}, or leave out "flow_age"'
+        raise ConfigError(path, "client_ports", remedy)
     if keys.backend == "manual" and keys.type.tcp and not keys.client_ports:
         remedy = 'with "backend": "manual" name the source ports that your rules cover, for example "20000-20099"'
         raise ConfigError(path, "client_ports", remedy)
@@ -294,6 +298,7 @@ def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]
         server=tuple(dict.fromkeys(address for address, _ in found)),
         flows=keys.flows,
         idle_timeout=keys.idle_timeout,
+        flow_age=keys.flow_age,
         targets=tuple(target for _, _, target in _local_ends(path, keys)),
     )
 

@@ -20,6 +20,7 @@ from rsock_nf.config.kinds import (
     Device,
     Duration,
     File,
+    FlowAge,
     Hash,
     Host,
     HostPort,
@@ -249,6 +250,11 @@ class ClientKeys(CommonKeys):
         ge=0,
         le=86400,
         description="Seconds after the last conversation until the flows close; 0 = never.",
+    )
+    flow_age: FlowAge = Field(
+        default=_default(ClientParameters, "flow_age"),
+        description="The age, ± 20 %, at which a flow is renewed, one at a time and without loss; 0 = never. With "
+        "`client_ports`, name twice as many ports as flows.",
     )
 
 

@@ -117,4 +117,10 @@ Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=65535)]
 """How many there may be."""
 Duration: TypeAlias = Annotated[float, Field(strict=True, gt=0, le=86400)]
 Keepalive: TypeAlias = Annotated[float, Field(strict=True, ge=0.5, le=3600)]
+FlowAge: TypeAlias = Annotated[
+    float,
+    BeforeValidator(values.parse_flow_age),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": values.MAX_FLOW_AGE}, {"type": "string"}]}),
+    Form('0, or 60-86400 s, also as `"1h"`'),
+]
 RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_parse_version)]

@@ -21,6 +21,11 @@ SECRET_BYTES = 32
 MAX_RANGES = 256
 """A classic BPF program has room for 4,096 instructions (BPF_MAXINSNS) and needs at most five for a range."""
 
+MIN_FLOW_AGE, MAX_FLOW_AGE = 60.0, 86400.0
+"""Seconds.  The source port of a flow that has ended is not used again for a minute."""
+
+_AGE = re.compile(r"(\d{1,6})([smh])")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[^\s/%:\"\\\x00-\x1f]{1,15}")  # IFNAMSIZ 16 with its zero; dev_valid_name(), net/core/dev.c
 _RANGE = re.compile(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?")
@@ -59,6 +64,16 @@ def parse_mark(value: object) -> int:
     if type(number) is int and 1 <= number <= 0xFFFFFFFF:
         return number
     raise ValueError(f'{shown(value)} is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"')
+
+
+def parse_flow_age(value: object) -> float:
+    """``3600``, ``"3600s"``, ``"60m"`` or ``"1h"``, in seconds; 0 = flows are not renewed."""
+    found = _AGE.fullmatch(value) if isinstance(value, str) else None
+    age = int(found[1]) * _UNITS[found[2]] if found else value
+    if isinstance(age, int | float) and not isinstance(age, bool) and (age == 0 or MIN_FLOW_AGE <= age <= MAX_FLOW_AGE):
+        return float(age)
+    wanted = f'0, or {MIN_FLOW_AGE:g} to {MAX_FLOW_AGE:g} seconds, also as "90m" or "1h"'
+    raise ValueError(f"must be {wanted}, not {shown(value)}")
 
 
 def parse_ports(value: object) -> tuple[PortRange, ...]:

@@ -138,7 +138,7 @@ def refuse(_: object) -> None:
 @pytest.mark.parametrize(
     ("roles", "words", "status", "out", "err"),
     [
-        ({"a": True, "b": False}, [], 0, "a: dials anew\n", ""),
+        ({"a": True, "b": False}, [], 0, "a: renews its flows\n", ""),
         ({"b": False}, [], 1, "", "rsock-nf: no client is running\n"),
         ({"b": False}, ["-n", "b"], 1, "", "rsock-nf: instance b is a server: it does not dial\n"),
     ],

@@ -136,6 +136,15 @@ def test_every_client_key(tmp_path: Path) -> None:
     assert settings.client_ports == (PortRange(40000, 40009),)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"), [(0, 0.0), (60, 60.0), (90.5, 90.5), ("60s", 60.0), ("90m", 5400.0), ("24h", 86400.0)]
+)
+def test_the_age_of_flows_has_units(tmp_path: Path, written: object, seconds: float) -> None:
+    settings = config.load(write(tmp_path / "c.json", CLIENT | {"flow_age": written})).settings
+    assert isinstance(settings.tunnel, ClientParameters)
+    assert settings.tunnel.flow_age == seconds
+
+
 def test_host_names_are_resolved_in_the_order_of_the_resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [(socket.AF_INET6, 2, 17, "", ("2001:db8::7", 0, 0, 0)), (socket.AF_INET, 2, 17, "", ("192.0.2.7", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: answers if host == "edge.example" else [])
@@ -204,6 +213,15 @@ MISTAKES = [
     (CLIENT, {"client_ports": "40000-40003"}, "client_ports: 4 ports are too few for 10 flows"),
     (CLIENT, {"flows": 0}, "flows: must be greater than or equal to 1, not 0"),
     (CLIENT, {"flows": "9"}, 'flows: must be a valid integer, not "9"'),
+    (CLIENT, {"flow_age": 30}, 'flow_age: must be 0, or 60 to 86400 seconds, also as "90m" or "1h", not 30'),
+    (CLIENT, {"flow_age": "1 d"}, 'flow_age: must be 0, or 60 to 86400 seconds, also as "90m" or "1h", not "1 d"'),
+    (CLIENT, {"flow_age": True}, 'flow_age: must be 0, or 60 to 86400 seconds, also as "90m" or "1h", not true'),
+    (SERVER, {"flow_age": 3600}, "flow_age: only a client has this key"),
+    (
+        CLIENT,
+        {"flow_age": "1h", "client_ports": "20000-20018"},
+        'client_ports: 19 ports are too few to renew 10 flows: name 20, or leave out "flow_age"',
+    ),
     (CLIENT, {"idle_timeout": -1}, "idle_timeout: must be greater than or equal to 0, not -1"),
     (SERVER, {"ports": "10001-"}, 'ports: "10001-" is not a port or a range (want "10001-10010,12000")'),
     (SERVER, {"ports": "10-1"}, 'ports: "10-1" ends before it begins'),

@@ -163,6 +163,18 @@ def test_our_client_carries_datagrams_over_an_original_server(lab: Lab, director
         assert status["mtu"] == 1500 - 40 - 31
 
 
+def test_our_client_renews_its_flows_to_an_original_server(lab: Lab, directory: Path) -> None:
+    with original_server(lab) as peer, ours(lab, directory, "client") as tunnel:
+        with EchoTarget(lab) as target, Application(lab) as application:
+            lost = 0
+            for _ in range(3):
+                lost += application.exchange_evenly(100, 50).lost
+                tunnel.command("client", "reconnect")
+                lost += application.exchange_evenly(100, 50).lost
+        assert (lost, target.corrupted) == (0, 0)
+        assert peer.seen["flows"] == 4 * len(PORTS)
+
+
 def test_our_frames_reach_an_original_behind_gro_one_by_one(lab: Lab, directory: Path, tmp_path: Path) -> None:
     """It drops what was merged: PSH on each keeps them apart, also where our kernel could cut for us."""
     lab.offload(lab.router, "outside", tso=False)

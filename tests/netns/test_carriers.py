@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 from collections import Counter
 from typing import Any
 
@@ -168,6 +169,44 @@ def test_one_kind_is_policed_and_the_other_carries(build: Build, policed: str) -
     assert f"{policed.upper()} flows rest: they lose " in shown
     assert f"{policed.upper()} flows rest: they lose " in site.tunnel.log("client")
     assert "will be replaced" not in site.tunnel.log("client")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_reconnect_loses_nothing(build: Build, kind: str, version: int) -> None:
+    """Every three seconds, six times, at 50 a second, through the strict NAT."""
+    site = build(STRICT if kind == "tcp" else OPEN, version=version, **of_type(kind))
+    wait_until(lambda: flows(site) == {kind: FLOWS}, "every flow")
+    target, application = site.target(), site.application()
+    assert application.ping(5).returned == 5
+    ports = [local_ports(site)]
+    done = threading.Event()
+
+    def reconnect() -> None:
+        while len(ports) <= 6 and not done.wait(3.0):
+            site.tunnel.command("client", "reconnect")
+            ports.append(local_ports(site) - ports[-1])
+
+    thread = threading.Thread(target=reconnect)
+    thread.start()
+    try:
+        found = application.exchange_evenly(1_200, 50)
+    finally:
+        done.set()
+        thread.join()
+    assert (found.lost, found.corrupted, target.corrupted) == (0, 0, 0)
+    assert len(target.peers) == 1, "the same conversation"
+    wait_until(lambda: flows(site) == flows(site, "server") == {kind: FLOWS}, "the old flows to close")
+    assert len(ports) == 7
+    assert not ports[0] & local_ports(site)
+    counters = site.lab.counters()
+    assert counters["invalid"] == counters["refused"] == 0
+    assert site.lab.rsts() == 0
+
+
+def local_ports(site: Site) -> set[str]:
+    """The source address and port of each flow of the client."""
+    return {flow["local"] for session in site.tunnel.status("client")["sessions"] for flow in session["flows"]}
 
 
 def test_types_change_between_restarts_of_either_end(build: Build) -> None:

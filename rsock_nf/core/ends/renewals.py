@@ -1,7 +1,8 @@
 """Which flows a client renews, and when: make before break.
 
 A renewed flow goes on until its slot has another one, from another source port.  With ``max_age``, flows that are
-older are renewed, one at a time.  ``all`` renews every flow, a few at a time.
+older are renewed, one at a time: the next one when the old flow of the one before has closed.  ``all`` renews every
+flow, a few at a time.
 
 Not here: how a flow is dialled and how the old one closes (``dialling``).
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 
 from rsock_nf.core.ends.slots import Slot
 from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import State
 from rsock_nf.core.protocols import Rng
 
 AT_ONCE = 3
@@ -33,6 +35,8 @@ class Renewals:
         self._wanted: deque[tuple[Slot, Established]] = deque()
         """Flows that ``all`` has named, and that have not had their turn."""
         self._under_way: dict[Slot, Established] = {}
+        self._aged: Established | None = None
+        """The last flow that was renewed because of its age."""
 
     def opened(self, now: float, slot: Slot) -> None:
         """``slot`` has a new flow."""
@@ -53,10 +57,15 @@ class Renewals:
             if slot.flow is flow and slot not in self._under_way:
                 self._under_way[slot] = flow
                 begun.append(slot)
-        old = [slot for slot, due in self._due.items() if due <= now and slot.flow is not None]
-        if old and not self._under_way:
-            slot = min(old, key=self._due.__getitem__)
-            if slot.flow is not None:
-                self._under_way[slot] = slot.flow
-                begun.append(slot)
+        if not self._under_way and (self._aged is None or self._aged.state is not State.ESTABLISHED):
+            begun += self._take_oldest(now)
         return begun
+
+    def _take_oldest(self, now: float) -> list[Slot]:
+        self._aged = None
+        old = [slot for slot, due in self._due.items() if due <= now and slot.flow is not None]
+        slot = min(old, key=self._due.__getitem__, default=None)
+        if slot is None or slot.flow is None:
+            return []
+        self._aged = self._under_way[slot] = slot.flow
+        return [slot]

@@ -10,10 +10,11 @@ import pytest
 from rsock_nf.core.ends.renewals import AT_ONCE, JITTER, Renewals
 from rsock_nf.core.ends.slots import Slot
 from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import State
 
 
 def a_flow() -> Established:
-    return cast(Established, SimpleNamespace())
+    return cast(Established, SimpleNamespace(state=State.ESTABLISHED))
 
 
 def slots(count: int) -> list[Slot]:
@@ -27,9 +28,13 @@ def renewals(found: list[Slot], max_age: float = 0.0, jitter: int = 127) -> Rene
     return made
 
 
-def replace(made: Renewals, now: float, slot: Slot) -> None:
+def replace(made: Renewals, now: float, slot: Slot) -> Established:
+    """Returns the flow that it had."""
+    old = slot.flow
+    assert old is not None
     slot.flow = a_flow()
     made.opened(now, slot)
+    return old
 
 
 def test_by_default_no_flow_is_renewed() -> None:
@@ -52,7 +57,9 @@ def test_old_flows_are_renewed_one_at_a_time() -> None:
         (slot,) = made.take(150.0)
         assert made.take(150.0) == [], "the other one is not there yet"
         renewed.append(slot)
-        replace(made, 150.0, slot)
+        old = replace(made, 150.0, slot)
+        assert made.take(150.0) == [], "the old one has not closed"
+        old.state = State.CLOSING
     assert set(renewed) == set(found)
     assert made.take(150.0) == [], "all are young"
 
