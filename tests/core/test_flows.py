@@ -507,6 +507,8 @@ def test_every_timer_is_handled() -> None:
         pair.up()
         pair.say("app", b"hello")
         pair.run(3.0)
+        pair.client.role.renew(pair.now)
+        pair.run(3.0)
         pair.client.role.stop(pair.now)
         pair.flush()
         pair.run(900.0)

@@ -55,7 +55,9 @@ _SETTLE = 5.0
 _EARLY = 6
 """If the other kind has become worse, the trial may begin after this part of the pause."""
 _LOOK = 0.25
-"""Seconds between two comparisons."""
+"""Seconds between two comparisons, with few flows."""
+_FLOWS_A_SECOND = 400
+"""With many flows a comparison takes longer, so there are fewer."""
 
 
 class Count(NamedTuple):
@@ -161,7 +163,7 @@ class KindJudge:
         """Compare the kinds.  Returns what has changed; None = nothing."""
         if not self.is_due(now):
             return None
-        self._next_look = now + _LOOK
+        self._next_look = now + max(_LOOK, sum(kind.flows for kind in standings.values()) / _FLOWS_A_SECOND)
         if self.resting is None:
             return self._compare(now, standings)
         if not standings[not self.resting].flows:
