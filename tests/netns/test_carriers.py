@@ -174,7 +174,7 @@ def test_one_kind_is_policed_and_the_other_carries(build: Build, policed: str) -
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 def test_reconnect_loses_nothing(build: Build, kind: str, version: int) -> None:
-    """Every three seconds, six times, at 50 a second, through the strict NAT."""
+    """Every three seconds, six times, at 400 a second, through the strict NAT."""
     site = build(STRICT if kind == "tcp" else OPEN, version=version, **of_type(kind))
     wait_until(lambda: flows(site) == {kind: FLOWS}, "every flow")
     target, application = site.target(), site.application()
@@ -190,7 +190,7 @@ def test_reconnect_loses_nothing(build: Build, kind: str, version: int) -> None:
     thread = threading.Thread(target=reconnect)
     thread.start()
     try:
-        found = application.exchange_evenly(1_200, 50)
+        found = application.exchange_evenly(9_600, 400)
     finally:
         done.set()
         thread.join()
