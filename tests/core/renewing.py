@@ -23,6 +23,17 @@ def exchange(pair: Pair, count: int, rate: float) -> None:
         pair.run(1 / rate)
 
 
+def both_ways(pair: Pair, count: int, rate: float) -> None:
+    """Datagrams evenly in both directions.  The server does not wait for the client's."""
+    pair.echo = False
+    there = numbered(count, 500, b"there %.4f " % pair.now)
+    back = numbered(count, 500, b"back %.4f " % pair.now)
+    for out, answer in zip(there, back, strict=True):
+        pair.say("app", out)
+        pair.reply(pair.server_peer(), answer)
+        pair.run(1 / rate)
+
+
 def ports(pair: Pair) -> list[tuple[bool, int]]:
     """The kind and the source port of each flow so far, in order."""
     opened = [event for _, side, event in pair.events if side is Toward.CLIENT and isinstance(event, FlowOpened)]
@@ -38,12 +49,13 @@ def by_command(pair: Pair) -> None:
     """Every three seconds, six times, at 50 datagrams a second."""
     pair.up()
     exchange(pair, 50, 50)
+    pair.run(1.0)
     flows = len(standing(pair))
     for _ in range(6):
         before = set(standing(pair))
         pair.client.role.renew(pair.now)
         pair.flush()
-        exchange(pair, 150, 50)
+        both_ways(pair, 150, 50)
         assert len(standing(pair)) == flows
         assert not before & set(standing(pair)), "each was replaced"
     pair.run(1.0)
