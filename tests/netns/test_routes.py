@@ -157,7 +157,8 @@ def test_packets_that_come_by_another_device_than_the_configured_one(build: Call
         with site.tunnel.standing():
             lab.router.ip(f"neigh replace {lab.client_ip[4]} lladdr {lladdr} dev lan nud permanent")
             says_everywhere(site, "client", "packets for our ports come in by another device than eth0")
-            lab.router.ip(f"neigh del {lab.client_ip[4]} dev lan")
+            own = lab.client.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+            lab.router.ip(f"neigh replace {lab.client_ip[4]} lladdr {own} dev lan nud permanent")
             wait_until(lambda: site.tunnel.status("client")["reason"] == "", "the reason to go", 40)
             site.carries(500)
 
