@@ -64,8 +64,9 @@ SELDOM_READ = {"debug", "info"}
 NOT_TOLD = {
     "hellos above the rate limit",  # these two: counters, which only the log at level debug shows
     "payloads of no flow",
-    "its name is taken",  # these two: of a flow that is only being opened, whose end no line tells
+    "its name is taken",  # these three: of a flow that is only being opened, whose end no line tells
     "the server's numbers are ahead of ours",
+    "is no longer an address of the server",
     "an ephemeral TCP port",  # a name in other texts
 }
 VARIES = re.compile(r"\0|%[\d.]*[a-z]|\{\w*\}")
