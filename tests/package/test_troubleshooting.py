@@ -62,7 +62,8 @@ FOR_DEVELOPERS = {
 SELDOM_READ = {"debug", "info"}
 """Log lines that tell of no trouble."""
 NOT_TOLD = {
-    "hellos above the rate limit",  # these two: counters, which only the log at level debug shows
+    "hellos above the rate limit",  # these three: counters, which only the log at level debug shows
+    "payloads from strangers",
     "payloads of no flow",
     "its name is taken",  # these three: of a flow that is only being opened, whose end no line tells
     "the server's numbers are ahead of ours",
