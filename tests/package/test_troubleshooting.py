@@ -1,4 +1,4 @@
-"""``docs/troubleshooting.md`` names every text by which a running instance tells what is wrong.
+"""``docs/troubleshooting.md`` names every text by which a running instance tells what is wrong, and no other.
 
 The texts are collected from the source: in the files below, each phrase is one, that is a string with a blank in it.
 No phrase are docstrings, names of counters, texts for developers (``AssertionError``), and log lines below a warning.
@@ -162,6 +162,15 @@ def test_no_row_is_there_twice_and_each_has_a_remedy() -> None:
     said = [row[0] for row in rows if row[0] not in {"it says", "what you see"}]
     assert len(said) == len(set(said)) > 60
     assert [row for row in rows if not all(cell.strip() for cell in row)] == []
+
+
+def test_what_a_row_says_is_in_the_source() -> None:
+    """A text that the source does not have any more leaves a row behind."""
+    everything = [path.read_text() for room in ("rsock_nf", "firewall") for path in (ROOT / room).rglob("*.py")]
+    known = {text for source in everything for text in texts(source)}
+    tables, _, _ = DOCUMENT.read_text().partition("## Nothing is said")
+    rows = [left_column(line) for line in tables.splitlines() if line.startswith("| ") and "| it says" not in line]
+    assert [row for row in rows if not any(text in row for text in known)] == []
 
 
 @pytest.mark.parametrize(
