@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,28 +41,45 @@ class UdpSocket(NamedTuple):
     inode: int
 
 
-class Passengers:
-    """What was found out about each device.  It asks again when other applications talk to us."""
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+"""Seconds from one look at a device that carries nothing of ours to the next: each time twice as many.  A look reads
+the descriptors of all processes, which takes 10 ms and more."""
 
-    def __init__(self, routing: Routing) -> None:
+
+@dataclass(slots=True)
+class _Look:
+    """What was found out about a device."""
+
+    ends: frozenset[TransportAddress]
+    """The applications at that time."""
+    carries: bool
+    again_at: float
+    pause: float
+
+
+class Passengers:
+    """See the module.  It looks at a device again when other applications talk to us, and after some time."""
+
+    def __init__(self, routing: Routing, clock: Callable[[], float] = time.monotonic) -> None:
         self._routing = routing
-        self._known: dict[tuple[int, str], tuple[frozenset[TransportAddress], bool]] = {}
-        """By device: the applications when it was looked at, and what was found."""
+        self._clock = clock
+        self._known: dict[tuple[int, str], _Look] = {}
 
     def carries(self, device: Device) -> bool:
-        """Whether the packets of ``device`` come to us."""
-        ends = frozenset(self._routing.applications())
+        """Whether the packets of ``device`` come to us.  Once found, it stays so."""
+        now = self._clock()
         key = (device.ifindex, device.name)
         before = self._known.get(key)
-        if before is not None and (before[1] or before[0] == ends):
-            return before[1]
+        if before is not None and (before.carries or now < before.again_at):
+            return before.carries
+        ends = frozenset(self._routing.applications())
+        if before is not None and before.ends == ends and now < before.again_at + LONGEST_PAUSE:
+            return False
+        pause = min(2 * before.pause, LONGEST_PAUSE) if before is not None else FIRST_PAUSE
         found = self._look(device, ends)
-        self._known[key] = (ends, found)
+        self._known[key] = _Look(ends, found, now + pause, pause)
         return found
-
-    def look_again(self) -> None:
-        """Forget what was found about devices that carry nothing of ours: their programs may have changed."""
-        self._known = {key: found for key, found in self._known.items() if found[1]}
 
     def _look(self, device: Device, ends: frozenset[TransportAddress]) -> bool:
         if device.kind == "wireguard":

@@ -6,9 +6,7 @@
 3. When devices, addresses, routes or rules change, every followed destination is asked for again.  ``events`` says what
    is different.
 
-A route may lead into the device of a VPN.  If that VPN runs over this tunnel (``passengers``), a packet that goes there
-comes back to us: then the best route out of any other device is used.  If we cannot tell, and a way is in use already,
-we stay on that way as long as it exists; and if nothing is answered, ``unanswered`` tries the other one.
+Not here: which route is taken where one leads into a VPN (``route_choice``).
 
 Nothing here waits.  The kernel answers requests at once; what depends on the network (ARP, neighbour discovery) comes
 as news.
@@ -18,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from rsock_firewall.netlink import kind_of
@@ -27,30 +24,12 @@ from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.devices import SOFTWARE_TUNNELS, Devices
 from rsock_nf.link.linux.neighbours import Hop, Neighbours
 from rsock_nf.link.linux.passengers import Passengers
-from rsock_nf.link.linux.routes import find_route
-from rsock_nf.link.linux.rtnetlink import Device, RouteQuestion, RouteReply, RouteSocket
+from rsock_nf.link.linux.route_choice import NOWHERE, RouteChoice, Way
+from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.protocol import Detour, LinkError, LinkEvent, Routing
 
-LOOK_AGAIN: Final = 15.0
-"""Seconds until a VPN's device is looked at again that did not seem to run over this tunnel."""
 _AF_UNSPEC: Final = 0
 _AF_IP: Final = (2, 10)
-
-
-class Way(NamedTuple):
-    """How packets to a destination go now."""
-
-    ifindex: int = 0
-    """The device; 0 = there is no route."""
-    next_hop: IPAddress | None = None
-    source: IPAddress | None = None
-    """The source address that the route prefers, where none was chosen before."""
-    mtu: int = 0
-    """Of the route, bytes; 0 = the device's."""
-    avoided: int = 0
-    """The device that the route leads into, if its packets come to this tunnel."""
-    aside: bool = False
-    """The route leads into a VPN's device, and another one is used."""
 
 
 class Path(NamedTuple):
@@ -60,16 +39,13 @@ class Path(NamedTuple):
     link_header: bytes
 
 
-_NOWHERE: Final = Way()
-
-
 @dataclass(slots=True)
 class _Followed:
     """One destination, and the source address of packets to it."""
 
     remote: IPAddress
     source: IPAddress | None
-    way: Way = _NOWHERE
+    way: Way = NOWHERE
     doubted: set[int] = field(default_factory=set)
     """VPN devices on which nothing was answered."""
 
@@ -88,7 +64,6 @@ class Ways:
         self._paths: dict[bytes, Path] = {}
         self._pending: dict[LinkEvent, None] = {}
         """What calls between two ``events`` found."""
-        self._look_at = 0.0
         self._was_up = True
         self._last_used: set[int] = set()
         """The devices that are in use; while none is, those that were."""
@@ -106,6 +81,7 @@ class Ways:
             undo.pop_all()
         self._neighbours = Neighbours(self._kernel, self.host)
         self._passengers = Passengers(routing)
+        self._choice = RouteChoice(routing, self._kernel, self.host, self._passengers)
 
     def fileno(self) -> int:
         """See ``Routes``."""
@@ -245,87 +221,14 @@ class Ways:
         self._render(followed)
         return followed.way != before
 
+    def _look_up(self, followed: _Followed) -> Way:
+        return self._choice.way(followed.remote, followed.source, followed.way.ifindex, followed.doubted)
+
     def _note(self, followed: _Followed) -> None:
         """Ask again outside of ``events``; the next ``events`` tells."""
         if self._resolve(followed):
             self._pending[LinkEvent.NEXT_HOP] = None
             self._tidy()
-
-    def _look_up(self, followed: _Followed) -> Way:
-        remote = followed.remote
-        wanted = self._wanted_device(remote)
-        if wanted is None:
-            return _NOWHERE
-        question = RouteQuestion(_plain(remote), followed.source, self._routing.mark, wanted)
-        if question.source is not None and not self._is_ours(question.source):
-            question = question._replace(source=None)  # the kernel refuses the question
-        found = find_route(self._kernel, question)
-        device = self.host.get(found.ifindex) if found is not None else None
-        avoided = 0
-        if found is not None and device is not None and device.kind in SOFTWARE_TUNNELS and not question.ifindex:
-            found, avoided = self._around(followed, question, found, device)
-        if found is None:
-            return Way(avoided=avoided)
-        source = followed.source or self._choose_source(remote, found)
-        aside = device is not None and found.ifindex != device.ifindex
-        return Way(found.ifindex, found.gateway or _plain(remote), source, found.mtu, avoided, aside)
-
-    def _wanted_device(self, remote: IPAddress) -> int | None:
-        """The index of the device that has to be used; 0 = any, None = it is gone."""
-        name = self._routing.device
-        if name is None and remote.version == 6 and remote.is_link_local:
-            name = getattr(remote, "scope_id", None)
-        if name is None:
-            return 0
-        device = self.host.named(name)
-        return device.ifindex if device is not None else None
-
-    def _is_ours(self, address: IPAddress) -> bool:
-        return any(address == own for _, own in self.host.all_addresses())
-
-    def _around(
-        self, followed: _Followed, question: RouteQuestion, found: RouteReply, device: Device
-    ) -> tuple[RouteReply | None, int]:
-        """The route leads into a VPN: the route to use, and the device that was avoided because it runs over us."""
-        if self._passengers.carries(device):
-            return self._best_beside(question), device.ifindex
-        in_use = followed.way.ifindex
-        if in_use not in {0, device.ifindex}:
-            asked = question._replace(ifindex=in_use)
-            return find_route(self._kernel, asked) or find_route(self._kernel, asked._replace(source=None)) or found, 0
-        if device.ifindex in followed.doubted:
-            return self._best_beside(question) or found, 0
-        return found, 0
-
-    def _best_beside(self, question: RouteQuestion) -> RouteReply | None:
-        """The route that the kernel would take if there were no VPN: the longest prefix, then the lowest metric."""
-        found: list[tuple[int, int, RouteReply]] = []
-        for device in self.host:
-            if not device.up or device.flags & rtnl.IFF_LOOPBACK or device.kind in SOFTWARE_TUNNELS:
-                continue
-            asked = question._replace(ifindex=device.ifindex)
-            reply = find_route(self._kernel, asked)
-            if reply is None and question.source is not None:  # with a source, IPv6 looks at no device
-                asked = asked._replace(source=None)
-                reply = find_route(self._kernel, asked)
-            if reply is not None and reply.kind == rtnl.RTN_UNICAST:
-                with contextlib.suppress(OSError):
-                    entry = self._kernel.entry(asked)
-                    found.append((-entry.prefix_bits, entry.metric, reply))
-        return min(found, key=lambda one: one[:2])[2] if found else None
-
-    def _choose_source(self, remote: IPAddress, route: RouteReply) -> IPAddress | None:
-        """What the route prefers, unless that is a temporary address and the device has a lasting one; one in the same
-        /64 comes first."""
-        preferred = route.source
-        if preferred is not None and not self.host.is_temporary(preferred):
-            return preferred
-        lasting = self.host.lasting(route.ifindex, remote.version)
-        if preferred is None:
-            return lasting[0] if lasting else None
-        return next(
-            (one for one in lasting if one.packed[:8] == preferred.packed[:8]), lasting[0] if lasting else preferred
-        )
 
     def _render(self, followed: _Followed) -> None:
         """Store its path, where ``path`` finds it."""
@@ -355,9 +258,6 @@ class Ways:
     def tick(self, now: float) -> None:
         """See ``Routes``: neighbours are checked, and VPN devices that are in use."""
         self._neighbours.tick(now)
-        if now >= self._look_at:
-            self._look_at = now + LOOK_AGAIN
-            self._passengers.look_again()
         for followed in self._followed.values():
             device = self.host.get(followed.way.ifindex)
             if device is not None and device.kind in SOFTWARE_TUNNELS and self._passengers.carries(device):
@@ -423,11 +323,6 @@ class Ways:
 
 def _hop(way: Way) -> Hop | None:
     return (way.ifindex, way.next_hop) if way.ifindex and way.next_hop is not None else None
-
-
-def _plain(address: IPAddress) -> IPAddress:
-    """The address without its scope: netlink names the device by index."""
-    return IPv6Address(address.packed) if address.version == 6 else address
 
 
 def _key(remote: IPAddress, source: IPAddress | None) -> bytes:

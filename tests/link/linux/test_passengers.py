@@ -13,7 +13,7 @@ import pytest
 
 from rsock_nf.core.types import TransportAddress
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.link.linux.passengers import Passengers, udp_sockets
+from rsock_nf.link.linux.passengers import FIRST_PAUSE, LONGEST_PAUSE, Passengers, udp_sockets
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.protocol import Routing
 
@@ -89,13 +89,40 @@ def test_it_looks_again_when_other_applications_talk_to_us(host: Namespace) -> N
     port = start(host, "tq0")
     device = device_of(host, "tq0")
     ends: list[TransportAddress] = []
-    passengers = Passengers(Routing(listens=(LISTEN,), applications=lambda: ends))
+    now = [100.0]
+    passengers = Passengers(Routing(listens=(LISTEN,), applications=lambda: ends), lambda: now[0])
     asked: Callable[[], bool] = lambda: host.call(lambda: passengers.carries(device))  # noqa: E731
     assert not asked()
     ends.append(TransportAddress(ip_address("127.0.0.1"), port))
+    assert not asked(), "a look costs milliseconds"
+    now[0] += FIRST_PAUSE
     assert asked()
     ends.clear()
     assert asked(), "once found, it stays one"
+
+
+def test_a_device_that_is_not_one_is_looked_at_ever_more_rarely(
+    host: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resolver that uses 200 new ports a second must not have all processes looked through each second."""
+    start(host, "tq0")
+    device = device_of(host, "tq0")
+    now = [100.0]
+    looks: list[float] = []
+    ports = iter(range(1, 1000))
+
+    def look(*_: object) -> bool:
+        looks.append(now[0])
+        return False
+
+    passengers = Passengers(
+        Routing(applications=lambda: [TransportAddress(ip_address("127.0.0.1"), next(ports))]), lambda: now[0]
+    )
+    monkeypatch.setattr(passengers, "_look", look)
+    for _ in range(121):
+        passengers.carries(device)
+        now[0] += 1.0
+    assert len(looks) <= 5 + 120 / LONGEST_PAUSE
 
 
 def test_the_kernels_list_of_udp_sockets(host: Namespace) -> None:
