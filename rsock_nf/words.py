@@ -60,8 +60,10 @@ def who_strangers_are(*, over_udp: bool) -> str:
     return "another secret, or a scan"
 
 
-def detour_text(remote: object, avoided: str, used: str) -> str:
-    """That a VPN which runs over this tunnel has taken the route to ``remote``; ``used``: the device in its place."""
+def detour_text(remote: object, avoided: str, used: str, over_us: bool) -> str:  # noqa: FBT001 - see ``Detour``
+    """That a VPN has taken the route to ``remote``; ``used``: the device in its place."""
+    if not over_us:
+        return f'the route to {remote} leads into {avoided}, a VPN: {used} is used instead; set "device" to choose'
     text = f"the route to {remote} leads into {avoided}, which runs over this tunnel"
     if used:
         return f"{text}: {used} is used instead"

@@ -41,6 +41,8 @@ class Tunnel:
         """``client`` and ``server`` override what the configuration files say; ``None`` as a value removes a key."""
         self.lab = lab
         self.directory = directory
+        self.prefix: tuple[str, ...] = ()
+        """What stands in front of each command: setpriv(1) with its options, for example."""
         directory.mkdir(parents=True, exist_ok=True)
         secret = self._cli(os.environ, "genkey").stdout.strip()
         self._write("server", {"role": "server", "target": "{}:{}".format(*TARGET), "secret": secret}, server)
@@ -78,7 +80,7 @@ class Tunnel:
         self, role: Role, *words: str, check: bool = True, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """``rsock-nf WORDS`` on that end's host.  Raises ``CommandFailed`` unless ``check`` is off."""
-        argv = [sys.executable, "-m", "rsock_nf", *words]
+        argv = [*self.prefix, sys.executable, "-m", "rsock_nf", *words]
         return self._host(role).run(argv, check=check, timeout=timeout, env=self.environment(role))
 
     def environment(self, role: Role) -> dict[str, str]:

@@ -60,13 +60,15 @@ class Routing:
 
 
 class Detour(NamedTuple):
-    """The route to a destination leads into a device whose packets come to this tunnel."""
+    """The route to a destination leads into a VPN, and another device is used."""
 
     remote: IPAddress
     avoided: str
-    """That device."""
+    """The VPN's device."""
     used: str
     """The device that is used instead; "" = no other one has a route."""
+    over_us: bool
+    """The VPN runs over this tunnel.  False = that is not known."""
 
 
 class LinkEvent(enum.Enum):
@@ -144,7 +146,7 @@ class Routes(Protocol):
         chooses."""
 
     def detours(self) -> list[Detour]:
-        """The followed destinations whose route leads over this tunnel itself."""
+        """The followed destinations whose route leads into a VPN that is not used."""
 
     @property
     def through_vpn(self) -> bool:

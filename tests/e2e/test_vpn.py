@@ -137,4 +137,23 @@ def test_a_vpn_that_cannot_be_recognised_by_its_program(directory: Path, first: 
                 wait_until(lambda: said in tunnel.log("client"), "the log to tell", 10)
             assert application.exchange(500).lost == 0
         assert tunnel.status("client")["link"]["device"] == "eth0"
+        (note,) = tunnel.status("client")["notes"]
+        assert note == f'the route to {server} leads into plain0, a VPN: eth0 is used instead; set "device" to choose'
         assert tunnel.status("client")["sockets"]["received"] < 2 * STORM + 500
+
+
+@pytest.mark.parametrize("types", ["tcp", "udp"])
+def test_a_client_that_may_not_look_at_other_programs(directory: Path, types: str) -> None:
+    """As under the systemd unit: the VPN cannot be recognised, and still nothing has to be configured."""
+    with tunnel_between(directory, 6, types) as (lab, tunnel):
+        tunnel.end("client")
+        tunnel.prefix = ("setpriv", "--bounding-set=-sys_ptrace")
+        tunnel.up("client")
+        with VPNS["OpenVPN"](lab, directory, full=True) as device:
+            wait_until(lambda: carries(lab), "pings through the VPN", 20)
+            tunnel.end("client")
+            tunnel.up("client", "--timeout", "30")
+            wait_until(lambda: carries(lab), "pings after a start under the VPN", 20)
+            (note,) = tunnel.status("client")["notes"]
+            assert f"leads into {device}, a VPN: eth0 is used instead" in note
+            assert tunnel.status("client")["sockets"]["received"] < STORM

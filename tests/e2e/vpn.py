@@ -32,7 +32,7 @@ def device(kind: str, role: str) -> str:
 @contextlib.contextmanager
 def wg_quick(lab: Lab, directory: Path, *, full: bool, mtu: int | None = WIREGUARD_MTU) -> Iterator[str]:
     """wg-quick on both sides; the name of the client's device."""
-    hosts = {"client": lab.client, "server": lab.server}
+    hosts = {"server": lab.server, "client": lab.client}
     keys = {role: host.run(["wg", "genkey"]).stdout.strip() for role, host in hosts.items()}
     public = {role: _wg_pubkey(lab.client, key) for role, key in keys.items()}
     lines = {

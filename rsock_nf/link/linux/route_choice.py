@@ -37,10 +37,10 @@ class Way(NamedTuple):
     """The source address that the route prefers, where none was chosen before."""
     mtu: int = 0
     """Of the route, bytes; 0 = the device's."""
-    avoided: int = 0
-    """The device that the route leads into, if its packets come to this tunnel."""
-    aside: bool = False
-    """The route leads into a VPN's device, and another one is used."""
+    vpn: int = 0
+    """The VPN's device that the route leads into, and that is not used; 0 = the route's device is used."""
+    over_us: bool = False
+    """That VPN runs over this tunnel."""
 
 
 NOWHERE: Final = Way()
@@ -69,17 +69,16 @@ class RouteChoice:
             question = question._replace(source=None)  # the kernel refuses the question
         found = find_route(self._kernel, question)
         device = self._host.get(found.ifindex) if found is not None else None
-        avoided = 0
+        vpn, over_us = 0, False
         if found is not None and device is not None and device.kind in SOFTWARE_TUNNELS and not question.ifindex:
-            if self._passengers.carries(device):
-                found, avoided = self._best_beside(question), device.ifindex
-            else:
-                found = self._around(question, found, in_use, doubted)
+            vpn, over_us = device.ifindex, self._passengers.carries(device)
+            found = self._best_beside(question) if over_us else self._around(question, found, in_use, doubted)
         if found is None:
-            return Way(avoided=avoided)
+            return Way(vpn=vpn, over_us=over_us)
         chosen = source or self._choose_source(remote, found)
-        aside = device is not None and found.ifindex != device.ifindex
-        return Way(found.ifindex, found.gateway or _plain(remote), chosen, found.mtu, avoided, aside)
+        if found.ifindex == vpn:
+            vpn = 0
+        return Way(found.ifindex, found.gateway or _plain(remote), chosen, found.mtu, vpn, over_us)
 
     def _wanted_device(self, remote: IPAddress) -> int | None:
         """The index of the device that has to be used; 0 = any, None = it is gone."""

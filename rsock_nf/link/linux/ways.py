@@ -147,7 +147,7 @@ class Ways:
         socket would receive from no other device (``UdpSystem.send_by``), so only while a VPN is gone around.
         """
         way = self._way(remote)
-        return way.ifindex if remote.version == 4 or way.aside else 0
+        return way.ifindex if remote.version == 4 or way.vpn else 0
 
     def _way(self, remote: IPAddress) -> Way:
         followed = self._followed.get(_key(remote, None))
@@ -158,9 +158,9 @@ class Ways:
         found: dict[IPAddress, Detour] = {}
         for one in self._followed.values():
             before = found.get(one.remote)
-            if one.way.avoided and (before is None or not before.used):
-                names = self.host.name(one.way.avoided), self.host.name(one.way.ifindex)
-                found[one.remote] = Detour(one.remote, *names)
+            if one.way.vpn and (before is None or not before.used):
+                names = self.host.name(one.way.vpn), self.host.name(one.way.ifindex)
+                found[one.remote] = Detour(one.remote, *names, one.way.over_us)
         return list(found.values())
 
     @property
