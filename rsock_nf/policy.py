@@ -31,22 +31,23 @@ def policy_for(
     device: str | None,
     local_addresses: tuple[IPAddress, ...],
     held_ports: tuple[PortRange, ...] = (),
-    forwards: bool = False,
+    at_input: bool = False,
 ) -> Policy:
     """The instance's policy on ``device``.
 
     Server: what comes to its ports at ``local_addresses``.  Client: what comes from the server's ports to the source
     ports that it holds now, ``held_ports`` (none before it dials), whatever the local address; with the manual
-    backend: all that it may ever hold.  ``forwards``: this host forwards, so what it translates for others passes.  UDP carriers are ordinary sockets: nothing is dropped for them.
+    backend: all that it may ever hold.  ``at_input``: see ``System.drops_at_input``.  UDP carriers are ordinary
+    sockets: nothing is dropped for them.
     Raises ``rsock_firewall.FirewallError`` when the addresses contradict each other.
     """
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
-        return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings), spare_forwarded=forwards)
+        return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings), at_input=at_input)
     if not tunnel.kinds.tcp:
         held_ports = ()
     elif settings.backend == "manual":
         # The operator's rules cannot follow the flows: they cover every port at once.
         held_ports = settings.client_ports
     remote = (tunnel.server, tunnel.ports)
-    return Policy(settings.name, device, local_addresses, held_ports, *remote, spare_forwarded=forwards)
+    return Policy(settings.name, device, local_addresses, held_ports, *remote, at_input=at_input)

@@ -73,7 +73,7 @@ class Policy:
     """Client: the server's addresses."""
     remote_ports: tuple[Ports, ...] = ()
     """Client: the server's ports."""
-    spare_forwarded: bool = False
+    at_input: bool = False
     """The host forwards, and may translate the addresses of connections of others: drop only what would reach this
     host's own TCP.  On Linux only: pf translates before it filters; ipfw and npf take no notice."""
 

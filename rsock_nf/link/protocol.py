@@ -310,6 +310,13 @@ class System(Protocol):
         False where the packet filter lets those pass anyway, or where that cannot be told.
         """
 
+    def drops_at_input(self) -> bool:
+        """Whether the drop rules must be at input now.
+
+        Either this host forwards, and what it translates for others has to pass; or bridged packets pass the packet
+        filter, so a rule in prerouting would drop ours on a port of the bridge, before our tap on the bridge.
+        """
+
     def ephemeral_ports(self) -> tuple[PortRange, ...]:
         """The ports that the kernel gives to outgoing connections; empty = not known."""
 

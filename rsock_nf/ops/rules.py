@@ -33,18 +33,18 @@ def policy_now(settings: Settings, held_ports: tuple[PortRange, ...]) -> Policy:
 
     Raises ``FirewallError``, ``LinkError``, or ``TunnelError`` when the device cannot be told.
     """
-    tunnel, forwards = settings.tunnel, system().forwards()
+    tunnel, at_input = settings.tunnel, system().drops_at_input()
     device = settings.device
     if isinstance(tunnel, ClientParameters):
         if device is None and not system().taps_every_device:
             device = device_to(tunnel.server)
-        return policy_for(settings, device=device, local_addresses=(), held_ports=held_ports, forwards=forwards)
+        return policy_for(settings, device=device, local_addresses=(), held_ports=held_ports, at_input=at_input)
     if device is None and not system().taps_every_device:
         device = default_device()
         if device is None:
             raise TunnelError('no default route tells which device to use: set "device" in the configuration')
     addresses = settings.addresses or (host_addresses() if device is None else device_addresses(device))
-    return policy_for(settings, device=device, local_addresses=tuple(addresses), forwards=forwards)
+    return policy_for(settings, device=device, local_addresses=tuple(addresses), at_input=at_input)
 
 
 def _rendered(backend: str, policy: Policy) -> str:

@@ -80,7 +80,7 @@ class Cover:
             device=self.device,
             local_addresses=(),
             held_ports=self.ports.held_ranges,
-            forwards=system().forwards(),
+            at_input=system().drops_at_input(),
         )
 
 

@@ -72,8 +72,8 @@ class Cover:
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
-        forwards = system().forwards()
-        return policy_for(self.settings, device=self.device, local_addresses=self.addresses, forwards=forwards)
+        at_input = system().drops_at_input()
+        return policy_for(self.settings, device=self.device, local_addresses=self.addresses, at_input=at_input)
 
     def match(self) -> Match:
         """What the link is to receive."""

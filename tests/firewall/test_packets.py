@@ -173,7 +173,7 @@ def test_two_instances_side_by_side(lab: Lab, firewall: Firewall) -> None:
         assert len(lab.answered(probes(lab, 1, HELD, 4) + probes(lab, 1, 20000, 4), free=(1, FREE))) == 3
 
 
-FORWARDING = dataclasses.replace(SERVER, spare_forwarded=True)
+FORWARDING = dataclasses.replace(SERVER, at_input=True)
 
 
 @contextmanager

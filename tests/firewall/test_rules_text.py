@@ -35,8 +35,8 @@ POLICIES = {
     "client-before-dialling": Policy("demo", "eth0", (HOME4,), (), (V4,), SERVER_PORTS),
     "server-any-device": Policy("demo", None, (V4, V6), SERVER_PORTS),
     "server-any-address": Policy("demo", "eth0", (), SERVER_PORTS),
-    "server-forwarding": Policy("demo", "eth0", (V4, V6), SERVER_PORTS, spare_forwarded=True),
-    "client-forwarding": Policy("demo", None, (), CLIENT_PORTS, (V4, V6), SERVER_PORTS, spare_forwarded=True),
+    "server-forwarding": Policy("demo", "eth0", (V4, V6), SERVER_PORTS, at_input=True),
+    "client-forwarding": Policy("demo", None, (), CLIENT_PORTS, (V4, V6), SERVER_PORTS, at_input=True),
 }
 BACKENDS = {"nft": Nftables, "iptables": Iptables}
 

@@ -282,19 +282,33 @@ def test_more_ports_than_descriptors_are_refused_with_the_remedy(build: Callable
     assert "drop" not in site.lab.server.run(["nft", "list", "ruleset"]).stdout
 
 
+@pytest.mark.parametrize("own_address", [True, False])
 @pytest.mark.parametrize("forwarding", [True, False])
-def test_a_bridge_whose_packets_pass_iptables(build: Callable[..., Site], forwarding: bool) -> None:  # noqa: FBT001
-    """As on a host with Docker or Proxmox, whose uplink is a port of a bridge."""
+def test_a_bridge_whose_packets_pass_iptables(
+    build: Callable[..., Site],
+    forwarding: bool,  # noqa: FBT001
+    own_address: bool,  # noqa: FBT001
+) -> None:
+    """As on a host with Docker or Proxmox, whose uplink is a port of a bridge.
+
+    ``own_address``: the bridge's link address is not that of its port."""
     site = build(up=False)
     server = site.lab.server
     server.ip(
         "link add br0 type bridge", "link set br0 up", f"link set {DEVICE} master br0", f"addr flush dev {DEVICE}"
     )
     server.ip(f"addr add {SERVER_IP[4]}/24 dev br0", f"route add default via {ROUTER_OUTSIDE_IP[4]}")
+    if own_address:
+        server.ip("link set br0 address 02:00:00:00:77:77")
     server.sysctl("net.bridge.bridge-nf-call-iptables", "1")
     if forwarding:
         forward(site)
     with site.watch() as wires, site.tunnel:
         site.carries(300)
         assert wires.resets() == 0
+        status = site.tunnel.status("server")
+        flows = status["sessions"][0]["flows"]
+        assert sum(flow["replayed"] + flow["bad_frames"] + flow["out_of_window"] for flow in flows) == 0, "twice"
+        packets = status["link"]["counters"]["received_packets"]
+        assert packets <= status["firewall"]["dropped"], "each packet is taken once, and dropped once"
     site.no_offence()

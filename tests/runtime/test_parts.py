@@ -310,7 +310,7 @@ def test_rules_follow_that_the_host_forwards(caplog: pytest.LogCaptureFixture) -
     asked: list[bool] = []
 
     def update(wanted: Policy) -> None:
-        asked.append(wanted.spare_forwarded)
+        asked.append(wanted.at_input)
         if len(asked) == 1:
             raise FirewallError("busy")
 
@@ -318,10 +318,10 @@ def test_rules_follow_that_the_host_forwards(caplog: pytest.LogCaptureFixture) -
     rules = Rules("nftables", held, lambda: policy, log=parts.LOG, troubles=troubles)
     rules.tick()
     assert asked == []
-    policy = dataclasses.replace(policy, spare_forwarded=True)
+    policy = dataclasses.replace(policy, at_input=True)
     for _ in range(3):
         rules.tick()
-    policy = dataclasses.replace(policy, spare_forwarded=False)
+    policy = dataclasses.replace(policy, at_input=False)
     rules.tick()
     assert asked == [True, True, False]
     assert troubles.counts == {"the firewall rules cannot follow that this host forwards: busy": 1}

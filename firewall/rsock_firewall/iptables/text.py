@@ -93,7 +93,7 @@ def places(policy: Policy) -> list[Place]:
 
 def _table(policy: Policy) -> str:
     """On a host that forwards: ``mangle``, because ``raw`` sees no packet after its address was translated back."""
-    return "mangle" if policy.spare_forwarded else "raw"
+    return "mangle" if policy.at_input else "raw"
 
 
 def _families(policy: Policy) -> list[int]:

@@ -38,7 +38,7 @@ def _inbound_chain(policy: Policy, *, ingress: bool) -> str:
     In prerouting after conntrack they could be told apart, too. But with bridge-nf-call-iptables=1 a drop there comes
     before the tap on a bridge.
     """
-    if policy.spare_forwarded:
+    if policy.at_input:
         return "input"
     return "ingress" if ingress and policy.device else "prerouting"
 

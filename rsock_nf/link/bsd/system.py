@@ -110,6 +110,11 @@ class Bsd:
         return False
 
     @staticmethod
+    def drops_at_input() -> bool:
+        """See ``System.drops_at_input``: these packet filters have no such choice."""
+        return False
+
+    @staticmethod
     def ephemeral_ports() -> tuple[PortRange, ...]:
         """See ``System.ephemeral_ports``: not asked for."""
         return ()

@@ -48,8 +48,6 @@ class PacketLink:
         """By device."""
         self._full: Sender | None = None
         """The sender whose buffer was full when something was last sent."""
-        self._own: dict[LinkEvent, None] = {}
-        """What sending found out."""
         self.warnings: tuple[str, ...] = ()
         self._refuse_device(routing.device)
         with contextlib.ExitStack() as undo:
@@ -183,8 +181,11 @@ class PacketLink:
                 sender.mtu = device.mtu
         seen = self._where()
         if seen != self._seen:
-            self._seen = seen
-            self.rematch(self._match)
+            before, self._seen = self._seen, seen
+            try:
+                self.rematch(self._match)
+            except LinkError:  # more devices than a filter can name: the filter of before stays, and is tried again
+                self._seen = before
 
     def tick(self, now: float) -> None:
         """See ``Link``."""

@@ -95,15 +95,11 @@ def _feature(device: str, command: int) -> bool | None:
 
 
 def _bridge(device: str) -> Iterator[Finding]:
-    """A bridge port hides its traffic from us; a bridge that calls iptables may drop it before our socket sees it."""
+    """With ``device``: the port of a bridge hides its traffic from us."""
     if (_NET / device / "brport").exists():
         bridge = (_NET / device / "brport" / "bridge").resolve().name
         text = f'{device} is a port of {bridge}: set "device": "{bridge}"'
         yield Finding(Verdict.WARN, "bridge", text)
-    calls = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-    if (_NET / device / "bridge").exists() and calls.exists() and calls.read_text().strip() == "1":
-        text = f"{device} is a bridge, and bridged packets pass iptables (Docker sets that): use backend nftables, or "
-        yield Finding(Verdict.WARN, "bridge", text + "sysctl net.bridge.bridge-nf-call-iptables=0")
 
 
 def _vpn_devices() -> Iterator[Finding]:

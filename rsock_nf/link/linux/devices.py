@@ -17,7 +17,7 @@ from rsock_nf.link.linux.routes import is_temporary, ranked
 from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteSocket
 
 PASS_UP: Final = ("bridge", "bond", "team", "openvswitch")
-"""Kinds of masters.  What comes in by one of their ports comes in a second time, by the master itself.  The bridge comes first."""
+"""Kinds of masters.  What comes in by one of their ports comes in a second time, by the master itself."""
 SOFTWARE_TUNNELS: Final = ("tun", "wireguard", "ovpn", "ovpn-dco")
 """Kinds of devices whose packets a program, or the kernel's WireGuard or OpenVPN, carries elsewhere."""
 _SECOND_CHOICE: Final = rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DEPRECATED
@@ -89,25 +89,8 @@ class Devices:
         return any(one.address == address and is_temporary(one) for one in self._addresses)
 
     def hidden(self) -> list[int]:
-        """The devices on which no packet may be taken, because it is seen again on their master.
-
-        A bridge that has iptables called (``bridge-nf-call-iptables``, as Docker sets it) is the other way round: a
-        drop rule takes the packet away on the port, and it never comes to the bridge.
-        """
-        kinds = PASS_UP[1:] if calls_iptables() else PASS_UP
-        return sorted(device.ifindex for device in self._by_index.values() if device.port_of in kinds)
-
-
-def calls_iptables() -> bool:
-    """Whether bridged packets pass the rules of nftables and iptables."""
-    for file in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
-        try:
-            with open(f"/proc/sys/net/bridge/{file}", "rb") as sysctl:  # noqa: PTH123 - read often
-                if sysctl.read(1) == b"1":
-                    return True
-        except OSError:  # the module is not loaded
-            return False
-    return False
+        """The devices on which no packet may be taken, because it is seen again on their master."""
+        return sorted(device.ifindex for device in self._by_index.values() if device.port_of in PASS_UP)
 
 
 def resolves(device: Device) -> bool:

@@ -9,12 +9,18 @@ from rsock_nf.core.types import PortRange
 _SYSCTL = Path("/proc/sys/net")
 _RANGE = "ipv4/ip_local_port_range"
 _RESERVED = "ipv4/ip_local_reserved_ports"
+_BRIDGED = ("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables")
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
 def forwards(sysctl: Path = _SYSCTL) -> bool:
     """See ``System.forwards``.  Docker, wg-quick and every router switch it on, perhaps long after we start."""
     return any(_read(sysctl / name).strip() not in ("", "0") for name in _FORWARDING)
+
+
+def filters_bridged(sysctl: Path = _SYSCTL) -> bool:
+    """Whether bridged packets pass nftables and iptables, as Docker sets it (br_netfilter)."""
+    return any(_read(sysctl / name).strip() not in ("", "0") for name in _BRIDGED)
 
 
 def ephemeral_ports(sysctl: Path = _SYSCTL) -> tuple[PortRange, ...]:

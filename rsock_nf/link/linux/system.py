@@ -97,6 +97,11 @@ class Linux:
         return port_use.forwards()
 
     @staticmethod
+    def drops_at_input() -> bool:
+        """See ``System.drops_at_input``."""
+        return port_use.forwards() or port_use.filters_bridged()
+
+    @staticmethod
     def ephemeral_ports() -> tuple[PortRange, ...]:
         """See ``System.ephemeral_ports``."""
         return port_use.ephemeral_ports()

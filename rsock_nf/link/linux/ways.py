@@ -259,8 +259,10 @@ class Ways:
         """See ``Routes``: neighbours are checked, and VPN devices that are in use."""
         self._neighbours.tick(now)
         for followed in self._followed.values():
-            device = self.host.get(followed.way.ifindex)
-            if device is not None and device.kind in SOFTWARE_TUNNELS and self._passengers.carries(device):
+            way = followed.way
+            device = self.host.get(way.vpn or way.ifindex)
+            unknown = device is not None and device.kind in SOFTWARE_TUNNELS and not way.over_us
+            if device is not None and unknown and self._passengers.carries(device):
                 self._note(followed)
 
     # -- the kernel's news

@@ -34,22 +34,16 @@ class LoopGuard:
         self._needles = tuple(set(ends))
 
     def sift(self, runs: list[Run]) -> list[Run]:
-        """``runs`` without our own packets.  Of each run the first datagram is looked at, and the others if that is one."""
+        """``runs`` without our own packets."""
         if not self._needles:
-            return runs
-        found = [run for run in runs if not self._is_ours(run.datagrams[0])]
-        if len(found) == len(runs):
             return runs
         kept: list[Run] = []
         for run in runs:
-            datagrams = self._foreign(run.datagrams) if self._is_ours(run.datagrams[0]) else run.datagrams
+            datagrams = [datagram for datagram in run.datagrams if not self._is_ours(datagram)]
+            self.dropped += len(run.datagrams) - len(datagrams)
             if datagrams:
                 kept.append(run._replace(datagrams=datagrams))
-            self.dropped += len(run.datagrams) - len(datagrams)
         return kept
-
-    def _foreign(self, datagrams: list[Buffer]) -> list[Buffer]:
-        return [datagram for datagram in datagrams if not self._is_ours(datagram)]
 
     def _is_ours(self, datagram: Buffer) -> bool:
         start = bytes(datagram[:_LOOKED_AT])

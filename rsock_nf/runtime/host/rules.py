@@ -24,7 +24,7 @@ class Rules:
         held: Held,
         policy: Callable[[], Policy],
         *,
-        spare_forwarded: bool = False,
+        at_input: bool = False,
         log: logging.Logger,
         troubles: Troubles,
     ) -> None:
@@ -33,7 +33,7 @@ class Rules:
         """How often they were put back."""
         self._held = held
         self._policy = policy
-        self._spare_forwarded = spare_forwarded
+        self._at_input = at_input
         """What the installed rules do, or were last asked to do."""
         self._log = log
         self._troubles = troubles
@@ -53,8 +53,8 @@ class Rules:
         held = stack.enter_context(firewall.hold(first))
         for obstacle in firewall.obstacles(first):
             log.warning("%s", obstacle)
-        spares = first.spare_forwarded
-        return cls(firewall.name, held, policy, spare_forwarded=spares, log=log, troubles=troubles)
+        spares = first.at_input
+        return cls(firewall.name, held, policy, at_input=spares, log=log, troubles=troubles)
 
     def apply(self) -> None:
         """Make them say what ``policy`` tells now.  Raises ``FirewallError``; then they are as before."""
@@ -75,15 +75,15 @@ class Rules:
 
     def _follow_forwarding(self) -> None:
         """A VPN or container engine may have switched it on or off.  What fails is tried again."""
-        forwards = self._policy().spare_forwarded
-        if forwards == self._spare_forwarded:
+        forwards = self._policy().at_input
+        if forwards == self._at_input:
             return
         try:
             self.apply()
         except FirewallError as error:
             self._troubles.note(f"the firewall rules cannot follow that this host forwards: {error}")
             return
-        self._spare_forwarded = forwards
+        self._at_input = forwards
         what = "forwards now: rules spare translated" if forwards else "no longer forwards: rules do not spare"
         self._log.info("this host %s connections of others", what)
 
