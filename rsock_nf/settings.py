@@ -44,7 +44,7 @@ class Settings:
     device: str | None = None
     """None = packets come in by any device, and leave by that of their route."""
     fwmark: int = 0
-    """The firewall mark of our packets, given with route questions and to UDP sockets; 0 = none."""
+    """The firewall mark of our packets, given with route questions, and to UDP and packet sockets; 0 = none."""
     addresses: tuple[IPAddress, ...] = ()
     """Server: the local addresses it answers on; client: the source addresses.  Empty = all of the host, or of ``device``."""
     listen: tuple[TransportAddress | Path, ...] = ()

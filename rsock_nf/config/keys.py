@@ -197,7 +197,7 @@ class ServerKeys(CommonKeys):
     max_conversations: Count = Field(
         default=_default(ServerParameters, "max_conversations"),
         description="Conversations over all sessions; each is a UDP socket. "
-        "If there are more, the longest silent ones make room.",
+        "If there are more, those make room that have their answers, then those nearest to their end.",
     )
 
 

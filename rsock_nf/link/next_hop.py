@@ -18,7 +18,7 @@ RETRY: Final = 1.0
 
 @dataclass(slots=True)
 class Entry:
-    """One next hop on our device; a system adds what else its kernel tells of a neighbour."""
+    """One next hop; a system adds what else its kernel tells of a neighbour."""
 
     address: IPAddress
     lladdr: bytes = b""

@@ -60,7 +60,7 @@ class Routing:
 
 
 class Detour(NamedTuple):
-    """The route to a destination leads into a VPN, and another device is used."""
+    """The route to a destination leads into a VPN, and is not followed."""
 
     remote: IPAddress
     avoided: str
@@ -79,9 +79,9 @@ class LinkEvent(enum.Enum):
     MTU = "mtu"
     """``Link.mtu`` or ``Link.max_burst_bytes`` changed."""
     ADDRESSES = "addresses"
-    """The device's addresses changed."""
+    """Addresses of some device changed; of a link with one device: of that device."""
     NEXT_HOP = "next-hop"
-    """The route to a followed destination changed (gateway or source address)."""
+    """The route to a followed destination changed (device, gateway or source address)."""
     MOVED = "moved"
     """A link with one device: the route to a followed destination leads out of another device now."""
     GONE = "gone"

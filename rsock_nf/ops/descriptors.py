@@ -33,7 +33,7 @@ def needed(settings: Settings) -> int:
 def raise_limit(count: int) -> None:
     """Let this process have as many descriptors as it may, and if possible ``count``.
 
-    The usual soft limit is 1,024.  To raise the hard limit takes root or CAP_SYS_RESOURCE; who lacks that, and needs
+    The usual soft limit is 1,024.  To raise the hard limit takes CAP_SYS_RESOURCE; who lacks that, and needs
     more, is told when a port cannot be held.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -87,6 +87,7 @@ def test_every_server_key(tmp_path: Path) -> None:
         "duration": 30,
         "keepalive": 2.5,
         "device": "eth0",
+        "fwmark": "0xca6c",
         "addresses": ["192.0.2.1", "2001:db8::1"],
         "on_probe": "closed",
         "max_sessions": 3,
@@ -113,6 +114,7 @@ def test_every_server_key(tmp_path: Path) -> None:
     )
     assert loaded.settings.name == "main.edge"
     assert loaded.settings.device == "eth0"
+    assert loaded.settings.fwmark == 51820
     assert loaded.settings.addresses == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
     assert loaded.settings.backend == "iptables"
     assert loaded.settings.log == Log("debug", tmp_path / "edge.log")
@@ -126,10 +128,12 @@ def test_every_client_key(tmp_path: Path) -> None:
         "client_ports": "40000-40009",
         "idle_timeout": 0,
         "cipher": "chacha20-poly1305",
+        "fwmark": 7,
     }
     settings = config.load(write(tmp_path / "c.json", keys)).settings
     assert isinstance(settings.tunnel, ClientParameters)
     assert settings.tunnel.server == (IPv6Address("fe80::1"), IPv6Address("2001:db8::5"))
+    assert settings.fwmark == 7
     assert settings.device == "eth0", "the zone of a link-local server address names the device"
     assert settings.tunnel.targets == (0, 0), "`tunnels` names others"
     assert (settings.tunnel.flows, settings.tunnel.idle_timeout) == (4, 0.0)
@@ -263,6 +267,10 @@ MISTAKES = [
     (SERVER, {"keepalive": 0.1}, "keepalive: must be greater than or equal to 0.5, not 0.1"),
     (SERVER, {"max_sessions": 1.5}, "max_sessions: must be a valid integer, not 1.5"),
     (SERVER, {"device": "a/b"}, 'device: "a/b" is not the name of a network device'),
+    (SERVER, {"fwmark": 0}, 'fwmark: 0 is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
+    (SERVER, {"fwmark": 2**32}, 'fwmark: 4294967296 is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
+    (SERVER, {"fwmark": "wg0"}, 'fwmark: "wg0" is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
+    (SERVER, {"fwmark": True}, 'fwmark: true is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
     (SERVER, {"device": None}, "device: null is not the name of a network device"),
     (SERVER, {"addresses": "10.0.0.256"}, 'addresses: "10.0.0.256" is not an IP address'),
     (SERVER, {"addresses": "fe80::1%eth0"}, 'addresses: "fe80::1%eth0": give the device of a link-local address as "device", not behind a "%"'),

@@ -22,6 +22,7 @@ from rsock_nf.core.types import Carried, FlowKey, Outgoing, PortRange, Transport
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, abroad
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier, count_datagrams, route_mtu, serve_ports
+from tests.netns.judges import wait_until
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -239,6 +240,46 @@ def test_a_device_without_checksum_offload_gets_single_datagrams(here: Namespace
     assert dialled.send(burst(dialled.key, bytes(1000 * 10), 1000))
     assert dialled.counters.sent == 20
     assert dialled.counters.sent_singly in (0, 20), "some kernels make the checksum themselves"
+
+
+SO_MARK = 36  # asm-generic/socket.h
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_both_ends_carry_the_mark(version: int, keep: Keep) -> None:
+    where = endpoint(LOOPBACK[version])
+    served = keep(ServerCarrier(where, mark=51820))
+    dialled = keep(ClientCarrier(served.local, mark=51820))
+    for carrier in (served, dialled):
+        assert carrier._socket.getsockopt(socket.SOL_SOCKET, SO_MARK) == 51820
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_flow_that_is_steered_leaves_by_the_other_device(here: Namespace, version: int, keep: Keep) -> None:
+    """A VPN takes the route; the flow keeps its address and its device."""
+    far, near = ("198.51.100.9", "10.96.0.1") if version == 4 else ("2001:db8:9::9", "fd96::1")
+    gateway = "10.96.0.2" if version == 4 else "fd96::2"
+    here.ip(
+        "link add eth1 type veth peer name far1",
+        "address add 10.96.0.1/24 dev eth1",
+        "address add fd96::1/64 dev eth1 nodad",
+        "link set eth1 up",
+        "link set far1 up",
+        f"neigh add {gateway} lladdr 02:00:00:00:00:02 dev eth1 nud permanent",
+        f"route add {far} via {gateway} dev eth1 metric 500",
+    )
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint(far, 10001))))
+    assert str(ip_address(dialled.key.local)) == near
+    here.ip("tuntap add vpn0 mode tun", "link set vpn0 up", f"route add {far} dev vpn0 metric 1")
+    index = here.call(lambda: socket.if_nametoindex("eth1"))
+    before = _sent(here, "eth1")
+    dialled.steer(index)
+    assert dialled.send(burst(dialled.key, b"steered"))
+    wait_until(lambda: _sent(here, "eth1") > before, "a packet on eth1")
+
+
+def _sent(here: Namespace, device: str) -> int:
+    return int(here.run(["cat", f"/sys/class/net/{device}/statistics/tx_packets"]).stdout)
 
 
 def test_a_full_socket_waits(pair: tuple[ServerCarrier, ClientCarrier], monkeypatch: pytest.MonkeyPatch) -> None:

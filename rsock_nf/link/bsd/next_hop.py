@@ -172,7 +172,7 @@ class NextHops:
 
     @property
     def through_vpn(self) -> bool:
-        """See ``Routes``: tunnels have no link header."""
+        """See ``Routes``: the devices of VPNs have no link header."""
         return not self._link.address
 
     def missing(self) -> list[str]:

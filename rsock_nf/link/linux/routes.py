@@ -1,7 +1,7 @@
 """Where packets to an address would go: questions that are asked once, before there is a link.
 
-``route_to``, ``default_device`` and ``device_addresses`` each open and close a netlink socket.  The other functions are
-shared with ``next_hop``, which follows what changes.
+``route_to``, ``default_device``, ``device_addresses`` and ``host_addresses`` each open and close a netlink socket.  The
+other functions are shared with ``route_choice`` and ``devices``, which follow what changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Questions to the kernel's routing tables, and its news, over NETLINK_ROUTE.
 
-It turns the parts of rtnetlink's messages that ``next_hop`` and ``routes`` need into small values.  The socket is
+It turns the parts of rtnetlink's messages that ``ways``, ``devices``, ``neighbours`` and ``routes`` need into small
+values.  The socket is
 ``rsock_firewall.netlink``; pyroute2's message classes encode and decode.  A request never waits for the network.
 
 Layouts: include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h, rtnetlink(7).

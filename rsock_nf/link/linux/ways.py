@@ -33,7 +33,7 @@ _AF_IP: Final = (2, 10)
 
 
 class Path(NamedTuple):
-    """What ``link.linux.af_packet`` needs for one packet."""
+    """The device and the link header of a packet."""
 
     ifindex: int
     link_header: bytes

@@ -26,7 +26,7 @@ class View:
     state: str = "starting"
     """``starting``, a server's ``serving``, or a client's ``idle``, ``connecting`` or ``connected``."""
     reason: str = ""
-    """Why nothing is carried; empty when something is."""
+    """What is wrong, with its remedy: nothing is carried, or a part is lost; empty = nothing."""
     notes: Sequence[str] = ()
     """What is unusual, though traffic is carried."""
     remote: str = ""

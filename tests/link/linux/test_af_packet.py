@@ -48,8 +48,10 @@ class Host:
     far_index: int = 0
     """The index of the neighbour's device."""
 
-    def open(self, match: Match, device: str | None = "v0", receive_buffer: int = 16 << 20) -> PacketLink:
-        link = self.namespace.call(lambda: PacketLink(Routing(device), match, receive_buffer=receive_buffer))
+    def open(
+        self, match: Match, device: str | None = "v0", receive_buffer: int = 16 << 20, mark: int = 0
+    ) -> PacketLink:
+        link = self.namespace.call(lambda: PacketLink(Routing(device, mark), match, receive_buffer=receive_buffer))
         self.links.append(link)
         opened = link._open  # the socket of a device that comes into use: this thread is in another namespace
 
@@ -224,6 +226,21 @@ def test_many_bursts_in_one_call_arrive_in_order(hosts: tuple[Host, Host]) -> No
     bursts = [toward(server, outgoing(4 + n % 2 * 2, bytes([n]) * 2000, 1000)) for n in range(50)]
     assert near.send(bursts) == 50
     assert [payload_of(data)[0] for data, *_ in collect(far, 100_000)] == list(range(50))
+
+
+SO_MARK = 36  # asm-generic/socket.h
+
+
+def test_packets_carry_the_mark(hosts: tuple[Host, Host]) -> None:
+    client, server = hosts
+    client.namespace.nft(
+        "table netdev m { chain c { type filter hook egress device v0 priority 0; meta mark 51820 counter; }; }"
+    )
+    near, far = client.open(TO_CLIENT, mark=51820), server.open(TO_SERVER)
+    near.send([toward(server, outgoing(4, b"marked", 0))])
+    collect(far, 6)
+    assert only_sender(near)._socket.getsockopt(socket.SOL_SOCKET, SO_MARK) == 51820
+    assert "counter packets 1 " in client.run("nft", "list", "table", "netdev", "m")
 
 
 def test_budget_and_validity(hosts: tuple[Host, Host]) -> None:
