@@ -101,6 +101,12 @@ class Driver:
             self._backlog.clear()
             self._let_go()
 
+    def link_changed(self) -> None:
+        """After ``link.events()``: the socket that is waited for may have been closed with its device.  It would never
+        be writable again, so what waits is sent now."""
+        if self._link is not None and self._full not in (-1, self._link.write_fileno()):
+            self._link_writable()
+
     def watch(self, descriptor: int, read: Callable[[], None]) -> None:
         """Call ``read`` whenever ``descriptor`` is readable, until ``unwatch``."""
         self._loop.add_reader(descriptor, read)

@@ -83,6 +83,24 @@ def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
     assert scene.told == [("runs", 1)]
 
 
+def test_what_waits_is_sent_when_the_full_socket_is_closed_with_its_device() -> None:
+    """Before: nobody told the driver, and it waited for ever for a descriptor that was closed."""
+    scene = Scene()
+    full = [200]
+    scene.driver.use_link(parts.link(send=scene.send, write_fileno=lambda: full[0]), lambda: None)
+    scene.room = 0
+    scene.wanted = [[Transmit([parts.burst()])]]
+    scene.driver.settle()
+    scene.driver.link_changed()
+    assert list(scene.loop.written) == [200], "nothing has changed"
+    full[0] = 100
+    scene.room = 10
+    scene.driver.link_changed()
+    assert len(scene.sent) == 1
+    assert scene.loop.written == {}
+    assert SOURCE in scene.loop.read
+
+
 def test_what_finds_no_room_is_counted() -> None:
     scene = Scene()
     scene.room = 0

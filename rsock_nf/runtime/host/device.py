@@ -110,7 +110,9 @@ class LinkedDevice:
         link = self._link
         if link is None:
             return
-        for event in link.events():
+        events = link.events()
+        self._driver.link_changed()
+        for event in events:
             self._log.log(_LEVELS.get(event, logging.DEBUG), "device %s (MTU %d): %s", self.name, link.mtu, event.value)
             if event in _LEVELS:
                 self._up = event is LinkEvent.UP
