@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rsock_nf.core.types import IPAddress, TransportAddress
+from rsock_nf.link.linux.devices import Devices
 from rsock_nf.link.linux.rtnetlink import Device
 from rsock_nf.link.linux.wireguard import Ends, wireguard_sockets
 from rsock_nf.link.protocol import Routing
@@ -61,8 +62,9 @@ class _Look:
 class Passengers:
     """See the module.  It looks at a device again when other applications talk to us, and after some time."""
 
-    def __init__(self, routing: Routing, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, routing: Routing, devices: Devices, clock: Callable[[], float] = time.monotonic) -> None:
         self._routing = routing
+        self._devices = devices
         self._clock = clock
         self._known: dict[tuple[int, str], _Look] = {}
 
@@ -88,11 +90,23 @@ class Passengers:
         return self._is_ours([(one.local, one.remote) for one in udp_sockets() if one.inode in inodes], ends)
 
     def _is_ours(self, sockets: Iterable[Ends], ends: frozenset[TransportAddress]) -> bool:
-        """Whether one of the sockets talks to us."""
+        """Whether one of the sockets talks to us.
+
+        A socket on all addresses is not that of another host's application with the same port, and what it sends to
+        another host does not come to us, though we listen on all addresses there: 51820 is everybody's port."""
+        here = [end for end in ends if self._is_here(end.address)]
         return any(
-            any(_same(local, end) for end in ends) or any(_same(remote, end) for end in self._routing.listens)
+            any(_same(local, end) for end in here)
+            or (self._is_here(remote[0]) and any(_same(remote, end) for end in self._routing.listens))
             for local, remote in sockets
         )
+
+    def _is_here(self, address: IPAddress) -> bool:
+        """Whether it is an address of this host, or may be one."""
+        plain = _mapped(address)
+        if plain.is_loopback or plain.is_unspecified:
+            return True
+        return any(plain.packed == own.packed for _, own in self._devices.all_addresses())
 
 
 def _same(found: tuple[IPAddress, int], end: TransportAddress) -> bool:

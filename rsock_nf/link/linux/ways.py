@@ -80,7 +80,7 @@ class Ways:
                 raise LinkError(f"{routing.device}: no such device; `ip link` lists them")
             undo.pop_all()
         self._neighbours = Neighbours(self._kernel, self.host)
-        self._passengers = Passengers(routing)
+        self._passengers = Passengers(routing, self.host)
         self._choice = RouteChoice(routing, self._kernel, self.host, self._passengers)
 
     def fileno(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
@@ -13,6 +14,7 @@ import pytest
 
 from rsock_nf.core.types import TransportAddress
 from rsock_nf.lab.netns import Namespace
+from rsock_nf.link.linux.devices import Devices
 from rsock_nf.link.linux.passengers import FIRST_PAUSE, LONGEST_PAUSE, Passengers, udp_sockets
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.protocol import Routing
@@ -25,7 +27,8 @@ fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1001
 udp = socket.socket(getattr(socket, sys.argv[2]), socket.SOCK_DGRAM)
 udp.bind((sys.argv[3], 0))
 if sys.argv[4]:
-    udp.connect(("127.0.0.1", int(sys.argv[4])))
+    at, _, port = sys.argv[4].rpartition(":")
+    udp.connect((at or "127.0.0.1", int(port)))
 print(udp.getsockname()[1], flush=True)
 sys.stdin.read()
 """
@@ -57,11 +60,27 @@ def device_of(host: Namespace, name: str) -> Device:
         return kernel.device(name)
 
 
-def carries(host: Namespace, name: str, *ports: int, listens: tuple[TransportAddress, ...] = (LISTEN,)) -> bool:
-    """Whether the device is a passenger if applications on these ports of the loopback talk to us."""
-    ends = [TransportAddress(ip_address("127.0.0.1"), port) for port in ports]
+def passengers_of(
+    host: Namespace,
+    ends: list[TransportAddress],
+    listens: tuple[TransportAddress, ...],
+    clock: Callable[[], float] = time.monotonic,
+) -> Passengers:
+    with contextlib.closing(host.call(RouteSocket)) as kernel:
+        return Passengers(Routing(listens=listens, applications=lambda: ends), Devices(kernel), clock)
+
+
+def carries(
+    host: Namespace,
+    name: str,
+    *ports: int,
+    listens: tuple[TransportAddress, ...] = (LISTEN,),
+    where: str = "127.0.0.1",
+) -> bool:
+    """Whether the device is a passenger if applications on these ports of an address talk to us."""
+    passengers = passengers_of(host, [TransportAddress(ip_address(where), port) for port in ports], listens)
     device = device_of(host, name)
-    return host.call(lambda: Passengers(Routing(listens=listens, applications=lambda: ends)).carries(device))
+    return host.call(lambda: passengers.carries(device))
 
 
 @pytest.mark.parametrize(("family", "address"), [("AF_INET", "127.0.0.1"), ("AF_INET", "0.0.0.0"), ("AF_INET6", "::")])
@@ -79,6 +98,20 @@ def test_a_program_that_is_connected_to_our_local_end(host: Namespace) -> None:
     assert not carries(host, "tq0", listens=(TransportAddress(ip_address("127.0.0.1"), 30001),))
 
 
+def test_the_port_alone_is_nothing(host: Namespace) -> None:
+    """51820 is everybody's port.  Before: the tunnel went around a VPN of somebody else, out of another device."""
+    host.ip("link add eth0 type veth peer name far", "address add 10.79.0.2/24 dev eth0", "link set eth0 up")
+    host.ip("link set far up")
+    port = start(host, "tq0", address="0.0.0.0")
+    assert carries(host, "tq0", port, where="10.79.0.2")
+    assert not carries(host, "tq0", port, where="10.79.0.7"), "an application on another host"
+    everywhere = TransportAddress(ip_address("0.0.0.0"), 30000)
+    start(host, "tq1", address="0.0.0.0", toward="10.79.0.9:30000")
+    assert not carries(host, "tq1", listens=(everywhere,)), "its server has our port, on another host"
+    start(host, "tq2", address="0.0.0.0", toward="10.79.0.2:30000")
+    assert carries(host, "tq2", listens=(everywhere,))
+
+
 def test_the_device_of_another_program(host: Namespace) -> None:
     ours, _ = start(host, "tq0"), start(host, "tq1")
     assert carries(host, "tq0", ours)
@@ -90,7 +123,7 @@ def test_it_looks_again_when_other_applications_talk_to_us(host: Namespace) -> N
     device = device_of(host, "tq0")
     ends: list[TransportAddress] = []
     now = [100.0]
-    passengers = Passengers(Routing(listens=(LISTEN,), applications=lambda: ends), lambda: now[0])
+    passengers = passengers_of(host, ends, (LISTEN,), lambda: now[0])
     asked: Callable[[], bool] = lambda: host.call(lambda: passengers.carries(device))  # noqa: E731
     assert not asked()
     ends.append(TransportAddress(ip_address("127.0.0.1"), port))
@@ -115,9 +148,9 @@ def test_a_device_that_is_not_one_is_looked_at_ever_more_rarely(
         looks.append(now[0])
         return False
 
-    passengers = Passengers(
-        Routing(applications=lambda: [TransportAddress(ip_address("127.0.0.1"), next(ports))]), lambda: now[0]
-    )
+    passengers = passengers_of(host, [], (), lambda: now[0])
+    routing = Routing(applications=lambda: [TransportAddress(ip_address("127.0.0.1"), next(ports))])
+    monkeypatch.setattr(passengers, "_routing", routing)
     monkeypatch.setattr(passengers, "_look", look)
     for _ in range(121):
         passengers.carries(device)
