@@ -128,7 +128,7 @@ def _bound(address: IPAddress, port: int) -> socket.socket:
     """A socket that has ``port`` on ``address``.
 
     Where the host does not have the address, and the system does not let a socket wait for it, it has the port on every
-    address of the family.
+    address of the family.  So it is with a link-local address, which can only be bound together with its device.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with contextlib.ExitStack() as undo:
@@ -140,7 +140,8 @@ def _bound(address: IPAddress, port: int) -> socket.socket:
         try:
             holder.bind(to_socket_address(TransportAddress(address, port, scope)))
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
+            needs_device = error.errno == errno.EINVAL and address.is_link_local
+            if error.errno != errno.EADDRNOTAVAIL and not needs_device:
                 raise
             holder.bind(("", port) if family == socket.AF_INET else ("::", port))
         undo.pop_all()

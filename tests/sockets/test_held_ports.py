@@ -190,6 +190,13 @@ def test_where_a_socket_cannot_wait_for_an_address_every_address_is_held(
         assert bind_error(socket.AF_INET, "127.0.0.1", free_run.first) == errno.EADDRINUSE
 
 
+def test_a_link_local_address_is_held(free_run: PortRange) -> None:
+    """It can only be bound together with its device.  Before: "cannot be held: Invalid argument"."""
+    with hold_port(free_run.first, [ip_address("fe80::1")]):
+        assert bind_error(socket.AF_INET6, "::", free_run.first) == errno.EADDRINUSE
+        assert bind_error(socket.AF_INET, "127.0.0.1", free_run.first) == 0
+
+
 def test_who_listens_on_every_address_is_told_apart(free_run: PortRange) -> None:
     with socket.create_server(("0.0.0.0", free_run.first)), pytest.raises(LinkError) as refused:
         hold_ports([free_run], [ip_address("127.0.0.1"), ip_address("::1")])
