@@ -7,6 +7,10 @@ from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.settings import Settings
 
+MANY_ADDRESSES = 64
+"""A server that has more addresses, and is to answer on all of them, has rules for any address: what is forwarded does
+not pass them (``System.drops_at_input``)."""
+
 
 def fake_tcp_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports that must be kept from its kernel, over both wires: none where only UDP is carried."""
@@ -43,6 +47,8 @@ def policy_for(
     """
     tunnel = settings.tunnel
     if isinstance(tunnel, ServerParameters):
+        if not settings.addresses and len(local_addresses) > MANY_ADDRESSES:
+            local_addresses = ()
         return Policy(settings.name, device, local_addresses, fake_tcp_ports(settings), at_input=at_input)
     if not tunnel.kinds.tcp:
         held_ports = ()

@@ -133,21 +133,22 @@ def check(match: Match) -> None:
 def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "") -> None:
     """The part that looks at the network headers.  It goes to ``ports`` with the port in A, or to ``reject``.
 
-    ``prefix``: of its labels, where one program has this part twice.
+    ``prefix``: of its labels, where one program has this part twice.  Without addresses any address will do.
     """
     ipv4 = [address.packed for address in match.addresses if address.version == 4]
     ipv6 = [address.packed for address in match.addresses if address.version == 6]
+    anywhere = not match.addresses
     asm.emit(layout.load, layout.offset)
     if layout.mask:
         asm.emit(AND, layout.mask)
-    if ipv4:
+    if ipv4 or anywhere:
         asm.branch(JEQ, layout.ipv4, then=f"{prefix}ipv4")
-    if ipv6:
+    if ipv6 or anywhere:
         asm.branch(JEQ, layout.ipv6, then=f"{prefix}ipv6")
     asm.goto("reject")
-    if ipv4:
+    if ipv4 or anywhere:
         _ipv4(asm, layout.network, match.side, ipv4, prefix)
-    if ipv6:
+    if ipv6 or anywhere:
         _ipv6(asm, layout.network, match.side, ipv6, prefix)
 
 
@@ -240,10 +241,13 @@ def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
 
 
 def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes], found: str) -> None:
-    """Go to ``found`` when the address at ``offset`` is one of ``addresses``, else to "reject".
+    """Go to ``found`` when the address at ``offset`` is one of ``addresses``, or there are none; else to "reject".
 
     A trie over 32-bit words: the addresses of a device mostly share their prefix.
     """
+    if not addresses:
+        asm.goto(found)
+        return
     asm.emit(load, offset)
     groups = [(word, [a[4:] for a in members]) for word, members in groupby(sorted(set(addresses)), lambda a: a[:4])]
     for n, (word, tails) in enumerate(groups):

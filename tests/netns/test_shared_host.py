@@ -291,7 +291,7 @@ def test_a_bridge_whose_packets_pass_iptables(
 ) -> None:
     """As on a host with Docker or Proxmox, whose uplink is a port of a bridge.
 
-    ``own_address``: the bridge's link address is not that of its port."""
+    ``own_address``: the bridge's link address is not that of its port, and it alone calls iptables."""
     site = build(up=False)
     server = site.lab.server
     server.ip(
@@ -300,7 +300,10 @@ def test_a_bridge_whose_packets_pass_iptables(
     server.ip(f"addr add {SERVER_IP[4]}/24 dev br0", f"route add default via {ROUTER_OUTSIDE_IP[4]}")
     if own_address:
         server.ip("link set br0 address 02:00:00:00:77:77")
-    server.sysctl("net.bridge.bridge-nf-call-iptables", "1")
+    if own_address:
+        server.ip("link set br0 type bridge nf_call_iptables 1")
+    else:
+        server.sysctl("net.bridge.bridge-nf-call-iptables", "1")
     if forwarding:
         forward(site)
     with site.watch() as wires, site.tunnel:

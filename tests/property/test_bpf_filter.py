@@ -273,6 +273,21 @@ def test_a_tap_on_every_device_takes_each_packet_once(match: Match, only: int) -
     assert taken >= 3
 
 
+def test_a_server_with_many_addresses_takes_any_of_this_host() -> None:
+    tap = tap_program(Match(PortSide.DESTINATION, (), (PortRange(10001, 10010),)))
+    known = {PACKET_TYPE: 0, VLAN_TAG: 0, INTERFACE: 5, HARDWARE_TYPE: 1}
+    ancillary = {offset & 0xFFFFFFFF: value for offset, value in known.items()}
+    tcp = struct.pack("!HH", 40000, 10001) + bytes(16)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0x4000, 64, 6, 0)
+    for address in (*V4, *STRANGERS):
+        if address.version == 4:
+            frame = framed(head + V4[0].packed + address.packed + tcp, ETHERNET)
+            assert interpret(tap, frame, ancillary)
+    assert len(tap) < 150
+    with pytest.raises(ValueError, match="at least one address"):
+        tap_program(Match(PortSide.SOURCE, (), (PortRange(10001, 10010),)))
+
+
 def test_null_layout_is_the_raw_one_behind_four_bytes(match: Match) -> None:
     raw, null = program(match, RAW_IP), program(match, null_layout(30))
     packets = Packets(random.Random(1), match)

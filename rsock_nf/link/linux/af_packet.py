@@ -120,6 +120,9 @@ class PacketLink:
             if sender is None:
                 self._counters.send_errors += 1
             elif sender.fits(burst) and not sender.send(burst, link):
+                if len(senders) > 1:  # the other devices have to go on
+                    self._counters.send_full += 1
+                    continue
                 self._full = sender
                 return done
         return len(bursts)

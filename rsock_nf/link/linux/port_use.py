@@ -10,6 +10,7 @@ _SYSCTL = Path("/proc/sys/net")
 _RANGE = "ipv4/ip_local_port_range"
 _RESERVED = "ipv4/ip_local_reserved_ports"
 _BRIDGED = ("bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables")
+_DEVICES = Path("/sys/class/net")
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
@@ -19,8 +20,10 @@ def forwards(sysctl: Path = _SYSCTL) -> bool:
 
 
 def filters_bridged(sysctl: Path = _SYSCTL) -> bool:
-    """Whether bridged packets pass nftables and iptables, as Docker sets it (br_netfilter)."""
-    return any(_read(sysctl / name).strip() not in ("", "0") for name in _BRIDGED)
+    """Whether bridged packets pass nftables and iptables (br_netfilter): of all bridges, as Docker sets it, or of one."""
+    named = [sysctl / name for name in _BRIDGED]
+    own = [file for name in ("nf_call_iptables", "nf_call_ip6tables") for file in _DEVICES.glob(f"*/bridge/{name}")]
+    return any(_read(file).strip() not in ("", "0") for file in (*named, *own))
 
 
 def ephemeral_ports(sysctl: Path = _SYSCTL) -> tuple[PortRange, ...]:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import socket
 import struct
 from collections.abc import Sequence
 from typing import Final
 
+from rsock_nf.core.tcp.header import destination
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.link.bpf_filter import encode
 from rsock_nf.link.ethernet import ETHERNET_HEADER
@@ -30,7 +32,7 @@ from rsock_nf.link.linux.buffers import enlarge_receive
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
 from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, SOL_PACKET, VNET
 from rsock_nf.link.linux.tap_filter import tap_program
-from rsock_nf.link.protocol import LinkCounters, LinkError, Match
+from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
@@ -44,6 +46,8 @@ _SOCKADDR_LL: Final = struct.Struct("=HHi12x")
 """The same for bind(2): without a device."""
 _MAX_IP_BYTES: Final = 65_535
 _BUFFERS: Final = 32
+MANY_ADDRESSES: Final = 64
+"""A filter names at most so many of a server's addresses."""
 INDEX: Final = struct.Struct("=i")
 """In front of ``Packet.link_header``: the device's index."""
 
@@ -73,6 +77,8 @@ class Tap:
         self._counters = counters
         self._layouts: dict[bytes, tuple[int, bytes]] = {}
         """By what of the sockaddr counts: where the IP packet begins, and the device's index, packed."""
+        self._only_to: frozenset[bytes] | None = None
+        """Our addresses, if the filter cannot name so many; None = the filter names them."""
         self._reader = BatchReader(_BUFFERS, VNET.size + ETHERNET_HEADER + _MAX_IP_BYTES, names=_NAME_BYTES)
         try:
             self._socket = socket.socket(AF_PACKET, socket.SOCK_RAW, 0)
@@ -95,6 +101,10 @@ class Tap:
 
     def rematch(self, match: Match, *, only: int, hidden: Sequence[int]) -> None:
         """Replace the filter, atomically.  Raises ``LinkError`` when ``match`` does not fit into one."""
+        self._only_to = None
+        if match.side is PortSide.DESTINATION and len(match.addresses) > MANY_ADDRESSES:
+            self._only_to = frozenset(address.packed for address in match.addresses)
+            match = dataclasses.replace(match, addresses=())
         try:
             instructions = tap_program(match, only=only, hidden=hidden)
         except ValueError as error:
@@ -138,6 +148,8 @@ class Tap:
                 name = told
                 start, index = self._layouts.get(told) or self._layout(told)
             flags, _, _, segment_size, _, _ = VNET.unpack_from(view)
+            if self._only_to is not None and destination(bytes(view[start : start + 40])) not in self._only_to:
+                continue  # for another host, which this one forwards to
             received += length - start
             packets.append(
                 Packet(view[start:length], segment_size, _CHECKSUMS[flags & 3], index + view[VNET.size : start])

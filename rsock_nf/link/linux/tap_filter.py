@@ -22,7 +22,7 @@ from typing import Final
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, check, select_packets, select_ports
 from rsock_nf.link.cbpf import AND, JEQ, LD_W, Assembler
 from rsock_nf.link.linux import arphrd
-from rsock_nf.link.protocol import Match
+from rsock_nf.link.protocol import Match, PortSide
 
 _AD: Final = -0x1000
 """SKF_AD_OFF: loads from here on read what the kernel knows about the packet."""
@@ -36,9 +36,11 @@ _VLAN_ID: Final = 0x0FFF
 def tap_program(match: Match, *, only: int = 0, hidden: Sequence[int] = ()) -> list[Instruction]:
     """Instructions for a tap on all devices.  ``only`` and ``hidden``: indexes of devices.
 
+    A server's ``match`` without addresses stands for any address: the packets are for this host, or to be forwarded.
     Raises ``ValueError`` when there is nothing to match or too much.
     """
-    check(match)
+    if match.addresses or match.side is PortSide.SOURCE:
+        check(match)
     asm = Assembler()
     asm.emit(LD_W, PACKET_TYPE)
     asm.branch(JEQ, _PACKET_HOST, otherwise="reject")

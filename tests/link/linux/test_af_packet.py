@@ -32,7 +32,7 @@ SERVER = {4: ip_address("10.9.0.2"), 6: ip_address("fd09::2")}
 TO_SERVER = Match(PortSide.DESTINATION, tuple(SERVER.values()), PORTS)
 TO_CLIENT = Match(PortSide.SOURCE, tuple(SERVER.values()), PORTS)
 ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
-BLIND = "table inet t { chain c { type filter hook prerouting priority -300; meta l4proto tcp drop; }; }"
+BLIND = "table inet t { chain c { type filter hook input priority -300; meta l4proto tcp drop; }; }"
 """The hosts' own TCP must not answer with RSTs."""
 SHAPE = ("tc", "qdisc", "replace", "dev", "v0", "root", "tbf", "rate", "8kbit", "burst", "2000", "limit")
 """A shaper that holds nearly everything up to a limit of bytes: what it queues stays charged to the socket."""
@@ -617,6 +617,21 @@ def test_packets_for_another_host_are_not_taken(hosts: tuple[Host, Host]) -> Non
     other = INDEX.pack(client.index()) + bytes(6) + bytes.fromhex("020000000099") + ETHERTYPE[4]
     near.send([outgoing(4, b"other", 0)._replace(reply_to=other), toward(server, outgoing(4, b"ours", 0))])
     assert [payload_of(data) for data, *_ in collect(far, 4)] == [b"ours"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_server_with_a_thousand_addresses(hosts: tuple[Host, Host], version: int) -> None:
+    """A filter cannot name so many.  What is for another host, and only forwarded here, is still not taken."""
+    client, server = hosts
+    others = [ip_address(f"10.{100 + number // 256}.{number % 256}.1") for number in range(1000)]
+    near = client.open(TO_CLIENT)
+    far = server.open(Match(PortSide.DESTINATION, (*others, SERVER[version]), PORTS), None)
+    near.send([toward(server, outgoing(version, b"ours", 0))])
+    assert [payload_of(data) for data, *_ in collect(far, 4)] == [b"ours"]
+    far.rematch(Match(PortSide.DESTINATION, tuple(others), PORTS))
+    near.send([toward(server, outgoing(version, b"other", 0))])
+    assert select.select([far.fileno()], [], [], PATIENCE)[0]
+    assert far.receive(8) == []
 
 
 def test_an_answer_leaves_by_the_device_that_brought_the_question(hosts: tuple[Host, Host]) -> None:
