@@ -592,7 +592,7 @@ def test_each_packet_once_on_whatever_device_it_comes(
     if layout is not None:
         layout(server)
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER, None)
-    received = INDEX.pack(client.index()) + bytes(6) + mac + ETHERTYPE[4]
+    received = INDEX.pack(client.index()) + client.mac() + mac + ETHERTYPE[4]
     for number in range(5):
         near.send([outgoing(4, bytes([number]), 0)._replace(reply_to=received)])
     got = collect(far, 5)
@@ -604,7 +604,7 @@ def test_a_macvlan_takes_its_own_packets_once(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     macvlan(server)
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER, None)
-    received = INDEX.pack(client.index()) + bytes(6) + server.mac("m0") + ETHERTYPE[4]
+    received = INDEX.pack(client.index()) + client.mac() + server.mac("m0") + ETHERTYPE[4]
     near.send([outgoing(4, bytes([number]), 0)._replace(reply_to=received) for number in range(5)])
     assert len(collect(far, 5)) == 5
     assert far.receive(8) == []
