@@ -5,13 +5,13 @@ The endpoints of the core offer them, and so does ``Demultiplexer``.  What each 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rsock_nf.core.ends.room import Crowd
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Output
-from rsock_nf.core.types import Carried, FlowKey, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
 
 
 class Endpoint(Protocol):
@@ -80,6 +80,9 @@ class ClientRole(Protocol):
 
     def renew(self, now: float) -> None:
         """Replace every flow by another one, while traffic goes on."""
+
+    def use_addresses(self, now: float, addresses: Sequence[IPAddress]) -> None:
+        """The server's addresses are these from now on."""
 
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the rules cover it."""

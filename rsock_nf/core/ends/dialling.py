@@ -11,7 +11,7 @@ Not here: the steps of one opening (``openings``), back-off and the choice of po
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 from rsock_nf.core import messages
@@ -32,7 +32,7 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.state import FlowGroup, PumpConversation, PumpFlow
 from rsock_nf.core.tcp.segment import SYN, Segment
-from rsock_nf.core.types import Carried, FlowKey, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
 
 MAX_GIVEN_UP = 64
 
@@ -145,6 +145,17 @@ class Dialling:
         self.renewals.all()
         self._renew(now)
 
+    def use_addresses(self, now: float, addresses: Sequence[IPAddress]) -> None:
+        """The server's addresses are these from now on, in order of preference; at least one.
+
+        While a flow is up, the address in use stays in use.  Otherwise, and if the server no longer has it, the client
+        dials the first of ``addresses`` at once.  Session and conversations stay.
+        """
+        self.slots.use_addresses([address.packed for address in addresses])
+        if not self.group.usable:
+            self._leave_old_address(now)
+            self.table.settle()
+
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the firewall covers it: send the SYN."""
         slot = self.slots[request]
@@ -256,11 +267,22 @@ class Dialling:
         self._wire.after_repeat(now, self, flow)
 
     def _pass_over(self, now: float) -> None:
-        """There is no session, and nothing has come from the address in use: try the next address."""
+        """No flow is up, and nothing has come from the address in use: try the next address."""
         reason = f"no answer from {self.remote_text}"
-        if self.session is not None or not self.slots.pass_over(now):
+        if self.group.usable or not self.slots.pass_over(now):
             return
         self.why.tell(reason)
+        self._dial_all(now, reason)
+
+    def _leave_old_address(self, now: float) -> None:
+        """No flow is up: leave the address in use if the server no longer has it."""
+        reason = f"{self.remote_text} is no longer an address of the server"
+        if self.slots.leave_old() and self._active:
+            self.why.dialling()
+            self._dial_all(now, reason)
+
+    def _dial_all(self, now: float, reason: str) -> None:
+        """Another address is in use: give up what is being opened, because of ``reason``, and dial."""
         for slot in self.slots:
             flow, slot.opening = slot.opening, None
             if flow is not None:
@@ -370,6 +392,8 @@ class Dialling:
             if other.udp is not slot.udp and self.context.deadlines.get(Timer.DIAL, other) is not None:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
         self.why.flows_down(reason)
+        self.slots.give_turns()
+        self._leave_old_address(now)
 
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is no longer in the table."""

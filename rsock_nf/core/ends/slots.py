@@ -4,6 +4,9 @@ The first of several server addresses is dialled for ``SILENT`` seconds, then th
 wait for the tunnel should not wait long for a dead address.  When each has had its turn, back-off decides as with
 one address.
 
+The server's addresses may change (``use_addresses``), because its name has been looked up again.  Flows that are up
+stay where they are.
+
 If there are more ports than slots, a port without an answer gives its slot to another port: the server need not
 serve all of them.  When a path comes back, one flow notices it, and the other slots end their back-off.
 
@@ -74,7 +77,7 @@ class Slots:
     def __init__(self, parameters: ClientParameters, rng: Rng) -> None:
         self._rng = rng
         self._addresses = [address.packed for address in parameters.server]
-        self._current = 0
+        self._remote = self._addresses[0]
         self._untried = len(self._addresses) - 1
         """How many addresses may still be passed over.  0 = each had its turn since the last ``reset``, or an answer
         came."""
@@ -101,8 +104,8 @@ class Slots:
 
     @property
     def remote(self) -> bytes:
-        """The server's address in use, packed."""
-        return self._addresses[self._current]
+        """The server's address in use, packed.  While flows are up it may be one that the server no longer has."""
+        return self._remote
 
     @property
     def remote_text(self) -> str:
@@ -131,8 +134,31 @@ class Slots:
         return True
 
     def _next_address(self) -> None:
-        self._current = (self._current + 1) % len(self._addresses)
+        at = self._addresses.index(self._remote) + 1 if self._remote in self._addresses else 0
+        self._remote = self._addresses[at % len(self._addresses)]
         self._unanswered_since = None
+
+    def use_addresses(self, addresses: list[bytes]) -> None:
+        """The server's packed addresses, in order of preference; not empty.  The one in use stays in use: see
+        ``leave_old``."""
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._untried = len(addresses) - 1
+
+    def give_turns(self) -> None:
+        """Each address may be tried and passed over once more."""
+        self._untried = len(self._addresses) - 1
+        self._unanswered_since = None
+
+    def leave_old(self) -> bool:
+        """No flow is up.  If the server no longer has the address in use, use its first one, with no failures.
+
+        Returns whether another address is in use now.
+        """
+        if self._remote in self._addresses:
+            return False
+        self.reset()
+        return True
 
     def failed(self, slot: Slot) -> float:
         """A dial failed.  Returns the seconds to wait.  When every slot has failed, the next address is used."""
@@ -190,11 +216,13 @@ class Slots:
         return min(resting, key=lambda slot: slot.failures, default=None)
 
     def reset(self) -> None:
-        """The server is back, or the path has changed: forget the failures."""
+        """The server is back, or the path has changed: forget the failures, and an address that is no longer the
+        server's."""
         for slot in self._slots:
             slot.failures = 0
-        self._untried = len(self._addresses) - 1
-        self._unanswered_since = None
+        if self._remote not in self._addresses:
+            self._remote = self._addresses[0]
+        self.give_turns()
 
     def _jitter(self, seconds: float) -> float:
         return seconds * (0.75 + 0.5 * self._rng(1)[0] / 255)
