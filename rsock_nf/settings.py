@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from itertools import zip_longest
 from pathlib import Path
+from typing import Final
 
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
-from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
-from rsock_nf.wire.parameters import WireParameters
+from rsock_nf.core.types import HostAddress, IPAddress, PortRange, TransportAddress
+from rsock_nf.wire.parameters import WireName, WireParameters
+
+NO_ADDRESS: Final = IPv4Address(0)
+"""See ``Settings.target_hosts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,18 @@ class Log:
     """debug | info | warning | error"""
     file: Path | None = None
     """None = standard error (foreground) or ``log`` in the instance's directory (background)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host as the configuration names it."""
+
+    name: str
+    """A name, or a literal address as written."""
+    literal: bool
+    """It is an address: there is nothing to look up."""
+    addresses: tuple[HostAddress, ...]
+    """In the resolver's order of preference.  Empty = the name could not be looked up yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,11 @@ class Settings:
     """Client: where the application sends: a UDP endpoint, or the absolute path of a Unix datagram socket."""
     client_ports: tuple[PortRange, ...] = ()
     """Client: where its source ports come from; empty = chosen by the kernel."""
+    server_hosts: tuple[Host, ...] = ()
+    """Client: the server, in order of preference.  ``tunnel.server`` has the addresses that can be used."""
+    target_hosts: tuple[Host, ...] = ()
+    """Server: one for each target, those of the second wire last.  While the name of one has no address yet, its target
+    has the address ``NO_ADDRESS``."""
     backend: str = "auto"
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
     log: Log = field(default_factory=Log)
@@ -64,3 +88,22 @@ class Settings:
     def wires(self) -> tuple[WireParameters, ...]:
         """Each wire, in the same order."""
         return (self.wire, self.second.wire) if self.second else (self.wire,)
+
+    @property
+    def unresolved(self) -> tuple[str, ...]:
+        """The names that have no address yet."""
+        hosts = dict.fromkeys(host.name for host in self.server_hosts + self.target_hosts if not host.addresses)
+        return tuple(hosts)
+
+
+def server_addresses(hosts: Iterable[Host], wire: WireName) -> tuple[IPAddress, ...]:
+    """The addresses that a client dials, in order: host by host, and for each host the families in turn, beginning with
+    that of its first address (RFC 8305 section 4).  Wire rsock is IPv4 only.
+    """
+    found: list[IPAddress] = []
+    for host in hosts:
+        addresses = [one.address for one in host.addresses if wire is WireName.NATIVE or one.address.version == 4]
+        first = [one for one in addresses if one.version == addresses[0].version]
+        second = [one for one in addresses if one.version != addresses[0].version]
+        found += [one for pair in zip_longest(first, second) for one in pair if one is not None]
+    return tuple(dict.fromkeys(found))

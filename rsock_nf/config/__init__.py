@@ -17,15 +17,16 @@ if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none
     from rsock_nf.settings import Log
 
 
-def load(path: Path, role: str | None = None) -> Configuration:
+def load(path: Path, role: str | None = None, *, patient: bool = False) -> Configuration:
     """Read and validate the file, ours or one of the original, and resolve the host names in it.
 
     ``role``: what it must be for, ``server`` or ``client``; None = what it says.
+    ``patient``: a name that cannot be looked up now is left without an address (``Settings.unresolved``).
     Raises ``ConfigError``: one line that names the file and the field.
     """
     from rsock_nf.config import assemble  # pydantic takes 0.2 s: not for `status`, `--help` and the background
 
-    return assemble.load(path, role)
+    return assemble.load(path, role, patient=patient)
 
 
 def from_flags(role: str, original: Mapping[str, Any]) -> Configuration:

@@ -8,20 +8,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rsock_nf.config import original, source, values
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
+from rsock_nf.config.hosts import Hosts
 from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate
-from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
-from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
-from rsock_nf.errors import ConfigError, UnresolvedError
+from rsock_nf.core.types import PortRange, TransportAddress
+from rsock_nf.errors import ConfigError
 from rsock_nf.link import system
 from rsock_nf.settings import Log, SecondWire, Settings
 from rsock_nf.wire.parameters import (
@@ -39,17 +38,17 @@ _NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "rsock")
 _RSOCK_ONLY = ("hash", "rsock_version")
 
 
-def load(path: Path, role: str | None = None) -> Configuration:
+def load(path: Path, role: str | None = None, *, patient: bool = False) -> Configuration:
     """See ``rsock_nf.config.load``."""
     path = path.absolute()
     raw = source.read_object(path)
     if not original.is_original(raw):
-        found = _assemble(path, raw)
+        found = _assemble(path, raw, patient=patient)
         if role and raw["role"] != role:
             raise ConfigError(path, "role", f"this is a {raw['role']}'s file, and a {role} is wanted")
         return found
     converted = _converted(path, raw, role)
-    configuration = _assemble_converted(path, converted)
+    configuration = _assemble_converted(path, converted, patient=patient)
     heading = f"a {converted.keys['role']}'s configuration of the original rsock; `rsock-nf convert` writes it as ours"
     notes = [heading, *converted.understood, *converted.remarks]
     if converted.foreground:
@@ -91,10 +90,10 @@ def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original
         raise ConfigError(path, error.field, str(error)) from None
 
 
-def _assemble_converted(path: Path, converted: original.Converted) -> Configuration:
+def _assemble_converted(path: Path, converted: original.Converted, *, patient: bool = False) -> Configuration:
     """As ``_assemble``; errors and warnings name the field of the original."""
     try:
-        found = _assemble(path, converted.keys)
+        found = _assemble(path, converted.keys, patient=patient)
     except ConfigError as error:
         raise ConfigError(path, converted.origins.get(error.field, error.field), error.message) from None
     ours, theirs = f"{path}: hash:", f"{path}: {converted.origins['hash']}:"
@@ -105,7 +104,7 @@ def _flag(field: str) -> str:
     return field.replace("param.", "--") if "param." in field else f"--{field}"
 
 
-def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
+def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Configuration:
     """The settings that the object ``raw`` means; ``path`` is its file.  Raises ``ConfigError``."""
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
@@ -113,19 +112,22 @@ def _assemble(path: Path, raw: dict[str, Any]) -> Configuration:
     secret, warnings = _secret(path, keys) if keys.wire is WireName.NATIVE else (b"", [])
     warnings += _weaknesses(keys)
     client = keys if isinstance(keys, ClientKeys) else None
-    device, tunnel = _server(path, keys) if isinstance(keys, ServerKeys) else _client(path, keys)
+    hosts = Hosts(path, patient=patient)
+    tunnel = _server(path, keys, hosts) if isinstance(keys, ServerKeys) else _client(path, keys, hosts)
     settings = Settings(
         name=name,
         path=path,
         digest=_digest(keys, secret),
         tunnel=tunnel,
         wire=_wire(keys, secret),
-        second=_second_wire(path, keys, tunnel) if isinstance(tunnel, ServerParameters) else None,
-        device=device,
+        second=_second_wire(path, keys, tunnel, hosts) if isinstance(tunnel, ServerParameters) else None,
+        device=_device(path, keys.device, {one.zone for host in hosts.servers for one in host.addresses if one.zone}),
         fwmark=keys.fwmark or 0,
         addresses=keys.addresses,
         listen=tuple(_listen(path, field, listen) for field, listen, _ in _local_ends(path, client)) if client else (),
         client_ports=client.client_ports if client else (),
+        server_hosts=hosts.servers,
+        target_hosts=tuple(hosts.targets),
         backend=keys.backend,
         log=_log(path, keys),
     )
@@ -207,23 +209,23 @@ def _exposed(path: Path, field: str) -> list[str]:
     return [f"{field}everyone on this host can read it: chmod o-r {path}"] if source.others_can_read(path) else []
 
 
-def _server(path: Path, keys: ServerKeys) -> tuple[str | None, ServerParameters]:
+def _server(path: Path, keys: ServerKeys, hosts: Hosts) -> ServerParameters:
     if keys.target and keys.targets:
         raise ConfigError(path, "targets", 'give either this or "target", not both')
     targets = keys.target or keys.targets
     if not targets:
         raise ConfigError(path, "target", 'missing: where datagrams go, as "127.0.0.1:9999"')
     field = "target" if keys.target else "targets"
-    return keys.device, ServerParameters(
+    return ServerParameters(
         **_common(keys),
-        targets=tuple(_target(path, field, target) for target in targets),
+        targets=tuple(hosts.target(field, target) for target in targets),
         on_probe=keys.on_probe,
         max_sessions=keys.max_sessions,
         max_conversations=keys.max_conversations,
     )
 
 
-def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> SecondWire | None:
+def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters, hosts: Hosts) -> SecondWire | None:
     """The original's wire beside the native one; what is not given is as there."""
     second = keys.rsock if isinstance(keys, ServerKeys) else None
     if second is None:
@@ -237,6 +239,9 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Seco
     if keys.addresses and all(address.version != 4 for address in keys.addresses):
         raise ConfigError(path, "rsock", 'this wire is IPv4 only, and "addresses" has no IPv4 address')
     given = second.model_fields_set
+    targets = (hosts.target("rsock.target", second.target),) if second.target else native.targets[:1]
+    if not second.target:
+        hosts.targets.append(hosts.targets[0])
 
     def chosen(field: str, inherited: T) -> T:
         return getattr(second, field) if field in given else inherited
@@ -247,7 +252,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters) -> Seco
         spread=chosen("spread", native.spread),
         duration=chosen("duration", native.duration),
         keepalive=second.keepalive,
-        targets=(_target(path, "rsock.target", second.target),) if second.target else native.targets[:1],
+        targets=targets,
         on_probe=native.on_probe,
         max_sessions=chosen("max_sessions", native.max_sessions),
         max_conversations=chosen("max_conversations", native.max_conversations),
@@ -275,12 +280,7 @@ def _common(keys: CommonKeys) -> dict[str, Any]:
     }
 
 
-def _target(path: Path, field: str, target: HostPort) -> TransportAddress:
-    address, zone = _resolve(path, field, target.host)[0]
-    return TransportAddress(address, target.port, zone)
-
-
-def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]:
+def _client(path: Path, keys: ClientKeys, hosts: Hosts) -> ClientParameters:
     wanted = min(keys.flows, values.count_ports(keys.ports))
     held = values.count_ports(keys.client_ports)
     if keys.client_ports and held < wanted:
@@ -291,26 +291,14 @@ def _client(path: Path, keys: ClientKeys) -> tuple[str | None, ClientParameters]
     if keys.backend == "manual" and keys.type.tcp and not keys.client_ports:
         remedy = 'with "backend": "manual" name the source ports that your rules cover, for example "20000-20099"'
         raise ConfigError(path, "client_ports", remedy)
-    found = [pair for host in keys.server for pair in _server_addresses(path, keys, host)]
-    device = _device(path, keys.device, {zone for _, zone in found if zone})
-    return device, ClientParameters(
+    return ClientParameters(
         **_common(keys),
-        server=tuple(dict.fromkeys(address for address, _ in found)),
+        server=hosts.server(keys.server, keys.wire),
         flows=keys.flows,
         idle_timeout=keys.idle_timeout,
         flow_age=keys.flow_age,
         targets=tuple(target for _, _, target in _local_ends(path, keys)),
     )
-
-
-def _server_addresses(path: Path, keys: ClientKeys, host: str) -> list[tuple[IPAddress, str]]:
-    found = _resolve(path, "server", host)
-    if keys.wire is WireName.NATIVE:
-        return found
-    usable: list[tuple[IPAddress, str]] = [pair for pair in found if pair[0].version == 4]
-    if not usable:
-        raise ConfigError(path, "server", f'{shown(host)} has no IPv4 address, and "wire": "rsock" is IPv4 only')
-    return usable
 
 
 def _local_ends(path: Path, keys: ClientKeys) -> list[tuple[str, TransportAddress | Path, int]]:
@@ -347,23 +335,6 @@ def _device(path: Path, device: str | None, zones: set[str]) -> str | None:
     if len(devices) > 1:
         raise ConfigError(path, "server", f"the address lies on one device, but several are named: {sorted(devices)}")
     return devices.pop() if devices else None
-
-
-def _resolve(path: Path, field: str, host: str) -> list[tuple[IPAddress, str]]:
-    """Addresses and zones of a host, in the resolver's order of preference (RFC 6724)."""
-    literal, zone = values.split_zone(host)
-    if literal is not None:
-        return [(literal, zone)]
-    try:
-        answers = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        later = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-        raise (UnresolvedError if later else ConfigError)(
-            path, field, f"cannot resolve {shown(host)}: {reason}"
-        ) from None
-    found = [values.split_zone(str(answer[4][0])) for answer in answers]
-    return list(dict.fromkeys((address, zone) for address, zone in found if address is not None))
 
 
 def _digest(keys: CommonKeys, secret: bytes) -> str:

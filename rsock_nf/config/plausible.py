@@ -43,7 +43,8 @@ def _client(settings: Settings, tunnel: ClientParameters) -> Iterator[tuple[str,
             )
         if address.version == 6 and address.is_link_local and settings.device is None:
             yield "server", f'{address} needs its device: write {address}%eth0, or give "device"'
-    if settings.addresses and not {a.version for a in settings.addresses} & {a.version for a in tunnel.server}:
+    known = tunnel.server and settings.addresses
+    if known and not {a.version for a in settings.addresses} & {a.version for a in tunnel.server}:
         yield "addresses", f"none is IPv{tunnel.server[0].version}, as the server's {tunnel.server[0]} is"
     ends = [end for end in settings.listen if isinstance(end, TransportAddress)]
     for end in ends:

@@ -113,6 +113,13 @@ class PortRange:
         return self.first <= port <= self.last
 
 
+class HostAddress(NamedTuple):
+    """An IP address of a host; ``zone`` is the device of a link-local IPv6 address, else empty."""
+
+    address: IPAddress
+    zone: str = ""
+
+
 class TransportAddress(NamedTuple):
     """An IP address and a port; ``scope`` is the device of a link-local IPv6 address, else empty."""
 

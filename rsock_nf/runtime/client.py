@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from os import urandom
 
-from rsock_firewall import FirewallError, Policy, select
+from rsock_firewall import FirewallError, select
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
@@ -23,7 +23,7 @@ from rsock_nf.core.events import (
 )
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
+from rsock_nf.core.types import FlowKey, HostAddress, IPAddress, Run, TransportAddress
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
@@ -31,7 +31,6 @@ from rsock_nf.link import (
     LinkError,
     LinkEvent,
     Match,
-    PortSide,
     Routes,
     Routing,
     device_addresses,
@@ -44,13 +43,15 @@ from rsock_nf.link import (
     system,
 )
 from rsock_nf.link.kernel_routes import NO_ROUTES
-from rsock_nf.policy import carrier_ports, policy_for
+from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.loop_guard import LoopGuard
+from rsock_nf.runtime.host.names import Questions, ServerNames
 from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.server_cover import Cover, ServerCover
 from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
@@ -62,26 +63,6 @@ from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.words import LOOPED
-
-
-@dataclass(slots=True)
-class Cover:
-    """What the rules of a client cover at this moment."""
-
-    settings: Settings
-    ports: SourcePorts
-    device: str | None
-    """None = every device."""
-
-    def policy(self) -> Policy:
-        """What the kernel must not see."""
-        return policy_for(
-            self.settings,
-            device=self.device,
-            local_addresses=(),
-            held_ports=self.ports.held_ranges,
-            at_input=system().drops_at_input(),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +92,7 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
     device = settings.device or device_to(parameters.server, settings.fwmark)
     _refuse_foreign(settings)
-    cover = Cover(settings, ports, settings.device if system().taps_every_device else device)
+    cover = Cover(settings, parameters, ports, settings.device if system().taps_every_device else device)
     talkers = Talkers(ends)
     routing = talkers.routing(settings, cover.device)
     rules, link, routes = None, None, None
@@ -119,7 +100,7 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
         firewall = select(settings.backend)
         ports.inherit(firewall.left_behind(settings.name), Driver.now())
         rules = Rules.install(firewall, cover.policy, stack, log=log, troubles=troubles)
-        link = open_link(routing, match(parameters))
+        link = open_link(routing, cover.match())
         stack.callback(link.close)
         for remote in parameters.server:  # now, so that the next hop is known when the first SYN leaves
             link.routes.follow(remote, configured_source(settings.addresses, remote.version))
@@ -163,11 +144,6 @@ class Talkers:
         """How the client's packets find their ways; ``device``: the only one, None = any."""
         listens = tuple(end for end in settings.listen if isinstance(end, TransportAddress))
         return Routing(device, settings.fwmark, listens, self)
-
-
-def match(parameters: ClientParameters) -> Match:
-    """What the link is to receive."""
-    return Match(PortSide.SOURCE, parameters.server, parameters.ports)
 
 
 def _route_mtu(settings: Settings, parameters: ClientParameters) -> int:
@@ -218,6 +194,17 @@ class ClientSide:
                 log=start.log,
             )
         self._route = ServerRoute(self.device, settings.addresses, start.log)
+        self._server = ServerCover(parts.cover, self._apply_cover, follow=self._route.follow, forget=self._route.forget)
+        self._names = ServerNames(
+            settings.server_hosts,
+            settings.wire.name,
+            Questions(start.loop).ask,
+            usable=self._usable,
+            found=self._addresses_found,
+            log=start.log,
+        )
+        self._renew = False
+        """Somebody has asked to dial anew: also from an address that works, if the server no longer has it."""
 
     def close(self) -> None:
         """Close link and carriers."""
@@ -238,8 +225,46 @@ class ClientSide:
 
     def reconnect(self) -> None:
         """See ``Side``."""
+        self._renew = True
+        self._names.ask(self.driver.now())
         self.endpoint.role.renew(self.driver.now())
         self.driver.settle()
+
+    # -- the server's addresses
+
+    def _usable(self, one: HostAddress) -> bool:
+        """Whether the server can be dialled there."""
+        address = one.address
+        if address.is_unspecified or address.is_multicast:
+            return False
+        if address.version == 6 and address.is_link_local and one.zone not in ("", self._settings.device):
+            return False
+        return not self._parameters.kinds.tcp or own_address((address,)) is None
+
+    def _addresses_found(self, addresses: tuple[IPAddress, ...]) -> None:
+        """The server's names have been looked up.  Addresses that cannot be covered now come with the next answer."""
+        try:
+            self._server.extend(addresses)
+        except (LinkError, FirewallError) as error:
+            self._troubles.note(f"rules or filter do not name the server's new addresses: {error}")
+            return
+        self.endpoint.role.use_addresses(self.driver.now(), addresses, move=self._renew)
+        self._renew = False
+        self.driver.settle()
+
+    def _apply_cover(self) -> None:
+        self._apply_rules()
+        self.device.rematch()
+
+    def _in_use(self) -> set[IPAddress]:
+        keys = [flow.key for session in self.endpoint.sessions for flow in session.flows.values()]
+        return {self._remote, *(ip_address(key.remote) for key in keys)}
+
+    def _tick_addresses(self, now: float) -> None:
+        idle = self.endpoint.role.idle
+        self._names.tick(now, down=not idle and not self._connected, idle=idle)
+        with contextlib.suppress(LinkError, FirewallError):  # tried again in a while
+            self._server.tick(now, self._in_use())
 
     # -- the endpoint's events
 
@@ -311,13 +336,13 @@ class ClientSide:
         self.endpoint.role.carrier_refused(self.driver.now(), key)
 
     def _carrier_mtu(self) -> int:
-        return self.driver.carriers.mtu() or _route_mtu(self._settings, self._parameters)
+        return self.driver.carriers.mtu() or _route_mtu(self._settings, self._cover.parameters)
 
     # -- the device's events: see ``device.Owner``
 
     def match(self) -> Match:
         """The server's packets."""
-        return match(self._parameters)
+        return self._cover.match()
 
     def routing(self, name: str | None) -> Routing:
         """How its packets find their ways."""
@@ -347,7 +372,7 @@ class ClientSide:
         self.endpoint.role.reconnect(self.driver.now())
 
     def _follow(self) -> None:
-        self._route.follow(self._parameters.server)
+        self._route.follow(self._cover.server)
 
     @property
     def _remote(self) -> IPAddress:
@@ -358,14 +383,14 @@ class ClientSide:
         """Source and destination of our packets, for each address of the server."""
         return [
             source.packed + remote.packed
-            for remote in self._parameters.server
+            for remote in self._cover.server
             if (source := self._route.preferred(remote)) is not None
         ]
 
     def _ways_changed(self) -> None:
         """UDP flows follow their way; flows from an address that is no longer ours are dead, the session is not."""
         routes = self.device.routes
-        for remote in self._parameters.server:
+        for remote in self._cover.server:
             self.driver.carriers.steer(remote.packed, routes.device_for(remote))
         self._guard.watch(self._own_ends() if routes.through_vpn else ())
         if self._route.moved(self._remote):
@@ -381,6 +406,7 @@ class ClientSide:
                 self._apply_rules()
         self._ends.tick()
         self._note_loops()
+        self._tick_addresses(now)
         if not self.endpoint.role.idle:
             self._route.tick(now, self._remote, connected=self._connected)
 
@@ -400,7 +426,7 @@ class ClientSide:
         """See ``Side``."""
         role = self.endpoint.role
         sessions = self.endpoint.sessions
-        reasons = [role.reason] if role.reason else []
+        reasons = [role.reason, *self._names.reasons()] if role.reason else []
         return View(
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",
@@ -411,7 +437,7 @@ class ClientSide:
             describe=self._describe,
             counters=self.endpoint.counters,
             troubles=self._troubles.counts,
-            version=max(address.version for address in self._parameters.server),
+            version=max(address.version for address in self._cover.server),
         )
 
     def _describe(self, _: Session, peer: Hashable) -> str:

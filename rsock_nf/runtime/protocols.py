@@ -81,8 +81,8 @@ class ClientRole(Protocol):
     def renew(self, now: float) -> None:
         """Replace every flow by another one, while traffic goes on."""
 
-    def use_addresses(self, now: float, addresses: Sequence[IPAddress]) -> None:
-        """The server's addresses are these from now on."""
+    def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
+        """The server's addresses are these from now on; ``move``: leave an old one at once."""
 
     def receive_port(self, now: float, request: int, local: bytes, port: int) -> None:
         """The port that ``PortWanted`` asked for is held, and the rules cover it."""

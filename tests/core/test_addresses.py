@@ -120,10 +120,18 @@ def test_a_client_that_sleeps_wakes_at_the_new_address() -> None:
         carries(pair, b"after", 1.0)
 
 
-def test_dialling_anew_takes_the_new_address_although_the_old_one_works() -> None:
+def test_who_is_asked_to_move_loses_nothing() -> None:
+    """Although the old address works: other flows first, then the old ones close."""
     with Pair() as pair:
         pair.up()
-        pair.client.role.use_addresses(pair.now, [NEW])
-        pair.client.role.reconnect(pair.now)
-        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 2.0)
+        sent = [b"datagram %d" % at for at in range(200)]
+        pair.say("app", sent[0])
+        pair.client.role.renew(pair.now)
+        pair.run(0.01)
+        pair.client.role.use_addresses(pair.now, [NEW], move=True)
+        for datagram in sent[1:]:
+            pair.say("app", datagram)
+            pair.run(0.02)
         assert {flow.key.remote for flow in pair.flows(pair.client)} == {NEW.packed}
+        assert pair.heard() == sent
+        assert pair.count(SessionUp, Toward.CLIENT) == 1

@@ -145,14 +145,15 @@ class Dialling:
         self.renewals.all()
         self._renew(now)
 
-    def use_addresses(self, now: float, addresses: Sequence[IPAddress]) -> None:
+    def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on, in order of preference; at least one.
 
-        While a flow is up, the address in use stays in use.  Otherwise, and if the server no longer has it, the client
-        dials the first of ``addresses`` at once.  Session and conversations stay.
+        If the server no longer has the address in use, the client dials the first of ``addresses`` at once: with
+        ``move`` in any case, and the flows that are up go on until others have taken their place; without it, once no
+        flow is up.  Session and conversations stay.
         """
         self.slots.use_addresses([address.packed for address in addresses])
-        if not self.group.usable:
+        if move or not self.group.usable:
             self._leave_old_address(now)
             self.table.settle()
 
@@ -275,7 +276,7 @@ class Dialling:
         self._dial_all(now, reason)
 
     def _leave_old_address(self, now: float) -> None:
-        """No flow is up: leave the address in use if the server no longer has it."""
+        """Leave the address in use if the server no longer has it."""
         reason = f"{self.remote_text} is no longer an address of the server"
         if self.slots.leave_old() and self._active:
             self.why.dialling()

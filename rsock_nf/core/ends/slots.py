@@ -151,7 +151,7 @@ class Slots:
         self._unanswered_since = None
 
     def leave_old(self) -> bool:
-        """No flow is up.  If the server no longer has the address in use, use its first one, with no failures.
+        """If the server no longer has the address in use, use its first one, with no failures.
 
         Returns whether another address is in use now.
         """

@@ -46,6 +46,13 @@ class ServerRoute:
         for remote, source in self._used.items():
             self._device.routes.follow(remote, source)
 
+    def forget(self, remote: IPAddress) -> None:
+        """Nothing goes to this address any more."""
+        used = self._used.pop(remote, None)
+        if used is not None:
+            self._device.routes.forget(remote, used)
+        self._device.routes.forget(remote)
+
     def source_for(self, remote: IPAddress) -> IPAddress | None:
         """The source address of the next flow; None = there is no route."""
         source = self.preferred(remote)
