@@ -148,11 +148,17 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
         "--foreground", action="store_true", help="stay, log to standard error, and keep dialling until it is up"
     )
     parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for a name, route, device or address that this host does not have yet (as --foreground does), and "
+        "for the server, as long as it takes",
+    )
+    parser.add_argument(
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
         help="undo everything and fail unless it is up after so long "
-        f"(default {commands.TIMEOUT:g}; with --foreground: no limit)",
+        f"(default {commands.TIMEOUT:g}; with --foreground or --wait: no limit)",
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
 

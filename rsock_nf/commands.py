@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsock_nf.errors import InstanceError, TunnelError
+from rsock_nf.errors import InstanceError, TunnelError, UnresolvedError
 
 if TYPE_CHECKING:
     from rsock_nf.config.configuration import Configuration
@@ -35,11 +35,18 @@ def complain(line: str) -> None:
 def up(arguments: argparse.Namespace) -> int:
     """Start an instance of a configuration file."""
     if arguments.ready_fd is not None:
-        return _be_in_background(arguments.ready_fd)
+        return _be_in_background(arguments.ready_fd, wait=arguments.wait)
     from rsock_nf.ops import launch
 
-    configuration = _loaded(arguments.config, warn=not arguments.foreground)  # in the foreground the log has them
-    return _start(arguments, configuration, launch.background_command(configuration.settings.path))
+    patient = arguments.foreground or arguments.wait
+    try:
+        configuration = _loaded(
+            arguments.config, warn=not arguments.foreground, patient=patient
+        )  # else the log has them
+    except UnresolvedError as error:
+        raise InstanceError(f"{error}; `{PROGRAM} up --wait` waits for it") from None
+    command = launch.background_command(configuration.settings.path, wait=arguments.wait)
+    return _start(arguments, configuration, command)
 
 
 def original(arguments: argparse.Namespace) -> int:
@@ -66,12 +73,12 @@ def original(arguments: argparse.Namespace) -> int:
     return _start(arguments, configuration, command, which)
 
 
-def _be_in_background(ready_fd: int) -> int:
+def _be_in_background(ready_fd: int, *, wait: bool = False) -> int:
     """Be the instance that ``launch.start`` has started: its parent has read the configuration."""
     from rsock_nf import daemon
     from rsock_nf.ops import handover
 
-    return daemon.run(handover.receive(sys.stdin.buffer), ready_fd=ready_fd)
+    return daemon.run(handover.receive(sys.stdin.buffer), wait=wait, ready_fd=ready_fd)
 
 
 def _start(arguments: argparse.Namespace, configuration: Configuration, command: list[str], remark: str = "") -> int:
@@ -94,12 +101,14 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
     if arguments.foreground:
         from rsock_nf import daemon
 
-        return daemon.run(configuration, timeout=arguments.timeout)
+        return daemon.run(configuration, timeout=arguments.timeout, wait=True)
     from rsock_nf.ops.instances.leftovers import clear_rules
 
     _warn_of_host(settings)
     try:
-        launch.start(configuration, command, timeout=arguments.timeout or TIMEOUT, clear=clear_rules)
+        wait = getattr(arguments, "wait", False)  # the original's commands have no such option
+        timeout = arguments.timeout or (None if wait else TIMEOUT)
+        launch.start(configuration, command, timeout=timeout, clear=clear_rules, tell=complain)
     except TunnelError:
         if not launch.running_alike(settings):
             raise
@@ -276,10 +285,10 @@ def schema(_: argparse.Namespace) -> int:
 # -- what the commands share
 
 
-def _loaded(path: Path, *, warn: bool = True) -> Configuration:
+def _loaded(path: Path, *, warn: bool = True, patient: bool = False) -> Configuration:
     from rsock_nf import config
 
-    configuration = config.load(path)
+    configuration = config.load(path, patient=patient)
     if warn:
         _tell(configuration)
     return configuration

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
+from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.errors import RsockError, TunnelError
+from rsock_nf.errors import NotYetError, RsockError, TunnelError
 from rsock_nf.ops import descriptors, handover
 from rsock_nf.ops.control_socket.serve import serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
+from rsock_nf.ops.waiting import Waiting
 from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
@@ -52,13 +54,16 @@ def run(
     configuration: Configuration,
     *,
     timeout: float | None = None,
+    wait: bool = False,
     ready_fd: int | None = None,
     make_tunnel: MakeTunnel | None = None,
 ) -> int:
     """Be the instance until a signal ends it; the exit status.
 
     ``timeout``: end with ``TunnelError`` if it is not up after so many seconds; None = keep trying.
-    ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor; log lines go to a
+    ``wait``: wait for what the host does not have yet (``NotYetError``).
+    ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor, and prints ``waiting:
+    why``; log lines go to a
     file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
     """
     settings = configuration.settings
@@ -76,7 +81,7 @@ def run(
                     log.logger.warning("%s", line)
                 descriptors.raise_limit(descriptors.needed(settings))
                 daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
-                return asyncio.run(daemon.run(timeout))
+                return asyncio.run(daemon.run(timeout, wait=wait))
     except RsockError as error:
         announcement.failed(str(error))
         if ready_fd is None:
@@ -104,13 +109,21 @@ class Announcement:
         """It will not work, for this reason."""
         self._tell(f"error: {' '.join(reason.split())}")
 
+    def waiting(self, line: str) -> None:
+        """It waits for what the host does not have yet."""
+        if self._descriptor is not None:
+            self._write(self._descriptor, line)
+
     def _tell(self, line: str) -> None:
         descriptor, self._descriptor = self._descriptor, None
-        if descriptor is None:
-            return
+        if descriptor is not None:
+            self._write(descriptor, line)
+            os.close(descriptor)
+
+    @staticmethod
+    def _write(descriptor: int, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # the parent gave up; it will signal us
             os.write(descriptor, f"{line}\n".encode())
-        os.close(descriptor)
 
 
 class _Daemon:
@@ -129,12 +142,15 @@ class _Daemon:
         """The tasks that answer a SIGHUP.  The event loop alone would not keep them alive."""
         self._was_up = False
         self._too_late = ""
+        self._tunnel: Tunnel
+        """The present try."""
+        self._waiting = Waiting(self._tell_waiting)
 
-    async def run(self, patience: float | None) -> int:
+    async def run(self, patience: float | None, *, wait: bool) -> int:
         """Return 0 when a signal ended it.  Raises ``RsockError`` when the tunnel fails, or is not up in time."""
         logger = self._log.logger
         try:
-            return await self._carry(patience)
+            return await self._carry(patience, wait=wait)
         except RsockError as error:
             if self._was_up:
                 self._instance.fail(str(error))
@@ -150,7 +166,7 @@ class _Daemon:
         finally:
             logger.info("down")
 
-    async def _carry(self, patience: float | None) -> int:
+    async def _carry(self, patience: float | None, *, wait: bool) -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in _STOP:
@@ -158,34 +174,77 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
-            await self._serve(patience, stop)
+            await self._serve(patience, stop, wait=wait)
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if self._too_late:
             raise TunnelError(self._too_late)
         return 0
 
-    async def _serve(self, patience: float | None, stop: asyncio.Event) -> None:
-        tunnel = self._make(self._settings, self._log.logger)
-
+    async def _serve(self, patience: float | None, stop: asyncio.Event, *, wait: bool) -> None:
         def reconnect(_: dict[str, Any]) -> dict[str, Any]:
             dials = isinstance(self._settings.tunnel, ClientParameters)
             if dials:
-                tunnel.reconnect()
+                self._tunnel.reconnect()
             return {"dials": dials}
 
-        def status(_: dict[str, Any]) -> dict[str, Any]:
-            return {"pid": os.getpid(), **tunnel.snapshot()}
-
-        handlers = {"status": status, "reconnect": reconnect}
+        self._tunnel = self._make(self._settings, self._log.logger)
+        handlers = {"status": lambda _: self._status(), "reconnect": reconnect}
         async with await serve_control(self._instance.control_path, handlers, self._log.logger):
             if patience is not None:
-                asyncio.get_running_loop().call_later(patience, self._give_up, tunnel, stop, patience)
-            await tunnel.run(ready=self._ready, stop=stop)
+                asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
+            while not await self._try(stop, wait=wait):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), self._waiting.pause)
 
-    def _give_up(self, tunnel: Tunnel, stop: asyncio.Event, patience: float) -> None:
+    async def _try(self, stop: asyncio.Event, *, wait: bool) -> bool:
+        """Be the tunnel until ``stop`` is set.  False = the host does not have yet what it takes."""
+        if stop.is_set():
+            return True
+        try:
+            if self._settings.unresolved and not await self._look_up(stop):
+                return True
+            await self._tunnel.run(ready=self._ready, stop=stop)
+        except NotYetError as error:
+            if not wait or self._was_up:
+                hint = "" if self._was_up else "; `rsock-nf up --wait` waits for it"
+                raise TunnelError(f"{error}{hint}") from error
+            self._waiting.note(str(error))
+            self._tunnel = self._make(self._settings, self._log.logger)
+            return False
+        return True
+
+    async def _look_up(self, stop: asyncio.Event) -> bool:
+        """Give each name its addresses.  False = ``stop`` was set meanwhile."""
+        from rsock_nf.runtime.host.first_addresses import look_up_all
+
+        asked = asyncio.ensure_future(look_up_all(self._settings))
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                return False
+            self._settings = asked.result()
+        finally:
+            asked.cancel()
+            stopped.cancel()
+        refuse_impossible(self._settings)
+        self._tunnel = self._make(self._settings, self._log.logger)
+        return True
+
+    def _status(self) -> dict[str, Any]:
+        found = {"pid": os.getpid(), **self._tunnel.snapshot()}
+        if self._waiting.reason and found["state"] == "starting":
+            return {**found, "state": "waiting", "reason": self._waiting.reason}
+        return found
+
+    def _tell_waiting(self, line: str) -> None:
+        self._log.logger.warning("%s", line)
+        self._announcement.waiting(line)
+
+    def _give_up(self, stop: asyncio.Event, patience: float) -> None:
         if not self._was_up:
-            reason = tunnel.snapshot()["reason"]
+            reason = self._status()["reason"]
             self._too_late = f"instance {self._settings.name} is not up within {patience:g} s: {reason}"
             stop.set()
 

@@ -38,6 +38,10 @@ class TunnelError(RsockError):
     """The tunnel cannot start or go on: a port is taken, the device is gone, the firewall refused."""
 
 
+class NotYetError(TunnelError):
+    """A name's address, a route, a device or an address of this host is not there.  It may appear later, as at boot."""
+
+
 class InstanceError(RsockError):
     """An instance is in the way (running with another configuration), missing, or does not stop."""
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.protocol import (
+    AbsentError,
     Detour,
     Link,
     LinkCounters,
@@ -34,6 +35,7 @@ from rsock_nf.link.protocol import (
 
 __all__ = [
     "OWN_ADDRESS",
+    "AbsentError",
     "Detour",
     "Link",
     "LinkCounters",

@@ -230,6 +230,10 @@ class LinkError(Exception):
     """The link cannot be opened or used.  The text is one line that names the device and the remedy."""
 
 
+class AbsentError(LinkError):
+    """A device, a route or an address is not there, or not up.  It may appear later."""
+
+
 class Route(NamedTuple):
     """How packets to one destination leave this host."""
 

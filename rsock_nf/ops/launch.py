@@ -15,8 +15,9 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 from rsock_nf.config.configuration import Configuration
 from rsock_nf.errors import InstanceError, RsockError, TunnelError
@@ -111,22 +112,29 @@ def _refuse_elsewhere(instance: Instance) -> None:
         )
 
 
-def background_command(path: Path) -> list[str]:
-    """The command that runs the instance of configuration file ``path``; see ``start``."""
-    return [*program(), "up", "--foreground", "--config", str(path)]
+def background_command(path: Path, *, wait: bool = False) -> list[str]:
+    """The command that runs the instance of configuration file ``path``; see ``start``.  ``wait``: see ``daemon.run``."""
+    return [*program(), "up", "--foreground", *(["--wait"] if wait else []), "--config", str(path)]
 
 
-def start(configuration: Configuration, command: Sequence[str], *, timeout: float, clear: Clear) -> None:
+def start(
+    configuration: Configuration,
+    command: Sequence[str],
+    *,
+    timeout: float | None,
+    clear: Clear,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
     """Run ``command`` with ``--ready-fd N`` appended, and return when it writes ``ready`` to that descriptor.
 
-    It gets the configuration on its standard input (``handover``).
+    ``timeout``: in seconds; None = as long as it takes.  ``tell`` gets each line ``waiting: why``.  It gets the configuration on its standard input (``handover``).
     Raises ``TunnelError`` with the reason when it ends, says ``error: reason``, or is not ready within ``timeout``
     seconds.  Then, as on any other exception, it has been stopped, and its rules and files are removed.  SIGTERM and
     SIGHUP become such an exception, ``SystemExit``.
     """
     settings = configuration.settings
     read_end, write_end = os.pipe()
-    with leaving_in_order(), os.fdopen(read_end) as announcement:
+    with leaving_in_order(), os.fdopen(read_end, "rb", buffering=0) as announcement:
         try:
             process = subprocess.Popen(
                 [*command, "--ready-fd", str(write_end)],
@@ -142,7 +150,7 @@ def start(configuration: Configuration, command: Sequence[str], *, timeout: floa
             os.close(write_end)
         try:
             _hand_over(configuration, process)
-            _await_ready(settings, process, announcement, timeout)
+            _await_ready(settings, process, announcement, timeout, tell)
         except BaseException:
             _end(process)
             undo(settings.name, clear)
@@ -159,16 +167,29 @@ def _hand_over(configuration: Configuration, process: subprocess.Popen[bytes]) -
             process.stdin.write(handover.pack(configuration))
 
 
-def _await_ready(settings: Settings, process: subprocess.Popen[bytes], announcement: IO[str], timeout: float) -> None:
-    ready, _, _ = select.select([announcement], [], [], timeout)
-    if not ready:
-        reason = _reason(settings.name)  # first, for it is asked of a process that ends soon
-        raise TunnelError(f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}")
-    line = announcement.readline().rstrip("\n")
-    if line == "ready":
-        return
-    if line.startswith("error: "):
-        raise TunnelError(line.removeprefix("error: "))
+def _await_ready(
+    settings: Settings,
+    process: subprocess.Popen[bytes],
+    announcement: FileIO,
+    timeout: float | None,
+    tell: Callable[[str], None],
+) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        ready, _, _ = select.select([announcement], [], [], None if end is None else max(end - time.monotonic(), 0.0))
+        if not ready:
+            reason = _reason(settings.name)  # first, for it is asked of a process that ends soon
+            raise TunnelError(
+                f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}"
+            )
+        line = announcement.readline().decode(errors="replace").rstrip("\n")  # unbuffered: one line is read, not two
+        if line == "ready":
+            return
+        if line.startswith("error: "):
+            raise TunnelError(line.removeprefix("error: "))
+        if not line.startswith("waiting: "):
+            break
+        tell(line)
     if process.wait(_GRACE) == 0:
         raise TunnelError(f"instance {settings.name} was stopped before it stood {_log_hint(settings)}")
     said = process.stderr.read().decode(errors="replace") if process.stderr else ""

@@ -24,7 +24,7 @@ from rsock_nf.core.events import (
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import FlowKey, HostAddress, IPAddress, Run, TransportAddress
-from rsock_nf.errors import TunnelError
+from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
     Link,
@@ -118,13 +118,13 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
 
 
 def _refuse_foreign(settings: Settings) -> None:
-    """Raise ``TunnelError`` if flows could not begin at one of ``addresses``: nothing would ever be answered there."""
+    """Raise ``NotYetError`` if flows could not begin at one of ``addresses``: nothing would ever be answered there."""
     for address in settings.addresses:
         if not address.is_link_local and own_address((address,)) is None:
             present = device_addresses(settings.device) if settings.device else host_addresses()
             whose = f"device {settings.device}" if settings.device else "it"
             listed = ", ".join(map(str, present)) or "none"
-            raise TunnelError(f"addresses: {address} is not an address of this host; {whose} has {listed}")
+            raise NotYetError(f"addresses: {address} is not an address of this host; {whose} has {listed}")
 
 
 class Talkers:

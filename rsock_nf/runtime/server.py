@@ -16,7 +16,7 @@ from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, 
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.types import FlowKey, IPAddress
-from rsock_nf.errors import TunnelError
+from rsock_nf.errors import NotYetError
 from rsock_nf.link import (
     Link,
     LinkError,
@@ -129,19 +129,19 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
 
 
 def _cover_fake_tcp(settings: Settings, log: logging.Logger) -> Cover:
-    """The devices, and our addresses on them.  Raises ``TunnelError`` when there are none."""
+    """The devices, and our addresses on them.  Raises ``NotYetError`` when there are none."""
     device = settings.device
     if device is None and not system().taps_every_device:
         device = default_device()
         if device is None:
-            raise TunnelError(
+            raise NotYetError(
                 'neither a default route nor a single device with an address tells which device to use: set "device"'
             )
     found = own_addresses(device)
     addresses = settings.addresses or found
     where = f"device {device}" if device is not None else "this host"
     if not addresses:
-        raise TunnelError(f'{where} has no address: give it one, or set "device" or "addresses"')
+        raise NotYetError(f'{where} has no address: give it one, or set "device" or "addresses"')
     for address in set(settings.addresses).difference(found):
         log.warning(
             "addresses: %s is not an address of %s: only what is routed here for it is served "

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rsock_firewall import FirewallError
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.errors import TunnelError
-from rsock_nf.link import LinkError
+from rsock_nf.errors import NotYetError, TunnelError
+from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.host.device import Device
@@ -108,7 +108,7 @@ class Tunnel:
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Until ``stop`` is set; ``ready`` is called once, when traffic is carried.
 
-        Raises ``TunnelError``, one line.  Whatever happens, no socket, rule or port is left behind.
+        Raises ``TunnelError``, one line; ``NotYetError`` if another tunnel may succeed later.  Whatever happens, no socket, rule or port is left behind.
         """
         loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = loop.create_future()
@@ -125,6 +125,8 @@ class Tunnel:
                     await self._until(side, stop, failure)
                 finally:
                     await self._farewell(side)
+        except AbsentError as error:
+            raise NotYetError(str(error)) from error
         except (LinkError, FirewallError) as error:
             raise TunnelError(str(error)) from error
 

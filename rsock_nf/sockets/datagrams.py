@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Run, TransportAddress
-from rsock_nf.link import LinkError, system
+from rsock_nf.link import system
 from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
 from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
-from rsock_nf.sockets.refusals import why_not
+from rsock_nf.sockets.refusals import refusal
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
@@ -105,7 +105,7 @@ class UdpSocket:
                 self._socket.close()
                 raise
         except OSError as error:
-            raise LinkError(why_not(self._purpose, endpoint, error)) from error
+            raise refusal(self._purpose, endpoint, error) from error
 
     _purpose = ""
     """What the socket is opened for, for an error message."""

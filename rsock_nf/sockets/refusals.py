@@ -6,7 +6,15 @@ import errno
 import os
 
 from rsock_nf.core.types import TransportAddress
-from rsock_nf.link import system
+from rsock_nf.link import AbsentError, LinkError, system
+
+_ABSENT = (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
+
+
+def refusal(action: str, endpoint: TransportAddress, error: OSError) -> LinkError:
+    """The error to raise, with the text of ``why_not``; ``AbsentError`` for an address or a device that may appear."""
+    kind = AbsentError if error.errno in _ABSENT else LinkError
+    return kind(why_not(action, endpoint, error))
 
 
 def why_not(action: str, endpoint: TransportAddress, error: OSError) -> str:

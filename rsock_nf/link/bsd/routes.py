@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.bsd.pf_route import LinkAddress, Message
 from rsock_nf.link.bsd.routing import Interface, RouteSocket
-from rsock_nf.link.protocol import LinkError, Route, abroad
+from rsock_nf.link.protocol import AbsentError, LinkError, Route, abroad
 
 
 def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:
@@ -21,7 +21,7 @@ def route_to(kernel: RouteSocket, remote: IPAddress) -> Route:
     route = kernel.route(remote)
     interface = None if route is None else next((one for one in kernel.interfaces() if one.index == route.index), None)
     if route is None or interface is None:
-        raise LinkError(f"no route to {remote}; `route -n get {remote}` says why")
+        raise AbsentError(f"no route to {remote}; `route -n get {remote}` says why")
     # OpenBSD keeps its own addresses' routes on their interface, the others on lo0
     local = bool(interface.flags & kernel.abi["IFF_LOOPBACK"] or route.flags & kernel.abi["RTF_LOCAL"])
     return Route(interface.name, source_of(kernel, route), gateway_of(kernel, route), local)
@@ -97,7 +97,7 @@ def find_interface(kernel: RouteSocket, name: str) -> Interface:
     """Raises ``LinkError`` when there is none of that name."""
     found = next((one for one in kernel.interfaces() if one.name == name), None)
     if found is None:
-        raise LinkError(f"{name}: no such interface; `ifconfig -a` lists them")
+        raise AbsentError(f"{name}: no such interface; `ifconfig -a` lists them")
     return found
 
 

@@ -17,7 +17,7 @@ from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.kernel_routes import NO_ROUTES
-from rsock_nf.link.protocol import Link, LinkError, Match, Remedies, Route, Routes, Routing
+from rsock_nf.link.protocol import AbsentError, Link, LinkError, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -57,7 +57,7 @@ class Bsd:
         with contextlib.ExitStack() as undo:
             next_hops = NextHops(device, undo.enter_context(contextlib.closing(self._kernel())))
             if not next_hops.up:
-                raise LinkError(f"{device}: the interface is down, or has no carrier: ifconfig {device} up")
+                raise AbsentError(f"{device}: the interface is down, or has no carrier: ifconfig {device} up")
             link = BpfLink(
                 device, match, abi=self._abi, syscalls=self._bpf, next_hops=next_hops, receive_buffer=receive_buffer
             )

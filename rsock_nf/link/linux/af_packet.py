@@ -25,7 +25,7 @@ from rsock_nf.link.linux.routes import default_device
 from rsock_nf.link.linux.sender import MAX_PACKET_BYTES, Sender
 from rsock_nf.link.linux.tap import INDEX, Tap
 from rsock_nf.link.linux.ways import Ways
-from rsock_nf.link.protocol import LinkCounters, LinkError, LinkEvent, Match, Routing
+from rsock_nf.link.protocol import AbsentError, LinkCounters, LinkError, LinkEvent, Match, Routing
 
 _IPV4: Final = 4
 _NO_DEVICE: Final = 0x7FFFFFFF
@@ -213,9 +213,9 @@ def _check(devices: Devices, name: str) -> None:
     """Raise ``LinkError`` unless the device is up, and of a kind that we know."""
     device = devices.named(name)
     if device is None:
-        raise LinkError(f"{name}: no such device; `ip link` lists them")
+        raise AbsentError(f"{name}: no such device; `ip link` lists them")
     if not device.flags & rtnl.IFF_UP:
-        raise LinkError(f"{name}: the device is down: ip link set {name} up")
+        raise AbsentError(f"{name}: the device is down: ip link set {name} up")
     if device.link_type not in arphrd.SUPPORTED:
         raise LinkError(
             f"{name}: link type {device.link_type} is not supported, only Ethernet, loopback, and devices without link header"
@@ -228,4 +228,4 @@ def _named(device: str | None) -> Iterator[None]:
     try:
         yield
     except LinkError as error:
-        raise LinkError(f"{device}: {error}" if device is not None else str(error)) from None
+        raise type(error)(f"{device}: {error}" if device is not None else str(error)) from None

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteQuestion, RouteReply, RouteSocket
-from rsock_nf.link.protocol import LinkError, Route, abroad
+from rsock_nf.link.protocol import AbsentError, LinkError, Route, abroad
 
 
 def route_to(remote: IPAddress, mark: int = 0) -> Route:
@@ -27,7 +27,7 @@ def route_to(remote: IPAddress, mark: int = 0) -> Route:
         found = find_route(kernel, question)
         device = name_of(kernel, found.ifindex) if found else None
         if found is None or device is None:
-            raise LinkError(f"no route to {remote}; `ip route get {remote}` says why")
+            raise AbsentError(f"no route to {remote}; `ip route get {remote}` says why")
         return Route(device, found.source, found.gateway, found.kind == rtnl.RTN_LOCAL)
 
 
@@ -87,7 +87,7 @@ def find_device(kernel: RouteSocket, device: str) -> Device:
         return kernel.device(device)
     except OSError as error:
         if error.errno in {errno.ENODEV, errno.ERANGE, errno.EINVAL}:
-            raise LinkError(f"{device}: no such device; `ip link` lists them") from error
+            raise AbsentError(f"{device}: no such device; `ip link` lists them") from error
         raise LinkError(f"{device}: {error.strerror}") from error
 
 

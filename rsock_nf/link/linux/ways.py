@@ -26,7 +26,7 @@ from rsock_nf.link.linux.neighbours import Hop, Neighbours
 from rsock_nf.link.linux.passengers import Passengers
 from rsock_nf.link.linux.route_choice import NOWHERE, RouteChoice, Way
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
-from rsock_nf.link.protocol import Detour, LinkError, LinkEvent, Routing
+from rsock_nf.link.protocol import AbsentError, Detour, LinkError, LinkEvent, Routing
 
 _AF_UNSPEC: Final = 0
 _AF_IP: Final = (2, 10)
@@ -77,7 +77,7 @@ class Ways:
             except OSError as error:
                 raise LinkError(f"the routes cannot be asked for: {error.strerror or error}") from error
             if routing.device is not None and self.host.named(routing.device) is None:
-                raise LinkError(f"{routing.device}: no such device; `ip link` lists them")
+                raise AbsentError(f"{routing.device}: no such device; `ip link` lists them")
             undo.pop_all()
         self._neighbours = Neighbours(self._kernel, self.host)
         self._passengers = Passengers(routing, self.host)

@@ -115,7 +115,7 @@ class ServerNames:
             return
         if self._open:
             if now - self._asked >= SLOW:
-                self._note(dict.fromkeys(self._names, "the resolver does not answer"))
+                self._troubles = dict.fromkeys(self._names, "the resolver does not answer")
         elif now - self._asked >= (self._pause if down else FRESH):
             self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
             self.ask(now)
