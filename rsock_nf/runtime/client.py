@@ -90,6 +90,8 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
     stack.callback(ports.close)
     if parameters.kinds.tcp and (own := own_address(parameters.server)) is not None:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
+    if settings.device is not None:
+        device_addresses(settings.device)  # which says so if it does not exist
     device = settings.device or device_to(parameters.server, settings.fwmark)
     _refuse_foreign(settings)
     cover = Cover(settings, parameters, ports, settings.device if system().taps_every_device else device)
