@@ -38,7 +38,9 @@ from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import descriptors
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.target_names import TargetNames
 from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.protocols import ServerEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
@@ -112,7 +114,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         stack.callback(carrier.close)
     targets = Targets(parameters.targets + (settings.second.tunnel.targets if settings.second else ()))
     stack.callback(targets.close_all)
-    routing = Routing(cover.device, settings.fwmark, applications=lambda: parameters.targets)
+    routing = Routing(cover.device, settings.fwmark, applications=targets.addresses)
     rules, link = None, None
     if fake_tcp:
         rules = Rules.install(select(settings.backend), cover.policy, stack, log=start.log, troubles=start.troubles)
@@ -173,6 +175,9 @@ class ServerSide:
         self._symptoms = Symptoms(settings.device)
         self._ready = start.ready
         self._targets = parts.targets
+        self._target_names = TargetNames(
+            settings.target_hosts, Questions(start.loop).ask, use=parts.targets.use, log=start.log
+        )
         self._cover = parts.cover
         self._routing = parts.routing
         self._name_at = 0.0
@@ -244,7 +249,30 @@ class ServerSide:
         except LinkError as error:
             self._troubles.note(str(error))  # on wire rsock perhaps once a datagram
             self.endpoint.role.socket_refused(self.driver.now(), peer, str(error))
+            self._target_names.troubled(target, self.driver.now(), refused=True)
             return
+        self.driver.add_source(descriptor, receive)
+        self._target_names.begun(target, self.driver.now())
+
+    def _tick_targets(self, now: float) -> None:
+        """Targets that have names: ask for those that are in trouble, and move conversations that get no answer."""
+        for number in self._target_names.numbers:
+            heard, refused, silent = self._targets.look(now, number)
+            if refused or (silent and not heard):
+                self._target_names.troubled(number, now, refused=refused)
+            elif heard:
+                self._target_names.well(number)
+            for peer in self._targets.astray(now, number):
+                self._move_socket(peer)
+
+    def _move_socket(self, peer: Hashable) -> None:
+        try:
+            old, descriptor, receive = self._targets.move(peer)
+        except LinkError as error:
+            self._troubles.note(str(error))
+            return
+        self.driver.remove_source(old)
+        self._targets.drop(old)
         self.driver.add_source(descriptor, receive)
 
     def _close_socket(self, peer: Hashable) -> None:
@@ -321,6 +349,7 @@ class ServerSide:
     def tick(self, now: float) -> None:
         """See ``Side``."""
         look_for_symptoms(self._symptoms, now, self.device, self.rules)
+        self._tick_targets(now)
         if self._name_at and now >= self._name_at:
             self._name_addresses()
 

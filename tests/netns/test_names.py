@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP, Router
-from rsock_nf.lab.traffic import Application
+from rsock_nf.lab.traffic import Application, EchoTarget
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 from tests.netns.resolver import Resolver, resolver
@@ -152,3 +152,57 @@ def test_a_client_that_slept_finds_the_server(named: Named) -> None:
     move_server(site, OLD, NEW)
     dns.name(srv=[NEW])
     answered(application)
+
+
+# -- a server's target
+
+AT_HOME, MOVED = "10.88.0.2", "10.88.0.3"
+
+
+@pytest.fixture
+def container(build: Callable[..., Site], tmp_path: Path) -> Iterator[tuple[Site, Resolver]]:
+    """A server whose target is app.test, a container with an address of its own."""
+    site = build(up=False, server={"target": "app.test:9999"})
+    site.lab.server.ip(f"addr add {AT_HOME}/32 dev lo")
+    with resolver(site.lab.server, tmp_path) as dns:
+        dns.name(app=[AT_HOME])
+        dns.start()
+        with site.tunnel.standing():
+            yield site, dns
+
+
+@pytest.mark.parametrize("death", ["refuses", "is silent", "has no address"])
+def test_a_target_that_moves_is_followed(container: tuple[Site, Resolver], death: str) -> None:
+    """The old conversation too: its application has sent nothing else."""
+    site, dns = container
+    application = site.application()
+    with EchoTarget(site.lab, (AT_HOME, 9999)):
+        answered(application)
+    if death == "is silent":
+        drop = f"ip daddr {AT_HOME} drop"
+        site.lab.server.nft(f"table ip dead {{\nchain in {{\ntype filter hook input priority 0\n{drop}\n}}\n}}")
+    site.lab.server.ip(f"addr add {MOVED}/32 dev lo")
+    if death == "has no address":
+        site.lab.server.ip(f"addr del {AT_HOME}/32 dev lo")
+    with EchoTarget(site.lab, (MOVED, 9999)):
+        dns.name(app=[MOVED])
+        answered(application, 2 * FOLLOWED)
+        answered(site.application(), 2.0)
+        assert f"target app.test: {MOVED} now (was {AT_HOME})" in site.tunnel.log("server")
+        asked = dns.questions()
+        assert application.exchange(200).lost == 0
+        assert dns.questions() == asked, "a target that answers is not asked for"
+
+
+def test_a_target_whose_resolver_is_dead_keeps_its_address(container: tuple[Site, Resolver]) -> None:
+    site, dns = container
+    application = site.application()
+    dns.stop()
+    wait_until(
+        lambda: (
+            application.ping(1).returned == 0 and "target app.test cannot be looked up" in site.tunnel.log("server")
+        ),
+        "the warning",
+    )
+    with EchoTarget(site.lab, (AT_HOME, 9999)):
+        answered(application)

@@ -1,4 +1,8 @@
-"""A server's sockets toward its targets: one for each conversation, by the conversation's peer."""
+"""A server's sockets toward its targets: one for each conversation, by the conversation's peer.
+
+A target may get another address (``use``), because its name was looked up again.  A conversation with the old address
+goes on there as long as answers come; see ``astray``.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,54 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
-from rsock_nf.core.types import Run, TransportAddress
+from rsock_nf.core.types import HostAddress, Run, TransportAddress
 from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
+
+SILENT = 5.0
+"""Seconds in which a conversation sends and gets no answer, until its target counts as silent."""
+
+
+@dataclass(slots=True)
+class Health:
+    """What the socket of one conversation told at the last looks at its counters."""
+
+    number: int
+    """Of the target."""
+    received: int = 0
+    sent: int = 0
+    """When it last received something."""
+    errors: int = 0
+    silent_since: float | None = None
+    """Since when it sends and receives nothing."""
+    refused: bool = False
+    """Errors came after the last answer."""
+
+    def look(self, now: float, counters: DatagramCounters) -> None:
+        """Once a second."""
+        errors = counters.refused + counters.send_errors + counters.receive_errors
+        self.refused = errors > self.errors or (self.refused and counters.received == self.received)
+        self.errors = errors
+        if counters.received > self.received:
+            self.received, self.sent, self.silent_since = counters.received, counters.sent, None
+        elif counters.sent > self.sent and self.silent_since is None:
+            self.silent_since = now
+
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing has come for too long."""
+        return self.silent_since is not None and now - self.silent_since >= SILENT
 
 
 class Targets:
     """See the module."""
 
     def __init__(self, targets: Sequence[TransportAddress]) -> None:
-        self._targets = tuple(targets)
+        self._targets = list(targets)
         self._sockets: dict[Hashable, TargetSocket] = {}
+        self._health: dict[Hashable, Health] = {}
+        self._left: dict[int, TargetSocket] = {}
+        """By descriptor: those that ``move`` has replaced."""
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
         self._refused = Counter[str]()
@@ -29,6 +70,7 @@ class Targets:
         """
         socket = TargetSocket(self._targets[number])
         self._sockets[peer] = socket
+        self._health[peer] = Health(number)
         return socket.fileno(), functools.partial(socket.receive, peer)
 
     def descriptor(self, peer: Hashable) -> int | None:
@@ -38,11 +80,65 @@ class Targets:
 
     def close(self, peer: Hashable) -> None:
         """Close the peer's socket.  The event loop must not watch it any more."""
-        socket = self._sockets.pop(peer)
+        del self._health[peer]
+        self._closed_one(self._sockets.pop(peer))
+
+    def _closed_one(self, socket: TargetSocket) -> None:
         socket.close()
         self._closed.update(dataclasses.asdict(socket.counters))
         if socket.counters.refused:
             self._refused[str(socket.target)] += socket.counters.refused
+
+    # -- targets whose addresses change
+
+    def addresses(self) -> tuple[TransportAddress, ...]:
+        """Of all targets, now."""
+        return tuple(self._targets)
+
+    def use(self, number: int, address: HostAddress) -> None:
+        """Target ``number`` has this address now.  New conversations go there."""
+        self._targets[number] = TransportAddress(address.address, self._targets[number].port, address.zone)
+
+    def look(self, now: float, number: int) -> tuple[bool, bool, bool]:
+        """Once a second, for a target that has a name: whether some conversation has heard from it since the last look,
+        whether some was refused, and whether some gets no answer."""
+        heard = refused = silent = False
+        for peer, health in self._health.items():
+            if health.number != number:
+                continue
+            before, counters = health.received, self._sockets[peer].counters
+            health.look(now, counters)
+            heard |= health.received > before
+            refused |= health.refused
+            silent |= health.is_silent(now)
+        return heard, refused, silent
+
+    def astray(self, now: float, number: int) -> list[Hashable]:
+        """The peers whose conversations with this target get no answer from an address that it no longer has."""
+        return [
+            peer
+            for peer, health in self._health.items()
+            if health.number == number
+            and (health.refused or health.is_silent(now))
+            and self._sockets[peer].target != self._targets[number]
+        ]
+
+    def move(self, peer: Hashable) -> tuple[int, int, Callable[[], list[Run]]]:
+        """Open another socket for the conversation, to the present address of its target.
+
+        Returns the descriptor of the old socket, which is still open and has to be given to ``drop``, and what ``open``
+        returns.  Raises ``LinkError``; then all is as before.
+        """
+        old = self._sockets[peer]
+        descriptor, receive = self.open(peer, self._health[peer].number)
+        self._left[old.fileno()] = old
+        return old.fileno(), descriptor, receive
+
+    def drop(self, descriptor: int) -> None:
+        """Close a socket that ``move`` has replaced.  The event loop must not watch it any more."""
+        self._closed_one(self._left.pop(descriptor))
+
+    # -- all of them
 
     def close_all(self) -> None:
         """Close every socket."""
