@@ -180,7 +180,8 @@ class ServerKeys(CommonKeys):
     role: Literal["server"] = Field(description=_ROLE)
     target: OneOrMore[HostPort] = Field(
         default=(),
-        description="Where datagrams go: where the application's server listens. "
+        description="Where datagrams go: where the application's server listens. A name is looked up again when the "
+        "target refuses or is silent, and for a new conversation after 5 minutes. "
         "If not given: this or `targets` must be given.",
     )
     targets: OneOrMore[HostPort] = Field(
@@ -217,7 +218,8 @@ class ClientKeys(CommonKeys):
 
     role: Literal["client"] = Field(description=_ROLE)
     server: Annotated[OneOrMore[Host], Wanted("the server's address or name")] = Field(
-        description="The server's address, or its name, looked up once, at `up`; or a list in order of preference."
+        description="The server's address or name, or a list in order of preference. A name is looked up again when no "
+        "flow is up, at `reconnect`, and every 5 minutes while the client is idle."
     )
     listen: OneOrMore[Listen] = Field(
         default=(),
