@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -29,6 +30,8 @@ from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
 _SIGNALS = (*_STOP, signal.SIGHUP)
+_SLOW = 3.0
+"""Seconds after which a resolver that has not answered is told of."""
 
 
 class Tunnel(Protocol):
@@ -109,10 +112,13 @@ class Announcement:
         """It will not work, for this reason."""
         self._tell(f"error: {' '.join(reason.split())}")
 
-    def waiting(self, line: str) -> None:
-        """It waits for what the host does not have yet."""
+    def waiting(self, line: str, *, said: bool) -> None:
+        """It waits for what the host does not have yet.  ``said``: the log has told it on standard error."""
         if self._descriptor is not None:
             self._write(self._descriptor, line)
+        elif not said:
+            sys.stderr.write(f"rsock-nf: {line}\n")
+            sys.stderr.flush()
 
     def _tell(self, line: str) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -221,7 +227,11 @@ class _Daemon:
         asked = asyncio.ensure_future(look_up_all(self._settings))
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED, timeout=_SLOW)
+            if not asked.done() and not stopped.done():
+                names = ", ".join(self._settings.unresolved)
+                self._waiting.note(f"cannot resolve {names}: the resolver does not answer")
+                await asyncio.wait([asked, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
                 return False
             self._settings = asked.result()
@@ -240,7 +250,7 @@ class _Daemon:
 
     def _tell_waiting(self, line: str) -> None:
         self._log.logger.warning("%s", line)
-        self._announcement.waiting(line)
+        self._announcement.waiting(line, said=self._log.on_stderr)
 
     def _give_up(self, stop: asyncio.Event, patience: float) -> None:
         if not self._was_up:

@@ -21,7 +21,7 @@ def load(path: Path, role: str | None = None, *, patient: bool = False) -> Confi
     """Read and validate the file, ours or one of the original, and resolve the host names in it.
 
     ``role``: what it must be for, ``server`` or ``client``; None = what it says.
-    ``patient``: a name that cannot be looked up now is left without an address (``Settings.unresolved``).
+    ``patient``: names are not looked up; they are left without addresses (``Settings.unresolved``).
     Raises ``ConfigError``: one line that names the file and the field.
     """
     from rsock_nf.config import assemble  # pydantic takes 0.2 s: not for `status`, `--help` and the background

@@ -12,13 +12,13 @@ from rsock_nf.config.values import HostPort, shown
 from rsock_nf.core.types import HostAddress, IPAddress, TransportAddress
 from rsock_nf.errors import ConfigError, UnresolvedError
 from rsock_nf.settings import NO_ADDRESS, Host, server_addresses
-from rsock_nf.sockets.resolver import LookUpError, look_up
+from rsock_nf.sockets.resolver import LookUpError, can_be_name, look_up
 from rsock_nf.wire.parameters import WireName
 
 
 class Hosts:
-    """See the module.  ``path``: the file that names them.  ``patient``: a name that has no address now may have one
-    later."""
+    """See the module.  ``path``: the file that names them.  ``patient``: names are left without addresses, for the
+    resolver may not answer for minutes.  They have to be looked up later."""
 
     def __init__(self, path: Path, *, patient: bool = False) -> None:
         self._path = path
@@ -34,10 +34,8 @@ class Hosts:
         if literal is not None:
             return Host(name, literal=True, addresses=(HostAddress(literal, zone),))
         try:
-            found = look_up(name)
+            found = () if self._patient and can_be_name(name) else look_up(name)
         except LookUpError as error:
-            if self._patient and not error.wrong:
-                return Host(name, literal=False, addresses=())
             kind = UnresolvedError if error.temporary else ConfigError
             raise kind(self._path, field, f"cannot resolve {shown(name)}: {error}") from None
         return Host(name, literal=False, addresses=found)

@@ -12,7 +12,7 @@ from itertools import combinations
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import IPAddress, TransportAddress
 from rsock_nf.errors import ConfigError
-from rsock_nf.settings import Settings
+from rsock_nf.settings import NO_ADDRESS, Settings
 
 _BROADCAST = IPv4Address("255.255.255.255")
 
@@ -60,6 +60,8 @@ def _server(settings: Settings, tunnel: ServerParameters) -> Iterator[tuple[str,
     second = settings.second.tunnel if settings.second else None
     for field, one in (("target", tunnel), ("rsock.target", second)):
         for target in one.targets if one else ():
+            if target.address == NO_ADDRESS and settings.unresolved:
+                continue  # this is called again when its name has been looked up
             if _is_many(target.address):
                 yield field, f"{target} is not the address of a host: no answer would come from it"
             yield from _without_zone(field, target)

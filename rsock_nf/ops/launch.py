@@ -127,7 +127,8 @@ def start(
 ) -> None:
     """Run ``command`` with ``--ready-fd N`` appended, and return when it writes ``ready`` to that descriptor.
 
-    ``timeout``: in seconds; None = as long as it takes.  ``tell`` gets each line ``waiting: why``.  It gets the configuration on its standard input (``handover``).
+    ``timeout``: in seconds; None = as long as it takes.  ``tell`` gets each line ``waiting: why``.  The process gets
+    the configuration on its standard input (``handover``).
     Raises ``TunnelError`` with the reason when it ends, says ``error: reason``, or is not ready within ``timeout``
     seconds.  Then, as on any other exception, it has been stopped, and its rules and files are removed.  SIGTERM and
     SIGHUP become such an exception, ``SystemExit``.
@@ -179,9 +180,8 @@ def _await_ready(
         ready, _, _ = select.select([announcement], [], [], None if end is None else max(end - time.monotonic(), 0.0))
         if not ready:
             reason = _reason(settings.name)  # first, for it is asked of a process that ends soon
-            raise TunnelError(
-                f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}"
-            )
+            late = f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}"
+            raise TunnelError(f"{late}; `rsock-nf up --wait` waits as long as it takes")
         line = announcement.readline().decode(errors="replace").rstrip("\n")  # unbuffered: one line is read, not two
         if line == "ready":
             return

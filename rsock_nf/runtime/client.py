@@ -23,7 +23,7 @@ from rsock_nf.core.events import (
 )
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.types import FlowKey, HostAddress, IPAddress, Run, TransportAddress
+from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
 from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
@@ -49,9 +49,9 @@ from rsock_nf.runtime.endpoints import Limits, client_endpoint
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.loop_guard import LoopGuard
-from rsock_nf.runtime.host.names import Questions, ServerNames
 from rsock_nf.runtime.host.rules import Rules
-from rsock_nf.runtime.host.server_cover import Cover, ServerCover
+from rsock_nf.runtime.host.server_addresses import ServerAddresses
+from rsock_nf.runtime.host.server_cover import Cover
 from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
@@ -196,17 +196,7 @@ class ClientSide:
                 log=start.log,
             )
         self._route = ServerRoute(self.device, settings.addresses, start.log)
-        self._server = ServerCover(parts.cover, self._apply_cover, follow=self._route.follow, forget=self._route.forget)
-        self._names = ServerNames(
-            settings.server_hosts,
-            settings.wire.name,
-            Questions(start.loop).ask,
-            usable=self._usable,
-            found=self._addresses_found,
-            log=start.log,
-        )
-        self._renew = False
-        """Somebody has asked to dial anew: also from an address that works, if the server no longer has it."""
+        self._server = ServerAddresses(start, parts.cover, self.driver, parts.endpoint, self._route, self._apply_cover)
 
     def close(self) -> None:
         """Close link and carriers."""
@@ -227,46 +217,13 @@ class ClientSide:
 
     def reconnect(self) -> None:
         """See ``Side``."""
-        self._renew = True
-        self._names.ask(self.driver.now())
+        self._server.renew(self.driver.now())
         self.endpoint.role.renew(self.driver.now())
-        self.driver.settle()
-
-    # -- the server's addresses
-
-    def _usable(self, one: HostAddress) -> bool:
-        """Whether the server can be dialled there."""
-        address = one.address
-        if address.is_unspecified or address.is_multicast:
-            return False
-        if address.version == 6 and address.is_link_local and one.zone not in ("", self._settings.device):
-            return False
-        return not self._parameters.kinds.tcp or own_address((address,)) is None
-
-    def _addresses_found(self, addresses: tuple[IPAddress, ...]) -> None:
-        """The server's names have been looked up.  Addresses that cannot be covered now come with the next answer."""
-        try:
-            self._server.extend(addresses)
-        except (LinkError, FirewallError) as error:
-            self._troubles.note(f"rules or filter do not name the server's new addresses: {error}")
-            return
-        self.endpoint.role.use_addresses(self.driver.now(), addresses, move=self._renew)
-        self._renew = False
         self.driver.settle()
 
     def _apply_cover(self) -> None:
         self._apply_rules()
         self.device.rematch()
-
-    def _in_use(self) -> set[IPAddress]:
-        keys = [flow.key for session in self.endpoint.sessions for flow in session.flows.values()]
-        return {self._remote, *(ip_address(key.remote) for key in keys)}
-
-    def _tick_addresses(self, now: float) -> None:
-        idle = self.endpoint.role.idle
-        self._names.tick(now, down=not idle and not self._connected, idle=idle)
-        with contextlib.suppress(LinkError, FirewallError):  # tried again in a while
-            self._server.tick(now, self._in_use())
 
     # -- the endpoint's events
 
@@ -408,7 +365,7 @@ class ClientSide:
                 self._apply_rules()
         self._ends.tick()
         self._note_loops()
-        self._tick_addresses(now)
+        self._server.tick(now)
         if not self.endpoint.role.idle:
             self._route.tick(now, self._remote, connected=self._connected)
 
@@ -428,7 +385,7 @@ class ClientSide:
         """See ``Side``."""
         role = self.endpoint.role
         sessions = self.endpoint.sessions
-        reasons = [role.reason, *self._names.reasons()] if role.reason else []
+        reasons = [role.reason, *self._server.reasons()] if role.reason else []
         return View(
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",

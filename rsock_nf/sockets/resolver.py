@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import socket
 from ipaddress import ip_address
-from typing import Final
 
 from rsock_nf.core.types import HostAddress
-
-_NEVER: Final = UnicodeError
-"""What Python raises about text that can be no host name: an empty label, or one of more than 63 characters."""
 
 
 class LookUpError(Exception):
     """There is no answer, or the answer is that there is no such name.  The text is the resolver's reason."""
 
-    def __init__(self, reason: str, *, temporary: bool, wrong: bool = False) -> None:
-        """``temporary``: the resolver could not be asked, or has no answer now.  ``wrong``: no host can have it."""
+    def __init__(self, reason: str, *, temporary: bool) -> None:
+        """``temporary``: the resolver could not be asked, or has no answer now."""
         super().__init__(reason)
         self.temporary = temporary
-        self.wrong = wrong
+
+
+def can_be_name(name: str) -> bool:
+    """Whether a host can have this name: no label is empty, or longer than 63 characters."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def look_up(name: str) -> tuple[HostAddress, ...]:
@@ -32,8 +36,8 @@ def look_up(name: str) -> tuple[HostAddress, ...]:
     """
     try:
         answers = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-    except _NEVER as error:
-        raise LookUpError(str(error), temporary=False, wrong=True) from None
+    except UnicodeError as error:  # see ``can_be_name``
+        raise LookUpError(str(error), temporary=False) from None
     except OSError as error:
         temporary = not isinstance(error, socket.gaierror) or error.errno == socket.EAI_AGAIN
         raise LookUpError(error.strerror or str(error), temporary=temporary) from None

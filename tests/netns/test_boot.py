@@ -16,7 +16,7 @@ from rsock_nf.lab.lab import CLIENT_IP, DEVICE, ROUTER_INSIDE_IP, ROUTER_OUTSIDE
 from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
-from tests.netns.resolver import resolver
+from tests.netns.resolver import ETC, resolver
 
 Build = Callable[..., Site]
 DOWN = f"link set {DEVICE} down"
@@ -115,6 +115,29 @@ def test_a_signal_ends_the_wait_and_nothing_is_left(
     assert waiting.end(number) == 0
     assert files(site, "client") == []
     assert "rsock" not in tables(site, "client")
+
+
+def test_a_signal_ends_the_wait_for_a_resolver_that_hangs(dark: Callable[..., tuple[Site, Any]]) -> None:
+    site, _ = dark()
+    site.lab.client.ip(
+        f"link set {DEVICE} up",
+        f"addr add {CLIENT_IP[4]}/24 dev {DEVICE}",
+        f"route add default via {ROUTER_INSIDE_IP[4]}",
+    )
+    resolv = ETC / site.lab.client.name / "resolv.conf"
+    resolv.write_text(f"nameserver {SERVER_IP[4]}\noptions timeout:30\n")  # the router drops UDP
+    waiting = Waiting(site, "client", "--foreground")
+    waiting.says("waiting: cannot resolve srv.test: the resolver does not answer")
+    wait_until(lambda: waiting.state() == "waiting", "the state")
+    assert waiting.end() == 0
+    assert files(site, "client") == []
+
+
+def test_the_terminal_is_told_although_the_log_is_a_file(dark: Callable[..., tuple[Site, Any]]) -> None:
+    site, _ = dark(log={"file": "client.log"})
+    waiting = Waiting(site, "client", "--foreground")
+    waiting.says("rsock-nf: waiting: cannot resolve srv.test: ")
+    assert waiting.end() == 0
 
 
 def test_in_the_background_up_returns_when_it_is_up(dark: Callable[..., tuple[Site, Any]]) -> None:

@@ -58,9 +58,16 @@ def answered(application: Application, within: float = FOLLOWED) -> None:
     wait_until(lambda: application.ping(1).returned == 1, "an answer", within)
 
 
-@pytest.mark.parametrize("kinds", ["tcp", "udp", "all"])
-def test_a_server_that_moves_is_followed(named: Named, kinds: str) -> None:
-    site, dns = named([OLD], client={"type": kinds}, server={"type": kinds})
+RSOCK: dict[str, Any] = {"wire": "rsock", "hash": "between us", "secret": None}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"type": "tcp"}, {"type": "udp"}, {"type": "all"}, {"backend": "iptables"}, RSOCK],
+    ids=["tcp", "udp", "all", "iptables", "rsock"],
+)
+def test_a_server_that_moves_is_followed(named: Named, keys: dict[str, Any]) -> None:
+    site, dns = named([OLD], client=keys, server=keys)
     application = site.application()
     site.target()
     answered(application)

@@ -14,13 +14,16 @@ from typing import Any
 
 from rsock_firewall import FirewallError
 from rsock_nf import daemon
-from rsock_nf.errors import TunnelError
+from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.ops import handover
 from rsock_nf.settings import Settings
 
 
 class FakeTunnel:
-    """``behaviour``: ready | brief | early | silent | refused | broken | stubborn | late-failure | secretive."""
+    """``behaviour``: ready | absent | brief | early | silent | refused | broken | stubborn | late-failure | secretive."""
+
+    tried = False
+    """The host has been asked once for what it does not have yet."""
 
     def __init__(self, behaviour: str, settings: Settings, log: logging.Logger) -> None:
         self.behaviour = behaviour
@@ -33,6 +36,9 @@ class FakeTunnel:
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         self.log.debug("a line for those who want to know everything: %r", self.settings)
         match self.behaviour:
+            case "absent" if not FakeTunnel.tried:
+                FakeTunnel.tried = True
+                raise NotYetError("no route to 203.0.113.5")
             case "refused":
                 raise TunnelError("ports: 10001 is taken by another process")
             case "broken":
@@ -72,6 +78,7 @@ def main() -> int:
         return 3
     return daemon.run(
         handover.receive(sys.stdin.buffer),
+        wait=behaviour == "absent",
         ready_fd=int(descriptor),
         make_tunnel=lambda settings, log: FakeTunnel(behaviour, settings, log),
     )

@@ -55,9 +55,16 @@ class Host:
         path.chmod(0o600)
         return config.load(path)
 
-    def start(self, settings: Settings, behaviour: str = "ready", *, timeout: float = 20.0) -> Instance:
+    def start(
+        self,
+        settings: Settings,
+        behaviour: str = "ready",
+        *,
+        timeout: float = 20.0,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> Instance:
         command = [sys.executable, str(FAKE), behaviour]
-        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear)
+        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear, tell=tell)
         return Instance(settings.name)
 
     def clear(self, name: str) -> list[str]:
@@ -140,7 +147,9 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(host: Host, behaviour: s
 
 def test_a_start_that_takes_too_long_is_undone_and_says_what_it_waited_for(host: Host) -> None:
     with pytest.raises(
-        TunnelError, match=r"^instance edge is not up within 5 s: no answer from 203.0.113.5 \(log: .*/edge/log\)$"
+        TunnelError,
+        match=r"^instance edge is not up within 5 s: no answer from 203.0.113.5 \(log: .*/edge/log\); "
+        r"`rsock-nf up --wait` waits as long as it takes$",
     ):
         host.start(host.settings(), "silent", timeout=5)
     assert host.cleared == ["edge"]
@@ -164,6 +173,20 @@ def test_in_the_foreground_it_gives_up_only_when_asked_to(
     told = capsys.readouterr().err
     assert told.count('cipher "none"') == 1, "the log is standard error: nobody else need say it"
     assert told.endswith("rsock-nf: instance edge is not up within 0.1 s: no answer from 203.0.113.5\n")
+
+
+def test_a_start_that_waits_says_for_what(host: Host) -> None:
+    told: list[str] = []
+    host.start(host.settings(), "absent", tell=told.append)
+    assert told == ["waiting: no route to 203.0.113.5"]
+    assert host.stop() == "edge: stopped"
+
+
+def test_without_patience_what_is_missing_is_an_error(host: Host) -> None:
+    FakeTunnel.tried = False
+    with pytest.raises(TunnelError, match=r"^no route to 203.0.113.5; `rsock-nf up --wait` waits for it$"):
+        daemon.run(config.load(host.settings().path), make_tunnel=functools.partial(FakeTunnel, "absent"))
+    assert not run_dir().exists() or left() == []
 
 
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

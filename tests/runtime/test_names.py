@@ -15,7 +15,7 @@ from rsock_nf.core.types import HostAddress, IPAddress, PortRange
 from rsock_nf.runtime.host.names import FRESH, LONGEST_PAUSE, REMINDER, SLOW, Answer, Answered, Questions, ServerNames
 from rsock_nf.runtime.host.server_cover import LINGER, Cover, ServerCover
 from rsock_nf.settings import Host, server_addresses
-from rsock_nf.sockets.resolver import LookUpError, look_up
+from rsock_nf.sockets.resolver import LookUpError, can_be_name, look_up
 from rsock_nf.wire.parameters import WireName
 from tests.runtime.test_server_side import SETTINGS
 
@@ -208,9 +208,11 @@ def test_the_process_does_not_wait_for_a_resolver_that_hangs() -> None:
 
 
 def test_what_is_no_name_at_all() -> None:
-    with pytest.raises(LookUpError) as caught:
+    with pytest.raises(LookUpError):
         look_up("a" * 64)
-    assert caught.value.wrong
+    assert not can_be_name("a" * 64)
+    assert not can_be_name("a..b")
+    assert can_be_name("srv.example")
 
 
 # -- rules, filter, routes
