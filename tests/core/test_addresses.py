@@ -101,11 +101,11 @@ def test_the_family_that_is_dead_gives_way_to_the_other(dead: Address, alive: Ad
     with Pair(client={"server": (dead, alive)}) as pair:
         pair.wire.drop.append(silent(dead))
         pair.start()
-        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 4.0)
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 2.5)
         pair.wire.drop[:] = [silent(alive)]
         pair.say("app", b"lost")
         pair.run_until(lambda: not pair.client.role.group.usable, 60.0)
-        pair.run_until(lambda: bool(pair.client.role.group.usable), 4.0)
+        pair.run_until(lambda: bool(pair.client.role.group.usable), 2.5)
         assert pair.client.role.remote_text == str(dead)
         carries(pair, b"after", 1.0)
         assert pair.count(SessionUp, Toward.CLIENT) == 1

@@ -16,7 +16,7 @@ from rsock_nf.lab.lab import DEVICE, ROUTER_OUTSIDE_IP, Router
 from rsock_nf.lab.traffic import Application, EchoTarget
 from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
-from tests.netns.resolver import Resolver, resolver
+from tests.netns.resolver import ETC, Resolver, resolver
 
 FOLLOWED = 10.0
 """Seconds, at most, from a change until an application has its answer again."""
@@ -118,6 +118,30 @@ def test_a_resolver_that_is_dead_leaves_the_old_address_in_use(named: Named) -> 
         application.ping(1)
     answered(application)
     assert site.tunnel.status("client")["reason"] == ""
+
+
+def test_a_resolver_behind_the_tunnel_cannot_be_asked_while_the_tunnel_is_down(named: Named) -> None:
+    """As with DNS inside a VPN over the tunnel.  It comes back without an answer, and then there is one."""
+    tunnels = [{"listen": "127.0.0.1:30000"}, {"listen": "127.0.0.2:53", "target": 1}]
+    site, dns = named(
+        [OLD],
+        client={"listen": None, "tunnels": tunnels},
+        server={"target": None, "targets": ["127.0.0.1:9999", "127.0.0.1:53"]},
+    )
+    with resolver(site.lab.server, site.tunnel.directory) as inside:
+        inside.name(srv=[OLD])
+        inside.start()
+        (ETC / site.lab.client.name / "resolv.conf").write_text("nameserver 127.0.0.2\n")
+        application = site.application()
+        site.target()
+        answered(application)
+        outside = dns.questions()
+        with site.lab.black_hole(f"ip daddr {OLD}"):
+            wait_until(lambda: "cannot be looked up" in site.tunnel.status("client")["reason"], "the reason")
+        answered(application)
+        wait_until(lambda: inside.questions() > 0, "a question through the tunnel")
+        assert site.tunnel.status("client")["sessions"][0]["peer"] == OLD
+        assert dns.questions() == outside
 
 
 @pytest.mark.parametrize(("dead", "alive"), [("ipv6", OLD), ("ipv4", SIX)])

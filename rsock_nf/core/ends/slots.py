@@ -1,6 +1,7 @@
 """When and where the client dials: one slot for each server port in use, with back-off and jitter.
 
-The first of several server addresses is dialled for ``SILENT`` seconds, then the next one, and so on: people who
+The first of several server addresses is dialled for ``SILENT`` seconds (``FAMILY_SILENT`` if the next one is of the
+other IP version), then the next one, and so on: people who
 wait for the tunnel should not wait long for a dead address.  When each has had its turn, back-off decides as with
 one address.
 
@@ -42,6 +43,9 @@ URGENT = 2.0
 SILENT = 2.0
 """Seconds without a SYN-ACK or an answer after which the next address is used.  Each port has had two or three SYNs
 then."""
+FAMILY_SILENT = 1.0
+"""The same, if the next address is of the other IP version: often a host has routes of both versions, and one of them
+leads nowhere (RFC 8305)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,15 +131,22 @@ class Slots:
 
         Returns whether it is in use now.
         """
-        if not self._untried or self._unanswered_since is None or now - self._unanswered_since < SILENT:
+        if not self._untried or self._unanswered_since is None:
+            return False
+        patience = SILENT if len(self._following()) == len(self._remote) else FAMILY_SILENT
+        if now - self._unanswered_since < patience:
             return False
         self._untried -= 1
         self._next_address()
         return True
 
-    def _next_address(self) -> None:
+    def _following(self) -> bytes:
+        """The address after the one in use; of the only one, the same."""
         at = self._addresses.index(self._remote) + 1 if self._remote in self._addresses else 0
-        self._remote = self._addresses[at % len(self._addresses)]
+        return self._addresses[at % len(self._addresses)]
+
+    def _next_address(self) -> None:
+        self._remote = self._following()
         self._unanswered_since = None
 
     def use_addresses(self, addresses: list[bytes]) -> None:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from rsock_nf.core.ends.slots import FIRST_BACKOFF, MAX_BACKOFF, SILENT, STAGGER, URGENT, Slots
+from rsock_nf.core.ends.slots import FAMILY_SILENT, FIRST_BACKOFF, MAX_BACKOFF, SILENT, STAGGER, URGENT, Slots
 from rsock_nf.core.parameters import ClientParameters, Kinds
 from rsock_nf.core.types import PortRange
 
@@ -62,6 +62,25 @@ def test_a_silent_address_gives_way_to_the_next_once() -> None:
     assert found.remote_text == "192.0.2.3"
     found.sent(20.0)
     assert not found.pass_over(30.0), "both had their turn"
+
+
+def test_an_address_of_the_other_version_gets_its_turn_sooner() -> None:
+    found = slots(server=(ip_address("fd00::2"), *SERVER))
+    found.sent(10.0)
+    assert not found.pass_over(10.0 + FAMILY_SILENT - 0.1)
+    assert found.pass_over(10.0 + FAMILY_SILENT)
+    found.sent(20.0)
+    assert not found.pass_over(20.0 + FAMILY_SILENT)
+    assert found.pass_over(20.0 + SILENT)
+
+
+def test_an_address_that_the_server_no_longer_has_is_left_when_no_flow_is_up() -> None:
+    found = slots(server=SERVER[:1])
+    found.use_addresses([SERVER[1].packed])
+    assert found.remote == SERVER[0].packed
+    assert found.leave_old()
+    assert found.remote == SERVER[1].packed
+    assert not found.leave_old()
 
 
 def test_an_address_that_answers_keeps_its_turn() -> None:
