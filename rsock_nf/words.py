@@ -11,6 +11,8 @@ NOBODY_LISTENS: Final = "nobody listens there"
 """What a target's ICMP port unreachable means."""
 WIREGUARD: Final = 32
 """Bytes that WireGuard adds to a packet: header 16, tag 16.  It pads a packet, but never above its MTU."""
+SMALLEST: Final = 576
+"""Bytes: with less, no VPN is of use (RFC 791, the least that every host has to accept)."""
 OPENVPN: Final = 28
 """Bytes that OpenVPN adds to a packet at most, with an AEAD cipher: opcode and peer id 4, packet id 4 (2.7 on both
 sides: 8), tag 16."""
@@ -30,7 +32,9 @@ def vpn_settings(largest: int) -> dict[str, int]:
 
 
 def vpn_numbers(largest: int) -> str:
-    """The same for people, without ``tun-mtu``."""
+    """The same for people, without ``tun-mtu``; of a path that is too small for any VPN: nothing."""
+    if largest < SMALLEST:
+        return "no VPN fits this path"
     numbers = vpn_settings(largest)
     return f"WireGuard: MTU = {numbers['wireguard_mtu']}; OpenVPN: mssfix {numbers['openvpn_mssfix']}"
 
@@ -40,11 +44,12 @@ def what_happens(*, fragments: bool) -> str:
     return "cut" if fragments else "dropped"
 
 
-LOOPED: Final = (
-    "packets of this tunnel come back to it, and are dropped: a VPN that runs over the tunnel takes the route to "
-    '{remote}; add a route to it, or set "device"'
-)
-"""``LoopGuard`` has found some."""
+def looped(remote: object) -> str:
+    """``LoopGuard`` has found packets of ours among the applications' datagrams."""
+    return (
+        "packets of this tunnel come back to it, and are dropped: a VPN that runs over the tunnel takes the route to "
+        f'{remote}; add a route to it, or set "device"'
+    )
 
 
 def missing_kind(*, udp: bool) -> str:

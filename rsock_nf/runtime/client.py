@@ -56,13 +56,13 @@ from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.protocols import ClientEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
-from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
+from rsock_nf.runtime.reports.symptoms import WINDOW, Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
-from rsock_nf.words import LOOPED
+from rsock_nf.words import looped
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,8 @@ class ClientSide:
         self._was_ready = False
         self._loops = 0
         """How many datagrams the guard had dropped when that was last told."""
+        self._looped_until = 0.0
+        """Until then it is a reason."""
         self._ends = parts.ends
         self._ports = parts.ports
         self._cover = parts.cover
@@ -323,6 +325,8 @@ class ClientSide:
         if event in (LinkEvent.ADDRESSES, LinkEvent.NEXT_HOP):
             self._ways_changed()
         elif event is LinkEvent.UP:
+            with contextlib.suppress(FirewallError):  # a device that was made anew has lost its rules (Linux < 6.16)
+                self._apply_rules()
             self._follow()
 
     def link_renewed(self) -> None:
@@ -351,7 +355,7 @@ class ClientSide:
         routes = self.device.routes
         for remote in self._cover.server:
             self.driver.carriers.steer(remote.packed, routes.device_for(remote))
-        self._guard.watch(self._own_ends() if routes.through_vpn else ())
+        self._watch_for_loops()
         if self._route.moved(self._remote):
             self.endpoint.role.reconnect(self.driver.now())
 
@@ -364,16 +368,20 @@ class ClientSide:
             with contextlib.suppress(FirewallError):
                 self._apply_rules()
         self._ends.tick()
-        self._note_loops()
+        self._note_loops(now)
         self._server.tick(now)
         if not self.endpoint.role.idle:
             self._route.tick(now, self._remote, connected=self._connected)
 
-    def _note_loops(self) -> None:
+    def _watch_for_loops(self) -> None:
+        """Only packets that leave by a VPN's device can come back."""
         self._guard.watch(self._own_ends() if self.device.routes.through_vpn else ())
+
+    def _note_loops(self, now: float) -> None:
+        self._watch_for_loops()
         if self._guard.dropped > self._loops:
-            self._loops = self._guard.dropped
-            self._troubles.note(LOOPED.format(remote=self._remote))
+            self._loops, self._looped_until = self._guard.dropped, now + WINDOW
+            self._troubles.note(looped(self._remote))
 
     @property
     def _connected(self) -> bool:
@@ -386,11 +394,14 @@ class ClientSide:
         role = self.endpoint.role
         sessions = self.endpoint.sessions
         reasons = [role.reason, *self._server.reasons()] if role.reason else []
+        if self.driver.now() < self._looped_until:
+            reasons.append(looped(self._remote))
         return View(
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",
             reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons, *self._symptoms.reasons()])),
             notes=self._route.notes(),
+            looped=self._guard.dropped,
             remote=role.remote_text,
             sessions=sessions,
             describe=self._describe,

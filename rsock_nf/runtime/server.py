@@ -43,6 +43,7 @@ from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.target_names import TargetNames
 from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.protocols import ServerEndpoint
+from rsock_nf.runtime.reports.detours import notes, reasons
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
@@ -52,6 +53,8 @@ from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.sockets.held_ports import hold_ports
 
+_TOLD = 8
+"""Addresses in one log line."""
 NAME_AGAIN = 5.0
 """Seconds from one try to name new addresses in the rules to the next: each may wait for another iptables command."""
 
@@ -240,6 +243,7 @@ class ServerSide:
             case Suspect(remote=remote):
                 log_suspect(self._log, remote)
                 self.device.routes.suspect(ip_address(remote))
+                self.device.routes.unanswered(ip_address(remote))
             case _:
                 log_event(self._log, event)
 
@@ -307,9 +311,11 @@ class ServerSide:
         self._cover.device = name
 
     def device_event(self, event: LinkEvent) -> None:
-        """Our addresses may have changed."""
+        """Our addresses may have changed, or the device is another one of the same name."""
         if event is LinkEvent.ADDRESSES and not self._settings.addresses:
             self._follow_addresses()
+        elif event is LinkEvent.UP and self._settings.device is not None:
+            self._name_addresses()  # a device that was made anew has lost its rules (Linux < 6.16)
 
     def link_renewed(self) -> None:
         """The new link has to know the next hops of flows, too."""
@@ -325,7 +331,7 @@ class ServerSide:
             where = f"device {self._cover.device}" if self._cover.device is not None else "this host"
             self._log.warning("%s has no address now: no client gets through until it has one again", where)
         if addresses and set(addresses) != set(self._cover.addresses):
-            self._log.info("addresses are now %s", ", ".join(map(str, addresses)))
+            self._log.info("addresses are now %s", _listed(addresses))
             self._cover.addresses = addresses
             self._name_addresses()
 
@@ -357,10 +363,12 @@ class ServerSide:
 
     def view(self) -> View:
         """See ``Side``."""
+        detours = self.device.routes.detours()
         return View(
             self._settings,
             state="serving",
-            reason="; ".join(self._symptoms.reasons()),
+            reason="; ".join([*reasons(detours), *self._symptoms.reasons()]),
+            notes=notes(detours),
             sessions=self.endpoint.sessions,
             describe=self._describe,
             counters=self.endpoint.counters,
@@ -381,6 +389,11 @@ class ServerSide:
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Side``."""
         return self._targets.counters()
+
+
+def _listed(addresses: Sequence[IPAddress]) -> str:
+    more = f" and {len(addresses) - _TOLD} more" if len(addresses) > _TOLD else ""
+    return ", ".join(map(str, addresses[:_TOLD])) + more
 
 
 def _never_moved() -> None:

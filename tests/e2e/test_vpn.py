@@ -135,6 +135,7 @@ def test_a_vpn_that_cannot_be_recognised_by_its_program(directory: Path, first: 
                 tunnel.up("client", "--timeout", "30")
                 said = f"a VPN that runs over the tunnel takes the route to {server}"
                 wait_until(lambda: said in tunnel.log("client"), "the log to tell", 10)
+                assert tunnel.status("client")["looped"] > 0
             assert application.exchange(500).lost == 0
         assert tunnel.status("client")["link"]["device"] == "eth0"
         (note,) = tunnel.status("client")["notes"]

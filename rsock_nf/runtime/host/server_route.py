@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link import Detour
 from rsock_nf.runtime.host.device import Device
+from rsock_nf.runtime.reports.detours import notes, reasons
 from rsock_nf.words import detour_text
 
 UNANSWERED = 3.0
@@ -37,6 +38,7 @@ class ServerRoute:
         self._used: dict[IPAddress, IPAddress] = {}
         """Server address → the source address of the flows to it."""
         self._told: tuple[Detour, ...] = ()
+        self._told_source: tuple[IPAddress, IPAddress] | None = None
         self._down_since: float | None = None
 
     def follow(self, remotes: Iterable[IPAddress]) -> None:
@@ -76,7 +78,9 @@ class ServerRoute:
         source, used = self.preferred(remote), self._used.get(remote)
         if source is None or used is None or source == used:
             return False
-        self._log.info("our address has changed from %s to %s", used, source)
+        if (used, source) != self._told_source:
+            self._told_source = used, source
+            self._log.info("our address has changed from %s to %s", used, source)
         return True
 
     def tick(self, now: float, remote: IPAddress, *, connected: bool) -> None:
@@ -102,8 +106,8 @@ class ServerRoute:
 
     def notes(self) -> list[str]:
         """What is unusual about the way, for ``status``."""
-        return list(dict.fromkeys(detour_text(*detour) for detour in self._told if detour.used))
+        return notes(self._told)
 
     def reasons(self) -> list[str]:
         """Why nothing can be sent, as far as the way is the reason."""
-        return list(dict.fromkeys(detour_text(*detour) for detour in self._told if not detour.used))
+        return reasons(self._told)

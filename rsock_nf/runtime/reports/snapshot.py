@@ -37,6 +37,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "state": view.state,
         "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
         "notes": list(view.notes),
+        "looped": view.looped,
         "config": str(settings.path),
         "cipher": settings.tunnel.cipher.value,
         "ports": ",".join(map(str, _ports(settings))),

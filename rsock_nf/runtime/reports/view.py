@@ -29,6 +29,8 @@ class View:
     """What is wrong, with its remedy: nothing is carried, or a part is lost; empty = nothing."""
     notes: Sequence[str] = ()
     """What is unusual, though traffic is carried."""
+    looped: int = 0
+    """Client: datagrams from applications that were packets of this tunnel itself, and were dropped."""
     remote: str = ""
     """Client: the server's address in use."""
     sessions: Sequence[Session] = ()
