@@ -10,6 +10,8 @@ The form is pickle, restricted to the classes that settings consist of: reading 
 
 from __future__ import annotations
 
+import enum
+import io
 import json
 import pickle
 import subprocess
@@ -35,7 +37,9 @@ _PATIENCE = 60.0
 
 def pack(configuration: Configuration) -> bytes:
     """What ``receive`` reads.  The secret is in it."""
-    return pickle.dumps(configuration)
+    packed = io.BytesIO()
+    _Writer(packed).dump(configuration)
+    return packed.getvalue()
 
 
 def receive(stream: BinaryIO) -> Configuration:
@@ -47,6 +51,13 @@ def receive(stream: BinaryIO) -> Configuration:
     if not isinstance(configuration, Configuration):
         raise InstanceError("no settings on standard input")
     return configuration
+
+
+class _Writer(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        """A member of an enumeration as its class and value.  Python 3.11.2 (Debian 12) would have ``getattr`` called
+        (``Enum.__reduce_ex__``), which the reader refuses."""
+        return (type(value), (value.value,)) if isinstance(value, enum.Enum) else NotImplemented
 
 
 class _Reader(pickle.Unpickler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
 import os
@@ -42,6 +43,16 @@ def read(tmp_path: Path, keys: object) -> Configuration:
 @pytest.mark.parametrize("keys", [SERVER, CLIENT, ORIGINAL])
 def test_the_same_values_arrive(tmp_path: Path, keys: object) -> None:
     configuration = read(tmp_path, keys)
+    assert handover.receive(io.BytesIO(handover.pack(configuration))) == configuration
+
+
+@pytest.mark.parametrize("keys", [SERVER, CLIENT])
+def test_enumerations_arrive_from_the_python_of_debian_12(
+    tmp_path: Path, keys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11.2 reduces a member to a call of ``getattr``, which is no part of settings."""
+    configuration = read(tmp_path, keys)
+    monkeypatch.setattr(enum.Enum, "__reduce_ex__", lambda member, _: (getattr, (type(member), member.name)))
     assert handover.receive(io.BytesIO(handover.pack(configuration))) == configuration
 
 
