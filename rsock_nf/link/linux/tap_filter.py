@@ -26,8 +26,11 @@ from rsock_nf.link.protocol import Match, PortSide
 
 _AD: Final = -0x1000
 """SKF_AD_OFF: loads from here on read what the kernel knows about the packet."""
-PACKET_TYPE, INTERFACE, HARDWARE_TYPE, VLAN_TAG = _AD + 4, _AD + 8, _AD + 28, _AD + 44
-"""SKF_AD_PKTTYPE, SKF_AD_IFINDEX, SKF_AD_HATYPE, SKF_AD_VLAN_TAG"""
+PACKET_TYPE, INTERFACE, HARDWARE_TYPE = _AD + 4, _AD + 8, _AD + 28
+"""SKF_AD_PKTTYPE, SKF_AD_IFINDEX, SKF_AD_HATYPE"""
+VLAN_TAG, VLAN_TAG_PRESENT = _AD + 44, _AD + 48
+"""SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT.  From Linux 4.20 to 6.1 a tag that was taken out can still be read: only
+the second one is cleared (include/linux/if_vlan.h, ``__vlan_hwaccel_clear_tag``)."""
 _PACKET_HOST: Final = 0  # include/uapi/linux/if_packet.h
 _VLAN_ID: Final = 0x0FFF
 """Without the priority: a tag with number 0 has nothing but that."""
@@ -44,9 +47,12 @@ def tap_program(match: Match, *, only: int = 0, hidden: Sequence[int] = ()) -> l
     asm = Assembler()
     asm.emit(LD_W, PACKET_TYPE)
     asm.branch(JEQ, _PACKET_HOST, otherwise="reject")
+    asm.emit(LD_W, VLAN_TAG_PRESENT)
+    asm.branch(JEQ, 0, then="no tag")
     asm.emit(LD_W, VLAN_TAG)
     asm.emit(AND, _VLAN_ID)
     asm.branch(JEQ, 0, otherwise="reject")
+    asm.label("no tag")
     asm.emit(LD_W, INTERFACE)
     if only:
         asm.branch(JEQ, only, otherwise="reject")
