@@ -110,7 +110,9 @@ class Sender:
         except BlockingIOError:
             return False
         except OSError as error:
-            if segment_size and error.errno not in (*_FULL, *DEVICE_LOST):
+            # ENOMEM is what a device without a queue says when it cannot cut a burst: a VLAN whose card does not put
+            # in the tag (net/core/dev.c, __dev_queue_xmit; net/8021q/vlan_dev.c, vlan_dev_init).
+            if segment_size and error.errno not in (errno.ENOBUFS, *DEVICE_LOST):
                 return self._send_without_offload(burst, link)
             self._refused(error)
             return True
