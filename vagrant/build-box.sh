@@ -21,11 +21,12 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 GUEST_PACKAGES=(
     systemd-sysv udev dbus openssh-server sudo rsync ca-certificates netbase
     python3 python3-venv nftables iptables iproute2 iputils-ping ethtool tcpdump iperf3 kcptun procps kmod
-    initramfs-tools zstd
+    wireguard-tools ppp pppoe initramfs-tools zstd
 )
 BUILD_PACKAGES=(gcc libc6-dev python3-dev) # for python-iptables; purged again
 
-suite=bookworm kernel=linux-image-cloud-amd64 box=0 force=0
+# The cloud kernel has neither PPP nor drivers of NICs that strip VLAN tags.
+suite=bookworm kernel=linux-image-amd64 box=0 force=0
 while (($#)); do
     case $1 in
         --suite) suite=$2; shift ;;
@@ -89,6 +90,8 @@ DHCP=ipv4
 LinkLocalAddressing=no
 IPv6AcceptRA=no
 NETWORK
+    # Loaded by the scenario, so that eth0 and eth1 are the first two.
+    echo 'blacklist e1000e' >"$root/etc/modprobe.d/test.conf"
     chroot "$root" systemctl --quiet enable systemd-networkd.service ssh.service
     chroot "$root" systemctl --quiet mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
         e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer getty@tty1.service \

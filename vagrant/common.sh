@@ -60,6 +60,15 @@ lab_mac() {
     esac
 }
 
+# second_mac ROLE: of the second device on the same network, for the bond and the VLAN; the Vagrantfile says the same.
+second_mac() {
+    case $1 in
+        client) echo 52:54:00:6e:66:21 ;;
+        server) echo 52:54:00:6e:66:22 ;;
+        *) die "no such machine: $1" ;;
+    esac
+}
+
 # build_wheel CHECKOUT DIRECTORY: its path.  With the checkout's environment nothing is downloaded.
 build_wheel() {
     local checkout=$1 directory=$2 python=$1/.venv/bin/python pip

@@ -44,7 +44,7 @@ systemctl --quiet enable rsock-nf-lab.service
 systemctl restart rsock-nf-lab.service
 
 missing=()
-for package in nftables iptables ethtool tcpdump iperf3 kcptun python3-venv iputils-ping; do
+for package in nftables iptables ethtool tcpdump iperf3 kcptun python3-venv iputils-ping wireguard-tools ppp pppoe; do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
 if [[ ${#missing[@]} -gt 0 ]]; then

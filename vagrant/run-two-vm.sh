@@ -4,7 +4,7 @@
 #   run-two-vm.sh [--suite bookworm|trixie] [--fresh] [--keep-logs DIRECTORY] [--wheel FILE] [-- SCENARIO-OPTION ...]
 #   run-two-vm.sh [--suite ...] --cached    exit status 0 if image and saved states are there, so that a run is short
 #
-# Everything runs inside network and process namespaces of its own: a bridge with two taps that lead nowhere, ssh by a
+# Everything runs inside network and process namespaces of its own: a bridge with four taps that lead nowhere, ssh by a
 # loopback that exists only there.  When this script ends, however it ends, the kernel ends every process in them.
 # The machines start from a saved state (savevm) in the cache directory, made at the first run or with --fresh: 30 s
 # instead of minutes under emulation.  Root, or a host that lets users make namespaces, with /dev/net/tun.
@@ -57,10 +57,12 @@ network() {
     ip link set lo up
     ip link add lab type bridge mcast_snooping 0
     ip link set lab up
-    local role
+    local role tap
     for role in "${ROLES[@]}"; do
-        ip tuntap add "tap-$role" mode tap vnet_hdr
-        ip link set "tap-$role" master lab up
+        for tap in "tap-$role" "tap2-$role"; do
+            ip tuntap add "$tap" mode tap vnet_hdr
+            ip link set "$tap" master lab up
+        done
     done
 }
 
@@ -78,7 +80,9 @@ command_line() {
         -netdev "user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:220$index-:22" \
         -device "virtio-net-pci,netdev=management,mac=52:54:00:6e:66:1$index,romfile=" \
         -netdev "tap,id=lab,ifname=tap-$role,script=no,downscript=no,vhost=off" \
-        -device "virtio-net-pci,netdev=lab,mac=$(lab_mac "$role"),romfile="
+        -device "virtio-net-pci,netdev=lab,mac=$(lab_mac "$role"),romfile=" \
+        -netdev "tap,id=second,ifname=tap2-$role,script=no,downscript=no,vhost=off" \
+        -device "e1000e,netdev=second,mac=$(second_mac "$role"),romfile="
 }
 
 start() {

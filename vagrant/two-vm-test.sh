@@ -117,29 +117,43 @@ await() {
 
 row() { printf '%-20s %6s  %s\n' "$1" "$3" "$2" >&3; }
 
-# check NAME FUNCTION GROUP: runs it; what it prints is the row's text.  Its first failing command ends the test: it is
+# check NAME FUNCTION GROUP,...: runs it; what it prints is the row's text.  Its first failing command ends the test: it is
 # called where `set -e` holds, so not behind `if`, `||` or `&&`.
 check() {
     local started=$SECONDS
     current=$1
-    if [[ $only && ",$only,always," != *",$3,"* ]]; then return; fi
+    if [[ $only ]] && ! wanted "$3"; then return; fi
     "$2" >"$work/out" 2>"$work/err"
     row "$1" "$(paste -sd ' ' "$work/out")" "$((SECONDS - started)) s"
 }
 
+# wanted GROUP,...: whether --only names one of them.
+wanted() {
+    local group
+    for group in ${1//,/ }; do
+        [[ ",$only,always," != *",$group,"* ]] || return 0
+    done
+    return 1
+}
+
 # -- configuration
 
-# configure BACKEND VERSION CIPHER: both files, and a target to talk to
+# configure BACKEND VERSION CIPHER [ADDRESS TYPE]: both files, and a target to talk to.  With ADDRESS, the server's, it
+# takes packets from every device.
 configure() {
-    local backend=$1 version=$2 cipher=$3 address
-    address=$(on server "sed -n s/^server$version=//p /etc/rsock-nf-lab" </dev/null)
+    local backend=$1 version=$2 cipher=$3 address=${4:-} type=${5:-tcp} where
     device=$(on server "sed -n s/^device=//p /etc/rsock-nf-lab" </dev/null)
+    where="\"addresses\": [\"$address\"], "
+    if [[ ! $address ]]; then
+        address=$(on server "sed -n s/^server$version=//p /etc/rsock-nf-lab" </dev/null)
+        where="\"device\": \"$device\", "
+    fi
     put server /etc/rsock-nf/vm.json <<JSON
-{"role": "server", "target": "$TARGET", "ports": "$PORTS", "secret": "$secret",
- "device": "$device", "backend": "$backend", "cipher": "$cipher"}
+{"role": "server", "target": "$TARGET", "ports": "$PORTS", "secret": "$secret", "type": "$type",
+ $where"backend": "$backend", "cipher": "$cipher"}
 JSON
     put client /etc/rsock-nf/vm.json <<JSON
-{"role": "client", "server": "$address", "listen": "$LISTEN", "ports": "$PORTS", "secret": "$secret",
+{"role": "client", "server": "$address", "listen": "$LISTEN", "ports": "$PORTS", "secret": "$secret", "type": "$type",
  "backend": "$backend", "cipher": "$cipher"}
 JSON
     background server vm-target "python3 /opt/traffic.py target $TARGET"
@@ -225,6 +239,9 @@ count_resets() {
 }
 
 # -- checks
+
+# shellcheck source=vagrant/devices.sh
+. "$here/devices.sh"
 
 declare -A resets=()
 device='' current=start secret=''
@@ -502,5 +519,11 @@ check 'server crashed' server_crashes systemd
 check 'units stopped' units_down systemd
 check 'iptables backend' iptables_backend iptables
 check 'IPv6, aes-256-gcm' ipv6_sealed ipv6
+check 'up, any device' devices_up devices,vlan,bond,ppp,wireguard
+check 'VLAN' over_vlan devices,vlan
+check 'bond, one link cut' over_bond devices,bond
+check 'PPP, dialled twice' over_ppp devices,ppp
+check 'kernel WireGuard' under_wireguard devices,wireguard
+check 'down' devices_down devices,vlan,bond,ppp,wireguard
 echo
 echo 'all passed'
