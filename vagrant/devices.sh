@@ -6,9 +6,9 @@
 # Each check sends DEVICE_DATAGRAMS each way and wants: none lost, doubled or changed; no packet taken twice (a tap that
 # sees a packet on two devices shows as replayed frames); no RST; no segment of the kernel's own TCP.
 
-DEVICE_DATAGRAMS=${DEVICE_DATAGRAMS:-300}
+DEVICE_DATAGRAMS=${DEVICE_DATAGRAMS:-200}
 # How many of them may be lost while a link of the bond is cut: what is under way.
-CUT_LOSS=80
+CUT_LOSS=64
 THERE=10.78.0.12 HERE=10.78.0.11
 # Dialled anew, the client gets another address.
 PPP_HERE=10.78.0.21 PPP_HERE_AGAIN=10.78.0.22
@@ -145,7 +145,7 @@ under_wireguard() {
         "$(on client "ip route get $THERE | sed -n 's/.* dev \([^ ]*\).*/\1/p'" </dev/null)" wg0
     pings_pass "started before the VPN"
     for kind in udp tcp; do
-        on client "rsock-nf down" </dev/null
+        on client "rsock-nf down" </dev/null >/dev/null
         client_type "$kind"
         on client "rsock-nf up --config /etc/rsock-nf/vm.json --timeout $UP_SECONDS" </dev/null >/dev/null
         pings_pass "$kind started under it"

@@ -181,7 +181,7 @@ class PacketLink:
                 sender.close()
                 self._full = None if self._full is sender else self._full
             else:
-                sender.mtu = device.mtu
+                sender.follow(device)
         seen = self._where()
         if seen != self._seen:
             before, self._seen = self._seen, seen

@@ -6,6 +6,7 @@ from typing import Final
 
 ETHERNET: Final = 1
 LOOPBACK: Final = 772
-HEADERLESS: Final = (512, 519, 65534)
+PPP: Final = 512
+HEADERLESS: Final = (PPP, 519, 65534)
 """ARPHRD_PPP, RAWIP, NONE (TUN, WireGuard)."""
 SUPPORTED: Final = (ETHERNET, LOOPBACK, *HEADERLESS)

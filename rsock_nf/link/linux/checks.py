@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import re
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.linux.ethtool import ethtool_value
 
 _NET = Path("/sys/class/net")
 _AF_PACKET = 17  # linux/socket.h
-_SIOCETHTOOL = 0x8946  # include/uapi/linux/sockios.h
 _FEATURES = {  # include/uapi/linux/ethtool.h: ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO
     "tso": (0x1E, "bursts are cut in software"),
     "gso": (0x23, "every segment costs the whole way through the kernel"),
@@ -73,25 +70,13 @@ def _device_state(device: str) -> Iterator[Finding]:
 
 def _offloads(device: str) -> Iterator[Finding]:
     for name, (command, consequence) in _FEATURES.items():
-        enabled = _feature(device, command)
+        enabled = ethtool_value(device, command)
         if enabled is None:
             continue  # the device does not exist, or does not say
         if enabled:
             yield Finding(Verdict.OK, name, f"on, {device}")
         else:
             yield Finding(Verdict.WARN, name, f"off, {device}: {consequence}: ethtool -K {device} {name} on")
-
-
-def _feature(device: str, command: int) -> bool | None:
-    """One of the device's offloads, by the ioctl of struct ethtool_value; None = it cannot be told."""
-    value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
-    request = struct.pack("16sP", device.encode(), ctypes.addressof(value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            fcntl.ioctl(asked, _SIOCETHTOOL, request.ljust(40, b"\0"))
-        except OSError:
-            return None
-    return bool(struct.unpack("=II", value.raw)[1])
 
 
 def _bridge(device: str) -> Iterator[Finding]:

@@ -83,6 +83,8 @@ class Device(NamedTuple):
     """IFLA_INFO_SLAVE_KIND: the kind of its master, ``bridge``, ``bond``, ``vrf`` and so on; "" = it has none."""
     master: int = 0
     """The index of its master; 0 = it has none."""
+    lower: int = 0
+    """IFLA_LINK: the index of the device below a VLAN or macvlan; 0 = it has none."""
 
     @property
     def up(self) -> bool:
@@ -279,6 +281,7 @@ def parse_device(message: bytes) -> Device:
         (about.get_attr("IFLA_INFO_KIND") if about else None) or "",
         (about.get_attr("IFLA_INFO_SLAVE_KIND") if about else None) or "",
         link.get_attr("IFLA_MASTER") or 0,
+        link.get_attr("IFLA_LINK") or 0,
     )
 
 

@@ -24,6 +24,7 @@ from rsock_nf.core.types import Outgoing
 from rsock_nf.link.ethernet import ETHERNET_HEADER
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_send
+from rsock_nf.link.linux.ethtool import takes_bursts
 from rsock_nf.link.linux.rtnetlink import Device
 from rsock_nf.link.protocol import LinkCounters
 from rsock_nf.link.segmentation import cut
@@ -53,7 +54,7 @@ class Sender:
     def __init__(self, device: Device, counters: LinkCounters, mark: int = 0) -> None:
         self.ifindex = device.ifindex
         self.name = device.name
-        self.mtu = device.mtu
+        self.mtu = 0
         """Largest IP packet, bytes."""
         self.lost = False
         """The kernel says that the device is down or gone."""
@@ -61,6 +62,7 @@ class Sender:
         self._link_bytes = 0 if device.link_type in arphrd.HEADERLESS else ETHERNET_HEADER
         self.max_burst_bytes = MAX_PACKET_BYTES
         """Largest IP packet length of a burst; 0 = the device takes single segments only."""
+        self.follow(device)
         self._vnet: dict[tuple[int, int, int], bytes] = {}
         """virtio_net_hdr by first byte and length of the headers, and segment size (0 = single)."""
         self._socket = socket.socket(AF_PACKET, socket.SOCK_RAW, 0)
@@ -82,6 +84,12 @@ class Sender:
     def close(self) -> None:
         """Idempotent."""
         self._socket.close()
+
+    def follow(self, device: Device) -> None:
+        """What is known of the device now.  Bursts that were refused once stay off."""
+        self.mtu = device.mtu
+        if not takes_bursts(device):
+            self.max_burst_bytes = 0
 
     def fits(self, burst: Outgoing) -> bool:
         """Whether the burst fits the device.  The kernel takes a gso_size above the MTU without an error, and the

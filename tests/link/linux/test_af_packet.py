@@ -21,6 +21,7 @@ from rsock_nf.core.tcp.checksum import checksum, pseudo_header_sum
 from rsock_nf.core.types import Buffer, Checksum, IPAddress, Outgoing, Packet, PortRange
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, LinkEvent, Match, PortSide, Routing
+from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.af_packet import PacketLink
 from rsock_nf.link.linux.mmsg import BatchReader
 from rsock_nf.link.linux.sender import MAX_PACKET_BYTES, Sender
@@ -386,6 +387,22 @@ def test_gso_goes_off_only_when_the_first_segment_alone_is_taken(hosts: tuple[Ho
     for data, *_ in got:
         assert_checksums(data)
     assert near.counters().sent_segments == 9
+
+
+def test_a_device_whose_bursts_get_lost_gets_none(hosts: tuple[Host, Host]) -> None:
+    client, server = hosts
+    near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
+    near.routes.follow(SERVER[4])
+    near.send([toward(server, outgoing(4, b"x", 0))])
+    sender = only_sender(near)
+    veth = near.routes.host.get(sender.ifindex)
+    assert veth is not None
+    sender.follow(veth)
+    assert sender.max_burst_bytes > 0
+    sender.follow(veth._replace(kind="ppp", link_type=arphrd.PPP))
+    assert near.send([toward(server, outgoing(4, text(5000), 1400))]) == 1
+    got = collect(far, 5001)[1:]
+    assert [(len(payload_of(data)), size) for data, size, *_ in got] == [(1400, 0), (1400, 0), (1400, 0), (800, 0)]
 
 
 def only_sender(link: PacketLink) -> Sender:
