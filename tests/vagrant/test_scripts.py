@@ -76,7 +76,8 @@ def test_vagrant_accepts_the_vagrantfile(tmp_path: Path) -> None:
 def test_the_vagrantfile_and_the_scripts_mean_the_same_devices_and_requirements() -> None:
     text = (ROOT / "Vagrantfile").read_text()
     for role in ("client", "server"):
-        assert f'"{role}" => {{ mac: "{shell(f"lab_mac {role}")}"' in text
+        macs = f'mac: "{shell(f"lab_mac {role}")}", second: "{shell(f"second_mac {role}")}"'
+        assert f'"{role}" => {{ {macs}' in text
     # It reads pyproject.toml line by line, as JSON.
     lines = (ROOT / "pyproject.toml").read_text()
     for key in ("dependencies", "iptables"):
@@ -96,6 +97,14 @@ def test_the_unit_gives_no_more_than_a_tunnel_needs() -> None:
     assert set(service["RestrictAddressFamilies"].split()) == {
         "AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET",
     }  # fmt: skip
+
+
+def test_each_package_that_the_image_has_is_installed_in_another_box_too() -> None:
+    image = (VAGRANT / "build-box.sh").read_text()
+    (packages,) = re.findall(r"^for package in (.*); do$", (VAGRANT / "provision.sh").read_text(), re.MULTILINE)
+    for package in packages.split():
+        assert re.search(rf"\s{package}\s", image), package
+    assert {"wireguard-tools", "ppp", "pppoe"} <= set(packages.split())
 
 
 # -- which way
