@@ -6,6 +6,8 @@
 # Each check sends DEVICE_DATAGRAMS each way and wants: none lost, doubled or changed; no packet taken twice (a tap that
 # sees a packet on two devices shows as replayed frames); no RST; no segment of the kernel's own TCP.
 
+# shellcheck disable=SC2154 # work, device: of two-vm-test.sh
+
 DEVICE_DATAGRAMS=${DEVICE_DATAGRAMS:-200}
 # How many of them may be lost while a link of the bond is cut: what is under way.
 CUT_LOSS=64
@@ -102,7 +104,7 @@ over_bond() {
     both "modprobe bonding max_bonds=0; ip link add bond0 type bond mode active-backup miimon 100
         for port in $device $card; do ip link set \$port down; ip link set \$port master bond0; done"
     addresses bond0
-    carried bond0
+    await "$UP_SECONDS" "the tunnel over bond0" revived
     on client "python3 /opt/traffic.py exchange $LISTEN --count $DEVICE_DATAGRAMS --allowed-loss $CUT_LOSS" </dev/null >"$work/cut" &
     await 60 "traffic" on client "pgrep -f 'traffic.p[y] exchange'"
     active=$(on client "cat /sys/class/net/bond0/bonding/active_slave" </dev/null)
