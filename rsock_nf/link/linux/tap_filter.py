@@ -29,8 +29,8 @@ _AD: Final = -0x1000
 PACKET_TYPE, INTERFACE, HARDWARE_TYPE = _AD + 4, _AD + 8, _AD + 28
 """SKF_AD_PKTTYPE, SKF_AD_IFINDEX, SKF_AD_HATYPE"""
 VLAN_TAG, VLAN_TAG_PRESENT = _AD + 44, _AD + 48
-"""SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT.  From Linux 4.20 to 6.1 a tag that was taken out can still be read: only
-the second one is cleared (include/linux/if_vlan.h, ``__vlan_hwaccel_clear_tag``)."""
+"""SKF_AD_VLAN_TAG, SKF_AD_VLAN_TAG_PRESENT.  Before Linux 6.2 a tag that was taken out can still be read: only the
+second one is cleared (include/linux/if_vlan.h, ``__vlan_hwaccel_clear_tag``; seen on 6.1)."""
 _PACKET_HOST: Final = 0  # include/uapi/linux/if_packet.h
 _VLAN_ID: Final = 0x0FFF
 """Without the priority: a tag with number 0 has nothing but that."""

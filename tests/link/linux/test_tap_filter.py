@@ -49,7 +49,7 @@ def test_a_packet_with_a_vlan_tag_comes_again_on_the_vlan() -> None:
 
 
 def test_a_tag_that_was_taken_out_counts_no_more_although_it_can_be_read() -> None:
-    """Linux 4.20 to 6.1, on the device of the VLAN."""
+    """Linux before 6.2, on the device of the VLAN."""
     assert taken(tag=100, tagged=False)
 
 
