@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 
 from rsock_nf.core.types import TransportAddress
 from rsock_nf.link.linux import arphrd, wireguard
+from rsock_nf.link.linux.devices import Devices
 from rsock_nf.link.linux.passengers import Passengers
-from rsock_nf.link.linux.rtnetlink import Device
+from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.protocol import Routing
 
 # CTRL_CMD_GETFAMILY "wireguard": the family has the number 0x21.
@@ -104,14 +106,20 @@ def test_nothing_where_the_kernel_does_not_tell(kernel: Install) -> None:
     assert asked.closed == 1
 
 
+def carries(listens: tuple[TransportAddress, ...] = (), applications: tuple[TransportAddress, ...] = ()) -> bool:
+    with contextlib.closing(RouteSocket()) as routes:
+        devices = Devices(routes)
+    return Passengers(Routing(listens=listens, applications=lambda: applications), devices).carries(WG0)
+
+
 def test_a_client_whose_endpoint_is_our_local_end_runs_over_this_tunnel(kernel: Install) -> None:
     kernel(lambda: CLIENT)
-    assert Passengers(Routing(listens=(LISTEN,))).carries(WG0)
-    assert not Passengers(Routing(listens=(TransportAddress(LOOPBACK, 30001),))).carries(WG0)
+    assert carries(listens=(LISTEN,))
+    assert not carries(listens=(TransportAddress(LOOPBACK, 30001),))
 
 
 def test_an_application_at_its_port_is_enough(kernel: Install) -> None:
     """The local end is on another address, as with a port forwarded to it."""
     kernel(lambda: CLIENT)
-    application = TransportAddress(LOOPBACK, 42805)
-    assert Passengers(Routing(applications=lambda: (application,))).carries(WG0)
+    assert carries(applications=(TransportAddress(LOOPBACK, 42805),))
+    assert not carries(applications=(TransportAddress(ip_address("192.0.2.7"), 42805),)), "on another host"
