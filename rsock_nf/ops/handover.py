@@ -15,7 +15,8 @@ import io
 import json
 import pickle
 import subprocess
-from pathlib import Path
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
 from rsock_nf.config.configuration import Configuration
@@ -30,7 +31,7 @@ _MODULES = (
     "rsock_nf.settings",
     "rsock_nf.wire.parameters",
 )
-_PLAIN = {("ipaddress", "IPv4Address"), ("ipaddress", "IPv6Address"), ("pathlib", "PosixPath")}
+_PLAIN = (IPv4Address, IPv6Address, PosixPath)
 _PATIENCE = 60.0
 """Seconds that reading the file again may take on a very busy machine."""
 
@@ -63,7 +64,8 @@ class _Writer(pickle.Pickler):
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Only classes, and only those of which settings consist."""
-        if (module, name) in _PLAIN or (module in _MODULES and "." not in name):
+        plain = {(one.__module__, one.__qualname__) for one in _PLAIN}  # Python 3.13: pathlib._local.PosixPath
+        if (module, name) in plain or (module in _MODULES and "." not in name):
             found = super().find_class(module, name)
             if isinstance(found, type):
                 return found

@@ -6,6 +6,7 @@ import enum
 import io
 import json
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def test_enumerations_arrive_from_the_python_of_debian_12(
     """Python 3.11.2 reduces a member to a call of ``getattr``, which is no part of settings."""
     configuration = read(tmp_path, keys)
     monkeypatch.setattr(enum.Enum, "__reduce_ex__", lambda member, _: (getattr, (type(member), member.name)))
+    assert handover.receive(io.BytesIO(handover.pack(configuration))) == configuration
+
+
+def test_paths_arrive_from_the_python_of_debian_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 has them in a module of its own."""
+    configuration = read(tmp_path, SERVER)
+    monkeypatch.setitem(sys.modules, "pathlib._local", pathlib)
+    monkeypatch.setattr(pathlib.PosixPath, "__module__", "pathlib._local")
     assert handover.receive(io.BytesIO(handover.pack(configuration))) == configuration
 
 
