@@ -289,7 +289,7 @@ def test_a_tap_on_every_device_takes_each_packet_once(match: Match, only: int) -
 
 def test_a_server_with_many_addresses_takes_any_of_this_host() -> None:
     tap = tap_program(Match(PortSide.DESTINATION, (), (PortRange(10001, 10010),)))
-    known = {PACKET_TYPE: 0, VLAN_TAG: 0, INTERFACE: 5, HARDWARE_TYPE: 1}
+    known = {PACKET_TYPE: 0, VLAN_TAG: 0, VLAN_TAG_PRESENT: 0, INTERFACE: 5, HARDWARE_TYPE: 1}
     ancillary = {offset & 0xFFFFFFFF: value for offset, value in known.items()}
     tcp = struct.pack("!HH", 40000, 10001) + bytes(16)
     head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0x4000, 64, 6, 0)
