@@ -21,7 +21,7 @@ from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import NotYetError, RsockError, TunnelError
-from rsock_nf.ops import descriptors, handover
+from rsock_nf.ops import handover, open_files
 from rsock_nf.ops.control_socket.serve import serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -82,7 +82,7 @@ def run(
                     log.logger.info("%s", line)
                 for line in configuration.warnings:
                     log.logger.warning("%s", line)
-                descriptors.raise_limit(descriptors.needed(settings))
+                open_files.raise_limit(open_files.needed(settings))
                 daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
                 return asyncio.run(daemon.run(timeout, wait=wait))
     except RsockError as error:

@@ -54,6 +54,7 @@ from rsock_nf.runtime.host.server_addresses import ServerAddresses
 from rsock_nf.runtime.host.server_cover import Cover
 from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
+from rsock_nf.runtime.host.talkers import Talkers
 from rsock_nf.runtime.protocols import ClientEndpoint
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import WINDOW, Symptoms, look_for_symptoms
@@ -127,25 +128,6 @@ def _refuse_foreign(settings: Settings) -> None:
             whose = f"device {settings.device}" if settings.device else "it"
             listed = ", ".join(map(str, present)) or "none"
             raise NotYetError(f"addresses: {address} is not an address of this host; {whose} has {listed}")
-
-
-class Talkers:
-    """The applications that talk to a client now: a VPN may be among them."""
-
-    def __init__(self, ends: LocalEnds) -> None:
-        self._ends = ends
-        self.endpoint: ClientEndpoint | None = None
-        """Its conversations are with applications; None = it is not made yet."""
-
-    def __call__(self) -> list[TransportAddress]:
-        """Their addresses; those on Unix-domain sockets have none."""
-        peers = self.endpoint.role.peers() if self.endpoint is not None else []
-        return [address for peer in peers if (address := self._ends.address(peer)) is not None]
-
-    def routing(self, settings: Settings, device: str | None) -> Routing:
-        """How the client's packets find their ways; ``device``: the only one, None = any."""
-        listens = tuple(end for end in settings.listen if isinstance(end, TransportAddress))
-        return Routing(device, settings.fwmark, listens, self)
 
 
 def _route_mtu(settings: Settings, parameters: ClientParameters) -> int:

@@ -36,7 +36,7 @@ from rsock_nf.link.port_use import overlap_warning
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
-from rsock_nf.runtime.host import descriptors
+from rsock_nf.runtime.host import conversation_limit
 from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
@@ -126,7 +126,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         limits = Limits(link.mtu, link.max_burst_bytes)
     else:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
-    parameters, second = descriptors.fit(parameters, settings.second, start.log)
+    parameters, second = conversation_limit.fit(parameters, settings.second, start.log)
     endpoint = server_endpoint(parameters, settings.wire, second, limits)
     side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint))
     stack.callback(side.close)

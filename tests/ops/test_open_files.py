@@ -11,7 +11,7 @@ import pytest
 
 from rsock_nf import config
 from rsock_nf.config.values import format_secret
-from rsock_nf.ops import descriptors
+from rsock_nf.ops import open_files
 
 SERVER: dict[str, Any] = {
     "role": "server",
@@ -33,7 +33,7 @@ SERVER: dict[str, Any] = {
 def test_one_for_each_port_socket_and_conversation(tmp_path: Path, keys: dict[str, Any], expected: int) -> None:
     path = tmp_path / "edge.json"
     path.write_text(json.dumps({**SERVER, **keys}))
-    assert descriptors.needed(config.load(path).settings) == expected + 100 + 256
+    assert open_files.needed(config.load(path).settings) == expected + 100 + 256
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_the_limit_rises_as_far_as_it_may(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", set_limit)
-    descriptors.raise_limit(2000)
+    open_files.raise_limit(2000)
     assert limits == expected

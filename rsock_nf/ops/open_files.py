@@ -1,6 +1,6 @@
 """How many files an instance may open: one descriptor for each held port, each carrier and each conversation.
 
-Not here: what a server does when that is not enough for its conversations (``runtime.host.descriptors``).
+Not here: what a server does when that is not enough for its conversations (``runtime.host.conversation_limit``).
 """
 
 from __future__ import annotations
