@@ -65,7 +65,8 @@ class Settings:
     fwmark: int = 0
     """The firewall mark of our packets, given with route questions, and to UDP and packet sockets; 0 = none."""
     addresses: tuple[IPAddress, ...] = ()
-    """Server: the local addresses it answers on; client: the source addresses.  Empty = all of the host, or of ``device``."""
+    """Server: the local addresses that it answers on; empty = all of the host, or of ``device``.  Client: the source
+    addresses; empty = the one that the route prefers."""
     listen: tuple[TransportAddress | Path, ...] = ()
     """Client: where the application sends: a UDP endpoint, or the absolute path of a Unix datagram socket."""
     client_ports: tuple[PortRange, ...] = ()

@@ -134,13 +134,13 @@ class CommonKeys(Keys):
     )
     addresses: OneOrMore[Address] = Field(
         default=(),
-        description="The local addresses that are used; other programs may have the same ports on others. If not given: a server has all addresses of the host (or of "
-        "`device`), a client the one that its route prefers.",
+        description="The local addresses that are used; other programs may have the same ports on others. If not "
+        "given: a server has all addresses of the host (or of `device`), a client the one that its route prefers.",
     )
     backend: Literal["auto", "nftables", "iptables", "pf", "ipfw", "manual"] = Field(
         default=_default(Settings, "backend"),
-        description="What installs the drop rules; with `manual` you install what `rules` prints, CAP_NET_RAW is enough, and a client needs "
-        "`client_ports`.",
+        description="What installs the drop rules; with `manual` you install what `rules` prints, CAP_NET_RAW is "
+        "enough, and a client needs `client_ports`.",
     )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 

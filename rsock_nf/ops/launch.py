@@ -113,7 +113,9 @@ def _refuse_elsewhere(instance: Instance) -> None:
 
 
 def background_command(path: Path, *, wait: bool = False) -> list[str]:
-    """The command that runs the instance of configuration file ``path``; see ``start``.  ``wait``: see ``daemon.run``."""
+    """The command that runs the instance of configuration file ``path``; see ``start``.
+
+    ``wait``: see ``daemon.run``."""
     return [*program(), "up", "--foreground", *(["--wait"] if wait else []), "--config", str(path)]
 
 

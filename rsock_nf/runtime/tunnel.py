@@ -108,7 +108,8 @@ class Tunnel:
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Until ``stop`` is set; ``ready`` is called once, when traffic is carried.
 
-        Raises ``TunnelError``, one line; ``NotYetError`` if another tunnel may succeed later.  Whatever happens, no socket, rule or port is left behind.
+        Raises ``TunnelError``, one line; ``NotYetError`` if another tunnel may succeed later.  Whatever happens, no
+        socket, rule or port is left behind.
         """
         loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = loop.create_future()

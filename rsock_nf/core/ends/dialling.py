@@ -3,7 +3,8 @@
 The way up: a slot's turn (``slots``) → a port (``PortWanted``) → SYN → SYN-ACK → what the wire asks for → traffic.
 Over UDP a socket (``CarrierWanted``) takes the place of port and TCP handshake.  If a flow ends, turns sick or is
 renewed (``renewals``), another one is dialled for its slot.  The first flow that is up sends the datagrams that waited
-(``applications``).  After ``idle_timeout`` without a conversation every flow closes; the next datagram starts dialling again.
+(``applications``).  After ``idle_timeout`` without a conversation every flow closes; the next datagram starts dialling
+again.
 
 Not here: the steps of one opening (``openings``), back-off and the choice of ports and addresses (``slots``).
 """
@@ -134,7 +135,9 @@ class Dialling:
         self.start(now)
 
     def renew(self, now: float) -> None:
-        """Replace every flow by another one, a few at a time.  Traffic goes on.  If no flow is up, dial anew at once."""
+        """Replace every flow by another one, a few at a time, while traffic goes on.
+
+        If no flow is up, dial anew at once."""
         if not self.group.usable:
             self.reconnect(now)
             return
@@ -343,7 +346,8 @@ class Dialling:
                 self.context.deadlines.hasten(Timer.RETRANSMIT, other.opening, now + other.stagger)
 
     def _retire(self, now: float, flow: Established) -> None:
-        """Another flow has taken the place of ``flow``: send nothing on it any more, and close it when all has arrived."""
+        """Another flow has taken the place of ``flow``: send nothing on it any more, and close it when all has
+        arrived."""
         flow.retired = True
         if not flow.alone:  # over UDP, wire rsock may have to prove the other one first
             self.group.rest(flow.pump)

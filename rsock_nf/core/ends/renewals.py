@@ -20,7 +20,8 @@ from rsock_nf.core.protocols import Rng
 AT_ONCE = 3
 """At most so many flows are renewed at the same time when all are."""
 JITTER = 0.2
-"""The age at which a flow is renewed varies by this share: nobody sees a pattern, and flows do not come due together."""
+"""The age at which a flow is renewed varies by this share: nobody sees a pattern, and flows do not come due
+together."""
 
 
 class Renewals:

@@ -20,7 +20,8 @@ def forwards(sysctl: Path = _SYSCTL) -> bool:
 
 
 def filters_bridged(sysctl: Path = _SYSCTL) -> bool:
-    """Whether bridged packets pass nftables and iptables (br_netfilter): of all bridges, as Docker sets it, or of one."""
+    """Whether bridged packets pass nftables and iptables (br_netfilter): of all bridges, as Docker sets it, or of
+    one."""
     named = [sysctl / name for name in _BRIDGED]
     own = [file for name in ("nf_call_iptables", "nf_call_ip6tables") for file in _DEVICES.glob(f"*/bridge/{name}")]
     return any(_read(file).strip() not in ("", "0") for file in (*named, *own))

@@ -55,8 +55,9 @@ class _Followed:
 
 
 class Ways:
-    """See ``Routes``.  Raises ``LinkError`` when ``routing`` names a device that does not exist, or if the kernel cannot
-    be asked."""
+    """See ``Routes``.
+
+    Raises ``LinkError`` when ``routing`` names a device that does not exist, or if the kernel cannot be asked."""
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing

@@ -43,7 +43,9 @@ async def look_up_all(settings: Settings) -> Settings:
 
 
 def with_addresses(settings: Settings, found: Mapping[str, tuple[HostAddress, ...]]) -> Settings:
-    """Put in the addresses of the names in ``found``.  Raises ``NotYetError`` if the server has none that can be used."""
+    """Put in the addresses of the names in ``found``.
+
+    Raises ``NotYetError`` if the server has none that can be used."""
 
     def filled(host: Host) -> Host:
         return dataclasses.replace(host, addresses=found.get(host.name, host.addresses))

@@ -1,9 +1,9 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
-At the usual levels, each seldom: why nothing is carried, and that something is carried again; a kind of flow that is
-blocked; a client that idles; targets that refuse; conversations that make room for others; datagrams that do not fit;
-strangers; other failures.  At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.  Never a
-secret, a key or payload.
+At the usual levels, each seldom: what is wrong, and that something is carried again; a kind of flow that is blocked; a
+client that idles; targets that refuse; conversations that make room for others; datagrams that do not fit; strangers;
+other failures.  At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.
+Never a secret, a key or payload.
 """
 
 from __future__ import annotations

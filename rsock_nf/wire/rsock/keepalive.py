@@ -199,8 +199,8 @@ class KeepAlives:
     def sweep(self, now: float, flow: Established) -> None:
         """See ``Probing``.  There is always a flow that carries.
 
-        Replace a flow before its sequence numbers begin again at 0.  The ACKs of an original would stay where they are then.  If connection tracking is on the way, it would judge
-        them INVALID.
+        Replace a flow before its sequence numbers begin again at 0.  The ACKs of an original would stay where they are
+        then, and connection tracking on the way would judge them INVALID.
         """
         self.carry_anyway(flow.session)
         if flow.key.udp or keys_of(flow).believed:
