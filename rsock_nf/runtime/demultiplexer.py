@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple, Self, TypeVar
 
-from rsock_nf.core.ends.room import Crowd
+from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit

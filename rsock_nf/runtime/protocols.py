@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from rsock_nf.core.ends.room import Crowd
+from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.outbox import Output
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run

@@ -36,7 +36,7 @@ MUST_TELL = (
     "core/ends/dialling.py",
     "core/ends/openings.py",
     "core/ends/reasons.py",
-    "core/ends/room.py",
+    "core/ends/crowding.py",
     "core/flows/probes.py",
     "link/linux/ways.py",
     "runtime/client.py",

@@ -158,7 +158,7 @@ def test_each_tells_of_conversations_that_make_room() -> None:
     both = Both()
     rsock_flow(both.server, 40_001)
     both.server.poll()
-    both.rsock.role.room._limit = 1
+    both.rsock.role.crowding._limit = 1
     rsock_flow(both.server, 40_002, b"client 2")
     first, second = both.server.crowds(1.0)
     assert not first.reason

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.core.ends.room import Crowd
+from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.parameters import Kinds, ServerParameters
 from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
 from rsock_nf.runtime.reports.snapshot import snapshot
@@ -226,13 +226,13 @@ def test_conversations_that_make_room_are_told_once_a_minute(caplog: pytest.LogC
         lines += book.at(second)
     book.instance.crowds = [Crowd(4096, 200 * 62, "192.0.2.7:40001", now=False)]
     lines += book.at(1000)
-    why = "conversations: 4096 of 4096 in use: the longest silent ones make room; raise max_conversations"
+    why = "conversations: 4096 of 4096 in use: answered or silent ones make room; raise max_conversations"
     assert lines == [f"{why} (so far: {count}, the last of 192.0.2.7:40001)" for count in (200, 200 * 61)]
 
 
 def test_conversations_that_make_room_are_a_reason() -> None:
     instance = Fake()
-    why = "conversations: 9 of 9 in use: the longest silent ones make room; raise max_conversations"
+    why = "conversations: 9 of 9 in use: answered or silent ones make room; raise max_conversations"
     crowd = Crowd(9, 3, "192.0.2.7:40001", now=True)
     for crowds, reason in (([], ""), ([crowd], why), ([crowd, crowd], why), ([crowd._replace(now=False)], "")):
         instance.crowds = crowds

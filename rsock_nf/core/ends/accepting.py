@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from rsock_nf.core import messages
+from rsock_nf.core.ends.crowding import Crowd, Crowding
 from rsock_nf.core.ends.parts import Parts
-from rsock_nf.core.ends.room import Crowd, Room
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
 from rsock_nf.core.flows.opening import Opening
@@ -89,7 +89,7 @@ class Accepting:
         self.table = parts.table
         self.intake = parts.intake
         self.conversations = parts.conversations
-        self.room = Room(parameters.max_conversations, parts.conversations)
+        self.crowding = Crowding(parameters.max_conversations, parts.conversations)
         self.sessions_by_id: dict[int, Session] = {}
         self._wire = wire
         self._probing = parts.probing
@@ -123,7 +123,7 @@ class Accepting:
 
     def crowds(self, now: float) -> list[Crowd]:
         """What an operator is told of conversations that make room for others."""
-        return [self.room.crowd(now)]
+        return [self.crowding.crowd(now)]
 
     @property
     def sessions(self) -> list[Session]:
@@ -259,7 +259,7 @@ class Accepting:
     def control(self, now: float, flow: Established, message: object) -> bool:
         """No control message is for the server only.  The client may end a conversation that has made room here."""
         if isinstance(message, messages.CloseConversation):
-            self.room.take(flow.session, message.conversation)
+            self.crowding.take(flow.session, message.conversation)
         return False
 
     # -- conversations
@@ -275,10 +275,10 @@ class Accepting:
         if not 0 <= target < len(self.parameters.targets):
             self.table.tell(session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
-        leaving = self.room.needed(now, session)
+        leaving = self.crowding.needed(now, session)
         if leaving is not None:
             self._end_conversation(leaving)
-        self.room.take(session, number)
+        self.crowding.take(session, number)
         peer = (session.session_id, number)
         conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
         self.conversations.put(now, conversation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsock_firewall import Counters
-from rsock_nf.core.ends.room import Crowd
+from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.settings import Settings

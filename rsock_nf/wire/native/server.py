@@ -228,7 +228,7 @@ class NativeServerWire:
         if frames.kind == Kind.OPENING:
             target, datagrams = _of_opening(frames)
         else:
-            target, datagrams = accepting.room.take(session, number), frames.datagrams
+            target, datagrams = accepting.crowding.take(session, number), frames.datagrams
         conversation = session.group.conversations.get(number)
         if conversation is not None and datagrams and target not in (None, conversation.target):
             accepting.end_conversation(now, conversation)  # its end was lost, and its number has begun anew

@@ -19,7 +19,7 @@ KEPT = 4
 """For each conversation that there may be, so many are remembered that made room.  The first are forgotten first: a
 client is told that such a conversation has ended when it sends plain data."""
 CROWDED = 10.0
-"""Seconds after the last conversation made room until there is room enough."""
+"""Seconds without one that makes room, after which that is no reason any more."""
 
 
 class Crowd(NamedTuple):
@@ -32,7 +32,7 @@ class Crowd(NamedTuple):
     peer: str
     """The client's address and port, of the session whose conversation was the last to make room."""
     now: bool
-    """Conversations make room these days."""
+    """Conversations made room in the last ``CROWDED`` seconds."""
 
     @property
     def reason(self) -> str:
@@ -40,10 +40,10 @@ class Crowd(NamedTuple):
         if not self.now:
             return ""
         full = f"conversations: {self.limit} of {self.limit} in use"
-        return f"{full}: the longest silent ones make room; raise max_conversations"
+        return f"{full}: answered or silent ones make room; raise max_conversations"
 
 
-class Room:
+class Crowding:
     """See the module.  ``limit``: ``max_conversations``."""
 
     def __init__(self, limit: int, conversations: Conversations) -> None:

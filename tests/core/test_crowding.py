@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rsock_nf.core.ends import applications
-from rsock_nf.core.ends.room import CROWDED, KEPT
+from rsock_nf.core.ends.crowding import CROWDED, KEPT
 from rsock_nf.core.ends.silence import BRIEF_SILENCE
 from rsock_nf.core.events import ConversationClosed
 from tests.core.pair import Pair, runs_of
@@ -168,10 +168,10 @@ def test_what_the_client_ended_opens_no_more() -> None:
         (old,) = pair.sockets
         pair.say("other", b"second")
         pair.run(30.0)
-        assert not pair.server.role.room._targets, "the client has said of both that they ended"
+        assert not pair.server.role.crowding._targets, "the client has said of both that they ended"
         assert isinstance(old, tuple)
         (session,) = pair.server.sessions
-        assert pair.server.role.room.take(session, old[1]) is None
+        assert pair.server.role.crowding.take(session, old[1]) is None
 
 
 def test_what_is_kept_of_them_is_bounded() -> None:
@@ -182,7 +182,7 @@ def test_what_is_kept_of_them_is_bounded() -> None:
         pair.run(0.5)
         assert len(pair.heard()) == 100
         assert made_room(pair) == 97
-        assert len(pair.server.role.room._targets) == 3 * KEPT
+        assert len(pair.server.role.crowding._targets) == 3 * KEPT
         pair.say(0, b"forgotten")
         pair.run(0.5)
         pair.say(0, b"opened anew")
@@ -199,7 +199,7 @@ def test_the_operator_is_told() -> None:
         assert reason(pair) == ""
         pair.say(3, b"hello 3")
         pair.run(0.5)
-        text = "conversations: 3 of 3 in use: the longest silent ones make room; raise max_conversations"
+        text = "conversations: 3 of 3 in use: answered or silent ones make room; raise max_conversations"
         assert reason(pair) == text
         (crowd,) = pair.server.role.crowds(pair.now)
         (session,) = pair.server.sessions
