@@ -156,7 +156,10 @@ def start(
             _await_ready(settings, process, announcement, timeout, tell)
         except BaseException:
             _end(process)
-            undo(settings.name, clear)
+            try:
+                undo(settings.name, clear)
+            except RsockError as second:  # the first error says more
+                tell(f"what it left cannot be removed: {second}")
             raise
         finally:
             if process.stderr:

@@ -656,3 +656,19 @@ def test_a_path_too_long_for_a_socket_is_said(host: Host, monkeypatch: pytest.Mo
     monkeypatch.setenv(RUN_DIR_VARIABLE, str(host.directory / ("x" * 120)))
     with pytest.raises(TunnelError, match="no control socket can be made: AF_UNIX path too long"):
         host.start(host.settings())
+
+
+def test_rules_that_cannot_be_removed_do_not_hide_why_the_start_failed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without root nobody may look at the rules, but the process may have failed for another reason."""
+
+    def refuse(_: str) -> list[str]:
+        raise TunnelError("changing firewall rules needs root or CAP_NET_ADMIN")
+
+    monkeypatch.setattr(host, "clear", refuse)
+    told: list[str] = []
+    with pytest.raises(TunnelError) as failure:
+        host.start(host.settings(), "refused", tell=told.append)
+    assert "CAP_NET_ADMIN" not in str(failure.value)
+    assert told[-1] == "what it left cannot be removed: changing firewall rules needs root or CAP_NET_ADMIN"
