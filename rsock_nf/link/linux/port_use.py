@@ -19,11 +19,13 @@ def forwards(sysctl: Path = _SYSCTL) -> bool:
     return any(_read(sysctl / name).strip() not in ("", "0") for name in _FORWARDING)
 
 
-def filters_bridged(sysctl: Path = _SYSCTL) -> bool:
-    """Whether bridged packets pass nftables and iptables (br_netfilter): of all bridges, as Docker sets it, or of
-    one."""
-    named = [sysctl / name for name in _BRIDGED]
-    own = [file for name in ("nf_call_iptables", "nf_call_ip6tables") for file in _DEVICES.glob(f"*/bridge/{name}")]
+def filters_bridged(sysctl: Path = _SYSCTL, devices: Path = _DEVICES) -> bool:
+    """Whether there is a bridge whose packets pass nftables and iptables (br_netfilter).
+
+    It is switched on for all bridges, as Docker does, or for one of them."""
+    bridges = list(devices.glob("*/bridge"))
+    named = [sysctl / name for name in _BRIDGED if bridges]
+    own = [bridge / name for bridge in bridges for name in ("nf_call_iptables", "nf_call_ip6tables")]
     return any(_read(file).strip() not in ("", "0") for file in (*named, *own))
 
 

@@ -62,3 +62,22 @@ def test_the_warning_names_the_ports_and_the_remedy() -> None:
     assert "this host forwards" in louder
     assert louder.endswith('choose "ports" below 32768')
     assert overlap_warning((PortRange(10001, 10010), PortRange(61000, 65000)), host(ephemeral)) is None
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "own", "expected"),
+    [("0", "0", False), ("1", "0", True), ("0", "1", True), ("1", None, False)],
+    ids=["off", "sysctl", "one bridge", "no bridge"],
+)
+def test_bridged_packets_count_where_there_is_a_bridge(
+    tmp_path: Path,
+    everywhere: str,
+    own: str | None,
+    expected: bool,  # noqa: FBT001
+) -> None:
+    sysctl = sysctls(tmp_path / "sysctl", **{"bridge__bridge-nf-call-iptables": everywhere})
+    devices = tmp_path / "net"
+    (devices / "eth0").mkdir(parents=True)
+    if own is not None:
+        sysctls(devices, br0__bridge__nf_call_iptables=own)
+    assert port_use.filters_bridged(sysctl, devices) is expected
