@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from rsock_firewall import FirewallError, select
 from rsock_nf.config.values import parse_ports
@@ -105,7 +106,7 @@ def _device(settings: Settings | None) -> str | Finding:
         if settings and settings.device:
             return settings.device
         if client:
-            return device_to(client.server)
+            return _device_in_use(settings) or device_to(client.server, settings.fwmark if settings else 0)
         found = default_device()
     except (LinkError, RsockError) as error:
         return Finding(Verdict.FAIL, "device", str(error))
@@ -194,15 +195,29 @@ def _instances_on(taken: list[int]) -> dict[str, str]:
 
 def _running(settings: Settings | None) -> Iterator[Finding]:
     """What instances that run say of themselves: this one, or all of this network namespace."""
+    for name, status in _statuses(settings):
+        if status.get("reason"):
+            yield Finding(Verdict.WARN, f"instance {name}", status["reason"])
+        for note in status.get("notes", ()):
+            yield Finding(Verdict.OK, f"instance {name}", note)
+
+
+def _device_in_use(settings: Settings | None) -> str:
+    """The device that the running instance sends by, which may be another one than that of the route: a VPN may have
+    taken that.  "" = it does not run."""
+    for _, status in _statuses(settings):
+        return str(status["link"]["device"]).partition(", ")[0]
+    return ""
+
+
+def _statuses(settings: Settings | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and status of instances that run in this network namespace: this one, or all."""
     for instance in instances():
         record = instance.record()
         if record is None or record.netns != namespaces.current() or (settings and instance.name != settings.name):
             continue
         with contextlib.suppress(RsockError):
-            status = ask(instance, "status")
-            for text in (status.get("reason"), *status.get("notes", ())):
-                if text:
-                    yield Finding(Verdict.WARN, f"instance {instance.name}", text)
+            yield instance.name, ask(instance, "status")
 
 
 def _leftovers() -> Iterator[Finding]:

@@ -26,8 +26,6 @@ def why_not(action: str, endpoint: TransportAddress, error: OSError) -> str:
             return f"{what}: address in use; `{remedies.udp_port.format(port=endpoint.port)}` tells by whom"
         case errno.EADDRNOTAVAIL:
             return f"{what}: not an address of this host; `{remedies.addresses}` lists them"
-        case errno.ENETUNREACH | errno.EHOSTUNREACH:
-            return f"{what}: no route ({os.strerror(error.errno)})"
         case errno.EACCES | errno.EINVAL if "flow" in action:  # a route or a rule: prohibit, blackhole
             return f"{what}: no route, or a rule forbids it ({os.strerror(error.errno)})"
         case errno.EACCES:
