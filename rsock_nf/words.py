@@ -79,8 +79,8 @@ def arrives_elsewhere(device: str | None) -> str:
     """The kernel's own TCP gets packets that are ours; ``device``: the only one that the configuration allows."""
     if device is not None:
         return (
-            f'packets for our ports come in by another device than {device}: remove "device", or have the kernel answer '
-            "ARP by the right one (sysctl net.ipv4.conf.all.arp_ignore=1)"
+            f'packets for our ports come in by another device than {device}: remove "device", or have the kernel '
+            "answer ARP by the right one (sysctl net.ipv4.conf.all.arp_ignore=1)"
         )
     return (
         "packets for our ports reach the kernel's TCP, which answers them: no other program may remove our firewall "

@@ -56,6 +56,7 @@ __all__ = [
     "open_link",
     "open_routes",
     "own_address",
+    "own_addresses",
     "route_to",
     "system",
 ]
@@ -158,6 +159,11 @@ def host_addresses() -> tuple[IPAddress, ...]:
     """The addresses of global scope of all devices.  Raises ``LinkError`` when the kernel cannot be asked."""
     with _in_one_line("the addresses of this host cannot be asked for"):
         return system().host_addresses()
+
+
+def own_addresses(device: str | None) -> tuple[IPAddress, ...]:
+    """Those of ``device``; None = of all devices.  Raises ``LinkError``."""
+    return host_addresses() if device is None else device_addresses(device)
 
 
 @contextlib.contextmanager

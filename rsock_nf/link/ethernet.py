@@ -6,6 +6,8 @@ from typing import Final
 
 ETHERNET_HEADER: Final = 14
 """Bytes, without a VLAN tag."""
+ETHERNET_MTU: Final = 1500
+"""Bytes of an IP packet.  Assumed where neither device nor route tells another one; the probes find out."""
 ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
 """By IP version."""
 

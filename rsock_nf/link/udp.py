@@ -113,7 +113,7 @@ class UdpSystem(Protocol):
         ``OSError``."""
 
     def mark(self, sock: socket.socket, mark: int) -> None:
-        """Give what is sent a firewall mark, where the system has them.  Raises ``OSError``."""
+        """Give what a socket of any family sends a firewall mark, where the system has them.  Raises ``OSError``."""
 
     def receive_drops(self, sock: socket.socket) -> int:
         """How many datagrams were dropped because its receive buffer was full; 0 where the system does not tell."""

@@ -27,6 +27,7 @@ from rsock_nf.link import (
     system,
 )
 from rsock_nf.link.checks import Finding, Verdict
+from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.port_use import overlap_warning
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control_socket.ask import ask
@@ -40,9 +41,6 @@ from rsock_nf.wire.largest import largest_datagram
 from rsock_nf.words import vpn_numbers
 
 __all__ = ["Finding", "Verdict", "examine"]
-
-_ETHERNET_MTU = 1500
-"""Where no route tells another one."""
 
 
 def examine(settings: Settings | None) -> list[Finding]:
@@ -124,7 +122,7 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
     if not served and device:
         with contextlib.suppress(LinkError):  # the device's own finding says it
             served = device_addresses(device)
-    mtu = route_mtu(client.server if client else abroad(), settings.device) or _ETHERNET_MTU
+    mtu = route_mtu(client.server if client else abroad(), settings.device) or ETHERNET_MTU
     version = max((address.version for address in served if not address.is_link_local), default=4)
     for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True):
         largest = largest_datagram(mtu, version, tunnel, wire)
@@ -177,20 +175,12 @@ def _udp_ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:
 
 def _instances_on(taken: list[int]) -> dict[str, str]:
     """The running servers of this network namespace that have one of these ports, and all ports that they have."""
-    found = {}
-    for instance in instances():
-        record = instance.record()
-        if record is None or record.netns != namespaces.current():
-            continue
-        try:
-            status = ask(instance, "status")
-        except RsockError:
-            continue
-        if status.get("role") == "server" and any(
-            port in span for span in parse_ports(status["ports"]) for port in taken
-        ):
-            found[instance.name] = status["ports"]
-    return found
+    return {
+        name: status["ports"]
+        for name, status in _statuses(None)
+        if status.get("role") == "server"
+        and any(port in span for span in parse_ports(status["ports"]) for port in taken)
+    }
 
 
 def _running(settings: Settings | None) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from rsock_firewall import FirewallError, Policy, render_unprobed, select
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import PortRange
 from rsock_nf.errors import RsockError, TunnelError
-from rsock_nf.link import LinkError, default_device, device_addresses, device_to, host_addresses, system
+from rsock_nf.link import LinkError, default_device, device_to, own_addresses, system
 from rsock_nf.ops import privileges
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
@@ -43,8 +43,8 @@ def policy_now(settings: Settings, held_ports: tuple[PortRange, ...]) -> Policy:
         device = default_device()
         if device is None:
             raise TunnelError('no default route tells which device to use: set "device" in the configuration')
-    addresses = settings.addresses or (host_addresses() if device is None else device_addresses(device))
-    return policy_for(settings, device=device, local_addresses=tuple(addresses), at_input=at_input)
+    addresses = settings.addresses or own_addresses(device)
+    return policy_for(settings, device=device, local_addresses=addresses, at_input=at_input)
 
 
 def _rendered(backend: str, policy: Policy) -> str:

@@ -35,18 +35,19 @@ from rsock_nf.link import (
     Routing,
     device_addresses,
     device_to,
-    host_addresses,
     open_link,
     open_routes,
     own_address,
+    own_addresses,
     route_to,
     system,
 )
+from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.kernel_routes import NO_ROUTES
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
-from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.loop_guard import LoopGuard
 from rsock_nf.runtime.host.rules import Rules
@@ -124,7 +125,7 @@ def _refuse_foreign(settings: Settings) -> None:
     """Raise ``NotYetError`` if flows could not begin at one of ``addresses``: nothing would ever be answered there."""
     for address in settings.addresses:
         if not address.is_link_local and own_address((address,)) is None:
-            present = device_addresses(settings.device) if settings.device else host_addresses()
+            present = own_addresses(settings.device)
             whose = f"device {settings.device}" if settings.device else "it"
             listed = ", ".join(map(str, present)) or "none"
             raise NotYetError(f"addresses: {address} is not an address of this host; {whose} has {listed}")

@@ -27,17 +27,18 @@ from rsock_nf.link import (
     abroad,
     default_device,
     device_addresses,
-    host_addresses,
     open_link,
+    own_addresses,
     system,
 )
+from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.link.port_use import overlap_warning
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import conversation_limit
-from rsock_nf.runtime.host.device import ETHERNET_MTU, Device, LinkedDevice, PlainDevice
+from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.target_names import TargetNames
@@ -155,11 +156,6 @@ def _cover_fake_tcp(settings: Settings, log: logging.Logger) -> Cover:
             where,
         )
     return Cover(settings, device, addresses)
-
-
-def own_addresses(device: str | None) -> tuple[IPAddress, ...]:
-    """The addresses of ``device``, or of all devices.  Raises ``LinkError``."""
-    return host_addresses() if device is None else device_addresses(device)
 
 
 def _route_mtu(settings: Settings) -> int:

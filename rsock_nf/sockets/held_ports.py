@@ -185,7 +185,8 @@ def _why(port: int, error: OSError, addresses: Sequence[IPAddress] = ()) -> str:
         case errno.EADDRINUSE if addresses:
             on = ", ".join(map(str, addresses))
             return (
-                f"{name} is in use on {on}; `{remedies.tcp_port.format(port=port)}` or `rsock-nf status` tells by whom; "
+                f"{name} is in use on {on}; "
+                f"`{remedies.tcp_port.format(port=port)}` or `rsock-nf status` tells by whom; "
                 "who listens on every address (*, 0.0.0.0, [::]) has it, too: have it listen on other addresses only"
             )
         case errno.EADDRINUSE if port:

@@ -16,7 +16,7 @@ It follows destinations on one interface.  If a route leads out of another one, 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rsock_nf.core.types import IPAddress
@@ -24,8 +24,8 @@ from rsock_nf.link.bsd.pf_route import LinkAddress, Message
 from rsock_nf.link.bsd.routes import find_interface, gateway_of, is_second_choice, is_up, source_of, usable
 from rsock_nf.link.bsd.routing import RouteSocket
 from rsock_nf.link.ethernet import ETHERTYPE
-from rsock_nf.link.next_hop import Entry
 from rsock_nf.link.protocol import Detour, LinkError, LinkEvent
+from rsock_nf.link.recheck import Recheck
 
 LOOK_AGAIN: Final = 30.0
 """Seconds after which the kernel is asked for everything again: when we are slow, some kernels drop messages and do
@@ -57,11 +57,16 @@ class Followed:
 
 
 @dataclass(slots=True)
-class _Entry(Entry):
+class _Entry:
     """One next hop on our interface."""
 
+    address: IPAddress
+    lladdr: bytes = b""
+    """The last link address that was known.  It is kept while the kernel has none: a packet to an old address may
+    arrive, a packet that is not sent cannot."""
     resolved: bool = False
     """The kernel had a link address when it was last asked."""
+    recheck: Recheck = field(default_factory=Recheck)
 
 
 class NextHops:
@@ -204,9 +209,9 @@ class NextHops:
         elif now - self._asked >= LOOK_AGAIN:
             self._asked = now
             self.look_again()
-        due = any(entry.asked is None and not entry.resolved for entry in self._entries.values())
+        due = any(entry.recheck.asked is None and not entry.resolved for entry in self._entries.values())
         for entry in self._entries.values():
-            if entry.is_due(now, resolved=entry.resolved):
+            if entry.recheck.is_due(now, resolved=entry.resolved):
                 self._touch(entry)
                 due = True
         if due:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rsock_nf.core.types import Outgoing, Packet
-from rsock_nf.link.ethernet import ethernet_answer
+from rsock_nf.link.ethernet import ETHERNET_MTU, ethernet_answer
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.devices import Devices
@@ -30,8 +30,6 @@ from rsock_nf.link.protocol import AbsentError, LinkCounters, LinkError, LinkEve
 _IPV4: Final = 4
 _NO_DEVICE: Final = 0x7FFFFFFF
 """No device has this index."""
-ETHERNET_MTU: Final = 1500
-"""Assumed while no way is in use and there is no default route."""
 
 
 class PacketLink:
@@ -48,6 +46,8 @@ class PacketLink:
         """By device."""
         self._full: Sender | None = None
         """The sender whose buffer was full when something was last sent."""
+        self._idle_mtu = (-1, 0)
+        """The revision of ``routes`` at which the MTU without a way was asked for, and that MTU."""
         self.warnings: tuple[str, ...] = ()
         self._refuse_device(routing.device)
         with contextlib.ExitStack() as undo:
@@ -144,10 +144,11 @@ class PacketLink:
 
     def _read_idle_mtu(self) -> int:
         """Of the named device, or of the default route's."""
-        devices = self.routes.host
-        name = self._routing.device or default_device()
-        device = devices.named(name) if name is not None else None
-        return device.mtu if device is not None else ETHERNET_MTU
+        if self._idle_mtu[0] != self.routes.revision:
+            name = self._routing.device or default_device()
+            device = self.routes.host.named(name) if name is not None else None
+            self._idle_mtu = self.routes.revision, device.mtu if device is not None else ETHERNET_MTU
+        return self._idle_mtu[1]
 
     def _read_burst(self) -> int:
         used = {device.ifindex for device in self.routes.in_use()}
@@ -212,13 +213,12 @@ class PacketLink:
 def _check(devices: Devices, name: str) -> None:
     """Raise ``LinkError`` unless the device is up, and of a kind that we know."""
     device = devices.named(name)
-    if device is None:
-        raise AbsentError(f"{name}: no such device; `ip link` lists them")
-    if not device.flags & rtnl.IFF_UP:
+    if device is None or not device.flags & rtnl.IFF_UP:  # ``Ways`` has found it a moment ago
         raise AbsentError(f"{name}: the device is down: ip link set {name} up")
     if device.link_type not in arphrd.SUPPORTED:
         raise LinkError(
-            f"{name}: link type {device.link_type} is not supported, only Ethernet, loopback, and devices without link header"
+            f"{name}: link type {device.link_type} is not supported, only Ethernet, loopback, and devices "
+            "without link header"
         )
 
 

@@ -18,7 +18,7 @@ from rsock_nf.link.linux.rtnetlink import Device, DeviceAddress, RouteSocket
 
 PASS_UP: Final = ("bridge", "bond", "team", "openvswitch")
 """Kinds of masters.  What comes in by one of their ports comes in a second time, by the master itself."""
-SOFTWARE_TUNNELS: Final = ("tun", "wireguard", "ovpn", "ovpn-dco")
+_VPNS: Final = ("tun", "wireguard", "ovpn", "ovpn-dco")
 """Kinds of devices whose packets a program, or the kernel's WireGuard or OpenVPN, carries elsewhere."""
 _SECOND_CHOICE: Final = rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DEPRECATED
 
@@ -75,6 +75,10 @@ class Devices:
         """Device and address, of all of them: to see whether anything has changed."""
         return frozenset((one.ifindex, one.address) for one in self._addresses)
 
+    def has(self, address: IPAddress) -> bool:
+        """Whether it is an address of this host."""
+        return any(one.address.packed == address.packed for one in self._addresses)
+
     def lasting(self, ifindex: int, version: int) -> list[IPAddress]:
         """A device's addresses of global scope that are neither temporary nor deprecated or tentative, best first."""
         able = [
@@ -91,6 +95,11 @@ class Devices:
     def hidden(self) -> list[int]:
         """The devices on which no packet may be taken, because it is seen again on their master."""
         return sorted(device.ifindex for device in self._by_index.values() if device.port_of in PASS_UP)
+
+
+def is_vpn(device: Device | None) -> bool:
+    """Whether it is the device of a VPN; False if there is none."""
+    return device is not None and device.kind in _VPNS
 
 
 def resolves(device: Device) -> bool:

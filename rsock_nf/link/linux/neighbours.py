@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rsock_nf.core.types import IPAddress
@@ -20,7 +20,7 @@ from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.devices import Devices, resolves
 from rsock_nf.link.linux.resolve import Resolver
 from rsock_nf.link.linux.rtnetlink import Neighbour, RouteSocket
-from rsock_nf.link.next_hop import Entry
+from rsock_nf.link.recheck import Recheck
 
 _LASTING: Final = rtnl.NUD_PERMANENT | rtnl.NUD_NOARP
 _PROBEABLE: Final = rtnl.NUD_REACHABLE | rtnl.NUD_STALE | rtnl.NUD_DELAY
@@ -30,15 +30,19 @@ Hop = tuple[int, IPAddress]
 
 
 @dataclass(slots=True)
-class _Known(Entry):
+class _Known:
     """What the kernel tells of a neighbour."""
 
+    lladdr: bytes = b""
+    """The last link address that was known.  It is kept while the kernel has none: a packet to an old address may
+    arrive, a packet that is not sent cannot."""
     state: int = 0
     """NUD_*"""
     flags: int = 0
     """NTF_*"""
     retried: bool = False
     """It was asked for again since it failed."""
+    recheck: Recheck = field(default_factory=Recheck)
 
 
 class Neighbours:
@@ -72,7 +76,7 @@ class Neighbours:
         """Have it resolved, now and from now on."""
         device = self._devices.get(hop[0])
         if hop not in self._known and device is not None and resolves(device):
-            self._known[hop] = known = _Known(hop[1])
+            self._known[hop] = known = _Known()
             self._use(hop, known)
 
     def close(self) -> None:
@@ -107,7 +111,7 @@ class Neighbours:
             if known.state & _LASTING:
                 continue
             resolved = bool(known.lladdr) and not known.state & rtnl.NUD_FAILED
-            if known.is_due(now, resolved=resolved):
+            if known.recheck.is_due(now, resolved=resolved):
                 self._use(hop, known)
 
     # -- the kernel's news

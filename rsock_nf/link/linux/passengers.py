@@ -104,9 +104,7 @@ class Passengers:
     def _is_here(self, address: IPAddress) -> bool:
         """Whether it is an address of this host, or may be one."""
         plain = _mapped(address)
-        if plain.is_loopback or plain.is_unspecified:
-            return True
-        return any(plain.packed == own.packed for _, own in self._devices.all_addresses())
+        return plain.is_loopback or plain.is_unspecified or self._devices.has(plain)
 
 
 def _same(found: tuple[IPAddress, int], end: TransportAddress) -> bool:

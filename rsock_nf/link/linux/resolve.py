@@ -16,9 +16,9 @@ from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux.rtnetlink import RouteSocket
+from rsock_nf.link.linux.udp import IP_PKTINFO
 
 _SOL_RAW, _ICMP_FILTER, _ICMP6_FILTER = 255, 1, 1  # linux/icmp.h, linux/icmpv6.h
-_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # linux/in.h, linux/in6.h
 _MSG_DONTROUTE: Final = 4
 _ECHO: Final = {
     4: struct.pack("!BBHHH", 8, 0, 0xF7FF, 0, 0),  # with its checksum
@@ -61,10 +61,10 @@ class Resolver:
             self._sockets[address.version] = _open(address.version)
         sock, host = self._sockets[address.version], str(address).partition("%")[0]
         if address.version == 4:
-            way = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i8x", index))
+            way = (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i8x", index))
             sock.sendmsg([_ECHO[4]], [way], _MSG_DONTROUTE, (host, 0))
         else:
-            way = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16xi", index))
+            way = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16xi", index))
             sock.sendmsg([_ECHO[6]], [way], _MSG_DONTROUTE, (host, 0, 0, index if address.is_link_local else 0))
 
 

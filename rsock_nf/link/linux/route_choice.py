@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import rtnetlink as rtnl
-from rsock_nf.link.linux.devices import SOFTWARE_TUNNELS, Devices
+from rsock_nf.link.linux.devices import Devices, is_vpn
 from rsock_nf.link.linux.passengers import Passengers
 from rsock_nf.link.linux.routes import find_route
 from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteReply, RouteSocket
@@ -65,12 +65,12 @@ class RouteChoice:
         if wanted is None:
             return NOWHERE
         question = RouteQuestion(_plain(remote), source, self._routing.mark, wanted)
-        if question.source is not None and not self._is_ours(question.source):
+        if question.source is not None and not self._host.has(question.source):
             question = question._replace(source=None)  # the kernel refuses the question
         found = find_route(self._kernel, question)
         device = self._host.get(found.ifindex) if found is not None else None
         vpn, over_us = 0, False
-        if found is not None and device is not None and device.kind in SOFTWARE_TUNNELS and not question.ifindex:
+        if found is not None and device is not None and is_vpn(device) and not question.ifindex:
             vpn, over_us = device.ifindex, self._passengers.carries(device)
             found = self._best_beside(question) if over_us else self._around(question, found, in_use, doubted)
         if found is None:
@@ -90,9 +90,6 @@ class RouteChoice:
         device = self._host.named(name)
         return device.ifindex if device is not None else None
 
-    def _is_ours(self, address: IPAddress) -> bool:
-        return any(address == own for _, own in self._host.all_addresses())
-
     def _around(
         self, question: RouteQuestion, found: RouteReply, in_use: int, doubted: Collection[int]
     ) -> RouteReply | None:
@@ -108,7 +105,7 @@ class RouteChoice:
         """The route that the kernel would take if there were no VPN: the longest prefix, then the lowest metric."""
         found: list[tuple[int, int, RouteReply]] = []
         for device in self._host:
-            if not device.up or device.flags & rtnl.IFF_LOOPBACK or device.kind in SOFTWARE_TUNNELS:
+            if not device.up or device.flags & rtnl.IFF_LOOPBACK or is_vpn(device):
                 continue
             asked = question._replace(ifindex=device.ifindex)
             reply = find_route(self._kernel, asked)

@@ -81,8 +81,6 @@ class Device(NamedTuple):
     """IFLA_INFO_KIND: ``bridge``, ``vlan``, ``tun``, ``wireguard`` and so on; "" for hardware."""
     port_of: str = ""
     """IFLA_INFO_SLAVE_KIND: the kind of its master, ``bridge``, ``bond``, ``vrf`` and so on; "" = it has none."""
-    master: int = 0
-    """The index of its master; 0 = it has none."""
     lower: int = 0
     """IFLA_LINK: the index of the device below a VLAN or macvlan; 0 = it has none."""
 
@@ -280,7 +278,6 @@ def parse_device(message: bytes) -> Device:
         _link_address(link.get_attr("IFLA_ADDRESS")),
         (about.get_attr("IFLA_INFO_KIND") if about else None) or "",
         (about.get_attr("IFLA_INFO_SLAVE_KIND") if about else None) or "",
-        link.get_attr("IFLA_MASTER") or 0,
         link.get_attr("IFLA_LINK") or 0,
     )
 

@@ -26,13 +26,13 @@ from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_send
 from rsock_nf.link.linux.ethtool import takes_bursts
 from rsock_nf.link.linux.rtnetlink import Device
+from rsock_nf.link.linux.udp import UDP
 from rsock_nf.link.protocol import LinkCounters
 from rsock_nf.link.segmentation import cut
 
 AF_PACKET, SOL_PACKET = 17, 263  # linux/socket.h
 PACKET_VNET_HDR: Final = 15  # linux/if_packet.h
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD  # linux/if_ether.h
-_SO_MARK: Final = 36  # asm-generic/socket.h
 
 VNET: Final = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset."""
@@ -70,7 +70,7 @@ class Sender:
             self._socket.setblocking(False)
             self._socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             if mark:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_MARK, mark)
+                UDP.mark(self._socket, mark)
             enlarge_send(self._socket, _SEND_BUFFER)
             self._socket.bind((device.name, 0))  # no protocol: it receives nothing
         except BaseException:

@@ -20,7 +20,7 @@ from rsock_nf.link.linux.mmsg import BatchReader
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
-_IP_PKTINFO: Final = 8
+IP_PKTINFO: Final = 8
 _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MARK: Final = 36
 _SO_MEMINFO: Final = 55
@@ -63,7 +63,7 @@ class LinuxUdp:
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
     @staticmethod
     def parse_ancillary(data: bytes) -> ReceivedAncillary:
@@ -75,7 +75,7 @@ class LinuxUdp:
         """See ``UdpSystem.answer_from``."""
         if family == socket.AF_INET6:
             return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
-        return [(socket.IPPROTO_IP, _IP_PKTINFO, source)]
+        return [(socket.IPPROTO_IP, IP_PKTINFO, source)]
 
     @staticmethod
     def source_of(family: int, address: bytes, scope: int) -> bytes:
@@ -154,7 +154,7 @@ def _parse_ancillary(data: bytes) -> ReceivedAncillary:
         body = data[at + _CMSG.size : at + length]
         if (level, kind) == (_SOL_UDP, _UDP_GRO):
             (segment_size,) = struct.unpack_from("@i", body)
-        elif (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+        elif (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
             # ipi_ifindex 0: the route chooses the device.  ipi_spec_dst is a local address also for a broadcast.
             source = bytes(4) + body[4:8] + bytes(4)
         elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from rsock_firewall.netlink import kind_of
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import rtnetlink as rtnl
-from rsock_nf.link.linux.devices import SOFTWARE_TUNNELS, Devices
+from rsock_nf.link.linux.devices import Devices, is_vpn
 from rsock_nf.link.linux.neighbours import Hop, Neighbours
 from rsock_nf.link.linux.passengers import Passengers
 from rsock_nf.link.linux.route_choice import NOWHERE, RouteChoice, Way
@@ -65,6 +65,8 @@ class Ways:
         self._paths: dict[bytes, Path] = {}
         self._pending: dict[LinkEvent, None] = {}
         """What calls between two ``events`` found."""
+        self.revision = 0
+        """It grows with each news about devices, addresses, routes and rules."""
         self._was_up = True
         self._last_used: set[int] = set()
         """The devices that are in use; while none is, those that were."""
@@ -122,7 +124,7 @@ class Ways:
         """See ``Routes``."""
         for followed in self._toward(remote):
             device = self.host.get(followed.way.ifindex)
-            if device is not None and device.kind in SOFTWARE_TUNNELS:
+            if device is not None and is_vpn(device):
                 followed.doubted.add(device.ifindex)
             else:  # nor is anything answered beside the VPN
                 followed.doubted.clear()
@@ -152,7 +154,7 @@ class Ways:
 
     def _way(self, remote: IPAddress) -> Way:
         followed = self._followed.get(_key(remote, None))
-        return followed.way if followed is not None else self._look_up(_Followed(remote, None))
+        return followed.way if followed is not None else self._choice.way(remote, None, 0, ())
 
     def detours(self) -> list[Detour]:
         """See ``Routes``."""
@@ -167,7 +169,7 @@ class Ways:
     @property
     def through_vpn(self) -> bool:
         """See ``Routes``."""
-        return any(device.kind in SOFTWARE_TUNNELS for device in self.in_use())
+        return any(map(is_vpn, self.in_use()))
 
     def missing(self) -> list[str]:
         """See ``Routes``."""
@@ -215,15 +217,13 @@ class Ways:
 
     def _resolve(self, followed: _Followed) -> bool:
         """Ask for the route again; returns whether it has changed."""
-        before, followed.way = followed.way, self._look_up(followed)
+        before = followed.way
+        followed.way = self._choice.way(followed.remote, followed.source, before.ifindex, followed.doubted)
         hop = _hop(followed.way)
         if hop is not None:
             self._neighbours.want(hop)
         self._render(followed)
         return followed.way != before
-
-    def _look_up(self, followed: _Followed) -> Way:
-        return self._choice.way(followed.remote, followed.source, followed.way.ifindex, followed.doubted)
 
     def _note(self, followed: _Followed) -> None:
         """Ask again outside of ``events``; the next ``events`` tells."""
@@ -262,8 +262,7 @@ class Ways:
         for followed in self._followed.values():
             way = followed.way
             device = self.host.get(way.vpn or way.ifindex)
-            unknown = device is not None and device.kind in SOFTWARE_TUNNELS and not way.over_us
-            if device is not None and unknown and self._passengers.carries(device):
+            if device is not None and is_vpn(device) and not way.over_us and self._passengers.carries(device):
                 self._note(followed)
 
     # -- the kernel's news
@@ -273,20 +272,26 @@ class Ways:
         found, self._pending = self._pending, {}
         messages, overrun = self._news.news()
         heard = {self._hear(message) for message in messages}
-        before = self.host.all_addresses()
-        if overrun:
-            self.host.read_all()
-            self._neighbours.read_all()
-        elif "addresses" in heard:
-            self.host.read_addresses()
-        if self.host.all_addresses() != before:
-            found[LinkEvent.ADDRESSES] = None
+        if overrun or "addresses" in heard:
+            self._read_again(found, everything=overrun)
         if overrun or not heard.isdisjoint(("device", "addresses", "routes")):
+            self.revision += 1
             self._resolve_all(found)
             self._note_up(found)
         elif "neighbour" in heard:
             self._render_all()
         return list(found)
+
+    def _read_again(self, found: dict[LinkEvent, None], *, everything: bool) -> None:
+        """Addresses have changed; or news was lost, and everything may have."""
+        before = self.host.all_addresses()
+        if everything:
+            self.host.read_all()
+            self._neighbours.read_all()
+        else:
+            self.host.read_addresses()
+        if self.host.all_addresses() != before:
+            found[LinkEvent.ADDRESSES] = None
 
     def _hear(self, message: bytes) -> str:
         """One message; what it is about: ``device``, ``addresses``, ``neighbour``, ``routes``, or nothing of ours."""

@@ -22,8 +22,6 @@ from rsock_nf.runtime.host.rules import Rules
 
 _LEVELS = {LinkEvent.UP: logging.INFO, LinkEvent.DOWN: logging.WARNING}
 """Of the log lines about the device; of all others: debug."""
-ETHERNET_MTU = 1500
-"""Assumed where the routes tell no MTU; the probes find out."""
 
 
 class Device(Protocol):

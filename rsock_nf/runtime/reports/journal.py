@@ -122,7 +122,8 @@ class Journal:
                 continue
             self._oversized.add(whose)
             self._log.warning(
-                "session %016x: datagrams of %d bytes do not fit one segment and are %s: set %s; others: at most %d bytes",
+                "session %016x: datagrams of %d bytes do not fit one segment and are %s: set %s; "
+                "others: at most %d bytes",
                 session.session_id,
                 session.group.largest_oversized,
                 what_happens(fragments=session.limits.fragments),

@@ -11,8 +11,8 @@ from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
+from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.host.device import ETHERNET_MTU
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters

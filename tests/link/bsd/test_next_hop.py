@@ -17,7 +17,7 @@ from rsock_nf.link.bsd import routes
 from rsock_nf.link.bsd.abi import load
 from rsock_nf.link.bsd.next_hop import LOOK_AGAIN, NextHops
 from rsock_nf.link.bsd.routing import Interface, RouteSocket
-from rsock_nf.link.next_hop import RECHECK, RETRY
+from rsock_nf.link.recheck import RECHECK, RETRY
 from tests.link.bsd.simulated import KERNELS
 from tests.link.bsd.simulated_routing import HandMade, SimulatedRouting, Way
 

@@ -23,8 +23,8 @@ from rsock_nf.link import LinkError, LinkEvent, Route
 from rsock_nf.link.linux.routes import default_device, device_addresses, route_to
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.linux.ways import Ways
-from rsock_nf.link.next_hop import RECHECK, RETRY
 from rsock_nf.link.protocol import Routing
+from rsock_nf.link.recheck import RECHECK, RETRY
 from tests.netns.judges import wait_until
 
 HERE = {4: "10.88.0.1", 6: "fd88::1"}

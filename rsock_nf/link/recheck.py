@@ -1,14 +1,13 @@
-"""A next hop, and when the kernel has to check it again.  It is the same on every system; there is no system call here.
+"""When the kernel has to check a next hop again.  It is the same on every system; there is no system call here.
 
-``linux.neighbours`` and ``bsd.next_hop`` add what their kernels tell of a neighbour, and how one is resolved.
+``linux.neighbours`` and ``bsd.next_hop`` have one for each neighbour.  They know what their kernels tell of it, and how
+it is resolved.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
-
-from rsock_nf.core.types import IPAddress
 
 RECHECK: Final = 15.0
 """Seconds after which the kernel is made to check a next hop again, while traffic flows."""
@@ -17,13 +16,9 @@ RETRY: Final = 1.0
 
 
 @dataclass(slots=True)
-class Entry:
-    """One next hop; a system adds what else its kernel tells of a neighbour."""
+class Recheck:
+    """Of one next hop."""
 
-    address: IPAddress
-    lladdr: bytes = b""
-    """The last one that was known.  It is kept while the kernel has none: a packet to an old address may arrive, a
-    packet that is not sent cannot."""
     asked: float | None = None
     """``now`` of the last tick that made the kernel check it."""
 
