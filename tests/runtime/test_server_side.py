@@ -76,7 +76,7 @@ def test_rules_that_are_locked_follow_later(monkeypatch: pytest.MonkeyPatch, cap
     link = parts.link(rematch=matches.append, events=lambda: [news.pop()] if news else [])
     side = make(link, parts.held(update=update))
     monkeypatch.setattr(Driver, "now", staticmethod(lambda: clock[0]))
-    monkeypatch.setattr(server, "device_addresses", lambda _: NEW)
+    monkeypatch.setattr(server, "own_addresses", lambda _: NEW)
     for _ in range(20):
         side.device.tick(clock[0])
         side.tick(clock[0])
