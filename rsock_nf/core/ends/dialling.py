@@ -322,10 +322,9 @@ class Dialling:
         if first:
             self.session = flow.session
             self.context.outbox.tell(SessionUp(flow.session.session_id, self.remote_text))
-        if not self.group.usable:
-            self.group.patient = flow.pump.window_will_open
         self.table.carry(now, flow)
         self._probing.begin(now, flow)
+        self.group.patient = all(_will_say_its_window(pump) for pump in self.group.usable)
         self._wire.opened(now, self, flow, first=first)
         self._fill(now, slot, flow)
         self._wire.take_turns(now, self)
@@ -548,6 +547,11 @@ class Dialling:
             self._pass_over(now)
             self._renew(now)
             self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+
+def _will_say_its_window(pump: PumpFlow) -> bool:
+    """Whether the server's window will soon be larger than what its SYN-ACK could tell."""
+    return pump.window_will_open and not _has_said_its_window(pump)
 
 
 def _has_said_its_window(pump: PumpFlow) -> bool:

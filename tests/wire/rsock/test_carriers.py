@@ -219,3 +219,17 @@ def test_a_udp_flow_may_not_be_called_like_a_tcp_flow() -> None:
         assert pair._port == port + 1, "the name was not taken"
         assert len({flow.flow_id for flow in pair.flows(pair.client)}) == 2
         assert all(flow.state is State.ESTABLISHED for flow in pair.flows(pair.client))
+
+
+@pytest.mark.parametrize("after", [0.0, 0.11, 0.13, 0.16, 0.21, 0.26])
+def test_the_first_burst_waits_for_credit_and_loses_nothing(after: float) -> None:
+    """UDP flows have endless credit, but they rest until they are known to pass: the first TCP flows carry alone."""
+    with RsockPair(kinds=Kinds.ALL, conditions=Conditions(delay=0.05)) as pair:
+        pair.say("another", b"it starts the client")
+        pair.run(after)
+        sent = numbered(500, 1200)
+        pair.say("app", *sent)
+        pair.run(2.0)
+        assert sorted(set(pair.heard()) - {b"it starts the client"}) == sent
+        assert pair.client.role.group.no_credit == 0
+        assert not pair.client.role.group.patient
