@@ -158,7 +158,10 @@ class Namespace:
             _remove(self.name)
 
     def _inside(self) -> list[int]:
-        return self.pids() if (NETNS_DIR / self.name).exists() else []
+        try:
+            return self.pids()
+        except FileNotFoundError:  # it is gone
+            return []
 
     @property
     def _prefix(self) -> list[str]:
@@ -187,6 +190,8 @@ def _remove(name: str) -> None:
 
     try:
         netns.remove(name)
+    except FileNotFoundError:
+        pass  # another laboratory has swept it up meanwhile
     except OSError as error:
         raise CommandFailed(f"network namespace {name} cannot be removed: {error.strerror}") from error
 

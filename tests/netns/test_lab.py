@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyroute2 import netns
 
 from rsock_nf.lab.lab import DEVICE, CommandFailed, Lab, Router
-from rsock_nf.lab.netns import NETNS_DIR
+from rsock_nf.lab.netns import NETNS_DIR, Namespace
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 TCP_MAXSEG = 2
@@ -144,3 +145,18 @@ def test_a_killed_laboratory_is_swept_up_by_the_next() -> None:
         victim.kill()
     with Lab(None):
         assert not Path(NETNS_DIR, f"{name}-client").exists()
+
+
+def test_two_laboratories_may_sweep_up_the_same_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run side by side: the other one may be a moment earlier."""
+    victim = Namespace(f"rsnf-{os.getpid()}-twice")
+    remove = netns.remove
+
+    def too_late(name: str) -> None:
+        remove(name)
+        remove(name)
+
+    monkeypatch.setattr(netns, "remove", too_late)
+    victim.close()
+    assert not Path(NETNS_DIR, victim.name).exists()
+    assert Namespace(victim.name, create=False)._inside() == []
