@@ -88,6 +88,11 @@ def arrives_elsewhere(device: str | None) -> str:
     )
 
 
+def too_slow(late: int) -> str:
+    """``late``: datagrams and packets that waited too long in the last seconds."""
+    return f"this host is too slow for its load: {late} datagrams or packets waited too long, and were dropped"
+
+
 def cannot_send(missing: Sequence[str]) -> str:
     """Packets have no way.  ``missing``: for whom, and why."""
     return f"packets cannot be sent to {missing[0]}" if missing else "packets cannot be sent: no route, or no neighbour"

@@ -102,6 +102,8 @@ class LinkCounters:
     """Dropped by the kernel because our receive buffer was full (PACKET_STATISTICS tp_drops; BIOCGSTATS bs_drop)."""
     truncated: int = 0
     """Received larger than our buffer."""
+    late: int = 0
+    """Packets dropped by us because they had waited too long in the receive buffer (``waiting_time``)."""
     send_full: int = 0
     """ENOBUFS: dropped because the device queue was full."""
     too_big: int = 0

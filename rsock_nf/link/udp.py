@@ -118,6 +118,9 @@ class UdpSystem(Protocol):
     def receive_drops(self, sock: socket.socket) -> int:
         """How many datagrams were dropped because its receive buffer was full; 0 where the system does not tell."""
 
+    def waited(self, sock: socket.socket) -> float:
+        """Seconds since the kernel received the message that the socket gave last; 0.0 = the system does not tell."""
+
     def route_mtu(self, sock: socket.socket) -> int:
         """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""
 

@@ -105,14 +105,14 @@ def _link(link: dict[str, Any]) -> str:
         parts[0] += ", down"
     if counters:
         parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
-        troubles = ("receive_drops", "truncated", "send_full", "too_big", "unresolved", "send_errors")
+        troubles = ("receive_drops", "late", "truncated", "send_full", "too_big", "unresolved", "send_errors")
         parts += [f"{counters[key]} {key.replace('_', ' ')}" for key in troubles if counters.get(key)]
     return "; ".join(parts)
 
 
 def _carriers(carriers: dict[str, int]) -> str:
     text = f"{_counted(carriers['sockets'], 'socket')}; {carriers['received']} datagrams in, {carriers['sent']} out"
-    troubles = ("receive_drops", "refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")
+    troubles = ("receive_drops", "late", "refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")
     return "; ".join([text, *[f"{carriers[key]} {key.replace('_', ' ')}" for key in troubles if carriers.get(key)]])
 
 

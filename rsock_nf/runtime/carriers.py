@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
+from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 
@@ -26,7 +27,7 @@ class Carriers:
     """The sockets of one instance.
 
     ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
-    a full socket, and ``free`` when none waits any more.
+    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Carriers:
         *,
         blocked: Callable[[], None],
         free: Callable[[], None],
+        unread: Unread,
     ) -> None:
         self._loop = loop
         self._readable = readable
@@ -45,6 +47,7 @@ class Carriers:
         self._ports: dict[tuple[bytes, int], ServerCarrier] = {}
         """By our address (all zeros: any) and port."""
         self._waiting: dict[Carrier, list[Outgoing]] = {}
+        self._unread = unread
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted."""
         self.dropped = 0
@@ -65,6 +68,7 @@ class Carriers:
         else:
             self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = carrier
         self._loop.add_reader(carrier.fileno(), self._readable, carrier)
+        self._unread.add(carrier.fileno())
 
     def drop(self, key: FlowKey) -> None:
         """Close the one of a client's flow; harmless if it is not there."""
@@ -82,6 +86,7 @@ class Carriers:
     def _close(self, carrier: Carrier) -> None:
         self._closed.update(_counted(carrier))
         self._loop.remove_reader(carrier.fileno())
+        self._unread.remove(carrier.fileno())
         waiting = self._waiting.pop(carrier, None)
         if waiting is not None:
             self._loop.remove_writer(carrier.fileno())
@@ -151,6 +156,11 @@ class Carriers:
     def mtu(self) -> int:
         """The least that the routes of a client's flows take; 0 = there is none."""
         return min((mtu for carrier in self._dialled.values() if (mtu := carrier.mtu)), default=0)
+
+    @property
+    def late(self) -> int:
+        """Datagrams that were dropped because they had waited too long."""
+        return self._closed["late"] + sum(carrier.counters.late for carrier in self._all())
 
     def counters(self) -> dict[str, int]:
         """Summed over all of them, also those that are closed by now."""

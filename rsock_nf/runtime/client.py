@@ -346,7 +346,8 @@ class ClientSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
-        look_for_symptoms(self._symptoms, now, self.device, self.rules)
+        late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
+        look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
         if self._ports.tick(now):
             with contextlib.suppress(FirewallError):
                 self._apply_rules()

@@ -7,6 +7,8 @@
 3. ``drain`` does what ``endpoint.poll`` gives, in its order: ``_transmit`` sends bursts, ``deliver`` gives datagrams
    to the owner's sockets, ``handle`` gives events to the owner.
 4. ``_arm_timer`` then sets the one timer of the endpoint.  ``settle`` is 3 and 4.
+5. When the timer is due, what has arrived is read first (``_timeout``): an answer that waits in a buffer is no missing
+   answer.
 
 When the send buffer of the link or of a carrier is full, the rest waits here, and the sources (the sockets of the
 application or toward targets) are not read until it has left.  So overload shows in the buffers of those sockets.
@@ -27,12 +29,16 @@ from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
+from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ClientCarrier
 
 BATCH = 64
 """Packets or datagrams of one read."""
 ROUNDS = 8
 """Reads of one socket before the others get their turn."""
+UNREAD_FIRST = 0.25
+"""Seconds for which a timer waits at most until everything that has arrived is read.  A little more than
+``link.waiting_time.LATE``: what arrived before the timer was due is read by then, or dropped."""
 MAX_BACKLOG = 1024
 """Bursts that may wait for the link; more are dropped."""
 
@@ -61,7 +67,11 @@ class Driver:
         self._handle = handle
         self._carrier_refused = carrier_refused
         self._has_carriers = has_carriers
-        self.carriers = Carriers(loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go)
+        self._unread = Unread()
+        """The link and the carriers."""
+        self.carriers = Carriers(
+            loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread
+        )
         self._link: Link | None = None
         self._full = -1
         """The descriptor of the link that is waited for; -1 = none."""
@@ -72,6 +82,8 @@ class Driver:
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._unread_since: float | None = None
+        """Since when a timer waits until everything is read."""
         self.backlog_dropped = 0
         """Bursts that found no room while the link was full."""
 
@@ -86,6 +98,7 @@ class Driver:
         """Receive from this link and send on it; ``read_events`` is called when it has events."""
         self._link = link
         self._loop.add_reader(link.fileno(), self._link_readable)
+        self._unread.add(link.fileno())
         if link.event_fileno() >= 0:
             self._loop.add_reader(link.event_fileno(), read_events)
 
@@ -94,6 +107,7 @@ class Driver:
         link, self._link = self._link, None
         if link is not None:
             with contextlib.suppress(ValueError, OSError):
+                self._unread.remove(link.fileno())
                 self._loop.remove_reader(link.fileno())
                 self._stop_writing()
                 self._loop.remove_reader(link.event_fileno())
@@ -218,7 +232,13 @@ class Driver:
             self._timer = self._loop.call_at(due, self._timeout)
 
     def _timeout(self) -> None:
-        self._timer = None
+        now = self.now()
+        if self._unread and now - (self._unread_since or now) < UNREAD_FIRST:
+            self._unread_since = self._unread_since or now
+            self._timer_at = now
+            self._timer = self._loop.call_later(0, self._timeout)  # after the readers, which come first in each round
+            return
+        self._timer = self._unread_since = None
         self._endpoint.handle_timeout(self.now())
         self.settle()
 

@@ -350,7 +350,8 @@ class ServerSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
-        look_for_symptoms(self._symptoms, now, self.device, self.rules)
+        late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
+        look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
         self._tick_targets(now)
         if self._name_at and now >= self._name_at:
             self._name_addresses()

@@ -29,6 +29,7 @@ from rsock_nf.core.types import Buffer, Carried, FlowKey, IPAddress, Outgoing, P
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
+from rsock_nf.link.waiting_time import LATE, LOST, SMALL
 from rsock_nf.sockets.buffers import BUFFER_BYTES, shared_buffers
 from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
 
@@ -62,6 +63,15 @@ class _Carrier(UdpSocket):
     def receive_drops(self) -> int:
         """How many datagrams were dropped because the receive buffer was full, where the system tells."""
         return self._udp.receive_drops(self._socket)
+
+    def _in_time(self, received: list[Carried]) -> list[Carried]:
+        """What was read, without what is late: bulk after ``LATE`` seconds, everything after ``LOST``."""
+        kept = received
+        if self._waited >= LATE:
+            kept = [item for item in received if len(item.data) <= SMALL] if self._waited < LOST else []
+            self.counters.late += count_datagrams(received) - count_datagrams(kept)
+        self.counters.received += count_datagrams(kept)
+        return kept
 
     def send(self, burst: Outgoing) -> bool:
         """Send a burst, whole or in the pieces that the kernel takes.
@@ -214,8 +224,8 @@ class ClientCarrier(_Carrier):
         return self._refusals > told
 
     def receive(self) -> list[Carried]:
-        """What waits, at most 64 kernel messages; buffers are valid until the next ``receive`` on the same
-        ``ReceiveBuffers``."""
+        """What waits and is not late, at most 64 kernel messages; buffers are valid until the next ``receive`` on the
+        same ``ReceiveBuffers``."""
         lengths = self._read(self._buffers)
         if not lengths:
             return []
@@ -229,8 +239,7 @@ class ClientCarrier(_Carrier):
                 Carried(key, views[index][:length], self._udp.parse_ancillary(reader.ancillary(index)).segment_size)
                 for index, length in enumerate(lengths)
             ]
-        self.counters.received += count_datagrams(received)
-        return received
+        return self._in_time(received)
 
 
 class ServerCarrier(_Carrier):
@@ -278,8 +287,7 @@ class ServerCarrier(_Carrier):
                 segment_size, source = self._udp.parse_ancillary(ancillary)
                 key = self._keys.get((name, source)) or self._learn(name, source)
             received.append(Carried(key, views[index][:length], segment_size))
-        self.counters.received += count_datagrams(received)
-        return received
+        return self._in_time(received)
 
     def _learn(self, name: bytes, source: bytes) -> FlowKey:
         """``name`` is a struct sockaddr_in or sockaddr_in6.  ``source`` is the pktinfo of an answer, on a wildcard

@@ -10,6 +10,9 @@ one target: a conversation, at the server.  The way of a datagram, in the order 
    refuses (a segment above the device's MTU, a device without checksum offload) the run is sent one by one, and so are
    later ones of that segment size to the same destination.
 
+3. What has waited too long in a receive buffer is dropped: see ``rsock_nf.link.waiting_time``.  Each peer keeps a few
+   datagrams of each read, so that one who sends more than we can carry does not push the others out.
+
 There is no queue.  What a full socket buffer refuses is dropped and counted, as everywhere with UDP; the application
 has its own flow control.  Systems without these calls read and send one by one (``link.udp``).
 
@@ -20,8 +23,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import socket
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
@@ -29,6 +33,7 @@ from rsock_nf.core.types import Buffer, Run, TransportAddress
 from rsock_nf.link import system
 from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime
 from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.refusals import refusal
 
@@ -41,6 +46,8 @@ _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 _REMEMBERED: Final = 8192
 """Entries in a cache of peers; the oldest is removed first."""
 _READ_ATTEMPTS: Final = 4
+_SHARE: Final = 4
+"""Datagrams of each peer that are kept of a late read."""
 _READ_BYTES: Final = 256 << 10
 """How much one read should bring: so little that it stays in the CPU's cache until it is sent.  Assumes messages of the
 size that the last read brought."""
@@ -71,6 +78,8 @@ class DatagramCounters:
     """Sent one by one, because the kernel refused their run or one like it."""
     unanswerable: int = 0
     """Dropped: the sender's Unix-domain socket is bound to nothing that can be answered."""
+    late: int = 0
+    """Dropped: had waited too long in the receive buffer (``rsock_nf.link.waiting_time``)."""
     oversize: int = 0
     """Dropped: came through a Unix-domain socket, and is longer than a UDP datagram can be."""
 
@@ -95,6 +104,8 @@ class UdpSocket:
         """Destinations that refused a run: the smallest segment size with which they did."""
         self._read_limit = BUFFERS
         """How many messages one read takes."""
+        self._waited = 0.0
+        """Seconds that the messages of the last read have waited at least."""
         try:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM)
             try:
@@ -106,6 +117,7 @@ class UdpSocket:
                 raise
         except OSError as error:
             raise refusal(self._purpose, endpoint, error) from error
+        self._waiting = WaitingTime(lambda: self._udp.waited(self._socket))
 
     _purpose = ""
     """What the socket is opened for, for an error message."""
@@ -147,11 +159,39 @@ class UdpSocket:
                     self.counters.receive_errors += 1
                 continue
             if not count:
+                self._waiting.empty()
                 break
+            self._waited = self._waiting.read(full=count >= min(self._read_limit, BUFFERS))
             lengths = reader.lengths(count)
             self._read_limit = _READ_BYTES // (max(lengths) or 1)
             return lengths
+        self._waited = 0.0
         return []
+
+    def _receive_in_time(self, receive: Callable[[], list[Run]]) -> list[Run]:
+        """What ``receive`` reads, without what is late."""
+        runs: list[Run] = []
+        for _ in range(LATE_READS):
+            runs = receive()
+            if self._waited < LATE:
+                break
+            runs = self._shares(runs)
+            if runs:
+                break
+        self.counters.received += sum([len(run.datagrams) for run in runs])
+        return runs
+
+    def _shares(self, runs: list[Run]) -> list[Run]:
+        """Of a late read: the first datagrams of each peer, or nothing if all is useless by now."""
+        room: dict[Hashable, int] = {}
+        kept: list[Run] = []
+        for run in runs if self._waited < LOST else ():
+            left = room.get(run.peer, _SHARE)
+            if left:
+                kept.append(run._replace(datagrams=run.datagrams[:left]))
+                room[run.peer] = max(left - len(run.datagrams), 0)
+        self.counters.late += sum([len(run.datagrams) for run in runs]) - sum([len(run.datagrams) for run in kept])
+        return kept
 
     def _send_run(self, key: Hashable, destination: Destination, datagrams: Sequence[Buffer], size: int) -> None:
         """Send one run to ``destination``, known as ``key``."""
@@ -246,10 +286,13 @@ class Listener(UdpSocket):
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Run]:
-        """What waits, at most 64 kernel messages; empty when nothing does.
+        """What waits, at most 64 kernel messages; empty when nothing does, or when all of it was late.
 
         The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
+        return self._receive_in_time(self._receive)
+
+    def _receive(self) -> list[Run]:
         buffers = self._buffers
         reader = buffers.reader
         lengths = self._read(buffers)
@@ -265,7 +308,6 @@ class Listener(UdpSocket):
             runs = buffers.runs(name, lengths)
         else:
             runs = buffers.mixed_runs(_cut(names, reader.name_stride), lengths, None)
-        self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 
     def _receive_with_ancillary(self, names: bytes, lengths: list[int], *, one_sender: bool) -> list[Run]:
@@ -334,10 +376,14 @@ class TargetSocket(UdpSocket):
         self._socket.connect(to_socket_address(endpoint))
 
     def receive(self, peer: Hashable) -> list[Run]:
-        """What waits, at most 64 kernel messages, as runs of ``peer``; empty when nothing does.
+        """What waits, at most 64 kernel messages, as runs of ``peer``; empty when nothing does, or when all of it was
+        late.
 
         The datagrams are views, valid until the next ``receive`` of any socket on the same ``ReceiveBuffers``.
         """
+        return self._receive_in_time(functools.partial(self._receive, peer))
+
+    def _receive(self, peer: Hashable) -> list[Run]:
         buffers = self._buffers
         reader = buffers.reader
         lengths = self._read(buffers)
@@ -349,7 +395,6 @@ class TargetSocket(UdpSocket):
             runs = buffers.mixed_runs([peer] * count, lengths, segments)
         else:
             runs = buffers.runs(peer, lengths)
-        self.counters.received += sum([len(run.datagrams) for run in runs])
         return runs
 
     def send(self, runs: Sequence[Run]) -> None:

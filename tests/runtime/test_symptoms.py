@@ -10,9 +10,9 @@ WHY = "192.0.2.1: no route"
 
 
 def look(
-    symptoms: Symptoms, now: float, *, unresolved: int = 0, guarded: int | None = 0, slow: bool = False
+    symptoms: Symptoms, now: float, *, unresolved: int = 0, late: int = 0, guarded: int | None = 0, slow: bool = False
 ) -> list[str]:
-    symptoms.tick(now, unresolved=unresolved, missing=lambda: [WHY], guarded=lambda: guarded, slow=slow)
+    symptoms.tick(now, unresolved=unresolved, late=late, missing=lambda: [WHY], guarded=lambda: guarded, slow=slow)
     return symptoms.reasons()
 
 
@@ -22,6 +22,15 @@ def test_packets_that_cannot_be_sent() -> None:
     assert look(symptoms, 1.0, unresolved=LEAST - 1) == [], "a few are normal"
     assert look(symptoms, 2.0, unresolved=LEAST) == [f"packets cannot be sent to {WHY}"]
     assert look(symptoms, 3.0 + WINDOW, unresolved=LEAST) == [], "no more since"
+
+
+def test_a_host_that_is_too_slow() -> None:
+    symptoms = Symptoms(None)
+    assert look(symptoms, 0.0, late=100) == [], "from before the first look"
+    (said,) = look(symptoms, 1.0, late=1100)
+    assert "too slow" in said
+    assert "1000 datagrams or packets" in said
+    assert look(symptoms, 2.0 + WINDOW, late=1100) == []
 
 
 @pytest.mark.parametrize(("device", "remedy"), [("eth0", 'remove "device"'), (None, "rsock-nf doctor")])

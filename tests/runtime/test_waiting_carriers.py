@@ -14,6 +14,7 @@ from rsock_nf.core.outbox import Output, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, TransportAddress
 from rsock_nf.runtime.carriers import MAX_WAITING, Carriers
 from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 from tests.runtime import parts
@@ -65,6 +66,7 @@ def test_order_is_kept_and_the_application_waits() -> None:
             lambda _: None,
             blocked=lambda: told.append("blocked"),
             free=free,
+            unread=Unread(),
         )
         full = Full(TransportAddress(ip_address("0.0.0.0"), 10001), 1)
         asyncio.get_running_loop().add_reader = lambda *_: None  # type: ignore[method-assign]
@@ -95,7 +97,9 @@ def test_order_is_kept_and_the_application_waits() -> None:
 
 def test_a_burst_whose_socket_has_gone_is_counted() -> None:
     async def scene() -> None:
-        carriers = Carriers(asyncio.get_running_loop(), lambda _: None, blocked=lambda: None, free=lambda: None)
+        carriers = Carriers(
+            asyncio.get_running_loop(), lambda _: None, blocked=lambda: None, free=lambda: None, unread=Unread()
+        )
         assert carriers.send([burst(b"late")]) == []
         assert carriers.counters()["dropped"] == 4
         carriers.drop(KEY)

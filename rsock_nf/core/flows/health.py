@@ -125,8 +125,9 @@ class Health:
 
     def sample(self, rtt: float) -> None:
         """Take a round-trip time, in seconds.  Callers give that of an opening segment only if it was sent once
-        (Karn's rule).
+        (Karn's rule).  One above ``MAX_RTO`` counts as that: more than the path, it tells that a host stood still.
         """
+        rtt = min(rtt, MAX_RTO)
         if self.srtt is None:
             self.srtt, self.rttvar = rtt, rtt / 2
         else:

@@ -144,6 +144,11 @@ class PlainUdp:
         """See ``UdpSystem.receive_drops``: counted for the whole system only (``netstat -s -p udp``)."""
         return 0
 
+    @staticmethod
+    def waited(sock: socket.socket) -> float:  # noqa: ARG004 - the socket cannot be asked
+        """See ``UdpSystem.waited``: only ancillary data of each message would tell (SO_TIMESTAMP)."""
+        return 0.0
+
     def route_mtu(self, sock: socket.socket) -> int:
         """See ``UdpSystem.route_mtu``: no socket option tells, the routing table does."""
         try:

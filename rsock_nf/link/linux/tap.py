@@ -8,6 +8,8 @@
    where GRO or the sender's GSO merged segments.  The header tells where to cut and what is known of the checksum.
 3. The sockaddr of a message tells the device, and with it the kind of link header.  ``Packet.link_header`` carries the
    device's index in front, so that an answer leaves by the device that brought the question.
+4. What has waited too long in the buffer is dropped: see ``waiting_time``.  Small packets, among them every probe and
+   its answer, are kept longer than bulk.
 
 Sources: packet(7), net/packet/af_packet.c, include/uapi/linux/if_packet.h.
 """
@@ -31,8 +33,10 @@ from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
 from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, SOL_PACKET, VNET
+from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.linux.tap_filter import tap_program
 from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, SMALL, WaitingTime
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
@@ -92,6 +96,7 @@ class Tap:
             enlarge_receive(self._socket, receive_buffer)
             self.rematch(match, only=only, hidden=hidden)
             _bind_to_all(self._socket)
+            self._waiting = WaitingTime(lambda: age_of_last_message(self._socket.fileno()))
         except OSError as error:
             self._socket.close()
             raise LinkError(f"cannot bind a packet socket: {error.strerror}") from None
@@ -124,16 +129,32 @@ class Tap:
         return self._socket.fileno()
 
     def receive(self, budget: int) -> list[Packet]:
-        """One batch: at most ``budget`` packets, and at most 32."""
+        """One batch: at most ``budget`` packets, and at most 32.  Late ones are dropped."""
+        packets: list[Packet] = []
+        for _ in range(LATE_READS):
+            packets, waited = self._read(budget)
+            if waited < LATE:
+                break
+            kept = [packet for packet in packets if len(packet.data) <= SMALL] if waited < LOST else []
+            self._counters.late += len(packets) - len(kept)
+            packets = kept
+            if packets:
+                break
+        return packets
+
+    def _read(self, budget: int) -> tuple[list[Packet], float]:
+        """Packets, and how long they have waited at least, in seconds."""
         reader = self._reader
         try:
             count = reader.read(self._socket.fileno(), budget)
         except OSError as error:
             if error.errno not in DEVICE_LOST:
                 raise
-            return []  # it is told once to a socket, of any device that goes down
+            return [], 0.0  # it is told once to a socket, of any device that goes down
         if not count:
-            return []
+            self._waiting.empty()
+            return [], 0.0
+        waited = self._waiting.read(full=count >= min(budget, _BUFFERS))
         truncated = reader.flags(count) if reader.any_flags(count) else None
         names = reader.names_raw(count)
         packets = []
@@ -156,7 +177,7 @@ class Tap:
             )
         self._counters.received_packets += len(packets)
         self._counters.received_bytes += received
-        return packets
+        return packets, waited
 
     def _layout(self, name: bytes) -> tuple[int, bytes]:
         _, _, ifindex, kind = _NAME.unpack(name)

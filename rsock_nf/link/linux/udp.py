@@ -17,6 +17,7 @@ from typing import Final
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
+from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
@@ -129,6 +130,11 @@ class LinuxUdp:
         """See ``UdpSystem.receive_drops``: SO_MEMINFO, which ends in sk_drops (include/uapi/linux/sock_diag.h)."""
         told = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
         return int(struct.unpack_from("=I", told, 4 * (_SK_MEMINFO_VARS - 1))[0])
+
+    @staticmethod
+    def waited(sock: socket.socket) -> float:
+        """See ``UdpSystem.waited``."""
+        return age_of_last_message(sock.fileno())
 
     @staticmethod
     def route_mtu(sock: socket.socket) -> int:

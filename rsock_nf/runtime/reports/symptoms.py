@@ -2,6 +2,7 @@
 
 1. The kernel's own TCP answers packets that are ours: they came to it by a way that our rules or our tap do not cover.
 2. Packets cannot be sent: there is no route for them, or the next hop does not answer.
+3. What arrives waits too long until it is read: this host has too little CPU time for its load.
 
 A reason appears when a counter has grown by ``LEAST`` within ``WINDOW`` seconds, and goes when it has stopped growing.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from rsock_nf.runtime.host.device import Device
 from rsock_nf.runtime.host.rules import Rules
-from rsock_nf.words import arrives_elsewhere, cannot_send
+from rsock_nf.words import arrives_elsewhere, cannot_send, too_slow
 
 WINDOW = 10.0
 """Seconds."""
@@ -31,12 +32,13 @@ class Growth:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, count: int) -> bool:
-        """The counter has this value now.  Returns whether it grows too fast."""
+    def add(self, now: float, count: int) -> int:
+        """The counter has this value now.  Returns by how much it has grown; 0 if that is normal."""
         self._seen.append((now, count))
         while len(self._seen) > 1 and self._seen[1][0] <= now - WINDOW:
             self._seen.popleft()
-        return count - self._seen[0][1] >= LEAST
+        grown = count - self._seen[0][1]
+        return grown if grown >= LEAST else 0
 
 
 class Symptoms:
@@ -46,26 +48,32 @@ class Symptoms:
         self._device = device
         self._guarded = Growth()
         self._unresolved = Growth()
+        self._late = Growth()
         self._look_at = 0.0
         self._astray = ""
         self._unsent = ""
+        self._slow = ""
 
     def tick(
         self,
         now: float,
         *,
         unresolved: int,
+        late: int,
         missing: Callable[[], Sequence[str]],
         guarded: Callable[[], int | None],
         slow: bool,
     ) -> None:
         """Once a second.
 
-        ``unresolved``: packets that could not be sent so far; ``missing`` tells why.  ``guarded``: segments of the
+        ``unresolved``: packets that could not be sent so far; ``missing`` tells why.  ``late``: datagrams and packets
+        dropped so far because they had waited too long.  ``guarded``: segments of the
         kernel's own TCP that our rules have stopped so far, None = not known now; it is asked seldom, and more seldom
         if it is ``slow``.
         """
         self._unsent = cannot_send(missing()) if self._unresolved.add(now, unresolved) else ""
+        grown = self._late.add(now, late)
+        self._slow = too_slow(grown) if grown else ""
         if now >= self._look_at:
             self._look_at = now + (SLOW_PERIOD if slow else PERIOD)
             count = guarded()
@@ -74,19 +82,21 @@ class Symptoms:
 
     def reasons(self) -> list[str]:
         """Why traffic is lost, a line for each."""
-        return [reason for reason in (self._astray, self._unsent) if reason]
+        return [reason for reason in (self._astray, self._unsent, self._slow) if reason]
 
 
-def look_for_symptoms(symptoms: Symptoms, now: float, device: Device, rules: Rules | None) -> None:
-    """Once a second: ask the parts of a side."""
+def look_for_symptoms(symptoms: Symptoms, now: float, device: Device, rules: Rules | None, late: int) -> None:
+    """Once a second: ask the parts of a side.  ``late``: datagrams that its UDP sockets have dropped as too late."""
 
     def guarded() -> int | None:
         counters = rules.counters() if rules is not None else None
         return counters.output_packets if counters is not None else None
 
+    link = device.link_counters()
     symptoms.tick(
         now,
-        unresolved=device.link_counters().get("unresolved", 0),
+        unresolved=link.get("unresolved", 0),
+        late=late + link.get("late", 0),
         missing=device.routes.missing,
         guarded=guarded,
         slow=rules is not None and rules.backend != "nftables",

@@ -1,0 +1,22 @@
+"""When the kernel received the message that a socket gave last: SIOCGSTAMPNS (socket(7)).
+
+No ancillary data: the kernel keeps the stamp with the socket (net/core/sock.c, ``sock_gettstamp``)."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+import time
+from typing import Final
+
+_SIOCGSTAMPNS: Final = 0x8907  # asm-generic/sockios.h: struct timespec
+_TIMESPEC: Final = struct.Struct("@qq")
+
+
+def age_of_last_message(descriptor: int) -> float:
+    """Seconds since then; 0.0 = not known.  The first call has the kernel keep stamps from then on."""
+    try:
+        seconds, nanoseconds = _TIMESPEC.unpack(fcntl.ioctl(descriptor, _SIOCGSTAMPNS, bytes(_TIMESPEC.size)))
+    except OSError:  # ENOENT: nothing was received yet, or without a stamp
+        return 0.0
+    return max(time.time() - float(seconds) - float(nanoseconds) * 1e-9, 0.0)

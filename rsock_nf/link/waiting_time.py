@@ -1,0 +1,58 @@
+"""How long what a socket gives has waited in the kernel's queue, and whether that is too long.
+
+A receive buffer of several megabytes takes a burst without loss.  If the process gets less CPU time than the load
+needs, it becomes a standing queue: everything is late by seconds, probes and their answers too, and flows are taken
+for dead.  So what has waited too long is dropped, the oldest first.  The same idea as CoDel (RFC 8289), which drops by
+the time that a packet spent in the queue; simpler, because we read in batches.
+
+Not here: what of a batch is kept although it is late (``rsock_nf.link.linux.tap``, ``rsock_nf.sockets``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+LATE: Final = 0.2
+"""Seconds.  Bulk that waited longer is dropped."""
+LOST: Final = 1.0
+"""Seconds.  Nothing that waited longer is of use to anybody."""
+SMALL: Final = 256
+"""Bytes of an IP packet or of a carrier's datagram.  So small is every control frame: it is kept until ``LOST``."""
+LATE_READS: Final = 16
+"""How many late batches one call drops before others get their turn."""
+
+
+class WaitingTime:
+    """Of one socket.
+
+    ``age``: seconds that the last message of the last read has waited, by the kernel's stamp.  0 = not known.
+    """
+
+    def __init__(self, age: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._age = age
+        self._clock = clock
+        age()  # a kernel that keeps stamps only for who asks keeps them from now on
+        self._empty_at = clock()
+        """When the queue was last seen empty."""
+
+    def read(self, *, full: bool) -> float:
+        """To be called after each read that brought something.  Returns how long the last message of it has waited, in
+        seconds; the others have waited longer.
+
+        ``full``: the read brought as much as it may.  A queue that is emptied by each read has nothing that is late,
+        so the kernel is asked only if it was not empty for a while.
+        """
+        now = self._clock()
+        since_empty = now - self._empty_at
+        if not full:
+            self._empty_at = now
+        if since_empty < LATE:
+            return 0.0
+        # The stamp is of the wall clock, which can be set.  Nothing is older than the moment of the empty queue.
+        return min(self._age(), since_empty)
+
+    def empty(self) -> None:
+        """To be called after a read that brought nothing."""
+        self._empty_at = self._clock()
