@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
-from rsock_nf.runtime.driver import MAX_BACKLOG, Driver
+from rsock_nf.runtime.driver import MAX_BACKLOG, UNREAD_FIRST, Driver
 from tests.runtime import parts
 
 RUN = Run("peer", [b"datagram"], 8)
@@ -135,3 +136,46 @@ def test_a_source_that_is_added_while_the_link_is_full_is_read_later() -> None:
     assert {SOURCE, 8} <= scene.loop.read.keys()
     scene.driver.remove_source(8)
     assert 8 not in scene.loop.read
+
+
+def test_a_timer_waits_until_what_has_arrived_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that waits in a buffer is no missing answer.  But a flood does not stop the timers."""
+    scene, now = Scene(), [100.0]
+    monkeypatch.setattr(Driver, "now", staticmethod(lambda: now[0]))
+
+    def soon(_: float, callback: Any) -> Timer:
+        scene.told.append("soon")
+        return Timer(callback)
+
+    scene.loop.call_later = soon  # type: ignore[attr-defined]
+    scene.endpoint.handle_timeout = lambda at: scene.told.append(("timeout", at))
+    scene.endpoint.next_timeout = lambda: None
+    arrived, wrote = os.pipe()
+    scene.driver._unread.add(arrived)
+    scene.driver._timeout()
+    assert scene.told == [("timeout", 100.0)]
+    os.write(wrote, b"a packet")
+    scene.told.clear()
+    scene.driver._timeout()
+    assert scene.told == ["soon"], "it is unread"
+    os.read(arrived, 100)
+    scene.driver._timeout()
+    assert scene.told == ["soon", ("timeout", 100.0)]
+    os.write(wrote, b"more and more")
+    scene.told.clear()
+    for _ in range(3):
+        scene.driver._timeout()
+        now[0] += UNREAD_FIRST / 2
+    assert scene.told == ["soon", "soon", ("timeout", 100.0 + UNREAD_FIRST)]
+    os.close(arrived)
+    os.close(wrote)
+
+
+class Timer:
+    """What call_at returns."""
+
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+
+    def cancel(self) -> None:
+        pass

@@ -1,0 +1,59 @@
+"""What counts as late: the kernel's stamp, but never more than the time since the queue was last empty."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsock_nf.link.waiting_time import LATE, WaitingTime
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.now, self.age, self.asked = 100.0, 0.0, 0
+        self.waiting = WaitingTime(self.told, lambda: self.now)
+        self.asked = 0  # the first question switches the stamps on
+
+    def told(self) -> float:
+        self.asked += 1
+        return self.age
+
+    def read(self, after: float, *, full: bool) -> float:
+        self.now += after
+        return self.waiting.read(full=full)
+
+
+def test_stamps_are_switched_on_before_the_first_read() -> None:
+    asked = iter([0.0])
+    WaitingTime(asked.__next__)
+    assert list(asked) == []
+
+
+def test_a_queue_that_is_emptied_again_and_again_is_not_asked() -> None:
+    scene = Scene()
+    scene.age = 5.0
+    assert [scene.read(LATE / 2, full=False) for _ in range(20)] == [0.0] * 20
+    assert scene.asked == 0
+
+
+def test_a_standing_queue_is_as_late_as_the_stamp_says() -> None:
+    scene = Scene()
+    assert [scene.read(LATE / 4, full=True) for _ in range(3)] == [0.0] * 3
+    scene.age = 0.15
+    assert scene.read(LATE, full=True) == 0.15
+    assert scene.read(0.01, full=True) == 0.15
+    scene.read(0.01, full=False)  # emptied
+    assert scene.read(0.01, full=True) == 0.0
+
+
+def test_what_came_while_the_process_stood_still_is_late_though_the_queue_is_short() -> None:
+    scene = Scene()
+    scene.age = 19.0
+    assert scene.read(20.0, full=False) == 19.0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_clock_that_is_set_makes_nothing_older_than_the_empty_queue(full: bool) -> None:  # noqa: FBT001
+    scene = Scene()
+    scene.waiting.empty()
+    scene.age = 3600.0
+    assert scene.read(0.3, full=full) == pytest.approx(0.3)

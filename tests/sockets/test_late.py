@@ -1,0 +1,124 @@
+"""What has waited too long in a receive buffer is dropped; a peer that floods does not push the others out."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from rsock_nf.core.types import TransportAddress
+from rsock_nf.link import system
+from rsock_nf.link.waiting_time import LATE, LOST, SMALL, WaitingTime
+from rsock_nf.sockets import datagrams
+from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
+from rsock_nf.sockets.datagrams import Listener, TargetSocket
+from tests.netns.judges import wait_until
+
+HERE = TransportAddress(ip_address("127.0.0.1"), 0)
+SOME = (LATE + LOST) / 2
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that everything has waited, as the kernel would say; no socket was empty for a long time."""
+    told = [0.0]
+    clock = itertools.count(step=100.0)
+    monkeypatch.setattr(type(system().udp), "waited", staticmethod(lambda _: told[0]))
+    monkeypatch.setattr(datagrams, "WaitingTime", lambda age: WaitingTime(age, lambda: float(next(clock))))
+    return told
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener(HERE)
+    yield made
+    made.close()
+
+
+def sender(listener: Listener | ServerCarrier) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.connect(("127.0.0.1", listener.local.port))
+    return made
+
+
+def test_a_flood_does_not_push_others_out_of_a_late_read(waited: list[float], listener: Listener) -> None:
+    waited[0] = SOME
+    with sender(listener) as flood, sender(listener) as quiet:
+        for number in range(60):
+            flood.send(b"f%03d" % number)
+            if number % 20 == 0:
+                quiet.send(b"q%03d" % number)
+        runs = listener.receive()
+    got = [bytes(datagram) for run in runs for datagram in run.datagrams]
+    assert [one for one in got if one[:1] == b"q"] == [b"q000", b"q020", b"q040"]
+    assert len([one for one in got if one[:1] == b"f"]) == 4
+    assert (listener.counters.received, listener.counters.late) == (7, 56)
+
+
+def test_what_is_not_late_is_kept_whole(waited: list[float], listener: Listener) -> None:
+    waited[0] = LATE / 2
+    with sender(listener) as flood:
+        for _ in range(60):
+            flood.send(b"datagram")
+        assert sum(len(run.datagrams) for run in listener.receive()) == 60
+    assert listener.counters.late == 0
+
+
+def test_what_nobody_can_use_any_more_is_dropped_whole(waited: list[float], listener: Listener) -> None:
+    waited[0] = LOST
+    with sender(listener) as old:
+        for _ in range(60):
+            old.send(b"datagram")
+        assert listener.receive() == []
+        waited[0] = 0.0
+        old.send(b"new")
+        (run,) = listener.receive()
+    assert [bytes(datagram) for datagram in run.datagrams] == [b"new"]
+    assert listener.counters.late == 60
+
+
+def test_a_target_is_no_exception(waited: list[float]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
+        target.bind(("127.0.0.1", 0))
+        asked = TargetSocket(TransportAddress(ip_address("127.0.0.1"), target.getsockname()[1]))
+        waited[0] = SOME
+        for _ in range(40):
+            target.sendto(b"answer", ("127.0.0.1", asked.local.port))
+        assert sum(len(run.datagrams) for run in asked.receive("peer")) == 4
+        assert asked.counters.late == 36
+        asked.close()
+
+
+def test_a_carrier_keeps_what_may_be_control(waited: list[float]) -> None:
+    server = ServerCarrier(HERE)
+    client = ClientCarrier(TransportAddress(ip_address("127.0.0.1"), server.local.port))
+    waited[0] = SOME
+    with sender(server) as peer:
+        for size in (SMALL, SMALL + 1, 40, 1400):
+            peer.send(bytes(size))
+        assert [len(item.data) for item in server.receive()] == [SMALL, 40]
+        waited[0] = LOST
+        peer.send(bytes(40))
+        assert server.receive() == []
+    assert (server.counters.late, server.counters.received) == (3, 2)
+    client.close()
+    server.close()
+
+
+def test_the_kernel_tells_how_long_a_datagram_has_waited(listener: Listener) -> None:
+    """No stand-in: SIOCGSTAMPNS on a real socket."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made, sender(listener) as peer:
+        made.bind(("127.0.0.1", 0))
+        udp = system().udp
+        udp.waited(made)  # stamps are kept from now on
+        peer.connect(made.getsockname())
+        peer.send(b"first")
+        peer.send(b"second")
+        made.recv(100)
+        before = udp.waited(made)
+        wait_until(lambda: udp.waited(made) > before + 0.05, "the clock")
+        made.recv(100)
+        assert udp.waited(made) > 0.05  # it waited meanwhile
