@@ -18,13 +18,14 @@ TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gc
 SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
 
 FUZZ_SECONDS ?= 60
+SOAK ?= 30
 # Most tests wait for something, so more of them run at a time than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz recipes vagrant-test wheel clean
+.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz recipes faults vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -71,6 +72,9 @@ fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECON
 
 recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
 	@$(PY) -m tests.e2e.vpn_table
+
+faults: $(VENV)/.develop ## the tables of docs/reliability.md: 64 faults, then half an hour of them (as root; SOAK=30)
+	@$(PY) -m tests.faults --soak $(SOAK)
 
 vagrant-test: $(VENV)/.run ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
 	@vagrant/test.sh $(VM_ARGS)

@@ -1,0 +1,200 @@
+"""Where a fault happens: the laboratory, the path, both ends of the tunnel, and the load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsock_nf.lab.lab import DEVICE, OUTSIDE, Lab, Router
+from rsock_nf.lab.netns import Namespace
+from rsock_nf.lab.tunnel import Role
+from tests.faults.load import Load
+from tests.faults.path import Path
+from tests.faults.spoilt import Spoilt
+from tests.netns.asked import AskedTunnel
+from tests.netns.judges import wait_until
+
+FLOWS = {"tcp": 10, "udp": 10, "all": 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What kind of tunnel meets the fault."""
+
+    type: str = "tcp"
+    cipher: str = "none"
+
+    @property
+    def name(self) -> str:
+        """As in the table's heading."""
+        return f"{self.type} {'aes' if self.cipher == 'aes-256-gcm' else self.cipher}"
+
+    @property
+    def flows(self) -> int:
+        """How many flows it has when all is well."""
+        return FLOWS[self.type]
+
+
+AES = "aes-256-gcm"
+PLAIN_TCP = Variant()
+VARIANTS = (PLAIN_TCP, Variant("tcp", AES), Variant("udp"), Variant("udp", AES), Variant("all"), Variant("all", AES))
+
+
+def carrying(status: dict[str, Any]) -> int:
+    """How many flows carry, by ``status``."""
+    flows = [flow for session in status.get("sessions", []) for flow in session["flows"]]
+    return sum(flow["state"] == "established" for flow in flows)
+
+
+@dataclass(slots=True)
+class Field:
+    """See the module."""
+
+    variant: Variant
+    lab: Lab
+    path: Path
+    tunnel: AskedTunnel
+    load: Load
+
+    def host(self, role: Role) -> Namespace:
+        """The client's or the server's."""
+        return self.lab.client if role == "client" else self.lab.server
+
+    def pid(self, role: Role) -> int:
+        """The process of that end."""
+        (found,) = self.tunnel.pids(role)
+        return found
+
+    def flows(self) -> int:
+        """How many flows the client has that carry."""
+        with contextlib.suppress(OSError, RuntimeError):
+            return carrying(self.tunnel.status("client"))
+        return 0
+
+    def all_flows(self, seconds: float = 30) -> float:
+        """Wait until every flow carries; how long it took."""
+        return wait_until(lambda: self.flows() >= self.variant.flows, f"{self.variant.flows} flows", seconds)
+
+    def kill(self, role: Role) -> None:
+        """SIGKILL, and wait until the process has gone."""
+        os.kill(self.pid(role), signal.SIGKILL)
+        wait_until(lambda: not self.tunnel.pids(role), "the killed process to be gone")
+
+    def conntrack(self, *words: str) -> None:
+        """conntrack(8) on the router; that nothing matches is no error."""
+        self.lab.router.run(["conntrack", *words], check=False)
+
+    def run(self, role: Role, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command on that end's host."""
+        return self.host(role).run(list(argv), check=check)
+
+    @contextlib.contextmanager
+    def stopped(self, role: Role) -> Iterator[None]:
+        """SIGSTOP inside."""
+        pid = self.pid(role)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def starved(self, share: float, *roles: Role) -> Iterator[None]:
+        """Inside, these ends get at most this share of a core: SIGSTOP for the rest of each tenth of a second."""
+        pids = [self.pid(role) for role in roles]
+        ended = threading.Event()
+
+        def throttle() -> None:
+            while not ended.wait(0.1 * share):
+                for pid in pids:
+                    os.kill(pid, signal.SIGSTOP)
+                ended.wait(0.1 * (1 - share))
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+
+        thread = threading.Thread(target=throttle, name="throttle")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def link_down(self, role: Role) -> Iterator[None]:
+        """The only device of that host is down inside.  Its routes go with it, and come back."""
+        host = self.host(role)
+        routes = [line for line in host.run(["ip", "route"]).stdout.splitlines() if "default" in line]
+        host.ip(f"link set {DEVICE} down")
+        try:
+            yield
+        finally:
+            host.ip(f"link set {DEVICE} up", *(f"route replace {line}" for line in routes))
+
+    @contextlib.contextmanager
+    def router_down(self) -> Iterator[None]:
+        """The router's outer device is down inside, and it has forgotten every connection after it."""
+        self.lab.router.ip(f"link set {OUTSIDE} down")
+        try:
+            yield
+        finally:
+            self.conntrack("-F")
+            self.lab.router.ip(f"link set {OUTSIDE} up")
+
+    @contextlib.contextmanager
+    def end_down(self, role: Role) -> Iterator[None]:
+        """That end is taken down in order, and comes up at the end."""
+        self.tunnel.end(role)
+        try:
+            yield
+        finally:
+            self.tunnel.up(role)
+
+    @contextlib.contextmanager
+    def killed(self, role: Role) -> Iterator[None]:
+        """That end is killed, and comes up at the end."""
+        self.kill(role)
+        try:
+            yield
+        finally:
+            self.tunnel.up(role)
+
+
+@contextlib.contextmanager
+def field(
+    variant: Variant,
+    *,
+    options: dict[Role, dict[str, Any]] | None = None,
+    rate: float = 300,
+    sizes: tuple[int, int] = (200, 1200),
+    spoilt: Spoilt | None = None,
+) -> Iterator[Field]:
+    """A tunnel of this kind under load, with every flow up.  ``spoilt``: the path from the start."""
+    options = options or {}
+    with ExitStack() as stack:
+        directory = FilePath(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
+        lab = stack.enter_context(Lab(Router(block_udp=variant.type == "tcp"), prefix="rsft"))
+        path = stack.enter_context(Path(lab))
+        if spoilt is not None:
+            path.use(spoilt)
+        common = {"type": variant.type, "cipher": variant.cipher}
+        tunnel = AskedTunnel(
+            lab,
+            directory,
+            client={**common, **options.get("client", {})},
+            server={**common, **options.get("server", {})},
+        )
+        stack.enter_context(tunnel.standing())
+        load = stack.enter_context(Load(lab, rate=rate, sizes=sizes))
+        made = Field(variant, lab, path, tunnel, load)
+        wait_until(lambda: load.is_heard, "the load in both directions")
+        yield made
