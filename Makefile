@@ -73,7 +73,7 @@ fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECON
 recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
 	@$(PY) -m tests.e2e.vpn_table
 
-faults: $(VENV)/.develop ## the tables of docs/reliability.md: 64 faults, then half an hour of them (as root; SOAK=30)
+faults: $(VENV)/.develop ## the tables of docs/reliability.md: 68 faults, then half an hour of them (as root; SOAK=30)
 	@$(PY) -m tests.faults --soak $(SOAK)
 
 vagrant-test: $(VENV)/.run ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
