@@ -88,9 +88,8 @@ def arrives_elsewhere(device: str | None) -> str:
     )
 
 
-def too_slow(late: int) -> str:
-    """``late``: datagrams and packets that waited too long in the last seconds."""
-    return f"this host is too slow for its load: {late} datagrams or packets waited too long, and were dropped"
+TOO_SLOW: Final = "this host is too slow for its load: what waits too long until it is read is dropped"
+"""``status`` counts it as "late"."""
 
 
 def cannot_send(missing: Sequence[str]) -> str:

@@ -16,13 +16,14 @@ from typing import Any
 
 from rsock_nf.lab.lab import DEVICE, OUTSIDE, Lab, Router
 from rsock_nf.lab.netns import Namespace
-from rsock_nf.lab.tunnel import Role
+from rsock_nf.lab.tunnel import LISTEN, TARGET, Role
 from tests.faults.load import Load
 from tests.faults.path import Path
-from tests.faults.spoilt import Spoilt
 from tests.netns.asked import AskedTunnel
 from tests.netns.judges import wait_until
 
+ELSEWHERE = ("127.0.0.1", 30001)
+"""Where other applications than the load send."""
 FLOWS = {"tcp": 10, "udp": 10, "all": 20}
 
 
@@ -61,9 +62,16 @@ class Field:
 
     variant: Variant
     lab: Lab
-    path: Path
+    way: Path | None
+    """The path with the middlebox; None = client and router are joined directly, because the middlebox is too slow."""
     tunnel: AskedTunnel
     load: Load
+
+    @property
+    def path(self) -> Path:
+        """The path with the middlebox."""
+        assert self.way is not None, "this fault leaves the path alone"
+        return self.way
 
     def host(self, role: Role) -> Namespace:
         """The client's or the server's."""
@@ -173,25 +181,26 @@ class Field:
 def field(
     variant: Variant,
     *,
-    options: dict[Role, dict[str, Any]] | None = None,
     rate: float = 300,
     sizes: tuple[int, int] = (200, 1200),
-    spoilt: Spoilt | None = None,
+    direct: bool = False,
 ) -> Iterator[Field]:
-    """A tunnel of this kind under load, with every flow up.  ``spoilt``: the path from the start."""
-    options = options or {}
+    """A tunnel of this kind under load.  ``direct``: without the middlebox.
+
+    A second local end of the client leads to a second target, for other applications (``ELSEWHERE``).
+    """
     with ExitStack() as stack:
         directory = FilePath(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
         lab = stack.enter_context(Lab(Router(block_udp=variant.type == "tcp"), prefix="rsft"))
-        path = stack.enter_context(Path(lab))
-        if spoilt is not None:
-            path.use(spoilt)
+        path = None if direct else stack.enter_context(Path(lab))
         common = {"type": variant.type, "cipher": variant.cipher}
+        ends = [{"listen": "{}:{}".format(*LISTEN), "target": 0}, {"listen": "{}:{}".format(*ELSEWHERE), "target": 1}]
+        targets = ["{}:{}".format(*TARGET), "127.0.0.1:9998"]
         tunnel = AskedTunnel(
             lab,
             directory,
-            client={**common, **options.get("client", {})},
-            server={**common, **options.get("server", {})},
+            client={**common, "listen": None, "tunnels": ends},
+            server={**common, "target": None, "targets": targets},
         )
         stack.enter_context(tunnel.standing())
         load = stack.enter_context(Load(lab, rate=rate, sizes=sizes))

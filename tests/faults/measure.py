@@ -99,7 +99,7 @@ class Outcome:
 
 def measure(scenario: Scenario, variant: Variant) -> Outcome:
     """Run it once."""
-    with made_field(variant, options=scenario.options, rate=scenario.rate, sizes=scenario.sizes) as site:
+    with made_field(variant, rate=scenario.rate, sizes=scenario.sizes, direct=scenario.direct) as site:
         site.all_flows()
         _pass(BEFORE)
         before = _descriptors(site)

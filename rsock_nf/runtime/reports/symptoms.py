@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from rsock_nf.runtime.host.device import Device
 from rsock_nf.runtime.host.rules import Rules
-from rsock_nf.words import arrives_elsewhere, cannot_send, too_slow
+from rsock_nf.words import TOO_SLOW, arrives_elsewhere, cannot_send
 
 WINDOW = 10.0
 """Seconds."""
@@ -32,13 +32,12 @@ class Growth:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def add(self, now: float, count: int) -> int:
-        """The counter has this value now.  Returns by how much it has grown; 0 if that is normal."""
+    def add(self, now: float, count: int) -> bool:
+        """The counter has this value now.  Returns whether it grows too fast."""
         self._seen.append((now, count))
         while len(self._seen) > 1 and self._seen[1][0] <= now - WINDOW:
             self._seen.popleft()
-        grown = count - self._seen[0][1]
-        return grown if grown >= LEAST else 0
+        return count - self._seen[0][1] >= LEAST
 
 
 class Symptoms:
@@ -72,8 +71,7 @@ class Symptoms:
         if it is ``slow``.
         """
         self._unsent = cannot_send(missing()) if self._unresolved.add(now, unresolved) else ""
-        grown = self._late.add(now, late)
-        self._slow = too_slow(grown) if grown else ""
+        self._slow = TOO_SLOW if self._late.add(now, late) else ""
         if now >= self._look_at:
             self._look_at = now + (SLOW_PERIOD if slow else PERIOD)
             count = guarded()
