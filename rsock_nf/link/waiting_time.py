@@ -14,14 +14,23 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-LATE: Final = 0.2
+LATE: Final = 0.15
 """Seconds.  Bulk that waited longer is dropped."""
 LOST: Final = 1.0
 """Seconds.  Nothing that waited longer is of use to anybody."""
 SMALL: Final = 256
-"""Bytes of an IP packet or of a carrier's datagram.  So small is every control frame: it is kept until ``LOST``."""
+"""Bytes of a payload.  So small is every control frame but a padded probe: it is kept until ``LOST``."""
 LATE_READS: Final = 16
 """How many late batches one call drops before others get their turn."""
+
+
+def may_be_control(size: int, segment_size: int) -> bool:
+    """Whether the last of the segments that the kernel merged into ``size`` bytes is small.
+
+    A probe that follows bulk on its flow is merged with it, as its last and shorter segment.  ``segment_size``: bytes
+    of each other segment; 0 = it is one.
+    """
+    return (size % segment_size or segment_size if segment_size else size) <= SMALL
 
 
 class WaitingTime:

@@ -29,7 +29,7 @@ from rsock_nf.core.types import Buffer, Carried, FlowKey, IPAddress, Outgoing, P
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.link.waiting_time import LATE, LOST, SMALL
+from rsock_nf.link.waiting_time import LATE, LOST, may_be_control
 from rsock_nf.sockets.buffers import BUFFER_BYTES, shared_buffers
 from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
 
@@ -68,7 +68,8 @@ class _Carrier(UdpSocket):
         """What was read, without what is late: bulk after ``LATE`` seconds, everything after ``LOST``."""
         kept = received
         if self._waited >= LATE:
-            kept = [item for item in received if len(item.data) <= SMALL] if self._waited < LOST else []
+            useful = received if self._waited < LOST else []
+            kept = [item for item in useful if may_be_control(len(item.data), item.segment_size)]
             self.counters.late += count_datagrams(received) - count_datagrams(kept)
         self.counters.received += count_datagrams(kept)
         return kept

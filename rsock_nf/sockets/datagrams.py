@@ -46,8 +46,8 @@ _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 _REMEMBERED: Final = 8192
 """Entries in a cache of peers; the oldest is removed first."""
 _READ_ATTEMPTS: Final = 4
-_SHARE: Final = 4
-"""Datagrams of each peer that are kept of a late read."""
+_KEPT: Final = 8
+"""Datagrams that are kept of a late read, in equal shares for its peers; at least one for each."""
 _READ_BYTES: Final = 256 << 10
 """How much one read should bring: so little that it stays in the CPU's cache until it is sent.  Assumes messages of the
 size that the last read brought."""
@@ -183,13 +183,15 @@ class UdpSocket:
 
     def _shares(self, runs: list[Run]) -> list[Run]:
         """Of a late read: the first datagrams of each peer, or nothing if all is useless by now."""
-        room: dict[Hashable, int] = {}
         kept: list[Run] = []
-        for run in runs if self._waited < LOST else ():
-            left = room.get(run.peer, _SHARE)
-            if left:
-                kept.append(run._replace(datagrams=run.datagrams[:left]))
-                room[run.peer] = max(left - len(run.datagrams), 0)
+        if self._waited < LOST:
+            peers = {run.peer for run in runs}
+            room = dict.fromkeys(peers, _KEPT // (len(peers) or 1) or 1)
+            for run in runs:
+                left = room[run.peer]
+                if left:
+                    kept.append(run._replace(datagrams=run.datagrams[:left]))
+                    room[run.peer] = max(left - len(run.datagrams), 0)
         self.counters.late += sum([len(run.datagrams) for run in runs]) - sum([len(run.datagrams) for run in kept])
         return kept
 

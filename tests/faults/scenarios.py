@@ -184,7 +184,7 @@ def _input_drop(site: Field) -> None:
 @contextlib.contextmanager
 def _flood(site: Field, *, share: float, role: Role) -> Iterator[None]:
     """Another application of the client's host sends all that it can, and one end has little CPU."""
-    argv = [LOAD, "send", "-h", ELSEWHERE[0], "-p", str(ELSEWHERE[1]), "-s", "1200", "-t", "8", "-r", "30000"]
+    argv = [LOAD, "send", "-h", ELSEWHERE[0], "-p", str(ELSEWHERE[1]), "-s", "1200", "-t", "8", "-r", "60000"]
     with site.starved(share, role):
         site.lab.client.popen(argv, stdout=subprocess.DEVNULL)
         yield
@@ -306,8 +306,8 @@ SCENARIOS = (
     Scenario("starved_server", "server: 10 % of a core", lambda site: site.starved(0.1, "server"), 15),
     Scenario("starved_both", "3,000 datagrams/s each way, both ends 15 % of a core",
              lambda site: site.starved(0.15, "client", "server"), 15, 10, rate=3000, direct=True),
-    Scenario("flood_client", "another application floods the client, which has 40 % of a core",
-             partial(_flood, share=0.4, role="client"), 8, 8, direct=True),
+    Scenario("flood_client", "another application floods the client, which has 20 % of a core",
+             partial(_flood, share=0.2, role="client"), 8, 8, direct=True),
     Scenario("flood_server", "the same, and the server has 20 % of a core",
              partial(_flood, share=0.2, role="server"), 8, 8, direct=True),
     # -- firewalls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.link.waiting_time import LATE, WaitingTime
+from rsock_nf.link.waiting_time import LATE, SMALL, WaitingTime, may_be_control
 
 
 class Scene:
@@ -57,3 +57,14 @@ def test_a_clock_that_is_set_makes_nothing_older_than_the_empty_queue(full: bool
     scene.waiting.empty()
     scene.age = 3600.0
     assert scene.read(0.3, full=full) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("size", "segment_size", "expected"),
+    [
+        (SMALL, 0, True), (SMALL + 1, 0, False), (0, 0, True),
+        (10 * 1400, 1400, False), (10 * 1400 + 60, 1400, True), (10 * 1400 + 700, 1400, False), (640, 64, True),
+    ],
+)  # fmt: skip
+def test_a_probe_is_seen_though_it_is_merged_with_bulk(size: int, segment_size: int, expected: bool) -> None:  # noqa: FBT001
+    assert may_be_control(size, segment_size) is expected

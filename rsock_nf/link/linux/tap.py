@@ -25,7 +25,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from rsock_nf.core.tcp.header import destination
+from rsock_nf.core.tcp.header import TCP_HEADER, destination, ip_header_length
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.link.bpf_filter import encode
 from rsock_nf.link.ethernet import ETHERNET_HEADER
@@ -36,7 +36,7 @@ from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, 
 from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.linux.tap_filter import tap_program
 from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
-from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, SMALL, WaitingTime
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, may_be_control
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
@@ -65,6 +65,11 @@ def _bind_to_all(sock: socket.socket) -> None:
     if _libc.bind(sock.fileno(), everything, _SOCKADDR_LL.size):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def _may_be_control(packet: Packet) -> bool:
+    headers = ip_header_length(packet.data) + TCP_HEADER
+    return may_be_control(max(len(packet.data) - headers, 0), packet.segment_size)
 
 
 class Tap:
@@ -135,7 +140,7 @@ class Tap:
             packets, waited = self._read(budget)
             if waited < LATE:
                 break
-            kept = [packet for packet in packets if len(packet.data) <= SMALL] if waited < LOST else []
+            kept = [packet for packet in packets if _may_be_control(packet)] if waited < LOST else []
             self._counters.late += len(packets) - len(kept)
             packets = kept
             if packets:
