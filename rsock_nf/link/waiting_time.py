@@ -11,10 +11,13 @@ Not here: what of a batch is kept although it is late (``rsock_nf.link.linux.tap
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, TypeVar
 
-LATE: Final = 0.15
+_Sender = TypeVar("_Sender", bound=Hashable)
+
+LATE: Final = 0.2
 """Seconds.  Bulk that waited longer is dropped."""
 LOST: Final = 1.0
 """Seconds.  Nothing that waited longer is of use to anybody."""
@@ -31,6 +34,18 @@ def may_be_control(size: int, segment_size: int) -> bool:
     of each other segment; 0 = it is one.
     """
     return (size % segment_size or segment_size if segment_size else size) <= SMALL
+
+
+def not_the_cause(amounts: Iterable[tuple[_Sender, int]]) -> set[_Sender]:
+    """The senders that have less than half of an equal share of a late read: others fill the queue.
+
+    ``amounts``: (sender, how much) of each message.
+    """
+    total: Counter[_Sender] = Counter()
+    for sender, amount in amounts:
+        total[sender] += amount
+    share = total.total() / (2 * len(total) or 1)
+    return {sender for sender, amount in total.items() if amount < share}
 
 
 class WaitingTime:

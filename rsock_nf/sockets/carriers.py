@@ -29,7 +29,7 @@ from rsock_nf.core.types import Buffer, Carried, FlowKey, IPAddress, Outgoing, P
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.link.waiting_time import LATE, LOST, may_be_control
+from rsock_nf.link.waiting_time import LATE, LOST, may_be_control, not_the_cause
 from rsock_nf.sockets.buffers import BUFFER_BYTES, shared_buffers
 from rsock_nf.sockets.datagrams import NO_GSO, UDP_MAX_SEGMENTS, Destination, UdpSocket, remember
 
@@ -69,7 +69,12 @@ class _Carrier(UdpSocket):
         kept = received
         if self._waited >= LATE:
             useful = received if self._waited < LOST else []
-            kept = [item for item in useful if may_be_control(len(item.data), item.segment_size)]
+            others = not_the_cause((item.key.remote, len(item.data)) for item in useful)
+            kept = [
+                item
+                for item in useful
+                if item.key.remote in others or may_be_control(len(item.data), item.segment_size)
+            ]
             self.counters.late += count_datagrams(received) - count_datagrams(kept)
         self.counters.received += count_datagrams(kept)
         return kept

@@ -10,8 +10,8 @@ one target: a conversation, at the server.  The way of a datagram, in the order 
    refuses (a segment above the device's MTU, a device without checksum offload) the run is sent one by one, and so are
    later ones of that segment size to the same destination.
 
-3. What has waited too long in a receive buffer is dropped: see ``rsock_nf.link.waiting_time``.  Each peer keeps a few
-   datagrams of each read, so that one who sends more than we can carry does not push the others out.
+3. What has waited too long in a receive buffer is dropped: see ``rsock_nf.link.waiting_time``.  A peer that sends more
+   than we can carry does not push the others out.
 
 There is no queue.  What a full socket buffer refuses is dropped and counted, as everywhere with UDP; the application
 has its own flow control.  Systems without these calls read and send one by one (``link.udp``).
@@ -33,7 +33,7 @@ from rsock_nf.core.types import Buffer, Run, TransportAddress
 from rsock_nf.link import system
 from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
-from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, not_the_cause
 from rsock_nf.sockets.buffers import BUFFER_BYTES, BUFFERS, ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.refusals import refusal
 
@@ -46,8 +46,6 @@ _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 _REMEMBERED: Final = 8192
 """Entries in a cache of peers; the oldest is removed first."""
 _READ_ATTEMPTS: Final = 4
-_KEPT: Final = 8
-"""Datagrams that are kept of a late read, in equal shares for its peers; at least one for each."""
 _READ_BYTES: Final = 256 << 10
 """How much one read should bring: so little that it stays in the CPU's cache until it is sent.  Assumes messages of the
 size that the last read brought."""
@@ -182,16 +180,11 @@ class UdpSocket:
         return runs
 
     def _shares(self, runs: list[Run]) -> list[Run]:
-        """Of a late read: the first datagrams of each peer, or nothing if all is useless by now."""
+        """Of a late read: what is from peers that are not the cause, or nothing if all is useless by now."""
         kept: list[Run] = []
         if self._waited < LOST:
-            peers = {run.peer for run in runs}
-            room = dict.fromkeys(peers, _KEPT // (len(peers) or 1) or 1)
-            for run in runs:
-                left = room[run.peer]
-                if left:
-                    kept.append(run._replace(datagrams=run.datagrams[:left]))
-                    room[run.peer] = max(left - len(run.datagrams), 0)
+            others = not_the_cause((run.peer, len(run.datagrams)) for run in runs)
+            kept = [run for run in runs if run.peer in others]
         self.counters.late += sum([len(run.datagrams) for run in runs]) - sum([len(run.datagrams) for run in kept])
         return kept
 

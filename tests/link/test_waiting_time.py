@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.link.waiting_time import LATE, SMALL, WaitingTime, may_be_control
+from rsock_nf.link.waiting_time import LATE, SMALL, WaitingTime, may_be_control, not_the_cause
 
 
 class Scene:
@@ -68,3 +68,11 @@ def test_a_clock_that_is_set_makes_nothing_older_than_the_empty_queue(full: bool
 )  # fmt: skip
 def test_a_probe_is_seen_though_it_is_merged_with_bulk(size: int, segment_size: int, expected: bool) -> None:  # noqa: FBT001
     assert may_be_control(size, segment_size) is expected
+
+
+def test_who_fills_a_queue_is_told_from_who_does_not() -> None:
+    flood = [("flood", 1)] * 60
+    assert not_the_cause([*flood, ("a", 1), ("b", 2)]) == {"a", "b"}
+    assert not_the_cause(flood) == set()
+    assert not_the_cause([*flood, *[("another", 1)] * 60]) == set()
+    assert not_the_cause([]) == set()

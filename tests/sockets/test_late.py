@@ -55,8 +55,8 @@ def test_a_flood_does_not_push_others_out_of_a_late_read(waited: list[float], li
         runs = listener.receive()
     got = [bytes(datagram) for run in runs for datagram in run.datagrams]
     assert [one for one in got if one[:1] == b"q"] == [b"q000", b"q020", b"q040"]
-    assert len([one for one in got if one[:1] == b"f"]) == 4
-    assert (listener.counters.received, listener.counters.late) == (7, 56)
+    assert len(got) == 3
+    assert (listener.counters.received, listener.counters.late) == (3, 60)
 
 
 def test_what_is_not_late_is_kept_whole(waited: list[float], listener: Listener) -> None:
@@ -88,8 +88,8 @@ def test_a_target_is_no_exception(waited: list[float]) -> None:
         waited[0] = SOME
         for _ in range(40):
             target.sendto(b"answer", ("127.0.0.1", asked.local.port))
-        assert sum(len(run.datagrams) for run in asked.receive("peer")) == 8
-        assert asked.counters.late == 32
+        assert asked.receive("peer") == []
+        assert asked.counters.late == 40
         asked.close()
 
 

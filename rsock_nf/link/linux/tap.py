@@ -25,7 +25,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from rsock_nf.core.tcp.header import TCP_HEADER, destination, ip_header_length
+from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.link.bpf_filter import encode
 from rsock_nf.link.ethernet import ETHERNET_HEADER
@@ -36,7 +36,7 @@ from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, 
 from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.linux.tap_filter import tap_program
 from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
-from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, may_be_control
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, may_be_control, not_the_cause
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
@@ -65,6 +65,15 @@ def _bind_to_all(sock: socket.socket) -> None:
     if _libc.bind(sock.fileno(), everything, _SOCKADDR_LL.size):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def _useful(packets: list[Packet]) -> list[Packet]:
+    """Of a late read: what may be control, and what is from senders that do not fill the queue."""
+    senders = [source(bytes(packet.data[:IPV6_HEADER])) for packet in packets]
+    others = not_the_cause((sender, len(packet.data)) for sender, packet in zip(senders, packets, strict=True))
+    return [
+        packet for sender, packet in zip(senders, packets, strict=True) if sender in others or _may_be_control(packet)
+    ]
 
 
 def _may_be_control(packet: Packet) -> bool:
@@ -140,7 +149,7 @@ class Tap:
             packets, waited = self._read(budget)
             if waited < LATE:
                 break
-            kept = [packet for packet in packets if _may_be_control(packet)] if waited < LOST else []
+            kept = _useful(packets) if waited < LOST else []
             self._counters.late += len(packets) - len(kept)
             packets = kept
             if packets:
