@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from rsock_nf.lab.netns import CommandFailed
 from rsock_nf.lab.tunnel import Role
 from tests.faults.field import AES, Field, Variant, carrying
 from tests.faults.field import field as made_field
 from tests.faults.load import WINDOW, Direction, delays_of, out
-from tests.faults.scenarios import Scenario
+from tests.faults.scenarios import BY_NAME, Scenario
 
 BEFORE = 2.0
 """Seconds of undisturbed load before the fault."""
@@ -127,6 +129,19 @@ def measure(scenario: Scenario, variant: Variant) -> Outcome:
             rsts=rsts["rst_inside"] + rsts["rst_outside"],
             descriptors=(after[0] - before[0], after[1] - before[1]),
         )
+
+
+def attempt(name: str, variant: Variant) -> Outcome | str:
+    """``measure``; a text says why it could not be done."""
+    try:
+        return replace(measure(BY_NAME[name], variant), scenario=replace(BY_NAME[name], fault=_nothing))
+    except (AssertionError, CommandFailed) as error:
+        return str(error)
+
+
+def _nothing(_: Field) -> AbstractContextManager[None]:
+    """In place of a fault, so that an outcome can be sent to another process."""
+    return nullcontext()
 
 
 def _pass(seconds: float) -> None:
