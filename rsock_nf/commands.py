@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsock_nf.errors import InstanceError, TunnelError, UnresolvedError
+from rsock_nf.printable import printable
 
 if TYPE_CHECKING:
     from rsock_nf.config.configuration import Configuration
@@ -26,7 +27,12 @@ TIMEOUT = 15.0
 
 def complain(line: str) -> None:
     """One line on standard error."""
-    print(f"{PROGRAM}: {' '.join(line.split())}", file=sys.stderr)
+    print(f"{PROGRAM}: {printable(' '.join(line.split()))}", file=sys.stderr)
+
+
+def say(text: object) -> None:
+    """Lines on standard output."""
+    print(printable(str(text), keep="\n\t"))
 
 
 # -- starting and stopping
@@ -96,7 +102,7 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
     already = f"{settings.name}: is already running with this configuration{ending}"
     alike = launch.running_alike(settings)
     if alike and not arguments.foreground:
-        print(already)
+        say(already)
         return 0
     if arguments.foreground:
         from rsock_nf import daemon
@@ -112,9 +118,9 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
     except TunnelError:
         if not launch.running_alike(settings):
             raise
-        print(already)  # by another `up` at the same moment
+        say(already)  # by another `up` at the same moment
         return 0
-    print(f"{settings.name}: up{ending}")
+    say(f"{settings.name}: up{ending}")
     return 0
 
 
@@ -141,7 +147,7 @@ def down(arguments: argparse.Namespace) -> int:
     failed = False
     for name in found:
         try:
-            print(launch.stop(name, (lambda _: []) if unprivileged else clear_rules, unseen=unseen))
+            say(launch.stop(name, (lambda _: []) if unprivileged else clear_rules, unseen=unseen))
         except InstanceError as error:
             if named:
                 raise
@@ -151,9 +157,9 @@ def down(arguments: argparse.Namespace) -> int:
         return 0
     orphans = [] if unprivileged else clear_all_rules()
     for name in orphans:
-        print(f"{name}: was not running; removed the rules that it left")
+        say(f"{name}: was not running; removed the rules that it left")
     if not found and not orphans:
-        print(f"nothing was running{unseen}")
+        say(f"nothing was running{unseen}")
     return 1 if failed else 0
 
 
@@ -166,7 +172,7 @@ def reconnect(arguments: argparse.Namespace) -> int:
     if not dialling:
         raise InstanceError(f"instance {named.name} is a server: it does not dial" if named else "no client is running")
     for name in dialling:
-        print(f"{name}: renews its flows")
+        say(f"{name}: renews its flows")
     return 0
 
 
@@ -187,7 +193,7 @@ def status(arguments: argparse.Namespace) -> int:
         found = overview(named, find_lost=not before)
         well = bool(found) and all(map(runs, found))
         if arguments.json:
-            print(json.dumps(found[0] if named else found, indent=None if arguments.watch else 2))
+            say(json.dumps(found[0] if named else found, indent=None if arguments.watch else 2))
         elif not found:
             complain("no instance is running")
         elif named and found[0]["state"] == "down":
@@ -195,7 +201,7 @@ def status(arguments: argparse.Namespace) -> int:
         else:
             if arguments.watch and sys.stdout.isatty():
                 print("\x1b[H\x1b[J", end="")
-            print("\n\n".join(render(snapshot, before.get(snapshot["name"])) for snapshot in found))
+            say("\n\n".join(render(snapshot, before.get(snapshot["name"])) for snapshot in found))
         if not (arguments.watch and any(map(runs, found))):
             return 0 if well else 1
         before = {snapshot["name"]: snapshot for snapshot in found}
@@ -208,7 +214,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.print_log:
         return _print_log(arguments.config)
     settings = _loaded(arguments.config).settings
-    print(f"{settings.path}: valid; instance {settings.name}")
+    say(f"{settings.path}: valid; instance {settings.name}")
     return 0
 
 
@@ -219,7 +225,7 @@ def _print_log(path: Path) -> int:
     from rsock_nf import config
 
     log = config.load_log(path)
-    print(json.dumps({"level": log.level, "file": str(log.file) if log.file else None}))
+    say(json.dumps({"level": log.level, "file": str(log.file) if log.file else None}))
     return 0
 
 
@@ -227,7 +233,7 @@ def rules(arguments: argparse.Namespace) -> int:
     """Print the firewall rules of an instance."""
     from rsock_nf.ops.rules import rules_for
 
-    print(rules_for(_loaded(arguments.config, warn=False).settings).rstrip("\n"))
+    say(rules_for(_loaded(arguments.config, warn=False).settings).rstrip("\n"))
     return 0
 
 
@@ -237,7 +243,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     findings = doctor.examine(_loaded(arguments.config, warn=False).settings if arguments.config else None)
     for finding in findings:
-        print(finding)
+        say(finding)
     return 1 if any(finding.verdict is doctor.Verdict.FAIL for finding in findings) else 0
 
 
@@ -260,7 +266,7 @@ def convert(arguments: argparse.Namespace) -> int:
     keys, notes = config.convert(arguments.file)
     for line in notes:
         complain(line)
-    print(json.dumps(keys, indent=2, ensure_ascii=False))
+    say(json.dumps(keys, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -268,7 +274,7 @@ def genkey(_: argparse.Namespace) -> int:
     """Print a new secret."""
     from rsock_nf.config.values import SECRET_BYTES, format_secret
 
-    print(format_secret(os.urandom(SECRET_BYTES)))
+    say(format_secret(os.urandom(SECRET_BYTES)))
     return 0
 
 
@@ -278,7 +284,7 @@ def schema(_: argparse.Namespace) -> int:
 
     from rsock_nf import config
 
-    print(json.dumps(config.schema(), indent=2))
+    say(json.dumps(config.schema(), indent=2))
     return 0
 
 
@@ -324,10 +330,8 @@ def _without_rules(instance: Instance) -> bool:
     """Whether an unprivileged user may end it: it is theirs, so it has no rules (``type: udp``, ``backend: manual``),
     or nothing is left."""
     try:
-        return instance.directory.stat().st_uid == os.geteuid()
-    except FileNotFoundError:
-        return True
-    except OSError:
+        return instance.is_own()
+    except InstanceError:
         return False
 
 

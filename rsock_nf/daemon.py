@@ -26,6 +26,7 @@ from rsock_nf.ops.control_socket.serve import serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.waiting import Waiting
+from rsock_nf.printable import printable
 from rsock_nf.settings import Settings
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
@@ -117,7 +118,7 @@ class Announcement:
         if self._descriptor is not None:
             self._write(self._descriptor, line)
         elif not said:
-            sys.stderr.write(f"rsock-nf: {line}\n")
+            sys.stderr.write(f"rsock-nf: {printable(line)}\n")
             sys.stderr.flush()
 
     def _tell(self, line: str) -> None:

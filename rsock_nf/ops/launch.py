@@ -78,7 +78,7 @@ def _settled_record(instance: Instance) -> Record | None:
         if not instance.is_running():  # a `down` that removes what is left holds the lock as well
             return None
         if time.monotonic() > deadline:
-            fault = "does not say what an instance writes" if instance.state_path.exists() else "is missing"
+            fault = "does not say what an instance writes" if instance.has_record() else "is missing"
             raise InstanceError(
                 f"instance {instance.name} is running, but {instance.state_path} {fault}: "
                 f"run `rsock-nf down --name {instance.name}` first"

@@ -14,6 +14,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from rsock_nf.errors import TunnelError
+from rsock_nf.printable import printable
 from rsock_nf.settings import Log
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
@@ -45,7 +46,7 @@ class InstanceLog:
         """
         file = settings.file or self._default
         handler = _open(file, rotate=file != settings.file) if file else logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
+        handler.setFormatter(_Printable(_FORMAT, _TIME))
         self.logger.setLevel(settings.level.upper())
         self.logger.addHandler(handler)
         self.close()
@@ -68,6 +69,14 @@ class InstanceLog:
         self.logger.removeHandler(self._handler)
         with contextlib.suppress(OSError):  # of a full disk: what could not be written was told by then
             self._handler.close()
+
+
+class _Printable(logging.Formatter):
+    """Lines that are safe to look at with a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the library does; a traceback keeps its lines."""
+        return printable(super().format(record), keep="\n")
 
 
 class _Tolerant(logging.Handler):

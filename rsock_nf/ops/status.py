@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+from rsock_nf.printable import printable
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, who_strangers_are
 
 Snapshot: TypeAlias = dict[str, Any]
@@ -18,7 +19,8 @@ _FLOW_HEAD = ("flow", "type", "state", "local", "remote", "RTT ms", "loss out", 
 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
-    """The state of one instance; with the snapshot ``before``, rates too."""
+    """The state of one instance; with the snapshot ``before``, rates too.  Its strings may come from outside."""
+    snapshot = _printable(snapshot)
     if "role" not in snapshot:  # it could not be asked (``overview``)
         return f"{snapshot['name']}  {snapshot['state']}: {snapshot['reason']}"
     lines = [
@@ -38,6 +40,18 @@ def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
     for session in snapshot["sessions"]:
         lines += ["", *_session(session, earlier.get(session["id"]), elapsed)]
     return "\n".join(lines)
+
+
+def _printable(value: Any) -> Any:
+    """``value`` with every string fit for one line, in names too."""
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_printable(one) for one in value]
+    return value
 
 
 def duration(seconds: float) -> str:

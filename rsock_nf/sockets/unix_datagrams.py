@@ -32,6 +32,7 @@ from typing import Final
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.udp import MSG_TRUNC
+from rsock_nf.printable import printable
 from rsock_nf.sockets.buffers import ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
 
@@ -161,8 +162,7 @@ class UnixListener:
         if peer == _NOBODY:
             return "unix: unbound senders"
         text = os.fsdecode(peer[1:] if peer[:1] == b"\0" else peer)
-        printable = "".join(char if char.isprintable() else "?" for char in text)
-        return f"unix:@{printable}" if peer[:1] == b"\0" else f"unix:{printable}"
+        return f"unix:@{printable(text)}" if peer[:1] == b"\0" else f"unix:{printable(text)}"
 
 
 def _answerable(name: bytes) -> bytes:

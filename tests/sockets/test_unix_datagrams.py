@@ -68,7 +68,7 @@ def test_every_bound_sender_gets_its_own_answers(listener: UnixListener, sender:
     assert [listener.describe(peer) for peer, _ in runs] == [
         f"unix:{tmp_path}/much-longer-name",
         f"unix:{tmp_path}/a",
-        f"unix:@rsock-nf-test-{os.getpid()}?x",
+        f"unix:@rsock-nf-test-{os.getpid()}\\u0000x",
     ]
 
 

@@ -3,32 +3,35 @@ r"""Asking a running instance: a Unix stream socket in its directory, one JSON l
     {"verb": "status"}                  →  {"ok": true, "answer": {…}}
     {"verb": "fly"}                     →  {"ok": false, "error": "unknown verb \"fly\""}
 
-This side blocks and is cheap to import; the instance's side is ``control_server``.
+This side blocks and is cheap to import; the instance's side is ``serve``.
+The socket is named by its path: nobody else can swap it, because ``Instance.is_running`` has looked at all directories.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 from rsock_nf.errors import ControlError, InstanceError
 from rsock_nf.ops.instances.instance import Instance
 
+_MOST_BYTES = 16 << 20
+"""Of an answer: about 60,000 flows."""
+_READ_BYTES = 64 << 10
+
 
 def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any]:
     """The instance's answer.
 
-    Raises ``InstanceError`` when it does not run, ``ControlError`` when it does not answer within ``timeout`` seconds,
-    or answers with an error.
+    Raises ``InstanceError`` when it does not run, ``ControlError`` when its whole answer has not come within
+    ``timeout`` seconds, is larger than 16 MiB, or is an error.
     """
+    if not instance.is_running():
+        raise InstanceError(f"instance {instance.name} is not running")
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(str(instance.control_path))
-            connection.sendall(json.dumps({"verb": verb}).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                line = stream.readline()
+        line = _exchange(str(instance.control_path), json.dumps({"verb": verb}).encode() + b"\n", timeout)
     except TimeoutError:
         raise ControlError(f"instance {instance.name} does not answer within {timeout:g} s") from None
     except OSError as error:
@@ -40,12 +43,37 @@ def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any
                 f"instance {instance.name} runs, but {instance.control_path} is gone: {remedy}"
             ) from None
         raise ControlError(f"instance {instance.name} cannot be asked: {error.strerror or error}") from None
+    if len(line) > _MOST_BYTES:
+        raise ControlError(f"instance {instance.name}: its answer is larger than {_MOST_BYTES >> 20} MiB")
     try:
         reply = json.loads(line)
         if reply["ok"]:
             answer: dict[str, Any] = reply["answer"]
             return answer
         reason = str(reply["error"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         reason = "its answer is cut off" if line else "it hung up"
     raise ControlError(f"instance {instance.name}: {reason}")
+
+
+def _exchange(path: str, question: bytes, timeout: float) -> bytes:
+    """Send a line, and return the one that comes, or what came of it; at most one read more than ``_MOST_BYTES``.
+
+    Raises ``TimeoutError`` after ``timeout`` seconds in all, ``OSError``.
+    """
+    end = time.monotonic() + timeout
+    answer = bytearray()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(question)
+        while len(answer) <= _MOST_BYTES:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            read = connection.recv(_READ_BYTES)
+            answer += read
+            if not read or read.endswith(b"\n"):
+                break
+    return bytes(answer)

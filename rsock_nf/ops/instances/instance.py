@@ -4,20 +4,21 @@ Whether an instance runs is told by one thing only: somebody holds an ``flock(2)
 it with its holder, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.  ``state.json`` says more about
 the holder, or about the last one, if that did not end in order.  The log outlives the instance, and ``down``.
 
-Not here: starting and stopping (``launch``), talking to the holder (``control_socket``), and finding one whose
-directory was deleted (``processes``).
+The directory is opened only where nobody else can change it (``trust``), and its files only by its descriptor.
+
+Not here: starting and stopping (``launch``), talking to the holder (``control_socket``), the holder's number
+(``lock``), and finding one whose directory was deleted (``processes``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops.instances import namespaces
-from rsock_nf.ops.instances.processes import instance_processes, signal_and_wait
-from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
+from rsock_nf.ops.instances import lock, namespaces, trust
+from rsock_nf.ops.instances.processes import signal_and_wait, start_time
+from rsock_nf.ops.instances.run_directory import run_dir
 
+_STATE = "state.json"
+_CONTROL = "control"
 _LOGS = {"log", "log.1"}
+_RECORD_BYTES = 64 << 10
 _PID_MAX = (1 << 31) - 1  # pid_t is an int
 _UNSETTLED = 0.01
 """Seconds until another look, where microseconds would do: a record follows its lock, a look at a lock ends."""
@@ -41,7 +45,7 @@ class Record:
 
     pid: int
     started: str | None
-    """The process's start time as the kernel writes it (proc(5), stat field 22), or None: tells a reused pid."""
+    """``processes.start_time`` of the process, or None: tells a reused pid."""
     config: str
     """The configuration file, absolute."""
     digest: str
@@ -62,9 +66,9 @@ class Instance:
     def __init__(self, name: str) -> None:
         self.name = name
         self.directory = run_dir() / name
-        self.control_path = self.directory / "control"
+        self.control_path = self.directory / _CONTROL
         self.log_path = self.directory / "log"
-        self.state_path = self.directory / "state.json"
+        self.state_path = self.directory / _STATE
         self._ended: str | None = None
 
     def __repr__(self) -> str:
@@ -77,25 +81,25 @@ class Instance:
         Raises ``InstanceError`` when somebody else is, or when the files cannot be made.
         """
         descriptor = self._lock_new()
-        record = Record(os.getpid(), _start_time(os.getpid()), str(config), digest, namespaces.current())
+        record = Record(os.getpid(), start_time(os.getpid()), str(config), digest, namespaces.current())
         try:
             try:
-                self.control_path.unlink(missing_ok=True)
-                self._write(record)
+                _unlink(_CONTROL, descriptor)
+                _write(descriptor, record)
             except OSError as error:
                 raise InstanceError(f"{self.state_path}: cannot be written: {error.strerror}") from None
             yield
         finally:
             try:
                 # Unless the directory was deleted, and another holds its name by now.
-                with contextlib.suppress(OSError):
-                    if os.fstat(descriptor).st_ino == self.directory.stat().st_ino:
+                with contextlib.suppress(OSError, InstanceError):
+                    if self._is_here(descriptor):
                         if self._ended is None:
-                            self._remove_files()
+                            self._remove_files(descriptor)
                         else:  # the directory stays: one that is made anew could be another holder's
-                            for path in (self.control_path, self.state_path):  # on a full disk that makes room
-                                path.unlink(missing_ok=True)
-                            self._write(dataclasses.replace(record, ended=self._ended))
+                            for name in (_CONTROL, _STATE):  # on a full disk that makes room
+                                _unlink(name, descriptor)
+                            _write(descriptor, dataclasses.replace(record, ended=self._ended))
             finally:
                 os.close(descriptor)
 
@@ -106,36 +110,30 @@ class Instance:
     def exists(self) -> bool:
         """Whether it runs, or has left more than a log.
 
-        Raises ``InstanceError`` when its directory is another user's.
+        Raises ``InstanceError`` when its directory is another user's, as every method does that looks into it.
         """
-        return self.is_running() or self.state_path.exists() or self.control_path.exists()
+        with self._opened() as descriptor:
+            return descriptor is not None and (_is_locked(descriptor) or _holds(descriptor, _STATE, _CONTROL))
+
+    def has_record(self) -> bool:
+        """Whether there is a record, be it one that makes sense or not."""
+        with self._opened() as descriptor:
+            return descriptor is not None and _holds(descriptor, _STATE)
+
+    def is_own(self) -> bool:
+        """Whether its directory is this user's, or there is none."""
+        with self._opened() as descriptor:
+            return descriptor is None or os.fstat(descriptor).st_uid == os.geteuid()
 
     def is_running(self) -> bool:
         """Whether somebody holds the lock at this moment."""
-        descriptor = self._open()
-        if descriptor is None:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        with self._opened() as descriptor:
+            return descriptor is not None and _is_locked(descriptor)
 
     def record(self) -> Record | None:
         """What the holder wrote, or the last one; None when there is nothing, or when it makes no sense."""
-        try:
-            written: dict[str, Any] = json.loads(self.state_path.read_text())
-            well = all(isinstance(written[name], kind) for name, kind in _REQUIRED.items()) and all(
-                written.get(name) is None or isinstance(written[name], kind) for name, kind in _OPTIONAL.items()
-            )
-            if not well or not 0 < written["pid"] <= _PID_MAX:
-                return None
-            known = _REQUIRED.keys() | _OPTIONAL.keys()  # a later version says more
-            return Record(**{name: value for name, value in written.items() if name in known})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None
+        with self._opened() as descriptor:
+            return None if descriptor is None else _read(descriptor)
 
     def stop(self, *, grace: float = 5.0) -> bool:
         """End the holder: SIGTERM, after ``grace`` seconds SIGKILL.  False when nobody held the instance.
@@ -161,72 +159,69 @@ class Instance:
 
     def discard(self) -> bool:
         """Remove what a dead holder left, except its log.  False when there was nothing, or when the holder lives."""
-        descriptor = self._open()
-        if descriptor is None:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._remove_files()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise InstanceError(f"{self.directory}: cannot be removed: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
+        with self._opened() as descriptor:
+            if descriptor is None:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._remove_files(descriptor)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise InstanceError(f"{self.directory}: cannot be removed: {error.strerror}") from None
 
-    def _remove_files(self) -> bool:
+    def _remove_files(self, descriptor: int) -> bool:
         """All but logs, and the directory if there is none; whether there was anything.  Raises ``OSError``."""
-        others = [entry for entry in self.directory.iterdir() if entry.name not in _LOGS]
-        for entry in others:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        with contextlib.suppress(OSError):  # not empty: there is a log
-            self.directory.rmdir()
+        others = [name for name in os.listdir(descriptor) if name not in _LOGS]
+        for name in others:
+            trust.remove(descriptor, name)
+        with contextlib.suppress(OSError), _opened_run_dir() as parent:  # not empty: there is a log
+            os.rmdir(self.name, dir_fd=parent)
             return True
         return bool(others)
 
-    def _write(self, record: Record) -> None:
-        temporary = self.state_path.with_suffix(".new")
-        temporary.write_text(json.dumps(dataclasses.asdict(record)) + "\n")
-        temporary.replace(self.state_path)
+    def _is_here(self, descriptor: int) -> bool:
+        """Whether the name stands for this very directory."""
+        with _opened_run_dir() as parent:
+            found, own = os.stat(self.name, dir_fd=parent, follow_symlinks=False), os.fstat(descriptor)
+            return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def _holder(self) -> int | None:
-        """The process that holds the lock: from the record or, if that is lost or wrong, from the kernel."""
-        record = self.record()
-        if record and _start_time(record.pid) == record.started:
-            return record.pid
-        return next(
-            (found.pid for found in instance_processes() if found.name == self.name and not found.deleted), None
-        )
+        """The process that holds the lock, as the kernel says; where that cannot be asked, as the record says."""
+        with self._opened() as descriptor:
+            if descriptor is None or not _is_locked(descriptor):
+                return None
+            if lock.kernel_names_holders():
+                return lock.holder(descriptor)
+            record = _read(descriptor)
+            return record.pid if record and start_time(record.pid) == record.started else None
 
     def _signal_and_wait(self, number: signal.Signals, timeout: float) -> None:
         """Signal the holder and wait for its end, at most ``timeout`` seconds; return early if it is not known yet."""
         pid = self._holder()
         # ``signal_and_wait`` asks again once it has a descriptor of the process: so a reused pid cannot be hit.
-        if pid in (None, os.getpid()) or not signal_and_wait(
-            pid, number, timeout, lambda: self._holder() == pid and self.is_running()
-        ):
+        if pid in (None, os.getpid()) or not signal_and_wait(pid, number, timeout, lambda: self._holder() == pid):
             time.sleep(_UNSETTLED)
 
-    def _open(self) -> int | None:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """A descriptor of the directory; None = there is none.  Raises ``InstanceError`` if it is not to be trusted."""
         try:
-            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with _opened_run_dir() as parent:
+                descriptor = trust.open_inside(parent, self.name, self.directory)
         except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InstanceError(f"{self.directory}: {error.strerror}{_remedy(error)}") from None
+            yield None
+            return
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _lock_new(self) -> int:
         """Lock the directory, made if it is not there, for ourselves alone."""
         deadline = time.monotonic() + 0.5
         while True:
-            try:
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise InstanceError(f"{self.directory}: cannot be made: {error.strerror}{_remedy(error)}") from None
-            descriptor = self._open()
+            descriptor = self._made()
             if descriptor is None:
                 continue  # removed by its last holder just now
             try:
@@ -240,7 +235,7 @@ class Instance:
                 continue
             # The name may stand for a newer directory by now.
             try:
-                if os.fstat(descriptor).st_ino == self.directory.stat().st_ino:
+                if self._is_here(descriptor):
                     os.fchmod(descriptor, 0o700)
                     return descriptor
             except FileNotFoundError:
@@ -250,34 +245,92 @@ class Instance:
                 raise InstanceError(f"{self.directory}: cannot be ours alone: {error.strerror}") from None
             os.close(descriptor)
 
+    def _made(self) -> int | None:
+        try:
+            with _opened_run_dir(make=True) as parent:
+                return trust.open_inside(parent, self.name, self.directory, make=True)
+        except FileNotFoundError:
+            return None
+
 
 def instances() -> list[Instance]:
-    """Every instance that runs or has left more than a log, by name."""
+    """Every instance that runs or has left more than a log, by name.
+
+    Raises ``InstanceError`` when the run directory, or one in it, belongs to somebody else or can be written by others.
+    """
     try:
-        found = [Instance(entry.name) for entry in sorted(run_dir().iterdir()) if entry.is_dir()]
+        with _opened_run_dir() as parent:
+            entries = sorted(os.listdir(parent))  # noqa: PTH208 - of a descriptor
+            names = [name for name in entries if _is_directory(parent, name)]
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise InstanceError(f"{run_dir()}: {error.strerror}{_remedy(error)}") from None
-    return [instance for instance in found if instance.exists()]
+    return [instance for instance in map(Instance, names) if instance.exists()]
 
 
 def remove_run_dir() -> None:
     """Remove the parent directory when the last instance is gone."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InstanceError), _opened_run_dir():
         run_dir().rmdir()
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno not in (errno.EACCES, errno.EPERM):
-        return ""
-    return f" (are you root? Otherwise name a directory of your own in {RUN_DIR_VARIABLE})"
-
-
-def _start_time(pid: int) -> str | None:
-    """Field 22 of /proc/pid/stat, clock ticks since boot; None where there is no such file."""
+@contextlib.contextmanager
+def _opened_run_dir(*, make: bool = False) -> Iterator[int]:
+    """A descriptor of the run directory.  Raises what ``trust.open_path`` does."""
+    descriptor = trust.open_path(run_dir(), make=make)
     try:
-        # The second field is the command in parentheses, which may itself hold blanks and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether somebody else holds the lock.  Whoever holds it with another descriptor is somebody else."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def _holds(descriptor: int, *names: str) -> bool:
+    return not set(names).isdisjoint(os.listdir(descriptor))
+
+
+def _unlink(name: str, descriptor: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=descriptor)
+
+
+def _read(descriptor: int) -> Record | None:
+    """The record in this directory; None when there is none, or when it makes no sense."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(_STATE, flags, dir_fd=descriptor), "rb") as file:
+            written: dict[str, Any] = json.loads(file.read(_RECORD_BYTES))
+        well = all(isinstance(written[name], kind) for name, kind in _REQUIRED.items()) and all(
+            written.get(name) is None or isinstance(written[name], kind) for name, kind in _OPTIONAL.items()
+        )
+        if not well or not 0 < written["pid"] <= _PID_MAX:
+            return None
+        known = _REQUIRED.keys() | _OPTIONAL.keys()  # a later version says more
+        return Record(**{name: value for name, value in written.items() if name in known})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _write(descriptor: int, record: Record) -> None:
+    """Put the record in the place of the one that is there.  Raises ``OSError``."""
+    temporary = f"{_STATE}.new"
+    _unlink(temporary, descriptor)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=descriptor), "w") as file:
+        file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+    os.replace(temporary, _STATE, src_dir_fd=descriptor, dst_dir_fd=descriptor)

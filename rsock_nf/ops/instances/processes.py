@@ -10,12 +10,15 @@ import os
 import re
 import select
 import signal
+import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.errors import InstanceError
+from rsock_nf.ops.instances import trust
 from rsock_nf.ops.instances.run_directory import run_dir
 
 _PROC = Path("/proc")
@@ -48,6 +51,10 @@ def instance_processes() -> Iterator[InstanceProcess]:
             try:
                 target = os.readlink(descriptor.path)  # noqa: PTH115 - called for every open file of the host
                 if not target.startswith(inside):
+                    continue
+                # In a mount namespace of one's own, anyone can give a directory this path.
+                found = os.stat(descriptor.path)  # noqa: PTH116 - a path of scandir
+                if not stat.S_ISDIR(found.st_mode) or not trust.is_trusted_owner(found.st_uid):
                     continue
                 name = target.removeprefix(inside).removesuffix(_DELETED)
                 locked = re.search(r"FLOCK\s+ADVISORY\s+WRITE", (process / "fdinfo" / descriptor.name).read_text())
@@ -114,3 +121,26 @@ def _signal_and_poll(pid: int, number: signal.Signals, timeout: float, still: Ca
     while still() and time.monotonic() < deadline:
         time.sleep(_INTERVAL)
     return True
+
+
+def start_time(pid: int) -> str | None:
+    """Of a process: clock ticks since boot (proc(5), stat field 22), elsewhere what ps(1) says; None = nobody tells."""
+    try:
+        # The second field is the command in parentheses, which may itself hold blanks and parentheses.
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        if (_PROC / "self/stat").exists():
+            return None
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    try:
+        asked = subprocess.run(
+            command,
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return " ".join(asked.stdout.split()) or None

@@ -1,0 +1,164 @@
+"""Directories that nobody but this user and root can change, opened so that nobody can swap them.
+
+A path is walked from ``/`` on, each step by the descriptor of the step before, as OpenSSH does with StrictModes.  Each
+directory on the way must belong to this user or to root, and no one else may write it.  A sticky one (``/tmp``) may be
+on the way, but not at the end.  Links are followed only above the last step.
+
+Not here: what is kept in such a directory (``instance``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import shutil
+import stat
+from pathlib import Path
+
+from rsock_nf.errors import InstanceError
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS = 40  # path_resolution(7)
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_ELSEWHERE = f"name a directory of your own in {RUN_DIR_VARIABLE}"
+
+
+def open_path(path: Path, *, make: bool = False) -> int:
+    """A descriptor of the absolute directory ``path``.  ``make``: what is missing is made, with mode 0700.
+
+    Raises ``FileNotFoundError`` when it is not there, ``InstanceError`` when it is not to be trusted or not accessible.
+    """
+    ahead = list(reversed(path.parts[1:]))
+    at = Path("/")
+    descriptor = os.open(at, _OPEN)
+    links = 0
+    try:
+        _require_trust(os.fstat(descriptor), at, is_end=not ahead)
+        while ahead:
+            name = ahead.pop()
+            target = _link_target(descriptor, at / name) if ahead else None
+            if target is None:
+                at /= name
+                descriptor = _instead(descriptor, _step(descriptor, name, make=make))
+                _require_trust(os.fstat(descriptor), at, is_end=not ahead)
+                continue
+            links += 1
+            _refuse_loop(links)
+            if target.startswith("/"):
+                at = Path("/")
+                descriptor = _instead(descriptor, os.open(at, _OPEN))
+            ahead.extend(reversed([part for part in target.split("/") if part]))
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise InstanceError(_why_not(path, error)) from None
+    except InstanceError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_inside(parent: int, name: str, path: Path, *, make: bool = False) -> int:
+    """A descriptor of directory ``name`` in the directory ``parent``; ``path`` is the whole, for messages.
+
+    Raises ``FileNotFoundError``, ``InstanceError`` as ``open_path`` does.
+    """
+    try:
+        descriptor = _step(parent, name, make=make)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InstanceError(_why_not(path, error)) from None
+    try:
+        _require_trust(os.fstat(descriptor), path, is_end=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def remove(parent: int, name: str) -> None:
+    """Remove the file, link or tree ``name`` of directory ``parent``.  Follows no link.  Raises ``OSError``."""
+    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=parent)
+    else:
+        os.unlink(name, dir_fd=parent)
+
+
+def is_trusted_owner(uid: int) -> bool:
+    """Whether a file of user ``uid`` is this user's or root's."""
+    return uid in (0, os.geteuid())
+
+
+def _step(parent: int, name: str, *, make: bool) -> int:
+    try:
+        return os.open(name, _OPEN, dir_fd=parent)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):  # somebody else was quicker: its owner and mode are looked at
+        os.mkdir(name, 0o700, dir_fd=parent)
+    return os.open(name, _OPEN, dir_fd=parent)
+
+
+def _link_target(parent: int, path: Path) -> str | None:
+    """Where the link ``path``, in directory ``parent``, leads; None = it is no link.  In /tmp anyone can make one."""
+    try:
+        found = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISLNK(found.st_mode):
+        return None
+    if not is_trusted_owner(found.st_uid):
+        raise InstanceError(f"{path}: is a link that belongs to {_user(found.st_uid)}: {_ELSEWHERE}")
+    return os.readlink(path.name, dir_fd=parent)
+
+
+def _refuse_loop(links: int) -> None:
+    if links > _MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _instead(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _require_trust(found: os.stat_result, path: Path, *, is_end: bool) -> None:
+    mode = stat.S_IMODE(found.st_mode)
+    owner = _user(found.st_uid)
+    if not (is_trusted_owner(found.st_uid) or (not is_end and _is_outside(found.st_uid))):
+        own = f"run the command as {owner}, or " if is_end and os.geteuid() == 0 else ""
+        raise InstanceError(f"{path}: belongs to {owner} (mode {mode:04o}): {own}{_ELSEWHERE}")
+    if mode & _OTHERS_WRITE and (is_end or not mode & stat.S_ISVTX):
+        remedy = f"chmod go-w {path}" if is_end else _ELSEWHERE
+        raise InstanceError(f"{path}: others can write it (owner {owner}, mode {mode:04o}): {remedy}")
+
+
+def _is_outside(uid: int) -> bool:
+    """Whether it stands for those whom this user namespace does not know (user_namespaces(7)): the host's root."""
+    try:
+        rows = [[int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        unknown = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return False
+    return uid == unknown and not any(first <= uid < first + count for first, _, count in rows)
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):  # FreeBSD's open(2) says EMLINK
+        return f"{path}: a link or a file stands where a directory should: remove it, or {_ELSEWHERE}"
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    remedy = f" (are you root? Otherwise {_ELSEWHERE})" if denied else ""
+    return f"{path}: {error.strerror}{remedy}"
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
