@@ -8,6 +8,7 @@ so the sender could choose a socket that it may not write to itself.  Links in a
 rights (``SECURITY.md`` says whom to let in).
 
 The file belongs to us and to the group of its directory, mode 0660: the members of that group may use the tunnel.
+Nobody else may be able to put another file in its place: its directory, and those above, must be ours or root's.
 A file that a dead process left is replaced.  A socket in use, or any other kind of file, is left alone, and is an
 error.
 ``close`` removes the file if it is still ours.
@@ -29,6 +30,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from rsock_nf import trust
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.udp import MSG_TRUNC
@@ -69,15 +71,24 @@ class UnixListener:
             raise
 
     def _bind(self) -> None:
+        directory = _open_directory(self.local)
+        try:
+            self._bind_in(directory)
+        finally:
+            os.close(directory)
+
+    def _bind_in(self, directory: int) -> None:
         _remove_dead(self.local)
         system().udp.enlarge_send(self._socket, SOCKET_BUFFER)
         with _nobody_else():
             self._socket.bind(bytes(self.local))
-        found = self.local.lstat()
+        found = os.stat(self.local.name, dir_fd=directory, follow_symlinks=False)
         self._identity = (found.st_dev, found.st_ino)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise OSError(errno.EEXIST, "somebody put another file in its place")
         with contextlib.suppress(PermissionError):  # not root: the group stays ours
-            os.chown(self.local, -1, self.local.parent.stat().st_gid)
-        self.local.chmod(_MODE)
+            os.chown(self.local.name, -1, os.fstat(directory).st_gid, dir_fd=directory, follow_symlinks=False)
+        _give_mode(self.local.name, directory, self._identity)
 
     def fileno(self) -> int:
         """Readable when datagrams wait."""
@@ -193,6 +204,31 @@ def _remove_dead(path: Path) -> None:
     raise LinkError(
         f"cannot listen on unix:{path}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
     )
+
+
+def _open_directory(path: Path) -> int:
+    """Of the socket.  Raises ``LinkError`` when others could change it, and ``OSError``."""
+    try:
+        return trust.open_path(path.parent, sticky=True)
+    except trust.DistrustError as error:
+        remedies = ", or ".join([*error.remedies, "choose another directory"])
+        raise LinkError(f"cannot listen on unix:{path}: {error}: {remedies}") from None
+
+
+def _give_mode(name: str, directory: int, identity: tuple[int, int]) -> None:
+    """``_MODE`` to the file of that identity (device, inode), never to what a link names.  Raises ``OSError``."""
+    if not hasattr(os, "O_PATH"):  # BSD and macOS
+        os.chmod(name, _MODE, dir_fd=directory, follow_symlinks=False)
+        return
+    # Linux has no such flag before 6.6 (fchmodat2).  A descriptor that stands for the file, and opens nothing, has a path.
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = os.fstat(handle)
+        if (found.st_dev, found.st_ino) != identity:
+            raise OSError(errno.EEXIST, "somebody put another file in its place")
+        Path(f"/proc/self/fd/{handle}").chmod(_MODE)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from rsock_nf.cli import main
 from rsock_nf.errors import ControlError, InstanceError
 from rsock_nf.ops import launch
 from rsock_nf.ops.control_socket.ask import ask
-from rsock_nf.ops.instances import trust
 from rsock_nf.ops.instances.instance import Instance, instances
 from rsock_nf.ops.instances.processes import start_time
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
@@ -157,14 +156,11 @@ def test_directories_are_for_their_owner_whatever_the_mask_is(tmp_path: Path, mo
 
 def test_a_directory_that_others_can_write_is_refused(run: Path) -> None:
     (run / "x").mkdir()
+    elsewhere = f"name a directory of your own in {RUN_DIR_VARIABLE}"
     for directory, mode in ((run, 0o777), (run, 0o1777), (run / "x", 0o770), (run.parent, 0o777)):
         usual = directory.stat().st_mode & 0o7777
         directory.chmod(mode)
-        remedy = (
-            f"chmod go-w {directory}"
-            if directory != run.parent
-            else f"name a directory of your own in {RUN_DIR_VARIABLE}"
-        )
+        remedy = elsewhere if mode == 0o1777 else f"chmod go-w {directory}, or {elsewhere}"
         with pytest.raises(InstanceError) as refused:
             Instance("x").exists()
         assert str(refused.value) == f"{directory}: others can write it (owner user root, mode {mode:04o}): {remedy}"
@@ -184,8 +180,9 @@ def test_links_above_are_followed_if_they_are_ours(tmp_path: Path, monkeypatch: 
     ):
         Instance("x").exists()
     (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "loop/run"))
     with pytest.raises(InstanceError, match="a link or a file stands where a directory should"):
-        trust.open_path(tmp_path / "loop/run")
+        Instance("x").exists()
 
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"

@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,3 +201,59 @@ def test_close_leaves_the_file_of_a_successor(tmp_path: Path) -> None:
         first.close()
         first.close()
         assert second.local.is_socket()
+
+
+@pytest.mark.parametrize("moment", ["bind", "chown"])
+def test_a_link_swapped_in_after_bind_gives_nobody_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """As the owner of the directory could do, were it not refused: the file behind the link stays as it was."""
+    precious = tmp_path / "precious"
+    precious.write_text("of root's")
+    precious.chmod(0o600)
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    os.chown(directory, -1, 4242)
+    path = directory / "tunnel.sock"
+
+    def swap() -> None:
+        path.unlink()
+        path.symlink_to(precious)
+
+    @contextlib.contextmanager
+    def swap_at_the_end() -> Iterator[None]:
+        yield
+        swap()
+
+    def swap_and_give(*arguments: Any, **named: Any) -> None:
+        swap()
+        genuine(*arguments, **named)
+
+    genuine = os.chown
+    if moment == "bind":
+        monkeypatch.setattr("rsock_nf.sockets.unix_datagrams._nobody_else", swap_at_the_end)
+    else:
+        monkeypatch.setattr(os, "chown", swap_and_give)
+    with pytest.raises(
+        LinkError, match=r"cannot listen on unix:\S*/tunnel.sock: somebody put another file in its place"
+    ):
+        UnixListener(path)
+    found = precious.stat()
+    assert (found.st_mode & 0o777, found.st_gid) == (0o600, precious.parent.stat().st_gid)
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o700), (0, 0o770), (0, 0o777)])
+def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, owner: int, mode: int) -> None:
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    directory.chmod(mode)
+    os.chown(directory, owner, -1)
+    said = (
+        rf"^cannot listen on unix:{directory}/s: {directory}: (belongs to user|others can write it) .*: .* directory$"
+    )
+    with pytest.raises(LinkError, match=said) as refused:
+        UnixListener(directory / "s")
+    assert "\n" not in str(refused.value)
+    directory.chmod(0o1777)
+    os.chown(directory, 0, -1)
+    UnixListener(directory / "s").close()  # as in /tmp: nobody else can remove or rename it

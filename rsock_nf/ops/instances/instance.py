@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -25,10 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsock_nf import trust
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops.instances import lock, namespaces, trust
+from rsock_nf.ops.instances import lock, namespaces
 from rsock_nf.ops.instances.processes import signal_and_wait, start_time
-from rsock_nf.ops.instances.run_directory import run_dir
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
 _STATE = "state.json"
 _CONTROL = "control"
@@ -208,7 +210,7 @@ class Instance:
         """A descriptor of the directory; None = there is none.  Raises ``InstanceError`` if it is not to be trusted."""
         try:
             with _opened_run_dir() as parent:
-                descriptor = trust.open_inside(parent, self.name, self.directory)
+                descriptor = self._open(parent)
         except FileNotFoundError:
             yield None
             return
@@ -245,10 +247,14 @@ class Instance:
                 raise InstanceError(f"{self.directory}: cannot be ours alone: {error.strerror}") from None
             os.close(descriptor)
 
+    def _open(self, parent: int, *, make: bool = False) -> int:
+        with _refusals_told(self.directory):
+            return trust.open_inside(parent, self.name, self.directory, make=make)
+
     def _made(self) -> int | None:
         try:
             with _opened_run_dir(make=True) as parent:
-                return trust.open_inside(parent, self.name, self.directory, make=True)
+                return self._open(parent, make=True)
         except FileNotFoundError:
             return None
 
@@ -275,12 +281,32 @@ def remove_run_dir() -> None:
 
 @contextlib.contextmanager
 def _opened_run_dir(*, make: bool = False) -> Iterator[int]:
-    """A descriptor of the run directory.  Raises what ``trust.open_path`` does."""
-    descriptor = trust.open_path(run_dir(), make=make)
+    """A descriptor of the run directory.  Raises ``FileNotFoundError``, ``InstanceError``."""
+    with _refusals_told(run_dir()):
+        descriptor = trust.open_path(run_dir(), make=make)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _refusals_told(path: Path) -> Iterator[None]:
+    """Make an ``InstanceError`` of every reason why directory ``path`` cannot be used, but of its absence."""
+    elsewhere = f"name a directory of your own in {RUN_DIR_VARIABLE}"
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except trust.DistrustError as error:
+        raise InstanceError(f"{error}: {', or '.join([*error.remedies, elsewhere])}") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):  # FreeBSD's open(2) says EMLINK
+            what = "a link or a file stands where a directory should: remove it"
+            raise InstanceError(f"{path}: {what}, or {elsewhere}") from None
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        remedy = f" (are you root? Otherwise {elsewhere})" if denied else ""
+        raise InstanceError(f"{path}: {error.strerror}{remedy}") from None
 
 
 def _is_directory(parent: int, name: str) -> bool:

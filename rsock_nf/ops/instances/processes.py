@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsock_nf import trust
 from rsock_nf.errors import InstanceError
-from rsock_nf.ops.instances import trust
 from rsock_nf.ops.instances.run_directory import run_dir
 
 _PROC = Path("/proc")

@@ -4,7 +4,7 @@ A path is walked from ``/`` on, each step by the descriptor of the step before, 
 directory on the way must belong to this user or to root, and no one else may write it.  A sticky one (``/tmp``) may be
 on the way, but not at the end.  Links are followed only above the last step.
 
-Not here: what is kept in such a directory (``instance``).
+Not here: what is kept in such a directory, and what to do about one that is not trusted, but for its own remedy.
 """
 
 from __future__ import annotations
@@ -17,33 +17,39 @@ import shutil
 import stat
 from pathlib import Path
 
-from rsock_nf.errors import InstanceError
-from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
-
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS = 40  # path_resolution(7)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_ELSEWHERE = f"name a directory of your own in {RUN_DIR_VARIABLE}"
 
 
-def open_path(path: Path, *, make: bool = False) -> int:
-    """A descriptor of the absolute directory ``path``.  ``make``: what is missing is made, with mode 0700.
+class DistrustError(Exception):
+    """Somebody else could change a directory.  The text says which one, and whose it is; ``remedies`` what to do."""
 
-    Raises ``FileNotFoundError`` when it is not there, ``InstanceError`` when it is not to be trusted or not accessible.
+    def __init__(self, what: str, *remedies: str) -> None:
+        super().__init__(what)
+        self.remedies = remedies
+
+
+def open_path(path: Path, *, make: bool = False, sticky: bool = False) -> int:
+    """A descriptor of the absolute directory ``path``.
+
+    ``make``: what is missing is made, with mode 0700.  ``sticky``: it may itself be one as ``/tmp``, where nobody can
+    rename or remove what is ours.
+    Raises ``DistrustError`` when somebody else could change it, and ``OSError``.
     """
     ahead = list(reversed(path.parts[1:]))
     at = Path("/")
     descriptor = os.open(at, _OPEN)
     links = 0
     try:
-        _require_trust(os.fstat(descriptor), at, is_end=not ahead)
+        _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky)
         while ahead:
             name = ahead.pop()
             target = _link_target(descriptor, at / name) if ahead else None
             if target is None:
                 at /= name
                 descriptor = _instead(descriptor, _step(descriptor, name, make=make))
-                _require_trust(os.fstat(descriptor), at, is_end=not ahead)
+                _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky)
                 continue
             links += 1
             _refuse_loop(links)
@@ -51,12 +57,7 @@ def open_path(path: Path, *, make: bool = False) -> int:
                 at = Path("/")
                 descriptor = _instead(descriptor, os.open(at, _OPEN))
             ahead.extend(reversed([part for part in target.split("/") if part]))
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise InstanceError(_why_not(path, error)) from None
-    except InstanceError:
+    except BaseException:
         os.close(descriptor)
         raise
     return descriptor
@@ -65,16 +66,11 @@ def open_path(path: Path, *, make: bool = False) -> int:
 def open_inside(parent: int, name: str, path: Path, *, make: bool = False) -> int:
     """A descriptor of directory ``name`` in the directory ``parent``; ``path`` is the whole, for messages.
 
-    Raises ``FileNotFoundError``, ``InstanceError`` as ``open_path`` does.
+    Raises what ``open_path`` does.
     """
+    descriptor = _step(parent, name, make=make)
     try:
-        descriptor = _step(parent, name, make=make)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InstanceError(_why_not(path, error)) from None
-    try:
-        _require_trust(os.fstat(descriptor), path, is_end=True)
+        _require_trust(os.fstat(descriptor), path, is_end=True, sticky=False)
     except BaseException:
         os.close(descriptor)
         raise
@@ -114,7 +110,7 @@ def _link_target(parent: int, path: Path) -> str | None:
     if not stat.S_ISLNK(found.st_mode):
         return None
     if not is_trusted_owner(found.st_uid):
-        raise InstanceError(f"{path}: is a link that belongs to {_user(found.st_uid)}: {_ELSEWHERE}")
+        raise DistrustError(f"{path}: is a link that belongs to {_user(found.st_uid)}")
     return os.readlink(path.name, dir_fd=parent)
 
 
@@ -128,15 +124,15 @@ def _instead(old: int, new: int) -> int:
     return new
 
 
-def _require_trust(found: os.stat_result, path: Path, *, is_end: bool) -> None:
+def _require_trust(found: os.stat_result, path: Path, *, is_end: bool, sticky: bool) -> None:
     mode = stat.S_IMODE(found.st_mode)
     owner = _user(found.st_uid)
     if not (is_trusted_owner(found.st_uid) or (not is_end and _is_outside(found.st_uid))):
-        own = f"run the command as {owner}, or " if is_end and os.geteuid() == 0 else ""
-        raise InstanceError(f"{path}: belongs to {owner} (mode {mode:04o}): {own}{_ELSEWHERE}")
-    if mode & _OTHERS_WRITE and (is_end or not mode & stat.S_ISVTX):
-        remedy = f"chmod go-w {path}" if is_end else _ELSEWHERE
-        raise InstanceError(f"{path}: others can write it (owner {owner}, mode {mode:04o}): {remedy}")
+        remedies = [f"run the command as {owner}"] if is_end and os.geteuid() == 0 else []
+        raise DistrustError(f"{path}: belongs to {owner} (mode {mode:04o})", *remedies)
+    if mode & _OTHERS_WRITE and not (sticky and mode & stat.S_ISVTX):
+        remedies = [] if mode & stat.S_ISVTX else [f"chmod go-w {path}"]
+        raise DistrustError(f"{path}: others can write it (owner {owner}, mode {mode:04o})", *remedies)
 
 
 def _is_outside(uid: int) -> bool:
@@ -147,14 +143,6 @@ def _is_outside(uid: int) -> bool:
     except (OSError, ValueError):
         return False
     return uid == unknown and not any(first <= uid < first + count for first, _, count in rows)
-
-
-def _why_not(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):  # FreeBSD's open(2) says EMLINK
-        return f"{path}: a link or a file stands where a directory should: remove it, or {_ELSEWHERE}"
-    denied = error.errno in (errno.EACCES, errno.EPERM)
-    remedy = f" (are you root? Otherwise {_ELSEWHERE})" if denied else ""
-    return f"{path}: {error.strerror}{remedy}"
 
 
 def _user(uid: int) -> str:
