@@ -1,17 +1,22 @@
 """Answering ``control``: the instance's end of the socket in its directory, on the tunnel's own event loop.
 
 The modes of the directory (0700) and of the socket (0600) decide who can reach it; there is no further check.
+It answers also when the process has no descriptor left: one is kept for that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
 
@@ -20,32 +25,129 @@ Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 _LINE_BYTES = 64 << 10
 _PATIENCE = 2.0
 """Seconds that a question may take to arrive, and its answer to leave."""
+_BACKLOG = 16
+_MOST = 32
+"""Askers at the same time; the others wait in the backlog."""
+_PAUSE = 1.0
+"""Seconds until another look, when not even the kept descriptor was of use."""
+_SAY_AGAIN = 60.0
+"""Seconds between two lines in the log about the same trouble."""
 
 
-async def serve_control(path: Path, handlers: Mapping[str, Handler], log: logging.Logger) -> asyncio.Server:
+async def serve_control(path: Path, handlers: Mapping[str, Handler], log: logging.Logger) -> ControlServer:
     """Listen on ``path``, and call the verb's handler for each question.
 
     A handler gets the whole question and returns the answer, which JSON can hold; it must not block.  What it raises is
     told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
     tunnel.  Raises ``ControlError`` when the socket cannot be made.
     """
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                writer.write(_reply(await reader.readline(), handlers, log) + b"\n")
-                await writer.drain()
-        except (TimeoutError, ValueError, OSError):
-            pass  # an asker that is slow, endless (ValueError: over the limit) or gone is not our trouble
-        finally:
-            writer.close()
-
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        server = await asyncio.start_unix_server(converse, path=path, limit=_LINE_BYTES)
+        listener.setblocking(False)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(_BACKLOG)
     except OSError as error:
+        listener.close()
         raise ControlError(f"{path}: no control socket can be made: {error.strerror or error}") from None
-    os.chmod(path, 0o600)  # noqa: PTH101 - pathlib's twin is held to block, as this does, for microseconds
-    return server
+    return ControlServer(listener, lambda line: _reply(line, handlers, log), log)
+
+
+class ControlServer:
+    """Takes askers from ``listener`` and gives each the answer to its line; an asynchronous context manager."""
+
+    def __init__(self, listener: socket.socket, reply: Callable[[bytes], bytes], log: logging.Logger) -> None:
+        self._listener = listener
+        self._reply = reply
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._spare: int | None = None
+        self._askers: set[asyncio.Task[None]] = set()
+        self._told_at = float("-inf")
+        self._pause: asyncio.TimerHandle | None = None
+        self._resume()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._loop.remove_reader(self._listener)
+        if self._pause is not None:
+            self._pause.cancel()
+        askers = list(self._askers)
+        for asker in askers:
+            asker.cancel()
+        await asyncio.gather(*askers, return_exceptions=True)
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        if self._spare is not None:
+            os.close(self._spare)
+
+    def _resume(self) -> None:
+        """Take askers, with a descriptor in reserve if there is one."""
+        self._pause = None
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        """Take one asker: the event loop calls again while there are others."""
+        connection = self._accepted()
+        if connection is None:
+            return
+        connection.setblocking(False)
+        asker = self._loop.create_task(self._converse(connection))
+        self._askers.add(asker)
+        asker.add_done_callback(self._done)
+        if self._spare is None or len(self._askers) >= _MOST:
+            self._loop.remove_reader(self._listener)
+
+    def _accepted(self) -> socket.socket | None:
+        try:
+            return self._listener.accept()[0]
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                return None  # the asker has gone, or another was told of it
+            self._tell(error)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+            with contextlib.suppress(OSError):
+                return self._listener.accept()[0]
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(_PAUSE, self._resume)
+        return None
+
+    def _tell(self, error: OSError) -> None:
+        now = self._loop.time()
+        if now - self._told_at >= _SAY_AGAIN:
+            self._told_at = now
+            remedy = "raise its limit of open files (LimitNOFILE= in systemd, ulimit -n)"
+            self._log.warning("control: no descriptor for who asks: %s: %s", error.strerror, remedy)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        # An asker that is slow, endless or gone is not our trouble.
+        with connection, contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_PATIENCE):
+                line = bytearray()
+                while not line.endswith(b"\n") and len(line) <= _LINE_BYTES:
+                    read = await self._loop.sock_recv(connection, _LINE_BYTES)
+                    if not read:
+                        break
+                    line += read
+                if len(line) <= _LINE_BYTES:
+                    await self._loop.sock_sendall(connection, self._reply(bytes(line)) + b"\n")
+
+    def _done(self, asker: asyncio.Task[None]) -> None:
+        self._askers.discard(asker)
+        if self._pause is None and self._listener.fileno() >= 0:
+            self._resume()
 
 
 def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) -> bytes:
