@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rsock_nf.config.values import parse_name, shown
+from rsock_nf.config.values import named, parse_name, shown
 from rsock_nf.errors import ConfigError
 
 _MAX_BYTES = 1 << 20
@@ -74,9 +74,13 @@ def others_can_read(path: Path) -> bool:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)}: given twice")
+    if len(result) == len(pairs):
+        return result
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"{named(key)}: given twice")
+        seen.add(key)
     return result
 
 

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from rsock_nf.config.keys import OBJECTS, ROLES, ClientKeys, Keys, ServerKeys
 from rsock_nf.config.kinds import Wanted
-from rsock_nf.config.values import shown
+from rsock_nf.config.values import named, shown
 from rsock_nf.errors import ConfigError
 
 _GONE = {"target_index": 'give "tunnels" instead, a list of {"listen": …, "target": …}'}
@@ -45,7 +45,7 @@ def _field(error: ErrorDetails) -> str:
     parts = error["loc"]
     if isinstance(parts[-1], int) and parts[0] not in OBJECTS:  # a value in a list: it is shown in the message
         parts = parts[:-1]
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{named(part)}" for part in parts).lstrip(".")
 
 
 def _message(error: ErrorDetails, owner: type[ServerKeys | ClientKeys]) -> str:
@@ -87,5 +87,5 @@ def _unknown(error: ErrorDetails, owner: type[ServerKeys | ClientKeys]) -> str:
             return f"unknown key: {_GONE[name]}"
     import difflib  # not for a file without mistakes
 
-    close = difflib.get_close_matches(name, model.model_fields, n=1)
+    close = difflib.get_close_matches(named(name), model.model_fields, n=1)
     return f'unknown key (did you mean "{close[0]}"?)' if close else "unknown key"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
+from rsock_nf.printable import printable
 
 SECRET_BYTES = 32
 MAX_RANGES = 256
@@ -24,6 +25,8 @@ MAX_RANGES = 256
 MIN_FLOW_AGE, MAX_FLOW_AGE = 60.0, 86400.0
 """Seconds.  The source port of a flow that has ended is not used again for a minute."""
 
+_SHOWN = 60
+"""The most characters of a key or a value in a message."""
 _AGE = re.compile(r"(\d{1,6})([smh])")
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -48,7 +51,7 @@ def parse_name(value: object) -> str:
 
 def parse_device(value: object) -> str:
     """The name of a network device; whether it exists is seen when the tunnel starts."""
-    if isinstance(value, str) and _DEVICE.fullmatch(value) and value not in {".", ".."}:
+    if isinstance(value, str) and value.isprintable() and _DEVICE.fullmatch(value) and value not in {".", ".."}:
         return value
     raise ValueError(f"{shown(value)} is not the name of a network device")
 
@@ -232,5 +235,14 @@ def shown(value: object) -> str:
         return "an object" if isinstance(value, dict) else "a list of objects"
     if any(isinstance(item, str) and is_secret(item) for item in (value if isinstance(value, list) else [value])):
         return "a secret"
-    text = " ".join(json.dumps(value, ensure_ascii=False).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _short(" ".join(json.dumps(value, ensure_ascii=False).split()))
+
+
+def named(key: str) -> str:
+    """A key from the file, cut short and on one line, for an error message."""
+    return _short(key)
+
+
+def _short(text: str) -> str:
+    text = printable(text[: _SHOWN + 1])
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
