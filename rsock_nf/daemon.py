@@ -61,6 +61,7 @@ def run(
     wait: bool = False,
     ready_fd: int | None = None,
     make_tunnel: MakeTunnel | None = None,
+    confine: Callable[[Settings], str] | None = None,
 ) -> int:
     """Be the instance until a signal ends it; the exit status.
 
@@ -69,6 +70,7 @@ def run(
     ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor, and prints ``waiting:
     why``; log lines go to a
     file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
+    ``confine``: gives up, for good, the privileges of this process that it does not need; what is left, for the log.
     """
     settings = configuration.settings
     announcement = Announcement(ready_fd)
@@ -84,6 +86,8 @@ def run(
                 for line in configuration.warnings:
                     log.logger.warning("%s", line)
                 open_files.raise_limit(open_files.needed(settings))
+                if confine is not None:  # here: what comes before takes more, and what follows starts threads
+                    log.logger.info("%s", confine(settings))
                 daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
                 return asyncio.run(daemon.run(timeout, wait=wait))
     except RsockError as error:

@@ -329,6 +329,13 @@ class System(Protocol):
     def examine_host(self) -> list[Finding]:
         """Whether the kernel has what a tunnel over fake TCP needs."""
 
+    def keep_privileges(self, names: Collection[str]) -> str:
+        """Give up, for this thread and those that it starts, every privilege but the capabilities of these names.
+
+        Also what this process executes gains none by it, and where it had any, its memory is hidden from others.
+        What is left, in words; "" where the system has no such thing.  Raises ``OSError`` when it is not to be had.
+        """
+
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
         """The state of ``device``; with ``tap`` also whether fake TCP can be received there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -206,6 +207,37 @@ def test_without_the_capabilities_udp_instances_come_up_and_a_bare_down_ends_the
         assert result.returncode == 0, result.stderr
     result = host.run("down", prefix=prefix)
     assert (result.returncode, result.stdout, result.stderr) == (0, "one: stopped\ntwo: stopped\n", "")
+    assert host.state() == host.before
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({"device": None}, {"NET_ADMIN": 12, "NET_RAW": 13, "DAC_READ_SEARCH": 2, "SYS_PTRACE": 19}),
+        ({}, {"NET_ADMIN": 12, "NET_RAW": 13}),
+        ({"ports": "1001-1003"}, {"NET_ADMIN": 12, "NET_RAW": 13, "NET_BIND_SERVICE": 10}),
+        ({"type": "udp"}, {"NET_ADMIN": 12, "NET_RAW": 13}),
+    ],
+)
+def test_an_instance_gives_up_what_it_does_not_need(host: Host, keys: dict[str, Any], kept: dict[str, int]) -> None:
+    path = host.write("one", **keys)
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if value}))
+    host.up(path)
+    pid = host.pid("one")
+    wanted = sum(1 << number for number in kept.values())
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
+        sets = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")}
+        assert sets == {"CapEff": wanted, "CapPrm": wanted, "CapBnd": wanted}, thread.name
+        assert (status["NoNewPrivs"], status["CapInh"], status["CapAmb"]) == ("1", "0" * 16, "0" * 16)
+    assert "Max core file size        0                    0  " in Path(f"/proc/{pid}/limits").read_text()
+    look = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all", "readlink", f"/proc/{pid}/cwd"]
+    assert subprocess.run(look, check=False, capture_output=True, timeout=20).returncode == 1, "it is not dumpable"
+    log = (host.run_dir / "one/log").read_text()
+    said = next(line for line in log.splitlines() if " privileges: " in line)
+    assert said.endswith("; no core dumps, none gained by executing")
+    assert set(re.findall(r"CAP_(\w+)", said)) == set(kept)
+    host.run("down")
     assert host.state() == host.before
 
 

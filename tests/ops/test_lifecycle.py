@@ -168,6 +168,7 @@ def test_in_the_foreground_it_gives_up_only_when_asked_to(
     told = capsys.readouterr().err
     assert told.count('cipher "none"') == 1
     monkeypatch.setattr(privileges, "missing", list)
+    monkeypatch.setattr(privileges, "confine", lambda _: "the privileges of the tests stay")
     monkeypatch.setattr(daemon, "_tunnel", made)
     assert cli.main(["up", "--foreground", "--timeout", "0.1", "--config", str(settings.path)]) == 1
     told = capsys.readouterr().err

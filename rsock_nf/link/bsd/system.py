@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -122,6 +123,10 @@ class Bsd:
     def examine_host(self) -> list[Finding]:
         """See ``System.examine_host``."""
         return bsd_checks.examine_host(self._abi)
+
+    def keep_privileges(self, names: Collection[str]) -> str:  # noqa: ARG002 - there are none to choose from
+        """See ``System.keep_privileges``: root's cannot be given up one by one."""
+        return ""
 
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
         """See ``System.examine_device``."""

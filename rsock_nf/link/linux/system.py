@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -112,6 +113,18 @@ class Linux:
         from rsock_nf.link.linux import checks as linux_checks
 
         return linux_checks.examine_host()
+
+    @staticmethod
+    def keep_privileges(names: Collection[str]) -> str:
+        """See ``System.keep_privileges``."""
+        from rsock_nf.link.linux import capabilities
+
+        if any(capabilities.capability_sets().values()):  # without any, one's own processes may look: they do anyway
+            capabilities.hide_memory()
+        capabilities.forbid_new_privileges()
+        capabilities.keep_only(names)
+        left = capabilities.capability_sets().get("CapPrm", 0)
+        return " ".join(name for name in names if left >> capabilities.NUMBERS[name] & 1) or "none"
 
     @staticmethod
     def examine_device(device: str, *, tap: bool) -> list[Finding]:
