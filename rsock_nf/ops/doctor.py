@@ -15,7 +15,7 @@ from rsock_firewall import FirewallError, select
 from rsock_nf.config.values import parse_ports
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange
-from rsock_nf.errors import RsockError
+from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.link import (
     OWN_ADDRESS,
     LinkError,
@@ -202,7 +202,11 @@ def _device_in_use(settings: Settings | None) -> str:
 
 def _statuses(settings: Settings | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and status of instances that run in this network namespace: this one, or all."""
-    for instance in instances():
+    try:
+        found = instances()
+    except InstanceError:  # ``_leftovers`` says why
+        return
+    for instance in found:
         record = instance.record()
         if record is None or record.netns != namespaces.current() or (settings and instance.name != settings.name):
             continue

@@ -297,6 +297,15 @@ def test_a_server_address_without_a_route_before_one_with(host: Host) -> None:
     assert "FAIL  device: no route to 203.0.113.5" in nowhere.stdout
 
 
+def test_doctor_goes_on_where_the_run_directory_is_not_to_be_trusted(host: Host) -> None:
+    host.run_dir.mkdir(exist_ok=True)
+    os.chown(host.run_dir, 65534, 65534)
+    said = host.run("doctor", "-c", str(host.write("one"))).stdout
+    os.chown(host.run_dir, 0, 0)
+    assert "ok    device: v0, MTU 1500" in said
+    assert f"warn  leftovers: {host.run_dir}: belongs to user nobody (mode 0755): run the command as" in said
+
+
 def test_doctor_names_the_instance_that_holds_the_ports(host: Host) -> None:
     path = host.write("one")
     host.up(path)

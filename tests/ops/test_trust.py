@@ -23,7 +23,9 @@ from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance, instances
 from rsock_nf.ops.instances.processes import start_time
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
+from rsock_nf.ops.log import InstanceLog
 from rsock_nf.printable import printable
+from rsock_nf.settings import Log
 
 NOBODY = 65534
 BELONGS = r"^\S*/run\S*: belongs to user nobody \(mode 07.5\): run the command as user nobody, or name a directory of"
@@ -199,6 +201,20 @@ def test_no_escape_from_a_record_or_a_name_reaches_the_terminal(run: Path, capsy
         assert said.replace("\n", "").isprintable()
     main(["status"])
     assert r"why\u000a\u001b]0;owned\u0007\u001b[2J\u009b31m\u202e" in capsys.readouterr().out
+
+
+def test_no_escape_reaches_who_reads_the_log(run: Path) -> None:
+    """A traceback keeps its lines."""
+    log = InstanceLog("x", Log("info", run / "file"), None)
+    try:
+        int(ESCAPES)
+    except ValueError:
+        log.logger.exception("peer %s", ESCAPES)
+    log.close()
+    lines = (run / "file").read_text().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].endswith(r"peer \u001b]0;owned\u0007\u001b[2J\u009b31m\u202e")
+    assert lines[1] == "Traceback (most recent call last):"
 
 
 def test_what_is_printable_stays() -> None:

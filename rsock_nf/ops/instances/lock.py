@@ -24,7 +24,7 @@ def holder(descriptor: int) -> int | None:
         text = _LOCKS.read_text()
     except OSError:
         return None
-    device, inode = _device(descriptor), os.fstat(descriptor).st_ino
+    device, inode = _identity(descriptor)
     for found in _LINE.finditer(text):
         pid, major, minor, number = found.groups()
         if int(number) == inode and (int(major, 16), int(minor, 16)) == device and int(pid) > 0:
@@ -32,17 +32,21 @@ def holder(descriptor: int) -> int | None:
     return None
 
 
-def _device(descriptor: int) -> tuple[int, int]:
-    """As the kernel numbers the file system: on btrfs, stat(2) tells another number for each subvolume."""
+def _identity(descriptor: int) -> tuple[tuple[int, int], int]:
+    """Device and inode of a file as the lock's line has them.
+
+    On btrfs and overlayfs, stat(2) may tell others.  The kernel's own: proc_pid_fdinfo(5), ``ino`` since Linux 5.14.
+    """
+    status = os.fstat(descriptor)
+    device, inode = (os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino
     try:
-        mount = re.search(r"^mnt_id:\s+(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE)
-        number = mount.group(1) if mount else ""
+        about = dict(re.findall(r"^(\w+):\s+(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE))
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             fields = line.split()
-            if fields[0] == number:
+            if fields[0] == about.get("mnt_id"):
                 major, _, minor = fields[2].partition(":")
-                return int(major), int(minor)
+                device = int(major), int(minor)
+        inode = int(about.get("ino", inode))
     except OSError:
         pass
-    device = os.fstat(descriptor).st_dev
-    return os.major(device), os.minor(device)
+    return device, inode
