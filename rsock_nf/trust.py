@@ -2,7 +2,7 @@
 
 A path is walked from ``/`` on, each step by the descriptor of the step before, as OpenSSH does with StrictModes.  Each
 directory on the way must belong to this user or to root, and no one else may write it.  A sticky one (``/tmp``) may be
-on the way, but not at the end.  Links are followed only above the last step.
+on the way, but not at the end.  A link is followed if it belongs to this user or to root.
 
 Not here: what is kept in such a directory, and what to do about one that is not trusted, but for its own remedy.
 """
@@ -15,6 +15,7 @@ import os
 import pwd
 import shutil
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,11 +31,11 @@ class DistrustError(Exception):
         self.remedies = remedies
 
 
-def open_path(path: Path, *, make: bool = False, sticky: bool = False) -> int:
+def open_path(path: Path, *, make: bool = False, sticky: bool = False, groups: Collection[int] = ()) -> int:
     """A descriptor of the absolute directory ``path``.
 
     ``make``: what is missing is made, with mode 0700.  ``sticky``: it may itself be one as ``/tmp``, where nobody can
-    rename or remove what is ours.
+    rename or remove what is ours.  ``groups``: numbers of those that may write directories of root's above it.
     Raises ``DistrustError`` when somebody else could change it, and ``OSError``.
     """
     ahead = list(reversed(path.parts[1:]))
@@ -42,14 +43,14 @@ def open_path(path: Path, *, make: bool = False, sticky: bool = False) -> int:
     descriptor = os.open(at, _OPEN)
     links = 0
     try:
-        _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky)
+        _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky, groups=groups)
         while ahead:
             name = ahead.pop()
-            target = _link_target(descriptor, at / name) if ahead else None
+            target = _link_target(descriptor, at / name)
             if target is None:
                 at /= name
                 descriptor = _instead(descriptor, _step(descriptor, name, make=make))
-                _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky)
+                _require_trust(os.fstat(descriptor), at, is_end=not ahead, sticky=bool(ahead) or sticky, groups=groups)
                 continue
             links += 1
             _refuse_loop(links)
@@ -64,7 +65,7 @@ def open_path(path: Path, *, make: bool = False, sticky: bool = False) -> int:
 
 
 def open_inside(parent: int, name: str, path: Path, *, make: bool = False) -> int:
-    """A descriptor of directory ``name`` in the directory ``parent``; ``path`` is the whole, for messages.
+    """A descriptor of directory ``name``, which is no link, in the directory ``parent``; messages have ``path``.
 
     Raises what ``open_path`` does.
     """
@@ -124,13 +125,16 @@ def _instead(old: int, new: int) -> int:
     return new
 
 
-def _require_trust(found: os.stat_result, path: Path, *, is_end: bool, sticky: bool) -> None:
+def _require_trust(
+    found: os.stat_result, path: Path, *, is_end: bool, sticky: bool, groups: Collection[int] = ()
+) -> None:
     mode = stat.S_IMODE(found.st_mode)
     owner = _user(found.st_uid)
     if not (is_trusted_owner(found.st_uid) or (not is_end and _is_outside(found.st_uid))):
         remedies = [f"run the command as {owner}"] if is_end and os.geteuid() == 0 else []
         raise DistrustError(f"{path}: belongs to {owner} (mode {mode:04o})", *remedies)
-    if mode & _OTHERS_WRITE and not (sticky and mode & stat.S_ISVTX):
+    others = stat.S_IWOTH if not is_end and found.st_uid == 0 and found.st_gid in groups else _OTHERS_WRITE
+    if mode & others and not (sticky and mode & stat.S_ISVTX):
         remedies = [] if mode & stat.S_ISVTX else [f"chmod go-w {path}"]
         raise DistrustError(f"{path}: others can write it (owner {owner}, mode {mode:04o})", *remedies)
 

@@ -272,6 +272,8 @@ class System(Protocol):
 
     run_directory: Path
     """The directory for files that need not survive a reboot."""
+    run_directory_groups: tuple[int, ...]
+    """The groups of the system's own, by number, that may write it."""
     has_capabilities: bool
     """Privileges can be granted one by one (capabilities(7)), not only all of root's together."""
     socket_path_bytes: int

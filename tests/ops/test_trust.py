@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from rsock_nf import trust
 from rsock_nf.cli import main
 from rsock_nf.errors import ControlError, InstanceError
 from rsock_nf.ops import launch
@@ -185,6 +186,24 @@ def test_links_above_are_followed_if_they_are_ours(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "loop/run"))
     with pytest.raises(InstanceError, match="a link or a file stands where a directory should"):
         Instance("x").exists()
+
+
+def test_a_group_of_the_systems_own_may_write_above(run: Path) -> None:
+    """As "daemon" may in /var/run of macOS."""
+    run.parent.chmod(0o770)
+    os.chown(run.parent, 0, 1)
+    os.close(trust.open_path(run, groups=(1,)))
+    for owner, group, mode in ((0, 4242, 0o770), (0, 1, 0o777), (NOBODY, 1, 0o770)):
+        os.chown(run.parent, owner, group)
+        run.parent.chmod(mode)
+        with pytest.raises(trust.DistrustError):
+            trust.open_path(run, groups=(1,))
+    os.chown(run, 0, 1)
+    run.chmod(0o770)
+    run.parent.chmod(0o700)
+    os.chown(run.parent, 0, 0)
+    with pytest.raises(trust.DistrustError):
+        trust.open_path(run, groups=(1,))
 
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"

@@ -257,3 +257,14 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, owner: int
     directory.chmod(0o1777)
     os.chown(directory, 0, -1)
     UnixListener(directory / "s").close()  # as in /tmp: nobody else can remove or rename it
+
+
+def test_a_link_of_ours_leads_to_the_directory(tmp_path: Path) -> None:
+    """As /var/run leads to /run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    with contextlib.closing(UnixListener(tmp_path / "link" / "s")):
+        assert (tmp_path / "run/s").is_socket()
+    os.lchown(tmp_path / "link", 65534, -1)
+    with pytest.raises(LinkError, match="is a link that belongs to user nobody: choose another directory"):
+        UnixListener(tmp_path / "link" / "s")

@@ -39,6 +39,7 @@ class Bsd:
     on."""
 
     run_directory = Path("/var/run")
+    run_directory_groups: tuple[int, ...] = (1,)  # daemon, on macOS
     has_capabilities = False
     socket_path_bytes = 103
     taps_every_device = False

@@ -28,6 +28,7 @@ from typing import Any
 
 from rsock_nf import trust
 from rsock_nf.errors import InstanceError
+from rsock_nf.link import system
 from rsock_nf.ops.instances import lock, namespaces
 from rsock_nf.ops.instances.processes import signal_and_wait, start_time
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
@@ -283,7 +284,7 @@ def remove_run_dir() -> None:
 def _opened_run_dir(*, make: bool = False) -> Iterator[int]:
     """A descriptor of the run directory.  Raises ``FileNotFoundError``, ``InstanceError``."""
     with _refusals_told(run_dir()):
-        descriptor = trust.open_path(run_dir(), make=make)
+        descriptor = trust.open_path(run_dir(), make=make, groups=system().run_directory_groups)
     try:
         yield descriptor
     finally:

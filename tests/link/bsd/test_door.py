@@ -62,6 +62,7 @@ def test_the_door_takes_the_systems_own_file(platform: Callable[[str], None], na
     assert isinstance(found, Bsd)
     assert found._abi.system == abi
     assert found.run_directory == Path("/var/run")
+    assert found.run_directory_groups == (1,)
 
 
 def test_the_run_directory_and_the_privileges_are_the_systems(
