@@ -23,7 +23,7 @@ from rsock_nf.wire.native.control import build_control, parse_control
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
 from rsock_nf.wire.native.noise import NNpsk0
-from rsock_nf.wire.native.opening import Offer
+from rsock_nf.wire.native.opening import HelloMessage, Offer
 from rsock_nf.wire.rsock.frames import KeepAliveRequest, RsockFormat
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -112,7 +112,9 @@ def run_rsock(data: bytes) -> object:
 
 
 def run_hello(data: bytes) -> object:
-    return NativeHandshake(SECRET).read_untrusted(data, fresh(2))
+    handshake = NativeHandshake(SECRET)
+    message = handshake.read_untrusted(data)
+    return handshake.read_hello(message, fresh(2)) if isinstance(message, HelloMessage) else message
 
 
 def hello_seeds() -> list[bytes]:

@@ -35,6 +35,11 @@ class ReplayWindow:
         """The highest counter accepted so far; -1 = none yet."""
         return self._floor + self._seen.bit_length() - 1 if self._seen else -1
 
+    def may_accept(self, counter: int) -> bool:
+        """Whether ``accept`` would accept ``counter``."""
+        ahead = counter - self._floor
+        return ahead >= 0 and not self._seen >> ahead & 1
+
     def accept(self, counter: int) -> bool:
         """Accept ``counter``, once."""
         return self.accept_mask(counter, 1) == 1

@@ -1,5 +1,6 @@
 """How a client of the native wire opens flows: hello or join → answer → confirmation → ready.
 
+A busy server answers the first hello by a cookie, and the client says hello anew, with the cookie, on the same flow.
 One of the flows in TCP_UP says hello, and the others wait.  Once there is a session, they join it.  The answer
 carries a challenge, which the confirmation sends back.
 
@@ -23,10 +24,16 @@ from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
+from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.limits import LIMITS
-from rsock_nf.wire.native.opening import Gone, Offer, Status
+from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
 from rsock_nf.wire.parameters import NativeParameters, WireName
+
+_LIMITED = (
+    "the server takes no more hellos from this client's address for now (20 a second): do many clients share it? "
+    "It is tried again"
+)
 
 
 class NativeClientWire:
@@ -121,21 +128,44 @@ class NativeClientWire:
             return
         if session is None:
             return
-        opening.window = segment.window << (opening.scale or 0)
-        opening.received = add(segment.seq, len(segment.payload))
+        self._heard(now, dialling, opening, segment)
         opening.exchange = session
-        dialling.openings.heard(now, opening)
         dialling.table.step(now, opening, Input.ANSWER)
 
+    @staticmethod
+    def _heard(now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
+        """An answer has authenticated.  What follows stands behind it.  (On a UDP carrier there are no numbers.)"""
+        if not opening.key.udp:
+            opening.window = segment.window << (opening.scale or 0)
+            opening.received = add(segment.seq, len(segment.payload))
+        dialling.openings.heard(now, opening)
+
     def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
-        """Read the answer to a hello: a session.  None = the server turns us away.  Raises ``Malformed``."""
-        answer, keys = self._handshake.read_answer(opening.exchange, segment.payload)
+        """Read the answer to a hello: a session.  None = the server turns us away, or wants a hello with a cookie,
+        which is then said.  Raises ``Malformed``.
+        """
+        read = self._handshake.read_answer(opening.exchange, segment.payload)
+        if isinstance(read, CookieMessage):
+            self._heard(now, dialling, opening, segment)
+            self._say_hello_again(now, dialling, opening, read)
+            return None
+        answer, challenge, keys = read
         if answer.status is not Status.WELCOME:
             dialling.why.tell(_refusal(answer.status, answer.cipher.value))
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None
-        opening.challenge = answer.challenge
+        opening.challenge = challenge
         return self._session(now, dialling, answer.session_id, keys)
+
+    def _say_hello_again(self, now: float, dialling: Dialling, opening: Opening, wanted: CookieMessage) -> None:
+        """Say a new hello with the server's cookie, or give the flow up if the server wants none at present."""
+        if wanted.cookie == NO_COOKIE:
+            dialling.why.tell(_LIMITED)
+            dialling.table.step(now, opening, Input.TURNED_AWAY, _LIMITED)
+            return
+        offer, rng = self._offer(dialling, opening), dialling.context.rng
+        message, opening.exchange = self._handshake.hello(offer, rng, wanted.cookie, wanted.place)
+        dialling.openings.say(now, opening, message)
 
     def _session(self, now: float, dialling: Dialling, session_id: int, keys: SessionKeys) -> Session:
         return Session(session_id, keys, self.name, self.limits, dialling.parameters.cipher, dialling.group, now)

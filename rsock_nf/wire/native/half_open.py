@@ -1,104 +1,99 @@
 """Hellos and joins that a server has answered and that are not confirmed yet: bounded, short-lived, rate-limited.
 
-An attacker can replay a recorded hello.  So a hello gets no more than an entry here.  The same message always gets
-the same answer, whoever sends it.
+A recorded hello is genuine, so it gets an entry here, and costs a Diffie-Hellman.  Therefore only few entries are made
+for hellos without a cookie (``freshness``), and they never take the place of others: when there are ``MAX_STRANGE`` of
+them, a hello needs a cookie, which no recorded one has.  Hellos with a cookie, and joins, have a place of their own.
+The same message always gets the same answer on the same flow.
 
-The rate limit is a token bucket for each source address (``allow``).  ``native.server`` applies it to hellos and joins
-that it has not answered yet: in ``_first_payload`` over TCP, in ``_answer`` over UDP.
+The rate limits are token buckets (``Buckets``).  Hellos with a cookie have another bucket than those without, so that
+recordings use up nothing of what a client is allowed.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.types import FlowKey
+from rsock_nf.wire.native.freshness import challenge
 from rsock_nf.wire.native.opening import Offer
 
-MAX_ENTRIES = 256
+MAX_STRANGE = 128
+"""Entries of hellos without a cookie."""
+MAX_FRESH = 256
+"""Entries of hellos with a cookie, and of joins."""
 MAX_AGE = 10.0
 """Seconds for which an entry is kept."""
+SAFE_AGE = 2.0
+"""Seconds for which no other entry takes its place."""
 RATE = 20.0
-"""Tokens per second for one source address.  Each new entry takes one."""
+"""Tokens per second of one bucket.  Each new entry takes one."""
 BURST = 40.0
 """Tokens in a full bucket: a client with many flows joins with all of them at once."""
 _MAX_SOURCES = 1024
-MAX_SAID_BY = 8
-"""Flows that one entry remembers."""
+_MAX_ANSWERED = 8
+"""Flows of one entry whose round-trip time is taken."""
 
 
-class Said(NamedTuple):
-    """The sequence numbers of a hello or join, and those that we expect of its confirmation.
+class Admission(enum.Enum):
+    """Whether a new hello or join gets an entry."""
 
-    All of them are 0 on a UDP carrier.
-    """
-
-    isn: int
-    """The client's initial sequence number."""
-    seq: int
-    """The confirmation's sequence number."""
-    ack: int
-    """The confirmation's acknowledgement number: it acknowledges our answer."""
-    answered: float | None
-    """When we answered.  None = we answered several times, so the confirmation gives no round-trip time."""
+    ADMITTED = "admitted"
+    NEEDS_COOKIE = "it needs a cookie"
+    LIMITED = "too many came from there"
 
 
 @dataclass(frozen=True, slots=True)
 class HalfOpen:
     """One hello or join that was answered."""
 
+    message: bytes
+    """Its bytes."""
     session_id: int
     number: int
     """The number of the join.  -1 for a hello, whose number comes with the confirmation."""
     offer: Offer
     keys: SessionKeys
-    challenge: bytes
-    answer: bytes
-    digest: bytes
+    seed: bytes
+    """The challenges are made from it."""
+    sealed: bytes
+    """The answer to a hello, without its challenge.  b"" for a join."""
     since: float
-    joined: bool
-    """It is a join, to an existing session."""
-    said_by: dict[FlowKey, Said] = field(default_factory=dict)
-    """The flows on which this message came; over TCP, a cookie has proved the address of each.  Others may send a
-    recorded message too.  A confirmation counts only on one of these flows."""
+    fresh: bool
+    """It is a join, or a hello with a cookie."""
+    before: int = 0
+    """Payload bytes that the client had sent on its flow before this message."""
+    welcome: bool = True
+    """False = the hello was turned away.  The entry only remembers the answer."""
+    answered: dict[FlowKey, float | None] = field(default_factory=dict)
+    """When it was answered on a flow.  None = several times, so the confirmation gives no round-trip time."""
 
-    def heard_from(self, key: FlowKey, said: Said) -> None:
-        """The message came on flow ``key``.  If there are too many such flows, the first one is removed.
+    @property
+    def joined(self) -> bool:
+        """It is a join, to an existing session."""
+        return self.number >= 0
 
-        A UDP flow removes no other: its address is not proved.  Otherwise an attacker could send copies of a
-        client's message under other addresses, and so remove that client.
-        """
-        if key in self.said_by:
-            said = said._replace(answered=None)
-        elif len(self.said_by) >= MAX_SAID_BY:
-            if key.udp:
-                return
-            del self.said_by[next(iter(self.said_by))]
-        self.said_by[key] = said
+    def challenge(self, flow: FlowKey, seq: int, ack: int) -> bytes:
+        """What the confirmation with these numbers has to send back on ``flow``."""
+        return challenge(self.seed, flow, seq, ack)
+
+    def note(self, now: float, flow: FlowKey) -> None:
+        """The message is answered on ``flow``."""
+        if flow in self.answered:
+            self.answered[flow] = None
+        elif len(self.answered) < _MAX_ANSWERED:
+            self.answered[flow] = now
 
 
-class HalfOpenTable:
-    """The entries, by the digest of the message and by what a confirmation names."""
+class Buckets:
+    """A token bucket for each source: ``RATE`` a second, ``BURST`` at once, and the 1,024 most recent sources."""
 
     def __init__(self) -> None:
-        self._by_digest: OrderedDict[bytes, HalfOpen] = OrderedDict()
-        self._by_name: dict[tuple[int, int], HalfOpen] = {}
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._by_digest)
-
-    def find(self, digest: bytes) -> HalfOpen | None:
-        """The entry of exactly this message; None = there is none."""
-        return self._by_digest.get(digest)
-
-    def named(self, session_id: int, number: int) -> HalfOpen | None:
-        """The entry that a confirmation names: the join with its number, else the hello with its session id."""
-        return self._by_name.get((session_id, number)) or self._by_name.get((session_id, -1))
-
-    def allow(self, now: float, source: bytes) -> bool:
+    def take(self, now: float, source: bytes) -> bool:
         """Take one token from the bucket of ``source``.  False = the bucket is empty."""
         tokens, since = self._buckets.pop(source, (BURST, now))
         tokens = min(tokens + (now - since) * RATE, BURST)
@@ -108,28 +103,66 @@ class HalfOpenTable:
             self._buckets.popitem(last=False)
         return allowed
 
+
+class HalfOpenTable:
+    """The entries, by the bytes of the message and by what a confirmation names."""
+
+    def __init__(self) -> None:
+        self._strange: OrderedDict[bytes, HalfOpen] = OrderedDict()
+        self._fresh: OrderedDict[bytes, HalfOpen] = OrderedDict()
+        self._by_name: dict[tuple[int, int], HalfOpen] = {}
+        self._strange_buckets = Buckets()
+        self._fresh_buckets = Buckets()
+
+    def __len__(self) -> int:
+        return len(self._strange) + len(self._fresh)
+
+    def find(self, message: bytes) -> HalfOpen | None:
+        """The entry of exactly this message; None = there is none."""
+        return self._strange.get(message) or self._fresh.get(message)
+
+    def named(self, session_id: int, number: int) -> HalfOpen | None:
+        """The entry that a confirmation names: the join with its number, else the hello with its session id."""
+        return self._by_name.get((session_id, number)) or self._by_name.get((session_id, -1))
+
+    def admit(self, now: float, source: bytes, *, fresh: bool) -> Admission:
+        """Whether a new message gets an entry.  If so, it takes a token from the bucket of ``source``.
+
+        ``source``: see ``source_of``; for a join, its session.  ``fresh``: it is a join, or has a cookie.
+        """
+        self.expire(now)
+        if not fresh:
+            allowed = len(self._strange) < MAX_STRANGE and self._strange_buckets.take(now, source)
+            return Admission.ADMITTED if allowed else Admission.NEEDS_COOKIE
+        room = len(self._fresh) < MAX_FRESH or next(iter(self._fresh.values())).since + SAFE_AGE <= now
+        return Admission.ADMITTED if room and self._fresh_buckets.take(now, source) else Admission.LIMITED
+
     def put(self, entry: HalfOpen) -> bool:
-        """Add an entry.  Returns whether the oldest one was removed for it."""
-        self._by_digest[entry.digest] = entry
-        self._by_name[entry.session_id, entry.number] = entry
-        full = len(self._by_digest) > MAX_ENTRIES
+        """Add an entry that was admitted.  Returns whether the oldest one was removed for it."""
+        (self._fresh if entry.fresh else self._strange)[entry.message] = entry
+        if entry.welcome:
+            self._by_name[entry.session_id, entry.number] = entry
+        full = len(self._fresh) > MAX_FRESH
         if full:
-            self._remove(next(iter(self._by_digest.values())))
+            self.remove(next(iter(self._fresh.values())))
         return full
 
     def remove(self, entry: HalfOpen) -> None:
-        """``entry`` was confirmed: remove it."""
-        self._remove(entry)
+        """Remove ``entry``: it was confirmed, is too old, or makes room."""
+        (self._fresh if entry.fresh else self._strange).pop(entry.message, None)
+        if self._by_name.get((entry.session_id, entry.number)) is entry:
+            del self._by_name[entry.session_id, entry.number]
 
     def expire(self, now: float) -> None:
         """Remove the entries that are too old."""
-        while self._by_digest:
-            oldest = next(iter(self._by_digest.values()))
-            if oldest.since + MAX_AGE > now:
-                return
-            self._remove(oldest)
+        for entries in (self._strange, self._fresh):
+            while entries:
+                oldest = next(iter(entries.values()))
+                if oldest.since + MAX_AGE > now:
+                    break
+                self.remove(oldest)
 
-    def _remove(self, entry: HalfOpen) -> None:
-        self._by_digest.pop(entry.digest, None)
-        if self._by_name.get((entry.session_id, entry.number)) is entry:
-            del self._by_name[entry.session_id, entry.number]
+
+def source_of(flow: FlowKey) -> bytes:
+    """Whose bucket counts: the remote IPv4 address, or the /64 network of an IPv6 address, which one host may fill."""
+    return flow.remote if len(flow.remote) == 4 else flow.remote[:8]

@@ -4,17 +4,18 @@ The first flow of a session carries Noise_NNpsk0_25519_ChaChaPoly_SHA256 (Noise 
 1, the answer is message 2.  Then comes a confirmation, which sends back the challenge of the answer.  Each further
 flow sends a *join* under keys of the session, gets a challenge, and confirms.
 
-Each message travels in an envelope with a synthetic IV (the construction of RFC 5297, with a keyed hash): 16 bytes
-of BLAKE2s over kind and body.  They are the initial counter of AES-256-CTR over kind and body.  Both keys come from
-the secret.  The envelope hides structure (an X25519 point, a repeated session id).  Without the secret, nobody can
-make an envelope; an attacker can only send a recorded one.  So garbage never looks like a join, and costs no
-Diffie-Hellman.  No two messages have the same content, except a repeated "gone".  So no two different messages use
-the same counter.
+Each message travels in an envelope (``envelope``), which hides structure: an X25519 point, a repeated session id.
+Without the secret, nobody can make an envelope; an attacker can only send a recorded one.  So garbage never looks like
+a join, and costs no Diffie-Hellman.
+
+The challenge is another one on each flow on which the same hello or join comes (``freshness``).  Therefore it is beside
+the Noise message and not in it, and the answer to a join has a keyed hash and no AEAD: no nonce is used for two texts.
 
 Hello and join are padded to at least the size of their answers, and by some random bytes more.  ``docs/wire.md``
 has every byte.
 
-Not here: who sends what and when (``client``, ``server``), and Noise itself (``noise``).
+Not here: who sends what and when (``client``, ``server``), when a cookie is wanted (``half_open``), and Noise itself
+(``noise``).
 """
 
 from __future__ import annotations
@@ -22,38 +23,55 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Rng, SessionKeys
 from rsock_nf.core.types import Buffer, Malformed
+from rsock_nf.wire.native.envelope import (
+    ENVELOPE,
+    FROM_CLIENT,
+    FROM_SERVER,
+    MAX_PADDING,
+    SALT,
+    Envelope,
+    MessageKind,
+)
 from rsock_nf.wire.native.frames import flow_codec
+from rsock_nf.wire.native.freshness import NO_COOKIE
+from rsock_nf.wire.native.freshness import SIZE as CHALLENGE
 from rsock_nf.wire.native.keys import hkdf
 from rsock_nf.wire.native.noise import NNpsk0
-from rsock_nf.wire.native.opening import Answer, ConfirmMessage, Gone, HelloMessage, JoinMessage, Offer, Status
+from rsock_nf.wire.native.opening import (
+    Answer,
+    ConfirmMessage,
+    CookieMessage,
+    Gone,
+    Hello,
+    HelloMessage,
+    JoinMessage,
+    Offer,
+    Place,
+    Status,
+)
 
-VERSION = 1
-PROLOGUE = b"rsock-nf 1"
-CHALLENGE = 16
+VERSION = 2
+PROLOGUE = b"rsock-nf 2"
+ANSWER_SIZE = FROM_SERVER[MessageKind.ANSWER].start
+JOIN_ANSWER_SIZE = FROM_SERVER[MessageKind.JOIN_ANSWER].start
 
-_HELLO, _ANSWER, _JOIN, _JOIN_ANSWER, _CONFIRM, _GONE = range(1, 7)
-_SALT = 16
 _TAG = 16
 _POINT = 32
-_ENVELOPE = _SALT + 1
 _OFFER = struct.Struct("!BBHB")
-_ANSWER_BODY = struct.Struct("!BBQ16sH")
+_HELLO_HEAD = struct.Struct("!16sHH")
+_ANSWER_BODY = struct.Struct("!BBQH")
 _JOIN_HEAD = struct.Struct("!QI")
 _NONCE = struct.Struct("!8xI")
 _NO_SCALE = 255
-_MAX_RANDOM_PADDING = 63
+_START = Place()
 
 _CIPHERS = {Cipher.NONE: 0, Cipher.AES_256_GCM: 1, Cipher.CHACHA20_POLY1305: 2}
 _CIPHER_OF = {code: cipher for cipher, code in _CIPHERS.items()}
@@ -66,7 +84,7 @@ class NativeKeys:
     cipher: Cipher
     session_key: bytes
     join: ChaCha20Poly1305
-    join_answer: ChaCha20Poly1305
+    join_answer: bytes
     confirm: ChaCha20Poly1305
 
     @classmethod
@@ -74,8 +92,8 @@ class NativeKeys:
         """The keys of a session, from the two keys of Noise's Split()."""
         session_key = to_server + to_client
         material = hkdf(session_key, b"", b"rsock-nf session", 96)
-        join, join_answer, confirm = (ChaCha20Poly1305(material[at : at + 32]) for at in (0, 32, 64))
-        return cls(cipher, session_key, join, join_answer, confirm)
+        join, confirm = (ChaCha20Poly1305(material[at : at + 32]) for at in (0, 64))
+        return cls(cipher, session_key, join, material[32:64], confirm)
 
     def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:
         """See ``SessionKeys``."""
@@ -96,98 +114,111 @@ class _Pending:
 
     noise: NNpsk0
     cipher: Cipher
+    hello: bytes
+    place: Place
 
 
 class NativeHandshake:
     """The messages of a handshake under one shared secret of 32 bytes.  It keeps nothing but the secret."""
 
-    _hello_answer_size = _ENVELOPE + _POINT + _ANSWER_BODY.size + _TAG
-    _join_answer_size = _ENVELOPE + CHALLENGE + _TAG
-
     def __init__(self, secret: bytes) -> None:
-        material = hkdf(secret, b"", b"rsock-nf secret", 128)
-        self._psk, self._mask, self._gone, self._seal = (material[at : at + 32] for at in range(0, 128, 32))
+        material = hkdf(secret, b"", b"rsock-nf 2 secret", 128)
+        self._psk, mask, self._gone, seal = (material[at : at + 32] for at in range(0, 128, 32))
+        self._envelope = Envelope(mask, seal)
 
     # -- client
 
-    def hello(self, offer: Offer, rng: Rng) -> tuple[bytes, object]:
+    def hello(self, offer: Offer, rng: Rng, cookie: bytes = NO_COOKIE, place: Place = _START) -> tuple[bytes, object]:
         """Client: make a hello.  Returns (the message, what ``read_answer`` needs)."""
         noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
-        body = _build_offer(offer)
-        padding = self._hello_answer_size - (_ENVELOPE + _POINT + len(body) + _TAG)
-        message = noise.write_message(_padded(body, padding, rng))
-        return self._envelope(_HELLO, message), _Pending(noise, offer.cipher)
+        head, body = _HELLO_HEAD.pack(cookie, *place), _build_offer(offer)
+        padding = ANSWER_SIZE - (ENVELOPE + len(head) + _POINT + len(body) + _TAG)
+        message = self._envelope.wrap(MessageKind.HELLO, head + noise.write_message(_padded(body, padding, rng)))
+        return message, _Pending(noise, offer.cipher, message, place)
 
-    def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, SessionKeys]:
-        """Client: read the answer to a hello.  Raises ``Malformed`` unless its sender has the secret."""
+    def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, bytes, SessionKeys] | CookieMessage:
+        """Client: read the answer to a hello: (answer, challenge, keys), or that the server wants a cookie.
+
+        Raises ``Malformed`` unless its sender has the secret, and it answers this very hello.
+        """
         if not isinstance(pending, _Pending):
             raise TypeError("not what hello() returned")
-        kind, body = self._open(message)
-        if kind != _ANSWER or pending.noise.finished:
+        kind, body = self._envelope.open(message, FROM_SERVER)
+        if kind == MessageKind.COOKIE and body[:SALT] == pending.hello[:SALT]:
+            sent, received = pending.place
+            return CookieMessage(body[SALT:], Place(sent + len(pending.hello), received + len(message)))
+        if kind != MessageKind.ANSWER or pending.noise.finished:
             raise Malformed("not an answer to a hello")
-        payload = pending.noise.read_message(body)
-        if len(payload) != _ANSWER_BODY.size:
-            raise Malformed(f"answer of {len(payload)} bytes")
-        status, cipher, session_id, challenge, targets = _ANSWER_BODY.unpack(payload)
+        payload = pending.noise.read_message(body[CHALLENGE:])
+        status, cipher, session_id, targets = _ANSWER_BODY.unpack(payload)  # the envelope has checked the length
         if status not in list(Status) or cipher not in _CIPHER_OF:
             raise Malformed(f"answer with status {status}, cipher {cipher}")
         keys = NativeKeys.derive(pending.cipher, *pending.noise.split())
-        return Answer(Status(status), _CIPHER_OF[cipher], session_id, challenge, targets), keys
+        return Answer(Status(status), _CIPHER_OF[cipher], session_id, targets), body[:CHALLENGE], keys
 
     def join(self, keys: SessionKeys, session_id: int, number: int, offer: Offer, rng: Rng) -> bytes:
         """Client: make a join, which asks for another flow of a session.  ``number`` becomes the flow's id."""
         head = _JOIN_HEAD.pack(session_id, number)
         body = _build_offer(offer)
-        padding = self._join_answer_size - (_ENVELOPE + len(head) + len(body) + _TAG)
+        padding = JOIN_ANSWER_SIZE - (ENVELOPE + len(head) + len(body) + _TAG)
         sealed = _native(keys).join.encrypt(_NONCE.pack(number), _padded(body, padding, rng), head)
-        return self._envelope(_JOIN, head + sealed)
+        return self._envelope.wrap(MessageKind.JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
         """Client: read the answer to a join: its challenge, or that the session is gone.  Raises ``Malformed``."""
-        kind, body = self._open(message)
-        if kind == _GONE:
-            if not hmac.compare_digest(body, self._gone_mac(self._open(join)[1])):
+        kind, body = self._envelope.open(message, FROM_SERVER)
+        if kind == MessageKind.GONE:
+            if not hmac.compare_digest(body, self._gone_mac(self._envelope.open(join, FROM_CLIENT)[1])):
                 raise Malformed("a 'gone' that does not belong to this join")
             return Gone()
-        if kind != _JOIN_ANSWER:
-            raise Malformed("not an answer to a join")
-        return _decrypt(_native(keys).join_answer, number, body, b"", CHALLENGE)
+        challenge, mac = body[:CHALLENGE], body[CHALLENGE:]
+        if kind != MessageKind.JOIN_ANSWER or not hmac.compare_digest(mac, _join_mac(keys, number, challenge)):
+            raise Malformed("not an answer to this join")
+        return challenge
 
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
         """Client: make a confirmation, which sends the challenge back, sealed."""
         head = _JOIN_HEAD.pack(session_id, number)
         sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
-        return self._envelope(_CONFIRM, head + sealed)
+        return self._envelope.wrap(MessageKind.CONFIRM, head + sealed)
 
     # -- server
 
-    def read_untrusted(
-        self, message: Buffer, rng: Rng, *, admit: Callable[[], bool] | None = None
-    ) -> HelloMessage | JoinMessage | ConfirmMessage:
+    def read_untrusted(self, message: Buffer) -> HelloMessage | JoinMessage | ConfirmMessage:
         """Server: read a stranger's payload.  Raises ``Malformed``, also for a wrong secret.
 
-        A hello needs public-key operations.  Before them ``admit`` is asked; False refuses the hello.  It is asked
-        only about hellos that were made with the secret, perhaps long ago.
+        What it returns was made with the secret, perhaps long ago.  No public-key operation is done here.
         """
-        kind, body = self._open(message)
-        if kind == _HELLO and (admit is None or admit()):
-            noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
-            return _Hello(_parse_offer(noise.read_message(body)), noise)
-        if kind not in (_JOIN, _CONFIRM) or len(body) < _JOIN_HEAD.size + _TAG:
-            raise Malformed("neither hello, join nor confirmation")
+        kind, body = self._envelope.open(message, FROM_CLIENT)
+        if kind == MessageKind.HELLO:
+            cookie, sent, received = _HELLO_HEAD.unpack_from(body)
+            return HelloMessage(cookie, Place(sent, received), body[_HELLO_HEAD.size :])
         session_id, number = _JOIN_HEAD.unpack_from(body)
-        return (JoinMessage if kind == _JOIN else ConfirmMessage)(session_id, number, body)
+        return (JoinMessage if kind == MessageKind.JOIN else ConfirmMessage)(session_id, number, body)
 
-    def answer(self, hello: HelloMessage, answer: Answer) -> tuple[bytes, SessionKeys]:
-        """Server: answer a hello.  Returns (the message, the session's keys)."""
+    def read_hello(self, hello: HelloMessage, rng: Rng) -> Hello:
+        """Server: read the content of a hello: one Diffie-Hellman.  Raises ``Malformed``."""
+        noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
+        return _Hello(_parse_offer(noise.read_message(hello.message)), noise)
+
+    def answer(self, hello: Hello, answer: Answer) -> tuple[bytes, SessionKeys]:
+        """Server: answer a hello.  Returns (the answer without its challenge, the session's keys).
+
+        ``challenged`` makes the message of it.
+        """
         if not isinstance(hello, _Hello):
-            raise TypeError("not what read_untrusted() returned")
-        payload = _ANSWER_BODY.pack(
-            answer.status, _CIPHERS[answer.cipher], answer.session_id, answer.challenge, answer.targets
-        )
-        message = hello.noise.write_message(payload)
-        keys = NativeKeys.derive(answer.cipher, *reversed(hello.noise.split()))
-        return self._envelope(_ANSWER, message), keys
+            raise TypeError("not what read_hello() returned")
+        payload = _ANSWER_BODY.pack(answer.status, _CIPHERS[answer.cipher], answer.session_id, answer.targets)
+        sealed = hello.noise.write_message(payload)
+        return sealed, NativeKeys.derive(answer.cipher, *reversed(hello.noise.split()))
+
+    def challenged(self, sealed: bytes, challenge: bytes) -> bytes:
+        """Server: the answer to a hello on one flow."""
+        return self._envelope.wrap(MessageKind.ANSWER, challenge + sealed)
+
+    def want_cookie(self, hello: Buffer, cookie: bytes) -> bytes:
+        """Server: answer the message ``hello`` by a cookie, with which the client is to say hello anew."""
+        return self._envelope.wrap(MessageKind.COOKIE, bytes(hello[:SALT]) + cookie)
 
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
         """Server: read the content of a join.  Raises ``Malformed`` unless the session's client made it."""
@@ -196,39 +227,16 @@ class NativeHandshake:
 
     def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
         """Server: answer a join with a challenge."""
-        sealed = _native(keys).join_answer.encrypt(_NONCE.pack(number), challenge, b"")
-        return self._envelope(_JOIN_ANSWER, sealed)
+        return self._envelope.wrap(MessageKind.JOIN_ANSWER, challenge + _join_mac(keys, number, challenge))
 
     def gone(self, join: JoinMessage) -> bytes:
         """Server: answer a join whose session the server does not know."""
-        return self._envelope(_GONE, self._gone_mac(join.message))
+        return self._envelope.wrap(MessageKind.GONE, self._gone_mac(join.message))
 
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:
         """Server: the challenge in a confirmation.  Raises ``Malformed``."""
         head, sealed = confirm.message[: _JOIN_HEAD.size], confirm.message[_JOIN_HEAD.size :]
         return _decrypt(_native(keys).confirm, confirm.number, sealed, head, CHALLENGE)
-
-    # -- the envelope
-
-    def _envelope(self, kind: int, body: bytes) -> bytes:
-        opened = bytes((kind,)) + body
-        salt = self._salt(opened)
-        return salt + self._masked(salt, opened)
-
-    def _open(self, message: Buffer) -> tuple[int, bytes]:
-        if len(message) <= _ENVELOPE:
-            raise Malformed(f"envelope of {len(message)} bytes")
-        salt = bytes(message[:_SALT])
-        opened = self._masked(salt, bytes(message[_SALT:]))
-        if not hmac.compare_digest(self._salt(opened), salt):
-            raise Malformed("envelope of somebody without the secret")
-        return opened[0], opened[1:]
-
-    def _salt(self, opened: bytes) -> bytes:
-        return hashlib.blake2s(opened, key=self._seal, digest_size=_SALT).digest()
-
-    def _masked(self, salt: bytes, data: bytes) -> bytes:
-        return BlockCipher(AES(self._mask), CTR(salt)).encryptor().update(data)
 
     def _gone_mac(self, join: bytes) -> bytes:
         return hashlib.blake2s(join, key=self._gone, digest_size=16).digest()
@@ -236,7 +244,7 @@ class NativeHandshake:
 
 def _padded(body: bytes, at_least: int, rng: Rng) -> bytes:
     """``body`` with zeros behind it: as many as are needed, and up to 63 more, so that the size tells nothing."""
-    return body + bytes(max(at_least, 0) + (rng(1)[0] & _MAX_RANDOM_PADDING))
+    return body + bytes(max(at_least, 0) + (rng(1)[0] & MAX_PADDING))
 
 
 def _build_offer(offer: Offer) -> bytes:
@@ -263,6 +271,11 @@ def _decrypt(aead: ChaCha20Poly1305, number: int, sealed: bytes, associated: byt
     if size is not None and len(opened) != size:
         raise Malformed(f"{len(opened)} bytes where {size} are due")
     return opened
+
+
+def _join_mac(keys: SessionKeys, number: int, challenge: bytes) -> bytes:
+    text = number.to_bytes(4, "big") + challenge
+    return hashlib.blake2s(text, key=_native(keys).join_answer, digest_size=16).digest()
 
 
 def _native(keys: SessionKeys) -> NativeKeys:

@@ -37,12 +37,29 @@ class Answer:
     status: Status
     cipher: Cipher
     session_id: int
-    challenge: bytes
     targets: int
     """The number of targets that the server has."""
 
 
-class HelloMessage(Protocol):
+class Place(NamedTuple):
+    """What a client sent and received on a flow before a hello, as bytes of payload; both at most 65,535.
+
+    So the server finds the first numbers of the TCP connection, although it has kept nothing of it.
+    """
+
+    sent: int = 0
+    received: int = 0
+
+
+class HelloMessage(NamedTuple):
+    """A hello in a genuine envelope.  It may be a recorded one."""
+
+    cookie: bytes
+    place: Place
+    message: bytes
+
+
+class Hello(Protocol):
     """A hello that has authenticated under the secret.  ``NativeHandshake.answer`` needs the object itself."""
 
     @property
@@ -51,7 +68,7 @@ class HelloMessage(Protocol):
 
 
 class JoinMessage(NamedTuple):
-    """A join that has not authenticated yet."""
+    """A join in a genuine envelope, that has not authenticated yet."""
 
     session_id: int
     number: int
@@ -64,6 +81,14 @@ class ConfirmMessage(NamedTuple):
     session_id: int
     number: int
     message: bytes
+
+
+class CookieMessage(NamedTuple):
+    """The server wants a hello with this cookie.  ``freshness.NO_COOKIE`` = it wants none from there at present."""
+
+    cookie: bytes
+    place: Place
+    """Of the next hello on this flow."""
 
 
 class Gone:

@@ -1,15 +1,16 @@
 """How a server of the native wire accepts clients: hello or join → answer with a challenge → confirmation.
 
 A stranger gets a SYN-ACK whose number is a cookie.  Its first payload must be a hello or a join: nothing else is
-answered.  An answer costs only a small, short-lived entry (``half_open``).  Only the confirmation, which sends the
-challenge back, makes a session and a flow.
+answered.  An answer costs only a small, short-lived entry (``half_open``).  While there are many of them, a hello must
+bring a cookie of its own (``freshness``).  Only the confirmation, which sends the challenge back, makes a session and a
+flow.
 
 Not here: the bytes of these messages (``handshake``).
 """
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.accepting import MAX_FLOWS, Accepting, Proved, link_header
@@ -26,10 +27,11 @@ from rsock_nf.core.tcp.cookie import Cookie
 from rsock_nf.core.tcp.segment import ACK, PSH, RST, HeaderTemplate, Segment, SynOptions
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet
-from rsock_nf.wire.native.half_open import MAX_AGE, HalfOpen, HalfOpenTable, Said
-from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.freshness import NO_COOKIE, HelloCookies
+from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpenTable, source_of
+from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake
 from rsock_nf.wire.native.limits import LIMITS
-from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Status
+from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Place, Status
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
 SMALLEST_PAYLOAD = 256
@@ -45,6 +47,7 @@ class NativeServerWire:
     def __init__(self, parameters: NativeParameters, cookie_key: bytes) -> None:
         self._handshake = NativeHandshake(parameters.secret)
         self._cookie = Cookie(cookie_key)
+        self._hello_cookies = HelloCookies(cookie_key)
         self.half_open = HalfOpenTable()
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
@@ -80,91 +83,96 @@ class NativeServerWire:
         Anything else gets no answer; with ``on_probe: closed``, right after the TCP handshake, an RST
         (``Accepting.turn_away``).
 
-        The cheapest check comes first.  A hello costs a Diffie-Hellman only if a cookie has proved the address, if
-        the rate limit allows it, and only once.  On a UDP carrier nothing has proved the address, so the rate limit
-        is checked last, for messages that were made with the secret.  So strangers cannot use up the rate limit of
-        another address.
+        The cheapest check comes first: the length, the envelope, the cookie of the TCP handshake.  Only what passes
+        them counts for a rate limit, so garbage uses up nothing of what a client is allowed.
         """
-        udp = segment.key.udp
-        isn = add(segment.seq, -1)
-        first = udp or self._cookie.check(segment.key, isn, add(segment.ack, -1), now)
-        digest = hashlib.sha256(segment.payload).digest() if first else b""
-        known = self.half_open.find(digest) if first else None
-        if known is None and first and not udp and not self.half_open.allow(now, segment.key.remote):
-            accepting.turn_away(segment, reply_to, "hellos above the rate limit", shaken=True)
-            return
         try:
-            answer = known.answer if known else self._answer(now, accepting, segment, reply_to, digest)
+            message = self._handshake.read_untrusted(segment.payload)
+            if isinstance(message, ConfirmMessage):
+                self._confirmed(now, accepting, segment, reply_to, message)
+            elif not self._shaken(now, segment, message.place if isinstance(message, HelloMessage) else Place()):
+                accepting.context.counters["hellos without a handshake"] += 1
+            else:
+                answer = self._answer(now, accepting, segment, message)
+                if answer:
+                    _reply(accepting, segment, reply_to, answer)
         except Malformed:
             # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
+            first = self._shaken(now, segment, Place())
             reason = "payloads from strangers" if first else "payloads of no flow"
             accepting.turn_away(segment, reply_to, reason, shaken=first)
-            return
-        if not answer:
-            return
-        entry = self.half_open.find(digest)
-        if entry is not None:
-            seq, ack = add(segment.seq, len(segment.payload)), add(segment.ack, len(answer))
-            entry.heard_from(segment.key, Said(0, 0, 0, now) if udp else Said(isn, seq, ack, now))
+
+    def _shaken(self, now: float, segment: Segment, place: Place) -> bool:
+        """Whether our SYN-ACK has reached the sender of ``segment``.  A UDP carrier has none: then True."""
+        isn, ack = add(segment.seq, -1 - place.sent), add(segment.ack, -1 - place.received)
+        return segment.key.udp or self._cookie.check(segment.key, isn, ack, now)
+
+    def _answer(self, now: float, accepting: Accepting, segment: Segment, message: HelloMessage | JoinMessage) -> bytes:
+        """The answer to a hello or join.  b"" = there is none.  Raises ``Malformed``."""
+        payload = bytes(segment.payload)
+        entry = self.half_open.find(payload)
+        if entry is None:
+            if isinstance(message, JoinMessage):
+                made = self._join(now, accepting, message, payload)
+            else:
+                made = self._hello(now, accepting, segment, message, payload)
+            if isinstance(made, bytes):
+                return made
+            entry = made
+            if self.half_open.put(entry):
+                accepting.context.counters["half-open entries that gave way to later ones"] += 1
             accepting.context.deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
-        _reply(accepting, segment, reply_to, answer)
+        entry.note(now, segment.key)
+        size = JOIN_ANSWER_SIZE if entry.joined else ANSWER_SIZE
+        end, heard = add(segment.seq, len(payload)), add(segment.ack, size)
+        challenge = entry.challenge(segment.key, *((0, 0) if segment.key.udp else (end, heard)))
+        if entry.joined:
+            return self._handshake.join_answer(entry.keys, entry.number, challenge)
+        return self._handshake.challenged(entry.sealed, challenge)
 
-    def _answer(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, digest: bytes) -> bytes:
-        """The answer to a payload that was not answered before.  b"" = there is none.
-
-        ``digest``: of the payload; b"" = it is not the first payload of its flow.  Raises ``Malformed``.
-        """
-
-        def admit() -> bool:
-            return bool(digest) and (not segment.key.udp or self.half_open.allow(now, segment.key.remote))
-
-        message = self._handshake.read_untrusted(segment.payload, accepting.context.rng, admit=admit)
-        if isinstance(message, ConfirmMessage):
-            self._confirmed(now, accepting, segment, reply_to, message)
-            return b""
-        if not digest:
-            accepting.context.counters["hellos without a handshake"] += 1
-            return b""
-        if isinstance(message, JoinMessage):
-            return self._join(now, accepting, message, digest)
-        return self._hello(now, accepting, message, digest)
-
-    def _hello(self, now: float, accepting: Accepting, hello: HelloMessage, digest: bytes) -> bytes:
+    def _hello(
+        self, now: float, accepting: Accepting, segment: Segment, message: HelloMessage, payload: bytes
+    ) -> HalfOpen | bytes:
+        """The entry for a new hello, or the answer that asks for a cookie.  Raises ``Malformed``."""
+        parameters, rng, counters = accepting.parameters, accepting.context.rng, accepting.context.counters
+        fresh = self._hello_cookies.check(now, segment.key, message.cookie)
+        admission = self.half_open.admit(now, source_of(segment.key), fresh=fresh)
+        if admission is Admission.LIMITED:
+            counters["hellos above the rate limit"] += 1
+            return self._handshake.want_cookie(payload, NO_COOKIE)
+        if admission is Admission.NEEDS_COOKIE:
+            counters["hellos that were asked for a cookie"] += 1
+            return self._handshake.want_cookie(payload, self._hello_cookies.make(now, segment.key))
+        hello = self._handshake.read_hello(message, rng)
         if hello.offer.mss < SMALLEST_PAYLOAD:
             raise Malformed(f"hello with an MSS of {hello.offer.mss}")
-        parameters, rng = accepting.parameters, accepting.context.rng
         status = Status.WELCOME
         if hello.offer.cipher is not parameters.cipher:
             status = Status.CIPHER
         elif not accepting.has_room():
             status = Status.FULL
         session_id = accepting.context.random(8)
-        challenge = rng(16)
-        answer = Answer(status, parameters.cipher, session_id, challenge, len(parameters.targets))
-        message, keys = self._handshake.answer(hello, answer)
-        if status is Status.WELCOME:
-            entry = HalfOpen(session_id, -1, hello.offer, keys, challenge, message, digest, now, joined=False)
-            self._remember(accepting, entry)
-        return message
+        answer = Answer(status, parameters.cipher, session_id, len(parameters.targets))
+        sealed, keys = self._handshake.answer(hello, answer)
+        before, welcome = message.place.sent, status is Status.WELCOME
+        return HalfOpen(payload, session_id, -1, hello.offer, keys, rng(16), sealed, now, fresh, before, welcome)
 
-    def _join(self, now: float, accepting: Accepting, join: JoinMessage, digest: bytes) -> bytes:
+    def _join(self, now: float, accepting: Accepting, join: JoinMessage, payload: bytes) -> HalfOpen | bytes:
+        """The entry for a new join, or that its session is gone.  b"" = no answer.  Raises ``Malformed``."""
         session = accepting.sessions_by_id.get(join.session_id)
         if session is None:
             return self._handshake.gone(join)
         offer = self._handshake.read_join(session.keys, join)
-        if offer.mss < SMALLEST_PAYLOAD or len(session.flows) >= MAX_FLOWS or not session.numbers.accept(join.number):
+        used = not session.numbers.may_accept(join.number)
+        if used or offer.mss < SMALLEST_PAYLOAD or len(session.flows) >= MAX_FLOWS:
             raise Malformed("join with a number used before, or for one flow too many")
-        challenge = accepting.context.rng(16)
-        message = self._handshake.join_answer(session.keys, join.number, challenge)
-        entry = HalfOpen(
-            join.session_id, join.number, offer, session.keys, challenge, message, digest, now, joined=True
-        )
-        self._remember(accepting, entry)
-        return message
-
-    def _remember(self, accepting: Accepting, entry: HalfOpen) -> None:
-        if self.half_open.put(entry):
-            accepting.context.counters["half-open entries that gave way to later ones"] += 1
+        source = b"session" + join.session_id.to_bytes(8, "big")
+        if self.half_open.admit(now, source, fresh=True) is not Admission.ADMITTED:
+            accepting.context.counters["joins above the rate limit"] += 1
+            return b""
+        session.numbers.accept(join.number)
+        seed = accepting.context.rng(16)
+        return HalfOpen(payload, join.session_id, join.number, offer, session.keys, seed, b"", now, fresh=True)
 
     def _confirmed(
         self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, confirm: ConfirmMessage
@@ -176,10 +184,8 @@ class NativeServerWire:
         if entry is None:
             counters["confirmations of nothing"] += 1
             return
-        if self._handshake.read_confirm(entry.keys, confirm) != entry.challenge:
-            raise Malformed("another challenge than ours")
-        said = entry.said_by.get(segment.key)
-        if said is None or (segment.seq, segment.ack) != (said.seq, said.ack):
+        challenge = entry.challenge(segment.key, segment.seq, segment.ack)
+        if not hmac.compare_digest(self._handshake.read_confirm(entry.keys, confirm), challenge):
             counters["confirmations from elsewhere"] += 1  # its sender has not proved its address
             return
         session = accepting.sessions_by_id.get(entry.session_id)
@@ -202,15 +208,15 @@ class NativeServerWire:
         It is the confirmation again, because our answer was lost, or a payload of a new client behind the same NAT.
         """
         reply_to = link_header(received)
-        if flow.pump.received_frames == 0 and self._confirms(accepting, flow, segment):
+        if flow.pump.received_frames == 0 and self._confirms(flow, segment):
             _ready(accepting, flow, reply_to)
         else:
             self._first_payload(now, accepting, segment, reply_to)
 
-    def _confirms(self, accepting: Accepting, flow: Established, segment: Segment) -> bool:
+    def _confirms(self, flow: Established, segment: Segment) -> bool:
         """Whether the payload is the confirmation that opened ``flow``, or looks like it."""
         try:
-            message = self._handshake.read_untrusted(segment.payload, accepting.context.rng, admit=lambda: False)
+            message = self._handshake.read_untrusted(segment.payload)
         except Malformed:
             return False
         return isinstance(message, ConfirmMessage) and message[:2] == (flow.session.session_id, flow.flow_id)
@@ -256,16 +262,18 @@ def _accept(
     now: float, accepting: Accepting, segment: Segment, session: Session, entry: HalfOpen, number: int
 ) -> Established:
     """Make a flow of a confirmed entry.  Its sequence numbers continue those of the confirmation."""
-    said, mss, scale = entry.said_by[segment.key], entry.offer.mss, entry.offer.window_scale
+    mss, scale = entry.offer.mss, entry.offer.window_scale
+    isn = 0 if segment.key.udp else add(segment.seq, -1 - entry.before - len(entry.message))
     old = accepting.table.get(segment.key)
     if old is not None:
         accepting.evict(now, old, "its addresses and ports were used again")
     received = add(segment.seq, len(segment.payload))
     window = segment.window << (scale or 0)
     start = Handover(segment.ack, received, scale, window, 0, accepting.context.random(2))
-    flow = accepting.accept(now, session, Proved(number, segment.key, mss, said.isn, start))
-    if said.answered is not None:
-        flow.health.sample(max(now - said.answered, 0.0))
+    flow = accepting.accept(now, session, Proved(number, segment.key, mss, isn, start))
+    answered = entry.answered.get(segment.key)
+    if answered is not None:
+        flow.health.sample(max(now - answered, 0.0))
     return flow
 
 

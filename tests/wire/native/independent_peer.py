@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 NONE, AES_256_GCM, CHACHA20_POLY1305 = 0, 1, 2
 DATA, OPENING, FRAGMENT, CONTROL = 0, 1, 2, 3
-HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE = 1, 2, 3, 4, 5, 6
+HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE, COOKIE = 1, 2, 3, 4, 5, 6, 7
+FROM_CLIENT = {HELLO: range(93, 157), JOIN: range(50, 114), CONFIRMATION: range(61, 62)}
+FROM_SERVER = {ANSWER: range(93, 94), JOIN_ANSWER: range(49, 50), GONE: range(33, 34), COOKIE: range(49, 50)}
 READY, PROBE, PROBE_ANSWER, FLOW_DOWN, CLOSE_FLOW, OPENED, CLOSE_CONVERSATION, REFUSED, CLOSE_SESSION = range(1, 10)
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
@@ -48,7 +50,7 @@ class Secret:
     """The four keys of the secret."""
 
     def __init__(self, secret: bytes) -> None:
-        keys = hkdf(secret, b"rsock-nf secret", 128)
+        keys = hkdf(secret, b"rsock-nf 2 secret", 128)
         self.psk, self.mask, self.gone, self.seal = keys[:32], keys[32:64], keys[64:96], keys[96:]
 
     # -- 4.1 envelope
@@ -56,18 +58,22 @@ class Secret:
     def envelope(self, kind: int, body: bytes) -> bytes:
         plain = bytes((kind,)) + body
         salt = hashlib.blake2s(plain, key=self.seal, digest_size=16).digest()
-        return salt + self._ctr(salt, plain)
+        return salt + self._masked(salt, plain)
 
     def open(self, payload: bytes) -> tuple[int, bytes]:
-        if len(payload) <= 17:
-            raise Garbage("short")
-        plain = self._ctr(payload[:16], payload[16:])
+        lengths = FROM_CLIENT | FROM_SERVER
+        if not any(len(payload) in sizes for sizes in lengths.values()):
+            raise Garbage("length")
+        plain = self._masked(payload[:16], payload[16:])
         if hashlib.blake2s(plain, key=self.seal, digest_size=16).digest() != payload[:16]:
             raise Garbage("salt")
+        if len(payload) not in lengths.get(plain[0], ()):
+            raise Garbage("length of this kind")
         return plain[0], plain[1:]
 
-    def _ctr(self, counter_block: bytes, data: bytes) -> bytes:
-        return Cipher(algorithms.AES(self.mask), modes.CTR(counter_block)).encryptor().update(data)
+    def _masked(self, salt: bytes, data: bytes) -> bytes:
+        masks = hashlib.shake_256(self.mask + salt).digest(len(data))
+        return bytes(a ^ b for a, b in zip(data, masks, strict=True))
 
 
 class Session:
@@ -76,7 +82,8 @@ class Session:
     def __init__(self, to_server: bytes, to_client: bytes) -> None:
         self.key = to_server + to_client
         keys = hkdf(self.key, b"rsock-nf session", 96)
-        self.join, self.join_answer, self.confirm = (ChaCha20Poly1305(keys[at : at + 32]) for at in (0, 32, 64))
+        self.join, self.confirm = ChaCha20Poly1305(keys[:32]), ChaCha20Poly1305(keys[64:])
+        self.join_answer = keys[32:64]
 
 
 class Direction:
@@ -152,7 +159,7 @@ class Noise:
         self._ck = self._h
         self._k = b""
         self._n = 0
-        self._mix_hash(b"rsock-nf 1")
+        self._mix_hash(b"rsock-nf 2")
 
     def _mix_hash(self, data: bytes) -> None:
         self._h = hashlib.sha256(self._h + data).digest()
@@ -236,19 +243,35 @@ class Answer:
 
 
 def offer(cipher: int, mss: int, scale: int | None) -> bytes:
-    return struct.pack("!BBHB", 1, cipher, mss, 255 if scale is None else scale)
+    return struct.pack("!BBHB", 2, cipher, mss, 255 if scale is None else scale)
 
 
-def hello(secret: Secret, offered: bytes, ephemeral: bytes, padding: int) -> tuple[bytes, Noise]:
+def hello(
+    secret: Secret,
+    offered: bytes,
+    ephemeral: bytes,
+    padding: int,
+    again: tuple[bytes, int, int] = (bytes(16), 0, 0),
+) -> tuple[bytes, Noise]:
+    """``again``: the server's cookie, and what was sent and received on this flow before."""
     noise = Noise(secret.psk, ephemeral)
-    return secret.envelope(HELLO, noise.write_first(offered + bytes(23 + padding))), noise
+    head = struct.pack("!16sHH", *again)
+    return secret.envelope(HELLO, head + noise.write_first(offered + bytes(3 + padding))), noise
+
+
+def read_cookie(secret: Secret, hello_payload: bytes, payload: bytes) -> bytes:
+    kind, body = secret.open(payload)
+    if kind != COOKIE or body[:16] != hello_payload[:16]:
+        raise Garbage(f"kind {kind}")
+    return body[16:]
 
 
 def read_answer(secret: Secret, noise: Noise, payload: bytes) -> tuple[Answer, Session]:
     kind, body = secret.open(payload)
     if kind != ANSWER:
         raise Garbage(f"kind {kind}")
-    return Answer(*struct.unpack("!BBQ16sH", noise.read_second(body))), noise.split()
+    status, cipher, session_id, targets = struct.unpack("!BBQH", noise.read_second(body[16:]))
+    return Answer(status, cipher, session_id, body[:16], targets), noise.split()
 
 
 def answer(secret: Secret, payload: bytes, said: Answer, ephemeral: bytes) -> tuple[bytes, bytes, Session]:
@@ -257,9 +280,13 @@ def answer(secret: Secret, payload: bytes, said: Answer, ephemeral: bytes) -> tu
     if kind != HELLO:
         raise Garbage(f"kind {kind}")
     noise = Noise(secret.psk, ephemeral)
-    offered = noise.read_first(body)[:5]
-    plain = struct.pack("!BBQ16sH", said.status, said.cipher, said.session_id, said.challenge, said.targets)
-    return secret.envelope(ANSWER, noise.write_second(plain)), offered, noise.split()
+    offered = noise.read_first(body[20:])[:5]
+    plain = struct.pack("!BBQH", said.status, said.cipher, said.session_id, said.targets)
+    return secret.envelope(ANSWER, said.challenge + noise.write_second(plain)), offered, noise.split()
+
+
+def want_cookie(secret: Secret, hello_payload: bytes, cookie: bytes) -> bytes:
+    return secret.envelope(COOKIE, hello_payload[:16] + cookie)
 
 
 def _number_nonce(number: int) -> bytes:
@@ -273,7 +300,12 @@ def join(secret: Secret, session: Session, session_id: int, number: int, offered
 
 
 def join_answer(secret: Secret, session: Session, number: int, challenge: bytes) -> bytes:
-    return secret.envelope(JOIN_ANSWER, session.join_answer.encrypt(_number_nonce(number), challenge, b""))
+    return secret.envelope(JOIN_ANSWER, challenge + _join_mac(session, number, challenge))
+
+
+def _join_mac(session: Session, number: int, challenge: bytes) -> bytes:
+    text = struct.pack("!I", number) + challenge
+    return hashlib.blake2s(text, key=session.join_answer, digest_size=16).digest()
 
 
 def gone(secret: Secret, join_payload: bytes) -> bytes:
@@ -291,9 +323,9 @@ def read_join_answer(
     kind, body = secret.open(payload)
     if kind == GONE and body == _gone(secret, join_payload):
         return None
-    if kind != JOIN_ANSWER:
+    if kind != JOIN_ANSWER or body[16:] != _join_mac(session, number, body[:16]):
         raise Garbage(f"kind {kind}")
-    return session.join_answer.decrypt(_number_nonce(number), body, b"")
+    return body[:16]
 
 
 def confirmation(secret: Secret, session: Session, session_id: int, number: int, challenge: bytes) -> bytes:

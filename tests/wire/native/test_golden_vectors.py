@@ -9,7 +9,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind, SessionKeys
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
-from rsock_nf.wire.native.opening import Answer, Gone, Offer, Status
+from rsock_nf.wire.native.opening import Answer, CookieMessage, Gone, HelloMessage, Offer, Place, Status
 from tests.wire.native import vectors
 
 GOLDEN: dict[str, Any] = json.loads(vectors.PATH.read_text())
@@ -48,20 +48,39 @@ def test_hello_and_answer(cipher: Cipher) -> None:
     golden = {name: bytes.fromhex(text) for name, text in GOLDEN[cipher.value].items() if isinstance(text, str)}
     client, server = NativeHandshake(vectors.SECRET), NativeHandshake(vectors.SECRET)
     offer = Offer(cipher, vectors.MSS, vectors.SCALE)
-    said = Answer(Status.WELCOME, cipher, vectors.SESSION_ID, vectors.CHALLENGE, vectors.TARGETS)
+    said = Answer(Status.WELCOME, cipher, vectors.SESSION_ID, vectors.TARGETS)
 
     hello, pending = client.hello(offer, scripted)
     assert hello == golden["hello"]
-    read = server.read_untrusted(golden["hello"], lambda _: vectors.EPHEMERALS[1])
-    assert not isinstance(read, tuple)
+    message = server.read_untrusted(golden["hello"])
+    assert isinstance(message, HelloMessage)
+    read = server.read_hello(message, lambda _: vectors.EPHEMERALS[1])
     assert read.offer == offer
-    answer, server_keys = server.answer(read, said)
-    assert answer == golden["answer"]
-    heard, client_keys = client.read_answer(pending, golden["answer"])
-    assert heard == said
+    sealed, server_keys = server.answer(read, said)
+    assert server.challenged(sealed, vectors.CHALLENGE) == golden["answer"]
+    answered = client.read_answer(pending, golden["answer"])
+    assert not isinstance(answered, CookieMessage)
+    assert answered[:2] == (said, vectors.CHALLENGE)
+    client_keys = answered[2]
     for keys in (server_keys, client_keys):
         assert isinstance(keys, NativeKeys)
         assert keys.session_key == golden["session key"]
+
+
+@ciphers
+def test_cookie(cipher: Cipher) -> None:
+    golden = {name: bytes.fromhex(text) for name, text in GOLDEN[cipher.value].items() if isinstance(text, str)}
+    client, server = NativeHandshake(vectors.SECRET), NativeHandshake(vectors.SECRET)
+    offer = Offer(cipher, vectors.MSS, vectors.SCALE)
+    hello, pending = client.hello(offer, scripted)
+    assert server.want_cookie(hello, vectors.COOKIE) == golden["cookie"]
+    place = Place(len(hello), vectors.COOKIE_MESSAGE)
+    assert client.read_answer(pending, golden["cookie"]) == CookieMessage(vectors.COOKIE, place)
+    again, _ = client.hello(offer, scripted, vectors.COOKIE, place)
+    assert again == golden["hello with the cookie"]
+    message = server.read_untrusted(again)
+    assert isinstance(message, HelloMessage)
+    assert message[:2] == (vectors.COOKIE, place)
 
 
 @ciphers
@@ -72,7 +91,7 @@ def test_join_confirmation_and_gone(cipher: Cipher) -> None:
     offer = Offer(cipher, vectors.MSS, None)
 
     assert handshake.join(keys, session_id, number, offer, scripted) == golden["join"]
-    join = handshake.read_untrusted(golden["join"], scripted)
+    join = handshake.read_untrusted(golden["join"])
     assert isinstance(join, tuple)
     assert join[:2] == (session_id, number)
     assert handshake.read_join(keys, join) == offer  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ SECRET = bytes(range(32))
 EPHEMERALS = bytes(range(32, 64)), bytes(range(64, 96))
 SESSION_ID = 0x0123456789ABCDEF
 CHALLENGE = bytes(range(0xA0, 0xB0))
+COOKIE = bytes(range(0xC0, 0xD0))
+COOKIE_MESSAGE = 49
 TARGETS = 2
 MSS, SCALE = 1460, 7
 PADDING = 11
@@ -61,6 +63,10 @@ def handshake(cipher: int) -> tuple[dict[str, str], peer.Session]:
         "join": join,
         "join answer": peer.join_answer(secret, session, FLOW_ID, CHALLENGE),
         "gone": peer.gone(secret, join),
+        "cookie": peer.want_cookie(secret, hello, COOKIE),
+        "hello with the cookie": peer.hello(
+            secret, offered, EPHEMERALS[0], PADDING, (COOKIE, len(hello), COOKIE_MESSAGE)
+        )[0],
     }
     return {name: message.hex() for name, message in messages.items()}, session
 
@@ -82,7 +88,7 @@ def frames(session: peer.Session, cipher: int, number: int) -> dict[str, object]
 def vectors() -> dict[str, object]:
     """All of them, as the file has them."""
     document: dict[str, object] = {
-        "about": "rsock-nf wire format 1, see docs/wire.md; made by tests/wire/native/vectors.py",
+        "about": "rsock-nf wire format 2, see docs/wire.md; made by tests/wire/native/vectors.py",
         "secret": SECRET.hex(),
         "ephemeral keys": [key.hex() for key in EPHEMERALS],
     }
