@@ -29,12 +29,14 @@ from rsock_nf.core.pump.state import OUR_SCALE, FlowGroup, Handover, PumpConvers
 from rsock_nf.core.tcp.segment import (
     ACK,
     DEFAULT_MSS,
+    FIN,
     RST,
     SYN,
     HeaderTemplate,
     Segment,
     SynOptions,
     build_syn_ack,
+    fitting,
     parse_syn_options,
 )
 from rsock_nf.core.tcp.sequence import add
@@ -44,6 +46,8 @@ SESSION_LINGER = 600.0
 """Seconds for which a session without flows and conversations is kept."""
 MAX_FLOWS = 1024
 """The most flows of one session."""
+OPENING_FLAGS = SYN | ACK | RST | FIN
+"""A segment that has only SYN of them opens a connection.  No host sends SYN with RST or FIN: that is not answered."""
 
 
 class ServerWire(Wire, Protocol):
@@ -139,13 +143,16 @@ class Accepting:
 
     def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
         """A segment that belongs to no flow.  On a UDP carrier: a datagram that belongs to no flow."""
-        if segment.flags & (SYN | RST) != SYN:
+        if not segment.flags & SYN:
             self._wire.stranger(now, self, segment, received)
-        elif not segment.flags & ACK and not self._stopping:
+        elif segment.flags & OPENING_FLAGS == SYN and not self._stopping:
             self._syn(now, segment, link_header(received))
 
     def _syn(self, now: float, segment: Segment, reply_to: bytes) -> None:
-        """Answer as a listening Linux would, and keep nothing."""
+        """Answer as a listening Linux would, and keep nothing.
+
+        But no answer is larger than the SYN: its address may be forged, and belong to somebody else.
+        """
         try:
             asked = parse_syn_options(segment.options)
         except Malformed:
@@ -153,6 +160,9 @@ class Accepting:
             return
         mss = min(self.table.link_payload(segment.key), asked.mss or DEFAULT_MSS)
         offer = SynOptions(mss, None if asked.window_scale is None else OUR_SCALE, asked.sack_permitted)
+        offer = fitting(offer, len(segment.options))
+        if offer.window_scale is None:
+            asked = asked._replace(window_scale=None)
         isn = self._wire.initial_number(now, self, segment, asked)
         headers = build_syn_ack(segment.key, isn, add(segment.seq, 1), offer)
         self.context.outbox.send([Outgoing(headers, [], 0, 0, reply_to)])
@@ -207,7 +217,7 @@ class Accepting:
         challenge ACK (RFC 5961 section 4).  After another SYN-ACK, connection tracking on the way would begin anew
         with this flow.
         """
-        if segment.flags & SYN and not segment.flags & ACK:
+        if segment.flags & OPENING_FLAGS == SYN:
             if segment.seq == flow.peer_isn:
                 self.context.outbox.send([self.table.pump.acknowledge(flow.pump)])
             else:

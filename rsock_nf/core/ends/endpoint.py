@@ -367,9 +367,11 @@ class Endpoint(Generic[R]):
                 flow.pump.received = end
             self.flows.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
         elif flow.state is State.LINGERING:
-            if flow.repeat and flow.pump.in_flight:
-                self._context.outbox.send([flow.repeat.segment])  # our own FIN did not arrive
-            self._context.outbox.send([self.pump.acknowledge(flow.pump)])
+            own = flow.repeat.segment if flow.repeat and flow.pump.in_flight else None
+            if own is not None and own.payload_size <= len(segment.payload):
+                self._context.outbox.send([own])  # our own FIN did not arrive
+            else:  # one answer, not larger than a FIN that may be forged
+                self._context.outbox.send([self.pump.acknowledge(flow.pump)])
         elif segment.payload or not expected:
             self.counters["FIN out of sequence"] += 1
         elif flow.state is State.CLOSING:

@@ -339,6 +339,15 @@ def build_syn_ack(key: FlowKey, seq: int, ack: int, offer: SynOptions) -> bytes:
     return _with_options(HeaderTemplate(key).build(seq, ack, SYN | ACK, window, len(options)), options)
 
 
+def fitting(offer: SynOptions, size: int) -> SynOptions:
+    """As much of ``offer`` as ``size`` bytes of options hold: first the MSS, then the window scale, then SACK."""
+    room = size // 4  # each option takes four bytes, padding included
+    mss = offer.mss if room else None
+    scale = offer.window_scale if room > 1 else None
+    sack = offer.sack_permitted and room > (scale is not None) + 1
+    return SynOptions(mss, scale, sack)
+
+
 def _syn_options(offer: SynOptions) -> bytes:
     """The options in the order and with the padding of Linux (``tcp_options_write`` in net/ipv4/tcp_output.c)."""
     parts = []
