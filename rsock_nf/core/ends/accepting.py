@@ -44,6 +44,8 @@ from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet, R
 
 SESSION_LINGER = 600.0
 """Seconds for which a session without flows and conversations is kept."""
+STILLBORN_LINGER = 10.0
+"""The same of a session on whose flows no frame ever came (``Session.carried``)."""
 MAX_FLOWS = 1024
 """The most flows of one session."""
 OPENING_FLAGS = SYN | ACK | RST | FIN
@@ -238,6 +240,8 @@ class Accepting:
 
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is no longer in the table."""
+        if isinstance(flow, Established) and flow.pump.received_frames:
+            flow.session.carried = True
         if flow.key.udp:
             return
         ends = (flow.key.remote, flow.key.local)
@@ -358,13 +362,15 @@ class Accepting:
     def make_room(self, now: float) -> bool:
         """Make room for a new client that has authenticated.  False = there is no room.
 
-        If need be, the session ends that has been without a flow for the longest time.
+        If need be, a session without a flow ends: one that never carried anything, else the longest without a flow.
         """
         if not self.has_room():
             return False
         if len(self.sessions_by_id) >= self.parameters.max_sessions:
             unused = [session for session in self.sessions if not session.flows]
-            self._end_session(now, min(unused, key=lambda session: session.used), "made room for another")
+            self._end_session(
+                now, min(unused, key=lambda session: (session.carried, session.used)), "made room for another"
+            )
         return True
 
     # -- the rest
@@ -381,7 +387,7 @@ class Accepting:
             session.reassembly.expire(now)
             if session.flows or session.group.conversations:
                 session.used = now
-            elif now - session.used >= SESSION_LINGER:
+            elif now - session.used >= (SESSION_LINGER if session.carried else STILLBORN_LINGER):
                 self._end_session(now, session, "unused")
         if self.sessions_by_id:
             self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)

@@ -26,6 +26,31 @@ MESSAGE_RETRY = 0.4
 MESSAGE_TRIES = 4
 
 
+_FORGET = 0.95
+"""What a packet counts of the one after it: about the last 20 count."""
+
+
+class Tally:
+    """How many of the last packets that open flows were answered, repetitions included."""
+
+    def __init__(self) -> None:
+        self._sent = self._answered = 0.0
+
+    def sent(self) -> None:
+        """One leaves."""
+        self._sent = self._sent * _FORGET + 1
+        self._answered *= _FORGET
+
+    def answered(self) -> None:
+        """The answer to one came."""
+        self._answered += 1
+
+    @property
+    def lost(self) -> int:
+        """Per cent that were not answered; 0 to 100."""
+        return round(100 * max(1 - self._answered / self._sent, 0.0)) if self._sent else 0
+
+
 class Openings:
     """See the module."""
 
@@ -35,6 +60,7 @@ class Openings:
         self._slots = slots
         self._why = why
         self._next_flow = 0
+        self.tally = Tally()
 
     # -- out
 
@@ -78,9 +104,14 @@ class Openings:
         self._slots[flow.slot].opening = flow
         return flow
 
+    def ready(self) -> None:
+        """A confirmation was answered."""
+        self.tally.answered()
+
     def send_repeatedly(self, now: float, flow: Flow, segment: Outgoing, after: float) -> None:
         """Send a segment of the opening.  Repeat it, first after ``after`` seconds, until it is answered."""
         flow.repeat = Repeat(segment, now)
+        self.tally.sent()
         self._context.outbox.send([segment])
         self._context.deadlines.set(Timer.RETRANSMIT, flow, now + after)
 
@@ -90,6 +121,7 @@ class Openings:
         repeat = flow.repeat
         if repeat is None or repeat.tries >= (SYN_TRIES if syn else MESSAGE_TRIES):
             return False
+        self.tally.sent()
         self._context.outbox.send([repeat.segment])
         after = (SYN_RETRY if syn else MESSAGE_RETRY) * 2**repeat.tries
         self._context.deadlines.set(Timer.RETRANSMIT, flow, now + min(after, MAX_RETRY))
@@ -149,6 +181,7 @@ class Openings:
 
     def heard(self, now: float, opening: Opening) -> None:
         """A SYN-ACK or an answer came on ``opening``."""
+        self.tally.answered()
         if opening.repeat:
             opening.repeat.answered(now, opening.health)
         self._slots.answered()

@@ -113,6 +113,9 @@ class Session:
     """When it last had a flow or a conversation."""
     judge: KindJudge = field(default_factory=KindJudge)
     """Which kind of its flows carries bulk."""
+    carried: bool = False
+    """Server: some flow that has ended had brought a frame.  If none has, its client may know nothing of the session:
+    it heard no answer to its confirmation, and has another session now."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
 

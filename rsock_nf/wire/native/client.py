@@ -46,6 +46,8 @@ class NativeClientWire:
         self._handshake = NativeHandshake(parameters.secret)
         self._answered_joins = True
         """Whether the last join was answered.  When a second one in a row is not, the session counts as lost."""
+        self._ever_answered = False
+        """Whether something with the secret ever came from the server: then the secret is right."""
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
@@ -132,12 +134,12 @@ class NativeClientWire:
         opening.exchange = session
         dialling.table.step(now, opening, Input.ANSWER)
 
-    @staticmethod
-    def _heard(now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
+    def _heard(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> None:
         """An answer has authenticated.  What follows stands behind it.  (On a UDP carrier there are no numbers.)"""
         if not opening.key.udp:
             opening.window = segment.window << (opening.scale or 0)
             opening.received = add(segment.seq, len(segment.payload))
+        self._ever_answered = True
         dialling.openings.heard(now, opening)
 
     def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
@@ -196,14 +198,18 @@ class NativeClientWire:
         if flow.state is State.HELLO_SENT:
             self._take_turns(now, dialling, another_hello=True)
 
-    @staticmethod
-    def _note_silence(now: float, dialling: Dialling, flow: Flow) -> None:
-        """Tell that hellos are not answered.
+    def _note_silence(self, now: float, dialling: Dialling, flow: Flow) -> None:
+        """Tell that hellos are not answered.  If the server ever answered, the secret is right, and the path loses.
 
         Over UDP a SYN-ACK on another flow, or a refusal, is the better reason.
         """
         udp = flow.key.udp
         if dialling.group.usable or (udp and (dialling.openings.open_ports() or dialling.why.lately_refused(now))):
+            return
+        if self._ever_answered:
+            port, lost = f"{'UDP ' * udp}port {flow.key.remote_port}", dialling.openings.tally.lost
+            told = "answers our hellos no more: the path loses"
+            dialling.why.tell(f"{dialling.remote_text} {port} {told} {lost} % of what opens flows, there and back")
             return
         same = "are secret, wire and version of rsock-nf the same on both sides?"
         if udp:
@@ -229,6 +235,7 @@ class NativeClientWire:
     def opened(self, now: float, dialling: Dialling, flow: Established, *, first: bool) -> None:
         """See ``ClientWire``.  The server of a new session knows none of our conversations: they are opened again."""
         self._answered_joins = True
+        dialling.openings.ready()
         if first:
             for conversation in dialling.group.conversations.values():
                 conversation.reopen()
