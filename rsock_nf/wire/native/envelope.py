@@ -38,19 +38,30 @@ class MessageKind(enum.IntEnum):
     COOKIE = 7
 
 
-FROM_CLIENT: Mapping[int, range] = {
-    MessageKind.HELLO: range(93, 93 + MAX_PADDING + 1),
-    MessageKind.JOIN: range(50, 50 + MAX_PADDING + 1),
-    MessageKind.CONFIRM: range(61, 62),
-}
-"""The lengths that each message of a client may have, in bytes, envelope included."""
-FROM_SERVER: Mapping[int, range] = {
-    MessageKind.ANSWER: range(93, 94),
-    MessageKind.JOIN_ANSWER: range(49, 50),
-    MessageKind.GONE: range(33, 34),
-    MessageKind.COOKIE: range(49, 50),
-}
-"""The same of a server's messages.  None is longer than the message that it answers."""
+class Lengths:
+    """The lengths that the messages of one end may have, in bytes, envelope included."""
+
+    def __init__(self, of: Mapping[int, range]) -> None:
+        self.of = of
+        self.possible = frozenset(size for sizes in of.values() for size in sizes)
+
+
+FROM_CLIENT = Lengths(
+    {
+        MessageKind.HELLO: range(93, 93 + MAX_PADDING + 1),
+        MessageKind.JOIN: range(50, 50 + MAX_PADDING + 1),
+        MessageKind.CONFIRM: range(61, 62),
+    }
+)
+FROM_SERVER = Lengths(
+    {
+        MessageKind.ANSWER: range(93, 94),
+        MessageKind.JOIN_ANSWER: range(49, 50),
+        MessageKind.GONE: range(33, 34),
+        MessageKind.COOKIE: range(49, 50),
+    }
+)
+"""None is longer than the message that it answers."""
 
 
 class Envelope:
@@ -66,19 +77,19 @@ class Envelope:
         salt = self._salt(opened)
         return salt + self._masked(salt, opened)
 
-    def open(self, message: Buffer, lengths: Mapping[int, range]) -> tuple[int, bytes]:
+    def open(self, message: Buffer, lengths: Lengths) -> tuple[int, bytes]:
         """(kind, body) of ``message``.  ``lengths``: ``FROM_CLIENT`` or ``FROM_SERVER``.
 
         Raises ``Malformed`` if no message of that end has this length, or if it was made without the secret.
         """
         size = len(message)
-        if not any(size in sizes for sizes in lengths.values()):
+        if size not in lengths.possible:
             raise Malformed(f"no handshake message has {size} bytes")
         salt = bytes(message[:SALT])
         opened = self._masked(salt, message[SALT:])
         if not hmac.compare_digest(self._salt(opened), salt):
             raise Malformed("envelope of somebody without the secret")
-        if size not in lengths.get(opened[0], ()):
+        if size not in lengths.of.get(opened[0], ()):
             raise Malformed(f"message of kind {opened[0]} with {size} bytes")
         return opened[0], opened[1:]
 

@@ -130,7 +130,6 @@ class HalfOpenTable:
 
         ``source``: see ``source_of``; for a join, its session.  ``fresh``: it is a join, or has a cookie.
         """
-        self.expire(now)
         if not fresh:
             allowed = len(self._strange) < MAX_STRANGE and self._strange_buckets.take(now, source)
             return Admission.ADMITTED if allowed else Admission.NEEDS_COOKIE

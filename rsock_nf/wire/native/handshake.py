@@ -60,8 +60,8 @@ from rsock_nf.wire.native.opening import (
 
 VERSION = 2
 PROLOGUE = b"rsock-nf 2"
-ANSWER_SIZE = FROM_SERVER[MessageKind.ANSWER].start
-JOIN_ANSWER_SIZE = FROM_SERVER[MessageKind.JOIN_ANSWER].start
+ANSWER_SIZE = FROM_SERVER.of[MessageKind.ANSWER].start
+JOIN_ANSWER_SIZE = FROM_SERVER.of[MessageKind.JOIN_ANSWER].start
 
 _TAG = 16
 _POINT = 32
