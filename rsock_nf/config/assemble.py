@@ -220,6 +220,7 @@ def _server(path: Path, keys: ServerKeys, hosts: Hosts) -> ServerParameters:
         **_common(keys),
         targets=tuple(hosts.target(field, target) for target in targets),
         on_probe=keys.on_probe,
+        allow=keys.allow,
         max_sessions=keys.max_sessions,
         max_conversations=keys.max_conversations,
     )
@@ -254,6 +255,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters, hosts: 
         keepalive=second.keepalive,
         targets=targets,
         on_probe=native.on_probe,
+        allow=native.allow,
         max_sessions=chosen("max_sessions", native.max_sessions),
         max_conversations=chosen("max_conversations", native.max_conversations),
     )

@@ -28,6 +28,7 @@ from rsock_nf.config.kinds import (
     Listen,
     Mark,
     Name,
+    Network,
     OneOrMore,
     OrAbsent,
     Ports,
@@ -189,6 +190,11 @@ class ServerKeys(CommonKeys):
     )
     rsock: OrAbsent[RsockKeys] = Field(
         default=None, description="A second wire on ports of its own: the original's, beside the native one."
+    )
+    allow: OneOrMore[Network] = Field(
+        default=(),
+        description="The networks from which clients come. Packets from elsewhere get no answer, on both wires. "
+        "The host's input firewall sees no packet of fake TCP, so it cannot do that. If not given: anywhere.",
     )
     on_probe: OnProbe = Field(
         default=_default(ServerParameters, "on_probe"),

@@ -106,6 +106,7 @@ Mark: TypeAlias = Annotated[
 Hash: TypeAlias = Annotated[str, BeforeValidator(values.parse_hash), Form("text")]
 Host: TypeAlias = Annotated[str, BeforeValidator(values.parse_host), Form("address or name")]
 Address: TypeAlias = Annotated[types.IPAddress, BeforeValidator(values.parse_address), Form("address")]
+Network: TypeAlias = Annotated[types.IPNetwork, BeforeValidator(values.parse_network), Form("network")]
 HostPort: TypeAlias = Annotated[values.HostPort, BeforeValidator(values.parse_host_port), _TEXT, Form("host:port")]
 Listen: TypeAlias = Annotated[
     types.TransportAddress | Path, BeforeValidator(values.parse_listen), _TEXT, Form("address:port or unix:/path")

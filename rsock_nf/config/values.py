@@ -11,11 +11,11 @@ import binascii
 import json
 import re
 from collections.abc import Iterator
-from ipaddress import AddressValueError, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
-from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
+from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
 from rsock_nf.printable import printable
 
 SECRET_BYTES = 32
@@ -134,6 +134,19 @@ def parse_address(value: object) -> IPAddress:
     if zone:
         raise ValueError(f'{shown(value)}: give the device of a link-local address as "device", not behind a "%"')
     return address
+
+
+def parse_network(value: object) -> IPNetwork:
+    """A network, as ``"192.0.2.0/24"``, or a literal address."""
+    try:
+        return ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        pass
+    try:
+        inside = ip_network(value if isinstance(value, str) else "", strict=False)
+    except ValueError:
+        raise ValueError(f'{shown(value)} is not a network; write it as "192.0.2.0/24"') from None
+    raise ValueError(f'{shown(value)}: the address has bits behind its prefix; the network is "{inside}"')
 
 
 def split_zone(text: str) -> tuple[IPAddress | None, str]:

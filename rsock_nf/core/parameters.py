@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
+from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
 
 
 class Kinds(enum.Enum):
@@ -100,6 +100,8 @@ class ServerParameters(Common):
 
     targets: tuple[TransportAddress, ...] = ()
     on_probe: OnProbe = OnProbe.SILENT
+    allow: tuple[IPNetwork, ...] = ()
+    """Clients come from these networks only.  Empty = from anywhere."""
     max_sessions: int = 256
     max_conversations: int = 4096
     """Of all sessions together.  Each conversation is one UDP socket."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def test_every_server_key(tmp_path: Path) -> None:
         "fwmark": "0xca6c",
         "addresses": ["192.0.2.1", "2001:db8::1"],
         "on_probe": "closed",
+        "allow": ["198.51.100.0/24", "2001:db8::/32"],
         "max_sessions": 3,
         "max_conversations": 40,
         "backend": "iptables",
@@ -110,6 +111,7 @@ def test_every_server_key(tmp_path: Path) -> None:
             TransportAddress(IPv6Address("fe80::2"), 53, "eth1"),
         ),
         on_probe=OnProbe.CLOSED,
+        allow=(IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8::/32")),
         max_sessions=3,
         max_conversations=40,
     )
@@ -274,6 +276,9 @@ MISTAKES = [
     (SERVER, {"fwmark": True}, 'fwmark: true is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
     (SERVER, {"device": "a\x9b31m"}, r'device: "a\u009b31m" is not the name of a network device'),
     (SERVER, {"device": None}, "device: null is not the name of a network device"),
+    (SERVER, {"allow": "10.0.0.0/33"}, 'allow: "10.0.0.0/33" is not a network; write it as "192.0.2.0/24"'),
+    (SERVER, {"allow": ["10.0.0.1/8"]}, 'allow: "10.0.0.1/8": the address has bits behind its prefix; the network is "10.0.0.0/8"'),
+    (SERVER, {"allow": 7}, 'allow: 7 is not a network; write it as "192.0.2.0/24"'),
     (SERVER, {"addresses": "10.0.0.256"}, 'addresses: "10.0.0.256" is not an IP address'),
     (SERVER, {"addresses": "fe80::1%eth0"}, 'addresses: "fe80::1%eth0": give the device of a link-local address as "device", not behind a "%"'),
     (SERVER, {"name": "a/b"}, "name: \"a/b\" cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),

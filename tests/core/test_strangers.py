@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from rsock_nf.core.ends.allowed import Allowed
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.protocols import Rng
 from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet
@@ -273,3 +275,31 @@ def test_the_cookie_of_a_busy_server_keeps_the_tcp_connection_whole() -> None:
         assert pair.server.counters["hellos that were asked for a cookie"] == 1
         for flow in pair.flows(pair.server):
             assert flow.peer_isn == syns[flow.key.remote_port]
+
+
+# -- networks from which nobody is let in
+
+
+@both_kinds
+def test_a_server_answers_nobody_from_outside_of_allow(kinds: Kinds) -> None:
+    inside = ip_network(f"{CLIENT_ADDRESS[4]}/31", strict=False)
+    for allow, allowed in (((inside,), True), ((ip_network("10.99.0.0/16"), ip_network("::/0")), False)):
+        with Pair(kinds=kinds, server={"allow": allow}) as pair:
+            pair.start()
+            pair.run(3.0)
+            assert bool(pair.flows(pair.server)) == allowed
+            if not allowed:
+                assert pair.wire.sent[Toward.CLIENT] == 0
+                assert len(pair.server_wire.half_open) == 0
+                assert set(pair.server.counters) == {"packets from outside of allow"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_allowed_networks(family: int) -> None:
+    networks = [ip_network("192.0.2.128/25"), ip_network("203.0.113.7"), ip_network("2001:db8:1::/48")]
+    allowed = Allowed(networks)
+    for address in ("192.0.2.128", "192.0.2.255", "203.0.113.7", "2001:db8:1::", "2001:db8:1:ffff::1"):
+        assert ip_address(address).packed in allowed
+    for address in ("192.0.2.127", "192.0.3.128", "203.0.113.6", "2001:db8:2::", "::192.0.2.128"):
+        assert ip_address(address).packed not in allowed
+    assert CLIENT_ADDRESS[family].packed in Allowed(())

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from rsock_nf.core import messages
+from rsock_nf.core.ends.allowed import Allowed
 from rsock_nf.core.ends.crowding import Crowd, Crowding
 from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.wire import Wire
@@ -95,6 +96,7 @@ class Accepting:
         self.table = parts.table
         self.intake = parts.intake
         self.conversations = parts.conversations
+        self._allowed = Allowed(parameters.allow)
         self.crowding = Crowding(parameters.max_conversations, parts.conversations)
         self.sessions_by_id: dict[int, Session] = {}
         self._wire = wire
@@ -145,7 +147,9 @@ class Accepting:
 
     def stranger(self, now: float, segment: Segment, received: Packet | Carried) -> None:
         """A segment that belongs to no flow.  On a UDP carrier: a datagram that belongs to no flow."""
-        if not segment.flags & SYN:
+        if segment.key.remote not in self._allowed:
+            self.context.counters["packets from outside of allow"] += 1
+        elif not segment.flags & SYN:
             self._wire.stranger(now, self, segment, received)
         elif segment.flags & OPENING_FLAGS == SYN and not self._stopping:
             self._syn(now, segment, link_header(received))
