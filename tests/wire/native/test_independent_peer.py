@@ -304,7 +304,8 @@ def test_recorded_handshake_buys_nothing() -> None:
         return recorded[-1]
 
     site.secret.envelope = record  # type: ignore[method-assign]
-    _, session, session_id = site.hello()
+    flow, session, session_id = site.hello()
+    site.deliver(site.send(flow.control(struct.pack("!BI", peer.PROBE, 1))))  # the session has carried something
     site.join(session, session_id, 2)
     hello, confirmation, join, second = recorded
     site.pass_time(15.0)  # probes went unanswered: no flow is left
