@@ -24,11 +24,11 @@ VICTIM = (b"\xcb\x00\x71\x07", 4000)
 both_kinds = pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP], ids=["tcp", "udp"])
 
 
-def hellos(count: int, seed: int = 1, cipher: Cipher = Cipher.NONE) -> list[bytes]:
+def hellos(count: int, seed: int = 1, cipher: Cipher = Cipher.NONE, mss: int = 1400) -> list[bytes]:
     """Recorded hellos of clients that have the secret."""
     pair = Pair(seed)
     handshake = NativeHandshake(SECRET)
-    return [handshake.hello(Offer(cipher, 1400, 7), pair.rng.randbytes)[0] for _ in range(count)]
+    return [handshake.hello(Offer(cipher, mss, 7), pair.rng.randbytes)[0] for _ in range(count)]
 
 
 def elsewhere(at: int) -> tuple[bytes, int]:
@@ -184,7 +184,7 @@ def test_a_client_that_is_limited_says_so(kinds: Kinds) -> None:
 # -- what a recording costs
 
 
-@pytest.mark.parametrize("refused", ["cipher", "full"])
+@pytest.mark.parametrize("refused", ["cipher", "full", "MSS"])
 def test_a_hello_that_is_turned_away_is_remembered(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[HelloMessage] = []
     read_hello = NativeHandshake.read_hello
@@ -197,7 +197,8 @@ def test_a_hello_that_is_turned_away_is_remembered(refused: str, monkeypatch: py
     with Pair(kinds=Kinds.UDP, client={"flows": 1}, server={"max_sessions": 1}) as pair:
         pair.up()
         done.clear()
-        [hello] = hellos(1, cipher=Cipher.AES_256_GCM if refused == "cipher" else Cipher.NONE)
+        cipher = Cipher.AES_256_GCM if refused == "cipher" else Cipher.NONE
+        [hello] = hellos(1, cipher=cipher, mss=200 if refused == "MSS" else 1400)
         for at in range(100):
             say(pair, elsewhere(at), hello, udp=True)
         assert len(done) == 1

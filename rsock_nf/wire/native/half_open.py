@@ -87,6 +87,18 @@ class HalfOpen:
             self.answered[flow] = now
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A hello in a genuine envelope that gets no answer: of another version, or with an MSS that is too small.
+
+    It is remembered, because to find that out costs a Diffie-Hellman.
+    """
+
+    message: bytes
+    since: float
+    fresh: bool
+
+
 class Buckets:
     """A token bucket for each source: ``RATE`` a second, ``BURST`` at once, and the 1,024 most recent sources."""
 
@@ -108,8 +120,8 @@ class HalfOpenTable:
     """The entries, by the bytes of the message and by what a confirmation names."""
 
     def __init__(self) -> None:
-        self._strange: OrderedDict[bytes, HalfOpen] = OrderedDict()
-        self._fresh: OrderedDict[bytes, HalfOpen] = OrderedDict()
+        self._strange: OrderedDict[bytes, HalfOpen | Unreadable] = OrderedDict()
+        self._fresh: OrderedDict[bytes, HalfOpen | Unreadable] = OrderedDict()
         self._by_name: dict[tuple[int, int], HalfOpen] = {}
         self._strange_buckets = Buckets()
         self._fresh_buckets = Buckets()
@@ -117,7 +129,7 @@ class HalfOpenTable:
     def __len__(self) -> int:
         return len(self._strange) + len(self._fresh)
 
-    def find(self, message: bytes) -> HalfOpen | None:
+    def find(self, message: bytes) -> HalfOpen | Unreadable | None:
         """The entry of exactly this message; None = there is none."""
         return self._strange.get(message) or self._fresh.get(message)
 
@@ -136,20 +148,20 @@ class HalfOpenTable:
         room = len(self._fresh) < MAX_FRESH or next(iter(self._fresh.values())).since + SAFE_AGE <= now
         return Admission.ADMITTED if room and self._fresh_buckets.take(now, source) else Admission.LIMITED
 
-    def put(self, entry: HalfOpen) -> bool:
+    def put(self, entry: HalfOpen | Unreadable) -> bool:
         """Add an entry that was admitted.  Returns whether the oldest one was removed for it."""
         (self._fresh if entry.fresh else self._strange)[entry.message] = entry
-        if entry.welcome:
+        if isinstance(entry, HalfOpen) and entry.welcome:
             self._by_name[entry.session_id, entry.number] = entry
         full = len(self._fresh) > MAX_FRESH
         if full:
             self.remove(next(iter(self._fresh.values())))
         return full
 
-    def remove(self, entry: HalfOpen) -> None:
+    def remove(self, entry: HalfOpen | Unreadable) -> None:
         """Remove ``entry``: it was confirmed, is too old, or makes room."""
         (self._fresh if entry.fresh else self._strange).pop(entry.message, None)
-        if self._by_name.get((entry.session_id, entry.number)) is entry:
+        if isinstance(entry, HalfOpen) and self._by_name.get((entry.session_id, entry.number)) is entry:
             del self._by_name[entry.session_id, entry.number]
 
     def expire(self, now: float) -> None:

@@ -28,7 +28,7 @@ from rsock_nf.core.tcp.segment import ACK, PSH, RST, HeaderTemplate, Segment, Sy
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE, HelloCookies
-from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpenTable, source_of
+from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpenTable, Unreadable, source_of
 from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Place, Status
@@ -112,16 +112,17 @@ class NativeServerWire:
         payload = bytes(segment.payload)
         entry = self.half_open.find(payload)
         if entry is None:
-            if isinstance(message, JoinMessage):
-                made = self._join(now, accepting, message, payload)
-            else:
-                made = self._hello(now, accepting, segment, message, payload)
+            made = (
+                self._join(now, accepting, message, payload)
+                if isinstance(message, JoinMessage)
+                else self._hello(now, accepting, segment, message, payload)
+            )
             if isinstance(made, bytes):
                 return made
+            self._remember(now, accepting, made)
             entry = made
-            if self.half_open.put(entry):
-                accepting.context.counters["half-open entries that gave way to later ones"] += 1
-            accepting.context.deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
+        if isinstance(entry, Unreadable):
+            raise Malformed("a hello that cannot be answered")
         entry.note(now, segment.key)
         size = JOIN_ANSWER_SIZE if entry.joined else ANSWER_SIZE
         end, heard = add(segment.seq, len(payload)), add(segment.ack, size)
@@ -130,10 +131,15 @@ class NativeServerWire:
             return self._handshake.join_answer(entry.keys, entry.number, challenge)
         return self._handshake.challenged(entry.sealed, challenge)
 
+    def _remember(self, now: float, accepting: Accepting, entry: HalfOpen | Unreadable) -> None:
+        if self.half_open.put(entry):
+            accepting.context.counters["half-open entries that gave way to later ones"] += 1
+        accepting.context.deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
+
     def _hello(
         self, now: float, accepting: Accepting, segment: Segment, message: HelloMessage, payload: bytes
-    ) -> HalfOpen | bytes:
-        """The entry for a new hello, or the answer that asks for a cookie.  Raises ``Malformed``."""
+    ) -> HalfOpen | Unreadable | bytes:
+        """The entry for a new hello, or the answer that asks for a cookie."""
         parameters, rng, counters = accepting.parameters, accepting.context.rng, accepting.context.counters
         fresh = self._hello_cookies.check(now, segment.key, message.cookie)
         admission = self.half_open.admit(now, source_of(segment.key), fresh=fresh)
@@ -143,9 +149,12 @@ class NativeServerWire:
         if admission is Admission.NEEDS_COOKIE:
             counters["hellos that were asked for a cookie"] += 1
             return self._handshake.want_cookie(payload, self._hello_cookies.make(now, segment.key))
-        hello = self._handshake.read_hello(message, rng)
+        try:
+            hello = self._handshake.read_hello(message, rng)
+        except Malformed:
+            return Unreadable(payload, now, fresh)
         if hello.offer.mss < SMALLEST_PAYLOAD:
-            raise Malformed(f"hello with an MSS of {hello.offer.mss}")
+            return Unreadable(payload, now, fresh)
         status = Status.WELCOME
         if hello.offer.cipher is not parameters.cipher:
             status = Status.CIPHER
@@ -154,8 +163,19 @@ class NativeServerWire:
         session_id = accepting.context.random(8)
         answer = Answer(status, parameters.cipher, session_id, len(parameters.targets))
         sealed, keys = self._handshake.answer(hello, answer)
-        before, welcome = message.place.sent, status is Status.WELCOME
-        return HalfOpen(payload, session_id, -1, hello.offer, keys, rng(16), sealed, now, fresh, before, welcome)
+        return HalfOpen(
+            payload,
+            session_id,
+            -1,
+            hello.offer,
+            keys,
+            seed=rng(16),
+            sealed=sealed,
+            since=now,
+            fresh=fresh,
+            before=message.place.sent,
+            welcome=status is Status.WELCOME,
+        )
 
     def _join(self, now: float, accepting: Accepting, join: JoinMessage, payload: bytes) -> HalfOpen | bytes:
         """The entry for a new join, or that its session is gone.  b"" = no answer.  Raises ``Malformed``."""
@@ -172,7 +192,9 @@ class NativeServerWire:
             return b""
         session.numbers.accept(join.number)
         seed = accepting.context.rng(16)
-        return HalfOpen(payload, join.session_id, join.number, offer, session.keys, seed, b"", now, fresh=True)
+        return HalfOpen(
+            payload, join.session_id, join.number, offer, session.keys, seed, sealed=b"", since=now, fresh=True
+        )
 
     def _confirmed(
         self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, confirm: ConfirmMessage
