@@ -318,3 +318,43 @@ def test_replayed_data_is_delivered_once_when_sealed() -> None:
             pair.wire.inject(pair.now, Toward.SERVER, data.packet, behind_judge=True)
             pair.run(1.0)
             assert pair.heard() == [b"once?"] * copies
+
+
+@pytest.mark.parametrize("toward", ENDS)
+@pytest.mark.parametrize("behind_judge", [True, False])
+@pytest.mark.parametrize(("ahead", "copies"), [(4_000_000, 4), (0, 100)])
+def test_replayed_sealed_frames_move_nothing(toward: Toward, ahead: int, copies: int, *, behind_judge: bool) -> None:
+    """Else our ACKs would be of numbers that the peer never sent, and a strict firewall would drop them."""
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 4}) as pair:
+        pair.up()
+        pair.echo = True
+        recorded: dict[tuple[int, int], Tcp] = {}
+
+        def record(crossing: Crossing) -> None:
+            tcp = crossing.tcp
+            if crossing.toward is toward and len(tcp.payload) > 500 and not crossing.injected:
+                recorded.setdefault((tcp.source[1], tcp.destination[1]), tcp)
+
+        pair.wire.taps.append(record)
+        while len(recorded) < 4:
+            pair.say("app", *numbered(4, 600, b"a", first=int(pair.now * 1000)))
+            pair.run(0.05)
+        pair.run(1.0)
+        node = pair.server if toward is Toward.SERVER else pair.client
+        flows = pair.flows(node)
+        before = {flow: (flow.pump.received, flow.pump.received_frames, flow.pump.window) for flow in flows}
+        for flow in flows:
+            tcp = recorded[flow.key.remote_port, flow.key.local_port]
+            seq = (flow.pump.received + ahead) & 0xFFFFFFFF
+            again = make_tcp(tcp.source, tcp.destination, seq, flow.pump.next_seq, PSH | ACK, tcp.payload, 0)
+            for _ in range(copies):
+                pair.wire.inject(pair.now, toward, again, behind_judge=behind_judge)
+        pair.run(0.006)
+        assert [flow.pump.replayed for flow in flows] == [copies] * 4
+        assert {flow: (flow.pump.received, flow.pump.received_frames, flow.pump.window) for flow in flows} == before
+        pair.at_app.clear()
+        for at in range(50):
+            pair.say("app", *numbered(10, 600, b"b", first=10 * at))
+            pair.run(0.1)
+        assert len(pair.at_app) == 500
+        assert set(flows) == set(pair.flows(node))

@@ -52,7 +52,7 @@ class SlowFrames(NamedTuple):
     flow: PumpFlow
     frames: Frames
     received: int
-    """Frames received on the flow, up to and including these.  Later frames of the same batch are not counted."""
+    """Frames taken on the flow, up to and including these.  Later frames of the same batch are not counted."""
 
 
 class SlowPayload(NamedTuple):
@@ -303,30 +303,34 @@ class Pump:
                 if total > start:
                     slow.append(SlowPayload(flow, packet))  # perhaps a NAT has given its ports to another client
                 continue
-            flow.acked(ack, window)
-            if total > start:
-                self._payload(flow, packet, data[start:total], seq, runs, slow)
+            if total == start or self._payload(flow, packet, data[start:total], seq, runs, slow):
+                flow.acked(ack, window)
         return runs, slow
 
     def _payload(
         self, flow: PumpFlow, packet: Packet, payload: memoryview, seq: int, runs: list[Run], slow: list[Slow]
-    ) -> None:
-        """Take the frames of one received packet.  Only frames that authenticate move the highest received number."""
+    ) -> int:
+        """Take the frames of one received packet.
+
+        Returns the offset behind the last frame that was taken: it authenticated, and the replay window accepted it.
+        Only such a frame moves the highest received number.  0 = there was none: nothing of the packet counts.
+        """
         opened, bad = flow.codec.unpack(payload, packet.segment_size)
         flow.bad_frames += bad
         if not opened:
             slow.append(SlowPayload(flow, packet))
-            return
+            return 0
+        taken = 0
         for frames in opened:
-            end = (seq + frames.end) & _MASK
+            taken = self._deliver(flow, frames, runs, slow) or taken
+        if taken:
+            end = (seq + taken) & _MASK
             if (end - flow.received) & _MASK < _HALF:
                 flow.received = end
-            flow.received_frames += len(frames.datagrams)
-            self._deliver(flow, frames, runs, slow)
-        size = len(payload)
-        flow.received_bytes += size
-        flow.unacknowledged += size
-        self._unacknowledged[flow] = None
+            flow.received_bytes += taken
+            flow.unacknowledged += taken
+            self._unacknowledged[flow] = None
+        return taken
 
     def from_carriers(self, received: Iterable[Carried]) -> tuple[list[Run], list[Slow]]:
         """The same as ``from_link``, for what UDP carriers received.
@@ -345,14 +349,17 @@ class Pump:
             if not opened:
                 slow.append(SlowPayload(flow, item))
                 continue
-            flow.received_bytes += len(item.data)
+            taken = 0
             for frames in opened:
-                flow.received_frames += len(frames.datagrams)
-                self._deliver(flow, frames, runs, slow)
+                taken = self._deliver(flow, frames, runs, slow) or taken
+            flow.received_bytes += taken
         return runs, slow
 
-    def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> None:
-        """Pass authenticated frames through the replay window, to their conversation or to the slow path."""
+    def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> int:
+        """Pass authenticated frames through the replay window, to their conversation or to the slow path.
+
+        Returns the offset behind the last frame that the window accepted; 0 = it accepted none.
+        """
         if frames.counter >= 0:
             window = flow.control_replay if frames.kind == Kind.CONTROL else flow.replay
             count = len(frames.datagrams)
@@ -360,8 +367,9 @@ class Pump:
             if fresh != (1 << count) - 1:
                 flow.replayed += count - fresh.bit_count()
                 if not fresh:
-                    return
-                frames = frames._replace(datagrams=[d for i, d in enumerate(frames.datagrams) if fresh >> i & 1])
+                    return 0
+                frames = _only(fresh, frames, flow.codec.overhead)
+        flow.received_frames += len(frames.datagrams)
         if frames.kind == Kind.DATA:
             conversation = flow.group.conversations.get(frames.conversation)
             if conversation is not None:
@@ -371,8 +379,9 @@ class Pump:
                 if conversation.kind:
                     conversation.opened()
                 runs.append(Run(conversation.peer, datagrams, frames.size))
-                return
+                return frames.end
         slow.append(SlowFrames(flow, frames, flow.received_frames))
+        return frames.end
 
     def receive_final(self, flow: PumpFlow, packet: Packet, segment: Segment) -> tuple[list[Run], list[Slow]]:
         """Take a segment of ``flow`` with FIN, which the owner has checked: its frames, as ``from_link`` does."""
@@ -381,9 +390,8 @@ class Pump:
         if not flow.in_window(segment.seq):
             flow.out_of_window += 1
             return runs, slow
-        flow.acked(segment.ack, segment.window)
-        if segment.payload:
-            self._payload(flow, packet, segment.payload, segment.seq, runs, slow)
+        if not segment.payload or self._payload(flow, packet, segment.payload, segment.seq, runs, slow):
+            flow.acked(segment.ack, segment.window)
         return runs, slow
 
     def finish(self, flow: PumpFlow) -> Outgoing:
@@ -419,6 +427,16 @@ def _valid(packet: Packet) -> bool:
     except Malformed:
         return False
     return True
+
+
+def _only(fresh: int, frames: Frames, overhead: int) -> Frames:
+    """Those of ``frames`` whose bit in ``fresh`` is set; at least one is.  ``overhead``: bytes of a frame beside its
+    datagram.
+    """
+    datagrams = frames.datagrams
+    refused_behind = datagrams[fresh.bit_length() :]
+    end = frames.end - sum(len(datagram) + overhead for datagram in refused_behind)
+    return frames._replace(datagrams=[d for i, d in enumerate(datagrams) if fresh >> i & 1], end=end)
 
 
 def wire_key(key: FlowKey) -> bytes:

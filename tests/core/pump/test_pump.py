@@ -335,3 +335,43 @@ def test_the_packets_of_a_burst_are_right() -> None:
     assert [tcp.flags for tcp in tcps] == [ACK] * 19 + [PSH | ACK]
     assert [tcp.seq for tcp in tcps] == [1000 + 1008 * at for at in range(20)]
     assert {tcp.window for tcp in tcps} == {65535}
+
+
+def _again(packet: bytes, *, seq: int, ack: int, window: int) -> bytes:
+    """A recorded packet once more, with other numbers."""
+    tcp = parse_tcp(packet)
+    return make_tcp(tcp.source, tcp.destination, seq, ack, tcp.flags, tcp.payload, window)
+
+
+@pytest.mark.parametrize("ahead", [0, 4_000_000])
+def test_a_replayed_frame_moves_nothing_but_the_count_of_replayed_ones(ahead: int) -> None:
+    one, other = ends(cipher=Cipher.AES_256_GCM)
+    (recorded,) = packets(one.out(b"recorded"))
+    other.take([recorded])
+    other.out(b"in flight")
+    other.pump.take_unacknowledged(all_of_them=True)
+    flow = other.flows[0]
+    slots = [slot for slot in PumpFlow.__slots__ if slot not in ("replayed", "replay")]
+    before = {slot: getattr(flow, slot) for slot in slots}
+    replayed = _again(recorded, seq=flow.received + ahead, ack=flow.next_seq, window=0)
+    assert other.take([replayed]) == ([], [])
+    assert {slot: getattr(flow, slot) for slot in slots} == before
+    assert flow.replayed == 1
+    assert not owes(other)
+
+
+def test_a_replayed_frame_behind_fresh_ones_does_not_move_the_highest_number() -> None:
+    """GRO may merge an attacker's copy with the segments before it."""
+    one, other = ends(cipher=Cipher.AES_256_GCM)
+    burst = packets(one.out(*[bytes([at]) * 500 for at in range(4)]))
+    start, size = other.flows[0].received, 524
+    last = parse_tcp(burst[3])
+    other.take([make_tcp(last.source, last.destination, start, last.ack, ACK, last.payload)])
+    assert other.flows[0].received == start + size
+    merged = b"".join(parse_tcp(packet).payload for packet in burst)
+    whole = make_tcp(last.source, last.destination, start, last.ack, ACK, merged)
+    runs, slow = other.pump.from_link([Packet(memoryview(whole), size, Checksum.VALID, b"")])
+    assert [len(run.datagrams) for run in runs] == [3]
+    assert not slow
+    assert other.flows[0].received == start + 3 * size
+    assert other.flows[0].received_frames == 4
