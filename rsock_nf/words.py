@@ -52,6 +52,11 @@ def looped(remote: object) -> str:
     )
 
 
+def narrow_path(passes: int, whole: int) -> str:
+    """What this side sends is lost if it is larger than the path takes.  Bytes of payload of one segment."""
+    return f"the path out carries segments of {passes} bytes at most, not {whole}"
+
+
 def missing_kind(*, udp: bool) -> str:
     """With ``type: all``: no flow of one kind passes, and the other kind carries."""
     kind, other = ("UDP", "TCP") if udp else ("TCP", "UDP")

@@ -135,9 +135,9 @@ def test_it_returns_when_it_was_clean_for_a_minute(harm: Harm) -> None:
         assert resting(pair.client) is resting(pair.server) is True
         pair.wire.drop.clear()
         pair.wire.late = None
-        assert exchange(pair, 50.0) == (0, 0)
+        assert exchange(pair, 30.0) == (0, 0)
         assert resting(pair.client) is resting(pair.server) is True, "it rests for a minute"
-        assert exchange(pair, 60.0) == (0, 0)
+        assert exchange(pair, 80.0) == (0, 0)
         assert resting(pair.client) is resting(pair.server) is None
         assert carriers(pair.client, udp=True) == carriers(pair.server, udp=True) == 10
         assert pair.count(KindRests) == pair.count(KindCarries) == 2

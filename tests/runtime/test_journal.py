@@ -50,13 +50,18 @@ class Fake:
         """A client with one session, which has these flows: "tcp" or "udp" each."""
         self.state = "idle" if idle else "connected" if flows else "connecting"
         listed = {number: SimpleNamespace(key=SimpleNamespace(udp=kind == "udp")) for number, kind in enumerate(flows)}
-        self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed, group=SimpleNamespace(oversized=0))]
+        group = SimpleNamespace(oversized=0)
+        self.sessions = [SimpleNamespace(session_id=0xABC, flows=listed, group=group, **WIDE)]
 
     def carry(self, mtu: int, conversations: dict[int, str]) -> None:
         """One session with these conversations."""
         listed = {number: SimpleNamespace(number=number, peer=peer) for number, peer in conversations.items()}
         group = SimpleNamespace(conversations=listed, oversized=0)
-        self.sessions = [SimpleNamespace(session_id=0xABC, group=group, largest_datagram=lambda: mtu)]
+        self.sessions = [SimpleNamespace(session_id=0xABC, group=group, **{**WIDE, "largest_datagram": lambda: mtu})]
+
+
+WIDE = {"narrowest": lambda: None, "largest_datagram": lambda: None, "peer": "192.0.2.7:40001"}
+"""Of a session: its path carries whole segments."""
 
 
 class Book:
@@ -265,6 +270,25 @@ def test_datagrams_that_do_not_fit_are_told_once_with_the_numbers(
     assert len(book.at(5)) == 1
     session.session_id = 0xFFF
     assert book.at(6) == [], "a client tells it once, whatever session it has"
+
+
+def test_a_path_that_becomes_smaller_is_told_with_the_session_and_the_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    book = Book(caplog, logging.INFO)
+    book.instance.carry(1232, {})
+    (session,) = book.instance.sessions
+    assert book.at(1) == []
+    session.narrowest = lambda: (1240, 1460)
+    (line,) = book.at(2)
+    assert line == (
+        "session 0000000000000abc with 192.0.2.7:40001: the path out carries segments of 1240 bytes at most, not 1460: "
+        "set WireGuard: MTU = 1200; OpenVPN: mssfix 1232; others: at most 1232 bytes"
+    )
+    assert book.at(3) == []
+    session.narrowest = lambda: None
+    assert book.at(4) == ["session 0000000000000abc with 192.0.2.7:40001: the path out carries whole segments again"]
+    assert book.at(5) == []
 
 
 @pytest.mark.parametrize(

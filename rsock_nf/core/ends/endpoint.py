@@ -38,7 +38,7 @@ from rsock_nf.core.outbox import Output
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump.pump import Slow, SlowFrames, SlowPayload
-from rsock_nf.core.pump.state import PumpConversation
+from rsock_nf.core.pump.state import PumpConversation, PumpFlow
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.icmp import parse_too_big, plateau_below
 from rsock_nf.core.tcp.segment import ACK, FIN, RST, SYN, Segment, carried_segments, parse_segment
@@ -331,14 +331,11 @@ class Endpoint(Generic[R]):
             self.counters["malformed packets"] += 1
             return
         flow = self.flows.get(claim.key)
-        if not isinstance(flow, Established) or distance(claim.inner_seq + 1, flow.pump.next_seq) >= max(
-            flow.pump.window, 1
-        ):
+        if not isinstance(flow, Established) or not _is_in_flight(flow.pump, claim.inner_seq):
             self.counters["ICMP for nothing of ours"] += 1
             return
         headers = overhead(len(flow.key.local), udp=False)
-        if flow.path.reduce(now, (claim.mtu or plateau_below(flow.path.size + headers)) - headers):
-            self.pump.set_max_payload(flow.pump, flow.path.size)
+        self._probing.too_big(now, flow, (claim.mtu or plateau_below(flow.path.size + headers)) - headers)
 
     def _reset(self, now: float, flow: Established, segment: Segment) -> None:
         """An RST came.  Only one with a sequence number that counts (``Wire.is_end``) is acted on.
@@ -490,3 +487,11 @@ class Endpoint(Generic[R]):
         if len(self.flows) or len(self.conversations):
             self._context.deadlines.set(Timer.SWEEP, None, now + SWEEP)
         self.role.sweep(now)
+
+
+def _is_in_flight(pump: PumpFlow, seq: int) -> bool:
+    """Whether a segment that begins at ``seq`` was sent and is not acknowledged (RFC 5927 section 4).
+
+    An original rsock acknowledges nothing that we sent.  There, the window is the bound.
+    """
+    return 0 < distance(seq, pump.next_seq) <= min(pump.in_flight, max(pump.window, 1))

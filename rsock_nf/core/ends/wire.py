@@ -39,6 +39,9 @@ class Probing(Protocol):
         Returns False if it is not about probes.
         """
 
+    def too_big(self, now: float, flow: Established, size: int) -> None:
+        """A router says that at most ``size`` bytes of payload pass.  Anybody can say so."""
+
     def widened(self, now: float, flow: Established) -> None:
         """The link takes larger segments than before."""
 

@@ -100,17 +100,21 @@ class Health:
         patience = sum(self._rto(unanswered) for unanswered in range(1, GIVE_UP_SILENT))
         return heard == self._heard and now - self._silent_since >= patience - _ROUNDING
 
-    def answered(self, now: float, number: int, received: int) -> bool:
+    def answered(self, now: float, number: int, received: int, *, count: bool = True) -> bool:
         """Probe ``number`` was answered: ``received`` frames have arrived at the peer.  Returns False if we know no
         such probe.
+
+        ``count``: False = the frames since the last answer say nothing about loss, for some were too large on purpose.
         """
         sent = self._outstanding.get(number)
         if sent is None:
             return False
         self.clear()
         self.sample(max(now - sent.at, 0.0))
-        self.counted = _since(self._answered, sent.frames, received)
+        self.counted = _since(self._answered, sent.frames, received) if count else (0, 0)
         self._answered = sent.frames, received
+        if not count:
+            self._sampled = self._answered
         frames, arrived = _since(self._sampled, sent.frames, received)
         if frames >= MIN_SAMPLE:
             loss = 1 - min(arrived / frames, 1.0)

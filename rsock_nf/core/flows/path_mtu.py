@@ -1,25 +1,49 @@
 """The largest segment that passes on a flow's path, found by padded probes (after RFC 8899, for one flow).
 
-The search starts with the MSS of the TCP handshake.  A probe is padded to that size.  If it is answered, the size
-is confirmed.  If three such probes are lost while small probes are answered, the next lower size is tried.  A
-router that says "too big" shortens the search (``reduce``).
+Doubt: a probe is padded to the size in use.  If it is answered, the size is confirmed.  If three such probes are lost
+while small probes are answered, a search begins.  If a router says "too big", one lost probe is enough.  Anybody can
+say that, so the word alone changes nothing (RFC 8899 section 4.6).
 
-A path may become wider again, and three probes may be lost by accident.  So larger sizes are tried from time to
-time, by probes of their own.  The loss of such a probe says nothing about the health of the flow.
+Search: in each of three rounds, one probe leaves for each size that may pass.  The largest answered one is the size.
+The size that was in doubt is among them: if its probes were lost by accident, it is in use again a round trip later.
+
+A path may become wider again.  So larger sizes are searched from time to time.
+
+Not here: when to doubt (``probes``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PLATEAUS = (1400, 1360, 1320, 1240, 1160, 1000, 536)
 """Payload sizes tried below that of the TCP handshake: what common tunnels leave of 1,500 bytes."""
 RAISE_AFTER = 600.0
 """Seconds until larger sizes are tried (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER)."""
+DEAF = 1.0
+"""Seconds for which no claim counts after one was refuted: forged ones cost at most one padded probe a second."""
 _LOST_PROBES = 3
 """RFC 8899 section 5.1.2, MAX_PROBES."""
 _LARGER = 0x80000000
-"""Probes of larger sizes have numbers from here on.  The other probes of a flow never reach such numbers."""
+"""Probes of a search have numbers from here on.  The other probes of a flow never reach such numbers."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """``sizes``: those to be tried.  ``floor``: the size in use until a larger one has passed."""
+
+    sizes: list[int]
+    floor: int
+    passed: int
+    """The largest size that is known to pass; 0 = none yet."""
+    rounds: int = _LOST_PROBES
+    """Rounds that are not over."""
+    sent: dict[int, int] = field(default_factory=dict)
+    """The size of each probe of this search, by number."""
+
+    @property
+    def top(self) -> int:
+        return max(self.sizes)
 
 
 @dataclass(slots=True)
@@ -28,28 +52,69 @@ class PathMtu:
 
     size: int = 0
     confirmed: bool = False
+    """The last probe that was padded to ``size`` was answered."""
+    whole: int = 0
+    """The size that passed before, or that opening and link allow, if less was found to pass.  0 = it passes."""
     _probe: int = 0
     """The number of the padded probe that is on its way.  0 = none."""
     _lost: int = 0
+    _claim: int = 0
+    """The size that is said to pass, if that is less than ``size``.  0 = nobody says so."""
+    _deaf_until: float = 0.0
     _raise_at: float = 0.0
-    _candidate: int = 0
-    """The larger size that is being tried.  0 = none."""
-    _tries: int = 0
+    _search: _Search | None = None
     _number: int = _LARGER
-    """The number of the last probe of a larger size."""
+    """The number of the last probe of a search."""
+
+    @property
+    def searching(self) -> bool:
+        """Several sizes are being tried."""
+        return self._search is not None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is to be found out now."""
+        return self.confirmed and self._search is None
 
     def start(self, size: int) -> None:
-        """Begin the search with ``size``: the MSS of the TCP handshake, or what the link takes if that is less."""
+        """Begin with ``size``: the MSS of the TCP handshake, or what the link takes if that is less."""
         self.size = size
         self.confirmed = False
-        self._lost = self._candidate = 0
+        self.whole = self._probe = self._lost = self._claim = 0
+        self._search = None
 
     def reduce(self, now: float, size: int) -> bool:
-        """A router or the link says that at most ``size`` bytes pass.  Returns True if that is less than we thought."""
+        """The link takes at most ``size`` bytes.  Returns True if that is less than what is in use."""
+        if self._search is not None:
+            self._search.sizes = [tried for tried in self._search.sizes if tried <= size] or [size]
         if size >= self.size:
             return False
         self.start(size)
         self._raise_at = now + RAISE_AFTER
+        return True
+
+    def shrink(self, now: float, size: int) -> bool:
+        """Believe at once that at most ``size`` bytes pass: there are no padded probes.
+
+        Returns True if that is less than what is in use.
+        """
+        whole = max(self.whole, self.size)
+        if not self.reduce(now, size):
+            return False
+        self.whole = whole
+        return True
+
+    # -- doubt
+
+    def claim(self, now: float, size: int) -> bool:
+        """Somebody says that at most ``size`` bytes pass.
+
+        Returns True if a probe padded to the size in use is to find out whether that is so.
+        """
+        if size >= self.size or self._search is not None or now < self._deaf_until:
+            return False
+        self._claim = max(self._claim, size)  # the search finds out what is even smaller
+        self.confirmed = False
         return True
 
     def probe_sent(self, number: int) -> None:
@@ -57,56 +122,91 @@ class PathMtu:
         self._probe = number
 
     def answered(self, now: float, number: int) -> bool:
-        """Probe ``number`` was answered.  Returns True if ``size`` was reduced."""
-        if not self._probe or self.confirmed:
+        """Probe ``number``, which is none of a search, was answered.  Returns True if ``size`` has changed."""
+        if self._search is not None:
+            return self._round_over(now, self._search)
+        if not self._probe:
             return False
-        if number == self._probe:
-            self.confirmed, self._probe, self._lost = True, 0, 0
+        padded, self._probe = self._probe, 0
+        if number == padded:
+            self._deaf_until = now + DEAF if self._claim else self._deaf_until
+            self.confirmed, self._lost, self._claim = True, 0, 0
             return False
-        self._probe = 0  # a later, small probe was answered, but the padded one was not
+        self.confirmed = False  # a later, small probe was answered, but the padded one was not
         self._lost += 1
-        if self._lost < _LOST_PROBES:
+        if self._lost < _LOST_PROBES and not self._claim:
             return False
-        lower = next((size for size in PLATEAUS if size < self.size), self.size)
-        self.confirmed = lower == self.size
-        self.size, self._lost = lower, 0
-        self._raise_at = now + RAISE_AFTER
+        return self._search_below()
+
+    # -- search
+
+    def _search_below(self) -> bool:
+        """``size`` does not seem to pass.  Returns True if there is a smaller one to use meanwhile."""
+        floor = self._claim or min(PLATEAUS[-1], self.size)
+        self._lost = self._claim = 0
+        if floor == self.size:
+            self.confirmed = True
+            return False
+        sizes = {self.size, floor, *(size for size in PLATEAUS if size < self.size)}
+        self._search = _Search(sorted(sizes), floor, 0)
+        self.size = floor
         return True
 
-    # -- upwards
-
-    def widened(self, now: float) -> None:
-        """The link takes more than before: try larger sizes at once."""
-        self._raise_at = now
-        self._candidate = 0
+    def grow(self, now: float, ceiling: int) -> None:
+        """Search sizes up to ``ceiling``, which opening and link allow, if it is time to do so."""
+        if self.settled and self.size < ceiling and self.may_grow(now):
+            sizes = [size for size in PLATEAUS if self.size < size < ceiling]
+            self._search = _Search(sorted([*sizes, ceiling]), self.size, self.size)
 
     def may_grow(self, now: float) -> bool:
         """It is time to try larger sizes again."""
         return now >= self._raise_at
 
-    def larger(self, now: float, ceiling: int) -> tuple[int, int] | None:
-        """(number, size) of a probe to send now.  None = ``size`` is the ceiling, or it is not yet time.
+    def widened(self, now: float) -> None:
+        """The link takes more than before: try larger sizes at once."""
+        self._raise_at = now
 
-        ``ceiling``: what the TCP handshake and the link allow.  It is tried first, then the sizes between.
-        """
-        if not self.confirmed or self.size >= ceiling or not self.may_grow(now):
-            return None
-        if not self.size < self._candidate <= ceiling:
-            self._candidate, self._tries = ceiling, 0
-        elif self._tries >= _LOST_PROBES:
-            between = (size for size in PLATEAUS if self.size < size < self._candidate)
-            self._candidate, self._tries = next(between, 0), 0
-            if not self._candidate:
-                self._raise_at = now + RAISE_AFTER
-                return None
-        self._tries += 1
-        self._number = self._number + 1 & 0xFFFFFFFF | _LARGER
-        return self._number, self._candidate
+    def round(self) -> list[tuple[int, int]]:
+        """(number, size) of each probe to send now.  Empty = there is no search."""
+        search = self._search
+        if search is None:
+            return []
+        probes = []
+        for size in search.sizes:
+            if size > search.passed:
+                self._number = self._number + 1 & 0xFFFFFFFF | _LARGER
+                search.sent[self._number] = size
+                probes.append((self._number, size))
+        return probes
 
-    def larger_passed(self, now: float, number: int) -> bool:
-        """Whether probe ``number`` was the last probe of a larger size.  If so, that is ``size`` from now on."""
-        if number != self._number or not self._candidate:
+    def passed(self, now: float, number: int) -> bool:
+        """Whether probe ``number`` belongs to the search, and its answer has changed ``size``."""
+        search = self._search
+        size = search.sent.get(number, 0) if search is not None else 0
+        if search is None or not search.passed < size <= search.top:
             return False
-        self.size, self._candidate = self._candidate, 0
-        self._raise_at = now + RAISE_AFTER
+        search.passed = size
+        if size == search.top:
+            return self._end(now, search)
+        before, self.size = self.size, max(size, search.floor)
+        return self.size != before
+
+    def _round_over(self, now: float, search: _Search) -> bool:
+        search.rounds -= 1
+        if not search.rounds:
+            return self._end(now, search)
+        if not 0 < search.passed < search.floor:
+            return False
+        self.size = search.floor = search.passed  # what was said to pass did not
         return True
+
+    def _end(self, now: float, search: _Search) -> bool:
+        """The search is over.  Returns whether ``size`` has changed."""
+        before, self.size = self.size, search.passed or min(PLATEAUS[-1], search.floor)
+        if self.size < search.top:
+            self.whole = max(self.whole, search.top)
+        elif search.top >= self.whole:
+            self.whole = 0
+        self._search, self.confirmed = None, True
+        self._raise_at = now + RAISE_AFTER
+        return self.size != before

@@ -1,8 +1,9 @@
 """Numbered probes: whether a flow answers, how long that takes, how much it loses, what size of segment passes.
 
 A probe travels on the flow that it asks about.  Its answer tells how many frames have arrived there (``health``).
-A probe padded to the flow's segment size finds out whether that size passes (``path_mtu``).  The answers judge the
-flow: one that loses much more than its siblings carries no bulk any more, and is replaced.
+A probe padded to the flow's segment size finds out whether that size passes (``path_mtu``).  While a session carries
+datagrams, about one such probe a second checks that the size still passes.  The answers judge the flow: one that loses
+much more than its siblings carries no bulk any more, and is replaced.
 
 Not here: the arithmetic of loss and time-outs (``health``), when a silent flow has the others probed (``watch``), and
 what follows if a whole kind of flows is worse than the other (``comparison``).
@@ -15,7 +16,8 @@ from rsock_nf.core.events import FlowSick
 from rsock_nf.core.flows.comparison import Comparison
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.kinds import name
-from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.path_mtu import PLATEAUS
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
@@ -26,8 +28,11 @@ SICK_LOSS = 0.1
 session's flows of the same kind: what a whole kind loses, no successor of that kind would save."""
 MIN_HEALTHY = 3
 """With fewer flows of a kind than this there is nothing to compare, and no flow counts as sick."""
-BLACK_HOLE_LOSS = 0.5
-"""From this loss on, perhaps only small frames pass: the size of segments is probed again."""
+CHECK_AGAIN = 1.0
+"""Seconds.  While a session carries datagrams, the first probe is padded that leaves half to all of this time after the
+last padded one.  So each session sends at most two segments a second as padding, and each flow has its turn."""
+_CARRIED = 1.5
+"""Seconds after which a session does not count as carrying: one sweep, and a late timer."""
 REPLACE_AT = 2**31
 """A flow is replaced after so many sealed data frames: their counter, the nonce, has 32 bits."""
 END_AT = 3 * 2**30
@@ -43,8 +48,16 @@ class Probes:
         self._kinds = Comparison(context)
 
     def begin(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  The first probe leaves at once, padded."""
+        """See ``Probing``.  The first probe leaves at once, padded.
+
+        If the session's other flows have found less to pass, the flow begins with that and tries larger sizes soon.
+        """
         self._kinds.begin(flow.session)
+        siblings = [other.path for other in flow.session.flows.values() if other.key.udp is flow.key.udp]
+        found = min((path.size for path in siblings if path.whole), default=flow.path.size)
+        if flow.path.shrink(now, found):
+            flow.path.widened(now)
+            self._resize(flow)
         self._context.deadlines.set(Timer.PROBE, flow, now)
 
     # -- asking
@@ -62,18 +75,32 @@ class Probes:
         self.ask(now, flow)
 
     def ask(self, now: float, flow: Established) -> None:
-        """See ``Probing``.  The probe is padded while the size of the path is not confirmed."""
+        """See ``Probing``.  The probe is padded while the size of the path is not confirmed, and to check it."""
         if flow.state is not State.ESTABLISHED:
             return
-        pump = flow.pump
         padding = 0
-        if not flow.path.confirmed and not flow.health.unanswered:
-            padding = max(flow.path.size - pump.codec.control_size(messages.Probe(0)), 0)
-        number = flow.health.probe_sent(now, pump.sent_frames + 1, flow.heard)
+        if not flow.health.unanswered:
+            for number, size in flow.path.round():
+                self._send(flow, messages.Probe(number, self._padding(flow, size)))
+            if not flow.path.searching and (not flow.path.confirmed or self._is_check_due(now, flow.session)):
+                padding = self._padding(flow, flow.path.size)
+        number = flow.health.probe_sent(now, flow.pump.sent_frames + 1, flow.heard)
         if padding:
             flow.path.probe_sent(number)
         self._send(flow, messages.Probe(number, padding))
         self._context.deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
+
+    def _is_check_due(self, now: float, session: Session) -> bool:
+        """Whether this probe is to check a confirmed size."""
+        if now < session.check_at or now - session.carried > _CARRIED:
+            return False
+        session.check_at = now + CHECK_AGAIN * (0.5 + 0.5 * self._context.random(1) / 255)
+        return True
+
+    @staticmethod
+    def _padding(flow: Established, size: int) -> int:
+        """Bytes that make a probe ``size`` bytes long."""
+        return max(size - flow.pump.codec.control_size(messages.Probe(0)), 0)
 
     def _send(self, flow: Established, message: messages.Control) -> None:
         self._context.outbox.send([self._table.pump.send_control(flow.pump, message)])
@@ -101,21 +128,23 @@ class Probes:
             self._table.tell_others(flow, answer)
 
     def _answered(self, now: float, flow: Established, number: int, received: int) -> None:
-        if flow.path.larger_passed(now, number):
-            self._table.pump.set_max_payload(flow.pump, flow.path.size)
-            return
-        if not flow.health.answered(now, number, received):
+        if flow.path.passed(now, number):
+            self._resize(flow)
+        if not flow.health.answered(now, number, received, count=not flow.path.searching):
             return
         if flow.welcome:
             flow.pump.group.use(flow.pump)
+        searched = flow.path.searching
         if flow.path.answered(now, number):
-            self._table.pump.set_max_payload(flow.pump, flow.path.size)
+            self._resize(flow)
+            if flow.path.searching and not searched:
+                self._doubt_others(now, flow)
         self._kinds.answered(now, flow)
         self._judge(now, flow)
-        if not flow.path.confirmed:
+        flow.path.grow(now, self._table.ceiling(flow))
+        if not flow.path.settled:
             self._context.deadlines.set(Timer.PROBE, flow, now)
             return
-        self._try_larger(now, flow)
         pause = self._kinds.pause(flow) or (ACTIVE_PROBE if flow.had_traffic else self._keepalive())
         self._context.deadlines.set(Timer.PROBE, flow, now + pause)
 
@@ -131,8 +160,6 @@ class Probes:
             return
         if flow.sick:
             self._table.step(now, flow, Input.SICK)  # repeat it: the message to the client may have been lost
-        if flow.path.confirmed and flow.health.loss > BLACK_HOLE_LOSS:
-            flow.path.start(flow.path.size)  # RFC 8899 section 4.3: check whether this size still passes
         usual = _usual_loss(flow)
         if flow.health.loss > SICK_LOSS + 2 * usual and not flow.sick and flow.usable and not flow.alone:
             flow.pump.group.rest(flow.pump)
@@ -157,12 +184,19 @@ class Probes:
 
     # -- the size of the path
 
-    def _try_larger(self, now: float, flow: Established) -> None:
-        """If a larger size might pass than the one in use, probe it.  This does not disturb the flow's other probes."""
-        probe = flow.path.larger(now, self._table.ceiling(flow))
-        if probe is not None and flow.state is State.ESTABLISHED:
-            number, size = probe
-            self._send(flow, messages.Probe(number, size - flow.pump.codec.control_size(messages.Probe(0))))
+    def _resize(self, flow: Established) -> None:
+        self._table.pump.set_max_payload(flow.pump, flow.path.size)
+
+    def _doubt_others(self, now: float, flow: Established) -> None:
+        """The size of ``flow`` does not seem to pass any more: check the session's other flows."""
+        for other in flow.session.flows.values():
+            if other is not flow:
+                self.too_big(now, other, PLATEAUS[-1])
+
+    def too_big(self, now: float, flow: Established, size: int) -> None:
+        """See ``Probing``.  A padded probe decides (RFC 8899 section 4.6)."""
+        if flow.path.claim(now, size) and flow.state is State.ESTABLISHED and not flow.health.waiting:
+            self._context.deadlines.hasten(Timer.PROBE, flow, now)
 
     def widened(self, now: float, flow: Established) -> None:
         """See ``Probing``.  Larger sizes are tried soon."""

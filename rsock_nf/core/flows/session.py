@@ -118,10 +118,21 @@ class Session:
     it heard no answer to its confirmation, and has another session now."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
+    carried: float = 0.0
+    """When a sweep last found that datagrams had moved."""
+    check_at: float = 0.0
+    """From then on, a probe is padded to check that the size of a flow's segments still passes."""
 
     def usable_payload(self) -> int:
         """The largest payload of one segment that passes on every usable flow.  0 = no flow is usable."""
         return min((flow.max_payload for flow in self.group.usable), default=0)
+
+    def narrowest(self) -> tuple[int, int] | None:
+        """(the largest payload that passes, what opening and link would allow), bytes, of the flow whose path takes
+        least.  None = all that is allowed passes on every flow.
+        """
+        narrow = [flow.path for flow in self.flows.values() if flow.path.whole and flow.path.settled]
+        return min(((path.size, path.whole) for path in narrow), default=None)
 
     def largest_datagram(self) -> int | None:
         """Bytes of the largest datagram that travels in one piece.  None = no flow is usable.

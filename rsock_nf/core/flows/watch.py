@@ -57,6 +57,8 @@ class Watch:
         """
         deadlines = self._context.deadlines
         flows = [flow for pump in group.usable if (flow := self._table.of(pump)) is not None]
+        for flow in flows[:1]:
+            flow.session.carried = now
         due = [deadlines.get(Timer.PROBE, flow) or now for flow in flows]
         if flows and min(due) > now + ACTIVE_PROBE:
             deadlines.hasten(Timer.PROBE, flows[self._context.random(2) % len(flows)], now)

@@ -1,8 +1,8 @@
 """ICMP "fragmentation needed" and ICMPv6 "packet too big", if they are about our own flows.
 
 Anybody can send such a message, and it is easily forged: what is parsed here is only a claim.  The caller first
-checks that the flow is ours and that ``inner_seq`` is in flight (RFC 5927 section 4), and then only ever lowers the
-size.
+checks that the flow is ours and that ``inner_seq`` is in flight (RFC 5927 section 4).  Even then it only is a reason to
+ask the path itself (RFC 8899 section 4.6).
 
 Not here: any other ICMP message, path MTU probing, and the repetition of lost segments.
 """

@@ -1,7 +1,8 @@
 """What a running instance logs of itself once a second, beside the events that are logged as they come.
 
 At the usual levels, each seldom: what is wrong, and that something is carried again; a kind of flow that is blocked; a
-client that idles; targets that refuse; conversations that make room for others; datagrams that do not fit; strangers;
+client that idles; targets that refuse; conversations that make room for others; datagrams that do not fit; a path that
+takes less than it should; strangers;
 other failures.  At ``debug`` also what has changed since the last look: conversations, the application's MTU, counters.
 Never a secret, a key or payload.
 """
@@ -15,7 +16,15 @@ from collections import Counter
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.reports.view import View
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, missing_kind, vpn_numbers, what_happens, who_strangers_are
+from rsock_nf.words import (
+    NOBODY_LISTENS,
+    STRANGERS,
+    missing_kind,
+    narrow_path,
+    vpn_numbers,
+    what_happens,
+    who_strangers_are,
+)
 
 REMINDER = 60.0
 """Seconds from one line about a target that refuses, about strangers, or about one trouble, to the next."""
@@ -44,6 +53,8 @@ class Journal:
         """Subject: its count when it was last told, and when that was."""
         self._oversized: set[int] = set()
         """Sessions with datagrams that do not fit one frame, of which it was told."""
+        self._narrow: dict[int, tuple[int, int]] = {}
+        """Sessions whose path takes less than it should, and what was last told of that."""
         self._conversations: dict[tuple[int, int], str] = {}
         self._mtus: dict[int, int | None] = {}
         self._counters = Counter[str]()
@@ -61,6 +72,7 @@ class Journal:
                 self._log.error("%s (times so far: %d)", trouble, count)
         self._note_crowds(view, now)
         self._note_oversized(view)
+        self._note_paths(view)
         strangers = view.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
             who = who_strangers_are(over_udp=bool(carrier_ports(view.settings)))
@@ -130,6 +142,24 @@ class Journal:
                 vpn_numbers(largest),
                 largest,
             )
+
+    def _note_paths(self, view: View) -> None:
+        """The path of a session became smaller, or takes everything again."""
+        for session in view.sessions:
+            told, narrowest = self._narrow.get(session.session_id), session.narrowest()
+            largest = session.largest_datagram()
+            if narrowest == told or largest is None:
+                continue
+            whose = f"session {session.session_id:016x} with {session.peer or view.remote}"
+            if narrowest is None:
+                del self._narrow[session.session_id]
+                self._log.info("%s: the path out carries whole segments again", whose)
+                continue
+            self._narrow[session.session_id] = narrowest
+            set_this = f"set {vpn_numbers(largest)}; others: at most {largest} bytes"
+            self._log.warning("%s: %s: %s", whose, narrow_path(*narrowest), set_this)
+        alive = {session.session_id for session in view.sessions}
+        self._narrow = {number: told for number, told in self._narrow.items() if number in alive}
 
     def _is_due(self, subject: str, count: int, now: float) -> bool:
         """Whether to tell of it: at once when it begins, and every minute while it goes on."""

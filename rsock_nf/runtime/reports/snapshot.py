@@ -17,7 +17,7 @@ from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.wire.largest import largest_datagram
-from rsock_nf.words import missing_kind, vpn_settings
+from rsock_nf.words import missing_kind, narrow_path, vpn_settings
 
 _MAX_CONVERSATIONS = 100
 """That are listed one by one."""
@@ -122,7 +122,11 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "no_credit": session.group.no_credit,
         "fragments_dropped": session.reassembly.dropped,
         "resting": _resting(session.judge, now),
-        "notes": [*map(_missing, view.missing_kinds()), *filter(None, [session.judge.text(now)])],
+        "notes": [
+            *map(_missing, view.missing_kinds()),
+            *filter(None, [session.judge.text(now)]),
+            *([narrow_path(*narrowest)] if (narrowest := session.narrowest()) else []),
+        ],
         "flows": [_flow(flow, now) for flow in session.flows.values()],
         "conversations": len(conversations),
         "conversation_list": [

@@ -181,6 +181,11 @@ class KeepAlives:
 
     # -- the rest
 
+    def too_big(self, now: float, flow: Established, size: int) -> None:
+        """See ``Probing``.  No probe can find out whether it is true, so it is believed."""
+        if flow.path.shrink(now, size):
+            self._table.pump.set_max_payload(flow.pump, flow.path.size)
+
     def widened(self, now: float, flow: Established) -> None:
         """See ``Probing``.  No probe can test the larger size, so it is used at once."""
         flow.path.widened(now)

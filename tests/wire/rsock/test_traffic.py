@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 
 from rsock_nf.core.events import ConversationClosed, FlowClosed, FlowOpened, SessionUp
-from rsock_nf.core.flows.session import Session
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import State
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import Checksum, Packet, PortRange
 from rsock_nf.wire.rsock.frames import RsockKeys
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN
 from tests.core.pair import START, numbered
+from tests.core.test_flows import too_big
 from tests.core.wire import Conditions, Crossing, Merge, Nat, Predicate, Toward
 from tests.wire.rsock.pair import DATA, KEEP_ALIVE_REQ, KEEP_ALIVE_RESP, NETCONN_RST, RsockPair
 
@@ -443,15 +445,26 @@ def test_reconnecting_keeps_conversations() -> None:
         assert len(pair.sockets) == 1
 
 
+def claim_too_big(pair: RsockPair, flow: Established, seq: int) -> None:
+    """A router on the client's way says that 1,240 bytes pass."""
+    key = flow.key
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 1500, 1, 0, 60, 6, 0, key.local, key.remote)
+    inner = ip + struct.pack("!HHI", key.local_port, key.remote_port, seq & 0xFFFFFFFF)
+    pair.client.receive_packets(pair.now, [Packet(memoryview(too_big(inner, 1240)), 0, Checksum.VERIFY, b"link")])
+
+
 def test_icmp_shortens_what_passes() -> None:
-    with RsockPair() as pair:
+    with RsockPair(client={"flows": 1}) as pair:
         pair.up()
         load(pair, 2.0)
         flow = pair.flows(pair.client)[0]
-        assert flow.path.reduce(pair.now, 1200)
-        pair.client.pump.set_max_payload(flow.pump, flow.path.size)
         assert pair.client.role.session is not None
-        assert pair.client.role.session.usable_payload() == 1200
+        claim_too_big(pair, flow, flow.pump.highest_ack - 10)
+        assert pair.client.role.session.usable_payload() == 1460, "not of what is acknowledged"
+        pair.say("app", bytes(500))
+        claim_too_big(pair, flow, flow.pump.highest_ack)
+        assert pair.client.role.session.usable_payload() == 1200, "no probe can ask the path: it is believed"
+        assert flow.path.whole == 1460
         pair.run(30.0)
         assert flow.path.size == 1200
 
