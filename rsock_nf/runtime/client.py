@@ -311,6 +311,7 @@ class ClientSide:
             with contextlib.suppress(FirewallError):  # a device that was made anew has lost its rules (Linux < 6.16)
                 self._apply_rules()
             self._follow()
+            self.endpoint.role.hurry(self.driver.now())
 
     def link_renewed(self) -> None:
         """Flows of before lead nowhere."""
@@ -341,6 +342,8 @@ class ClientSide:
         self._watch_for_loops()
         if self._route.moved(self._remote):
             self.endpoint.role.reconnect(self.driver.now())
+        else:
+            self.endpoint.role.hurry(self.driver.now())
 
     # -- once a second
 

@@ -81,6 +81,9 @@ class ClientRole(Protocol):
     def renew(self, now: float) -> None:
         """Replace every flow by another one, while traffic goes on."""
 
+    def hurry(self, now: float) -> None:
+        """The way to the server may be open again."""
+
     def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on; ``move``: leave an old one at once."""
 

@@ -94,6 +94,8 @@ class Pair:
         self._server_parameters = ServerParameters(**{"cipher": cipher, "kinds": kinds, "targets": TARGETS, **server})
         self.port_delay = 0.0
         """Seconds until the client's driver holds a port."""
+        self.no_way = ""
+        """Why the client's host has no port and no socket now; empty = it has."""
         self._wanted: list[tuple[float, PortWanted | CarrierWanted]] = []
         self._port = 40_000
         self.ports: set[int] = set()
@@ -186,6 +188,9 @@ class Pair:
                     self._event(output)
         while self._wanted and self._wanted[0][0] <= self.now:
             _, wanted = self._wanted.pop(0)
+            if self.no_way:
+                self.client.role.port_refused(self.now, wanted.request, self.no_way)
+                continue
             self._port += 1
             local = CLIENT_ADDRESS[4 if len(wanted.remote) == 4 else 6].packed
             if isinstance(wanted, CarrierWanted):

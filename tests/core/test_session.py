@@ -9,7 +9,7 @@ from rsock_nf.core.events import ConversationOpened, FlowOpened, SessionDown, Se
 from rsock_nf.core.flows.states import Input
 from rsock_nf.core.parameters import Cipher, Kinds, OnProbe
 from rsock_nf.core.types import PortRange
-from tests.core.conntrack import ACK, RST, parse_tcp
+from tests.core.conntrack import ACK, RST, SYN, parse_tcp
 from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Nat, Toward, make_tcp
 
@@ -550,3 +550,96 @@ def test_a_port_that_cannot_be_had_is_no_reason_while_flows_carry() -> None:
         pair.up()
         pair.client.role.port_refused(pair.now, 1, "too many open files")
         assert pair.client.role.reason == ""
+
+
+def dead_ports(pair: Pair, ports: range, *, rst: bool) -> Counter[int]:
+    """Ports of the server that answer no SYN, or with RST; SYNs to each of them from now on."""
+    dialled = Counter[int]()
+
+    def refuse(toward: Toward, packet: bytes) -> bool:
+        if toward is not Toward.SERVER or (tcp := parse_tcp(packet)).destination[1] not in ports:
+            return False
+        dialled[tcp.destination[1]] += bool(tcp.flags & SYN)
+        if rst and tcp.flags & SYN:
+            answer = make_tcp(tcp.destination, tcp.source, 0, tcp.end, RST | ACK)
+            pair.wire.inject(pair.now, Toward.CLIENT, answer, behind_judge=True)
+        return True
+
+    pair.wire.drop.append(refuse)
+    return dialled
+
+
+@pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP, Kinds.ALL])
+@pytest.mark.parametrize("outage", [10.0, 60.0])
+def test_after_the_own_link_was_down_every_flow_returns_at_once(kinds: Kinds, outage: float) -> None:
+    """There was no route, so no dial left this host."""
+    wanted = 20 if kinds is Kinds.ALL else 10
+    with Pair(kinds=kinds) as pair:
+        pair.up()
+        talk(pair, 3.0, tag=b"before")
+        pair.no_way = "no route"
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+        talk(pair, outage, tag=b"lost")
+        assert not pair.flows(pair.client)
+        pair.no_way = ""
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+        began = pair.now
+        while len(pair.flows(pair.client)) < wanted:
+            talk(pair, 0.1, tag=b"more")
+            assert pair.now - began < 3.0
+
+
+@pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP])
+def test_news_of_the_link_end_the_back_off(kinds: Kinds) -> None:
+    """Nothing waits to be sent: only the news tell that the way may be open again."""
+    with Pair(kinds=kinds, client={"idle_timeout": 0.0}) as pair:
+        pair.up()
+        pair.no_way = "no route"
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions(loss=1.0))
+        pair.run(70.0)
+        assert not pair.flows(pair.client)
+        pair.no_way = ""
+        pair.wire.conditions = dict.fromkeys(Toward, Conditions())
+        pair.client.role.hurry(pair.now)
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 1.0)
+
+
+def test_after_a_server_was_down_every_flow_returns_at_once() -> None:
+    """Its kernel refused every SYN."""
+    with Pair() as pair:
+        pair.up()
+        talk(pair, 3.0, tag=b"before")
+        pair.restart_server()
+        dead_ports(pair, range(65536), rst=True)
+        talk(pair, 60.0, tag=b"lost")
+        pair.wire.drop.clear()
+        began = pair.now
+        while len(pair.flows(pair.client)) < 10:
+            talk(pair, 0.1, tag=b"more")
+            assert pair.now - began < 3.0
+
+
+@pytest.mark.parametrize("rst", [True, False])
+def test_good_ports_take_the_flows_of_dead_ones(*, rst: bool) -> None:
+    with Pair() as pair:
+        dialled = dead_ports(pair, range(10001, 10006), rst=rst)
+        pair.start()
+        pair.run_until(lambda: len(pair.flows(pair.client)) == 10, 10.0)
+        talk(pair, 60.0, tag=b"on")
+        ports = Counter(flow.key.remote_port for flow in pair.flows(pair.client))
+        assert ports.keys() == set(range(10006, 10011))
+        assert max(ports.values()) <= 3
+        assert max(dialled.values()) <= 8, "the dead ones are left alone"
+
+
+def test_ports_that_die_under_traffic_and_live_again() -> None:
+    with Pair(client={"flow_age": 20.0}) as pair:
+        pair.up()
+        talk(pair, 5.0, tag=b"before")
+        dialled = dead_ports(pair, range(10001, 10006), rst=False)
+        talk(pair, 28.0, tag=b"dead")
+        assert len(pair.flows(pair.client)) == 10
+        assert max(dialled.values()) <= 16
+        pair.wire.drop.clear()
+        talk(pair, 60.0, tag=b"alive")
+        assert len({flow.key.remote_port for flow in pair.flows(pair.client)}) == 10, "renewed flows try them again"

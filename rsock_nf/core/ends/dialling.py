@@ -148,6 +148,16 @@ class Dialling:
         self.renewals.all()
         self._renew(now)
 
+    def hurry(self, now: float) -> None:
+        """The way to the server may be open again: dial at once what waits for its next turn."""
+        if not self._active:
+            return
+        for slot in self.slots:
+            if slot.resting:
+                self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
+            elif slot.opening is not None and slot.opening.state in (State.SYN_SENT, State.HELLO_SENT, State.JOIN_SENT):
+                self.context.deadlines.hasten(Timer.RETRANSMIT, slot.opening, now + slot.stagger)
+
     def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on, in order of preference; at least one.
 
@@ -179,6 +189,7 @@ class Dialling:
         """No port can be held, or no socket can be opened, now: try again later."""
         slot = self.slots[request]
         slot.port_wanted = False
+        slot.kept_back = True
         if not self.group.usable:
             self.why.tell(reason)
         self.context.deadlines.set(Timer.DIAL, slot, now + self.slots.failed(slot))

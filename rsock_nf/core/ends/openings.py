@@ -162,6 +162,7 @@ class Openings:
         if segment.ack != opening.next_seq if syn_sent else segment.seq != opening.received:
             return
         hint = "does the server run, with this port?" if syn_sent else "it was open: are secret and wire the server's?"
+        self._slots[opening.slot].unanswered |= syn_sent
         self._why.refused(now, f"port {opening.key.remote_port} (RST): {hint}")
         self._table.step(now, opening, Input.RESET)
 
@@ -184,8 +185,7 @@ class Openings:
         self.tally.answered()
         if opening.repeat:
             opening.repeat.answered(now, opening.health)
-        self._slots.answered()
-        self._slots[opening.slot].unanswered = False
+        self._slots.answered(self._slots[opening.slot])
 
     def port_unreachable(self, now: float, opening: Opening) -> None:
         """An ICMP message says that the server's UDP port is closed."""

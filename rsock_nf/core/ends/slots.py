@@ -8,8 +8,9 @@ one address.
 The server's addresses may change (``use_addresses``), because its name has been looked up again.  Flows that are up
 stay where they are.
 
-If there are more ports than slots, a port without an answer gives its slot to another port: the server need not
-serve all of them.  When a path comes back, one flow notices it, and the other slots end their back-off.
+A port without an answer gives its slot to another port: the server need not serve all of them.  First the ports that
+have no slot get their turn.  After that, or if there are none, the slot takes a port on which another flow stands.
+When a path comes back, one flow notices it, and the other slots end their back-off.
 
 With ``type: all`` there are two slots for each port, one of each kind.  The server may not serve one kind, or a
 router may block it.  Such a kind is dialled less and less often while the other one carries traffic.
@@ -66,8 +67,10 @@ class Slot:
     """The server's packed address for which the port was asked."""
     failures: int = 0
     unanswered: bool = False
-    """The last dial got no SYN-ACK, or over UDP no answer.  Either the whole path was down, or this port is not
-    served."""
+    """The last dial got no SYN-ACK, or over UDP no answer, or it was refused.  Either the path or the server was down,
+    or this port is not served."""
+    kept_back: bool = False
+    """The last dial never left this host: there was no route, no port or no socket."""
 
     @property
     def resting(self) -> bool:
@@ -96,6 +99,8 @@ class Slots:
         kinds = [udp for udp, wanted in ((False, parameters.kinds.tcp), (True, parameters.kinds.udp)) if wanted]
         self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}
         """For each kind, the ports without a slot.  The first of them is tried next."""
+        self._dead: dict[bool, set[int]] = {udp: set() for udp in kinds}
+        """For each kind, the ports that did not answer when they were last dialled."""
         self._last_dial = 0.0
         places = [(at * STAGGER, port, udp) for at, port in enumerate(chosen) for udp in kinds]
         self._slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
@@ -122,9 +127,11 @@ class Slots:
         if self._unanswered_since is None:
             self._unanswered_since = now
 
-    def answered(self) -> None:
-        """A SYN-ACK or an answer came: the address in use is not dead."""
+    def answered(self, slot: Slot) -> None:
+        """A SYN-ACK or an answer came on the flow that is opened for ``slot``: address and port are not dead."""
         self._untried = 0
+        self._dead[slot.udp].discard(slot.port)
+        slot.unanswered = slot.kept_back = False
 
     def pass_over(self, now: float) -> bool:
         """Use the next address if the one in use is silent and the next one is untried.
@@ -174,25 +181,42 @@ class Slots:
     def failed(self, slot: Slot) -> float:
         """A dial failed.  Returns the seconds to wait.  When every slot has failed, the next address is used."""
         slot.failures += 1
-        spare = self._spare[slot.udp]
-        if slot.unanswered and spare:
-            standing = slot.flow.key.remote_port if slot.flow is not None else 0
-            if standing in spare:  # the server serves the port of the flow that was to be renewed
-                spare.remove(standing)
-                spare.append(slot.port)
-                slot.port = standing
-            else:
-                self.another_port(slot)
+        if slot.unanswered:
+            self._leave_port(slot)
         if all(other.failures and other.flow is None for other in self._slots) and slot is self._slots[0]:
             self._next_address()
         return self._backoff(slot)
+
+    def _leave_port(self, slot: Slot) -> None:
+        """The port of ``slot`` did not answer: choose another one."""
+        dead = self._dead[slot.udp]
+        dead.add(slot.port)
+        slots = [other for other in self._slots if other.udp is slot.udp]
+        ports = [other.port for other in slots]
+        standing = [other.port for other in slots if other.flow is not None]
+        untried = [port for port in self._spare[slot.udp] if port not in dead]
+        if slot.flow is not None:  # the server serves the port of the flow that was to be renewed
+            self._take_port(slot, slot.flow.key.remote_port)
+        elif untried:
+            self._take_port(slot, untried[0])
+        elif standing:
+            self._take_port(slot, min(standing, key=ports.count))
+        else:
+            self.another_port(slot)
 
     def another_port(self, slot: Slot) -> None:
         """Dial ``slot`` to a port that has no slot, if there is one."""
         spare = self._spare[slot.udp]
         if spare:
-            spare.append(slot.port)
-            slot.port = spare.popleft()
+            self._take_port(slot, spare[0])
+
+    def _take_port(self, slot: Slot, port: int) -> None:
+        spare = self._spare[slot.udp]
+        left, slot.port = slot.port, port
+        if port in spare:
+            spare.remove(port)
+        if all(other.port != left for other in self._slots if other.udp is slot.udp):
+            spare.append(left)
 
     def _backoff(self, slot: Slot) -> float:
         beside = any(other.flow for other in self._slots if other.udp is not slot.udp)
@@ -213,10 +237,17 @@ class Slots:
         return 0.0
 
     def revived(self, up: Slot) -> list[Slot]:
-        """A flow is up.  Returns the other slots of its kind that were not answered: they need not wait any longer."""
-        slots = [slot for slot in self._slots if slot.udp is up.udp and slot.flow is None and slot.unanswered]
-        for slot in slots:
-            slot.failures = 0
+        """A flow is up.  Returns the other slots that got nowhere: they need not wait any longer.
+
+        Those of the other kind do, unless it is the first flow, or their own dials did not leave this host: perhaps
+        their kind does not pass.
+        """
+        first = all(slot.flow is None for slot in self._slots if slot is not up)
+        slots = []
+        for slot in self._slots:
+            if slot.flow is None and (slot.kept_back or (slot.unanswered and (first or slot.udp is up.udp))):
+                slot.failures = 0 if slot.udp is up.udp else slot.failures
+                slots.append(slot)
         return slots
 
     def urgent(self, now: float) -> Slot | None:

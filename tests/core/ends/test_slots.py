@@ -86,7 +86,7 @@ def test_an_address_that_the_server_no_longer_has_is_left_when_no_flow_is_up() -
 def test_an_address_that_answers_keeps_its_turn() -> None:
     found = slots(server=SERVER)
     found.sent(10.0)
-    found.answered()
+    found.answered(found[0])
     assert not found.pass_over(100.0)
 
 
