@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.lab.lab import INSIDE, OUTSIDE, Lab, Router
+from rsock_nf.lab.lab import DEVICE, INSIDE, OUTSIDE, ROUTER_INSIDE_IP, Lab, Router
 from rsock_nf.lab.netns import CommandFailed, Namespace
 from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import FLOWS, STRICT, Build, Site
@@ -342,3 +342,20 @@ def test_it_falls_asleep_and_wakes(build: Build) -> None:
     works_again(application)
     assert packets(site.lab, OUTSIDE)[1] > asleep
     assert application.exchange(200).lost == 0
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_the_clients_link_was_down_for_ten_seconds(build: Build, kind: str) -> None:
+    """Every flow is back within three seconds, not one."""
+    site = build(OPEN, **of_type(kind))
+    site.target()
+    application = site.application()
+    wait_until(lambda: flows(site)[kind] == FLOWS, "every flow")
+    assert application.ping(5).returned == 5
+    site.lab.client.ip(f"link set {DEVICE} down")
+    application.exchange_for(10.0, window=4)
+    wait_until(lambda: not flows(site), "the flows to be given up", 20)
+    site.lab.client.ip(f"link set {DEVICE} up", f"route replace default via {ROUTER_INSIDE_IP[4]}")
+    with traffic(site):
+        assert wait_until(lambda: flows(site)[kind] == FLOWS, "every flow again", 20) < 3.0
+    works_again(application)
