@@ -246,8 +246,8 @@ class ClientKeys(CommonKeys):
         strict=True,
         ge=1,
         le=1024,
-        description='At most so many flows (with `"type": "all"`: of each kind), and at most one for each of the '
-        "server's ports.",
+        description='At most so many flows (with `"type": "all"`: of each kind), and at most as many as the '
+        "server has ports.",
     )
     client_ports: Ports = Field(
         default=(), description="Where source ports come from, TCP's and UDP's. If not given: the kernel chooses."

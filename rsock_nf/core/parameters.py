@@ -83,7 +83,7 @@ class ClientParameters(Common):
     """The server's addresses, in order of preference.  Flows go to one address at a time.  When it answers no SYN,
     the next one is used."""
     flows: int = 10
-    """At most this many flows, and at most one for each server port."""
+    """At most this many flows, and at most as many as there are server ports."""
     idle_timeout: float = 60.0
     """Flows close when this time has passed since the last conversation ended.  0 = never."""
     flow_age: float = 0.0

@@ -643,3 +643,36 @@ def test_ports_that_die_under_traffic_and_live_again() -> None:
         pair.wire.drop.clear()
         talk(pair, 60.0, tag=b"alive")
         assert len({flow.key.remote_port for flow in pair.flows(pair.client)}) == 10, "renewed flows try them again"
+
+
+@pytest.mark.parametrize("kinds", Kinds)
+@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize("delay", [0.01, 0.05])
+def test_a_nat_that_forgets_costs_less_than_a_second(kinds: Kinds, delay: float, *, back: bool) -> None:
+    """All flows are dead at once, and nothing tells the client.  Also if only the application sends."""
+    nat = Nat(PUBLIC)
+    with Pair(kinds=kinds, nat=nat, conditions=Conditions(delay=delay)) as pair:
+        pair.up()
+        talk(pair, 15.0, tag=b"before", back=back)
+        nat.rebind(OTHER_PUBLIC)
+        talk(pair, 1.0, tag=b"lost", back=back)
+        pair.at_target.clear()
+        pair.at_app.clear()
+        talk(pair, 2.0, tag=b"on", back=back)
+        pair.run(0.2)
+        assert len([datagram for _, datagram in pair.at_target if datagram.startswith(b"on")]) == 100
+        if back:
+            assert len([datagram for _, datagram in pair.at_app if datagram.startswith(b"on")]) > 90
+        pair.run_until(lambda: len(pair.flows(pair.client)) == (20 if kinds is Kinds.ALL else 10), 5.0)
+
+
+def test_datagrams_that_nobody_answers_are_no_alarm() -> None:
+    """Over UDP nothing comes back but answers to probes."""
+    with Pair(kinds=Kinds.UDP) as pair:
+        pair.up()
+        talk(pair, 5.0, tag=b"a", back=False)
+        back = pair.wire.sent[Toward.CLIENT]
+        flows = pair.flows(pair.client)
+        talk(pair, 20.0, tag=b"b", back=False)
+        assert pair.wire.sent[Toward.CLIENT] - back < 20 * 10 * 2 * 2, "two probes of each flow and end a second"
+        assert pair.flows(pair.client) == flows

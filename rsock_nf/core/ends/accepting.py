@@ -242,6 +242,12 @@ class Accepting:
             flow.pump.group.rest(flow.pump)
         self.table.tell(flow.session, messages.FlowDown(flow.flow_id), avoid=None if alone else flow)
 
+    def all_silent(self, now: float, flow: Established) -> None:
+        """Only the client can dial."""
+
+    def heard_again(self, now: float, flow: Established) -> None:
+        """Nothing was done."""
+
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is no longer in the table."""
         if isinstance(flow, Established) and flow.pump.received_frames:

@@ -383,6 +383,27 @@ class Dialling:
         if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
             self._redial(now, slot, self.slots.broken(now, slot))
 
+    def all_silent(self, now: float, flow: Established) -> None:
+        """No flow answers: dial another one, before it is certain that they are dead."""
+        slot = self.slots[flow.slot]
+        dialled = slot.opening is not None or slot.port_wanted
+        if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
+            slot.rescues = flow
+            self._redial(now, slot, 0.0)
+
+    def heard_again(self, now: float, flow: Established) -> None:
+        """The flows were only late: give up what was dialled in their place, unless it is nearly up."""
+        for slot in self.slots:
+            rescued, slot.rescues = slot.rescues, None
+            if rescued is None or slot.flow is not rescued or isinstance(slot.opening, Established):
+                continue
+            if self.renewals.is_under_way(slot):
+                continue
+            opening, slot.opening, slot.port_wanted = slot.opening, None, False
+            self.context.deadlines.cancel(Timer.DIAL, slot)
+            if opening is not None:
+                self.table.step(now, opening, Input.UNANSWERED)
+
     def _renew(self, now: float) -> None:
         """Dial for the slots whose flow is to be renewed."""
         for slot in self.renewals.take(now):

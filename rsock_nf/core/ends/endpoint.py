@@ -97,6 +97,12 @@ class Role(Protocol):
     def replace(self, now: float, flow: Established) -> None:
         """``flow`` should be replaced: it loses too much, or its counters run out."""
 
+    def all_silent(self, now: float, flow: Established) -> None:
+        """No flow of a session answers; ``flow`` is one of them."""
+
+    def heard_again(self, now: float, flow: Established) -> None:
+        """After that, ``flow`` has answered."""
+
     def vacate(self, now: float, flow: Established, reason: str) -> None:
         """``flow`` carries no traffic any more, whatever its new state is."""
 
@@ -150,6 +156,7 @@ class Endpoint(Generic[R]):
         self._probing = parts.probing
         self._limits = wire.limits
         self.flows.perform = self._perform
+        self._watch.all_silent, self._watch.heard_again = role.all_silent, role.heard_again
 
     # -- the driver's verbs
 
@@ -465,6 +472,8 @@ class Endpoint(Generic[R]):
                 self.flows.step(now, flow, Input.CLOSE, "another has taken its place")
             case Timer.FORGET, Established() as flow:
                 self.flows.step(now, flow, Input.EXPIRE)
+            case Timer.LISTEN, Session() as session:
+                self._watch.listen(now, session)
             case Timer.SWEEP, _:
                 self._sweep(now)
             case _:

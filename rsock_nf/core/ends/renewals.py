@@ -48,6 +48,10 @@ class Renewals:
         """Every flow that there is now is to be renewed."""
         self._wanted = deque((slot, slot.flow) for slot in self._slots if slot.flow is not None)
 
+    def is_under_way(self, slot: Slot) -> bool:
+        """Whether the flow of ``slot`` is being renewed."""
+        return slot in self._under_way
+
     def take(self, now: float) -> list[Slot]:
         """The slots whose flow is to be renewed now.  Each is given once for each flow."""
         # A flow that ended meanwhile has a successor, or its slot is dialled anyway.

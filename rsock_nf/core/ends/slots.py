@@ -62,6 +62,8 @@ class Slot:
     """The flow that fills it."""
     opening: Flow | None = None
     """A flow that is being opened for it."""
+    rescues: Established | None = None
+    """The flow in whose place another one is dialled because no flow answers."""
     port_wanted: bool = False
     remote: bytes = b""
     """The server's packed address for which the port was asked."""

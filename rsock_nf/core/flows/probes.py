@@ -21,7 +21,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
-from rsock_nf.core.flows.watch import ACTIVE_PROBE, Watch
+from rsock_nf.core.flows.watch import ACTIVE_PROBE, CARRIED, LISTEN, Watch
 
 SICK_LOSS = 0.1
 """A flow is sick if its loss exceeds twice the usual loss by more than this share.  The usual loss is the median of the
@@ -31,8 +31,6 @@ MIN_HEALTHY = 3
 CHECK_AGAIN = 1.0
 """Seconds.  While a session carries datagrams, the first probe is padded that leaves half to all of this time after the
 last padded one.  So each session sends at most two segments a second as padding, and each flow has its turn."""
-_CARRIED = 1.5
-"""Seconds after which a session does not count as carrying: one sweep, and a late timer."""
 REPLACE_AT = 2**31
 """A flow is replaced after so many sealed data frames: their counter, the nonce, has 32 bits."""
 END_AT = 3 * 2**30
@@ -58,6 +56,9 @@ class Probes:
         if flow.path.shrink(now, found):
             flow.path.widened(now)
             self._resize(flow)
+        for other in flow.session.flows.values():
+            if other.health.unanswered and other.fit and not other.alone:
+                other.pump.group.rest(other.pump)  # it was the only one left
         self._context.deadlines.set(Timer.PROBE, flow, now)
 
     # -- asking
@@ -70,6 +71,7 @@ class Probes:
             self._table.step(now, flow, Input.DEAD, "probes are not answered")
             return
         self._watch.silent(now, flow)
+        self._watch.look_at_all(now, flow)
         if flow.health.unanswered and flow.fit and not flow.alone:
             flow.pump.group.rest(flow.pump)  # until it answers, the other flows carry the bulk
         self.ask(now, flow)
@@ -92,7 +94,7 @@ class Probes:
 
     def _is_check_due(self, now: float, session: Session) -> bool:
         """Whether this probe is to check a confirmed size."""
-        if now < session.check_at or now - session.carried > _CARRIED:
+        if now < session.check_at or now - session.carried > CARRIED:
             return False
         session.check_at = now + CHECK_AGAIN * (0.5 + 0.5 * self._context.random(1) / 255)
         return True
@@ -132,6 +134,7 @@ class Probes:
             self._resize(flow)
         if not flow.health.answered(now, number, received, count=not flow.path.searching):
             return
+        self._watch.answered(now, flow)
         if flow.welcome:
             flow.pump.group.use(flow.pump)
         searched = flow.path.searching
@@ -177,6 +180,7 @@ class Probes:
         Replace a flow long before its counters run out; end it before a counter could be used twice.
         """
         self._kinds.compare(now, flow.session)
+        self._context.deadlines.set_if_unset(Timer.LISTEN, flow.session, now + LISTEN)
         if flow.pump.counter >= END_AT:
             self._table.step(now, flow, Input.DEAD, "its counters have run out")
         elif flow.pump.counter >= REPLACE_AT and not flow.sick:

@@ -118,6 +118,14 @@ class Session:
     it heard no answer to its confirmation, and has another session now."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
+    heard: int = 0
+    """What ``Watch`` last heard on all flows together.  It changes while the peer lives."""
+    heard_at: float = 0.0
+    """When that last changed."""
+    said: int = 0
+    """Frames that were sent on all flows until then."""
+    silent: bool = False
+    """No flow answered, and none has answered since."""
     carried: float = 0.0
     """When a sweep last found that datagrams had moved."""
     check_at: float = 0.0

@@ -25,6 +25,8 @@ class Timer(enum.Enum):
     """Received bytes have waited for 20 ms for a segment that carries their ACK."""
     PROBE = "probe"
     """It is time to probe a flow, or its last probe is overdue."""
+    LISTEN = "listen"
+    """Look whether anything is heard on a session that sends."""
     RETIRE = "retire"
     """A flow whose successor carries is to close: what was on its way has arrived."""
     FORGET = "forget"

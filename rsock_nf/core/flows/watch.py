@@ -1,16 +1,19 @@
 """When a flow is probed outside of its own rhythm: when one flow falls silent, the others are probed too.
 
 If all flows are dead at once, for example because a NAT has forgotten them, one of them notices first.  Then the
-others are probed at once.
+others are probed at once.  If a session sends and nothing comes back on any flow, all are probed before their time.
+When no flow answers, the role is told (``all_silent``).
 
 Not here: the probes themselves (``probes``, or the wire's own).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rsock_nf.core.events import Suspect
 from rsock_nf.core.flows.context import Context
-from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.pump.state import FlowGroup
@@ -19,6 +22,12 @@ ACTIVE_PROBE = 1.0
 """Seconds between two probes of a flow with traffic."""
 _PAUSE = 1.0
 """Seconds between two alarms."""
+LISTEN = 0.2
+"""Seconds between two looks whether anything was heard, and the shortest silence that means something."""
+_LISTEN_PAUSE = 0.5
+"""Seconds between two alarms because nothing was heard: datagrams that nobody answers are no reason to ask always."""
+CARRIED = 1.5
+"""Seconds after which a session does not count as carrying: one sweep, and a late timer."""
 
 
 class Watch:
@@ -28,6 +37,10 @@ class Watch:
         self._context = context
         self._table = table
         self._suspected = 0.0
+        self.all_silent: Callable[[float, Established], None] = lambda _now, _flow: None
+        """Called when no flow of a session answers, with one of them.  The endpoint sets it."""
+        self.heard_again: Callable[[float, Established], None] = lambda _now, _flow: None
+        """Called when a flow answers after that."""
 
     def silent(self, now: float, flow: Established) -> None:
         """A probe of ``flow`` is overdue: have the other flows probed.
@@ -39,16 +52,49 @@ class Watch:
             return
         if now - session.alarmed > _PAUSE:
             # The cause may concern all flows, and an idle flow would notice only at its next keepalive.
-            session.alarmed = now
-            for other in session.flows.values():
-                if not other.health.waiting:
-                    self._context.deadlines.hasten(Timer.PROBE, other, now)
+            self._alarm(now, session)
         if not flow.key.udp and now - self._suspected > _PAUSE:
             # The kernel knows the next hop of a UDP carrier.
             silent = [other for other in session.flows.values() if other.health.unanswered and not other.key.udp]
             if len(silent) > 1:
                 self._suspected = now
                 self._context.outbox.tell(Suspect(flow.key.remote))
+
+    def look_at_all(self, now: float, flow: Established) -> None:
+        """A probe of ``flow`` is overdue: tell the role if the others are silent, too."""
+        flows = flow.session.flows.values()
+        least = 1 if len(flows) > 1 else 2  # the only flow may have lost one probe by accident
+        if flow.health.unanswered == least and all(other.health.unanswered for other in flows):
+            flow.session.silent = True
+            self.all_silent(now, flow)
+
+    def answered(self, now: float, flow: Established) -> None:
+        """A probe of ``flow`` was answered.  If all flows were silent, the role is told that they are not."""
+        if flow.session.silent:
+            flow.session.silent = False
+            self.heard_again(now, flow)
+
+    def _alarm(self, now: float, session: Session) -> None:
+        session.alarmed = now
+        for other in session.flows.values():
+            if not other.health.waiting:
+                self._context.deadlines.hasten(Timer.PROBE, other, now)
+
+    def listen(self, now: float, session: Session) -> None:
+        """Look whether anything was heard lately on a session that sends."""
+        flows = session.flows.values()
+        if not flows or now - session.carried > CARRIED:
+            return
+        self._context.deadlines.set(Timer.LISTEN, session, now + LISTEN)
+        heard = sum(flow.pump.received_frames + flow.pump.highest_ack for flow in flows)
+        said = sum(flow.pump.sent_frames for flow in flows)
+        if heard != session.heard:
+            session.heard, session.heard_at, session.said = heard, now, said
+            return
+        patience = max(LISTEN, *(2 * (flow.health.srtt or 0.0) for flow in flows))
+        quiet = now - session.heard_at >= patience and said > session.said
+        if quiet and now - session.alarmed > _LISTEN_PAUSE and not any(flow.health.waiting for flow in flows):
+            self._alarm(now, session)
 
     def sample(self, now: float, group: FlowGroup) -> None:
         """A group has traffic, perhaps too little on each flow for frequent probes: probe one of its flows.
