@@ -273,6 +273,7 @@ class ClientSide:
             self._troubles.note(f"no socket for a flow: {error}")
             return
         self.driver.carriers.add(carrier)
+        self._route.source_for(remote)  # so that it is noticed when the route prefers another address
         self._log.debug("dialling %s, UDP port %d, from port %d", remote, port, carrier.key.local_port)
         self.endpoint.role.receive_carrier(now, request, carrier.key)
 

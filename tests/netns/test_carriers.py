@@ -290,15 +290,20 @@ def test_a_killed_server_comes_back_under_traffic(build: Build, kind: str) -> No
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_client_gets_another_address(build: Build, version: int) -> None:
-    """The same session, the same conversation, the same UDP source port toward the target."""
+    """The same session, the same conversation, the same UDP source port toward the target.
+
+    The client is told by its kernel: it does not wait until its probes are unanswered.
+    """
     site = build(OPEN, version=version, **of_type("udp"))
     application = site.application()
     target = site.target()
     assert application.ping(5).returned == 5
     before = set(target.peers)
     session = site.tunnel.status("server")["sessions"][0]["id"]
-    site.lab.renumber_client(version, "10.77.1.77" if version == 4 else "fd77:1::77")
+    old, new = site.lab.client_ip[version], "10.77.1.77" if version == 4 else "fd77:1::77"
+    site.lab.renumber_client(version, new)
     works_again(application, 3 * RECOVERY)
+    assert f"our address has changed from {old} to {new}" in site.tunnel.log("client")
     assert target.peers == before
     assert site.tunnel.status("server")["sessions"][0]["id"] == session
     wait_until(lambda: application.exchange(500).lost == 0, "both directions to avoid the old flows", 3 * RECOVERY)
