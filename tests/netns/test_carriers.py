@@ -364,3 +364,31 @@ def test_the_clients_link_was_down_for_ten_seconds(build: Build, kind: str) -> N
     with traffic(site):
         assert wait_until(lambda: flows(site)[kind] == FLOWS, "every flow again", 20) < 3.0
     works_again(application)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_path_that_becomes_smaller_and_says_nothing(build: Build, kind: str) -> None:
+    """Large packets vanish at the router, both ways, and everything small passes: both ends find out, and say so.
+
+    The router's devices take less than the hosts'.  What the veth driver does not drop, the router would tell by ICMP.
+    """
+    site = build(OPEN, **of_type(kind))
+    site.target()
+    application = site.application()
+    assert application.exchange_evenly(20, 100, size=1400).returned == 20
+    note = f"the path out carries segments of 1240 bytes at most, not {1460 if kind == 'tcp' else 1472}"
+
+    def told(role: Role) -> bool:
+        sessions = site.tunnel.status(role)["sessions"]
+        return any(note in session["notes"] for session in sessions)
+
+    silent = "table ip silent {\nchain out {\ntype filter hook output priority 0;\nip protocol icmp drop\n}\n}"
+    site.lab.router.nft(silent)
+    site.lab.router.ip(f"link set {INSIDE} mtu 1300", f"link set {OUTSIDE} mtu 1300")
+    wait_until(
+        lambda: application.exchange_evenly(20, 100, size=300).returned > 0 and told("client") and told("server"),
+        "both ends to notice",
+    )
+    wait_until(lambda: application.exchange_evenly(20, 100, size=1400).returned == 20, "large ones to pass")
+    assert f"{note}: set WireGuard: MTU = " in site.tunnel.log("client")
+    assert note in site.tunnel.command("client", "status").stdout
