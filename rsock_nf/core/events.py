@@ -103,6 +103,13 @@ class FlowSick:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowsDieAt:
+    """Something on the way ends flows at this age, in seconds.  From now on they are renewed before."""
+
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class KindRests:
     """One kind of a session's flows carries no bulk from now on, because the other kind is better."""
 
@@ -153,6 +160,7 @@ Event: TypeAlias = (
     | FlowOpened
     | FlowClosed
     | FlowSick
+    | FlowsDieAt
     | KindRests
     | KindCarries
     | Follow

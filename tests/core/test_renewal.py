@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.core.events import FlowClosed
+from rsock_nf.core.events import FlowClosed, FlowsDieAt
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import PortRange
 from tests.core.pair import Pair
 from tests.core.renewing import AGED, ROUGH, by_command, exchange, one_at_a_time, standing, under_load
+from tests.core.wire import Toward, endpoints
 
 
 @pytest.mark.parametrize("kinds", Kinds)
@@ -91,3 +92,26 @@ def test_a_new_flow_that_cannot_be_had_costs_nothing(flows: int) -> None:
         pair.wire.drop.clear()
         pair.run(40.0)
         assert not before & set(standing(pair))
+
+
+@pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP])
+@pytest.mark.parametrize("life", [15.0, 30.0])
+def test_something_on_the_way_ends_every_flow_at_the_same_age(kinds: Kinds, life: float) -> None:
+    """Twice all flows die together.  Then their age is known: they are renewed before, and no datagram is lost."""
+    with Pair(kinds=kinds) as pair:
+        born: dict[frozenset[tuple[bytes, int]], float] = {}
+
+        def too_old(_toward: Toward, packet: bytes) -> bool:
+            source, destination, _ = endpoints(packet)
+            return pair.now - born.setdefault(frozenset((source, destination)), pair.now) > life
+
+        pair.wire.drop.append(too_old)
+        pair.up()
+        exchange(pair, int((2 * life + 15) * 20), 20)
+        (known,) = [event.age for _, _, event in pair.events if isinstance(event, FlowsDieAt)]
+        assert life <= known <= life + 4.0
+        pair.at_target.clear()
+        pair.at_app.clear()
+        exchange(pair, int(3 * life * 20), 20)
+        pair.run(0.5)
+        assert len(pair.at_target) == len(pair.at_app) == int(3 * life * 20)

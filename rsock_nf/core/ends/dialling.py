@@ -23,7 +23,15 @@ from rsock_nf.core.ends.reasons import Reasons
 from rsock_nf.core.ends.renewals import Renewals
 from rsock_nf.core.ends.slots import Slot, Slots
 from rsock_nf.core.ends.wire import Wire
-from rsock_nf.core.events import CarrierReleased, CarrierWanted, PortReleased, PortWanted, SessionDown, SessionUp
+from rsock_nf.core.events import (
+    CarrierReleased,
+    CarrierWanted,
+    FlowsDieAt,
+    PortReleased,
+    PortWanted,
+    SessionDown,
+    SessionUp,
+)
 from rsock_nf.core.flows.opening import Opening
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
@@ -422,6 +430,9 @@ class Dialling:
                 self._redial(now, slot, after)
         if flow.state in (State.CLOSED, State.DEMOTED):
             self._given_up.append(flow.flow_id)
+            age = self.renewals.died(now, flow) if flow.session is self.session else 0.0
+            if age:
+                self.context.outbox.tell(FlowsDieAt(age))
         if self.group.usable or not self._active:
             return
         for other in self.slots:  # the other kind was dialled rarely because this one had flows; now dial it

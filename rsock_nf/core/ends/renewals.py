@@ -1,8 +1,9 @@
 """Which flows a client renews, and when: make before break.
 
 A renewed flow goes on until its slot has another one, from another source port.  With ``max_age``, flows that are
-older are renewed, one at a time: the next one when the old flow of the one before has closed.  ``all`` renews every
-flow, a few at a time.
+older are renewed, one at a time: the next one when the old flow of the one before has closed.  The same is done before
+an age at which something on the way ends flows (``ages``), but a few at a time.  ``all`` renews every flow, a few at a
+time.
 
 Not here: how a flow is dialled and how the old one closes (``dialling``).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from rsock_nf.core.ends.ages import Ages
 from rsock_nf.core.ends.slots import Slot
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
@@ -24,6 +26,10 @@ JITTER = 0.2
 together."""
 
 
+BEFORE = (0.3, 0.7)
+"""The shares of the age at which flows die between which they are renewed: long enough before, and not together."""
+
+
 class Renewals:
     """See the module.  ``max_age``: seconds; 0 = flows are never renewed because of their age."""
 
@@ -31,6 +37,7 @@ class Renewals:
         self._slots = slots
         self._rng = rng
         self._max_age = max_age
+        self._ages = Ages()
         self._due: dict[Slot, float] = {}
         """When the flow of each slot is old."""
         self._wanted: deque[tuple[Slot, Established]] = deque()
@@ -41,8 +48,23 @@ class Renewals:
 
     def opened(self, now: float, slot: Slot) -> None:
         """``slot`` has a new flow."""
+        self._due.pop(slot, None)
         if self._max_age:
             self._due[slot] = now + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
+        limit = self._ages.limit(now)
+        if limit:
+            early, late = BEFORE
+            due = now + limit * (early + (late - early) * self._rng(1)[0] / 255)
+            self._due[slot] = min(self._due.get(slot, due), due)
+
+    def died(self, now: float, flow: Established) -> float:
+        """``flow`` was lost.  Returns the age, in seconds, at which flows die here, if that is news; else 0."""
+        if not self._ages.died(now, now - flow.since):
+            return 0.0
+        for slot in self._slots:
+            if slot.flow is not None:
+                self.opened(now, slot)
+        return self._ages.limit(now)
 
     def all(self) -> None:
         """Every flow that there is now is to be renewed."""
@@ -62,13 +84,17 @@ class Renewals:
             if slot.flow is flow and slot not in self._under_way:
                 self._under_way[slot] = flow
                 begun.append(slot)
-        if not self._under_way and (self._aged is None or self._aged.state is not State.ESTABLISHED):
+        if self._ages.limit(now):
+            while len(self._under_way) < AT_ONCE and (oldest := self._take_oldest(now)):
+                begun += oldest
+        elif not self._under_way and (self._aged is None or self._aged.state is not State.ESTABLISHED):
             begun += self._take_oldest(now)
         return begun
 
     def _take_oldest(self, now: float) -> list[Slot]:
         self._aged = None
         old = [slot for slot, due in self._due.items() if due <= now and slot.flow is not None]
+        old = [slot for slot in old if slot not in self._under_way]
         slot = min(old, key=self._due.__getitem__, default=None)
         if slot is None or slot.flow is None:
             return []

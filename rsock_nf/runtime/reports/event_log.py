@@ -9,6 +9,7 @@ from rsock_nf.core.events import (
     Event,
     FlowClosed,
     FlowOpened,
+    FlowsDieAt,
     FlowSick,
     KindCarries,
     KindRests,
@@ -34,6 +35,8 @@ def log_event(log: logging.Logger, event: Event) -> None:
             log.info("session %016x: %s", session_id, text)
         case KindCarries(session_id=session_id):
             log.info("session %016x: TCP and UDP flows carry again", session_id)
+        case FlowsDieAt(age=age):
+            log.info("something on the way ends flows at an age of %.0f s: each is renewed before", age)
         case FlowSick(flow_id=flow_id, key=key, reason=reason):
             log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
         case _:
