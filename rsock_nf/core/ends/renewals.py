@@ -37,7 +37,8 @@ class Renewals:
         self._slots = slots
         self._rng = rng
         self._max_age = max_age
-        self._ages = Ages()
+        self._ages = {False: Ages(), True: Ages()}
+        """Of each kind of flow (is it UDP?)."""
         self._due: dict[Slot, float] = {}
         """When the flow of each slot is old."""
         self._wanted: deque[tuple[Slot, Established]] = deque()
@@ -51,7 +52,7 @@ class Renewals:
         self._due.pop(slot, None)
         if self._max_age:
             self._due[slot] = now + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
-        limit = self._ages.limit(now)
+        limit = self._ages[slot.udp].limit(now)
         if limit:
             early, late = BEFORE
             due = now + limit * (early + (late - early) * self._rng(1)[0] / 255)
@@ -59,12 +60,13 @@ class Renewals:
 
     def died(self, now: float, flow: Established) -> float:
         """``flow`` was lost.  Returns the age, in seconds, at which flows die here, if that is news; else 0."""
-        if not self._ages.died(now, now - flow.since):
+        ages = self._ages[flow.key.udp]
+        if not flow.pump.received_frames or not ages.died(now, now - flow.since):
             return 0.0
         for slot in self._slots:
-            if slot.flow is not None:
+            if slot.flow is not None and slot.udp is flow.key.udp:
                 self.opened(now, slot)
-        return self._ages.limit(now)
+        return ages.limit(now)
 
     def all(self) -> None:
         """Every flow that there is now is to be renewed."""
@@ -84,7 +86,7 @@ class Renewals:
             if slot.flow is flow and slot not in self._under_way:
                 self._under_way[slot] = flow
                 begun.append(slot)
-        if self._ages.limit(now):
+        if any(ages.limit(now) for ages in self._ages.values()):
             while len(self._under_way) < AT_ONCE and (oldest := self._take_oldest(now)):
                 begun += oldest
         elif not self._under_way and (self._aged is None or self._aged.state is not State.ESTABLISHED):
