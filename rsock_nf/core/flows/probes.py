@@ -94,7 +94,7 @@ class Probes:
 
     def _is_check_due(self, now: float, session: Session) -> bool:
         """Whether this probe is to check a confirmed size."""
-        if now < session.check_at or now - session.carried > CARRIED:
+        if now < session.check_at or now - session.moved_at > CARRIED:
             return False
         session.check_at = now + CHECK_AGAIN * (0.5 + 0.5 * self._context.random(1) / 255)
         return True

@@ -126,7 +126,7 @@ class Session:
     """Frames that were sent on all flows until then."""
     silent: bool = False
     """No flow answered, and none has answered since."""
-    carried: float = 0.0
+    moved_at: float = 0.0
     """When a sweep last found that datagrams had moved."""
     check_at: float = 0.0
     """From then on, a probe is padded to check that the size of a flow's segments still passes."""

@@ -83,7 +83,7 @@ class Watch:
     def listen(self, now: float, session: Session) -> None:
         """Look whether anything was heard lately on a session that sends."""
         flows = session.flows.values()
-        if not flows or now - session.carried > CARRIED:
+        if not flows or now - session.moved_at > CARRIED:
             return
         self._context.deadlines.set(Timer.LISTEN, session, now + LISTEN)
         heard = sum(flow.pump.received_frames + flow.pump.highest_ack for flow in flows)
@@ -104,7 +104,7 @@ class Watch:
         deadlines = self._context.deadlines
         flows = [flow for pump in group.usable if (flow := self._table.of(pump)) is not None]
         for flow in flows[:1]:
-            flow.session.carried = now
+            flow.session.moved_at = now
         due = [deadlines.get(Timer.PROBE, flow) or now for flow in flows]
         if flows and min(due) > now + ACTIVE_PROBE:
             deadlines.hasten(Timer.PROBE, flows[self._context.random(2) % len(flows)], now)
