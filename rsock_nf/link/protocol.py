@@ -312,6 +312,9 @@ class System(Protocol):
     def allow_absent_address(self, sock: socket.socket) -> None:
         """Let ``sock`` bind an address that this host does not have now, where the system can."""
 
+    def keep_silent(self, sock: socket.socket) -> None:
+        """Have the kernel answer no segment to the port of ``sock``, a bound TCP socket, where the system can."""
+
     def forwards(self) -> bool:
         """Whether this host forwards packets now, so that its packet filter may translate connections of others.
 

@@ -134,7 +134,7 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
 def _ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:
     """Whether ``up`` could hold them now.
 
-    It is tried: a held port never listens, so no table of the kernel lists it.
+    It is tried: not every system lists a held port.
     """
     from rsock_nf.sockets.held_ports import hold_port
 

@@ -1,8 +1,8 @@
 """Holding TCP ports: as long as a ``HeldPort`` lives, the kernel gives its port to nobody else.
 
-Each port has one bound TCP socket, for IPv6 and IPv4 at once, that never listens. (OpenBSD's IPv6 sockets never take
-IPv4, so there it has one socket for each.) When another program binds or listens on the port, it gets EADDRINUSE.  The
-kernel does not choose it as an ephemeral port, and ``ss -tln`` does not show it.
+Each port has one bound TCP socket, for IPv6 and IPv4 at once. (OpenBSD's IPv6 sockets never take IPv4, so there it has
+one socket for each.) When another program binds or listens on the port, it gets EADDRINUSE.  The kernel does not choose
+it as an ephemeral port.
 
 Where the configuration names addresses, there is one socket for each of them.  Then another program may have the port
 on the host's other addresses: a web site beside a tunnel on port 443.
@@ -10,7 +10,10 @@ on the host's other addresses: a web site beside a tunnel on port 443.
 The sockets have neither SO_REUSEADDR nor SO_REUSEPORT: if both sides had one of them, a foreign bind would succeed
 (net/ipv4/inet_connection_sock.c, ``inet_csk_bind_conflict``).
 
-It is no firewall: the kernel would answer a SYN to a held port with RST.  The drop rule prevents that.
+On Linux the socket listens behind a filter that refuses everything (``System.keep_silent``), so the kernel answers no
+segment to a held port, and ``ss -tln`` shows it.  That is the second line, for the moment in which somebody flushes the
+drop rules.  It does not take their place: segments to addresses or ports that nobody holds would be answered, and each
+one would go the long way up to TCP.  Elsewhere the kernel answers with RST without the rules.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class HeldPort:
     def __init__(self, *holders: socket.socket) -> None:
         self._sockets = holders
         self.port: int = holders[0].getsockname()[1]
+        for holder in holders:
+            system().keep_silent(holder)
 
     def close(self) -> None:
         """Give the port back; idempotent.  It is free at once: there was no connection, so no TIME_WAIT."""

@@ -17,7 +17,7 @@ from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import Site
-from tests.netns.judges import differences, host_state, wait_until
+from tests.netns.judges import differences, host_state, tracked_flows, wait_until
 
 ROLES: tuple[Role, Role] = ("server", "client")
 STATEFUL_FIREWALL = """
@@ -76,7 +76,8 @@ def test_a_stateful_host_firewall_with_policy_drop_does_not_notice(build: Callab
         for role in ROLES:
             host = site.host(role)
             assert [line for line in host.read("nf_conntrack").splitlines() if " tcp " in line] == []
-            assert host.run(["ss", "-Htan"]).stdout == ""
+            connections = {line.split()[0] for line in host.run(["ss", "-Htan"]).stdout.splitlines()}
+            assert connections == {"LISTEN"}, "only the held ports"
             assert "counter packets 0" in host.run(["nft", "list", "chain", "inet", "filter", "output"]).stdout
     site.no_offence()
     assert wires.resets() == 0
@@ -98,8 +99,10 @@ def test_down_restores_the_host_byte_for_byte(build: Callable[..., Site], backen
     touched, untouched = ("nft", "iptables") if backend == "nftables" else ("iptables", "nft")
     for role in ROLES:
         assert during[role][touched] != before[role][touched]
-        for name in (untouched, "sysctls", "links", "addresses", "routes", "tcp"):
+        for name in (untouched, "sysctls", "links", "addresses", "routes"):
             assert during[role][name] == before[role][name], name
+        added = set(during[role]["tcp"].splitlines()) - set(before[role]["tcp"].splitlines())
+        assert {line.split()[0] for line in added} == {"LISTEN"}, "only the held ports, which never answer"
         assert differences(before[role], after[role]) == []
     site.no_offence()
     assert wires.resets() == 0
@@ -134,6 +137,24 @@ def test_flushing_the_ruleset_during_traffic_breaks_nothing(shared_site: Site) -
             wait_until(partial(has_rules, site, role), "the rules to be back")
     site.no_offence()
     assert wires.resets() == 0
+
+
+def test_flushing_the_raw_tables_during_traffic_breaks_nothing(build: Callable[..., Site]) -> None:
+    """The kernel tells nobody of it.  Until we look, the sockets that hold the ports keep it silent."""
+    both = {"backend": "iptables"}
+    site = build(client=both, server=both)
+    dialled = site.all_flows()
+    with site.watch() as wires, EchoTarget(site.lab) as target, Application(site.lab) as application:
+        returned = 0
+        for _ in range(5):
+            for role in ROLES:
+                for command in ("iptables-legacy", "ip6tables-legacy"):
+                    site.host(role).run([command, "--wait", "-t", "raw", "-F"])
+            returned += application.exchange(1000).returned
+        assert (returned, target.corrupted) == (5000, 0)
+    site.no_offence()
+    assert wires.resets() == 0
+    assert tracked_flows(site.lab) == dialled
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

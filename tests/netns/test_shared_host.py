@@ -185,7 +185,7 @@ def nginx(site: Site, directory: Path, *listen: str) -> Iterator[Callable[[], No
     def begin() -> None:
         web = server.popen(["nginx", "-c", str(config)], stderr=subprocess.PIPE, text=True)
         running.append(web)
-        wait_until(lambda: ":443" in server.run(["ss", "-Hltn"]).stdout or web.poll() is not None, "nginx")
+        wait_until(lambda: '("nginx"' in server.run(["ss", "-Hltnp"]).stdout or web.poll() is not None, "nginx")
         if web.poll() is not None:
             raise AssertionError(web.communicate()[1])
 

@@ -11,8 +11,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from rsock_nf.core.types import PortRange
+from rsock_nf.lab.lab import DEVICE, Lab
 from rsock_nf.link import LinkError
 from rsock_nf.link.linux.system import Linux
 from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port, hold_ports
@@ -78,11 +82,12 @@ def test_closing_gives_it_back_at_once(held: HeldPort) -> None:
     hold_port(held.port).close()
 
 
-def test_it_does_not_listen(held: HeldPort) -> None:
-    listeners = subprocess.run(["ss", "-Htln", f"sport = :{held.port}"], capture_output=True, text=True, check=True)
-    assert listeners.stdout == ""
-    with socket.socket() as caller, pytest.raises(ConnectionRefusedError):
-        caller.connect(("127.0.0.1", held.port))
+def test_it_accepts_nobody(held: HeldPort) -> None:
+    with socket.socket() as caller:
+        caller.setblocking(False)
+        assert caller.connect_ex(("127.0.0.1", held.port)) == errno.EINPROGRESS
+        state = subprocess.run(["ss", "-Htan", f"dport = :{held.port}"], capture_output=True, text=True, check=True)
+        assert state.stdout.split()[0] == "SYN-SENT", "no SYN-ACK, no RST"
 
 
 def test_ephemeral_choice_passes_held_ports_by() -> None:
@@ -208,3 +213,33 @@ def test_who_listens_on_every_address_is_told_apart(free_run: PortRange) -> None
     )
     for port in hold_ports([free_run], [ip_address("127.0.0.1")]):
         port.close()
+
+
+@pytest.mark.parametrize("addresses", [False, True])
+def test_the_kernel_answers_no_segment_to_a_held_port(addresses: bool) -> None:  # noqa: FBT001
+    """Without any rule, over IPv4 and IPv6: the second line, if somebody flushes the rules."""
+    flags = ("S", "A", "PA", "FA", "SA")
+    with Lab(None) as lab:
+        near = [ip_address(lab.server_ip[version]) for version in (4, 6)]
+        mac = lab.server.run(["cat", f"/sys/class/net/{DEVICE}/address"]).stdout.strip()
+        wire = lab.client.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        wire.bind((DEVICE, 3))  # ETH_P_ALL
+        wire.settimeout(30)
+
+        def ask(port: int, kind: str) -> None:
+            for ip in (
+                IP(src=lab.client_ip[4], dst=lab.server_ip[4]),
+                IPv6(src=lab.client_ip[6], dst=lab.server_ip[6]),
+            ):
+                wire.send(bytes(Ether(dst=mac) / ip / TCP(sport=5555, dport=port, flags=kind, seq=1, ack=9)))
+
+        with lab.server.call(lambda: hold_port(10001, near if addresses else ())):
+            for kind in flags:
+                ask(10001, kind)
+            ask(10002, "S")  # nobody has this one: once it has answered, the others would have, too
+            answers: list[tuple[int, bool]] = []
+            while len({one for one in answers if one[0] == 10002}) < 2:
+                packet = Ether(wire.recv(2000))
+                if TCP in packet and packet[TCP].dport == 5555:
+                    answers.append((packet[TCP].sport, IP in packet))
+        assert [one for one in answers if one[0] == 10001] == []

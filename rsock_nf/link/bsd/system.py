@@ -106,6 +106,9 @@ class Bsd:
     def allow_absent_address(self, sock: socket.socket) -> None:
         """See ``System.allow_absent_address``: nothing; IP_BINDANY is not on every system."""
 
+    def keep_silent(self, sock: socket.socket) -> None:
+        """See ``System.keep_silent``: nothing; a socket has no filter there."""
+
     @staticmethod
     def forwards() -> bool:
         """See ``System.forwards``.  pf translates before it filters; ``firewall/README.md`` has the limit of ipfw."""

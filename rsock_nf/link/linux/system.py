@@ -11,6 +11,7 @@ from typing import Final
 from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.linux import port_use
+from rsock_nf.link.linux.socket_filter import REFUSE_ALL, attach_filter
 from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing
 from rsock_nf.link.udp import UdpSystem
 
@@ -92,6 +93,17 @@ class Linux:
         ipv4 = sock.family == socket.AF_INET
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6, _FREEBIND if ipv4 else _FREEBIND6, 1)
+
+    @staticmethod
+    def keep_silent(sock: socket.socket) -> None:
+        """See ``System.keep_silent``: a listener whose filter refuses everything.
+
+        The kernel finds it for every segment to the port, and drops what its filter refuses without an answer
+        (net/ipv4/tcp_ipv4.c, ``tcp_v4_rcv``: ``tcp_filter``).  If the socket only had the port, it would answer with
+        RST."""
+        with contextlib.suppress(OSError):  # no filter, no listener: it would accept connections
+            attach_filter(sock, REFUSE_ALL)
+            sock.listen(0)
 
     @staticmethod
     def forwards() -> bool:

@@ -27,12 +27,12 @@ from typing import Final
 
 from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
 from rsock_nf.core.types import Checksum, Packet
-from rsock_nf.link.bpf_filter import encode
 from rsock_nf.link.ethernet import ETHERNET_HEADER
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive
 from rsock_nf.link.linux.mmsg import MSG_TRUNC, BatchReader
 from rsock_nf.link.linux.sender import AF_PACKET, DEVICE_LOST, PACKET_VNET_HDR, SOL_PACKET, VNET
+from rsock_nf.link.linux.socket_filter import attach_filter
 from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.linux.tap_filter import tap_program
 from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
@@ -40,7 +40,6 @@ from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, may_
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
-_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
 """By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
 _NAME: Final = struct.Struct("=HHiH")
@@ -128,10 +127,8 @@ class Tap:
             instructions = tap_program(match, only=only, hidden=hidden)
         except ValueError as error:
             raise LinkError(str(error)) from None
-        code = ctypes.create_string_buffer(encode(instructions))
-        sock_fprog = struct.pack("HP", len(instructions), ctypes.addressof(code))
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
+            attach_filter(self._socket, instructions)
         except OSError as error:
             raise LinkError(
                 f"the kernel refuses the filter ({len(instructions)} instructions): {error.strerror}; "
