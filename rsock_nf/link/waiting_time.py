@@ -3,7 +3,8 @@
 A receive buffer of several megabytes takes a burst without loss.  If the process gets less CPU time than the load
 needs, it becomes a standing queue: everything is late by seconds, probes and their answers too, and flows are taken
 for dead.  So what has waited too long is dropped, the oldest first.  The same idea as CoDel (RFC 8289), which drops by
-the time that a packet spent in the queue; simpler, because we read in batches.
+the time that a packet spent in the queue, once that has been too long for an interval; simpler, because we read in
+batches.  A host that stood still for a moment, and then reads all that waits at once, loses nothing.
 
 Not here: what of a batch is kept although it is late (``rsock_nf.link.linux.tap``, ``rsock_nf.sockets``).
 """
@@ -21,6 +22,10 @@ LATE: Final = 0.2
 """Seconds.  Bulk that waited longer is dropped."""
 LOST: Final = 1.0
 """Seconds.  Nothing that waited longer is of use to anybody."""
+GRACE: Final = 0.1
+"""Seconds for which reads may be late before anything is dropped: CoDel's interval."""
+AGAIN: Final = 1.0
+"""Seconds after a drop within which there is no grace."""
 SMALL: Final = 256
 """Bytes of a payload.  So small is every control frame but a padded probe: it is kept until ``LOST``."""
 LATE_READS: Final = 16
@@ -60,23 +65,39 @@ class WaitingTime:
         age()  # a kernel that keeps stamps only for who asks keeps them from now on
         self._empty_at = clock()
         """When the queue was last seen empty."""
+        self._late_since: float | None = None
+        """Since when each read was late."""
+        self._dropped_at = -AGAIN
+        """When a read was last to be dropped."""
 
     def read(self, *, full: bool) -> float:
-        """To be called after each read that brought something.  Returns how long the last message of it has waited, in
-        seconds; the others have waited longer.
+        """To be called after each read that brought something.  Returns for how long the last message of it has waited,
+        in seconds; the others have waited longer.  0.0 = it is not late, or not late for long enough to matter.
 
         ``full``: the read brought as much as it may.  A queue that is emptied by each read has nothing that is late,
         so the kernel is asked only if it was not empty for a while.
         """
         now = self._clock()
-        since_empty = now - self._empty_at
+        waited = self._waited(now)
+        if waited < LATE:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
         if not full:
             self._empty_at = now
-        if since_empty < LATE:
+        if self._late_since is None:
             return 0.0
+        if waited < LOST and now - self._late_since < GRACE and now - self._dropped_at > AGAIN:
+            return 0.0
+        self._dropped_at = now
+        return waited
+
+    def _waited(self, now: float) -> float:
+        since_empty = now - self._empty_at
         # The stamp is of the wall clock, which can be set.  Nothing is older than the moment of the empty queue.
-        return min(self._age(), since_empty)
+        return min(self._age(), since_empty) if since_empty >= LATE else 0.0
 
     def empty(self) -> None:
         """To be called after a read that brought nothing."""
         self._empty_at = self._clock()
+        self._late_since = None

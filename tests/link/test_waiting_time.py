@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.link.waiting_time import LATE, SMALL, WaitingTime, may_be_control, not_the_cause
+from rsock_nf.link.waiting_time import AGAIN, GRACE, LATE, SMALL, WaitingTime, may_be_control, not_the_cause
 
 
 class Scene:
@@ -38,14 +38,27 @@ def test_a_queue_that_is_emptied_again_and_again_is_not_asked() -> None:
 def test_a_standing_queue_is_as_late_as_the_stamp_says() -> None:
     scene = Scene()
     assert [scene.read(LATE / 4, full=True) for _ in range(3)] == [0.0] * 3
-    scene.age = 0.15
-    assert scene.read(LATE, full=True) == 0.15
-    assert scene.read(0.01, full=True) == 0.15
+    scene.age = LATE + 0.05
+    assert scene.read(LATE, full=True) == 0.0, "grace"
+    assert scene.read(1.1 * GRACE, full=True) == LATE + 0.05
+    scene.age = LATE / 2
+    assert scene.read(0.01, full=True) == 0.0
+    scene.age = LATE
+    assert scene.read(0.01, full=True) == LATE, "no grace again"
     scene.read(0.01, full=False)  # emptied
     assert scene.read(0.01, full=True) == 0.0
+    scene.age = LATE
+    assert scene.read(AGAIN + LATE, full=True) == 0.0, "it is a new queue"
 
 
-def test_what_came_while_the_process_stood_still_is_late_though_the_queue_is_short() -> None:
+def test_a_host_that_stood_still_for_a_moment_loses_nothing() -> None:
+    scene = Scene()
+    scene.age = 0.6
+    assert [scene.read(0.6, full=True), *(scene.read(0.001, full=True) for _ in range(20))] == [0.0] * 21
+    assert scene.read(0.001, full=False) == 0.0
+
+
+def test_what_came_while_the_process_stood_still_for_long_is_late_though_the_queue_is_short() -> None:
     scene = Scene()
     scene.age = 19.0
     assert scene.read(20.0, full=False) == 19.0
@@ -56,7 +69,8 @@ def test_a_clock_that_is_set_makes_nothing_older_than_the_empty_queue(full: bool
     scene = Scene()
     scene.waiting.empty()
     scene.age = 3600.0
-    assert scene.read(0.3, full=full) == pytest.approx(0.3)
+    assert scene.read(0.3, full=full) == 0.0
+    assert scene.read(3.0, full=full) == pytest.approx(3.0 if not full else 3.3)
 
 
 @pytest.mark.parametrize(

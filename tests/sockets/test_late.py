@@ -25,6 +25,7 @@ SOME = (LATE + LOST) / 2
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that everything has waited, as the kernel would say; no socket was empty for a long time."""
+    monkeypatch.setattr("rsock_nf.link.waiting_time.GRACE", 0.0)
     told = [0.0]
     clock = itertools.count(step=100.0)
     monkeypatch.setattr(type(system().udp), "waited", staticmethod(lambda _: told[0]))
