@@ -66,7 +66,7 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes bench/out/performance.md (docs/performance.md: the command is in it)
 	@$(PY) -m bench
 
-fuzz: $(VENV)/.develop ## every parser under coverage-guided fuzzing (FUZZ_SECONDS=60), then the properties at length
+fuzz: $(VENV)/.develop ## parsers, insiders, files and whole tunnels, coverage-guided (FUZZ_SECONDS=60); then the properties
 	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
 

@@ -13,14 +13,27 @@ from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens,
 
 Snapshot: TypeAlias = dict[str, Any]
 
+NOT_OF_THIS_VERSION = "answers what this version of rsock-nf cannot read"
+
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _MAX_FLOWS = 32
 _FLOW_HEAD = ("flow", "type", "state", "local", "remote", "RTT ms", "loss out", "frames out", "in")
 
 
 def render(snapshot: Snapshot, before: Snapshot | None = None) -> str:
-    """The state of one instance; with the snapshot ``before``, rates too.  Its strings may come from outside."""
-    snapshot = _printable(snapshot)
+    """The state of one instance; with the snapshot ``before``, rates too.
+
+    It may come from an instance of another version, and its strings from outside.  If it cannot be read, the text is a
+    line that says so.
+    """
+    try:
+        return _rendered(_printable(snapshot), before)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
+        name = printable(str(snapshot.get("name", "?")))
+        return f"{name}  {NOT_OF_THIS_VERSION}: rsock-nf down --name {name}, then up"
+
+
+def _rendered(snapshot: Snapshot, before: Snapshot | None) -> str:
     if "role" not in snapshot:  # it could not be asked (``overview``)
         return f"{snapshot['name']}  {snapshot['state']}: {snapshot['reason']}"
     lines = [

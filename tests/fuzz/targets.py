@@ -1,13 +1,13 @@
-"""What is fuzzed: every function that takes bytes from the network, each with inputs that it accepts.
+"""What is fuzzed: every function that takes bytes from outside, each with inputs that it accepts.
 
-A target takes any bytes, and returns or raises ``Malformed``.  Nothing else may come out.
+Here: what strangers can say.  ``insider``: what a holder of the secret can say.  ``files``: what comes from this host.
+``whole``: sequences, to both ends of a tunnel.
 """
 
 import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from scapy.utils import RawPcapReader
 
@@ -19,21 +19,18 @@ from rsock_nf.core.pump.fragments import parse_fragment, split
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment, parse_syn_options
 from rsock_nf.core.types import Checksum, Packet
-from rsock_nf.wire.native.control import build_control, parse_control
+from rsock_nf.wire.native.control import parse_control
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
 from rsock_nf.wire.native.noise import NNpsk0
 from rsock_nf.wire.native.opening import HelloMessage, Offer
 from rsock_nf.wire.rsock.frames import KeepAliveRequest, RsockFormat
+from tests.fuzz import files, insider, whole
+from tests.fuzz.insider import control_seeds
+from tests.fuzz.target import Target
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SECRET = bytes(range(32))
-
-
-class Target(NamedTuple):
-    run: Callable[[bytes], object]
-    seeds: Callable[[], list[bytes]]
-    """Inputs that ``run`` accepts, to mutate."""
 
 
 def as_packet(data: bytes) -> Packet:
@@ -138,20 +135,6 @@ def run_noise_second(data: bytes) -> object:
     return noise_pair()[0].read_message(data)
 
 
-def control_seeds() -> list[bytes]:
-    said: list[messages.Control] = [
-        messages.Ready(),
-        messages.Probe(1, 20),
-        messages.ProbeAnswer(1, 2, 3),
-        messages.FlowDown(4),
-        messages.CloseFlow(),
-        messages.Opened(5),
-        messages.CloseConversation(6),
-        messages.CloseSession(),
-    ]
-    return [build_control(message) for message in said]
-
-
 TARGETS: dict[str, Target] = {
     "segment": Target(run_segment, partial(captured, "linux-handshake.pcap")),
     "syn_options": Target(
@@ -173,4 +156,7 @@ TARGETS: dict[str, Target] = {
     ),
     "noise_second": Target(run_noise_second, lambda: [noise_pair()[1]]),
     "secret": Target(run_secret, lambda: [b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]),
+    **insider.TARGETS,
+    **files.TARGETS,
+    **whole.TARGETS,
 }

@@ -241,3 +241,10 @@ def test_durations(seconds: float, text: str) -> None:
 )  # fmt: skip
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize("change", [{"uptime": "x"}, {"sessions": None}, {"link": {}}, {"sessions": [{"id": "ab"}]}])
+def test_an_answer_of_another_version_is_one_line(change: dict[str, Any]) -> None:
+    text = render({**SNAPSHOT, **change})
+    assert text.startswith("edge  answers what this version of rsock-nf cannot read: rsock-nf down --name edge")
+    assert "\n" not in text

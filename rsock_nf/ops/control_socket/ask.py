@@ -43,17 +43,21 @@ def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any
                 f"instance {instance.name} runs, but {instance.control_path} is gone: {remedy}"
             ) from None
         raise ControlError(f"instance {instance.name} cannot be asked: {error.strerror or error}") from None
+    return read_answer(instance.name, line)
+
+
+def read_answer(name: str, line: bytes) -> dict[str, Any]:
+    """What instance ``name`` answers by ``line``.  Raises ``ControlError`` as ``ask``."""
     if len(line) > _MOST_BYTES:
-        raise ControlError(f"instance {instance.name}: its answer is larger than {_MOST_BYTES >> 20} MiB")
+        raise ControlError(f"instance {name}: its answer is larger than {_MOST_BYTES >> 20} MiB")
     try:
         reply = json.loads(line)
         if reply["ok"]:
-            answer: dict[str, Any] = reply["answer"]
-            return answer
+            return dict(reply["answer"].items())
         reason = str(reply["error"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         reason = "its answer is cut off" if line else "it hung up"
-    raise ControlError(f"instance {instance.name}: {reason}")
+    raise ControlError(f"instance {name}: {reason}")
 
 
 def _exchange(path: str, question: bytes, timeout: float) -> bytes:

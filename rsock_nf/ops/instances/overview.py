@@ -36,7 +36,9 @@ def runs(snapshot: Snapshot) -> bool:
 def _look(instance: Instance, lost: int | None) -> Snapshot:
     if instance.is_running():
         try:
-            return ask(instance, "status")
+            answer = ask(instance, "status")
+            # Its name is what we call it, whatever its version; the rest is for who reads it (``ops.status``).
+            return {**answer, "name": instance.name, "state": str(answer.get("state", "unknown"))}
         except ControlError as error:
             return {"name": instance.name, "state": "silent", "reason": str(error)}
         except InstanceError:
