@@ -180,6 +180,11 @@ class Link(Protocol):
     def max_burst_bytes(self) -> int:
         """Largest IP packet length of a burst; 0 = this link takes single segments only."""
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the last packet of ``receive`` has waited in the kernel, at least.  0 = the queue was short, or
+        the system does not tell."""
+
     warnings: tuple[str, ...]
     """What this kernel lacks, though the link works without it: lines for the log."""
 

@@ -18,6 +18,8 @@ from typing import Final, TypeVar
 
 _Sender = TypeVar("_Sender", bound=Hashable)
 
+BEHIND: Final = 0.05
+"""Seconds.  If a read waited longer, more comes in than is handled: a server then serves its flows before strangers."""
 LATE: Final = 0.2
 """Seconds.  Bulk that waited longer is dropped."""
 LOST: Final = 1.0
@@ -65,6 +67,8 @@ class WaitingTime:
         age()  # a kernel that keeps stamps only for who asks keeps them from now on
         self._empty_at = clock()
         """When the queue was last seen empty."""
+        self.waited = 0.0
+        """Seconds that the last message of the last read has waited, late or not; 0 = less than ``BEHIND``."""
         self._late_since: float | None = None
         """Since when each read was late."""
         self._dropped_at = -AGAIN
@@ -78,7 +82,7 @@ class WaitingTime:
         so the kernel is asked only if it was not empty for a while.
         """
         now = self._clock()
-        waited = self._waited(now)
+        self.waited = waited = self._waited(now)
         if waited < LATE:
             self._late_since = None
         elif self._late_since is None:
@@ -95,9 +99,10 @@ class WaitingTime:
     def _waited(self, now: float) -> float:
         since_empty = now - self._empty_at
         # The stamp is of the wall clock, which can be set.  Nothing is older than the moment of the empty queue.
-        return min(self._age(), since_empty) if since_empty >= LATE else 0.0
+        return min(self._age(), since_empty) if since_empty >= BEHIND else 0.0
 
     def empty(self) -> None:
         """To be called after a read that brought nothing."""
         self._empty_at = self._clock()
+        self.waited = 0.0
         self._late_since = None

@@ -65,15 +65,15 @@ class Demultiplexer:
 
     # -- in
 
-    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+    def receive_packets(self, now: float, packets: Iterable[Packet], *, behind: bool = False) -> None:
         """Each endpoint gets its share, in order; none is called for nothing."""
         for index, share in self._shares(packets, local_port):
-            self._branches[index].endpoint.receive_packets(now, share)
+            self._branches[index].endpoint.receive_packets(now, share, behind=behind)
 
-    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+    def receive_carried(self, now: float, received: Iterable[Carried], *, behind: bool = False) -> None:
         """As ``receive_packets``."""
         for index, share in self._shares(received, lambda carried: carried.key.local_port):
-            self._branches[index].endpoint.receive_carried(now, share)
+            self._branches[index].endpoint.receive_carried(now, share, behind=behind)
 
     def _shares(
         self, received: Iterable[Received], port_of: Callable[[Received], int]

@@ -27,6 +27,7 @@ from rsock_nf.core.events import Event
 from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
+from rsock_nf.link.waiting_time import BEHIND
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.unread import Unread
@@ -138,7 +139,7 @@ class Driver:
             packets = link.receive(BATCH)
             if not packets:
                 break
-            endpoint.receive_packets(time.monotonic(), packets)
+            endpoint.receive_packets(time.monotonic(), packets, behind=link.waited >= BEHIND)
             self.drain()
             if len(packets) < BATCH:
                 break
@@ -152,7 +153,7 @@ class Driver:
                 self._carrier_refused(carrier.key)
             if not received:
                 break
-            endpoint.receive_carried(time.monotonic(), received)
+            endpoint.receive_carried(time.monotonic(), received, behind=carrier.waited >= BEHIND)
             self.drain()
             if len(received) < BATCH:
                 break

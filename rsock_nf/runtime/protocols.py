@@ -29,10 +29,10 @@ class Endpoint(Protocol):
     def counters(self) -> Mapping[str, int]:
         """What was dropped or ignored, and how often."""
 
-    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
-        """Packets from the link."""
+    def receive_packets(self, now: float, packets: Iterable[Packet], *, behind: bool) -> None:
+        """Packets from the link.  ``behind``: they have waited, so strangers are not served as usual."""
 
-    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
+    def receive_carried(self, now: float, received: Iterable[Carried], *, behind: bool) -> None:
         """What UDP carriers received."""
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:

@@ -64,6 +64,11 @@ class _Carrier(UdpSocket):
         """How many datagrams were dropped because the receive buffer was full, where the system tells."""
         return self._udp.receive_drops(self._socket)
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the last datagram of ``receive`` has waited in the kernel, at least."""
+        return self._waiting.waited
+
     def _in_time(self, received: list[Carried]) -> list[Carried]:
         """What was read, without what is late: bulk after ``LATE`` seconds, everything after ``LOST``."""
         kept = received

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from rsock_nf.core.ends.accepting import STRANGERS_WHILE_BEHIND
 from rsock_nf.core.ends.allowed import Allowed
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.protocols import Rng
@@ -304,3 +306,78 @@ def test_allowed_networks(family: int) -> None:
     for address in ("192.0.2.127", "192.0.3.128", "203.0.113.6", "2001:db8:2::", "::192.0.2.128"):
         assert ip_address(address).packed not in allowed
     assert CLIENT_ADDRESS[family].packed in Allowed(())
+
+
+# -- while packets wait, flows come first
+
+
+def syns(count: int) -> list[Packet]:
+    made = [make_tcp(elsewhere(at), SERVER, at, 0, SYN) for at in range(count)]
+    return [Packet(memoryview(one), 0, Checksum.VERIFY, b"link") for one in made]
+
+
+def said_by_the_client(pair: Pair, datagram: bytes) -> list[Packet | Carried]:
+    """What the client sends for it, taken off the wire."""
+    taken: list[tuple[Toward, bytes]] = []
+
+    def take(toward: Toward, packet: bytes) -> bool:
+        taken.append((toward, packet))
+        return True
+
+    pair.wire.drop.append(take)
+    pair.say("app", datagram)
+    pair.wire.drop.remove(take)
+    return [item for _, item in pair.wire._merged(taken)]
+
+
+@both_kinds
+def test_a_server_that_is_behind_serves_its_flows_and_few_strangers(kinds: Kinds) -> None:
+    with Pair(kinds=kinds, client={"flows": 1}) as pair:
+        pair.up()
+        pair.say("app", b"first")
+        pair.run(0.2)
+        sent = pair.wire.sent[Toward.CLIENT]
+        data = said_by_the_client(pair, b"second")
+        if kinds is Kinds.TCP:
+            packets = [item for item in data if isinstance(item, Packet)]
+            pair.server.receive_packets(pair.now, [*syns(100), *packets], behind=True)
+        else:
+            garbage = [
+                Carried(FlowKey(*SERVER, *elsewhere(at), udp=True), memoryview(bytes(93)), 0) for at in range(100)
+            ]
+            carried = [item for item in data if isinstance(item, Carried)]
+            pair.server.receive_carried(pair.now, [*garbage, *carried], behind=True)
+        pair.flush()
+        assert pair.heard() == [b"first", b"second"]
+        assert pair.server.counters["strangers' packets while behind"] == 100 - STRANGERS_WHILE_BEHIND
+        if kinds is Kinds.TCP:
+            assert pair.wire.sent[Toward.CLIENT] - sent <= STRANGERS_WHILE_BEHIND + 1, "SYN-ACKs, and perhaps an ACK"
+            pair.server.receive_packets(pair.now, syns(100))
+            pair.flush()
+            assert pair.wire.sent[Toward.CLIENT] - sent >= 100, "all of them, when nothing waits"
+        pair.wire.invalid.clear()
+
+
+def test_a_new_client_comes_through_a_flood_at_a_server_that_is_behind() -> None:
+    """Each read has 30 SYNs of strangers, and the client's packet somewhere among them."""
+    with Pair(client={"flows": 3}) as pair:
+        receive = pair.server.receive_packets
+        rng = random.Random(1)
+
+        def crowded(now: float, packets: Iterable[Packet]) -> None:
+            read = [*packets, *syns(30)]
+            rng.shuffle(read)
+            receive(now, read, behind=True)
+
+        pair.server.receive_packets = crowded  # type: ignore[method-assign, assignment]
+        pair.wire.strict = False
+        pair.start()
+        pair.run_until(is_up(pair), 120.0)
+        pair.wire.invalid.clear()
+
+
+def test_a_client_that_is_behind_still_hears_of_the_flows_that_it_opens() -> None:
+    with Pair() as pair:
+        receive = pair.client.receive_packets
+        pair.client.receive_packets = lambda now, packets: receive(now, packets, behind=True)  # type: ignore[method-assign, misc, assignment]
+        pair.up(within=1.0)

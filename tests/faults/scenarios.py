@@ -6,14 +6,16 @@ A fault is a context: it begins when the context is entered, and is taken away w
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rsock_nf.lab.lab import DEFAULT_ROUTE, DEVICE, PREFIX_LENGTH, ROUTER_INSIDE_IP
+from rsock_nf.lab.lab import DEFAULT_ROUTE, DEVICE, OUTSIDE, PREFIX_LENGTH, ROUTER_INSIDE_IP
 from rsock_nf.lab.tunnel import Role
 from tests.faults.field import AES, ELSEWHERE, PLAIN_TCP, VARIANTS, Field, Variant
 from tests.faults.frames import TCP, UDP
@@ -190,6 +192,20 @@ def _flood(site: Field, *, share: float, role: Role) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _syn_flood(site: Field, *, share: float, rate: int) -> Iterator[None]:
+    """Strangers send SYNs, and the server has little CPU."""
+    (link,) = json.loads(site.lab.server.run(["ip", "-j", "link", "show", DEVICE]).stdout)
+    argv = [sys.executable, "-m", "tests.faults.syn_flood", OUTSIDE, link["address"], site.lab.server_ip[4], "10001"]
+    with site.starved(share, "server"):
+        flood = site.lab.router.popen([*argv, str(rate)])
+        try:
+            yield
+        finally:
+            flood.kill()
+            flood.wait()
+
+
 def _gateway_exchanged(site: Field) -> None:
     """The router's card is exchanged: the next hop has another link address."""
     site.lab.router.ip("link set inside down", "link set inside address 02:00:00:77:01:09", "link set inside up")
@@ -310,6 +326,8 @@ SCENARIOS = (
              partial(_flood, share=0.2, role="client"), 8, 8, direct=True),
     Scenario("flood_server", "the same, and the server has 20 % of a core",
              partial(_flood, share=0.2, role="server"), 8, 8, direct=True),
+    Scenario("syn_flood", "18,000 SYNs/s of strangers at the server, which has 20 % of a core",
+             partial(_syn_flood, share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True),
     # -- firewalls
     _moment("nft_flush_client", "client: nft flush ruleset, 20 times", _flush_rules("client"), times=20, variants=TCP_ONLY,
              bounds=Bounds(lost=0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.link.waiting_time import AGAIN, GRACE, LATE, SMALL, WaitingTime, may_be_control, not_the_cause
+from rsock_nf.link.waiting_time import AGAIN, BEHIND, GRACE, LATE, SMALL, WaitingTime, may_be_control, not_the_cause
 
 
 class Scene:
@@ -31,7 +31,7 @@ def test_stamps_are_switched_on_before_the_first_read() -> None:
 def test_a_queue_that_is_emptied_again_and_again_is_not_asked() -> None:
     scene = Scene()
     scene.age = 5.0
-    assert [scene.read(LATE / 2, full=False) for _ in range(20)] == [0.0] * 20
+    assert [scene.read(BEHIND / 2, full=False) for _ in range(20)] == [0.0] * 20
     assert scene.asked == 0
 
 
@@ -49,6 +49,18 @@ def test_a_standing_queue_is_as_late_as_the_stamp_says() -> None:
     assert scene.read(0.01, full=True) == 0.0
     scene.age = LATE
     assert scene.read(AGAIN + LATE, full=True) == 0.0, "it is a new queue"
+
+
+def test_who_is_behind_is_told_before_anything_is_late() -> None:
+    scene = Scene()
+    scene.age = BEHIND
+    assert scene.read(BEHIND / 2, full=True) == 0.0
+    assert scene.waiting.waited == 0.0
+    assert scene.read(BEHIND, full=True) == 0.0
+    assert scene.waiting.waited == BEHIND
+    scene.read(0.01, full=False)  # emptied
+    scene.read(0.01, full=True)
+    assert scene.waiting.waited == 0.0
 
 
 def test_a_host_that_stood_still_for_a_moment_loses_nothing() -> None:

@@ -53,6 +53,7 @@ def link(**verbs: Any) -> Link:
     """One that nothing happens to, but for ``verbs``."""
     quiet: dict[str, Any] = {
         "mtu": 1500,
+        "waited": 0.0,
         "max_burst_bytes": 0,
         "warnings": (),
         "fileno": lambda: 100,

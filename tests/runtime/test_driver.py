@@ -10,6 +10,7 @@ import pytest
 from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
+from rsock_nf.link.waiting_time import BEHIND
 from rsock_nf.runtime.driver import MAX_BACKLOG, UNREAD_FIRST, Driver
 from tests.runtime import parts
 
@@ -29,7 +30,7 @@ class Scene:
         self.room = 1000
         self.endpoint = parts.endpoint()
         self.endpoint.poll = lambda: self.wanted.pop(0) if self.wanted else []
-        self.endpoint.receive_packets = lambda _, packets: self.told.append(("packets", len(packets)))
+        self.endpoint.receive_packets = self.receive_packets
         self.endpoint.receive_datagrams = lambda _, runs: self.told.append(("runs", len(runs)))
         self.driver = Driver(
             cast("Any", self.loop),
@@ -43,6 +44,9 @@ class Scene:
         self.packets: list[list[Packet]] = []
         self.driver.add_source(SOURCE, lambda: [RUN])
         self.driver.start_reading()
+
+    def receive_packets(self, _: float, packets: list[Packet], *, behind: bool) -> None:
+        self.told.append(("packets while behind" if behind else "packets", len(packets)))
 
     def send(self, bursts: list[Outgoing]) -> int:
         taken = bursts[: self.room]
@@ -179,3 +183,12 @@ class Timer:
 
     def cancel(self) -> None:
         pass
+
+
+def test_the_endpoint_is_told_that_packets_have_waited() -> None:
+    scene = Scene()
+    link = parts.link(send=scene.send, receive=lambda _: scene.packets.pop(0), waited=BEHIND)
+    scene.driver.use_link(link, lambda: None)
+    scene.packets = [[Packet(memoryview(b""), 0, Checksum.VALID, b"")]]
+    scene.call(scene.loop.read, link.fileno())
+    assert scene.told == [("packets while behind", 1)]

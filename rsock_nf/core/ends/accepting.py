@@ -49,6 +49,9 @@ STILLBORN_LINGER = 10.0
 """The same of a session on whose flows no frame ever came (``Session.carried``)."""
 MAX_FLOWS = 1024
 """The most flows of one session."""
+STRANGERS_WHILE_BEHIND = 2
+"""SYNs of one read, and other packets of no flow.  While packets wait, most of a flood is dropped before it costs much,
+and a new client still comes through."""
 OPENING_FLAGS = SYN | ACK | RST | FIN
 """A segment that has only SYN of them opens a connection.  No host sends SYN with RST or FIN: that is not answered."""
 
@@ -89,6 +92,8 @@ class Proved(NamedTuple):
 
 class Accepting:
     """See the module."""
+
+    strangers_while_behind = STRANGERS_WHILE_BEHIND
 
     def __init__(self, parameters: ServerParameters, wire: ServerWire, parts: Parts) -> None:
         self.parameters = parameters

@@ -39,6 +39,7 @@ from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames
+from rsock_nf.core.pump.pump import ANY_NUMBER
 from rsock_nf.core.pump.state import FlowGroup, PumpConversation, PumpFlow
 from rsock_nf.core.tcp.segment import SYN, Segment
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
@@ -90,6 +91,9 @@ class ClientWire(Wire, Protocol):
 
 class Dialling:
     """See the module.  It dials ``parameters.ports`` at ``parameters.server``, the addresses in that order."""
+
+    strangers_while_behind = ANY_NUMBER
+    """What belongs to no established flow is of one that opens: nobody else may send to its ports."""
 
     def __init__(self, parameters: ClientParameters, wire: ClientWire, parts: Parts) -> None:
         self.parameters = parameters

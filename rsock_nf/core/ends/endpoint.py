@@ -37,7 +37,7 @@ from rsock_nf.core.flows.watch import ACTIVE_PROBE
 from rsock_nf.core.outbox import Output
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
-from rsock_nf.core.pump.pump import Slow, SlowFrames, SlowPayload
+from rsock_nf.core.pump.pump import ANY_NUMBER, Slow, SlowFrames, SlowPayload
 from rsock_nf.core.pump.state import PumpConversation, PumpFlow
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.icmp import parse_too_big, plateau_below
@@ -53,6 +53,10 @@ _OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.
 
 class Role(Protocol):
     """What an endpoint asks of its role: of a client (``Dialling``) or a server (``Accepting``)."""
+
+    @property
+    def strangers_while_behind(self) -> int:
+        """How many packets of no established flow are taken of a read that has waited; the others are dropped."""
 
     @property
     def sessions(self) -> list[Session]:
@@ -160,20 +164,21 @@ class Endpoint(Generic[R]):
 
     # -- the driver's verbs
 
-    def receive_packets(self, now: float, packets: Iterable[Packet]) -> None:
+    def receive_packets(self, now: float, packets: Iterable[Packet], *, behind: bool = False) -> None:
         """Packets came from the link.
 
         Their buffers may be used again when this returns and what ``poll`` gives has been done.
+        ``behind``: they have waited, so the established flows come first (``strangers_while_behind`` of the role).
         """
-        self._intake.packets(packets)
+        self._intake.packets(packets, self.role.strangers_while_behind if behind else ANY_NUMBER)
         self._take_in(now)
         if self.pump.owes_acknowledgements:
             self._context.outbox.send(self.pump.take_unacknowledged(all_of_them=False))
             self._context.deadlines.set_if_unset(Timer.ACKNOWLEDGE, None, now + ACK_DELAY)
 
-    def receive_carried(self, now: float, received: Iterable[Carried]) -> None:
-        """UDP carriers received something.  Buffers as with ``receive_packets``."""
-        self._intake.carried(received)
+    def receive_carried(self, now: float, received: Iterable[Carried], *, behind: bool = False) -> None:
+        """UDP carriers received something.  Buffers and ``behind`` as with ``receive_packets``."""
+        self._intake.carried(received, self.role.strangers_while_behind if behind else ANY_NUMBER)
         self._take_in(now)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:

@@ -23,15 +23,18 @@ class Intake:
         self._slow: deque[Slow] = deque()
         self._given_again: Packet | Carried | None = None
 
-    def packets(self, packets: Iterable[Packet]) -> None:
-        """Take packets from the link."""
-        self._take(*self._pump.from_link(packets))
+    def packets(self, packets: Iterable[Packet], strangers: int) -> None:
+        """Take packets from the link, and of those that belong to no flow at most ``strangers``."""
+        self._take(*self._pump.from_link(packets, strangers))
 
-    def carried(self, received: Iterable[Carried]) -> None:
-        """Take datagrams of UDP carriers."""
-        self._take(*self._pump.from_carriers(received))
+    def carried(self, received: Iterable[Carried], strangers: int) -> None:
+        """Take datagrams of UDP carriers; ``strangers`` as with ``packets``."""
+        self._take(*self._pump.from_carriers(received, strangers))
 
     def _take(self, runs: list[Run], slow: list[Slow]) -> None:
+        if self._pump.strangers_dropped:
+            self._context.counters["strangers' packets while behind"] += self._pump.strangers_dropped
+            self._pump.strangers_dropped = 0
         if runs:
             self._context.outbox.deliver(runs)
         if slow:

@@ -34,6 +34,8 @@ _HALF = 0x80000000
 _PSH_ACK = PSH | ACK
 _SPECIAL = SYN | FIN | RST
 
+ANY_NUMBER = 1 << 30
+"""No limit on strangers."""
 _HEADERS = 60
 """The headers of a burst take at most this much: IPv6 + TCP."""
 UDP_BURST_BYTES = 65_487
@@ -82,6 +84,8 @@ class Pump:
         self._unacknowledged: dict[PumpFlow, None] = {}
         self.stalled: dict[PumpFlow, None] = {}
         """Flows that had no credit when bulk was to leave, since the owner last emptied this."""
+        self.strangers_dropped = 0
+        """Packets and datagrams of no established flow that were more than ``strangers`` of a read."""
 
     # -- verbs of the owner
 
@@ -271,10 +275,15 @@ class Pump:
 
     # -- in: packets
 
-    def from_link(self, packets: Iterable[Packet]) -> tuple[list[Run], list[Slow]]:
-        """Take packets: (datagrams to deliver, what the pump cannot decide).  Their buffers point into ``packets``."""
+    def from_link(self, packets: Iterable[Packet], strangers: int = ANY_NUMBER) -> tuple[list[Run], list[Slow]]:
+        """Take packets: (datagrams to deliver, what the pump cannot decide).  Their buffers point into ``packets``.
+
+        ``strangers``: of what belongs to no established flow, at most so many SYNs and so many other packets; more are
+        dropped and counted.
+        """
         runs: list[Run] = []
         slow: list[Slow] = []
+        syns, others = strangers, strangers  # a flood of one must not take what the other is allowed
         for packet in packets:
             data = packet.data
             first = data[0] if len(data) >= 40 else 0
@@ -290,9 +299,16 @@ class Pump:
                 start = 40 + (offset >> 4) * 4
                 odd = protocol != _TCP
             else:
+                flow, flags = None, 0
+            if flow is None:
+                syn = flags & SYN
+                syns, others = (syns - 1, others) if syn else (syns, others - 1)
+                if (syns if syn else others) < 0:
+                    self.strangers_dropped += 1
+                    continue
                 slow.append(packet)
                 continue
-            if flow is None or odd or flags & _SPECIAL or not flags & ACK or not start <= total <= len(data):
+            if odd or flags & _SPECIAL or not flags & ACK or not start <= total <= len(data):
                 slow.append(packet)
                 continue
             if packet.checksum == Checksum.VERIFY and not _valid(packet):
@@ -332,7 +348,7 @@ class Pump:
             self._unacknowledged[flow] = None
         return taken
 
-    def from_carriers(self, received: Iterable[Carried]) -> tuple[list[Run], list[Slow]]:
+    def from_carriers(self, received: Iterable[Carried], strangers: int = ANY_NUMBER) -> tuple[list[Run], list[Slow]]:
         """The same as ``from_link``, for what UDP carriers received.
 
         Only an authenticated frame means anything here.  An item without one is returned whole, as slow.
@@ -342,7 +358,11 @@ class Pump:
         for item in received:
             flow = self._carriers.get(item.key)
             if flow is None:
-                slow.append(item)
+                strangers -= 1
+                if strangers < 0:
+                    self.strangers_dropped += 1
+                else:
+                    slow.append(item)
                 continue
             opened, bad = flow.codec.unpack(item.data, item.segment_size)
             flow.bad_frames += bad

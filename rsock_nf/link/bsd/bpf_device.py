@@ -124,6 +124,11 @@ class BpfLink:
         """False where the system's bpf can only receive on an interface of this kind."""
         return self._bpf.sends
 
+    @property
+    def waited(self) -> float:
+        """See ``Link``.  It is not asked for here."""
+        return 0.0
+
     def fileno(self) -> int:
         """The device: readable when packets wait."""
         return self._bpf.fileno()

@@ -82,6 +82,11 @@ class PacketLink:
         """See ``Link``: at most 32 packets."""
         return self._tap.receive(budget)
 
+    @property
+    def waited(self) -> float:
+        """See ``Link``."""
+        return self._tap.waited
+
     def rematch(self, match: Match) -> None:
         """See ``Link``."""
         self._match = match

@@ -92,6 +92,8 @@ class Tap:
         self, match: Match, counters: LinkCounters, *, only: int, hidden: Sequence[int], receive_buffer: int
     ) -> None:
         self._counters = counters
+        self.waited = 0.0
+        """See ``Link``."""
         self._layouts: dict[bytes, tuple[int, bytes]] = {}
         """By what of the sockaddr counts: where the IP packet begins, and the device's index, packed."""
         self._only_to: frozenset[bytes] | None = None
@@ -144,6 +146,7 @@ class Tap:
         packets: list[Packet] = []
         for _ in range(LATE_READS):
             packets, waited = self._read(budget)
+            self.waited = self._waiting.waited
             if waited < LATE:
                 break
             kept = _useful(packets) if waited < LOST else []

@@ -7,7 +7,7 @@ import random
 from rsock_nf.core.ends.intake import Intake
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.core.pump.pump import Pump
+from rsock_nf.core.pump.pump import ANY_NUMBER, Pump
 from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet
 from tests.core.conntrack import ACK
 from tests.core.wire import make_tcp
@@ -28,16 +28,16 @@ def packet(seq: int) -> Packet:
 def test_items_come_in_the_order_in_which_they_arrived() -> None:
     received = intake()
     packets = [packet(1), packet(2), packet(3)]
-    received.packets(packets)
+    received.packets(packets, ANY_NUMBER)
     carried = Carried(KEY._replace(udp=True), memoryview(b"datagram"), 0)
-    received.carried([carried])
+    received.carried([carried], ANY_NUMBER)
     assert [received.next() for _ in range(5)] == [*packets, carried, None]
 
 
 def test_what_is_given_again_is_next_and_only_once() -> None:
     received = intake()
     first, second = packet(1), packet(2)
-    received.packets([first, second])
+    received.packets([first, second], ANY_NUMBER)
     assert received.next() is first
     assert received.again(first)
     assert received.next() is first, "the pump still does not know its flow"
