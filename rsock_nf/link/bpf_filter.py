@@ -11,6 +11,7 @@ TCP header (kernel commit "bpf: support SKF_NET_OFF and SKF_LL_OFF on skb frags"
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ __all__ = [
     "RAW_IP",
     "Instruction",
     "Layout",
+    "Syns",
     "check",
     "encode",
     "null_layout",
@@ -75,8 +77,19 @@ ByteOrder: TypeAlias = Literal["little", "big"]
 ACCEPT: Final = 0x40000
 """How many bytes of an accepted packet to keep: more than any packet has."""
 _ETHERTYPE: Final = {version: int.from_bytes(number) for version, number in ETHERTYPE.items()}
+_FLAGS: Final = 13
+"""Offset in the TCP header."""
+_SYN, _SYN_OR_ACK = 0x02, 0x12
 _MORE_OR_LATER: Final = 0x3FFF
 """Of flags and fragment offset: more fragments follow, or this is not the first one."""
+
+
+class Syns(enum.Enum):
+    """Which segments are taken: a SYN without ACK asks for a new connection, so it comes from a stranger."""
+
+    TAKEN = "all segments"
+    LEFT = "all but SYNs"
+    ALONE = "SYNs only, and no ICMP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,7 @@ def check(match: Match) -> None:
         raise ValueError("a filter needs at least one address and one port")
 
 
-def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "") -> None:
+def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "", syns: Syns = Syns.TAKEN) -> None:
     """The part that looks at the network headers.  It goes to ``ports`` with the port in A, or to ``reject``.
 
     ``prefix``: of its labels, where one program has this part twice.  Without addresses any address will do.
@@ -147,9 +160,9 @@ def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "
         asm.branch(JEQ, layout.ipv6, then=f"{prefix}ipv6")
     asm.goto("reject")
     if ipv4 or anywhere:
-        _ipv4(asm, layout.network, match.side, ipv4, prefix)
+        _ipv4(asm, layout.network, match.side, ipv4, prefix, syns)
     if ipv6 or anywhere:
-        _ipv6(asm, layout.network, match.side, ipv6, prefix)
+        _ipv6(asm, layout.network, match.side, ipv6, prefix, syns)
 
 
 def select_ports(asm: Assembler, match: Match) -> None:
@@ -169,7 +182,18 @@ def _port(side: PortSide) -> int:
     return SOURCE_PORT if side is PortSide.SOURCE else DESTINATION_PORT
 
 
-def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str) -> None:
+def _of_syns(asm: Assembler, load: int, offset: int, syns: Syns) -> None:
+    """Go to ``reject`` by the flags at ``offset``, which ``load`` reads; else on."""
+    if syns is not Syns.TAKEN:
+        asm.emit(load, offset)
+        asm.emit(AND, _SYN_OR_ACK)
+        if syns is Syns.LEFT:
+            asm.branch(JEQ, _SYN, then="reject")
+        else:
+            asm.branch(JEQ, _SYN, otherwise="reject")
+
+
+def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str, syns: Syns) -> None:
     """TCP over IPv4, and the ICMP that quotes it."""
 
     def address(of: PortSide) -> int:
@@ -180,15 +204,21 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
     asm.branch(JSET, _MORE_OR_LATER, then="reject")  # no fragment is ours: our segments carry DF
     asm.emit(LD_B, net + IPV4_PROTOCOL)
     asm.branch(JEQ, TCP, then=f"{prefix}tcp4")
-    asm.branch(JEQ, ICMP, then=f"{prefix}icmp4", otherwise="reject")
+    if syns is Syns.ALONE:
+        asm.goto("reject")
+    else:
+        asm.branch(JEQ, ICMP, then=f"{prefix}icmp4", otherwise="reject")
 
     asm.label(f"{prefix}tcp4")
     _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp4 port")
     asm.label(f"{prefix}tcp4 port")
     asm.emit(LDX_HEADER_LENGTH, net)
+    _of_syns(asm, LD_B_X, net + _FLAGS, syns)
     asm.emit(LD_H_X, net + _port(side))
     asm.goto("ports")
 
+    if syns is Syns.ALONE:
+        return
     asm.label(f"{prefix}icmp4")
     sent = _opposite(side)
     quoted = net + ICMP_HEADER
@@ -210,7 +240,7 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
     asm.goto("ports")
 
 
-def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str) -> None:
+def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str, syns: Syns) -> None:
     """TCP over IPv6, and the ICMPv6 that quotes it."""
 
     def address(of: PortSide) -> int:
@@ -219,14 +249,20 @@ def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
     asm.label(f"{prefix}ipv6")
     asm.emit(LD_B, net + IPV6_NEXT_HEADER)
     asm.branch(JEQ, TCP, then=f"{prefix}tcp6")
-    asm.branch(JEQ, ICMPV6, then=f"{prefix}icmp6", otherwise="reject")
+    if syns is Syns.ALONE:
+        asm.goto("reject")
+    else:
+        asm.branch(JEQ, ICMPV6, then=f"{prefix}icmp6", otherwise="reject")
 
     asm.label(f"{prefix}tcp6")
     _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp6 port")
     asm.label(f"{prefix}tcp6 port")
+    _of_syns(asm, LD_B, net + IPV6_HEADER + _FLAGS, syns)
     asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto("ports")
 
+    if syns is Syns.ALONE:
+        return
     asm.label(f"{prefix}icmp6")
     sent = _opposite(side)
     quoted = net + IPV6_HEADER + ICMP_HEADER

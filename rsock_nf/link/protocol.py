@@ -104,6 +104,8 @@ class LinkCounters:
     """Received larger than our buffer."""
     late: int = 0
     """Packets dropped by us because they had waited too long in the receive buffer (``waiting_time``)."""
+    dropped_syns: int = 0
+    """SYNs of strangers that found their queue full, or had waited too long in it."""
     send_full: int = 0
     """ENOBUFS: dropped because the device queue was full."""
     too_big: int = 0
@@ -207,6 +209,12 @@ class Link(Protocol):
         /dev/bpf gives a whole buffer at a time.  Such a link returns all packets in it, however many: ``fileno`` does
         not become readable for packets that have already been read.
         """
+
+    def strangers_fileno(self) -> int:
+        """Readable when SYNs wait that have a queue of their own; -1 = they come by ``receive``."""
+
+    def receive_strangers(self, budget: int) -> list[Packet]:
+        """As ``receive``, for the queue of ``strangers_fileno``."""
 
     def send(self, bursts: Sequence[Outgoing]) -> int:
         """Send ``bursts``.  Returns how many are done: sent, or dropped and counted.

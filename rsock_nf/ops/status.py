@@ -132,7 +132,8 @@ def _link(link: dict[str, Any]) -> str:
         parts[0] += ", down"
     if counters:
         parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
-        troubles = ("receive_drops", "late", "truncated", "send_full", "too_big", "unresolved", "send_errors")
+        lost_in = ("receive_drops", "late", "truncated", "dropped_syns")
+        troubles = (*lost_in, "send_full", "too_big", "unresolved", "send_errors")
         parts += [f"{counters[key]} {key.replace('_', ' ')}" for key in troubles if counters.get(key)]
     return "; ".join(parts)
 

@@ -35,6 +35,8 @@ from rsock_nf.sockets.carriers import ClientCarrier
 
 BATCH = 64
 """Packets or datagrams of one read."""
+STRANGERS = 8
+"""SYNs of one read, where they have a queue of their own.  They take about 0.2 ms."""
 ROUNDS = 8
 """Reads of one socket before the others get their turn."""
 UNREAD_FIRST = 0.25
@@ -100,6 +102,8 @@ class Driver:
         self._link = link
         self._loop.add_reader(link.fileno(), self._link_readable)
         self._unread.add(link.fileno())
+        if link.strangers_fileno() >= 0:
+            self._loop.add_reader(link.strangers_fileno(), self._strangers_readable)
         if link.event_fileno() >= 0:
             self._loop.add_reader(link.event_fileno(), read_events)
 
@@ -110,6 +114,8 @@ class Driver:
             with contextlib.suppress(ValueError, OSError):
                 self._unread.remove(link.fileno())
                 self._loop.remove_reader(link.fileno())
+                if link.strangers_fileno() >= 0:
+                    self._loop.remove_reader(link.strangers_fileno())
                 self._stop_writing()
                 self._loop.remove_reader(link.event_fileno())
         if self._backlog:
@@ -144,6 +150,13 @@ class Driver:
             if len(packets) < BATCH:
                 break
         self._arm_timer()
+
+    def _strangers_readable(self) -> None:
+        """A few in each round of the event loop: everything else has its turn in between."""
+        if self._link is not None:
+            packets = self._link.receive_strangers(STRANGERS)
+            self._endpoint.receive_packets(time.monotonic(), packets, behind=self._link.waited >= BEHIND)
+            self.settle()
 
     def _carrier_readable(self, carrier: Carrier) -> None:
         endpoint = self._endpoint

@@ -327,7 +327,8 @@ SCENARIOS = (
     Scenario("flood_server", "the same, and the server has 20 % of a core",
              partial(_flood, share=0.2, role="server"), 8, 8, direct=True),
     Scenario("syn_flood", "18,000 SYNs/s of strangers at the server, which has 20 % of a core",
-             partial(_syn_flood, share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True),
+             partial(_syn_flood, share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True,
+             bounds=Bounds(lost=100, flows=1)),
     # -- firewalls
     _moment("nft_flush_client", "client: nft flush ruleset, 20 times", _flush_rules("client"), times=20, variants=TCP_ONLY,
              bounds=Bounds(lost=0)),

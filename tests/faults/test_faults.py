@@ -17,7 +17,7 @@ TCP, SEALED, UDP, ALL = Variant(), Variant("tcp", AES), Variant("udp", AES), Var
 SHORT = [
     ("bad_all", ALL), ("corrupt_2", SEALED), ("duplicate_all", UDP), ("resets_2s", SEALED), ("nat_flush", UDP),
     ("nat_other_address", ALL), ("server_killed", SEALED), ("client_stopped", ALL), ("nft_flush_server", TCP),
-    ("address_changed", TCP),
+    ("address_changed", TCP), ("syn_flood", TCP),
 ]  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def link(**verbs: Any) -> Link:
         "max_burst_bytes": 0,
         "warnings": (),
         "fileno": lambda: 100,
+        "strangers_fileno": lambda: -1,
         "write_fileno": lambda: 100,
         "event_fileno": lambda: 101,
         "counters": LinkCounters,

@@ -11,7 +11,7 @@ from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.waiting_time import BEHIND
-from rsock_nf.runtime.driver import MAX_BACKLOG, UNREAD_FIRST, Driver
+from rsock_nf.runtime.driver import MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
 from tests.runtime import parts
 
 RUN = Run("peer", [b"datagram"], 8)
@@ -192,3 +192,20 @@ def test_the_endpoint_is_told_that_packets_have_waited() -> None:
     scene.packets = [[Packet(memoryview(b""), 0, Checksum.VALID, b"")]]
     scene.call(scene.loop.read, link.fileno())
     assert scene.told == [("packets while behind", 1)]
+
+
+def test_strangers_with_a_queue_of_their_own_are_read_a_few_at_a_time() -> None:
+    scene = Scene()
+    asked: list[int] = []
+
+    def receive_strangers(budget: int) -> list[Packet]:
+        asked.append(budget)
+        return [Packet(memoryview(b""), 0, Checksum.VALID, b"")] * budget
+
+    link = parts.link(strangers_fileno=lambda: 107, receive_strangers=receive_strangers)
+    scene.driver.use_link(link, lambda: None)
+    scene.call(scene.loop.read, 107)
+    assert asked == [STRANGERS]
+    assert scene.told == [("packets", STRANGERS)]
+    scene.driver.drop_link()
+    assert 107 not in scene.loop.read

@@ -50,8 +50,8 @@ STILLBORN_LINGER = 10.0
 MAX_FLOWS = 1024
 """The most flows of one session."""
 STRANGERS_WHILE_BEHIND = 2
-"""SYNs of one read, and other packets of no flow.  While packets wait, most of a flood is dropped before it costs much,
-and a new client still comes through."""
+"""Of one read.  While packets wait, most of a flood is dropped before it costs much, and a new client still comes
+through."""
 OPENING_FLAGS = SYN | ACK | RST | FIN
 """A segment that has only SYN of them opens a connection.  No host sends SYN with RST or FIN: that is not answered."""
 

@@ -278,12 +278,10 @@ class Pump:
     def from_link(self, packets: Iterable[Packet], strangers: int = ANY_NUMBER) -> tuple[list[Run], list[Slow]]:
         """Take packets: (datagrams to deliver, what the pump cannot decide).  Their buffers point into ``packets``.
 
-        ``strangers``: of what belongs to no established flow, at most so many SYNs and so many other packets; more are
-        dropped and counted.
+        ``strangers``: at most so many of those that belong to no established flow; the others are dropped and counted.
         """
         runs: list[Run] = []
         slow: list[Slow] = []
-        syns, others = strangers, strangers  # a flood of one must not take what the other is allowed
         for packet in packets:
             data = packet.data
             first = data[0] if len(data) >= 40 else 0
@@ -299,14 +297,14 @@ class Pump:
                 start = 40 + (offset >> 4) * 4
                 odd = protocol != _TCP
             else:
-                flow, flags = None, 0
-            if flow is None:
-                syn = flags & SYN
-                syns, others = (syns - 1, others) if syn else (syns, others - 1)
-                if (syns if syn else others) < 0:
-                    self.strangers_dropped += 1
-                    continue
                 slow.append(packet)
+                continue
+            if flow is None:
+                strangers -= 1
+                if strangers < 0:
+                    self.strangers_dropped += 1
+                else:
+                    slow.append(packet)
                 continue
             if odd or flags & _SPECIAL or not flags & ACK or not start <= total <= len(data):
                 slow.append(packet)

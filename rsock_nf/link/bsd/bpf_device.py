@@ -124,6 +124,14 @@ class BpfLink:
         """False where the system's bpf can only receive on an interface of this kind."""
         return self._bpf.sends
 
+    def strangers_fileno(self) -> int:
+        """See ``Link``: there is one queue."""
+        return -1
+
+    def receive_strangers(self, budget: int) -> list[Packet]:  # noqa: ARG002 - as ``Link`` has it
+        """See ``Link``."""
+        return []
+
     @property
     def waited(self) -> float:
         """See ``Link``.  It is not asked for here."""

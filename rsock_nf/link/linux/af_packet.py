@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rsock_nf.core.types import Outgoing, Packet
+from rsock_nf.link.bpf_filter import Syns
 from rsock_nf.link.ethernet import ETHERNET_MTU, ethernet_answer
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
@@ -25,9 +26,11 @@ from rsock_nf.link.linux.routes import default_device
 from rsock_nf.link.linux.sender import MAX_PACKET_BYTES, Sender
 from rsock_nf.link.linux.tap import INDEX, Tap
 from rsock_nf.link.linux.ways import Ways
-from rsock_nf.link.protocol import AbsentError, LinkCounters, LinkError, LinkEvent, Match, Routing
+from rsock_nf.link.protocol import AbsentError, LinkCounters, LinkError, LinkEvent, Match, PortSide, Routing
 
 _IPV4: Final = 4
+STRANGERS_BUFFER: Final = 128 << 10
+"""Bytes to ask for; about 300 SYNs."""
 _NO_DEVICE: Final = 0x7FFFFFFF
 """No device has this index."""
 
@@ -42,6 +45,7 @@ class PacketLink:
         self._routing = routing
         self._match = match
         self._counters = LinkCounters()
+        self._strangers_counters = LinkCounters()
         self._senders: dict[int, Sender] = {}
         """By device."""
         self._full: Sender | None = None
@@ -56,11 +60,35 @@ class PacketLink:
                 _check(self.routes.host, routing.device)
             self._seen = self._where()
             only, hidden = self._seen
+            serves = match.side is PortSide.DESTINATION
             with _named(routing.device):
-                self._tap = Tap(match, self._counters, only=only, hidden=hidden, receive_buffer=receive_buffer)
+                self._tap = undo.enter_context(
+                    contextlib.closing(
+                        Tap(
+                            match,
+                            self._counters,
+                            only=only,
+                            hidden=hidden,
+                            receive_buffer=receive_buffer,
+                            syns=Syns.LEFT if serves else Syns.TAKEN,
+                        )
+                    )
+                )
+                self._strangers = self._open_strangers(only, hidden) if serves else None
             undo.pop_all()
         self.mtu = self._read_mtu()
         self.max_burst_bytes = self._read_burst()
+
+    def _open_strangers(self, only: int, hidden: Sequence[int]) -> Tap:
+        """SYNs wait in a small queue of their own: what does not fit, the kernel drops, and flows do not notice."""
+        return Tap(
+            self._match,
+            self._strangers_counters,
+            only=only,
+            hidden=hidden,
+            receive_buffer=STRANGERS_BUFFER,
+            syns=Syns.ALONE,
+        )
 
     @staticmethod
     def _refuse_device(name: str | None) -> None:
@@ -87,12 +115,24 @@ class PacketLink:
         """See ``Link``."""
         return self._tap.waited
 
+    def strangers_fileno(self) -> int:
+        """See ``Link``."""
+        return -1 if self._strangers is None else self._strangers.fileno()
+
+    def receive_strangers(self, budget: int) -> list[Packet]:
+        """See ``Link``."""
+        return [] if self._strangers is None else self._strangers.receive(budget)
+
+    def _taps(self) -> list[Tap]:
+        return [self._tap] if self._strangers is None else [self._tap, self._strangers]
+
     def rematch(self, match: Match) -> None:
         """See ``Link``."""
         self._match = match
         only, hidden = self._seen
         with _named(self._routing.device):
-            self._tap.rematch(match, only=only, hidden=hidden)
+            for tap in self._taps():
+                tap.rematch(match, only=only, hidden=hidden)
 
     def _where(self) -> tuple[int, list[int]]:
         """The only device that packets are taken from (0 = any), and those that are left out."""
@@ -199,16 +239,25 @@ class PacketLink:
     def tick(self, now: float) -> None:
         """See ``Link``."""
         self.routes.tick(now)
-        self._tap.read_statistics()
+        for tap in self._taps():
+            tap.read_statistics()
 
     def counters(self) -> LinkCounters:
         """See ``Link``."""
-        self._tap.read_statistics()
-        return dataclasses.replace(self._counters)
+        for tap in self._taps():
+            tap.read_statistics()
+        ours, strangers = self._counters, self._strangers_counters
+        return dataclasses.replace(
+            ours,
+            received_packets=ours.received_packets + strangers.received_packets,
+            received_bytes=ours.received_bytes + strangers.received_bytes,
+            dropped_syns=strangers.receive_drops + strangers.late,
+        )
 
     def close(self) -> None:
         """See ``Link``."""
-        self._tap.close()
+        for tap in self._taps():
+            tap.close()
         for sender in self._senders.values():
             sender.close()
         self._senders.clear()

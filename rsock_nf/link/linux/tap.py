@@ -8,7 +8,8 @@
    where GRO or the sender's GSO merged segments.  The header tells where to cut and what is known of the checksum.
 3. The sockaddr of a message tells the device, and with it the kind of link header.  ``Packet.link_header`` carries the
    device's index in front, so that an answer leaves by the device that brought the question.
-4. What has waited too long in the buffer is dropped: see ``waiting_time``.  Small packets, among them every probe and
+4. A server has two of them: SYNs have one of their own, so that a flood of them cannot fill the other.
+5. What has waited too long in the buffer is dropped: see ``waiting_time``.  Small packets, among them every probe and
    its answer, are kept longer than bulk.
 
 Sources: packet(7), net/packet/af_packet.c, include/uapi/linux/if_packet.h.
@@ -27,6 +28,7 @@ from typing import Final
 
 from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
 from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.link.bpf_filter import Syns
 from rsock_nf.link.ethernet import ETHERNET_HEADER
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux.buffers import enlarge_receive
@@ -84,14 +86,22 @@ class Tap:
     """The socket.  ``receive_buffer``: bytes to ask for; the kernel doubles it, and counts a merged packet with about
     twice its size.
 
-    Needs CAP_NET_RAW; with CAP_NET_ADMIN as well, the buffer may exceed net.core.rmem_max.  ``match``, ``only`` and
-    ``hidden``: see ``tap_filter``.  Raises ``LinkError``.
+    Needs CAP_NET_RAW; with CAP_NET_ADMIN as well, the buffer may exceed net.core.rmem_max.  ``match``, ``only``,
+    ``hidden`` and ``syns``: see ``tap_filter``.  Raises ``LinkError``.
     """
 
     def __init__(
-        self, match: Match, counters: LinkCounters, *, only: int, hidden: Sequence[int], receive_buffer: int
+        self,
+        match: Match,
+        counters: LinkCounters,
+        *,
+        only: int,
+        hidden: Sequence[int],
+        receive_buffer: int,
+        syns: Syns = Syns.TAKEN,
     ) -> None:
         self._counters = counters
+        self._syns = syns
         self.waited = 0.0
         """See ``Link``."""
         self._layouts: dict[bytes, tuple[int, bytes]] = {}
@@ -126,7 +136,7 @@ class Tap:
             self._only_to = frozenset(address.packed for address in match.addresses)
             match = dataclasses.replace(match, addresses=())
         try:
-            instructions = tap_program(match, only=only, hidden=hidden)
+            instructions = tap_program(match, only=only, hidden=hidden, syns=self._syns)
         except ValueError as error:
             raise LinkError(str(error)) from None
         try:

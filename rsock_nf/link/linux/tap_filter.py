@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, check, select_packets, select_ports
+from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Instruction, Syns, check, select_packets, select_ports
 from rsock_nf.link.cbpf import AND, JEQ, LD_W, Assembler
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.protocol import Match, PortSide
@@ -36,7 +36,9 @@ _VLAN_ID: Final = 0x0FFF
 """Without the priority: a tag with number 0 has nothing but that."""
 
 
-def tap_program(match: Match, *, only: int = 0, hidden: Sequence[int] = ()) -> list[Instruction]:
+def tap_program(
+    match: Match, *, only: int = 0, hidden: Sequence[int] = (), syns: Syns = Syns.TAKEN
+) -> list[Instruction]:
     """Instructions for a tap on all devices.  ``only`` and ``hidden``: indexes of devices.
 
     A server's ``match`` without addresses stands for any address: the packets are for this host, or to be forwarded.
@@ -66,8 +68,8 @@ def tap_program(match: Match, *, only: int = 0, hidden: Sequence[int] = ()) -> l
         asm.branch(JEQ, kind, then="headerless")
     asm.goto("reject")
     asm.label("ethernet")
-    select_packets(asm, match, ETHERNET, "ethernet ")
+    select_packets(asm, match, ETHERNET, "ethernet ", syns)
     asm.label("headerless")
-    select_packets(asm, match, RAW_IP, "headerless ")
+    select_packets(asm, match, RAW_IP, "headerless ", syns)
     select_ports(asm, match)
     return asm.assemble()
