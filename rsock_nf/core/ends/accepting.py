@@ -302,7 +302,7 @@ class Accepting:
             self.context.counters["conversations of a session that ended"] += 1
             return None
         if not 0 <= target < len(self.parameters.targets):
-            self.table.tell(session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
+            self.table.answer(now, session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
         leaving = self.crowding.needed(now, session)
         if leaving is not None:

@@ -112,6 +112,8 @@ class Probes:
     def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
         """See ``Probing``.  A probe is answered; an answer may be about another flow of the session."""
         match message:
+            case messages.Probe() if not flow.session.probe_answers.take(now):
+                self._context.counters["probes above a session's rate"] += 1
             case messages.Probe(number=number):
                 self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
             case messages.ProbeAnswer(number=number, flow_id=flow_id, received=arrived):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rsock_nf.core.flows.allowance import ANSWERS, PROBE_ANSWERS, Allowance
 from rsock_nf.core.flows.health import Health
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.opening import Repeat, describe
@@ -116,6 +117,8 @@ class Session:
     carried: bool = False
     """Server: some flow that has ended had brought a frame.  If none has, its client may know nothing of the session:
     it heard no answer to its confirmation, and has another session now."""
+    answers: Allowance = field(default_factory=lambda: Allowance(ANSWERS))
+    probe_answers: Allowance = field(default_factory=lambda: Allowance(PROBE_ANSWERS))
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
     heard: int = 0

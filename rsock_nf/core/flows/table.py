@@ -216,6 +216,13 @@ class FlowTable:
             flow = flows[self._context.random(2) % len(flows)]
             self._context.outbox.send([self.pump.send_control(flow, message)])
 
+    def answer(self, now: float, session: Session, message: object) -> None:
+        """As ``tell``, where a frame of the peer asks for it: at most ``ANSWERS`` a second."""
+        if session.answers.take(now):
+            self.tell(session, message)
+        else:
+            self._context.counters["answers above a session's rate"] += 1
+
     def tell_others(self, flow: Established, message: object) -> None:
         """Send a control message about ``flow`` on another flow than itself."""
         self.tell(flow.session, message, avoid=flow)

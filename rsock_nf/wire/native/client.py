@@ -254,7 +254,7 @@ class NativeClientWire:
         """See ``ClientWire``.  If the server still sends on a conversation that ended here, it is told."""
         dialling.context.counters["data for no conversation"] += len(frames.datagrams)
         if frames.kind == Kind.DATA and dialling.applications.numbers.has_ended(frames.conversation):
-            dialling.table.tell(session, messages.CloseConversation(frames.conversation))
+            dialling.table.answer(now, session, messages.CloseConversation(frames.conversation))
 
     def sweep(self, now: float, dialling: Dialling) -> None:
         """See ``ClientWire``.  Does nothing."""

@@ -264,11 +264,11 @@ class NativeServerWire:
         if conversation is None:
             if target is None:
                 accepting.context.counters["data for no conversation"] += len(datagrams)
-                accepting.table.tell(session, messages.CloseConversation(number))
+                accepting.table.answer(now, session, messages.CloseConversation(number))
                 return
             conversation = accepting.open_conversation(now, session, number, target)
         if conversation is not None and datagrams:
-            accepting.table.tell(session, messages.Opened(number))
+            accepting.table.answer(now, session, messages.Opened(number))
             accepting.conversations.deliver(conversation, datagrams, len(datagrams[0]))
 
     # -- the rest

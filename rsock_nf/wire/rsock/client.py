@@ -175,7 +175,7 @@ class RsockClientWire:
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """See ``ClientWire``.  The server sends on a conversation that is not ours, or not any more: tell it."""
         dialling.context.counters["data for no conversation"] += len(frames.datagrams)
-        dialling.table.tell(session, messages.CloseConversation(frames.conversation))
+        dialling.table.answer(now, session, messages.CloseConversation(frames.conversation))
 
 
 def _is_up(flow: Established) -> bool:

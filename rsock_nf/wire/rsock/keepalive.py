@@ -133,6 +133,8 @@ class KeepAlives:
         """See ``Probing``."""
         flows = flow.session.flows
         match message:
+            case KeepAliveRequest() if not flow.session.probe_answers.take(now):
+                self._context.counters["probes above a session's rate"] += 1
             case KeepAliveRequest(flow_id=flow_id):
                 asked = flows.get(flow_id)
                 if asked is not None:
