@@ -69,7 +69,9 @@ def opened(count: int, cipher: Cipher) -> tuple[Many, list[Hashable]]:
     )
     many.up(0)
     peers: list[Hashable] = [f"app {at}" for at in range(count)]
-    for peer in peers:
+    for at, peer in enumerate(peers):
+        if at % 1000 == 0:
+            many.run(1.0, *many.clients)
         for _ in range(2):
             many.say(0, peer, [b"first"])
     return many, peers

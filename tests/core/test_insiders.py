@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from rsock_nf.core import messages
-from rsock_nf.core.flows.allowance import ANSWERS, PROBE_ANSWERS, Allowance
+from rsock_nf.core.events import ConversationOpened
+from rsock_nf.core.flows.allowance import ANSWERS, MOST_OPENINGS, PROBE_ANSWERS, Allowance
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.outbox import Transmit
 from rsock_nf.core.parameters import Cipher
@@ -74,6 +75,7 @@ class Insider:
         client = self.many.clients[0]
         (self.flow,) = client.flows.established()
         self.pump = client.pump
+        self.opened = 0
         self.sent = self.answers = self.bytes_in = self.bytes_out = 0
 
     def say(self, frame: Frame) -> None:
@@ -90,6 +92,7 @@ class Insider:
             if isinstance(output, Transmit):
                 self.answers += len(output.bursts)
                 self.bytes_out += sum(one.payload_size + 40 for one in output.bursts)
+            self.opened += isinstance(output, ConversationOpened)
 
 
 FRAMES = [unknown, opening, no_target, fragment, probe, closing, flow_down, refused]
@@ -104,6 +107,7 @@ def test_a_flood_of_small_frames_gets_few_answers_and_harms_nobody(cipher: Ciphe
     acknowledgements = 200
     assert insider.answers <= max(ANSWERS, PROBE_ANSWERS) + acknowledgements
     assert insider.bytes_out <= 1.1 * insider.bytes_in
+    assert insider.opened <= MOST_OPENINGS
     server = insider.many.server
     assert len(server.conversations) <= MOST_CONVERSATIONS
     (session, _) = server.sessions
@@ -117,6 +121,8 @@ def test_a_flood_of_small_frames_gets_few_answers_and_harms_nobody(cipher: Ciphe
 
 
 def test_an_allowance_fills_again() -> None:
+    large = Allowance(100, 500)
+    assert [sum(large.take(now) for _ in range(1000)) for now in (1.0, 2.0)] == [500, 100]
     allowance = Allowance(100)
     assert sum(allowance.take(5.0) for _ in range(1000)) == 100
     assert sum(allowance.take(5.5) for _ in range(1000)) == 50

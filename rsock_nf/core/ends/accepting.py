@@ -294,15 +294,19 @@ class Accepting:
     # -- conversations
 
     def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
-        """Open a client's new conversation.  None = it is refused, and the client was told, or its session has ended.
+        """Open a client's new conversation, or return None.
 
-        If there are ``max_conversations``, one that is silent makes room.
+        Then it is refused and the client was told, or its session has ended, or the session has begun too many in this
+        second, and its next datagram is to open it.  If there are ``max_conversations``, one that is silent makes room.
         """
         if self.sessions_by_id.get(session.session_id) is not session:
             self.context.counters["conversations of a session that ended"] += 1
             return None
         if not 0 <= target < len(self.parameters.targets):
             self.table.answer(now, session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
+            return None
+        if not session.openings.take(now):
+            self.context.counters["conversations above a session's rate"] += 1
             return None
         leaving = self.crowding.needed(now, session)
         if leaving is not None:

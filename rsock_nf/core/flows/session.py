@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rsock_nf.core.flows.allowance import ANSWERS, PROBE_ANSWERS, Allowance
+from rsock_nf.core.flows.allowance import ANSWERS, MOST_OPENINGS, OPENINGS, PROBE_ANSWERS, Allowance
 from rsock_nf.core.flows.health import Health
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.opening import Repeat, describe
@@ -119,6 +119,8 @@ class Session:
     it heard no answer to its confirmation, and has another session now."""
     answers: Allowance = field(default_factory=lambda: Allowance(ANSWERS))
     probe_answers: Allowance = field(default_factory=lambda: Allowance(PROBE_ANSWERS))
+    openings: Allowance = field(default_factory=lambda: Allowance(OPENINGS, MOST_OPENINGS))
+    """Server: of new conversations."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
     heard: int = 0
