@@ -193,10 +193,10 @@ def _flood(site: Field, *, share: float, role: Role) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _syn_flood(site: Field, *, share: float, rate: int) -> Iterator[None]:
-    """Strangers send SYNs, and the server has little CPU."""
+def _strangers(site: Field, *, kind: str, share: float, rate: int) -> Iterator[None]:
+    """Strangers send SYNs or garbage, and the server has little CPU."""
     (link,) = json.loads(site.lab.server.run(["ip", "-j", "link", "show", DEVICE]).stdout)
-    argv = [sys.executable, "-m", "tests.faults.syn_flood", OUTSIDE, link["address"], site.lab.server_ip[4], "10001"]
+    argv = [sys.executable, "-m", "tests.faults.flood", kind, OUTSIDE, link["address"], site.lab.server_ip[4], "10001"]
     with site.starved(share, "server"):
         flood = site.lab.router.popen([*argv, str(rate)])
         try:
@@ -327,8 +327,10 @@ SCENARIOS = (
     Scenario("flood_server", "the same, and the server has 20 % of a core",
              partial(_flood, share=0.2, role="server"), 8, 8, direct=True),
     Scenario("syn_flood", "18,000 SYNs/s of strangers at the server, which has 20 % of a core",
-             partial(_syn_flood, share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True,
+             partial(_strangers, kind="syn", share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True,
              bounds=Bounds(lost=100, flows=1)),
+    Scenario("garbage_flood", "the same with garbage as long as a hello",
+             partial(_strangers, kind="garbage", share=0.2, rate=18_000), 15, 10, variants=TCP_ONLY, direct=True),
     # -- firewalls
     _moment("nft_flush_client", "client: nft flush ruleset, 20 times", _flush_rules("client"), times=20, variants=TCP_ONLY,
              bounds=Bounds(lost=0)),

@@ -1,6 +1,6 @@
-"""SYNs of strangers, from a router that stands next to the server: a process of its own.
+"""SYNs or garbage of strangers, from a router that stands next to the server: a process of its own.
 
-    python -m tests.faults.syn_flood DEVICE SERVER_MAC SERVER_ADDRESS PORT RATE
+    python -m tests.faults.flood syn|garbage DEVICE SERVER_MAC SERVER_ADDRESS PORT RATE
 
 Each comes from another address of 198.18.0.0/15 (RFC 2544).  They leave by a packet socket, so that the router's own
 connection tracking does not see them.
@@ -13,7 +13,8 @@ import sys
 import time
 from ipaddress import ip_address
 
-from tests.core.conntrack import SYN
+from rsock_nf.core.types import TransportAddress
+from tests.core.conntrack import ACK, PSH, SYN
 from tests.core.wire import make_tcp
 
 _SOURCES = 8192
@@ -21,16 +22,17 @@ _TURN = 0.005
 """Seconds between two bursts."""
 
 
-def main(device: str, mac: str, server: str, port: int, rate: int) -> None:
-    """Send for ever.  ``rate``: SYNs a second."""
+def main(kind: str, device: str, mac: str, server: TransportAddress, rate: int) -> None:
+    """Send for ever.  ``rate``: packets a second.  Garbage has the length of a hello."""
+    flags, payload = (SYN, b"") if kind == "syn" else (ACK | PSH, bytes(93))
     rng, sock = random.Random(1), socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sock.bind((device, 0))
     destination, own = bytes.fromhex(mac.replace(":", "")), sock.getsockname()[4]
     frames = []
     for _ in range(_SOURCES):
         source = (0xC6120000 + rng.randrange(1 << 17)).to_bytes(4, "big"), rng.randrange(1024, 65536)
-        syn = make_tcp(source, (ip_address(server).packed, port), rng.getrandbits(32), 0, SYN)
-        frames.append(destination + own + b"\x08\x00" + syn)
+        packet = make_tcp(source, (server.address.packed, server.port), rng.getrandbits(32), 1, flags, payload)
+        frames.append(destination + own + b"\x08\x00" + packet)
     sent, began = 0, time.monotonic()
     while True:
         due = int((time.monotonic() - began) * rate)
@@ -41,5 +43,5 @@ def main(device: str, mac: str, server: str, port: int, rate: int) -> None:
 
 
 if __name__ == "__main__":
-    _, device, mac, server, port, rate = sys.argv
-    main(device, mac, server, int(port), int(rate))
+    _, kind, device, mac, address, port, rate = sys.argv
+    main(kind, device, mac, TransportAddress(ip_address(address), int(port)), int(rate))
