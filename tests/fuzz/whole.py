@@ -32,7 +32,7 @@ from tests.wire.rsock.pair import RsockPair
 STEP = 4
 MOST_STEPS = 40
 SERVER = SERVER_ADDRESS[4].packed
-MAX_SESSIONS, MAX_CONVERSATIONS = 3, 6
+MAX_SESSIONS, MAX_CONVERSATIONS = 2, 3
 _ENDS = tuple(Toward)
 _SIZES = (24, 25, 400, 1400, 1460, 3000)
 _WAITS = (0.0, 0.001, 0.02, 0.3, 2.0, 15.0, 70.0, 700.0)
@@ -196,8 +196,11 @@ class Tunnel:
                 node.receive_mtu(pair.now, (576, 1280, 1400, 1500, 9000)[step.c % 5], (0, 64_000)[step.c // 5 % 2])
             case 6 if pair.sockets and not self.rsock:
                 pair.server.role.socket_refused(pair.now, min(pair.sockets, key=repr), "none")
-            case 7 if step.b > 200:
+            case 7 if step.b > 240:
                 pair.server.role.stop(pair.now)
+            case 7:
+                pair.replace_client()
+                pair.client.role.start(pair.now)
         pair.flush()
 
     def _distrust(self) -> None:
@@ -269,7 +272,9 @@ def seeds() -> list[bytes]:
     made = []
     for a in (0, 1, 2, 4):
         for b in (0, 1, 2, 9):
-            steps = b"".join(bytes((verb,)) + rng.randbytes(3) for verb in (0, 2, *range(len(VERBS)), 0, 5, 2, 3, 4, 2))
+            steps = b"".join(
+                bytes((verb,)) + rng.randbytes(3) for verb in (0, 2, *range(len(VERBS)), 0, 5, 0, 0, 2, 8, 2, 0, 8, 2)
+            )
             made.append(bytes((a, b)) + rng.randbytes(2) + steps)
     return made
 
