@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsock_nf.core import messages
 from rsock_nf.core.events import FlowClosed, SessionDown, SessionUp
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
@@ -533,3 +534,29 @@ def test_flows_of_both_kinds_with_the_same_ports_are_two() -> None:
         pair.client.receive_carried(pair.now, [Carried(twin, memoryview(b"x" * 50), 0)])
         assert pair.client.counters["segments of no flow"] == 1
         assert tcp.state is State.ESTABLISHED
+
+
+@pytest.mark.parametrize("duplicate", [0.0, 0.5])
+def test_close_frames_that_cross_are_not_answered_for_ever(duplicate: float) -> None:
+    """Each end takes the other's close frame for the first one, and its answers for more of them.
+
+    Before, the two answered each other until the flow was forgotten; with duplicates on the way, in ever greater numbers.
+    """
+    with Pair(kinds=Kinds.UDP, client={"flows": 1}, conditions=Conditions(duplicate=duplicate)) as pair:
+        pair.up()
+        pair.run(0.5)
+        closes = Counter[Toward]()
+
+        def count(toward: Toward, packet: bytes) -> bool:
+            closes[toward] += endpoints(packet)[0][1] in old or endpoints(packet)[1][1] in old
+            return False
+
+        old = {pair.flows(pair.client)[0].key.local_port}
+        for node in (pair.client, pair.server):
+            (flow,) = pair.flows(node)
+            node._context.outbox.send([node.pump.send_control(flow.pump, messages.CloseFlow())])
+        pair.wire.drop.append(count)
+        pair.run(2.0)
+        # Its own frame, the answer to the other's first one, and three more.
+        assert 2 <= closes[Toward.SERVER] <= 5
+        assert 2 <= closes[Toward.CLIENT] <= 5

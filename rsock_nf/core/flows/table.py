@@ -235,7 +235,10 @@ class FlowTable:
             self.step(now, flow, Input.FIN)
         elif flow.state is not State.LINGERING:
             self.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
-        elif flow.repeat is None:  # our answer was lost.  If we closed first, there is nothing to answer
+        elif flow.repeat is None and flow.closes_answered < CLOSE_TRIES:
+            # Our answer was lost.  If we closed first, there is nothing to answer.  And if each end takes the other's
+            # frame for the first one, each answer would be answered again, for ever: so there is a limit.
+            flow.closes_answered += 1
             self._context.outbox.send([self._close_frame(flow)])
 
     def perform_closing(self, now: float, flow: Established, action: Action) -> None:
