@@ -50,7 +50,7 @@ class Outcome:
     """The smallest payload that a flow of the server carries, before and after, in bytes."""
     resets: int
     """RSTs that left client or server."""
-    same_processes: bool
+    same_server: bool
     unexpected: list[str] = field(default_factory=list)
 
     def faults(self, attack: Attack) -> list[str]:
@@ -73,8 +73,8 @@ class Outcome:
             wrong.append(f"segments shrank from {self.segments[0]} to {self.segments[1]} bytes")
         if self.resets:
             wrong.append(f"{self.resets} RSTs left our hosts")
-        if not self.same_processes:
-            wrong.append("a process has ended")
+        if not self.same_server:
+            wrong.append("the server's process has ended")
         return wrong
 
 
@@ -115,7 +115,7 @@ def measure(attack: Attack, variant: Variant, *, after: float | None = None) -> 
             resident=grown,
             segments=(segment, _segment(site)),
             resets=counters["rst_inside"] + counters["rst_outside"],
-            same_processes=pids == _pids(site),
+            same_server=pids == _pids(site),
         )
 
 
@@ -127,7 +127,7 @@ def _lost(way: Direction, began: float, end: float) -> tuple[int, int]:
 
 
 def _pids(site: Ground) -> list[int]:
-    return site.site.tunnel.pids("client") + site.site.tunnel.pids("server")
+    return site.site.tunnel.pids("server")
 
 
 def _cpu(site: Ground) -> float:

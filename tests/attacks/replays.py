@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from functools import partial
 
@@ -79,27 +78,6 @@ def _openings(site: Ground, done: Done) -> None:
     for packet in recorded:
         site.to_server.send(done, packet.octets())
         site.to_server.send(done, replace(packet, source=("198.51.100.66", packet.source[1])).octets())
-
-
-def _hellos(site: Ground, done: Done, *, slow: bool = False) -> None:
-    """The hellos of a client whose server was away, 2,000 times a second, from random addresses, while it dials."""
-    tunnel = site.site.tunnel
-    tunnel.end("server")
-    site.to_server.frames()
-    tunnel.end("client")
-    tunnel.up("client", "--no-wait")
-    hellos = [packet for packet in site.to_server.heard(8.0, toward=site.server) if packet.payload]
-    tunnel.up("server")
-    chance = random.Random(11)
-    recorded = [
-        replace(hello, source=(f"198.18.{chance.randrange(256)}.{chance.randrange(256)}", 5000)).octets()
-        for hello in hellos for _ in range(200)
-    ]  # fmt: skip
-    chance.shuffle(recorded)
-    done.saw.append(f"{len(hellos)} hellos recorded")
-    with site.to_server.firing(done, recorded, 2000, 8):
-        took = site.reconnect()
-    done.saw.append("no new flows in 20 s" if took is None else f"all flows new after {took:.1f} s")
 
 
 _WINDOW = "the replay window of the flow refuses it, and then nothing moves"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from tests.attacks.attack import Attack
 from tests.attacks.floods import FLOODS
 from tests.attacks.forged import FORGED
+from tests.attacks.insiders import INSIDERS
 from tests.attacks.measure import Outcome, attempt
 from tests.attacks.neighbours import NEIGHBOURS
 from tests.attacks.replays import REPLAYS
 from tests.faults.field import Variant
 
-ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *FORGED)
+ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *FORGED, *INSIDERS)
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 HEADING = (
     "| attack | who | tunnel | volume | lost | flows lost | CPU, % | MB | seen | why |\n"
