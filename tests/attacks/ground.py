@@ -192,10 +192,15 @@ class Ground:
         return {(flow["type"], flow["local"], flow["remote"]) for flow in self.described(role)}
 
     def described(self, role: Role) -> list[dict[str, Any]]:
-        """The same, as ``status`` tells them."""
+        """The same, as ``status`` tells them.  At the server only those of the honest client's session."""
         with contextlib.suppress(OSError, RuntimeError, ValueError):
             sessions = self.site.tunnel.status(role).get("sessions", [])
-            return [flow for session in sessions for flow in session["flows"] if flow["state"] == "established"]
+            own = {session["id"] for session in self.site.tunnel.status("client").get("sessions", [])}
+            return [
+                flow
+                for session in sessions if session["id"] in own
+                for flow in session["flows"] if flow["state"] == "established"
+            ]  # fmt: skip
         return []
 
 

@@ -289,15 +289,20 @@ class Accepting:
     # -- conversations
 
     def open_conversation(self, now: float, session: Session, number: int, target: int) -> PumpConversation | None:
-        """Open a client's new conversation.  None = it is refused, and the client was told, or its session has ended.
+        """Open a client's new conversation.  None = it is not served: the client was told, or its session has ended or
+        opens too many.
 
-        If there are ``max_conversations``, one that is silent makes room.
+        If there are ``max_conversations``, one that is silent makes room.  One session gets no more than ``ROOM`` of
+        those in a second.  What is above it is dropped, as on a path that is too narrow.
         """
         if self.sessions_by_id.get(session.session_id) is not session:
             self.context.counters["conversations of a session that ended"] += 1
             return None
         if not 0 <= target < len(self.parameters.targets):
             self.table.tell(session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
+            return None
+        if self.crowding.full and not session.room.take(now):
+            self.context.counters["conversations above the limit of a session"] += 1
             return None
         leaving = self.crowding.needed(now, session)
         if leaving is not None:

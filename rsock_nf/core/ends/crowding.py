@@ -56,12 +56,17 @@ class Crowding:
         self._targets: OrderedDict[tuple[int, int], int] = OrderedDict()
         """(session id, number) of a conversation that made room → the index of its target."""
 
+    @property
+    def full(self) -> bool:
+        """No conversation begins before another one ends."""
+        return len(self._conversations) >= self._limit
+
     def needed(self, now: float, session: Session) -> PumpConversation | None:
         """The conversation that is to end before another one of ``session`` begins.  None = there is room.
 
         It belongs to a session with the most conversations.
         """
-        if len(self._conversations) < self._limit:
+        if not self.full:
             return None
         leaving = self._conversations.to_go(now, session.group)
         owner = leaving.group.owner

@@ -110,10 +110,14 @@ class Probes:
     # -- answers
 
     def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
-        """See ``Probing``.  A probe is answered; an answer may be about another flow of the session."""
+        """See ``Probing``.  A probe is answered, unless the session asks too often.  An answer may be about
+        another flow of the session."""
         match message:
             case messages.Probe(number=number):
-                self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
+                if flow.session.answers.take(now):
+                    self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
+                else:
+                    self._context.counters["probes above the limit of a session"] += 1
             case messages.ProbeAnswer(number=number, flow_id=flow_id, received=arrived):
                 about = flow.session.flows.get(flow_id)
                 if about is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rsock_nf.core.flows.allowance import Allowance
 from rsock_nf.core.flows.health import Health
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.opening import Repeat, describe
@@ -22,6 +23,12 @@ from rsock_nf.core.pump.fragments import Reassembly
 from rsock_nf.core.pump.replay import ReplayWindow
 from rsock_nf.core.pump.state import FlowGroup, PumpFlow
 from rsock_nf.core.types import FlowKey
+
+ANSWERS = 1000.0
+"""Probes of one session that are answered in a second, and at once.  An honest peer asks on each of its flows about
+once a second, and some times more while one is in doubt."""
+ROOM = 1000.0
+"""Conversations of one session that a full server opens in a second; twice as many at once.  For each, another ends."""
 
 
 class Established:
@@ -130,6 +137,10 @@ class Session:
     """When a sweep last found that datagrams had moved."""
     check_at: float = 0.0
     """From then on, a probe is padded to check that the size of a flow's segments still passes."""
+    answers: Allowance = field(default_factory=lambda: Allowance(ANSWERS, ANSWERS))
+    """For answers to probes."""
+    room: Allowance = field(default_factory=lambda: Allowance(ROOM, 2 * ROOM))
+    """Server: for conversations for which another one ends."""
 
     def usable_payload(self) -> int:
         """The largest payload of one segment that passes on every usable flow.  0 = no flow is usable."""

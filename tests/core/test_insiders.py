@@ -1,0 +1,70 @@
+"""What a client with the secret may ask of a server: so much a second, and nothing of other clients."""
+
+from __future__ import annotations
+
+from rsock_nf.core import messages
+from rsock_nf.core.events import ConversationOpened
+from rsock_nf.core.flows.allowance import Allowance
+from rsock_nf.core.flows.session import ANSWERS, ROOM
+from tests.core.pair import Pair
+from tests.core.wire import Toward
+
+ABOVE = "conversations above the limit of a session"
+
+
+def test_an_allowance_is_used_up_and_comes_back() -> None:
+    allowance = Allowance(rate=10.0, burst=3.0)
+    assert [allowance.take(100.0) for _ in range(4)] == [True, True, True, False]
+    assert not allowance.take(100.05)
+    assert allowance.take(100.15)
+    assert not allowance.take(100.15)
+    assert [allowance.take(200.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_so_many_probes_are_answered_and_the_flows_stay() -> None:
+    with Pair() as pair:
+        pair.up()
+        before = {flow.flow_id for flow in pair.flows(pair.server)}
+        (session,) = pair.client.sessions
+        before_them = sum(flow.pump.received_frames for flow in pair.flows(pair.client))
+        for _ in range(3):
+            for number in range(3000):
+                pair.client.flows.tell(session, messages.Probe(1_000_000 + number))
+            pair.run(1.0)
+        received = sum(flow.pump.received_frames for flow in pair.flows(pair.client))
+        assert received - before_them < 4 * ANSWERS + 500
+        assert pair.server.counters["probes above the limit of a session"] > 9000 - 4 * ANSWERS - 500
+        pair.run(10.0)
+        assert {flow.flow_id for flow in pair.flows(pair.server)} == before
+        pair.say("app", b"still here")
+        pair.run(1.0)
+        assert pair.heard() == [b"still here"]
+
+
+def test_a_full_server_opens_so_many_conversations_of_one_session() -> None:
+    with Pair(server={"max_conversations": 100}) as pair:
+        pair.up()
+        for peer in range(5000):
+            pair.say(peer, b"greedy %d" % peer)
+        pair.run(0.1)
+        opened = pair.count(ConversationOpened, Toward.SERVER)
+        assert opened <= 100 + ROOM * 2.2
+        assert pair.server.counters[ABOVE] == 5000 - opened
+        pair.replace_client()
+        pair.up()
+        pair.say("modest", b"another client")
+        pair.run(0.5)
+        assert b"another client" in pair.heard()
+        assert pair.server.counters[ABOVE] == 5000 - opened
+
+
+def test_what_was_dropped_is_opened_by_a_later_datagram() -> None:
+    with Pair(server={"max_conversations": 100}) as pair:
+        pair.up()
+        for peer in range(4000):
+            pair.say(peer, b"greedy %d" % peer)
+        pair.run(2.0)
+        assert b"greedy 3999" not in pair.heard()
+        pair.say(3999, b"once more")
+        pair.run(1.0)
+        assert pair.heard()[-1] == b"once more"
