@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from tests.attacks import amplification, elsewhere
 from tests.attacks.attack import Attack
 from tests.attacks.table import ATTACKS, BY_NAME, HEADING, judged, run
 from tests.faults.__main__ import replace
@@ -51,7 +52,11 @@ def main() -> int:
     variants = [variant for variant in VARIANTS if arguments.variant in (None, variant.name)]
     rows, wrong = table([BY_NAME[name] for name in arguments.names] or ATTACKS, variants, arguments.jobs)
     if not arguments.names and not arguments.variant:
-        DOCUMENT.write_text(replace(DOCUMENT.read_text(), "attacks", rows))
+        answers, larger = amplification.rows(amplification.amplification())
+        wrong += larger
+        text = replace(DOCUMENT.read_text(), "attacks", rows)
+        text = replace(text, "amplification", answers)
+        DOCUMENT.write_text(replace(text, "elsewhere", elsewhere.rows()))
     print("\n".join(wrong) or "all as it should be")  # noqa: T201
     return bool(wrong)
 

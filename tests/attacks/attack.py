@@ -48,3 +48,5 @@ class Attack:
     """On a path with the middlebox of ``tests.faults``."""
     why: str = ""
     """Why it has the effect that it has: what stops it, or why nothing does."""
+    plain: str = ""
+    """The same where nothing is sealed, if it is different."""

@@ -19,7 +19,9 @@ _SYN_OPTIONS = bytes.fromhex("020405b40402080a000000010000000001030307")
 
 def _anyone(chance: random.Random) -> Address:
     """An address of the open network that is nobody's here."""
-    return f"{chance.randrange(11, 100)}.{chance.randrange(256)}.{chance.randrange(256)}.1", chance.randrange(1024, 65536)
+    return f"{chance.randrange(11, 100)}.{chance.randrange(256)}.{chance.randrange(256)}.1", chance.randrange(
+        1024, 65536
+    )
 
 
 def _syns(site: Ground, done: Done, *, rate: float) -> None:

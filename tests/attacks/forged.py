@@ -12,7 +12,7 @@ from functools import partial
 from rsock_nf.lab.lab import ROUTER_OUTSIDE_IP, SERVER_IP
 from tests.attacks.attack import SEALED, SEALED_UDP, TCP, Attack, Who
 from tests.attacks.ground import NAT, PORTS, Done, Ground
-from tests.attacks.packets import ACK, FIN, MODULUS, PSH, RST, SYN, URG, Packet, ipv4, too_big
+from tests.attacks.packets import ACK, FIN, PSH, RST, SYN, URG, Packet, ipv4, too_big
 from tests.faults.frames import ICMP, checksum
 from tests.faults.frames import TCP as TCP_PROTOCOL
 
@@ -153,10 +153,10 @@ FORGED = (
            partial(_toward_server, forge=_fragments, times=3), why="fragments are not read"),
     Attack("ipv6_headers", "TCP behind IPv6 extension headers and in fragments: SYN, RST, garbage", Who.OFF_PATH,
            _extension_headers, why="not read; the rules keep the kernel's RST in"),
-    Attack("icmp_blind", "1,280 forged \"too big\" for each flow, MTU 600", Who.OFF_PATH,
+    Attack("icmp_blind", '1,280 forged "too big" for each flow, MTU 600', Who.OFF_PATH,
            partial(_icmp_blind, count=1280, mtu=600), (SEALED,), why="only what is in flight counts, and only starts a probe"),
-    Attack("icmp_seen", "200 forged \"too big\" about packets that he saw", Who.ON_PATH, _icmp_seen, (SEALED, SEALED_UDP),
+    Attack("icmp_seen", '200 forged "too big" about packets that he saw', Who.ON_PATH, _icmp_seen, (SEALED, SEALED_UDP),
            why="a probe of the old size shows that it is false"),
-    Attack("icmp_unreachable", "forged \"unreachable\", all kinds, about packets that he saw", Who.ON_PATH,
+    Attack("icmp_unreachable", 'forged "unreachable", all kinds, about packets that he saw', Who.ON_PATH,
            _icmp_unreachable, (SEALED, SEALED_UDP), why="ignored on established flows"),
 )  # fmt: skip

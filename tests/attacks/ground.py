@@ -47,6 +47,8 @@ class Done:
     """Of IP."""
     seconds: float = 0.0
     saw: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What should not have been."""
 
     def add(self, packets: Iterable[bytes]) -> None:
         """These were sent."""
@@ -95,13 +97,15 @@ class Wire:
             except BlockingIOError:
                 return found
 
-    def heard(self, seconds: float = 0.0, *, toward: str = "") -> list[Packet]:
-        """The packets that pass within ``seconds``; ``toward``: only those to this IP address.
+    def heard(self, seconds: float = 0.0, *, toward: str = "", keep: bool = False) -> list[Packet]:
+        """The packets that pass within ``seconds``; ``toward``: only those to this IP address.  ``keep``: what passed
+        before counts, too.
 
         Bursts that the sender's kernel has not cut are left out: they never are on a real wire.
         """
         if seconds:
-            self.frames()
+            if not keep:
+                self.frames()
             _pass(seconds)
         read = (Packet.read(frame) for frame in self.frames() if len(frame) <= _LARGEST)
         return [packet for packet in read if packet and toward in ("", packet.destination[0])]
@@ -173,6 +177,14 @@ class Ground:
         wait_until(answered, "the SYN-ACK")
         answer = next(packet for packet in found if packet.flags & 18 == 18)
         return Packet(source, (self.server, port), seq=8, ack=answer.next_seq)
+
+    def renew(self, done: Done) -> None:
+        """``rsock-nf reconnect`` during the attack; every flow has to be a new one soon."""
+        took = self.reconnect()
+        if took is None:
+            done.wrong.append("the client gets no new flows")
+        else:
+            done.saw.append(f"all flows new after {took:.1f} s")
 
     def reconnect(self, seconds: float = 20.0) -> float | None:
         """``rsock-nf reconnect``; how long until every flow is a new one, or None if it took longer."""

@@ -91,14 +91,16 @@ def opened(site: Ground, done: Done, number: int) -> Insider:
     return made
 
 
-def _newcomers(site: Ground, done: Done, times: int = 5) -> None:
+def _newcomers(site: Ground, done: Done, when: str, times: int = 5) -> None:
     """New conversations of the honest client, each with 20 datagrams, there and back."""
     sent = lost = 0
     for _ in range(times):
         with Application(site.site.lab, ELSEWHERE) as application:
             found = application.exchange(20)
             sent, lost = sent + found.sent, lost + found.lost
-    done.saw.append(f"new conversations of the honest client: {lost} of {sent} lost")
+    done.saw.append(f"new conversations of the honest client {when} it: {lost} of {sent} lost")
+    if lost and when == "after":
+        done.wrong.append(f"{lost} of {sent} lost in new conversations of the honest client after it")
 
 
 def _floods(site: Ground, done: Done, *, frames: Frames, count: int = int(RATE * SECONDS)) -> None:
@@ -109,8 +111,8 @@ def _floods(site: Ground, done: Done, *, frames: Frames, count: int = int(RATE *
             packets = [insider.packet(frames(insider.sending, at)) for at in range(count)]
             with site.to_server.firing(done, packets, RATE, count / RATE):
                 if number == 1:
-                    _newcomers(site, done)
-        _newcomers(site, done)
+                    _newcomers(site, done, "during")
+        _newcomers(site, done, "after")
     held = [session["conversations"] for session in site.site.tunnel.status("server")["sessions"]]
     done.saw.append(f"conversations of each session after it: {', '.join(map(str, sorted(held, reverse=True)))}")
 

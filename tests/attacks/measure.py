@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.lab.netns import CommandFailed
@@ -51,7 +51,6 @@ class Outcome:
     resets: int
     """RSTs that left client or server."""
     same_server: bool
-    unexpected: list[str] = field(default_factory=list)
 
     def faults(self, attack: Attack) -> list[str]:
         """What is not as it should be, on an idle machine."""
@@ -62,7 +61,7 @@ class Outcome:
 
     def offences(self, attack: Attack) -> list[str]:
         """What must never be, however busy the machine."""
-        wrong = list(self.unexpected)
+        wrong = list(self.done.wrong)
         if self.misdelivered:
             wrong.append(f"{self.misdelivered} datagrams for another conversation")
         if (self.variant.cipher == AES or not attack.twice) and self.corrupted + self.doubled:

@@ -8,10 +8,11 @@ from tests.attacks.forged import FORGED
 from tests.attacks.insiders import INSIDERS
 from tests.attacks.measure import Outcome, attempt
 from tests.attacks.neighbours import NEIGHBOURS
+from tests.attacks.racing import RACING
 from tests.attacks.replays import REPLAYS
 from tests.faults.field import Variant
 
-ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *FORGED, *INSIDERS)
+ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *RACING, *FORGED, *INSIDERS)
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 HEADING = (
     "| attack | who | tunnel | volume | lost | flows lost | CPU, % | MB | seen | why |\n"
@@ -37,7 +38,7 @@ def row(attack: Attack, outcome: Outcome) -> str:
         f"{done.packets:,} in {outcome.seconds:.0f} s, {megabits:.1f} Mbit/s",
         f"{outcome.lost:,} of {outcome.sent:,}", "renewed" if attack.renews else str(outcome.flows_lost),
         " → ".join(f"{100 * share:.0f}" for share in outcome.cpu), f"{outcome.resident:+.1f}", "; ".join(seen),
-        attack.why,
+        (outcome.variant.cipher == "none" and attack.plain) or attack.why,
     )  # fmt: skip
 
 

@@ -1,0 +1,61 @@
+"""The short form of ``make attacks``: nothing forged or twice where it is sealed, and the honest client still works.
+
+What an attack costs is in docs/security-tests.md: a busy machine tells nothing of it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.attacks import elsewhere
+from tests.attacks.amplification import Answered, amplification, rows
+from tests.attacks.attack import SEALED, SEALED_UDP, TCP
+from tests.attacks.measure import measure
+from tests.attacks.table import ATTACKS, BY_NAME
+from tests.attacks.volley import restored, stored
+from tests.faults.field import Variant
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    ("syn_5k", SEALED), ("garbage_udp", SEALED_UDP), ("same_nat_tcp", SEALED), ("neighbour_in_flows", SEALED),
+    ("replay", TCP), ("replay_ahead", SEALED), ("replay_other_flow", SEALED_UDP), ("replay_openings", SEALED_UDP),
+    ("racer", SEALED_UDP), ("rst_right", SEALED), ("odd_tcp", SEALED), ("fragments", SEALED), ("icmp_seen", SEALED),
+    ("hellos", SEALED_UDP), ("insider_conversations", SEALED_UDP),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "variant"), SHORT, ids=[f"{name}-{kind.name}" for name, kind in SHORT])
+def test_an_attack_forges_nothing_and_the_client_still_works(name: str, variant: Variant) -> None:
+    outcome = measure(BY_NAME[name], variant, after=8.0)
+    assert outcome.offences(BY_NAME[name]) == []
+    assert outcome.done.packets
+    assert outcome.sent > 500
+
+
+def test_no_answer_to_a_stranger_is_larger_than_what_came() -> None:
+    lines, wrong = rows(amplification())
+    assert wrong == []
+    assert sum(not line.endswith("| 0 |") for line in lines) > 10, "some are answered"
+
+
+def test_a_larger_answer_is_found() -> None:
+    assert rows([Answered("SYN", 40, 44)])[1] == ["amplification: SYN: 40 in, 44 out"]
+
+
+def test_every_attack_has_a_name_of_its_own_and_says_why_it_ends_so() -> None:
+    assert len(BY_NAME) == len(ATTACKS) >= 40
+    assert all(attack.why for attack in ATTACKS)
+
+
+@pytest.mark.parametrize("one", elsewhere.ELSEWHERE, ids=lambda one: one.what)
+def test_what_is_said_to_be_tested_elsewhere_is(one: elsewhere.Elsewhere) -> None:
+    text = (ROOT / one.file).read_text()
+    assert [name for name in one.tests if not re.search(rf"^ *def {name}\(", text, re.MULTILINE)] == []
+
+
+def test_frames_come_out_of_their_file_as_they_were() -> None:
+    frames = [b"", b"a", bytes(1514)]
+    assert restored(stored(frames)) == frames
