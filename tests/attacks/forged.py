@@ -59,7 +59,7 @@ def _acks(due: Packet, chance: random.Random) -> list[bytes]:
 def _odd(due: Packet, chance: random.Random) -> list[bytes]:
     """Urgent data, all flags, none, broken options, offsets below 5 and past the end, bad checksums, IP lengths."""
     garbage = replace(due, payload=chance.randbytes(40))
-    made = [replace(garbage, flags=flags).octets() for flags in (URG | ACK, 0, 0x29, 0xC0 | ACK, SYN | FIN, SYN | RST)]
+    made = [replace(garbage, flags=flags).octets() for flags in (URG | ACK, 0, 0x29, 0xC0 | ACK, SYN, SYN | FIN)]
     made += [replace(garbage, options=options).octets() for options in (b"\2\0\0\0", b"\5\x22\1\1", b"\x1e\xff\0\0")]
     whole = garbage.octets()
     made += [whole[:32] + bytes([offset << 4]) + whole[33:] for offset in (0, 1, 4, 15)]
@@ -147,7 +147,7 @@ FORGED = (
            partial(_toward_server, forge=_zero_windows, times=3), why="the next ACK repairs it"),
     Attack("acks", "ACKs with random acknowledged numbers, 20 for each flow, 3 times", Who.OFF_PATH,
            partial(_toward_server, forge=_acks, times=3), why="out of what is in flight: ignored"),
-    Attack("odd_tcp", "urgent, no and all flags, bad options, offsets, checksums, lengths", Who.OFF_PATH,
+    Attack("odd_tcp", "at the right number: urgent, no and odd flags, bad options, offsets, checksums, lengths", Who.ON_PATH,
            partial(_toward_server, forge=_odd, times=3), (TCP, SEALED), why="malformed: dropped"),
     Attack("fragments", "overlapping and tiny IP fragments with other ports and an RST", Who.OFF_PATH,
            partial(_toward_server, forge=_fragments, times=3), why="fragments are not read"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import random
 import struct
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -18,7 +18,6 @@ from tests.attacks.attack import SEALED_UDP, Attack, Who
 from tests.attacks.ground import PORTS, Done, Ground
 from tests.attacks.packets import UDP, Packet
 from tests.faults.field import AES, ELSEWHERE
-from tests.faults.spoilt import Spoilt
 from tests.netns.judges import wait_until
 from tests.wire.native import independent_peer as peer
 
@@ -27,6 +26,8 @@ SECONDS = 2.0
 """For which one flow is used.  Nobody answers the server's probes on it."""
 RATE = 5000.0
 FLOWS = 3
+IDLE = 0.1
+"""Seconds in which an idle server answers."""
 Frames = Callable[[peer.Direction, int], bytes]
 """Direction, number → the frame."""
 
@@ -112,9 +113,17 @@ def _floods(site: Ground, done: Done, *, frames: Frames, count: int = int(RATE *
             with site.to_server.firing(done, packets, RATE, count / RATE):
                 if number == 1:
                     _newcomers(site, done, "during")
+        wait_until(lambda: _is_idle(site), "the server to have nothing left to read", 20)
         _newcomers(site, done, "after")
     held = [session["conversations"] for session in site.site.tunnel.status("server")["sessions"]]
     done.saw.append(f"conversations of each session after it: {', '.join(map(str, sorted(held, reverse=True)))}")
+
+
+def _is_idle(site: Ground) -> bool:
+    """The server answers at once."""
+    began = time.monotonic()
+    site.site.tunnel.status("server")
+    return time.monotonic() - began < IDLE
 
 
 def _opening(sending: peer.Direction, at: int) -> bytes:
@@ -156,41 +165,17 @@ def _sessions(site: Ground, done: Done, *, count: int = 300) -> None:
     done.saw.append(f"{len(sessions)} sessions at the server")
 
 
-def _hellos(site: Ground, done: Done, *, distinct: int = 1000) -> None:
-    """Hellos from random addresses, as recordings of a client whose server was away, while the client starts anew.
-
-    Its path takes 0.15 s each way.
-    """
-    key = json.loads(site.site.tunnel.config("client").read_text())["secret"]
-    secret, chance = peer.Secret(base64.b64decode(key)), random.Random(12)
-    offered = peer.offer(peer.AES_256_GCM, 1400, None)
-    hellos = (peer.hello(secret, offered, chance.randbytes(32), 0)[0] for _ in range(distinct))
-    packets = [
-        Packet(
-            (f"198.18.{chance.randrange(256)}.{chance.randrange(1, 255)}", 5000), (site.server, chance.choice(PORTS)),
-            hello, UDP,
-        ).octets() for hello in hellos
-    ]  # fmt: skip
-    with site.site.path.spoil(Spoilt.both(delay=0.15)), site.to_server.firing(done, packets, 2000, 10):
-        site.site.tunnel.end("client")
-        site.site.tunnel.up("client")
-        took = site.site.all_flows(20)
-        done.saw.append(f"the client started anew, and had all flows {took:.1f} s after `up`")
-
-
 def _all(*frames: tuple[str, str, Frames, str]) -> Iterable[Attack]:
     for name, what, each, why in frames:
-        yield Attack(name, what, Who.INSIDER, partial(_floods, frames=each), (SEALED_UDP,), why=why)
+        flows = FLOWS if each is _opening else 0
+        yield Attack(name, what, Who.INSIDER, partial(_floods, frames=each), (SEALED_UDP,), flows=flows, why=why)
 
 
 INSIDERS = (
-    Attack("hellos", "1,000 hellos of others, 2,000/s from random addresses; the client starts anew, round trip 0.3 s",
-           Who.ON_PATH, _hellos, (SEALED_UDP,), renews=True, behind=True,
-           why="after 128 in 10 s the server wants its cookie back"),
     *_all(
         ("insider_conversations", "10,000 conversations a session, 3 sessions", _opening,
-         "who has most makes room; the honest client keeps its own"),
-        ("insider_probes", "probes, 5,000/s", _probe, "answered; no state"),
+         "who has most makes room, at most 1,000/s; who shares a port with it shares the delay"),
+        ("insider_probes", "probes, 5,000/s", _probe, "1,000/s of a session are answered; no state"),
         ("insider_closes", "ends of conversations that do not exist, 5,000/s", _close, "no state"),
         ("insider_unknown", "empty data of 10,000 unknown conversations, 5,000/s", _unknown, "dropped"),
         ("insider_empty", "empty datagrams of one conversation, 5,000/s", _empty, "as any datagram"),

@@ -18,6 +18,8 @@ BEFORE = 2.0
 """Seconds of undisturbed load before the attack."""
 SETTLED = 2.0
 """Seconds at the end of a run in which everything should be as before."""
+SHORTEST = 2.0
+"""Seconds that an attack counts for at least: the clock of a process ticks 100 times a second."""
 GRACE = 0.5
 """Seconds before the end of a run whose datagrams may be still on their way."""
 RECOVERED = 0.03
@@ -88,6 +90,7 @@ def measure(attack: Attack, variant: Variant, *, after: float | None = None) -> 
         spent, resident, done = _cpu(site), _resident(site), Done()
         began = time.monotonic()
         attack.act(site, done)
+        _pass(max(began + SHORTEST - time.monotonic(), 0.0))
         ended = time.monotonic()
         busy = (_cpu(site) - spent) / (ended - began)
         grown = _resident(site) - resident

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.attacks.attack import Attack
 from tests.attacks.floods import FLOODS
 from tests.attacks.forged import FORGED
+from tests.attacks.hellos import HELLOS
 from tests.attacks.insiders import INSIDERS
 from tests.attacks.measure import Outcome, attempt
 from tests.attacks.neighbours import NEIGHBOURS
@@ -12,7 +13,7 @@ from tests.attacks.racing import RACING
 from tests.attacks.replays import REPLAYS
 from tests.faults.field import Variant
 
-ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *RACING, *FORGED, *INSIDERS)
+ATTACKS: tuple[Attack, ...] = (*FLOODS, *NEIGHBOURS, *REPLAYS, *HELLOS, *RACING, *FORGED, *INSIDERS)
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 HEADING = (
     "| attack | who | tunnel | volume | lost | flows lost | CPU, % | MB | seen | why |\n"
