@@ -19,6 +19,7 @@ from tests.attacks.volley import restored, stored
 from tests.faults.field import Variant
 
 ROOT = Path(__file__).parents[2]
+DEFINED = re.compile(r"^ *def (test_\w+)\(", re.MULTILINE)
 SHORT = [
     ("syn_5k", SEALED), ("garbage_udp", SEALED_UDP), ("same_nat_tcp", SEALED), ("neighbour_in_flows", SEALED),
     ("replay", TCP), ("replay_ahead", SEALED), ("replay_other_flow", SEALED_UDP), ("replay_openings", SEALED_UDP),
@@ -52,8 +53,18 @@ def test_every_attack_has_a_name_of_its_own_and_says_why_it_ends_so() -> None:
 
 @pytest.mark.parametrize("one", elsewhere.ELSEWHERE, ids=lambda one: one.what)
 def test_what_is_said_to_be_tested_elsewhere_is(one: elsewhere.Elsewhere) -> None:
-    text = (ROOT / one.file).read_text()
-    assert [name for name in one.tests if not re.search(rf"^ *def {name}\(", text, re.MULTILINE)] == []
+    assert set(one.tests) - set(DEFINED.findall((ROOT / one.file).read_text())) == set()
+
+
+def test_what_security_md_names_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    defined = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
+    tests = set(re.findall(r"`(test_\w+)`", text))
+    rows = {name for some in re.findall(r"\brows? ((?:`\w+`[,\s]*)+)", text) for name in re.findall(r"`(\w+)`", some)}
+    assert len(tests) > 30
+    assert len(rows) > 20
+    assert tests - defined == set()
+    assert rows - set(BY_NAME) - tests == set()
 
 
 def test_frames_come_out_of_their_file_as_they_were() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rsock_nf.core import messages
 from rsock_nf.core.events import ConversationOpened
 from rsock_nf.core.flows.allowance import Allowance
 from rsock_nf.core.flows.session import ANSWERS, ROOM
+from rsock_nf.core.parameters import Cipher
 from tests.core.pair import Pair
 from tests.core.wire import Toward
 
@@ -68,3 +71,33 @@ def test_what_was_dropped_is_opened_by_a_later_datagram() -> None:
         pair.say(3999, b"once more")
         pair.run(1.0)
         assert pair.heard()[-1] == b"once more"
+
+
+def test_who_has_the_secret_can_play_the_server_to_others() -> None:
+    """SECURITY.md says so: a secret names nobody.  The second server has nothing else in common with the first."""
+    with Pair() as pair:
+        pair.up()
+        (first,) = pair.client.sessions
+        pair.restart_server()
+        pair.run_until(lambda: first not in pair.client.sessions and bool(pair.flows(pair.client)), 30.0)
+        pair.say("app", b"private")
+        pair.run(1.0)
+        assert pair.heard() == [b"private"]
+
+
+@pytest.mark.parametrize("cipher", list(Cipher))
+def test_who_looks_on_reads_what_is_not_sealed(cipher: Cipher) -> None:
+    packets: list[bytes] = []
+
+    def watch(_: Toward, packet: bytes) -> bool:
+        packets.append(bytes(packet))
+        return False
+
+    with Pair(cipher=cipher) as pair:
+        pair.wire.drop.append(watch)
+        pair.up()
+        pair.echo = True
+        pair.say("app", *(b"content %d" % number for number in range(20)))
+        pair.run(1.0)
+        assert len(pair.at_app) == 20
+    assert any(b"content" in packet for packet in packets) is (cipher is Cipher.NONE)
