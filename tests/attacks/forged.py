@@ -29,6 +29,15 @@ def _toward_server(site: Ground, done: Done, *, forge: Forge, times: int = 1) ->
             site.to_server.send(done, *forge(due, chance))
 
 
+def _toward_client(site: Ground, done: Done, *, forge: Forge) -> None:
+    """The same for the newest packet of each flow toward the client."""
+    chance = random.Random(13)
+    passed = [packet for packet in site.to_client.heard(1.0, toward=site.client) if packet.payload]
+    for flow in {packet.source + packet.destination: packet for packet in passed}.values():
+        due = replace(flow, seq=flow.next_seq, payload=b"")
+        site.to_client.send(done, *forge(due, chance))
+
+
 def _flags(flags: int) -> Forge:
     return lambda due, _: [replace(due, flags=flags).octets()]
 
@@ -136,6 +145,12 @@ FORGED = (
            partial(_toward_server, forge=_blind(RST, 40)), (TCP, SEALED), why="only the exact number counts"),
     Attack("rst_right", "an RST with the right number for each flow", Who.ON_PATH,
            partial(_toward_server, forge=_flags(RST)), (TCP, SEALED), flows=10, after=8, why=_RIGHT),
+    Attack("rst_blind_client", "RSTs with wrong numbers toward the client", Who.OFF_PATH,
+           partial(_toward_client, forge=_blind(RST, 40)), why="only the exact number counts"),
+    Attack("rst_right_client", "an RST with the right number for each flow, toward the client", Who.ON_PATH,
+           partial(_toward_client, forge=_flags(RST)), flows=10, after=8, why=_RIGHT),
+    Attack("odd_tcp_client", "as `odd_tcp`, toward the client", Who.ON_PATH, partial(_toward_client, forge=_odd),
+           why="malformed: dropped"),
     Attack("fin_right", "a FIN with the right number for each flow", Who.ON_PATH,
            partial(_toward_server, forge=_flags(FIN | ACK)), flows=10, after=8, why=_RIGHT),
     Attack("fin_blind", "FINs with wrong numbers, half of them within the window", Who.OFF_PATH,
@@ -145,11 +160,11 @@ FORGED = (
            why="garbage is dropped with its FIN"),
     Attack("zero_window", "20 zero windows for each flow, 3 times", Who.ON_PATH,
            partial(_toward_server, forge=_zero_windows, times=3), why="the next ACK repairs it"),
-    Attack("acks", "ACKs with random acknowledged numbers, 20 for each flow, 3 times", Who.OFF_PATH,
+    Attack("acks", "ACKs with random acknowledged numbers, 20 for each flow, 3 times", Who.ON_PATH,
            partial(_toward_server, forge=_acks, times=3), why="out of what is in flight: ignored"),
     Attack("odd_tcp", "at the right number: urgent, no and odd flags, bad options, offsets, checksums, lengths", Who.ON_PATH,
            partial(_toward_server, forge=_odd, times=3), (TCP, SEALED), why="malformed: dropped"),
-    Attack("fragments", "overlapping and tiny IP fragments with other ports and an RST", Who.OFF_PATH,
+    Attack("fragments", "overlapping and tiny IP fragments with other ports and an RST", Who.ON_PATH,
            partial(_toward_server, forge=_fragments, times=3), why="fragments are not read"),
     Attack("ipv6_headers", "TCP behind IPv6 extension headers and in fragments: SYN, RST, garbage", Who.OFF_PATH,
            _extension_headers, why="not read; the rules keep the kernel's RST in"),
