@@ -28,6 +28,8 @@ SHORT = [
 ]  # fmt: skip
 
 
+@pytest.mark.root
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), SHORT, ids=[f"{name}-{kind.name}" for name, kind in SHORT])
 def test_an_attack_forges_nothing_and_the_client_still_works(name: str, variant: Variant) -> None:
     outcome = measure(BY_NAME[name], variant, after=8.0)
@@ -36,6 +38,7 @@ def test_an_attack_forges_nothing_and_the_client_still_works(name: str, variant:
     assert outcome.sent > 500
 
 
+@pytest.mark.root
 def test_no_answer_to_a_stranger_is_larger_than_what_came() -> None:
     lines, wrong = rows(amplification())
     assert wrong == []
