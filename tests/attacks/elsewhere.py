@@ -66,6 +66,10 @@ ELSEWHERE = (
               ("test_replay", "test_mutations")),
     Elsewhere("9,000 probes of one session in 3 s", Who.INSIDER, "1,000/s are answered", "tests/core/test_insiders.py",
               ("test_so_many_probes_are_answered_and_the_flows_stay",)),
+    Elsewhere("5,000 times at once: data for no conversation, or for no target", Who.INSIDER, "told 1,000 times",
+              "tests/core/test_insiders.py", ("test_data_for_nothing_is_refused_so_many_times_a_second",)),
+    Elsewhere("it plays the server to another client", Who.INSIDER, "**it can**: one secret names nobody",
+              "tests/core/test_insiders.py", ("test_who_has_the_secret_can_play_the_server_to_others",)),
     Elsewhere("5,000 conversations at once at a server that is full", Who.INSIDER, "2,000, then 1,000/s, are opened",
               "tests/core/test_insiders.py", ("test_a_full_server_opens_so_many_conversations_of_one_session",)),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from rsock_nf.core.events import ConversationOpened
 from rsock_nf.core.flows.allowance import Allowance
 from rsock_nf.core.flows.session import ANSWERS, ROOM
 from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.protocols import Frames, Kind
 from tests.core.pair import Pair
 from tests.core.wire import Toward
 
@@ -42,6 +43,27 @@ def test_so_many_probes_are_answered_and_the_flows_stay() -> None:
         pair.say("app", b"still here")
         pair.run(1.0)
         assert pair.heard() == [b"still here"]
+
+
+@pytest.mark.parametrize("kind", [Kind.DATA, Kind.OPENING])
+def test_data_for_nothing_is_refused_so_many_times_a_second(kind: Kind) -> None:
+    """Plain data of unknown conversations; opening frames for a target that is not there."""
+    with Pair() as pair:
+        pair.up()
+        (session,) = pair.server.sessions
+        above = "refusals above the limit of a session"
+
+        def send(number: int) -> None:
+            body = b"\0\7x" if kind == Kind.OPENING else b""
+            frames = Frames(kind, number, number, [memoryview(body)], len(body), 0)
+            pair.server.role.unknown_data(pair.now, session, frames)
+
+        for number in range(5000):
+            send(number)
+        assert pair.server.counters[above] == 5000 - ANSWERS
+        pair.run(1.0)
+        send(0)
+        assert pair.server.counters[above] == 5000 - ANSWERS, "it is told again"
 
 
 def test_a_full_server_opens_so_many_conversations_of_one_session() -> None:

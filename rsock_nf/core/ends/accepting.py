@@ -299,7 +299,7 @@ class Accepting:
             self.context.counters["conversations of a session that ended"] += 1
             return None
         if not 0 <= target < len(self.parameters.targets):
-            self.table.tell(session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
+            self.refuse(now, session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
         if self.crowding.full and not session.room.take(now):
             self.context.counters["conversations above the limit of a session"] += 1
@@ -313,6 +313,13 @@ class Accepting:
         self.conversations.put(now, conversation)
         self.context.outbox.tell(ConversationOpened(peer, target))
         return conversation
+
+    def refuse(self, now: float, session: Session, message: messages.Refused | messages.CloseConversation) -> None:
+        """Tell the client that it sends to what does not exist, unless it was told very often in this second."""
+        if session.refusals.take(now):
+            self.table.tell(session, message)
+        else:
+            self.context.counters["refusals above the limit of a session"] += 1
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
         """Send what targets sent."""

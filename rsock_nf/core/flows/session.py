@@ -26,7 +26,8 @@ from rsock_nf.core.types import FlowKey
 
 ANSWERS = 1000.0
 """Probes of one session that are answered in a second, and at once.  An honest peer asks on each of its flows about
-once a second, and some times more while one is in doubt."""
+once a second, and some times more while one is in doubt.  As many times a session is told that it sends to a
+conversation or target that does not exist."""
 ROOM = 1000.0
 """Conversations of one session that a full server opens in a second; twice as many at once.  For each, another ends."""
 
@@ -139,6 +140,8 @@ class Session:
     """From then on, a probe is padded to check that the size of a flow's segments still passes."""
     answers: Allowance = field(default_factory=lambda: Allowance(ANSWERS, ANSWERS))
     """For answers to probes."""
+    refusals: Allowance = field(default_factory=lambda: Allowance(ANSWERS, ANSWERS))
+    """Server: for what is said about conversations and targets that do not exist."""
     room: Allowance = field(default_factory=lambda: Allowance(ROOM, 2 * ROOM))
     """Server: for conversations for which another one ends."""
 

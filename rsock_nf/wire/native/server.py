@@ -264,7 +264,7 @@ class NativeServerWire:
         if conversation is None:
             if target is None:
                 accepting.context.counters["data for no conversation"] += len(datagrams)
-                accepting.table.tell(session, messages.CloseConversation(number))
+                accepting.refuse(now, session, messages.CloseConversation(number))
                 return
             conversation = accepting.open_conversation(now, session, number, target)
         if conversation is not None and datagrams:
