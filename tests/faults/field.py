@@ -184,14 +184,15 @@ def field(
     rate: float = 300,
     sizes: tuple[int, int] = (200, 1200),
     direct: bool = False,
+    prefix: str = "rsft",
 ) -> Iterator[Field]:
-    """A tunnel of this kind under load.  ``direct``: without the middlebox.
+    """A tunnel of this kind under load.  ``direct``: without the middlebox.  ``prefix``: of the namespaces' names.
 
     A second local end of the client leads to a second target, for other applications (``ELSEWHERE``).
     """
     with ExitStack() as stack:
         directory = FilePath(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
-        lab = stack.enter_context(Lab(Router(block_udp=variant.type == "tcp"), prefix="rsft"))
+        lab = stack.enter_context(Lab(Router(block_udp=variant.type == "tcp"), prefix=prefix))
         path = None if direct else stack.enter_context(Path(lab))
         common = {"type": variant.type, "cipher": variant.cipher}
         ends = [{"listen": "{}:{}".format(*LISTEN), "target": 0}, {"listen": "{}:{}".format(*ELSEWHERE), "target": 1}]
