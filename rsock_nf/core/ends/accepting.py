@@ -70,8 +70,14 @@ class ServerWire(Wire, Protocol):
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def control(self, now: float, accepting: Accepting, flow: Established, message: object) -> bool:
+        """A control message that the role does not know.  False = it is not one of the wire's own."""
+
     def timeout(self, now: float, accepting: Accepting) -> None:
         """The HALF_OPEN timer is due."""
+
+    def sweep(self, now: float, session: Session) -> None:
+        """Once a second for each session."""
 
 
 class Proved(NamedTuple):
@@ -281,10 +287,13 @@ class Accepting:
         """Does nothing: at a server nothing waits for the end of a read."""
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """No control message is for the server only.  The client may end a conversation that has made room here."""
+        """A control message.  False = it is not for this role only.
+
+        The client may end a conversation that has made room here.
+        """
         if isinstance(message, messages.CloseConversation):
             self.crowding.take(flow.session, message.conversation)
-        return False
+        return self._wire.control(now, self, flow, message)
 
     # -- conversations
 
@@ -395,6 +404,7 @@ class Accepting:
         """Once a second: end what is unused."""
         for session in self.sessions:
             session.reassembly.expire(now)
+            self._wire.sweep(now, session)
             if session.flows or session.group.conversations:
                 session.used = now
             elif now - session.used >= (SESSION_LINGER if session.carried else STILLBORN_LINGER):

@@ -84,6 +84,9 @@ class ClientWire(Wire, Protocol):
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
+        """A control message that the role does not know.  False = it is not one of the wire's own."""
+
     def sweep(self, now: float, dialling: Dialling) -> None:
         """Once a second while flows are wanted."""
 
@@ -493,8 +496,16 @@ class Dialling:
                 self.applications.refused(now, number, code)
                 self.why.set_lasting(self.applications.refusal)
             case _:
-                return False
+                return self._wire.control(now, self, flow, message)
         return True
+
+    def probe_soon(self, now: float, session: Session) -> None:
+        """Probe a usable flow now, so that the server hears something."""
+        for pump in session.group.usable:
+            flow = self.table.of(pump)
+            if flow is not None and not flow.health.waiting:
+                self.context.deadlines.hasten(Timer.PROBE, flow, now)
+                return
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
