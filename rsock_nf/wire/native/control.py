@@ -1,6 +1,6 @@
 """The bytes of control messages: one type byte, then fixed fields, big-endian.
 
-Not here: what the messages mean (``core.messages``; of the last two: ``rekeying``), and the sealed frame around them (``frames``).
+Not here: what the messages mean (``core.messages``, ``rekeying``), and the sealed frame around them (``frames``).
 """
 
 from __future__ import annotations
