@@ -15,7 +15,7 @@ from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.wire.native import rekeying
 from rsock_nf.wire.native.epochs import GRACE, KeyRing
 from rsock_nf.wire.native.handshake import NativeKeys
-from rsock_nf.wire.native.rekeying import INTERVAL, MAX_TRIES, Rekey, Rekeyed
+from rsock_nf.wire.native.rekeying import INTERVAL, MAX_TRIES, Rekey, Rekeyed, RekeyWanted
 from tests.core.pair import Pair, numbered
 from tests.core.wire import Conditions, Merge, Toward
 
@@ -210,6 +210,27 @@ def test_a_session_that_resumes_has_fresh_keys_at_once(kinds: Kinds) -> None:
         assert pair.count(SessionUp, Toward.CLIENT) == 1
 
 
+@pytest.mark.parametrize("end", Toward)
+def test_an_end_whose_host_went_back_gets_fresh_keys(end: Toward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the client can begin; the server says until then that it wants to, though two words of it are lost."""
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 2}) as pair:
+        pair.up()
+        exchange(pair, 2.0)
+        node = pair.client if end is Toward.CLIENT else pair.server
+        told: list[object] = []
+
+        def first_two(message: object) -> bool:
+            if isinstance(message, RekeyWanted):
+                told.append(message)
+            return isinstance(message, RekeyWanted) and len(told) < 3
+
+        lose(monkeypatch, pair.server, first_two)
+        node.role.want_keys(pair.now)
+        exchange(pair, 5.0)
+        assert epochs(pair) == (1, 1, 1, 1)
+        assert len(told) == (3 if end is Toward.SERVER else 0)
+
+
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.06, 0.2, 5.0])
 @pytest.mark.parametrize("end", Toward)
 def test_a_process_restarts_during_a_rekey(when: float, end: Toward) -> None:
@@ -236,7 +257,7 @@ def test_ends_whose_keys_differ_find_each_other_again(kinds: Kinds) -> None:
         exchange(pair, 2.0)
         ring(pair, pair.server).begin(bytes(64), send=True)
         ring(pair, pair.server).understood[0] = None
-        pass_again(pair, 60.0)
+        pass_again(pair, 30.0)
 
 
 def test_a_public_key_of_low_order_changes_nothing() -> None:

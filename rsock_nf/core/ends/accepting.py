@@ -76,7 +76,10 @@ class ServerWire(Wire, Protocol):
     def timeout(self, now: float, accepting: Accepting) -> None:
         """The HALF_OPEN timer is due."""
 
-    def sweep(self, now: float, session: Session) -> None:
+    def want_keys(self, now: float, session: Session) -> None:
+        """Renew the keys of ``session`` soon."""
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
         """Once a second for each session."""
 
 
@@ -122,6 +125,11 @@ class Accepting:
         for flow in self.table:
             self.table.step(now, flow, Input.CLOSE, "this side ends")
         self.table.settle()
+
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew the keys of every session soon."""
+        for session in self.sessions:
+            self._wire.want_keys(now, session)
 
     def socket_refused(self, now: float, peer: object, reason: str) -> None:
         """The driver could not open the socket for ``ConversationOpened``."""
@@ -404,7 +412,7 @@ class Accepting:
         """Once a second: end what is unused."""
         for session in self.sessions:
             session.reassembly.expire(now)
-            self._wire.sweep(now, session)
+            self._wire.sweep(now, self, session)
             if session.flows or session.group.conversations:
                 session.used = now
             elif now - session.used >= (SESSION_LINGER if session.carried else STILLBORN_LINGER):

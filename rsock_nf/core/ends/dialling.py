@@ -84,6 +84,9 @@ class ClientWire(Wire, Protocol):
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def want_keys(self, now: float, session: Session) -> None:
+        """Renew the keys of ``session`` soon."""
+
     def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
         """A control message that the role does not know.  False = it is not one of the wire's own."""
 
@@ -158,6 +161,11 @@ class Dialling:
                 self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
         self.renewals.all()
         self._renew(now)
+
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew the session's keys soon."""
+        if self.session:
+            self._wire.want_keys(now, self.session)
 
     def hurry(self, now: float) -> None:
         """The way to the server may be open again: dial at once what waits for its next turn."""

@@ -28,7 +28,7 @@ from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.handshake import NativeHandshake, native_keys
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
-from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed
+from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
 _LIMITED = (
@@ -266,8 +266,15 @@ class NativeClientWire:
 
     # -- rekeys
 
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ClientWire``.  The next sweep asks for them."""
+        native_keys(session.keys).asking.hasten(now)
+
     def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
         """See ``ClientWire``.  The answer to a rekey: the server is to hear the new epoch at once."""
+        if isinstance(message, RekeyWanted):
+            self.want_keys(now, flow.session)
+            return True
         if not isinstance(message, Rekeyed):
             return False
         try:

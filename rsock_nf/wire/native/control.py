@@ -12,7 +12,7 @@ from typing import Any
 from rsock_nf.core import messages
 from rsock_nf.core.messages import Probe
 from rsock_nf.core.types import Buffer, Malformed
-from rsock_nf.wire.native.rekeying import Rekey, Rekeyed
+from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 
 _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     1: (messages.Ready, struct.Struct("!")),
@@ -26,6 +26,7 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     9: (messages.CloseSession, struct.Struct("!")),
     10: (Rekey, struct.Struct("!I32s")),
     11: (Rekeyed, struct.Struct("!I32s")),
+    12: (RekeyWanted, struct.Struct("!")),
 }
 """Type byte → (message, its fields in order).  Bytes behind the fields are padding and are ignored."""
 

@@ -47,6 +47,11 @@ class Rekeyed:
     public: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RekeyWanted:
+    """From the server: ask for the next epoch soon."""
+
+
 class Asking:
     """The client's part in one session."""
 
@@ -105,6 +110,8 @@ class Answering:
         self._ring = ring
         self._asked: Rekey | None = None
         self._answer: Rekeyed | None = None
+        self.wanted = False
+        """The client is to ask.  It is told once a second until it does."""
 
     def answer(self, question: Rekey, rng: Rng) -> Rekeyed | None:
         """The answer to ``question``.  None = there is none.  Raises ``Malformed``.
@@ -121,6 +128,7 @@ class Answering:
         key = _next_key(self._ring, private, question.public, question.public, public)
         self._ring.begin(key, send=False)
         self._asked, self._answer = question, Rekeyed(question.epoch, public)
+        self.wanted = False
         return self._answer
 
 

@@ -32,7 +32,7 @@ from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpe
 from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake, native_keys
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Place, Status
-from rsock_nf.wire.native.rekeying import Rekey
+from rsock_nf.wire.native.rekeying import Rekey, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
 SMALLEST_PAYLOAD = 256
@@ -259,9 +259,16 @@ class NativeServerWire:
             accepting.table.tell(flow.session, answer)
         return True
 
-    def sweep(self, now: float, session: Session) -> None:
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ServerWire``.  Only the client can begin: the next sweep tells it."""
+        native_keys(session.keys).answering.wanted = True
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
         """See ``ServerWire``.  Forget the keys of an epoch that is over."""
-        native_keys(session.keys).ring.sweep(now)
+        keys = native_keys(session.keys)
+        keys.ring.sweep(now)
+        if keys.answering.wanted:
+            accepting.table.tell(session, RekeyWanted())
 
     # -- conversations
 

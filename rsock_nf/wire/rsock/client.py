@@ -150,6 +150,9 @@ class RsockClientWire:
         if reason == SILENT:
             self._tell_silence(dialling)
 
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ClientWire``.  There are no keys of a session."""
+
     def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
         """See ``ClientWire``.  There is none."""
         return False

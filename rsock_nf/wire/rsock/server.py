@@ -270,7 +270,10 @@ class RsockServerWire:
         """See ``ServerWire``.  There is none."""
         return False
 
-    def sweep(self, now: float, session: Session) -> None:
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ServerWire``.  There are no keys of a session."""
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
         """See ``ServerWire``.  Does nothing."""
 
 

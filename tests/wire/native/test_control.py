@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rsock_nf.core import messages
 from rsock_nf.core.types import Malformed
 from rsock_nf.wire.native.control import build_control, parse_control
-from rsock_nf.wire.native.rekeying import Rekey, Rekeyed
+from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 
 u8, u16, u32 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32))
-Message: TypeAlias = messages.Control | Rekey | Rekeyed
+Message: TypeAlias = messages.Control | Rekey | Rekeyed | RekeyWanted
 keys = st.binary(min_size=32, max_size=32)
 MESSAGES: dict[int, st.SearchStrategy[Message]] = {
     1: st.just(messages.Ready()),
@@ -26,13 +26,14 @@ MESSAGES: dict[int, st.SearchStrategy[Message]] = {
     9: st.just(messages.CloseSession()),
     10: st.builds(Rekey, u32, keys),
     11: st.builds(Rekeyed, u32, keys),
+    12: st.just(RekeyWanted()),
 }
-SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37}
+SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37, 12: 1}
 any_message = st.one_of(*MESSAGES.values())
 
 
 def test_every_message_is_tested() -> None:
-    assert len(MESSAGES) == len((*messages.Control.__args__, Rekey, Rekeyed))
+    assert len(MESSAGES) == len((*messages.Control.__args__, Rekey, Rekeyed, RekeyWanted))
 
 
 @given(st.sampled_from(sorted(MESSAGES)).flatmap(lambda code: st.tuples(st.just(code), MESSAGES[code])))

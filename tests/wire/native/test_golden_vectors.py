@@ -10,7 +10,7 @@ from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind, SessionKeys
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
 from rsock_nf.wire.native.opening import Answer, CookieMessage, Gone, HelloMessage, Offer, Place, Status
-from rsock_nf.wire.native.rekeying import Rekey, Rekeyed
+from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 from tests.wire.native import vectors
 from tests.wire.native.independent_peer import public_key
 
@@ -29,6 +29,7 @@ MESSAGES: dict[str, object] = {
     "CloseSession": messages.CloseSession(),
     "Rekey": Rekey(1, public_key(vectors.EPHEMERALS[0])),
     "Rekeyed": Rekeyed(1, public_key(vectors.EPHEMERALS[1])),
+    "RekeyWanted": RekeyWanted(),
 }
 ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.value)
 

@@ -401,16 +401,6 @@ def test_acknowledgement_jumps_over_what_was_lost_within_20_ms(cipher: Cipher) -
     assert (segment.flags, segment.ack, segment.payload) == (peer.ACK, flow.next_seq, b"")
 
 
-def answer_probes(site: Site, flow: peer.Flow, segments: list[tuple[peer.Flow, peer.Segment]]) -> None:
-    """Take what came; answer each probe."""
-    known = len(flow.controls)
-    site.deliver(segments)
-    for message in flow.controls[known:]:
-        if message[0] == peer.PROBE:
-            body = struct.pack("!BIII", peer.PROBE_ANSWER, *struct.unpack_from("!I", message, 1), flow.flow_id, 0)
-            site.deliver(site.send(flow.control(body)))
-
-
 @ciphers
 def test_rekey(cipher: Cipher) -> None:
     """Three times.  Frames of the old epoch still count while both are there, then they do not."""

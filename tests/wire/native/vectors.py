@@ -46,6 +46,7 @@ CONTROLS = {
     "CloseSession": struct.pack("!B", 9),
     "Rekey": struct.pack("!BI", 10, 1) + peer.public_key(EPHEMERALS[0]),
     "Rekeyed": struct.pack("!BI", 11, 1) + peer.public_key(EPHEMERALS[1]),
+    "RekeyWanted": struct.pack("!B", 12),
 }
 
 
