@@ -126,6 +126,18 @@ def test_keys_are_renewed_every_two_minutes_and_the_old_ones_forgotten(cipher: C
         assert pair.count(FlowClosed) == 0, "in place"
 
 
+def test_a_client_that_falls_asleep_forgets_the_old_keys_too() -> None:
+    with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 2, "idle_timeout": 0.0}) as pair:
+        pair.up()
+        pair.run_until(lambda: epochs(pair) == (1, 1, 1, 1) and not keys_of(pair, pair.client).asking.unheard, 130.0)
+        assert not ring(pair, pair.client).settled
+        pair.client.role.sleep(pair.now, "for the test")
+        pair.flush()
+        assert ring(pair, pair.client).settled
+        pair.run(GRACE + 3.0)
+        assert ring(pair, pair.server).settled
+
+
 def test_each_epoch_has_other_keys() -> None:
     with Pair(cipher=Cipher.AES_256_GCM, client={"flows": 1, "idle_timeout": 0.0}) as pair:
         pair.up()

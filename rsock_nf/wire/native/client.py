@@ -249,7 +249,9 @@ class NativeClientWire:
                 conversation.reopen()
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
-        """See ``ClientWire``.  Does nothing."""
+        """See ``ClientWire``.  Without a flow nobody sweeps, and nothing is on its way."""
+        if not dialling.group.usable:
+            native_keys(flow.session.keys).ring.forget_old()
 
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried

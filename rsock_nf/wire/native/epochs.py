@@ -123,6 +123,11 @@ class KeyRing:
         if self._turned is None:
             self._turned = now
         elif now - self._turned >= GRACE:
+            self.forget_old()
+
+    def forget_old(self) -> None:
+        """Forget the old epoch, if the peer sends in the newest one."""
+        if self.heard == self.newest.number:
             self.understood[1 - self.newest.bit] = None
 
 
