@@ -50,7 +50,7 @@ class Frames(NamedTuple):
 
 
 class FlowCodec(Protocol):
-    """Builds and opens the frames of one flow, in both directions.  Keeps no state: the counters belong to the pump."""
+    """Builds and opens the frames of one flow, in both directions.  Keeps no counters: they belong to the pump."""
 
     overhead: int
     """Bytes that a data frame is larger than its datagram."""

@@ -47,6 +47,7 @@ from rsock_nf.link.kernel_routes import NO_ROUTES
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
+from rsock_nf.runtime.host.clock_jumps import ClockJumps
 from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.local_ends import LocalEnds
 from rsock_nf.runtime.host.loop_guard import LoopGuard
@@ -146,6 +147,7 @@ class ClientSide:
         self._log = start.log
         self._troubles = start.troubles
         self._symptoms = Symptoms(settings.device)
+        self._clocks = ClockJumps()
         self._ready = start.ready
         self._was_ready = False
         self._loops = 0
@@ -352,6 +354,8 @@ class ClientSide:
         """See ``Side``."""
         late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
         look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
+        if self._clocks.jumped(now):
+            self.endpoint.role.want_keys(now)
         if self._ports.tick(now):
             with contextlib.suppress(FirewallError):
                 self._apply_rules()

@@ -124,6 +124,11 @@ class Demultiplexer:
         """What any of them follows."""
         return sorted({ends for branch in self._branches for ends in branch.endpoint.role.followed()})
 
+    def want_keys(self, now: float) -> None:
+        """All of them."""
+        for branch in self._branches:
+            branch.endpoint.role.want_keys(now)
+
     def crowds(self, now: float) -> list[Crowd]:
         """One for each endpoint, in the order of their numbers."""
         return [crowd for branch in self._branches for crowd in branch.endpoint.role.crowds(now)]

@@ -81,6 +81,9 @@ class ClientRole(Protocol):
     def renew(self, now: float) -> None:
         """Replace every flow by another one, while traffic goes on."""
 
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew keys soon."""
+
     def hurry(self, now: float) -> None:
         """The way to the server may be open again."""
 
@@ -111,6 +114,9 @@ class ServerRole(Protocol):
 
     def followed(self) -> list[tuple[bytes, bytes]]:
         """The packed addresses, remote and local, between which there are fake-TCP flows."""
+
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew keys soon."""
 
     def crowds(self, now: float) -> list[Crowd]:
         """For each wire: what an operator is told of conversations that make room for others."""

@@ -38,6 +38,7 @@ from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_po
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import conversation_limit
+from rsock_nf.runtime.host.clock_jumps import ClockJumps
 from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
@@ -172,6 +173,7 @@ class ServerSide:
         self._log = start.log
         self._troubles = start.troubles
         self._symptoms = Symptoms(settings.device)
+        self._clocks = ClockJumps()
         self._ready = start.ready
         self._targets = parts.targets
         self._target_names = TargetNames(
@@ -352,6 +354,8 @@ class ServerSide:
         """See ``Side``."""
         late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
         look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
+        if self._clocks.jumped(now):
+            self.endpoint.role.want_keys(now)
         self._tick_targets(now)
         if self._name_at and now >= self._name_at:
             self._name_addresses()

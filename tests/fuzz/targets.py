@@ -20,6 +20,7 @@ from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment, parse_syn_options
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.wire.native.control import parse_control
+from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
 from rsock_nf.wire.native.noise import NNpsk0
@@ -74,7 +75,7 @@ def fresh(seed: int) -> Callable[[int], bytes]:
 
 def codec_seeds(cipher: Cipher) -> list[bytes]:
     """Payloads of a run of three frames, one frame, and a control frame; the first two bytes are the segment size."""
-    codec = flow_codec(cipher, SECRET, 1, initiator=True)
+    codec = flow_codec(cipher, KeyRing(cipher, SECRET), 1, initiator=True)
     run = b"".join(codec.pack(Kind.DATA, 7, 5, b"", [b"a" * 40, b"b" * 40, b"c" * 9]))
     one = b"".join(codec.pack(Kind.OPENING, 8, 9, b"\0\0", [b"d" * 100]))
     control = codec.pack_control(3, messages.Probe(5))
@@ -82,7 +83,7 @@ def codec_seeds(cipher: Cipher) -> list[bytes]:
 
 
 def run_codec(cipher: Cipher, data: bytes) -> object:
-    codec = flow_codec(cipher, SECRET, 1, initiator=False)
+    codec = flow_codec(cipher, KeyRing(cipher, SECRET), 1, initiator=False)
     return codec.unpack(memoryview(data)[2:], int.from_bytes(data[:2], "big"))
 
 

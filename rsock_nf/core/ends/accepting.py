@@ -73,8 +73,17 @@ class ServerWire(Wire, Protocol):
     def unknown_data(self, now: float, accepting: Accepting, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def control(self, now: float, accepting: Accepting, flow: Established, message: object) -> bool:
+        """A control message that the role does not know.  False = it is not one of the wire's own."""
+
     def timeout(self, now: float, accepting: Accepting) -> None:
         """The HALF_OPEN timer is due."""
+
+    def want_keys(self, now: float, session: Session) -> None:
+        """Renew the keys of ``session`` soon."""
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
+        """Once a second for each session."""
 
 
 class Proved(NamedTuple):
@@ -121,6 +130,11 @@ class Accepting:
         for flow in self.table:
             self.table.step(now, flow, Input.CLOSE, "this side ends")
         self.table.settle()
+
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew the keys of every session soon."""
+        for session in self.sessions:
+            self._wire.want_keys(now, session)
 
     def socket_refused(self, now: float, peer: object, reason: str) -> None:
         """The driver could not open the socket for ``ConversationOpened``."""
@@ -286,10 +300,13 @@ class Accepting:
         """Does nothing: at a server nothing waits for the end of a read."""
 
     def control(self, now: float, flow: Established, message: object) -> bool:
-        """No control message is for the server only.  The client may end a conversation that has made room here."""
+        """A control message.  False = it is not for this role only.
+
+        The client may end a conversation that has made room here.
+        """
         if isinstance(message, messages.CloseConversation):
             self.crowding.take(flow.session, message.conversation)
-        return False
+        return self._wire.control(now, self, flow, message)
 
     # -- conversations
 
@@ -404,6 +421,7 @@ class Accepting:
         """Once a second: end what is unused."""
         for session in self.sessions:
             session.reassembly.expire(now)
+            self._wire.sweep(now, self, session)
             if session.flows or session.group.conversations:
                 session.used = now
             elif now - session.used >= (SESSION_LINGER if session.carried else STILLBORN_LINGER):

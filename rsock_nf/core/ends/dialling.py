@@ -85,6 +85,12 @@ class ClientWire(Wire, Protocol):
     def unknown_data(self, now: float, dialling: Dialling, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""
 
+    def want_keys(self, now: float, session: Session) -> None:
+        """Renew the keys of ``session`` soon."""
+
+    def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
+        """A control message that the role does not know.  False = it is not one of the wire's own."""
+
     def sweep(self, now: float, dialling: Dialling) -> None:
         """Once a second while flows are wanted."""
 
@@ -159,6 +165,11 @@ class Dialling:
                 self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
         self.renewals.all()
         self._renew(now)
+
+    def want_keys(self, now: float) -> None:
+        """The host may have gone back to an earlier state: renew the session's keys soon."""
+        if self.session:
+            self._wire.want_keys(now, self.session)
 
     def hurry(self, now: float) -> None:
         """The way to the server may be open again: dial at once what waits for its next turn."""
@@ -497,8 +508,16 @@ class Dialling:
                 self.applications.refused(now, number, code)
                 self.why.set_lasting(self.applications.refusal)
             case _:
-                return False
+                return self._wire.control(now, self, flow, message)
         return True
+
+    def probe_soon(self, now: float, session: Session) -> None:
+        """Probe a usable flow now, so that the server hears something."""
+        for pump in session.group.usable:
+            flow = self.table.of(pump)
+            if flow is not None and not flow.health.waiting:
+                self.context.deadlines.hasten(Timer.PROBE, flow, now)
+                return
 
     def unknown_data(self, now: float, session: Session, frames: Frames) -> None:
         """Authenticated data came for a conversation that is not open."""

@@ -31,9 +31,9 @@ MIN_HEALTHY = 3
 CHECK_AGAIN = 1.0
 """Seconds.  While a session carries datagrams, the first probe is padded that leaves half to all of this time after the
 last padded one.  So each session sends at most two segments a second as padding, and each flow has its turn."""
-REPLACE_AT = 2**31
-"""A flow is replaced after so many sealed data frames: their counter, the nonce, has 32 bits."""
-END_AT = 3 * 2**30
+REPLACE_AT = 2**30
+"""A flow is replaced after so many data frames: their counter, a part of the nonce, has 31 bits."""
+END_AT = 3 * 2**29
 
 
 class Probes:

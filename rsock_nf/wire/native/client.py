@@ -25,9 +25,10 @@ from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE
-from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.handshake import NativeHandshake, native_keys
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
+from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
 _LIMITED = (
@@ -221,10 +222,11 @@ class NativeClientWire:
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
         """See ``ClientWire``.  Over TCP, joins without an answer mean that the session is lost.
 
-        Over UDP they do not: a dead path looks the same, and a server that has lost the session says so.
+        Over UDP they do not: a dead path looks the same, and a server that has lost the session says so.  But if the
+        server answers a join, and nothing that authenticates follows, the two have different keys.
         """
-        joining = flow.state in (State.JOIN_SENT, State.CONFIRMING)
-        if flow.key.udp or not joining or not dialling.session or dialling.group.usable:
+        lost = (State.CONFIRMING,) if flow.key.udp else (State.JOIN_SENT, State.CONFIRMING)
+        if flow.state not in lost or not dialling.session or dialling.group.usable:
             return
         if not self._answered_joins:
             dialling.lose_session(now, "joins are not answered")
@@ -236,12 +238,20 @@ class NativeClientWire:
         """See ``ClientWire``.  The server of a new session knows none of our conversations: they are opened again."""
         self._answered_joins = True
         dialling.openings.ready()
+        asking = native_keys(flow.session.keys).asking
+        if first:
+            asking.start(now, flow.session.session_id)
+        elif flow.alone:  # no flow was up for a while: go on with fresh keys
+            asking.hasten(now)
+            self._ask(now, dialling, flow.session)
         if first:
             for conversation in dialling.group.conversations.values():
                 conversation.reopen()
 
     def ended(self, now: float, dialling: Dialling, flow: Established, reason: str) -> None:
-        """See ``ClientWire``.  Does nothing."""
+        """See ``ClientWire``.  Without a flow nobody sweeps, and nothing is on its way."""
+        if not dialling.group.usable:
+            native_keys(flow.session.keys).ring.forget_old()
 
     def unopened(
         self, now: float, dialling: Dialling, flow: Established, segment: Segment, received: Packet | Carried
@@ -256,8 +266,48 @@ class NativeClientWire:
         if frames.kind == Kind.DATA and dialling.applications.numbers.has_ended(frames.conversation):
             dialling.table.answer(now, session, messages.CloseConversation(frames.conversation))
 
+    # -- rekeys
+
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ClientWire``.  The next sweep asks for them."""
+        native_keys(session.keys).asking.hasten(now)
+
+    def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
+        """See ``ClientWire``.  The answer to a rekey: the server is to hear the new epoch at once."""
+        if isinstance(message, RekeyWanted):
+            self.want_keys(now, flow.session)
+            return True
+        if not isinstance(message, Rekeyed):
+            return False
+        try:
+            if native_keys(flow.session.keys).asking.answered(now, message):
+                dialling.probe_soon(now, flow.session)
+        except Malformed:
+            dialling.context.counters["malformed control messages"] += 1
+        return True
+
     def sweep(self, now: float, dialling: Dialling) -> None:
-        """See ``ClientWire``.  Does nothing."""
+        """See ``ClientWire``.  Rekey when it is time."""
+        if dialling.session:
+            self._rekey(now, dialling, dialling.session)
+
+    def _rekey(self, now: float, dialling: Dialling, session: Session) -> None:
+        keys = native_keys(session.keys)
+        keys.ring.sweep(now)
+        if not session.group.usable:
+            return
+        if keys.asking.tries >= MAX_TRIES:
+            dialling.lose_session(now, "the server does not renew keys: is its rsock-nf of the same version?")
+        elif not self._ask(now, dialling, session) and keys.asking.unheard:
+            dialling.probe_soon(now, session)
+
+    @staticmethod
+    def _ask(now: float, dialling: Dialling, session: Session) -> bool:
+        """Ask for the next epoch, if it is time.  Returns whether it was."""
+        question = native_keys(session.keys).asking.question(now, dialling.context.rng)
+        if question is not None:
+            dialling.table.tell(session, question)
+        return question is not None
 
 
 def _open_port(dialling: Dialling, flow: Flow) -> str:

@@ -1,6 +1,6 @@
 """The bytes of control messages: one type byte, then fixed fields, big-endian.
 
-Not here: what the messages mean (``core.messages``), and the sealed frame around them (``frames``).
+Not here: what the messages mean (``core.messages``, ``rekeying``), and the sealed frame around them (``frames``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from rsock_nf.core import messages
 from rsock_nf.core.messages import Probe
 from rsock_nf.core.types import Buffer, Malformed
+from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 
 _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     1: (messages.Ready, struct.Struct("!")),
@@ -23,6 +24,9 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     7: (messages.CloseConversation, struct.Struct("!H")),
     8: (messages.Refused, struct.Struct("!HB")),
     9: (messages.CloseSession, struct.Struct("!")),
+    10: (Rekey, struct.Struct("!I32s")),
+    11: (Rekeyed, struct.Struct("!I32s")),
+    12: (RekeyWanted, struct.Struct("!")),
 }
 """Type byte → (message, its fields in order).  Bytes behind the fields are padding and are ignored."""
 

@@ -7,8 +7,9 @@ A frame begins with 8 bytes, big-endian: kind (2 bits) and length (14 bits), con
   the same, so a burst is built by one ``join`` and checked by one comparison.
 * sealed: a data frame carries its counter (the AEAD's nonce) and ends with a 16-byte tag.  Its header is masked with
   AES of the 16 bytes behind it.  The masks of a burst are made in one call; so the mask is AES with either cipher.
-* a control frame is always sealed, with keys and counters of its own.  Its counter has 48 bits: it also takes the place
-  of the conversation.
+* a control frame is always sealed, with keys and counters of its own.  Its counter also takes the place of the
+  conversation.
+* the highest bit of a counter tells the epoch (``epochs``).  Counters go on from one epoch to the next.
 
 All frames of a run have the same length; otherwise they could not be one burst.  ``docs/wire.md`` has every byte.
 """
@@ -18,20 +19,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
 from cryptography.hazmat.primitives.ciphers import CipherContext
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
 from rsock_nf.wire.native.control import build_control, parse_control
-from rsock_nf.wire.native.keys import hkdf
+from rsock_nf.wire.native.epochs import DirectionKeys, KeyRing
 from rsock_nf.wire.native.limits import TAG
 
 HEADER = struct.Struct("!HHI")
@@ -39,64 +35,74 @@ _LENGTH = 0x3FFF
 _NONCE = struct.Struct("!4xQ")
 _SAMPLE = 16
 _PADDING = bytes(_SAMPLE - HEADER.size)
-_FLOW_KEYS = struct.Struct("32s32s16s4s")
-_FLOW_INFO = struct.Struct("!16sIB")
-
-Aead: TypeAlias = AESGCM | ChaCha20Poly1305
-
-
-class DirectionKeys(NamedTuple):
-    """The keys of one flow in one direction."""
-
-    data: Aead
-    control: Aead
-    mask: CipherContext
-    """AES-128-ECB, encrypting: 16 bytes in, 16 bytes of mask out."""
-    token: int
+_DATA_BITS = 31
+"""The counter of a data frame has so many bits; the bit above tells the epoch."""
+_COUNTER = (1 << _DATA_BITS) - 1
+_CONTROL_BITS = 47
+"""The same of a control frame."""
 
 
-def flow_codec(cipher: Cipher, session_key: bytes, flow_id: int, *, initiator: bool) -> FlowCodec:
+def flow_codec(cipher: Cipher, ring: KeyRing, flow_id: int, *, initiator: bool) -> FlowCodec:
     """The codec of flow ``flow_id`` of a session.  ``initiator``: True at the client."""
-    to_server = _direction_keys(cipher, session_key, flow_id, 0)
-    to_client = _direction_keys(cipher, session_key, flow_id, 1)
-    sending, receiving = (to_server, to_client) if initiator else (to_client, to_server)
-    return PlainCodec(sending, receiving) if cipher is Cipher.NONE else SealedCodec(sending, receiving)
+    keys = FlowKeys(ring, flow_id, initiator=initiator)
+    return PlainCodec(keys) if cipher is Cipher.NONE else SealedCodec(keys)
 
 
-def _direction_keys(cipher: Cipher, session_key: bytes, flow_id: int, direction: int) -> DirectionKeys:
-    info = _FLOW_INFO.pack(b"rsock-nf flow", flow_id, direction)
-    data, control, mask, token = _FLOW_KEYS.unpack(hkdf(session_key, b"", info, _FLOW_KEYS.size))
-    aead = AESGCM if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
-    return DirectionKeys(
-        aead(data),
-        aead(control),
-        BlockCipher(AES(mask), ECB()).encryptor(),  # noqa: S305 - a header mask, as in RFC 9001 section 5.4.3
-        int.from_bytes(token, "big"),
-    )
+class FlowKeys:
+    """The keys of one flow at one end, in every epoch that its session has."""
+
+    def __init__(self, ring: KeyRing, flow_id: int, *, initiator: bool) -> None:
+        self._ring = ring
+        self._flow_id = flow_id
+        self._out, self._in = (0, 1) if initiator else (1, 0)
+        self.mask_out, self.token_out = ring.lasting(flow_id, self._out)
+        self.mask_in, self.token_in = ring.lasting(flow_id, self._in)
+
+    def sending(self) -> tuple[int, DirectionKeys]:
+        """(the bit of the epoch in which to send, its keys)."""
+        epoch = self._ring.sending
+        return epoch.bit, epoch.of(self._flow_id, self._out)
+
+    def receiving(self, bit: int) -> DirectionKeys | None:
+        """The keys of what came.  None = there is no such epoch (any more)."""
+        epoch = self._ring.understood[bit]
+        return epoch.of(self._flow_id, self._in) if epoch else None
+
+    def came(self, bit: int) -> None:
+        """A frame with this bit has authenticated."""
+        epoch = self._ring.understood[bit]
+        if epoch is not None and epoch.number > self._ring.heard:
+            self._ring.came(epoch)
 
 
 class _ControlFrames:
     """Sealed control frames of one flow, a part of either codec; who masks their headers does that by itself."""
 
-    def __init__(self, sending: Aead, receiving: Aead) -> None:
-        self._sending = sending
-        self._receiving = receiving
+    def __init__(self, keys: FlowKeys) -> None:
+        self._keys = keys
 
     def seal(self, counter: int, message: object) -> tuple[bytes, bytes]:
         """(header, ciphertext and tag) of a control frame."""
         body = build_control(message)
-        header = HEADER.pack(Kind.CONTROL << 14 | len(body), counter >> 32, counter & 0xFFFFFFFF)
-        return header, self._sending.encrypt(_NONCE.pack(counter), body, header)
+        bit, keys = self._keys.sending()
+        number = bit << _CONTROL_BITS | counter
+        header = HEADER.pack(Kind.CONTROL << 14 | len(body), number >> 32, number & 0xFFFFFFFF)
+        return header, keys.control.encrypt(_NONCE.pack(number), body, header)
 
     def open(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
         """Open a control frame.  None = it does not authenticate."""
         _, high, low = HEADER.unpack(header)
-        counter = high << 32 | low
+        number = high << 32 | low
+        bit = number >> _CONTROL_BITS
+        keys = self._keys.receiving(bit)
+        if keys is None:
+            return None
         try:
-            body = self._receiving.decrypt(_NONCE.pack(counter), sealed, header)
+            body = keys.control.decrypt(_NONCE.pack(number), sealed, header)
         except InvalidTag:
             return None
-        return Frames(Kind.CONTROL, 0, counter, [body], len(body), end)
+        self._keys.came(bit)
+        return Frames(Kind.CONTROL, 0, number & (1 << _CONTROL_BITS) - 1, [body], len(body), end)
 
 
 def _control_size(message: object) -> int:
@@ -108,10 +114,9 @@ class PlainCodec:
 
     overhead = HEADER.size
 
-    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
-        self._sending = sending
-        self._receiving = receiving
-        self._control = _ControlFrames(sending.control, receiving.control)
+    def __init__(self, keys: FlowKeys) -> None:
+        self._keys = keys
+        self._control = _ControlFrames(keys)
 
     def pack(
         self,
@@ -123,7 +128,7 @@ class PlainCodec:
     ) -> list[Buffer]:
         """See ``FlowCodec``."""
         first, last = datagrams[0], datagrams[-1]
-        token = self._sending.token
+        token = self._keys.token_out
         header = HEADER.pack(kind << 14 | len(prefix) + len(first), conversation, token) + prefix
         if len(datagrams) == 1:
             return [header, first]
@@ -154,7 +159,7 @@ class PlainCodec:
         length = word & _LENGTH
         frame = HEADER.size + length
         kind = word >> 14
-        if token != self._receiving.token or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
+        if token != self._keys.token_in or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
             return self._unpack_each(payload, segment_size, 0)
         if frame == size:
             return [Frames(kind, conversation, -1, [payload[HEADER.size :]], length, size)], 0
@@ -198,7 +203,7 @@ class PlainCodec:
             if end > len(payload):
                 return None
             return self._control.open(bytes(payload[at:start]), payload[start:end], end)
-        if token != self._receiving.token or end > len(payload):
+        if token != self._keys.token_in or end > len(payload):
             return None
         return Frames(word >> 14, conversation, -1, [payload[start:end]], length, end)
 
@@ -214,32 +219,32 @@ class SealedCodec:
 
     overhead = HEADER.size + TAG
 
-    def __init__(self, sending: DirectionKeys, receiving: DirectionKeys) -> None:
-        self._sending = sending
-        self._receiving = receiving
-        self._control = _ControlFrames(sending.control, receiving.control)
+    def __init__(self, keys: FlowKeys) -> None:
+        self._keys = keys
+        self._control = _ControlFrames(keys)
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
     ) -> list[Buffer]:
         """See ``FlowCodec``."""
-        encrypt = self._sending.data.encrypt
+        bit, keys = self._keys.sending()
+        encrypt = keys.data.encrypt
         headers, sealed = [], []
         word = kind << 14 | len(prefix)
-        for number, datagram in enumerate(datagrams, counter):
+        for number, datagram in enumerate(datagrams, bit << _DATA_BITS | counter):
             header = HEADER.pack(word + len(datagram), conversation, number)
             headers.append(header)
             sealed.append(encrypt(_NONCE.pack(number), prefix + datagram if prefix else datagram, header))
         payload: list[Buffer] = []
         samples = [body[:_SAMPLE] for body in sealed]
-        for header, body in zip(_masked(self._sending.mask, headers, samples), sealed, strict=True):
+        for header, body in zip(_masked(self._keys.mask_out, headers, samples), sealed, strict=True):
             payload += (header, body)
         return payload
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._control.seal(counter, message)
-        return _masked(self._sending.mask, [header], [sealed[:_SAMPLE]])[0] + sealed
+        return _masked(self._keys.mask_out, [header], [sealed[:_SAMPLE]])[0] + sealed
 
     def control_size(self, message: object) -> int:
         """See ``FlowCodec``."""
@@ -289,20 +294,23 @@ class SealedCodec:
         if rest or frame < HEADER.size + TAG:
             return None
         parts = _starts(frame, count).unpack_from(payload)
-        plain = _xor_masks(self._receiving.mask, parts[::2], parts[1::2])
+        plain = _xor_masks(self._keys.mask_in, parts[::2], parts[1::2])
         fields = _plain_headers(count).unpack(plain)
-        word, conversation, counter = fields[:3]
+        word, conversation, first = fields[:3]
         length = word & _LENGTH
-        numbers = range(counter, counter + count)
+        numbers = range(first, first + count)
+        bit = first >> _DATA_BITS
+        keys = self._keys.receiving(bit)
         if (
             word >> 14 == Kind.CONTROL
+            or keys is None
             or HEADER.size + length + TAG != frame
             or fields[::3].count(word) != count
             or fields[1::3].count(conversation) != count
             or fields[2::3] != tuple(numbers)
         ):
             return None
-        decrypt, nonce = self._receiving.data.decrypt, _NONCE.pack
+        decrypt, nonce = keys.data.decrypt, _NONCE.pack
         try:
             datagrams: list[Buffer] = [
                 decrypt(nonce(number), payload[start + HEADER.size : start + frame], plain[at : at + HEADER.size])
@@ -312,14 +320,15 @@ class SealedCodec:
             ]
         except InvalidTag:
             return None
-        return Frames(word >> 14, conversation, counter, datagrams, length, len(payload))
+        self._keys.came(bit)
+        return Frames(word >> 14, conversation, first & _COUNTER, datagrams, length, len(payload))
 
     def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
         """Open the frame at the first of ``starts``, and the frames after it that continue its run.
 
         None = the first one is not ours.
         """
-        word, conversation, counter = HEADER.unpack(headers[0])
+        word, conversation, first = HEADER.unpack(headers[0])
         length = word & _LENGTH
         start = starts[0] + HEADER.size
         end = start + length + TAG
@@ -327,11 +336,15 @@ class SealedCodec:
             return None
         if word >> 14 == Kind.CONTROL:
             return self._control.open(headers[0], payload[start:end], end)
-        decrypt = self._receiving.data.decrypt
+        bit = first >> _DATA_BITS
+        keys = self._keys.receiving(bit)
+        if keys is None:
+            return None
+        decrypt = keys.data.decrypt
         datagrams: list[Buffer] = []
         like = headers[0][:4]
         step = starts.step
-        number = counter
+        number = first
         try:
             for header in headers:
                 if header[:4] != like or int.from_bytes(header[4:], "big") != number:
@@ -343,7 +356,8 @@ class SealedCodec:
         except InvalidTag:
             if not datagrams:
                 return None
-        return Frames(word >> 14, conversation, counter, datagrams, length, end)
+        self._keys.came(bit)
+        return Frames(word >> 14, conversation, first & _COUNTER, datagrams, length, end)
 
     def _frame_size(self, payload: memoryview, at: int) -> int:
         """The size that the frame at ``at`` has by its own header."""
@@ -354,7 +368,7 @@ class SealedCodec:
         """The unmasked headers at ``starts``."""
         masked = [payload[start : start + HEADER.size] for start in starts]
         samples = [payload[start + HEADER.size : start + HEADER.size + _SAMPLE] for start in starts]
-        return _masked(self._receiving.mask, masked, samples)
+        return _masked(self._keys.mask_in, masked, samples)
 
 
 @lru_cache(maxsize=64)

@@ -40,6 +40,7 @@ from rsock_nf.wire.native.envelope import (
     Envelope,
     MessageKind,
 )
+from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.freshness import SIZE as CHALLENGE
@@ -57,6 +58,7 @@ from rsock_nf.wire.native.opening import (
     Place,
     Status,
 )
+from rsock_nf.wire.native.rekeying import Answering, Asking
 
 VERSION = 2
 PROLOGUE = b"rsock-nf 2"
@@ -79,10 +81,14 @@ _CIPHER_OF = {code: cipher for cipher, code in _CIPHERS.items()}
 
 @dataclass(frozen=True, slots=True)
 class NativeKeys:
-    """The keys of one session (``SessionKeys``)."""
+    """The keys of one session (``SessionKeys``).  Those of its frames change with each epoch, the others do not."""
 
     cipher: Cipher
-    session_key: bytes
+    ring: KeyRing
+    asking: Asking
+    """Client: what it does for the next epoch."""
+    answering: Answering
+    """Server: the same."""
     join: ChaCha20Poly1305
     join_answer: bytes
     confirm: ChaCha20Poly1305
@@ -93,11 +99,12 @@ class NativeKeys:
         session_key = to_server + to_client
         material = hkdf(session_key, b"", b"rsock-nf session", 96)
         join, confirm = (ChaCha20Poly1305(material[at : at + 32]) for at in (0, 64))
-        return cls(cipher, session_key, join, material[32:64], confirm)
+        ring = KeyRing(cipher, session_key)
+        return cls(cipher, ring, Asking(ring), Answering(ring), join, material[32:64], confirm)
 
     def codec(self, flow_id: int, *, initiator: bool) -> FlowCodec:
         """See ``SessionKeys``."""
-        return flow_codec(self.cipher, self.session_key, flow_id, initiator=initiator)
+        return flow_codec(self.cipher, self.ring, flow_id, initiator=initiator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class NativeHandshake:
         head = _JOIN_HEAD.pack(session_id, number)
         body = _build_offer(offer)
         padding = JOIN_ANSWER_SIZE - (ENVELOPE + len(head) + len(body) + _TAG)
-        sealed = _native(keys).join.encrypt(_NONCE.pack(number), _padded(body, padding, rng), head)
+        sealed = native_keys(keys).join.encrypt(_NONCE.pack(number), _padded(body, padding, rng), head)
         return self._envelope.wrap(MessageKind.JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
@@ -179,7 +186,7 @@ class NativeHandshake:
     def confirm(self, keys: SessionKeys, session_id: int, number: int, challenge: bytes) -> bytes:
         """Client: make a confirmation, which sends the challenge back, sealed."""
         head = _JOIN_HEAD.pack(session_id, number)
-        sealed = _native(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
+        sealed = native_keys(keys).confirm.encrypt(_NONCE.pack(number), challenge, head)
         return self._envelope.wrap(MessageKind.CONFIRM, head + sealed)
 
     # -- server
@@ -223,7 +230,7 @@ class NativeHandshake:
     def read_join(self, keys: SessionKeys, join: JoinMessage) -> Offer:
         """Server: read the content of a join.  Raises ``Malformed`` unless the session's client made it."""
         head, sealed = join.message[: _JOIN_HEAD.size], join.message[_JOIN_HEAD.size :]
-        return _parse_offer(_decrypt(_native(keys).join, join.number, sealed, head))
+        return _parse_offer(_decrypt(native_keys(keys).join, join.number, sealed, head))
 
     def join_answer(self, keys: SessionKeys, number: int, challenge: bytes) -> bytes:
         """Server: answer a join with a challenge."""
@@ -236,7 +243,7 @@ class NativeHandshake:
     def read_confirm(self, keys: SessionKeys, confirm: ConfirmMessage) -> bytes:
         """Server: the challenge in a confirmation.  Raises ``Malformed``."""
         head, sealed = confirm.message[: _JOIN_HEAD.size], confirm.message[_JOIN_HEAD.size :]
-        return _decrypt(_native(keys).confirm, confirm.number, sealed, head, CHALLENGE)
+        return _decrypt(native_keys(keys).confirm, confirm.number, sealed, head, CHALLENGE)
 
     def _gone_mac(self, join: bytes) -> bytes:
         return hashlib.blake2s(join, key=self._gone, digest_size=16).digest()
@@ -275,10 +282,11 @@ def _decrypt(aead: ChaCha20Poly1305, number: int, sealed: bytes, associated: byt
 
 def _join_mac(keys: SessionKeys, number: int, challenge: bytes) -> bytes:
     text = number.to_bytes(4, "big") + challenge
-    return hashlib.blake2s(text, key=_native(keys).join_answer, digest_size=16).digest()
+    return hashlib.blake2s(text, key=native_keys(keys).join_answer, digest_size=16).digest()
 
 
-def _native(keys: SessionKeys) -> NativeKeys:
+def native_keys(keys: SessionKeys) -> NativeKeys:
+    """``keys`` as what they are.  Raises ``TypeError`` if they are of another wire."""
     if not isinstance(keys, NativeKeys):
         raise TypeError("keys of another wire format")
     return keys

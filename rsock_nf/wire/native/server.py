@@ -29,9 +29,10 @@ from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE, HelloCookies
 from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpenTable, Unreadable, source_of
-from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake
+from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake, native_keys
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Place, Status
+from rsock_nf.wire.native.rekeying import Rekey, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
 SMALLEST_PAYLOAD = 256
@@ -242,6 +243,32 @@ class NativeServerWire:
         except Malformed:
             return False
         return isinstance(message, ConfirmMessage) and message[:2] == (flow.session.session_id, flow.flow_id)
+
+    # -- rekeys
+
+    def control(self, now: float, accepting: Accepting, flow: Established, message: object) -> bool:
+        """See ``ServerWire``.  The client asks for the next epoch."""
+        if not isinstance(message, Rekey):
+            return False
+        try:
+            answer = native_keys(flow.session.keys).answering.answer(message, accepting.context.rng)
+        except Malformed:
+            accepting.context.counters["malformed control messages"] += 1
+            return True
+        if answer is not None:
+            accepting.table.tell(flow.session, answer)
+        return True
+
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ServerWire``.  Only the client can begin: the next sweep tells it."""
+        native_keys(session.keys).answering.wanted = True
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
+        """See ``ServerWire``.  Forget the keys of an epoch that is over."""
+        keys = native_keys(session.keys)
+        keys.ring.sweep(now)
+        if keys.answering.wanted:
+            accepting.table.tell(session, RekeyWanted())
 
     # -- conversations
 

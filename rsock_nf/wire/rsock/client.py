@@ -150,6 +150,13 @@ class RsockClientWire:
         if reason == SILENT:
             self._tell_silence(dialling)
 
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ClientWire``.  There are no keys of a session."""
+
+    def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
+        """See ``ClientWire``.  There is none."""
+        return False
+
     def sweep(self, now: float, dialling: Dialling) -> None:
         """See ``ClientWire``.  Tell early that nothing is answered."""
         if dialling.session and any(flow.health.unanswered for flow in dialling.session.flows.values()):

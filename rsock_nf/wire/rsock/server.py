@@ -266,6 +266,16 @@ class RsockServerWire:
     def timeout(self, now: float, accepting: Accepting) -> None:
         """See ``ServerWire``.  Does nothing: this wire does not use the timer."""
 
+    def control(self, now: float, accepting: Accepting, flow: Established, message: object) -> bool:
+        """See ``ServerWire``.  There is none."""
+        return False
+
+    def want_keys(self, now: float, session: Session) -> None:
+        """See ``ServerWire``.  There are no keys of a session."""
+
+    def sweep(self, now: float, accepting: Accepting, session: Session) -> None:
+        """See ``ServerWire``.  Does nothing."""
+
 
 def _mask_of(note: int) -> int:
     """The bits of a cookie that carries ``note``."""

@@ -13,6 +13,7 @@ from rsock_nf.core.pump.pump import Pump, SlowFrames, SlowPayload, wire_key
 from rsock_nf.core.pump.state import OUR_WINDOW, FlowGroup, Handover, PumpConversation, PumpFlow
 from rsock_nf.core.types import Checksum, FlowKey, Outgoing, Packet, Run
 from rsock_nf.link.segmentation import cut
+from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from tests.core.conntrack import ACK, FIN, PSH, RST, SYN, Tcp, parse_tcp
 from tests.core.wire import make_tcp
@@ -51,7 +52,7 @@ def ends(
             start, received = (1000, 5000) if initiator else (5000, 1000)
             window = OUR_WINDOW << (scale or 0)
             handover = Handover(start, received, scale, window, 1460, 1)
-            codec = flow_codec(cipher, b"k" * 64, flow_id, initiator=initiator)
+            codec = flow_codec(cipher, KeyRing(cipher, b"k" * 64), flow_id, initiator=initiator)
             flow = PumpFlow(group, flow_id, key if initiator else key.reversed(), codec, handover)
             end.pump.put_flow(flow)
             group.use(flow)

@@ -24,6 +24,7 @@ HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE, COOKIE = 1, 2, 3, 4, 5, 6,
 FROM_CLIENT = {HELLO: range(93, 157), JOIN: range(50, 114), CONFIRMATION: range(61, 62)}
 FROM_SERVER = {ANSWER: range(93, 94), JOIN_ANSWER: range(49, 50), GONE: range(33, 34), COOKIE: range(49, 50)}
 READY, PROBE, PROBE_ANSWER, FLOW_DOWN, CLOSE_FLOW, OPENED, CLOSE_CONVERSATION, REFUSED, CLOSE_SESSION = range(1, 10)
+REKEY, REKEYED = 10, 11
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 Rng = Callable[[int], bytes]
@@ -36,9 +37,9 @@ class Garbage(ValueError):  # noqa: N818 - the word of the document
 # -- 3 keys
 
 
-def hkdf(key: bytes, info: bytes, length: int) -> bytes:
-    """RFC 5869 with SHA-256 and an empty salt."""
-    pseudo_random = hmac.digest(bytes(32), key, "sha256")
+def hkdf(key: bytes, info: bytes, length: int, salt: bytes = bytes(32)) -> bytes:
+    """RFC 5869 with SHA-256 and, if none is given, an empty salt."""
+    pseudo_random = hmac.digest(salt, key, "sha256")
     output = block = b""
     for number in range(1, -(-length // 32) + 1):
         block = hmac.digest(pseudo_random, block + info + bytes((number,)), "sha256")
@@ -81,22 +82,40 @@ class Session:
 
     def __init__(self, to_server: bytes, to_client: bytes) -> None:
         self.key = to_server + to_client
+        self.lasting = hkdf(self.key, b"rsock-nf lasting", 32)
         keys = hkdf(self.key, b"rsock-nf session", 96)
         self.join, self.confirm = ChaCha20Poly1305(keys[:32]), ChaCha20Poly1305(keys[64:])
         self.join_answer = keys[32:64]
 
 
+def next_key(session_key: bytes, epoch: int, own: bytes, theirs: bytes, publics: bytes) -> bytes:
+    """3.1: the session key of ``epoch``, the next one.  ``publics``: the client's public key, then the server's."""
+    shared = X25519PrivateKey.from_private_bytes(own).exchange(X25519PublicKey.from_public_bytes(theirs))
+    return hkdf(shared, b"rsock-nf rekey" + struct.pack("!I", epoch) + publics, 64, session_key)
+
+
+def public_key(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
 class Direction:
-    """The keys and counters of one flow in one direction."""
+    """The keys and counters of one flow in one direction, in one epoch at a time."""
 
     def __init__(self, session: Session, cipher: int, flow_id: int, direction: int) -> None:
-        keys = hkdf(session.key, b"rsock-nf flow\0\0\0" + struct.pack("!IB", flow_id, direction), 84)
-        aead = AESGCM if cipher == AES_256_GCM else ChaCha20Poly1305
+        self._info = b"rsock-nf flow\0\0\0" + struct.pack("!IB", flow_id, direction)
+        self._aead = AESGCM if cipher == AES_256_GCM else ChaCha20Poly1305
         self.sealed = cipher != NONE
-        self.data, self.control = aead(keys[:32]), aead(keys[32:64])
-        self._mask = Cipher(algorithms.AES(keys[64:80]), modes.ECB())  # noqa: S305 - 5.3
-        self.token = int.from_bytes(keys[80:], "big")
+        lasting = hkdf(session.lasting, self._info, 20)
+        self._mask = Cipher(algorithms.AES(lasting[:16]), modes.ECB())  # noqa: S305 - 5.3
+        self.token = int.from_bytes(lasting[16:], "big")
+        self.use(session.key, 0)
         self.counter = self.control_counter = 0
+
+    def use(self, session_key: bytes, epoch: int) -> None:
+        """From now on frames are of ``epoch``.  The counters go on."""
+        keys = hkdf(session_key, self._info, 64)
+        self.data, self.control = self._aead(keys[:32]), self._aead(keys[32:])
+        self._epoch = epoch % 2
 
     # -- 5 frames
 
@@ -105,13 +124,14 @@ class Direction:
         word = kind * 16384 + len(body)
         if not self.sealed:
             return struct.pack("!HHI", word, conversation, self.token) + body
-        header = struct.pack("!HHI", word, conversation, self.counter)
-        sealed = self.data.encrypt(struct.pack("!4xQ", self.counter), body, header)
+        counter = self._epoch << 31 | self.counter
+        header = struct.pack("!HHI", word, conversation, counter)
+        sealed = self.data.encrypt(struct.pack("!4xQ", counter), body, header)
         self.counter += 1
         return self._masked(header, sealed) + sealed
 
     def control_frame(self, message: bytes) -> bytes:
-        counter = self.control_counter
+        counter = self._epoch << 47 | self.control_counter
         header = struct.pack("!HHI", CONTROL * 16384 + len(message), counter >> 32, counter & 0xFFFFFFFF)
         sealed = self.control.encrypt(struct.pack("!4xQ", counter), message, header)
         self.control_counter += 1
@@ -132,12 +152,15 @@ class Direction:
                 raise Garbage("token")
             return kind, conversation, low, frame[8:]
         counter = conversation << 32 | low if kind == CONTROL else low
+        bits = 47 if kind == CONTROL else 31
+        if counter >> bits != self._epoch:
+            raise Garbage("epoch")
         try:
             key = self.control if kind == CONTROL else self.data
             body = key.decrypt(struct.pack("!4xQ", counter), frame[8:], header)
         except InvalidTag:
             raise Garbage("tag") from None
-        return kind, 0 if kind == CONTROL else conversation, counter, body
+        return kind, 0 if kind == CONTROL else conversation, counter & (1 << bits) - 1, body
 
     def _masked(self, header: bytes, behind: bytes) -> bytes:
         mask = self._mask.encryptor().update(behind[:16])

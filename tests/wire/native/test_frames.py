@@ -14,6 +14,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
+from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import HEADER, SealedCodec, flow_codec
 
 SESSION_KEY = bytes(range(64))
@@ -26,16 +27,16 @@ ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cip
 sealed_ciphers = pytest.mark.parametrize("cipher", SEALED, ids=lambda cipher: cipher.value)
 any_cipher = st.sampled_from(Cipher)
 conversations = st.integers(0, 0xFFFF)
-counters = st.integers(0, 0x7FFFFFFF)
+counters = st.integers(0, 0x7FFFFFFF - 20)
 kinds = st.sampled_from((Kind.DATA, Kind.OPENING, Kind.FRAGMENT))
 
 
 def sender(cipher: Cipher, flow_id: int = 1, key: bytes = SESSION_KEY) -> FlowCodec:
-    return flow_codec(cipher, key, flow_id, initiator=True)
+    return flow_codec(cipher, KeyRing(cipher, key), flow_id, initiator=True)
 
 
 def receiver(cipher: Cipher, flow_id: int = 1, key: bytes = SESSION_KEY) -> FlowCodec:
-    return flow_codec(cipher, key, flow_id, initiator=False)
+    return flow_codec(cipher, KeyRing(cipher, key), flow_id, initiator=False)
 
 
 def pack(
@@ -128,7 +129,7 @@ def test_frames_of_equal_datagrams_are_equally_long(cipher: Cipher) -> None:
     sizes = {
         len(b"".join(codec.pack(Kind.DATA, conversation, counter, b"", [bytes(100)])))
         for conversation in (0, 255, 256, 65535)
-        for counter in (0, 255, 65536, 2**31, 2**32 - 1)
+        for counter in (0, 255, 65536, 2**30, 2**31 - 1)
     }
     assert sizes == {100 + codec.overhead}
     assert codec.overhead == (8 if cipher is Cipher.NONE else 24)
@@ -144,7 +145,7 @@ def test_datagrams_may_be_any_buffer(cipher: Cipher, datagram: bytes) -> None:
 
 
 @ciphers
-@pytest.mark.parametrize("counter", [0, 1, 2**32, 2**48 - 1])
+@pytest.mark.parametrize("counter", [0, 1, 2**32, 2**47 - 1])
 def test_control_frame_comes_out_as_it_was(cipher: Cipher, counter: int) -> None:
     frame = sender(cipher).pack_control(counter, messages.ProbeAnswer(1, 2, 3))
     codec = receiver(cipher)
@@ -198,7 +199,7 @@ class FrameByFrame(SealedCodec):
     def __init__(self, cipher: Cipher) -> None:
         codec = receiver(cipher)
         assert isinstance(codec, SealedCodec)
-        super().__init__(codec._sending, codec._receiving)
+        super().__init__(codec._keys)
 
     def _open_burst(self, payload: memoryview, frame: int) -> None:  # noqa: ARG002 - as the base has it
         return None

@@ -10,11 +10,13 @@ from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind, SessionKeys
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
 from rsock_nf.wire.native.opening import Answer, CookieMessage, Gone, HelloMessage, Offer, Place, Status
+from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 from tests.wire.native import vectors
+from tests.wire.native.independent_peer import public_key
 
 GOLDEN: dict[str, Any] = json.loads(vectors.PATH.read_text())
 C = vectors.CONVERSATION
-MESSAGES: dict[str, messages.Control] = {
+MESSAGES: dict[str, object] = {
     "Ready": messages.Ready(),
     "Probe": messages.Probe(0x01020304),
     "Probe, padded": messages.Probe(0x01020304, 20),
@@ -25,6 +27,9 @@ MESSAGES: dict[str, messages.Control] = {
     "CloseConversation": messages.CloseConversation(C),
     "Refused": messages.Refused(C, messages.RefusalReason.LIMIT),
     "CloseSession": messages.CloseSession(),
+    "Rekey": Rekey(1, public_key(vectors.EPHEMERALS[0])),
+    "Rekeyed": Rekeyed(1, public_key(vectors.EPHEMERALS[1])),
+    "RekeyWanted": RekeyWanted(),
 }
 ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.value)
 
@@ -64,7 +69,7 @@ def test_hello_and_answer(cipher: Cipher) -> None:
     client_keys = answered[2]
     for keys in (server_keys, client_keys):
         assert isinstance(keys, NativeKeys)
-        assert keys.session_key == golden["session key"]
+        assert keys.ring.newest.session_key == golden["session key"]
 
 
 @ciphers
@@ -139,3 +144,31 @@ def test_frames_open_at_the_other_end(cipher: Cipher, initiator: bool) -> None: 
     controls = [codec.read_control(frames.datagrams[0]) for frames in opened if frames.kind == Kind.CONTROL]
     expected = [messages.Probe(0x01020304) if isinstance(m, messages.Probe) else m for m in MESSAGES.values()]
     assert controls == expected
+
+
+@ciphers
+@pytest.mark.parametrize("initiator", [True, False])
+def test_rekey(cipher: Cipher, initiator: bool) -> None:  # noqa: FBT001
+    client, server = keys_of(cipher), keys_of(cipher)
+    assert isinstance(client, NativeKeys)
+    assert isinstance(server, NativeKeys)
+    client.asking.hasten(0.0)
+    question = client.asking.question(0.0, lambda _: vectors.EPHEMERALS[0])
+    assert question == MESSAGES["Rekey"]
+    answer = server.answering.answer(Rekey(1, public_key(vectors.EPHEMERALS[0])), lambda _: vectors.EPHEMERALS[1])
+    assert answer == MESSAGES["Rekeyed"]
+    assert client.asking.answered(0.0, Rekeyed(1, public_key(vectors.EPHEMERALS[1])))
+    golden = GOLDEN[cipher.value]
+    for keys in (client, server):
+        assert keys.ring.newest.session_key.hex() == golden["session key of epoch 1"]
+    frames = golden["to server" if initiator else "to client"]["epoch 1"]
+    codecs = [keys.codec(vectors.FLOW_ID, initiator=keys is client) for keys in (client, server)]
+    sending, receiving = codecs if initiator else reversed(codecs)
+    if not initiator:  # the server sends in the new epoch from the moment at which it hears it
+        sending.unpack(memoryview(receiving.pack_control(0, messages.Ready())), 0)
+    made = [b"".join(sending.pack(Kind.DATA, C, vectors.NEXT_COUNTER, b"", [vectors.DATAGRAMS[0]]))]
+    made.append(sending.pack_control(vectors.NEXT_COUNTER, messages.Ready()))
+    assert [frame.hex() for frame in made] == frames
+    opened, bad = receiving.unpack(memoryview(b"".join(made)), 0)
+    assert bad == 0
+    assert [run.counter for run in opened if run.counter >= 0][-1] == vectors.NEXT_COUNTER

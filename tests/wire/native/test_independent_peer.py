@@ -399,3 +399,44 @@ def test_acknowledgement_jumps_over_what_was_lost_within_20_ms(cipher: Cipher) -
     assert site.send(flow.control(bytes((peer.PROBE_ANSWER,)) + bytes(12))) == []
     [(_, segment)] = site.pass_time(0.021)
     assert (segment.flags, segment.ack, segment.payload) == (peer.ACK, flow.next_seq, b"")
+
+
+@ciphers
+def test_rekey(cipher: Cipher) -> None:
+    """Three times.  Frames of the old epoch still count while both are there, then they do not."""
+    site = Site(cipher)
+    flow, session, session_id = site.hello()
+    answer_probes(site, flow, site.pass_time(0.1))
+    site.deliver(site.send(flow.data(peer.OPENING, 5, struct.pack("!H", 0) + b"first")))
+    assert flow.sending is not None
+    assert flow.receiving is not None
+    key = session.key
+    for epoch in (1, 2, 3):
+        private = site.random.randbytes(32)
+        question = struct.pack("!BI", peer.REKEY, epoch) + peer.public_key(private)
+        for _ in range(2):  # the same question has the same answer
+            site.deliver(site.send(flow.control(question)))
+        assert flow.controls[-1] == flow.controls[-2]
+        kind, number, public = struct.unpack("!BI32s", flow.controls[-1])
+        assert (kind, number) == (peer.REKEYED, epoch)
+        before, key = key, peer.next_key(key, epoch, private, public, peer.public_key(private) + public)
+        late = flow.data(peer.DATA, 5, b"late")
+        flow.sending.use(key, epoch)
+        [(_, answer)] = site.send(flow.control(struct.pack("!BI", peer.PROBE, epoch)))
+        if cipher is not Cipher.NONE:
+            with pytest.raises(peer.Garbage, match="epoch"):
+                flow.take(answer)
+        flow.receiving.use(key, epoch)
+        flow.take(answer)
+        assert flow.controls[-1][:5] == struct.pack("!BI", peer.PROBE_ANSWER, epoch)
+        site.delivered()
+        site.send(late)
+        assert site.delivered() == [b"late"]
+        flow.sending.use(key, epoch)
+        for _ in range(60):
+            answer_probes(site, flow, site.pass_time(0.2))
+        flow.sending.use(before, epoch - 1)
+        site.send(flow.data(peer.DATA, 5, b"too late"))
+        assert site.delivered() == ([b"too late"] if cipher is Cipher.NONE else [])
+        flow.sending.use(key, epoch)
+    assert list(site.server.role.sessions_by_id) == [session_id]

@@ -30,6 +30,7 @@ DATAGRAMS = (b"first datagram", b"other datagram")
 OPENING = struct.pack("!H", 1) + b"opening datagram"
 FRAGMENTS = (struct.pack("!IBBH", 0xCAFE, 0, 2, 1) + b"part one", struct.pack("!IBBH", 0xCAFE, 1, 2, 1) + b"two")
 LATE_COUNTER = 0x7FFF_FFFE
+NEXT_COUNTER = 99
 LATE_CONTROL_COUNTER = 0x0001_0000_0002
 
 CONTROLS = {
@@ -43,6 +44,9 @@ CONTROLS = {
     "CloseConversation": struct.pack("!BH", 7, CONVERSATION),
     "Refused": struct.pack("!BHB", 8, CONVERSATION, 2),
     "CloseSession": struct.pack("!B", 9),
+    "Rekey": struct.pack("!BI", 10, 1) + peer.public_key(EPHEMERALS[0]),
+    "Rekeyed": struct.pack("!BI", 11, 1) + peer.public_key(EPHEMERALS[1]),
+    "RekeyWanted": struct.pack("!B", 12),
 }
 
 
@@ -59,6 +63,7 @@ def handshake(cipher: int) -> tuple[dict[str, str], peer.Session]:
         "hello": hello,
         "answer": answer,
         "session key": session.key,
+        "session key of epoch 1": next_session_key(session),
         "confirmation": peer.confirmation(secret, session, SESSION_ID, 1, CHALLENGE),
         "join": join,
         "join answer": peer.join_answer(secret, session, FLOW_ID, CHALLENGE),
@@ -82,7 +87,27 @@ def frames(session: peer.Session, cipher: int, number: int) -> dict[str, object]
     control = {name: flow.control_frame(message).hex() for name, message in CONTROLS.items()}
     flow.control_counter = LATE_CONTROL_COUNTER
     late = flow.control_frame(CONTROLS["Ready"]).hex()
-    return {"data": [frame.hex() for frame in plain], "control": control, "late control": late}
+    flow.counter, flow.control_counter = NEXT_COUNTER, NEXT_COUNTER
+    flow.use(next_session_key(session), 1)
+    following = [flow.frame(peer.DATA, CONVERSATION, DATAGRAMS[0]), flow.control_frame(CONTROLS["Ready"])]
+    return {
+        "data": [frame.hex() for frame in plain],
+        "control": control,
+        "late control": late,
+        "epoch 1": [frame.hex() for frame in following],
+    }
+
+
+def next_session_key(session: peer.Session) -> bytes:
+    """Of epoch 1, after the rekey in ``CONTROLS``."""
+    publics = [peer.public_key(private) for private in EPHEMERALS]
+    keys = [
+        peer.next_key(session.key, 1, own, theirs, b"".join(publics))
+        for own, theirs in zip(EPHEMERALS, reversed(publics), strict=True)
+    ]
+    if keys[0] != keys[1]:
+        raise AssertionError("the two ends disagree")
+    return keys[0]
 
 
 def vectors() -> dict[str, object]:
