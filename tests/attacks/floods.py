@@ -62,13 +62,14 @@ def _lengths(site: Ground, done: Done) -> None:
 
 
 _COOKIE = "a cookie answers, nothing is stored"
+_SHORT = "; where processor time is short, what waits too long is dropped, the client's, too"
 _ENVELOPE = "the envelope fails, no answer"
 
 FLOODS = (
     Attack("syn_5k", "SYNs from 20,000 sources, 5,000/s", Who.OFF_PATH, partial(_syns, rate=5000), (SEALED, ALL),
            why=_COOKIE),
     Attack("syn_15k", "SYNs from 20,000 sources, 15,000/s", Who.OFF_PATH, partial(_syns, rate=15000), (SEALED,),
-           why=_COOKIE),
+           why=_COOKIE + _SHORT),
     Attack("garbage_tcp", "TCP segments of 93 B without a handshake, 5,000/s", Who.OFF_PATH,
            partial(_garbage, protocol=6, size=93, rate=5000), (TCP, SEALED), why="no cookie, no answer"),
     Attack("garbage_tcp_large", "the same of 1,400 B", Who.OFF_PATH,
