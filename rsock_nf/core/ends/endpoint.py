@@ -52,7 +52,7 @@ _OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.
 
 
 LATE_FINS = 8
-"""FINs that a flow answers after it has closed: more than a peer sends, and an end to answers that answer each other."""
+"""FINs that a flow answers after it has closed.  A peer sends fewer; answers that answer each other have an end."""
 
 
 class Role(Protocol):
