@@ -11,13 +11,13 @@ from rsock_nf.core.flows.opening import Opening
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import TRANSITIONS, Action, Input, State
 from rsock_nf.core.flows.timers import Deadlines, Timer
-from rsock_nf.core.messages import FlowDown
+from rsock_nf.core.messages import CloseFlow, FlowDown
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.pump.state import FlowGroup
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.handshake import NativeKeys
 from rsock_nf.wire.native.limits import LIMITS
-from tests.core.conntrack import parse_tcp
+from tests.core.conntrack import Tcp, parse_tcp
 from tests.core.outputs import outputs
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Toward
@@ -558,3 +558,26 @@ def test_nothing_is_left_of_closed_flows() -> None:
             assert len(list(node.pump.flows())) <= 6
         assert len(pair.server.role.followed()) <= 1
         assert str(SERVER_ADDRESS[4]) in pair.client.role.remote_text
+
+
+@pytest.mark.parametrize("duplicate", [0.0, 0.5])
+def test_fins_that_cross_are_not_answered_for_ever(duplicate: float) -> None:
+    """Each end takes the other's FIN for the first one, and its answers for more of them."""
+    with Pair(client={"flows": 1}, conditions=Conditions(duplicate=duplicate)) as pair:
+        pair.up()
+        pair.run(0.5)
+        port = pair.flows(pair.client)[0].key.local_port
+        seen: list[int] = []
+        pair.wire.taps.append(
+            lambda crossing: seen.append(crossing.tcp.flags) if port in _ports(crossing.tcp) else None
+        )
+        for node in (pair.client, pair.server):
+            (flow,) = pair.flows(node)
+            node._context.outbox.send([node.pump.send_control(flow.pump, CloseFlow(), fin=True)])
+        pair.run(2.0)
+        assert len(seen) < 60
+        pair.wire.invalid.clear()
+
+
+def _ports(tcp: Tcp) -> tuple[int, int]:
+    return tcp.source[1], tcp.destination[1]

@@ -51,6 +51,10 @@ ACK_DELAY = 0.02
 _OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.OPEN)
 
 
+LATE_FINS = 8
+"""FINs that a flow answers after it has closed.  A peer sends fewer; answers that answer each other have an end."""
+
+
 class Role(Protocol):
     """What an endpoint asks of its role: of a client (``Dialling``) or a server (``Accepting``)."""
 
@@ -375,7 +379,10 @@ class Endpoint(Generic[R]):
             if not_behind(end, flow.pump.received):
                 flow.pump.received = end
             self.flows.step(now, flow, Input.PEER_CLOSE, "the other side closed it")
+        elif flow.state is State.LINGERING and flow.closes_answered >= LATE_FINS:
+            self.counters["FIN after the last answer"] += 1
         elif flow.state is State.LINGERING:
+            flow.closes_answered += 1
             own = flow.repeat.segment if flow.repeat and flow.pump.in_flight else None
             if own is not None and own.payload_size <= len(segment.payload):
                 self._context.outbox.send([own])  # our own FIN did not arrive

@@ -53,7 +53,7 @@ class Established:
         self.retired = False
         """Client: another flow has taken its place.  It carries no bulk, and closes soon."""
         self.closes_answered = 0
-        """UDP: close frames that came again after the flow had closed, and were answered again."""
+        """FINs or close frames that came after the flow had closed, and were answered again."""
         self.swept_frames = 0
         """The pump's counters at the last sweep.  They tell whether there was traffic since."""
         self.repeat: Repeat | None = None
