@@ -51,6 +51,8 @@ _READ_BYTES: Final = 256 << 10
 size that the last read brought."""
 NO_GSO: Final = (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
+TOLD_BY_ICMP: Final = (errno.ECONNREFUSED, errno.EMSGSIZE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO)
+"""What a connected socket's next call reports, whatever it is about (net/ipv4/udp.c, ``__udp4_lib_err``)."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -227,7 +229,10 @@ class UdpSocket:
         return failures[0] == 0
 
     def _transmit(self, data: Buffer, ancillary: Ancillary, address: SocketAddress | None) -> int:
-        """One sendmsg(2), and a second one if the first only reported an old ECONNREFUSED.  Returns errno, 0 = sent."""
+        """One sendmsg(2), and a second one if the first may only have reported what ICMP said of an earlier datagram.
+
+        Returns errno, 0 = sent."""
+        failure = 0
         for _ in range(2):
             try:
                 if ancillary:
@@ -237,12 +242,13 @@ class UdpSocket:
                 else:
                     self._socket.sendto(data, address)
             except OSError as error:
-                if error.errno != errno.ECONNREFUSED:
-                    return error.errno or errno.EIO
-                self.counters.refused += 1
+                failure = error.errno or errno.EIO
+                if failure not in TOLD_BY_ICMP:
+                    return failure
+                self.counters.refused += failure == errno.ECONNREFUSED
             else:
                 return 0
-        return errno.ECONNREFUSED
+        return failure
 
     def _settle(self, failure: int, datagrams: int) -> None:
         if failure == 0:

@@ -77,6 +77,18 @@ def test_a_flow_that_is_opened_later_begins_with_what_the_others_found() -> None
         assert set(largest) == {1240}
 
 
+@pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP])
+def test_a_size_that_never_passed_is_used_no_more_once_another_flow_doubts_it(kinds: Kinds) -> None:
+    """A path that was narrow from the start: no flow goes on with what another one has found not to pass."""
+    with Pair(kinds=kinds, client={"flows": 10}, conditions=Conditions(delay=0.01, mtu=1300)) as pair:
+        pair.up()
+        pair.run_until(lambda: min(sizes(pair, Toward.SERVER)) < 1300, 5.0)
+        assert max(sizes(pair, Toward.SERVER)) < 1300
+        pair.say("app", *numbered(50, 1400))
+        pair.run(1.0)
+        assert len(pair.heard()) == 50
+
+
 def test_a_path_that_becomes_wide_again_is_told_so() -> None:
     with Pair(client={"flows": 2, "idle_timeout": 0.0}) as pair:
         pair.up()

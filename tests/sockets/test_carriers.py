@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 from hypothesis import given, settings
@@ -366,3 +366,28 @@ def test_merged_datagrams_of_a_foreign_sender(keep: Keep) -> None:
         stranger.sendto(b"", ("127.0.0.1", port.local.port))
         (empty,) = take(port, 1)
         assert (len(empty.data), empty.segment_size) == (0, 0)
+
+
+@pytest.mark.parametrize("told", [errno.EMSGSIZE, errno.ECONNREFUSED, errno.EHOSTUNREACH])
+@pytest.mark.parametrize("size", [0, 500])
+def test_what_icmp_said_of_an_earlier_datagram_costs_nothing(told: int, size: int) -> None:
+    """The kernel reports it with the next call, which then sends nothing (net/ipv4/udp.c)."""
+    server = ServerCarrier(endpoint("127.0.0.1"))
+    client = ClientCarrier(server.local)
+
+    class Told:
+        """The socket, with an error that waits."""
+
+        errors: ClassVar = [told]
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("send", "sendmsg") and self.errors:
+                raise OSError(self.errors.pop(), "told by ICMP")
+            return getattr(real, name)
+
+    real, client._socket = client._socket, cast("Any", Told())
+    assert client.send(burst(client.key, bytes(1000), size))
+    assert client.counters.too_big == client.counters.send_errors == client.counters.sent_singly == 0
+    wait_until(lambda: sum(len(item.data) for item in server.receive()) == 1000, "the burst")
+    client.close()
+    server.close()

@@ -55,6 +55,8 @@ class PathMtu:
     """The last probe that was padded to ``size`` was answered."""
     whole: int = 0
     """The size that passed before, or that opening and link allow, if less was found to pass.  0 = it passes."""
+    _proved: bool = False
+    """``size`` has passed on this flow."""
     _probe: int = 0
     """The number of the padded probe that is on its way.  0 = none."""
     _lost: int = 0
@@ -79,7 +81,7 @@ class PathMtu:
     def start(self, size: int) -> None:
         """Begin with ``size``: the MSS of the TCP handshake, or what the link takes if that is less."""
         self.size = size
-        self.confirmed = False
+        self.confirmed = self._proved = False
         self.whole = self._probe = self._lost = self._claim = 0
         self._search = None
 
@@ -117,6 +119,14 @@ class PathMtu:
         self.confirmed = False
         return True
 
+    def doubt(self) -> bool:
+        """The size in use does not seem to pass on another flow that takes the same path.
+
+        Returns True if ``size`` has changed: one that has never passed here is searched at once, and not used
+        meanwhile.
+        """
+        return not self._proved and self._search is None and self._search_below()
+
     def probe_sent(self, number: int) -> None:
         """Probe ``number`` was sent, padded to ``size``."""
         self._probe = number
@@ -130,7 +140,8 @@ class PathMtu:
         padded, self._probe = self._probe, 0
         if number == padded:
             self._deaf_until = now + DEAF if self._claim else self._deaf_until
-            self.confirmed, self._lost, self._claim = True, 0, 0
+            self.confirmed = self._proved = True
+            self._lost = self._claim = 0
             return False
         self.confirmed = False  # a later, small probe was answered, but the padded one was not
         self._lost += 1
@@ -207,6 +218,7 @@ class PathMtu:
             self.whole = max(self.whole, search.top)
         elif search.top >= self.whole:
             self.whole = 0
-        self._search, self.confirmed = None, True
+        self._search = None
+        self.confirmed = self._proved = True
         self._raise_at = now + RAISE_AFTER
         return self.size != before

@@ -196,7 +196,11 @@ class Probes:
     def _doubt_others(self, now: float, flow: Established) -> None:
         """The size of ``flow`` does not seem to pass any more: check the session's other flows."""
         for other in flow.session.flows.values():
-            if other is not flow:
+            if other is flow:
+                continue
+            if other.key.udp is flow.key.udp and other.path.doubt():
+                self._resize(other)
+            else:
                 self.too_big(now, other, PLATEAUS[-1])
 
     def too_big(self, now: float, flow: Established, size: int) -> None:
