@@ -73,7 +73,7 @@ fuzz: $(VENV)/.develop ## parsers, insiders, files and whole tunnels, coverage-g
 recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
 	@$(PY) -m tests.e2e.vpn_table
 
-faults: $(VENV)/.develop ## the tables of docs/reliability.md: 68 faults, then half an hour of them (as root; SOAK=30)
+faults: $(VENV)/.develop ## the tables of docs/reliability.md: 70 faults, then half an hour of them (as root; SOAK=30)
 	@$(PY) -m tests.faults --soak $(SOAK)
 
 attacks: $(VENV)/.develop ## the tables of docs/security-tests.md: attacks on a running tunnel (as root)

@@ -207,7 +207,8 @@ class Watcher:
             except (OSError, RuntimeError, ValueError):
                 continue
             self._flows.append((now, carrying(status)))
-            for text in [status.get("reason") or "", *status.get("notes", [])]:
+            sessions = [note for session in status.get("sessions", []) for note in session.get("notes", [])]
+            for text in [status.get("reason") or "", *status.get("notes", []), *sessions]:
                 self._add(text)
 
     def _add(self, text: str) -> None:

@@ -179,7 +179,7 @@ def _input_drop(site: Field) -> None:
     for role in ("client", "server"):
         site.host(role).nft(
             "table inet strict { chain input { type filter hook input priority 0; policy drop;\n"
-            'iifname "lo" accept\nct state established,related accept\nct state invalid drop\n} }'
+            'iifname "lo" accept\nct state established,related accept\nct state invalid drop\n}\n}'
         )
 
 
@@ -259,7 +259,7 @@ SCENARIOS = (
     Scenario("bad_all", "5 % lost, 5 % twice, 20 % late, 40 ms and 20 ms of jitter",
              _spoil(loss=0.05, duplicate=0.05, reorder=0.2, delay=0.04, jitter=0.02), 8, variants=MAIN),
     # -- the path is narrow
-    Scenario("rate_small", "150 kB/s each way, 20 kB queue: 0.6 of what is offered", _spoil(rate=125e3, queue=20_000), 10),
+    Scenario("rate_small", "125 kB/s each way, 20 kB queue: 0.6 of what is offered", _spoil(rate=125e3, queue=20_000), 10),
     Scenario("rate_bloat", "125 kB/s each way, 1 MB queue", _spoil(rate=125e3, queue=1_000_000), 15, 15,
              variants=SEALED_AND_NOT),
     Scenario("rate_enough", "400 kB/s each way: more than is offered", _spoil(rate=4e5, queue=30_000)),
