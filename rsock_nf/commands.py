@@ -268,7 +268,7 @@ def convert(arguments: argparse.Namespace) -> int:
     keys, notes = config.convert(arguments.file)
     for line in notes:
         complain(line)
-    say(json.dumps(keys, indent=2, ensure_ascii=False))
+    say(json.dumps(keys, indent=2))
     return 0
 
 

@@ -16,6 +16,7 @@ from rsock_nf.core.protocols import Kind
 from rsock_nf.core.pump.fragments import HEADER
 from rsock_nf.core.tcp.segment import ACK, PSH
 from rsock_nf.core.types import Buffer
+from rsock_nf.wire.native.rekeying import Rekey
 from tests.core.many import Many
 from tests.core.pair import numbered
 
@@ -62,6 +63,12 @@ def refused(flow: Established, number: int) -> list[Buffer]:
     return [flow.pump.codec.pack_control(1000 + number, messages.Refused(number & 0xFFFF, 200))]
 
 
+def rekey(flow: Established, number: int) -> list[Buffer]:
+    """The same question for new keys again and again: the server says the same answer."""
+    base_point = b"\x09" + bytes(31)
+    return [flow.pump.codec.pack_control(1000 + number, Rekey(1, base_point))]
+
+
 class Insider:
     """The first of two clients; the second one is honest."""
 
@@ -95,7 +102,7 @@ class Insider:
             self.opened += isinstance(output, ConversationOpened)
 
 
-FRAMES = [unknown, opening, no_target, fragment, probe, closing, flow_down, refused]
+FRAMES = [unknown, opening, no_target, fragment, probe, closing, flow_down, refused, rekey]
 
 
 @pytest.mark.parametrize("frame", FRAMES)

@@ -346,7 +346,7 @@ def test_a_lock_that_nobody_can_be_named_for_is_said(host: Host, monkeypatch: py
     pid = pid_of(instance)
     instance.state_path.unlink()
     monkeypatch.setattr("rsock_nf.ops.instances.lock._LOCKS", Path("/nowhere"))
-    with pytest.raises(InstanceError, match=r"somebody holds a lock on .*edge, and state.json does not tell who"):
+    with pytest.raises(InstanceError, match=r"somebody holds a lock on .*edge, and nothing tells whose"):
         instance.stop(grace=0.1)
     kill(pid, signal.SIGKILL)
 

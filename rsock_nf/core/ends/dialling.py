@@ -179,7 +179,13 @@ class Dialling:
             if slot.resting:
                 self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
             elif slot.opening is not None and slot.opening.state in (State.SYN_SENT, State.HELLO_SENT, State.JOIN_SENT):
-                self.context.deadlines.hasten(Timer.RETRANSMIT, slot.opening, now + slot.stagger)
+                self._hurry(now, slot, slot.opening)
+
+    def _hurry(self, now: float, slot: Slot, opening: Opening | Established) -> None:
+        """Say again soon what was not answered."""
+        if opening.repeat is not None:
+            opening.repeat.begin_again()
+        self.context.deadlines.hasten(Timer.RETRANSMIT, opening, now + slot.stagger)
 
     def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on, in order of preference; at least one.
@@ -376,7 +382,7 @@ class Dialling:
             if other.resting:
                 self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
             elif other.opening is not None and other.opening.state in (State.SYN_SENT, State.JOIN_SENT):
-                self.context.deadlines.hasten(Timer.RETRANSMIT, other.opening, now + other.stagger)
+                self._hurry(now, other, other.opening)
 
     def _retire(self, now: float, flow: Established) -> None:
         """Another flow has taken the place of ``flow``: send nothing on it any more, and close it when all has

@@ -24,8 +24,6 @@ AT_ONCE = 3
 JITTER = 0.2
 """The age at which a flow is renewed varies by this share: nobody sees a pattern, and flows do not come due
 together."""
-
-
 BEFORE = (0.3, 0.7)
 """The shares of the age at which flows die between which they are renewed: long enough before, and not together."""
 
@@ -52,10 +50,14 @@ class Renewals:
         self._due.pop(slot, None)
         if self._max_age:
             self._due[slot] = now + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
+        self._plan(now, slot, born=now)
+
+    def _plan(self, now: float, slot: Slot, born: float) -> None:
+        """The flow of ``slot``, which began at ``born``, is to be renewed before the age at which flows die."""
         limit = self._ages[slot.udp].limit(now)
         if limit:
             early, late = BEFORE
-            due = now + limit * (early + (late - early) * self._rng(1)[0] / 255)
+            due = born + limit * (early + (late - early) * self._rng(1)[0] / 255)
             self._due[slot] = min(self._due.get(slot, due), due)
 
     def died(self, now: float, flow: Established) -> float:
@@ -65,7 +67,7 @@ class Renewals:
             return 0.0
         for slot in self._slots:
             if slot.flow is not None and slot.udp is flow.key.udp:
-                self.opened(now, slot)
+                self._plan(now, slot, slot.flow.since)
         return ages.limit(now)
 
     def all(self) -> None:

@@ -26,6 +26,10 @@ class Repeat:
     """When it was sent for the first time."""
     tries: int = 1
 
+    def begin_again(self) -> None:
+        """The way may be open again: the tries so far were in vain.  The answer still gives no round-trip time."""
+        self.tries = min(self.tries, 2)
+
     def answered(self, now: float, health: Health) -> None:
         """The answer came.  If the segment was sent only once, this is a round-trip time (RFC 6298 section 3)."""
         if self.tries == 1:

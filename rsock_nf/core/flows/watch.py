@@ -1,8 +1,8 @@
 """When a flow is probed outside of its own rhythm: when one flow falls silent, the others are probed too.
 
 If all flows are dead at once, for example because a NAT has forgotten them, one of them notices first.  Then the
-others are probed at once.  If a session sends and nothing comes back on any flow, all are probed before their time.
-When no flow answers, the role is told (``all_silent``).
+others are probed at once.  On the native wire, if a session sends and nothing comes back on any flow, all are probed
+before their time; when no flow answers, the role is told (``all_silent``).
 
 Not here: the probes themselves (``probes``, or the wire's own).
 """

@@ -132,7 +132,7 @@ class Linux:
         """See ``System.keep_privileges``."""
         from rsock_nf.link.linux import capabilities
 
-        if any(capabilities.capability_sets().values()):  # without any, one's own processes may look: they do anyway
+        if capabilities.capability_sets().get("CapPrm"):  # without any, one's own processes may look: they do anyway
             capabilities.hide_memory()
         capabilities.forbid_new_privileges()
         capabilities.keep_only(names)

@@ -156,7 +156,9 @@ def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) ->
         verb = question["verb"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return _refusal('a line of JSON with a "verb" is wanted')
-    handler = handlers.get(verb) if isinstance(verb, str) else None
+    if not isinstance(verb, str):
+        return _refusal("the verb has to be a string")
+    handler = handlers.get(verb)
     if handler is None:
         return _refusal(f"unknown verb {json.dumps(verb)}")
     try:

@@ -152,11 +152,7 @@ class Instance:
         if self.is_running():
             holder = self._holder()
             whose = f"process {holder} does" if holder else "somebody holds a lock on"
-            what = (
-                "not end"
-                if holder
-                else f"{self.directory}, and {self.state_path.name} does not tell who: fuser -v there does"
-            )
+            what = "not end" if holder else f"{self.directory}, and nothing tells whose: fuser -v there does"
             raise InstanceError(f"instance {self.name}: {whose} {what}")
         return True
 

@@ -63,6 +63,8 @@ class Asking:
         self._message: Rekey | None = None
         self.tries = 0
         """How often the present question was asked."""
+        self._again = False
+        """Rekey once more when the present question is answered: it began before somebody wished for new keys."""
 
     def start(self, now: float, session_id: int) -> None:
         """The session has begun."""
@@ -72,6 +74,7 @@ class Asking:
     def hasten(self, now: float) -> None:
         """Rekey as soon as possible."""
         self._due = now
+        self._again = self._message is not None
 
     @property
     def unheard(self) -> bool:
@@ -98,7 +101,8 @@ class Asking:
         key = _next_key(self._ring, private, answer.public, asked.public, answer.public)
         self._message = self._private = None
         self.tries = 0
-        self._due = now + self._interval
+        self._due = now if self._again else now + self._interval
+        self._again = False
         self._ring.begin(key, send=True)
         return True
 

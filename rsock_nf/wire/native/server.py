@@ -256,7 +256,7 @@ class NativeServerWire:
             accepting.context.counters["malformed control messages"] += 1
             return True
         if answer is not None:
-            accepting.table.tell(flow.session, answer)
+            accepting.table.answer(now, flow.session, answer)
         return True
 
     def want_keys(self, now: float, session: Session) -> None:
