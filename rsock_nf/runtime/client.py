@@ -344,6 +344,7 @@ class ClientSide:
             self.driver.carriers.steer(remote.packed, routes.device_for(remote))
         self._watch_for_loops()
         if self._route.moved(self._remote):
+            self._route.source_for(self._remote)  # the sockets take it by themselves, those of open flows, too
             self.endpoint.role.reconnect(self.driver.now())
         else:
             self.endpoint.role.hurry(self.driver.now())
@@ -353,7 +354,7 @@ class ClientSide:
     def tick(self, now: float) -> None:
         """See ``Side``."""
         late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
-        look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
+        look_for_symptoms(self._symptoms, now, self.device, self.rules, late, self._ports.reached)
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         if self._ports.tick(now):

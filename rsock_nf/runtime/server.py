@@ -53,7 +53,7 @@ from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters
-from rsock_nf.sockets.held_ports import hold_ports
+from rsock_nf.sockets.held_ports import HeldPort, hold_ports
 
 _TOLD = 8
 """Addresses in one log line."""
@@ -101,6 +101,8 @@ class Parts:
     link: Link | None
     limits: Limits
     endpoint: ServerEndpoint
+    held: Sequence[HeldPort]
+    """Its TCP ports."""
 
 
 def build(settings: Settings, parameters: ServerParameters, start: Start, stack: contextlib.ExitStack) -> ServerSide:
@@ -108,9 +110,11 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
     fake_tcp = fake_tcp_ports(settings)
     if warning := overlap_warning(served_ports(settings), system()):
         start.log.warning("%s", warning)
+    held: list[HeldPort] = []
     if fake_tcp:
         cover = _cover_fake_tcp(settings, start.log)
-        for port in hold_ports(fake_tcp, settings.addresses):  # which nobody else may have
+        held = hold_ports(fake_tcp, settings.addresses)  # which nobody else may have
+        for port in held:
             stack.callback(port.close)
     else:
         cover = Cover(settings, settings.device, settings.addresses)
@@ -130,7 +134,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
     parameters, second = conversation_limit.fit(parameters, settings.second, start.log)
     endpoint = server_endpoint(parameters, settings.wire, second, limits)
-    side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint))
+    side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint, held))
     stack.callback(side.close)
     return side
 
@@ -173,6 +177,7 @@ class ServerSide:
         self._log = start.log
         self._troubles = start.troubles
         self._symptoms = Symptoms(settings.device)
+        self._held = parts.held
         self._clocks = ClockJumps()
         self._ready = start.ready
         self._targets = parts.targets
@@ -353,7 +358,7 @@ class ServerSide:
     def tick(self, now: float) -> None:
         """See ``Side``."""
         late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
-        look_for_symptoms(self._symptoms, now, self.device, self.rules, late)
+        look_for_symptoms(self._symptoms, now, self.device, self.rules, late, self._reached)
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         self._tick_targets(now)
@@ -381,6 +386,10 @@ class ServerSide:
 
     def _describe(self, session: Session, peer: Hashable) -> str:
         return self._targets.describe(outer_peer(self.endpoint, session, peer))
+
+    def _reached(self) -> int:
+        """Segments that have come to the kernel's TCP for our ports: see ``HeldPort``."""
+        return sum(port.reached for port in self._held)
 
     @property
     def held_ports(self) -> list[int]:

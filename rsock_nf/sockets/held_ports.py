@@ -40,6 +40,12 @@ class HeldPort:
         for holder in holders:
             system().keep_silent(holder)
 
+    @property
+    def reached(self) -> int:
+        """How many segments have come to the kernel's TCP for this port, by a way that the rules do not cover; 0 where
+        the system does not tell."""
+        return sum(system().udp.receive_drops(holder) for holder in self._sockets)
+
     def close(self) -> None:
         """Give the port back; idempotent.  It is free at once: there was no connection, so no TIME_WAIT."""
         for holder in self._sockets:

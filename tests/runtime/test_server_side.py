@@ -43,7 +43,7 @@ def make(
     cover = Cover(SETTINGS, "v0", OLD)
     rules = Rules("nftables", held, cover.policy, log=begin.log, troubles=begin.troubles)
     made = Parts(
-        [], Targets(leads_to), cover, Routing("v0"), rules, link, Limits(1500, 0), endpoint or parts.endpoint()
+        [], Targets(leads_to), cover, Routing("v0"), rules, link, Limits(1500, 0), endpoint or parts.endpoint(), []
     )
     return ServerSide(SETTINGS, begin, made)
 

@@ -10,9 +10,24 @@ WHY = "192.0.2.1: no route"
 
 
 def look(
-    symptoms: Symptoms, now: float, *, unresolved: int = 0, late: int = 0, guarded: int | None = 0, slow: bool = False
+    symptoms: Symptoms,
+    now: float,
+    *,
+    unresolved: int = 0,
+    late: int = 0,
+    guarded: int | None = 0,
+    repairs: int = 0,
+    slow: bool = False,
 ) -> list[str]:
-    symptoms.tick(now, unresolved=unresolved, late=late, missing=lambda: [WHY], guarded=lambda: guarded, slow=slow)
+    symptoms.tick(
+        now,
+        unresolved=unresolved,
+        late=late,
+        missing=lambda: [WHY],
+        guarded=lambda: guarded,
+        repairs=repairs,
+        slow=slow,
+    )
     return symptoms.reasons()
 
 
@@ -42,6 +57,14 @@ def test_packets_that_reach_the_kernel_are_told_within_ten_seconds(device: str |
     (reason,) = found[-1]
     assert "packets for our ports" in reason
     assert remedy in reason
+
+
+def test_what_came_while_the_rules_were_gone_means_nothing() -> None:
+    symptoms = Symptoms(None)
+    look(symptoms, 100.0)
+    assert look(symptoms, 104.0, guarded=500, repairs=1) == []
+    assert look(symptoms, 108.0, guarded=501, repairs=1) == []
+    assert len(look(symptoms, 112.0, guarded=601, repairs=1)) == 1
 
 
 def test_rules_that_cannot_be_asked_now_change_nothing() -> None:

@@ -102,6 +102,8 @@ class Ways:
         """See ``Routes``."""
         followed = _Followed(remote, source)
         if followed.key not in self._followed:
+            # What was found out about a VPN counts for the destination, whatever the source address.
+            followed.doubted.update(*(other.doubted for other in self._toward(remote)))
             self._followed[followed.key] = followed
             self._resolve(followed)
             self._tidy()

@@ -78,6 +78,8 @@ class ServerRoute:
         source, used = self.preferred(remote), self._used.get(remote)
         if source is None or used is None or source == used:
             return False
+        if source.is_link_local and not remote.is_link_local:
+            return False  # between two addresses: nobody far away can answer to this one
         if (used, source) != self._told_source:
             self._told_source = used, source
             self._log.info("our address has changed from %s to %s", used, source)

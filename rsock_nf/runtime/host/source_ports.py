@@ -40,6 +40,10 @@ class SourcePorts:
         """The same, as a policy wants them."""
         return tuple(PortRange(port, port) for port in self.held)
 
+    def reached(self) -> int:
+        """Segments that have come to the kernel's TCP for these ports: see ``HeldPort``."""
+        return sum(port.reached for port in self._held.values())
+
     def inherit(self, ports: Iterable[FirewallPorts], now: float) -> None:
         """Ports of a killed predecessor, which its rules still cover: its server still probes them."""
         for port in (port for span in ports for port in range(span.first, span.last + 1)):

@@ -1,6 +1,6 @@
 """Signs that packets go astray, as reasons for an operator: counters of the host that grow and should not.
 
-1. The kernel's own TCP answers packets that are ours: they came to it by a way that our rules or our tap do not cover.
+1. The kernel's own TCP gets packets that are ours: they came to it by a way that our rules or our tap do not cover.
 2. Packets cannot be sent: there is no route for them, or the next hop does not answer.
 3. What arrives waits too long until it is read: this host has too little CPU time for its load.
 
@@ -49,11 +49,12 @@ class Symptoms:
         self._unresolved = Growth()
         self._late = Growth()
         self._look_at = 0.0
+        self._repairs = 0
         self._astray = ""
         self._unsent = ""
         self._slow = ""
 
-    def tick(
+    def tick(  # noqa: PLR0913 - one for each sign
         self,
         now: float,
         *,
@@ -61,20 +62,25 @@ class Symptoms:
         late: int,
         missing: Callable[[], Sequence[str]],
         guarded: Callable[[], int | None],
+        repairs: int,
         slow: bool,
     ) -> None:
         """Once a second.
 
         ``unresolved``: packets that could not be sent so far; ``missing`` tells why.  ``late``: datagrams and packets
-        dropped so far because they had waited too long.  ``guarded``: segments of the
-        kernel's own TCP that our rules have stopped so far, None = not known now; it is asked seldom, and more seldom
-        if it is ``slow``.
+        dropped so far because they had waited too long.
+
+        ``guarded``: segments that the kernel's own TCP has got for our ports so far, or answered; None = not known now.
+        It is asked seldom, and more seldom if it is ``slow``.  ``repairs``: how often the rules were put back: what
+        came to the kernel while they were gone means nothing.
         """
         self._unsent = cannot_send(missing()) if self._unresolved.add(now, unresolved) else ""
         self._slow = TOO_SLOW if self._late.add(now, late) else ""
         if now >= self._look_at:
             self._look_at = now + (SLOW_PERIOD if slow else PERIOD)
             count = guarded()
+            if repairs != self._repairs:
+                self._repairs, self._guarded = repairs, Growth()
             if count is not None:
                 self._astray = arrives_elsewhere(self._device) if self._guarded.add(now, count) else ""
 
@@ -83,12 +89,18 @@ class Symptoms:
         return [reason for reason in (self._astray, self._unsent, self._slow) if reason]
 
 
-def look_for_symptoms(symptoms: Symptoms, now: float, device: Device, rules: Rules | None, late: int) -> None:
-    """Once a second: ask the parts of a side.  ``late``: datagrams that its UDP sockets have dropped as too late."""
+def look_for_symptoms(
+    symptoms: Symptoms, now: float, device: Device, rules: Rules | None, late: int, reached: Callable[[], int]
+) -> None:
+    """Once a second: ask the parts of a side.
+
+    ``late``: datagrams that its UDP sockets have dropped as too late.  ``reached``: how many segments have come to the
+    sockets that hold its ports.
+    """
 
     def guarded() -> int | None:
         counters = rules.counters() if rules is not None else None
-        return counters.output_packets if counters is not None else None
+        return counters.output_packets + reached() if counters is not None else None
 
     link = device.link_counters()
     symptoms.tick(
@@ -97,5 +109,6 @@ def look_for_symptoms(symptoms: Symptoms, now: float, device: Device, rules: Rul
         late=late + link.get("late", 0),
         missing=device.routes.missing,
         guarded=guarded,
+        repairs=rules.repairs if rules is not None else 0,
         slow=rules is not None and rules.backend != "nftables",
     )
