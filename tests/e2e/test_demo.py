@@ -12,7 +12,8 @@ import pytest
 
 from rsock_nf.lab.netns import NETNS_DIR
 
-DEMO = [sys.executable, "-m", "rsock_nf", "demo"]
+# A shell without job control has SIGINT ignored in what it starts in the background.
+DEMO = ["env", "--default-signal=INT", sys.executable, "-m", "rsock_nf", "demo"]
 
 
 def namespaces_of(pid: int) -> list[str]:
