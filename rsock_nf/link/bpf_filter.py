@@ -33,7 +33,9 @@ from rsock_nf.core.tcp.header import (
     IPV6_SOURCE,
     SOURCE_PORT,
     TCP,
+    TCP_FLAGS,
 )
+from rsock_nf.core.tcp.segment import ACK, SYN
 from rsock_nf.core.types import PortRange
 from rsock_nf.link.cbpf import (
     ADD_X,
@@ -77,9 +79,6 @@ ByteOrder: TypeAlias = Literal["little", "big"]
 ACCEPT: Final = 0x40000
 """How many bytes of an accepted packet to keep: more than any packet has."""
 _ETHERTYPE: Final = {version: int.from_bytes(number) for version, number in ETHERTYPE.items()}
-_FLAGS: Final = 13
-"""Offset in the TCP header."""
-_SYN, _SYN_OR_ACK = 0x02, 0x12
 _MORE_OR_LATER: Final = 0x3FFF
 """Of flags and fragment offset: more fragments follow, or this is not the first one."""
 
@@ -186,11 +185,11 @@ def _of_syns(asm: Assembler, load: int, offset: int, syns: Syns) -> None:
     """Go to ``reject`` by the flags at ``offset``, which ``load`` reads; else on."""
     if syns is not Syns.TAKEN:
         asm.emit(load, offset)
-        asm.emit(AND, _SYN_OR_ACK)
+        asm.emit(AND, SYN | ACK)
         if syns is Syns.LEFT:
-            asm.branch(JEQ, _SYN, then="reject")
+            asm.branch(JEQ, SYN, then="reject")
         else:
-            asm.branch(JEQ, _SYN, otherwise="reject")
+            asm.branch(JEQ, SYN, otherwise="reject")
 
 
 def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str, syns: Syns) -> None:
@@ -213,7 +212,7 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
     _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp4 port")
     asm.label(f"{prefix}tcp4 port")
     asm.emit(LDX_HEADER_LENGTH, net)
-    _of_syns(asm, LD_B_X, net + _FLAGS, syns)
+    _of_syns(asm, LD_B_X, net + TCP_FLAGS, syns)
     asm.emit(LD_H_X, net + _port(side))
     asm.goto("ports")
 
@@ -257,7 +256,7 @@ def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], pref
     asm.label(f"{prefix}tcp6")
     _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp6 port")
     asm.label(f"{prefix}tcp6 port")
-    _of_syns(asm, LD_B, net + IPV6_HEADER + _FLAGS, syns)
+    _of_syns(asm, LD_B, net + IPV6_HEADER + TCP_FLAGS, syns)
     asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto("ports")
 
