@@ -1,4 +1,4 @@
-"""How much one session is allowed in a second: a token bucket.
+"""How much somebody is allowed in a second: a token bucket.  And how much one session is allowed.
 
 A small frame may ask for an answer, and a segment has room for 175 of them.  Without a limit, one client with the
 secret would fill a core of the server by 4 Mbit/s, and get eight bytes for each of its own.
@@ -6,6 +6,7 @@ secret would fill a core of the server by 4 Mbit/s, and get eight bytes for each
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 ANSWERS = 1000
@@ -22,17 +23,16 @@ MOST_OPENINGS = 4096
 
 @dataclass(slots=True)
 class Allowance:
-    """``rate``: a second.  ``most``: at once; 0 = as many as in a second."""
+    """``rate``: a second.  ``most``: at once, and in the beginning; 0 = as many as in a second."""
 
     rate: float
     most: float = 0.0
-    _left: float = -1.0
+    _left: float = math.inf
     _since: float = 0.0
 
     def take(self, now: float) -> bool:
         """Take one.  False = there is none left."""
-        most = self.most or self.rate
-        left = most if self._left < 0 else min(self._left + (now - self._since) * self.rate, most)
+        left = min(self._left + (now - self._since) * self.rate, self.most or self.rate)
         self._since = now
         self._left = left - 1 if left >= 1 else left
         return left >= 1

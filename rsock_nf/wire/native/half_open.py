@@ -15,6 +15,7 @@ import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from rsock_nf.core.flows.allowance import Allowance
 from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.freshness import challenge
@@ -103,17 +104,15 @@ class Buckets:
     """A token bucket for each source: ``RATE`` a second, ``BURST`` at once, and the 1,024 most recent sources."""
 
     def __init__(self) -> None:
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[bytes, Allowance] = OrderedDict()
 
     def take(self, now: float, source: bytes) -> bool:
         """Take one token from the bucket of ``source``.  False = the bucket is empty."""
-        tokens, since = self._buckets.pop(source, (BURST, now))
-        tokens = min(tokens + (now - since) * RATE, BURST)
-        allowed = tokens >= 1
-        self._buckets[source] = (tokens - 1 if allowed else tokens, now)
+        bucket = self._buckets.pop(source, None) or Allowance(RATE, BURST)
+        self._buckets[source] = bucket
         if len(self._buckets) > _MAX_SOURCES:
             self._buckets.popitem(last=False)
-        return allowed
+        return bucket.take(now)
 
 
 class HalfOpenTable:
