@@ -12,7 +12,7 @@ Not here: the steps of one opening (``openings``), back-off and the choice of po
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 
 from rsock_nf.core import messages
@@ -176,16 +176,17 @@ class Dialling:
         if not self._active:
             return
         for slot in self.slots:
-            if slot.resting:
-                self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
-            elif slot.opening is not None and slot.opening.state in (State.SYN_SENT, State.HELLO_SENT, State.JOIN_SENT):
-                self._hurry(now, slot, slot.opening)
+            self._hurry(now, slot, (State.SYN_SENT, State.HELLO_SENT, State.JOIN_SENT))
 
-    def _hurry(self, now: float, slot: Slot, opening: Opening | Established) -> None:
-        """Say again soon what was not answered."""
-        if opening.repeat is not None:
-            opening.repeat.begin_again()
-        self.context.deadlines.hasten(Timer.RETRANSMIT, opening, now + slot.stagger)
+    def _hurry(self, now: float, slot: Slot, states: Collection[State]) -> None:
+        """Dial ``slot`` soon, or say again soon what was not answered, if its opening is in one of ``states``."""
+        opening = slot.opening
+        if slot.resting:
+            self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
+        elif opening is not None and opening.state in states:
+            if opening.repeat is not None:
+                opening.repeat.begin_again()
+            self.context.deadlines.hasten(Timer.RETRANSMIT, opening, now + slot.stagger)
 
     def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on, in order of preference; at least one.
@@ -379,10 +380,7 @@ class Dialling:
         self.renewals.opened(now, slot)
         self._renew(now)
         for other in self.slots.revived(slot):
-            if other.resting:
-                self.context.deadlines.hasten(Timer.DIAL, other, now + other.stagger)
-            elif other.opening is not None and other.opening.state in (State.SYN_SENT, State.JOIN_SENT):
-                self._hurry(now, other, other.opening)
+            self._hurry(now, other, (State.SYN_SENT, State.JOIN_SENT))
 
     def _retire(self, now: float, flow: Established) -> None:
         """Another flow has taken the place of ``flow``: send nothing on it any more, and close it when all has
@@ -408,17 +406,20 @@ class Dialling:
     def replace(self, now: float, flow: Established) -> None:
         """Dial another flow for the slot of ``flow``.  ``flow`` stays until the other one is up."""
         slot = self.slots[flow.slot]
-        dialled = slot.opening is not None or slot.port_wanted
-        if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
+        if self._nothing_dialled_for(slot, flow):
             self._redial(now, slot, self.slots.broken(now, slot))
 
     def all_silent(self, now: float, flow: Established) -> None:
         """No flow answers: dial another one, before it is certain that they are dead."""
         slot = self.slots[flow.slot]
-        dialled = slot.opening is not None or slot.port_wanted
-        if slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None:
+        if self._nothing_dialled_for(slot, flow):
             slot.rescues = flow
             self._redial(now, slot, 0.0)
+
+    def _nothing_dialled_for(self, slot: Slot, flow: Established) -> bool:
+        """``flow`` fills ``slot``, and no other flow is dialled in its place."""
+        dialled = slot.opening is not None or slot.port_wanted
+        return slot.flow is flow and not dialled and self.context.deadlines.get(Timer.DIAL, slot) is None
 
     def heard_again(self, now: float, flow: Established) -> None:
         """The flows were only late: give up what was dialled in their place, unless it is nearly up."""

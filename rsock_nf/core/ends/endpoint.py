@@ -49,8 +49,6 @@ ACK_DELAY = 0.02
 """Seconds for which received bytes wait for a segment that carries their ACK."""
 
 _OPENING = (Action.WAIT_TURN, Action.HELLO, Action.JOIN, Action.CONFIRM, Action.OPEN)
-
-
 LATE_FINS = 8
 """FINs that a flow answers after it has closed.  A peer sends fewer; answers that answer each other have an end."""
 

@@ -24,8 +24,6 @@ MAX_RETRY = 2.0
 SYN_TRIES = 4
 MESSAGE_RETRY = 0.4
 MESSAGE_TRIES = 4
-
-
 _FORGET = 0.95
 """What a packet counts of the one after it: about the last 20 count."""
 
