@@ -353,8 +353,7 @@ class ClientSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
-        late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
-        look_for_symptoms(self._symptoms, now, self.device, self.rules, late, self._ports.reached)
+        look_for_symptoms(self._symptoms, now, self)
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         if self._ports.tick(now):
@@ -410,6 +409,10 @@ class ClientSide:
     def held_ports(self) -> list[int]:
         """See ``Side``."""
         return self._ports.held
+
+    def reached(self) -> int:
+        """See ``Counting``."""
+        return self._ports.reached()
 
     def socket_counters(self) -> list[DatagramCounters]:
         """See ``Side``."""

@@ -357,8 +357,7 @@ class ServerSide:
 
     def tick(self, now: float) -> None:
         """See ``Side``."""
-        late = sum(counters.late for counters in self.socket_counters()) + self.driver.carriers.late
-        look_for_symptoms(self._symptoms, now, self.device, self.rules, late, self._reached)
+        look_for_symptoms(self._symptoms, now, self)
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         self._tick_targets(now)
@@ -387,8 +386,8 @@ class ServerSide:
     def _describe(self, session: Session, peer: Hashable) -> str:
         return self._targets.describe(outer_peer(self.endpoint, session, peer))
 
-    def _reached(self) -> int:
-        """Segments that have come to the kernel's TCP for our ports: see ``HeldPort``."""
+    def reached(self) -> int:
+        """See ``Counting``."""
         return sum(port.reached for port in self._held)
 
     @property

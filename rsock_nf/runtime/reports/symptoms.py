@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.host.device import Device
 from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.words import TOO_SLOW, arrives_elsewhere, cannot_send
 
 WINDOW = 10.0
@@ -89,25 +92,42 @@ class Symptoms:
         return [reason for reason in (self._astray, self._unsent, self._slow) if reason]
 
 
-def look_for_symptoms(
-    symptoms: Symptoms, now: float, device: Device, rules: Rules | None, late: int, reached: Callable[[], int]
-) -> None:
-    """Once a second: ask the parts of a side.
+class Counting(Protocol):
+    """The parts of a side that have counters."""
 
-    ``late``: datagrams that its UDP sockets have dropped as too late.  ``reached``: how many segments have come to the
-    sockets that hold its ports.
-    """
+    @property
+    def driver(self) -> Driver:
+        """See ``Side``."""
+
+    @property
+    def device(self) -> Device:
+        """See ``Side``."""
+
+    @property
+    def rules(self) -> Rules | None:
+        """See ``Side``."""
+
+    def socket_counters(self) -> list[DatagramCounters]:
+        """See ``Side``."""
+
+    def reached(self) -> int:
+        """Segments that have come to the kernel's TCP for our ports: see ``HeldPort``."""
+
+
+def look_for_symptoms(symptoms: Symptoms, now: float, side: Counting) -> None:
+    """Once a second: ask the parts of a side."""
+    rules, link = side.rules, side.device.link_counters()
 
     def guarded() -> int | None:
         counters = rules.counters() if rules is not None else None
-        return counters.output_packets + reached() if counters is not None else None
+        return counters.output_packets + side.reached() if counters is not None else None
 
-    link = device.link_counters()
+    sockets = sum(counters.late for counters in side.socket_counters())
     symptoms.tick(
         now,
         unresolved=link.get("unresolved", 0),
-        late=late + link.get("late", 0),
-        missing=device.routes.missing,
+        late=link.get("late", 0) + sockets + side.driver.carriers.late,
+        missing=side.device.routes.missing,
         guarded=guarded,
         repairs=rules.repairs if rules is not None else 0,
         slow=rules is not None and rules.backend != "nftables",
