@@ -102,8 +102,6 @@ class Tap:
     ) -> None:
         self._counters = counters
         self._syns = syns
-        self.waited = 0.0
-        """See ``Link``."""
         self._layouts: dict[bytes, tuple[int, bytes]] = {}
         """By what of the sockaddr counts: where the IP packet begins, and the device's index, packed."""
         self._only_to: frozenset[bytes] | None = None
@@ -151,12 +149,16 @@ class Tap:
         """Readable when packets wait."""
         return self._socket.fileno()
 
+    @property
+    def waited(self) -> float:
+        """See ``Link``."""
+        return self._waiting.waited
+
     def receive(self, budget: int) -> list[Packet]:
         """One batch: at most ``budget`` packets, and at most 32.  Late ones are dropped."""
         packets: list[Packet] = []
         for _ in range(LATE_READS):
             packets, waited = self._read(budget)
-            self.waited = self._waiting.waited
             if waited < LATE:
                 break
             kept = _useful(packets) if waited < LOST else []
