@@ -347,6 +347,9 @@ class System(Protocol):
     def examine_host(self) -> list[Finding]:
         """Whether the kernel has what a tunnel over fake TCP needs."""
 
+    def effective_capabilities(self) -> frozenset[str] | None:
+        """Those of this thread that a tunnel may want, by name; None = that is not known."""
+
     def keep_privileges(self, names: Collection[str]) -> str:
         """Give up, for this thread and those that it starts, every privilege but the capabilities of these names.
 

@@ -16,7 +16,7 @@ from rsock_nf.link import system
 from rsock_nf.policy import fake_tcp_ports, served_ports
 from rsock_nf.settings import Settings
 
-_NEEDED = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
+_NEEDED = ("CAP_NET_ADMIN", "CAP_NET_RAW")
 _FIRST_FREE_PORT = 1024
 
 
@@ -24,12 +24,10 @@ def missing() -> list[str]:
     """The capabilities that are needed and not effective, or "root" where there are none; empty when all is well."""
     if not system().has_capabilities:
         return [] if os.geteuid() == 0 else ["root"]
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return [] if os.geteuid() == 0 else sorted(_NEEDED)
-    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
-    return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+    effective = system().effective_capabilities()
+    if effective is None:
+        return [] if os.geteuid() == 0 else list(_NEEDED)
+    return [name for name in _NEEDED if name not in effective]
 
 
 def needed(backend: str = "auto") -> str:

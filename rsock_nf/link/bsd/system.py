@@ -128,6 +128,10 @@ class Bsd:
         """See ``System.examine_host``."""
         return bsd_checks.examine_host(self._abi)
 
+    def effective_capabilities(self) -> frozenset[str] | None:
+        """See ``System.effective_capabilities``: there are none, and ``has_capabilities`` says so."""
+        return None
+
     def keep_privileges(self, names: Collection[str]) -> str:  # noqa: ARG002 - there are none to choose from
         """See ``System.keep_privileges``: root's cannot be given up one by one."""
         return ""

@@ -40,6 +40,11 @@ def capability_sets() -> dict[str, int]:
     return {name: int(value, 16) for name, _, value in (line.partition(":") for line in lines) if name[:3] == "Cap"}
 
 
+def named(bits: int) -> list[str]:
+    """The names of ``NUMBERS`` whose bits are set."""
+    return [name for name, number in NUMBERS.items() if bits >> number & 1]
+
+
 def keep_only(names: Collection[str]) -> None:
     """Give up every capability but those of ``NUMBERS`` that are named.  None is gained.  Raises ``OSError``."""
     kept = sum(1 << NUMBERS[name] for name in names)

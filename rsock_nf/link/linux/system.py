@@ -128,6 +128,14 @@ class Linux:
         return linux_checks.examine_host()
 
     @staticmethod
+    def effective_capabilities() -> frozenset[str] | None:
+        """See ``System.effective_capabilities``."""
+        from rsock_nf.link.linux import capabilities
+
+        sets = capabilities.capability_sets()
+        return frozenset(capabilities.named(sets["CapEff"])) if sets else None
+
+    @staticmethod
     def keep_privileges(names: Collection[str]) -> str:
         """See ``System.keep_privileges``."""
         from rsock_nf.link.linux import capabilities
@@ -136,8 +144,8 @@ class Linux:
             capabilities.hide_memory()
         capabilities.forbid_new_privileges()
         capabilities.keep_only(names)
-        left = capabilities.capability_sets().get("CapPrm", 0)
-        return " ".join(name for name in names if left >> capabilities.NUMBERS[name] & 1) or "none"
+        left = capabilities.named(capabilities.capability_sets().get("CapPrm", 0))
+        return " ".join(name for name in names if name in left) or "none"
 
     @staticmethod
     def examine_device(device: str, *, tap: bool) -> list[Finding]:
