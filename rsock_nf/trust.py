@@ -129,14 +129,14 @@ def _require_trust(
     found: os.stat_result, path: Path, *, is_end: bool, sticky: bool, groups: Collection[int] = ()
 ) -> None:
     mode = stat.S_IMODE(found.st_mode)
-    owner = _user(found.st_uid)
     if not (is_trusted_owner(found.st_uid) or (not is_end and _is_outside(found.st_uid))):
+        owner = _user(found.st_uid)
         remedies = [f"run the command as {owner}"] if is_end and os.geteuid() == 0 else []
         raise DistrustError(f"{path}: belongs to {owner} (mode {mode:04o})", *remedies)
     others = stat.S_IWOTH if not is_end and found.st_uid == 0 and found.st_gid in groups else _OTHERS_WRITE
     if mode & others and not (sticky and mode & stat.S_ISVTX):
         remedies = [] if mode & stat.S_ISVTX else [f"chmod go-w {path}"]
-        raise DistrustError(f"{path}: others can write it (owner {owner}, mode {mode:04o})", *remedies)
+        raise DistrustError(f"{path}: others can write it (owner {_user(found.st_uid)}, mode {mode:04o})", *remedies)
 
 
 def _is_outside(uid: int) -> bool:
