@@ -5,58 +5,29 @@
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import sys
-from collections.abc import Collection, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tests.attacks import amplification, elsewhere
-from tests.attacks.attack import Attack
-from tests.attacks.table import ATTACKS, BY_NAME, HEADING, judged, run
-from tests.faults.__main__ import replace
-from tests.faults.field import VARIANTS, Variant
+from tests.attacks.table import BY_NAME, HEADING, judged, run
+from tests.faults import document
 
 DOCUMENT = Path(__file__).parents[2] / "docs/security-tests.md"
 
 
-def table(attacks: Iterable[Attack], variants: Collection[Variant], jobs: int) -> tuple[list[str], list[str]]:
-    """The table, and what is not as it should be.  ``jobs``: runs at a time."""
-    rows, wrong = [HEADING], []
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = [
-            (attack, variant, pool.submit(run, attack.name, variant))
-            for attack in attacks
-            for variant in attack.variants
-            if variant in variants
-        ]
-        for attack, variant, found in runs:
-            line, faults = judged(attack, variant, found.result())
-            print(line, flush=True)  # noqa: T201 - it takes a quarter of an hour
-            rows.append(line)
-            wrong += faults
-    return rows, wrong
-
-
 def main() -> int:
     """See the module.  Exits with 1 if something is not as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
-    parser.add_argument("names", nargs="*", help="attacks; none = all of them, and the document is written")
-    parser.add_argument("--variant", choices=[variant.name for variant in VARIANTS], help="only this kind of tunnel")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
+    parser = document.arguments("python -m tests.attacks", __doc__, "attacks")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in BY_NAME]
-    if unknown:
-        parser.error(f"no such attack: {', '.join(unknown)}; there are: {', '.join(BY_NAME)}")
-    variants = [variant for variant in VARIANTS if arguments.variant in (None, variant.name)]
-    rows, wrong = table([BY_NAME[name] for name in arguments.names] or ATTACKS, variants, arguments.jobs)
+    attacks = document.chosen(parser, arguments.names, BY_NAME, "attack")
+    kinds = document.variants(arguments.variant)
+    rows, wrong = document.table(HEADING, attacks, kinds, arguments.jobs, run, judged)
     if not arguments.names and not arguments.variant:
         answers, larger = amplification.rows(amplification.amplification())
         wrong += larger
-        text = replace(DOCUMENT.read_text(), "attacks", rows)
-        text = replace(text, "amplification", answers)
-        DOCUMENT.write_text(replace(text, "elsewhere", elsewhere.rows()))
+        text = document.replace(DOCUMENT.read_text(), "attacks", rows)
+        text = document.replace(text, "amplification", answers)
+        DOCUMENT.write_text(document.replace(text, "elsewhere", elsewhere.rows()))
     print("\n".join(wrong) or "all as it should be")  # noqa: T201
     return bool(wrong)
 

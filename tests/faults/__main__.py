@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import sys
-from collections.abc import Collection, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from tests.faults.field import AES, VARIANTS, Variant
+from tests.faults import document
+from tests.faults.field import AES, Variant
 from tests.faults.measure import Outcome, attempt
-from tests.faults.scenarios import BY_NAME, SCENARIOS, Scenario
+from tests.faults.scenarios import BY_NAME, Scenario
 from tests.faults.soak import Soaked, soak
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
@@ -54,38 +51,12 @@ def soaked_row(found: Soaked) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def replace(text: str, name: str, lines: list[str]) -> str:
-    """``text`` with other lines between the marks of this name."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return "\n".join([before + begin, *lines, end + after])
-
-
 def judged(scenario: Scenario, variant: Variant, found: Outcome | str) -> tuple[str, list[str]]:
     """The line of one run, and what is not as it should be."""
     if isinstance(found, str):
         line = f"| **{scenario.name}**: {scenario.what} | {variant.name} | | | | | | not measured | |"
         return line, [f"{scenario.name}, {variant.name}: {found}"]
     return row(found), [f"{scenario.name}, {variant.name}: {text}" for text in found.faults()]
-
-
-def table(scenarios: Iterable[Scenario], variants: Collection[Variant], jobs: int) -> tuple[list[str], list[str]]:
-    """The first table, and what is not as it should be.  ``jobs``: runs at a time."""
-    rows, wrong = [HEADING], []
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = [
-            (scenario, variant, pool.submit(attempt, scenario.name, variant))
-            for scenario in scenarios
-            for variant in scenario.variants
-            if variant in variants
-        ]
-        for scenario, variant, run in runs:
-            line, found = judged(scenario, variant, run.result())
-            print(line, flush=True)  # noqa: T201 - it takes an hour
-            rows.append(line)
-            wrong += found
-    return rows, wrong
 
 
 def soaked(minutes: float) -> tuple[list[str], list[str]]:
@@ -101,28 +72,22 @@ def soaked(minutes: float) -> tuple[list[str], list[str]]:
 
 def main() -> int:
     """See the module.  Exits with 1 if something is not as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", help="faults; none = all of them, and the document is written")
-    parser.add_argument("--variant", choices=[variant.name for variant in VARIANTS], help="only this kind of tunnel")
+    parser = document.arguments("python -m tests.faults", __doc__, "faults")
     parser.add_argument("--soak", type=float, default=0, metavar="MIN", help="minutes of a run with many faults")
     parser.add_argument("--only-soak", action="store_true", help="no single faults")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in BY_NAME]
-    if unknown:
-        parser.error(f"no such fault: {', '.join(unknown)}; there are: {', '.join(BY_NAME)}")
+    scenarios = document.chosen(parser, arguments.names, BY_NAME, "fault")
     wrong: list[str] = []
     if not arguments.only_soak:
-        variants = [variant for variant in VARIANTS if arguments.variant in (None, variant.name)]
-        scenarios = [BY_NAME[name] for name in arguments.names] or SCENARIOS
-        rows, found = table(scenarios, variants, arguments.jobs)
+        kinds = document.variants(arguments.variant)
+        rows, found = document.table(HEADING, scenarios, kinds, arguments.jobs, attempt, judged)
         wrong += found
         if not arguments.names:
-            DOCUMENT.write_text(replace(DOCUMENT.read_text(), "faults", rows))
+            DOCUMENT.write_text(document.replace(DOCUMENT.read_text(), "faults", rows))
     if arguments.soak:
         rows, found = soaked(arguments.soak)
         wrong += found
-        DOCUMENT.write_text(replace(DOCUMENT.read_text(), "soak", rows))
+        DOCUMENT.write_text(document.replace(DOCUMENT.read_text(), "soak", rows))
     print("\n".join(wrong) or "all as it should be")  # noqa: T201
     return bool(wrong)
 
