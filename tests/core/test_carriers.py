@@ -540,7 +540,7 @@ def test_flows_of_both_kinds_with_the_same_ports_are_two() -> None:
 def test_close_frames_that_cross_are_not_answered_for_ever(duplicate: float) -> None:
     """Each end takes the other's close frame for the first one, and its answers for more of them.
 
-    Before, the two answered each other until the flow was forgotten; with duplicates on the way, in ever greater numbers.
+    Before, the two answered each other until the flow was forgotten.  With duplicates on the way, there were ever more.
     """
     with Pair(kinds=Kinds.UDP, client={"flows": 1}, conditions=Conditions(duplicate=duplicate)) as pair:
         pair.up()
