@@ -26,7 +26,7 @@ from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.parameters import OnProbe, ServerParameters
 from rsock_nf.core.protocols import Frames, SessionKeys
-from rsock_nf.core.pump.state import OUR_SCALE, FlowGroup, Handover, PumpConversation
+from rsock_nf.core.pump.state import OUR_SCALE, Handover, PumpConversation
 from rsock_nf.core.tcp.segment import (
     ACK,
     DEFAULT_MSS,
@@ -330,7 +330,8 @@ class Accepting:
             self._end_conversation(leaving)
         self.crowding.take(session, number)
         peer = (session.session_id, number)
-        conversation = PumpConversation(session.group, number, peer, target=target, opening=False)
+        states = self.table.pump.states
+        conversation = states.conversation(session.group, number, peer, target=target, opening=False)
         self.conversations.put(now, conversation)
         self.context.outbox.tell(ConversationOpened(peer, target))
         return conversation
@@ -382,7 +383,7 @@ class Accepting:
 
     def begin_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
         """A client has authenticated: its session begins."""
-        group = FlowGroup(None)
+        group = self.table.pump.states.group(None)
         wire, cipher, peer = self._wire, self.parameters.cipher, str(_endpoint(key))
         session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer)
         group.owner = session

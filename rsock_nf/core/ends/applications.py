@@ -122,7 +122,7 @@ class Applications:
             return None
         target = self._parameters.targets[local_end(peer)]
         opening = self._has_opening_frames
-        conversation = PumpConversation(self._group, number, peer, target=target, opening=opening)
+        conversation = self._pump.states.conversation(self._group, number, peer, target=target, opening=opening)
         self._conversations.put(now, conversation)
         return conversation
 

@@ -40,7 +40,7 @@ from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.pump import ANY_NUMBER
-from rsock_nf.core.pump.state import FlowGroup, PumpConversation, PumpFlow
+from rsock_nf.core.pump.state import PumpConversation, PumpFlow
 from rsock_nf.core.tcp.segment import SYN, Segment
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
 
@@ -106,7 +106,7 @@ class Dialling:
         self.context = parts.context
         self.table = parts.table
         self.intake = parts.intake
-        self.group = FlowGroup(self)
+        self.group = parts.pump.states.group(self)
         """One group as long as the process lives: conversations outlive sessions."""
         self.session: Session | None = None
         self.slots = Slots(parameters, parts.context.rng)

@@ -38,7 +38,7 @@ from rsock_nf.core.outbox import Output
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.protocols import Frames, Kind, Rng
 from rsock_nf.core.pump.pump import ANY_NUMBER, Slow, SlowFrames, SlowPayload
-from rsock_nf.core.pump.state import PumpConversation, PumpFlow
+from rsock_nf.core.pump.state import PLAIN, PumpConversation, PumpFlow, States
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.icmp import parse_too_big, plateau_below
 from rsock_nf.core.tcp.segment import ACK, FIN, RST, SYN, Segment, carried_segments, parse_segment
@@ -129,21 +129,34 @@ R = TypeVar("R", bound=Role)
 
 
 def client(
-    parameters: ClientParameters, wire: ClientWire, rng: Rng, *, mtu: int, max_burst_bytes: int
+    parameters: ClientParameters,
+    wire: ClientWire,
+    rng: Rng,
+    *,
+    mtu: int,
+    max_burst_bytes: int,
+    states: States = PLAIN,
 ) -> Endpoint[Dialling]:
     """The endpoint of a client.
 
     ``mtu`` and ``max_burst_bytes``: bytes, of the link.  ``rng``: ``os.urandom``, or a seeded function in tests.
+    ``states``: see ``Pump``.
     """
-    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=True)
+    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, states=states, initiator=True)
     return Endpoint(parts, wire, Dialling(parameters, wire, parts))
 
 
 def server(
-    parameters: ServerParameters, wire: ServerWire, rng: Rng, *, mtu: int, max_burst_bytes: int
+    parameters: ServerParameters,
+    wire: ServerWire,
+    rng: Rng,
+    *,
+    mtu: int,
+    max_burst_bytes: int,
+    states: States = PLAIN,
 ) -> Endpoint[Accepting]:
     """The endpoint of a server.  See ``client``."""
-    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, initiator=False)
+    parts = Parts(parameters, wire, rng, mtu=mtu, max_burst_bytes=max_burst_bytes, states=states, initiator=False)
     return Endpoint(parts, wire, Accepting(parameters, wire, parts))
 
 

@@ -11,17 +11,26 @@ from rsock_nf.core.flows.watch import Watch
 from rsock_nf.core.parameters import Common
 from rsock_nf.core.protocols import Rng
 from rsock_nf.core.pump.pump import Pump
+from rsock_nf.core.pump.state import States
 
 
 class Parts:
-    """See the module.  ``initiator``: True for a client."""
+    """See the module.  ``initiator``: True for a client.  ``states``: see ``Pump``."""
 
-    def __init__(
-        self, parameters: Common, wire: Wire, rng: Rng, *, mtu: int, max_burst_bytes: int, initiator: bool
+    def __init__(  # noqa: PLR0913 - what every endpoint is made of
+        self,
+        parameters: Common,
+        wire: Wire,
+        rng: Rng,
+        *,
+        mtu: int,
+        max_burst_bytes: int,
+        states: States,
+        initiator: bool,
     ) -> None:
         burst = max_burst_bytes if wire.limits.bursts else 0
         self.context = Context(parameters, rng, mtu)
-        self.pump = Pump(seed=self.context.random(8), max_burst_bytes=burst, spread=parameters.spread)
+        self.pump = Pump(seed=self.context.random(8), max_burst_bytes=burst, spread=parameters.spread, states=states)
         self.intake = Intake(self.context, self.pump)
         self.table = FlowTable(
             self.context, self.pump, wire.may_tell, initiator=initiator, max_payload=wire.limits.max_payload

@@ -151,7 +151,7 @@ class FlowTable:
         """Give a flow's sequence numbers to the pump.  From now on the pump takes its segments."""
         codec = session.keys.codec(flow_id, initiator=self._initiator)
         start = start._replace(max_payload=min(mss, self.link_payload(key)))
-        pump = PumpFlow(session.group, flow_id, key, codec, start)
+        pump = self.pump.states.flow(session.group, flow_id, key, codec, start)
         self.pump.put_flow(pump)
         return pump
 

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 
 from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import Frames, Kind
-from rsock_nf.core.pump.state import ENDLESS, OUR_WINDOW, PumpConversation, PumpFlow
+from rsock_nf.core.pump.state import ENDLESS, OUR_WINDOW, PLAIN, PumpConversation, PumpFlow, States
 from rsock_nf.core.tcp.segment import ACK, FIN, PSH, RST, SYN, Segment, parse_segment
 from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Outgoing, Packet, Run
 
@@ -70,9 +70,15 @@ frames and payloads of a known flow."""
 
 
 class Pump:
-    """See the module.  ``seed`` is for the random choice of flows; ``max_burst_bytes`` is the link's."""
+    """See the module.  ``seed`` is for the random choice of flows; ``max_burst_bytes`` is the link's.
 
-    def __init__(self, *, seed: int, max_burst_bytes: int, spread: Spread = Spread.BURST) -> None:
+    ``states`` makes the state of flows and conversations.
+    """
+
+    def __init__(
+        self, *, seed: int, max_burst_bytes: int, spread: Spread = Spread.BURST, states: States = PLAIN
+    ) -> None:
+        self.states = states
         self._flows: dict[bytes, PumpFlow] = {}
         self._carriers: dict[FlowKey, PumpFlow] = {}
         """Flows over UDP carriers."""
@@ -96,9 +102,11 @@ class Pump:
         else:
             self._flows[wire_key(flow.key)] = flow
         self.set_max_payload(flow, flow.max_payload)
+        self.states.has_flow(flow)
 
     def drop_flow(self, flow: PumpFlow) -> None:
         """Forget ``flow``.  Does nothing if the pump does not have it."""
+        self.states.lost_flow(flow)
         if self._carriers.get(flow.key) is flow:
             del self._carriers[flow.key]
         elif self._flows.get(wire_key(flow.key)) is flow:
@@ -132,9 +140,11 @@ class Pump:
         """From now on the pump takes datagrams of this conversation's peer, and frames with its number."""
         self._conversations[conversation.peer] = conversation
         conversation.group.conversations[conversation.number] = conversation
+        self.states.has_conversation(conversation)
 
     def drop_conversation(self, conversation: PumpConversation) -> None:
         """Forget ``conversation``.  Does nothing if the pump does not have it."""
+        self.states.lost_conversation(conversation)
         if self._conversations.get(conversation.peer) is conversation:
             del self._conversations[conversation.peer]
         if conversation.group.conversations.get(conversation.number) is conversation:

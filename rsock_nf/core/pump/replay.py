@@ -10,10 +10,17 @@ frame far ahead would shut out everything that is on its way.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 SIZE: Final = 8192
 """Counters.  A GRO packet of the smallest frames has fewer (65,535 / 9), and a burst of 44 may come 180 bursts late."""
+
+
+class Replay(Protocol):
+    """What the pump asks of a replay window."""
+
+    def accept_run(self, first: int, count: int) -> int:
+        """See ``ReplayWindow.accept_run``."""
 
 
 class ReplayWindow:

@@ -9,10 +9,10 @@ Not here: states, timers and health of a flow (``core.flows``).
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rsock_nf.core.protocols import FlowCodec, Kind
-from rsock_nf.core.pump.replay import ReplayWindow
+from rsock_nf.core.pump.replay import Replay, ReplayWindow
 from rsock_nf.core.tcp.segment import HeaderTemplate
 from rsock_nf.core.types import Buffer, FlowKey
 
@@ -42,6 +42,13 @@ class Handover(NamedTuple):
     """Largest TCP payload of one segment."""
     identification: int
     """The identification of the next IPv4 header."""
+
+
+class Headers(Protocol):
+    """What the pump asks of the headers of a flow: see ``HeaderTemplate.build``."""
+
+    def build(self, seq: int, ack: int, flags: int, window: int, payload_size: int, segments: int = 1) -> bytes:
+        """The headers of one burst."""
 
 
 class PumpFlow:
@@ -85,14 +92,14 @@ class PumpFlow:
         self.flow_id = flow_id
         self.key = key
         self.codec = codec
-        self.template = None if key.udp else HeaderTemplate(key, start.identification)
+        self.template: Headers | None = None if key.udp else HeaderTemplate(key, start.identification)
         self.max_payload = start.max_payload
         """Largest payload of one segment."""
         self.burst_bytes = 0
         """Largest payload of one burst.  0 = single segments only."""
         self.counter = 0
         self.control_counter = 0
-        self.replay = ReplayWindow()
+        self.replay: Replay = ReplayWindow()
         self.control_replay = ReplayWindow()
         # Sending.  The peer scales its window if and only if we scale ours (RFC 7323 section 2.2).
         self.next_seq = start.next_seq
@@ -254,3 +261,67 @@ class PumpConversation:
         """The peer knows the conversation: send plain data frames from now on."""
         self.kind = int(Kind.DATA)
         self.prefix = b""
+
+
+class States(Protocol):
+    """Makes the state of a pump, and is told what the pump has.
+
+    There are two: ``PlainStates``, and one that shares the numbers with a native pump (``rsock_nf.native``).
+    """
+
+    def flow(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> PumpFlow:
+        """A flow that is about to be established."""
+
+    def group(self, owner: object) -> FlowGroup:
+        """The flows of a new session."""
+
+    def conversation(
+        self, group: FlowGroup, number: int, peer: Hashable, *, target: int, opening: bool
+    ) -> PumpConversation:
+        """A new conversation."""
+
+    def has_flow(self, flow: PumpFlow) -> None:
+        """From now on the pump takes the segments of ``flow``."""
+
+    def lost_flow(self, flow: PumpFlow) -> None:
+        """No longer."""
+
+    def has_conversation(self, conversation: PumpConversation) -> None:
+        """From now on the pump takes the datagrams of ``conversation``."""
+
+    def lost_conversation(self, conversation: PumpConversation) -> None:
+        """No longer."""
+
+
+class PlainStates:
+    """Plain Python objects, which nobody shares.  See ``States``."""
+
+    def flow(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> PumpFlow:
+        """See ``States``."""
+        return PumpFlow(group, flow_id, key, codec, start)
+
+    def group(self, owner: object) -> FlowGroup:
+        """See ``States``."""
+        return FlowGroup(owner)
+
+    def conversation(
+        self, group: FlowGroup, number: int, peer: Hashable, *, target: int, opening: bool
+    ) -> PumpConversation:
+        """See ``States``."""
+        return PumpConversation(group, number, peer, target=target, opening=opening)
+
+    def has_flow(self, flow: PumpFlow) -> None:
+        """See ``States``."""
+
+    def lost_flow(self, flow: PumpFlow) -> None:
+        """See ``States``."""
+
+    def has_conversation(self, conversation: PumpConversation) -> None:
+        """See ``States``."""
+
+    def lost_conversation(self, conversation: PumpConversation) -> None:
+        """See ``States``."""
+
+
+PLAIN = PlainStates()
+"""It has no state of its own."""
