@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -89,7 +90,9 @@ def run(
                 if confine is not None:  # here: what comes before takes more, and what follows starts threads
                     log.logger.info("%s", confine(settings))
                 daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
-                return asyncio.run(daemon.run(timeout, wait=wait))
+                make_loop = functools.partial(_event_loop, settings) if make_tunnel is None else None
+                with asyncio.Runner(loop_factory=make_loop) as runner:
+                    return runner.run(daemon.run(timeout, wait=wait))
     except RsockError as error:
         announcement.failed(str(error))
         if ready_fd is None:
@@ -293,6 +296,12 @@ class _Daemon:
             logger.info("SIGHUP: log level %s", self._log_settings.level)
         except RsockError as error:
             logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
+
+
+def _event_loop(settings: Settings) -> asyncio.AbstractEventLoop:
+    from rsock_nf.runtime.pump_choice import event_loop
+
+    return event_loop(settings)
 
 
 def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:

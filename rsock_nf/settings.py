@@ -78,6 +78,8 @@ class Settings:
     has the address ``NO_ADDRESS``."""
     backend: str = "auto"
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
+    pump: str = "auto"
+    """The data path: auto | native | python."""
     log: Log = field(default_factory=Log)
 
     @property

@@ -143,6 +143,11 @@ class CommonKeys(Keys):
         description="What installs the drop rules; with `manual` you install what `rules` prints, CAP_NET_RAW is "
         "enough, and a client needs `client_ports`.",
     )
+    pump: Literal["auto", "native", "python"] = Field(
+        default=_default(Settings, "pump"),
+        description="The data path: `native` is compiled code (Linux), `python` needs none; `auto` takes the native one "
+        "where there is one. `status` tells which one runs, and why.",
+    )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 
 

@@ -23,6 +23,7 @@ from rsock_nf.core.events import (
 )
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.pump.state import PLAIN
 from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
 from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.link import (
@@ -44,6 +45,7 @@ from rsock_nf.link import (
 )
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.kernel_routes import NO_ROUTES
+from rsock_nf.native.path import HotPath
 from rsock_nf.policy import carrier_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, client_endpoint
@@ -58,6 +60,7 @@ from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.host.talkers import Talkers
 from rsock_nf.runtime.protocols import ClientEndpoint
+from rsock_nf.runtime.pump_choice import hot_path
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import WINDOW, Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
@@ -83,6 +86,8 @@ class Parts:
     """Without a link: the ways of the UDP flows."""
     limits: Limits
     endpoint: ClientEndpoint
+    hot: HotPath | None
+    """The native data path."""
 
 
 def build(settings: Settings, parameters: ClientParameters, start: Start, stack: contextlib.ExitStack) -> ClientSide:
@@ -114,9 +119,11 @@ def build(settings: Settings, parameters: ClientParameters, start: Start, stack:
         routes = open_routes(routing)
         stack.callback(routes.close)
         limits = Limits(_route_mtu(settings, parameters) or ETHERNET_MTU, 0)
-    endpoint = client_endpoint(replace(parameters, local_ends=ends.names), settings.wire, limits)
+    hot = hot_path(start.loop, settings)
+    states = hot.states if hot is not None else PLAIN
+    endpoint = client_endpoint(replace(parameters, local_ends=ends.names), settings.wire, limits, states)
     talkers.endpoint = endpoint
-    parts = Parts(ends, ports, cover, talkers, rules, link, routes, limits, endpoint)
+    parts = Parts(ends, ports, cover, talkers, rules, link, routes, limits, endpoint, hot)
     side = ClientSide(settings, parameters, start, parts)
     stack.callback(side.close)
     return side
@@ -165,10 +172,13 @@ class ClientSide:
             handle=self.handle,
             carrier_refused=self._carrier_refused,
             has_carriers=bool(carrier_ports(settings)),
+            hot=parts.hot,
         )
         self._guard = LoopGuard(parameters.ports)
-        for descriptor, receive in parts.ends.sources():
-            self.driver.add_source(descriptor, _sifted(receive, self._guard))
+        if parts.hot is not None:
+            parts.hot.sift = self._guard.sift
+        for source in parts.ends.sources():
+            self.driver.add_source(replace(source, receive=_sifted(source.receive, self._guard)))
         self.device: Device
         if parts.rules is not None:
             self.device = LinkedDevice(parts.cover.device, parts.link, self.driver, parts.rules, self, log=start.log)
@@ -367,7 +377,10 @@ class ClientSide:
 
     def _watch_for_loops(self) -> None:
         """Only packets that leave by a VPN's device can come back."""
-        self._guard.watch(self._own_ends() if self.device.routes.through_vpn else ())
+        through_vpn = self.device.routes.through_vpn
+        self._guard.watch(self._own_ends() if through_vpn else ())
+        if self.driver.hot is not None:
+            self.driver.hot.look_at_each(wanted=through_vpn)
 
     def _note_loops(self, now: float) -> None:
         self._watch_for_loops()

@@ -28,10 +28,12 @@ from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
 from rsock_nf.link.waiting_time import BEHIND
+from rsock_nf.native.path import HotPath
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ClientCarrier
+from rsock_nf.sockets.source import Source
 
 BATCH = 64
 """Packets or datagrams of one read."""
@@ -49,7 +51,7 @@ MAX_BACKLOG = 1024
 class Driver:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it drives, and who gets what
         self,
         loop: asyncio.AbstractEventLoop,
         endpoint: Endpoint,
@@ -58,11 +60,12 @@ class Driver:
         handle: Callable[[Event], None],
         carrier_refused: Callable[[FlowKey], None],
         has_carriers: bool,
+        hot: HotPath | None = None,
     ) -> None:
         """``deliver`` and ``handle``: what the owner does with datagrams and with events.
 
         ``carrier_refused`` is called when ICMP says that the server's port behind a client's carrier is closed.
-        ``has_carriers``: flows may go over UDP.
+        ``has_carriers``: flows may go over UDP.  ``hot``: the native data path; None = all is done here.
         """
         self._loop = loop
         self._endpoint = endpoint
@@ -75,12 +78,15 @@ class Driver:
         self.carriers = Carriers(
             loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread
         )
+        self.hot = hot
+        if hot is not None:
+            loop.add_reader(hot.bell, self._take_left)
         self._link: Link | None = None
         self._full = -1
         """The descriptor of the link that is waited for; -1 = none."""
         self._backlog: list[Outgoing] = []
         self._sources: dict[int, Callable[[], list[Run]]] = {}
-        """By descriptor: what reads a batch of datagrams there."""
+        """By descriptor: what reads a batch of datagrams there.  Not those that the native path reads."""
         self._paused = True
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -100,7 +106,8 @@ class Driver:
     def use_link(self, link: Link, read_events: Callable[[], None]) -> None:
         """Receive from this link and send on it; ``read_events`` is called when it has events."""
         self._link = link
-        self._loop.add_reader(link.fileno(), self._link_readable)
+        if self.hot is None or not self.hot.take_link(link):
+            self._loop.add_reader(link.fileno(), self._link_readable)
         self._unread.add(link.fileno())
         if link.strangers_fileno() >= 0:
             self._loop.add_reader(link.strangers_fileno(), self._strangers_readable)
@@ -110,6 +117,8 @@ class Driver:
     def drop_link(self) -> None:
         """The link is about to be closed.  What waits for it is dropped."""
         link, self._link = self._link, None
+        if self.hot is not None:
+            self.hot.drop_link()
         if link is not None:
             with contextlib.suppress(ValueError, OSError):
                 self._unread.remove(link.fileno())
@@ -178,14 +187,18 @@ class Driver:
 
     # -- in: datagrams
 
-    def add_source(self, descriptor: int, receive: Callable[[], list[Run]]) -> None:
-        """Read datagrams with ``receive`` whenever ``descriptor`` is readable and nothing waits to be sent."""
-        self._sources[descriptor] = receive
+    def add_source(self, source: Source) -> None:
+        """Read its datagrams whenever there are any, and nothing waits to be sent."""
+        if self.hot is not None and self.hot.take_source(source):
+            return
+        self._sources[source.descriptor] = source.receive
         if not self._paused:
-            self._loop.add_reader(descriptor, self._source_readable, receive)
+            self._loop.add_reader(source.descriptor, self._source_readable, source.receive)
 
     def remove_source(self, descriptor: int) -> None:
         """Its socket is about to be closed."""
+        if self.hot is not None and self.hot.drop_source(descriptor):
+            return
         del self._sources[descriptor]
         self._loop.remove_reader(descriptor)
 
@@ -203,11 +216,15 @@ class Driver:
     def start_reading(self) -> None:
         """Everything is there: sources may be read."""
         self._paused = False
+        if self.hot is not None:
+            self.hot.pause(paused=False)
         for descriptor, receive in self._sources.items():
             self._loop.add_reader(descriptor, self._source_readable, receive)
 
     def _stop_reading(self) -> None:
         self._paused = True
+        if self.hot is not None:
+            self.hot.pause(paused=True)
         for descriptor in self._sources:
             self._loop.remove_reader(descriptor)
 
@@ -215,6 +232,29 @@ class Driver:
         """Read the sources again, unless something else still waits."""
         if not self._congested and not self._stopping:
             self.start_reading()
+
+    # -- in: what the native path left
+
+    def _take_left(self) -> None:
+        """Do what would have been done without the native path."""
+        if self.hot is None:
+            return
+        left = self.hot.left()
+        if left.bursts:
+            self._transmit(left.bursts)
+            self.hot.learn_ways()
+        if left.packets:
+            self._endpoint.receive_packets(time.monotonic(), left.packets, behind=left.behind)
+            self.drain()
+        if left.runs:
+            self._endpoint.receive_datagrams(time.monotonic(), left.runs)
+            self.drain()
+        self._arm_timer()
+
+    def fold(self) -> None:
+        """Have the counters of link and sockets tell what the native path carried, too."""
+        if self.hot is not None:
+            self.hot.fold()
 
     # -- out: the one drain
 
@@ -315,6 +355,8 @@ class Driver:
 
     def close(self) -> None:
         """Give up the timer and the carriers."""
+        if self.hot is not None:
+            self._loop.remove_reader(self.hot.bell)
         if self._timer:
             self._timer.cancel()
             self._timer = None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.pump.state import PLAIN, States
 from rsock_nf.runtime.protocols import ClientEndpoint, Endpoint, ServerEndpoint
 from rsock_nf.settings import SecondWire
 from rsock_nf.wire.parameters import RsockParameters, WireParameters
@@ -25,8 +26,10 @@ class Limits(NamedTuple):
     """The largest burst as one IP packet; 0 = single segments only, or there is no link."""
 
 
-def client_endpoint(parameters: ClientParameters, wire: WireParameters, limits: Limits) -> ClientEndpoint:
-    """The client that ``parameters`` describe, on ``wire``."""
+def client_endpoint(
+    parameters: ClientParameters, wire: WireParameters, limits: Limits, states: States = PLAIN
+) -> ClientEndpoint:
+    """The client that ``parameters`` describe, on ``wire``.  ``states``: see ``Pump``; for the native wire only."""
     from rsock_nf.core.ends.endpoint import client
 
     if isinstance(wire, RsockParameters):
@@ -37,23 +40,31 @@ def client_endpoint(parameters: ClientParameters, wire: WireParameters, limits: 
         return client(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
     from rsock_nf.wire.native.client import NativeClientWire
 
-    return client(parameters, NativeClientWire(wire), urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+    native = NativeClientWire(wire)
+    return client(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes, states=states)
 
 
 def server_endpoint(
-    parameters: ServerParameters, wire: WireParameters, second: SecondWire | None, limits: Limits
+    parameters: ServerParameters,
+    wire: WireParameters,
+    second: SecondWire | None,
+    limits: Limits,
+    states: States = PLAIN,
 ) -> ServerEndpoint:
-    """The server that ``parameters`` describe, on ``wire``; ``second``: another wire beside it, on ports of its own."""
-    first = _one_server(parameters, wire, limits)
+    """The server that ``parameters`` describe, on ``wire``; ``second``: another wire beside it, on ports of its own.
+    ``states``: as of a client."""
+    first = _one_server(parameters, wire, limits, states)
     if second is None:
         return first
     from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
 
-    beside = Branch(_one_server(second.tunnel, second.wire, limits), second.tunnel.ports, len(parameters.targets))
+    beside = Branch(
+        _one_server(second.tunnel, second.wire, limits, PLAIN), second.tunnel.ports, len(parameters.targets)
+    )
     return Demultiplexer([Branch(first, parameters.ports, 0), beside])
 
 
-def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limits) -> ServerEndpoint:
+def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limits, states: States) -> ServerEndpoint:
     from rsock_nf.core.ends.endpoint import server
 
     if isinstance(wire, RsockParameters):
@@ -64,7 +75,7 @@ def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limi
     from rsock_nf.wire.native.server import NativeServerWire
 
     native = NativeServerWire(wire, urandom(32))
-    return server(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
+    return server(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes, states=states)
 
 
 def outer_peer(endpoint: Endpoint, session: Session, peer: Hashable) -> Hashable:

@@ -15,6 +15,7 @@ from rsock_firewall import FirewallError, Policy, select
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ServerParameters
+from rsock_nf.core.pump.state import PLAIN
 from rsock_nf.core.types import FlowKey, IPAddress
 from rsock_nf.errors import NotYetError
 from rsock_nf.link import (
@@ -34,6 +35,7 @@ from rsock_nf.link import (
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.link.port_use import overlap_warning
+from rsock_nf.native.path import HotPath
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
@@ -45,6 +47,7 @@ from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.target_names import TargetNames
 from rsock_nf.runtime.host.targets import Targets
 from rsock_nf.runtime.protocols import ServerEndpoint
+from rsock_nf.runtime.pump_choice import hot_path
 from rsock_nf.runtime.reports.detours import notes, reasons
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
@@ -103,6 +106,8 @@ class Parts:
     endpoint: ServerEndpoint
     held: Sequence[HeldPort]
     """Its TCP ports."""
+    hot: HotPath | None
+    """The native data path."""
 
 
 def build(settings: Settings, parameters: ServerParameters, start: Start, stack: contextlib.ExitStack) -> ServerSide:
@@ -133,8 +138,10 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
     else:
         limits = Limits(_route_mtu(settings) or ETHERNET_MTU, 0)
     parameters, second = conversation_limit.fit(parameters, settings.second, start.log)
-    endpoint = server_endpoint(parameters, settings.wire, second, limits)
-    side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint, held))
+    hot = hot_path(start.loop, settings)
+    states = hot.states if hot is not None else PLAIN
+    endpoint = server_endpoint(parameters, settings.wire, second, limits, states)
+    side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint, held, hot))
     stack.callback(side.close)
     return side
 
@@ -195,6 +202,7 @@ class ServerSide:
             handle=self.handle,
             carrier_refused=_none_dialled,
             has_carriers=bool(carrier_ports(settings)),
+            hot=parts.hot,
         )
         for carrier in parts.served:
             self.driver.carriers.add(carrier)
@@ -252,13 +260,13 @@ class ServerSide:
 
     def _open_socket(self, peer: Hashable, target: int) -> None:
         try:
-            descriptor, receive = self._targets.open(peer, target)
+            source = self._targets.open(peer, target)
         except LinkError as error:
             self._troubles.note(str(error))  # on wire rsock perhaps once a datagram
             self.endpoint.role.socket_refused(self.driver.now(), peer, str(error))
             self._target_names.troubled(target, self.driver.now(), refused=True)
             return
-        self.driver.add_source(descriptor, receive)
+        self.driver.add_source(source)
         self._target_names.begun(target, self.driver.now())
 
     def _tick_targets(self, now: float) -> None:
@@ -274,13 +282,13 @@ class ServerSide:
 
     def _move_socket(self, peer: Hashable) -> None:
         try:
-            old, descriptor, receive = self._targets.move(peer)
+            old, source = self._targets.move(peer)
         except LinkError as error:
             self._troubles.note(str(error))
             return
         self.driver.remove_source(old)
         self._targets.drop(old)
-        self.driver.add_source(descriptor, receive)
+        self.driver.add_source(source)
 
     def _close_socket(self, peer: Hashable) -> None:
         descriptor = self._targets.descriptor(peer)

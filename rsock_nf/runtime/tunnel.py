@@ -160,6 +160,7 @@ class Tunnel:
 
     def _tick(self, side: Side, now: float) -> None:
         """Once a second."""
+        side.driver.fold()
         side.device.tick(now)
         if side.rules is not None:
             side.rules.tick()
@@ -189,6 +190,8 @@ class Tunnel:
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""
         side = self._side
+        if side is not None:
+            side.driver.fold()
         view = side.view() if side is not None else _view_at_first(self._settings)
         host = self._host(side) if side is not None else HostView(device_up=not fake_tcp_ports(self._settings))
         return snapshot(view, host, now=time.monotonic(), started=self._started)

@@ -50,6 +50,8 @@ class PacketLink:
         """By device."""
         self._full: Sender | None = None
         """The sender whose buffer was full when something was last sent."""
+        self._changes = 0
+        """How often senders or the filter have changed."""
         self._idle_mtu = (-1, 0)
         """The revision of ``routes`` at which the MTU without a way was asked for, and that MTU."""
         self.warnings: tuple[str, ...] = ()
@@ -62,7 +64,7 @@ class PacketLink:
             only, hidden = self._seen
             serves = match.side is PortSide.DESTINATION
             with _named(routing.device):
-                self._tap = undo.enter_context(
+                self.tap = undo.enter_context(
                     contextlib.closing(
                         Tap(
                             match,
@@ -104,16 +106,16 @@ class PacketLink:
 
     def fileno(self) -> int:
         """The tap: readable when packets wait."""
-        return self._tap.fileno()
+        return self.tap.fileno()
 
     def receive(self, budget: int) -> list[Packet]:
         """See ``Link``: at most 32 packets."""
-        return self._tap.receive(budget)
+        return self.tap.receive(budget)
 
     @property
     def waited(self) -> float:
         """See ``Link``."""
-        return self._tap.waited
+        return self.tap.waited
 
     def strangers_fileno(self) -> int:
         """See ``Link``."""
@@ -124,11 +126,12 @@ class PacketLink:
         return [] if self._strangers is None else self._strangers.receive(budget)
 
     def _taps(self) -> list[Tap]:
-        return [self._tap] if self._strangers is None else [self._tap, self._strangers]
+        return [self.tap] if self._strangers is None else [self.tap, self._strangers]
 
     def rematch(self, match: Match) -> None:
         """See ``Link``."""
         self._match = match
+        self._changes += 1
         only, hidden = self._seen
         with _named(self._routing.device):
             for tap in self._taps():
@@ -146,7 +149,7 @@ class PacketLink:
 
     def write_fileno(self) -> int:
         """See ``Link``: the socket whose send buffer was full."""
-        return self._full.fileno() if self._full is not None else self._tap.fileno()
+        return self._full.fileno() if self._full is not None else self.tap.fileno()
 
     def send(self, bursts: Sequence[Outgoing]) -> int:
         """See ``Link``.  Bursts larger than the device takes are cut in software."""
@@ -171,6 +174,21 @@ class PacketLink:
                 self._full = sender
                 return done
         return len(bursts)
+
+    @property
+    def ways_revision(self) -> int:
+        """It grows when a packet may have to leave by another socket, or with another link header, than before."""
+        return self._changes + self.routes.paths_revision
+
+    def sender(self, ifindex: int) -> Sender | None:
+        """What sends on this device; None = it is gone, or down."""
+        return self._senders.get(ifindex) or self._open(ifindex)
+
+    def add(self, counts: LinkCounters) -> None:
+        """Somebody else has sent and received on the sockets of this link, and has counted that."""
+        ours = self._counters
+        for field in dataclasses.fields(counts):
+            setattr(ours, field.name, getattr(ours, field.name) + getattr(counts, field.name))
 
     def _open(self, ifindex: int) -> Sender | None:
         """A sender for a device that comes into use; None = it has just gone, or is down."""
@@ -220,6 +238,7 @@ class PacketLink:
         """Senders of devices that are gone, renamed or have changed are closed; the filter names the devices that there
         are now."""
         devices = self.routes.host
+        self._changes += 1
         for ifindex, sender in list(self._senders.items()):
             device = devices.get(ifindex)
             if device is None or device.name != sender.name or not device.up or sender.lost:

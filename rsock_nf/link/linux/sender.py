@@ -85,6 +85,14 @@ class Sender:
         """Idempotent."""
         self._socket.close()
 
+    def socket_name(self, address: bytes) -> bytes:
+        """The struct sockaddr_ll that a send of a packet with this source address needs; b"" = none, the link header
+        says it all."""
+        if self._link_bytes:
+            return b""
+        protocol = _ETH_P_IP if len(address) == 4 else _ETH_P_IPV6
+        return struct.pack("=HHi12x", AF_PACKET, socket.htons(protocol), self.ifindex)
+
     def follow(self, device: Device) -> None:
         """What is known of the device now.  Bursts that were refused once stay off."""
         self.mtu = device.mtu

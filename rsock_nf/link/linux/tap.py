@@ -150,6 +150,23 @@ class Tap:
         return self._socket.fileno()
 
     @property
+    def sifts(self) -> bool:
+        """The filter cannot name all of our addresses: each packet is looked at here."""
+        return self._only_to is not None
+
+    def packet_of(self, view: memoryview, name: bytes) -> Packet | None:
+        """A message of this socket that somebody else has read, with its struct sockaddr_ll.  None = it is for another
+        host."""
+        told = name[: _NAME.size]
+        start, index = self._layouts.get(told) or self._layout(told)
+        flags, _, _, segment_size, _, _ = VNET.unpack_from(view)
+        if self._only_to is not None and destination(bytes(view[start : start + 40])) not in self._only_to:
+            return None
+        self._counters.received_packets += 1
+        self._counters.received_bytes += len(view) - start
+        return Packet(view[start:], segment_size, _CHECKSUMS[flags & 3], index + bytes(view[VNET.size : start]))
+
+    @property
     def waited(self) -> float:
         """See ``Link``."""
         return self._waiting.waited

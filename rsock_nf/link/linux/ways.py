@@ -65,6 +65,8 @@ class Ways:
         self._paths: dict[bytes, Path] = {}
         self._pending: dict[LinkEvent, None] = {}
         """What calls between two ``events`` found."""
+        self.paths_revision = 0
+        """It grows whenever ``path`` may answer something else than before."""
         self.revision = 0
         """It grows with each news about devices, addresses, routes and rules."""
         self._was_up = True
@@ -113,6 +115,7 @@ class Ways:
         key = _key(remote, source)
         self._followed.pop(key, None)
         self._paths.pop(key, None)
+        self.paths_revision += 1
         self._tidy()
 
     def suspect(self, remote: IPAddress) -> None:
@@ -237,10 +240,12 @@ class Ways:
         """Store its path, where ``path`` finds it."""
         hop = _hop(followed.way)
         header = self._neighbours.link_header(hop, followed.remote.version) if hop is not None else None
+        before = self._paths.get(followed.key)
         if hop is None or header is None:
             self._paths.pop(followed.key, None)
         else:
             self._paths[followed.key] = Path(hop[0], header)
+        self.paths_revision += self._paths.get(followed.key) != before
 
     def _render_all(self) -> None:
         for followed in self._followed.values():

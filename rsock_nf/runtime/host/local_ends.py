@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rsock_nf.core.types import Run, TransportAddress
 from rsock_nf.sockets.datagrams import DatagramCounters, Listener
+from rsock_nf.sockets.source import Source
 from rsock_nf.sockets.unix_datagrams import UnixListener
 
 
@@ -36,11 +37,18 @@ class LocalEnds:
             listeners.append(listener)
         return cls(listeners, log)
 
-    def sources(self) -> list[tuple[int, Callable[[], list[Run]]]]:
-        """For each socket: its descriptor, and what reads a batch there."""
-        if len(self._listeners) == 1:
-            return [(listener.fileno(), listener.receive) for listener in self._listeners]
-        return [(listener.fileno(), _numbered(index, listener)) for index, listener in enumerate(self._listeners)]
+    def sources(self) -> list[Source]:
+        """Of each socket."""
+        several = len(self._listeners) > 1
+        return [
+            Source(
+                listener.fileno(),
+                _numbered(index, listener) if several else listener.receive,
+                counters=listener.counters if isinstance(listener, Listener) else None,
+                number=index if several else None,
+            )
+            for index, listener in enumerate(self._listeners)
+        ]
 
     def sink(self) -> Callable[[list[Run]], None]:
         """What gives datagrams to the applications."""

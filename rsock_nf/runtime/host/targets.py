@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from rsock_nf.core.types import HostAddress, Run, TransportAddress
 from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
+from rsock_nf.sockets.source import Source
 
 SILENT = 5.0
 """Seconds in which a conversation sends and gets no answer, until its target counts as silent."""
@@ -63,15 +64,12 @@ class Targets:
         self._refused = Counter[str]()
         """Refusals by target, of the sockets that are closed by now."""
 
-    def open(self, peer: Hashable, number: int) -> tuple[int, Callable[[], list[Run]]]:
-        """Open a socket toward target ``number``.
-
-        Returns its descriptor, and what reads a batch there.  Raises ``LinkError``.
-        """
+    def open(self, peer: Hashable, number: int) -> Source:
+        """Open a socket toward target ``number``.  Raises ``LinkError``."""
         socket = TargetSocket(self._targets[number])
         self._sockets[peer] = socket
         self._health[peer] = Health(number)
-        return socket.fileno(), functools.partial(socket.receive, peer)
+        return Source(socket.fileno(), functools.partial(socket.receive, peer), socket.counters, peer)
 
     def descriptor(self, peer: Hashable) -> int | None:
         """Of the peer's socket; None = it has none (any more)."""
@@ -123,16 +121,16 @@ class Targets:
             and self._sockets[peer].target != self._targets[number]
         ]
 
-    def move(self, peer: Hashable) -> tuple[int, int, Callable[[], list[Run]]]:
+    def move(self, peer: Hashable) -> tuple[int, Source]:
         """Open another socket for the conversation, to the present address of its target.
 
-        Returns the descriptor of the old socket, which is still open and has to be given to ``drop``, and what ``open``
-        returns.  Raises ``LinkError``; then all is as before.
+        Returns the descriptor of the old socket, which is still open and has to be given to ``drop``, and the new one.
+        Raises ``LinkError``; then all is as before.
         """
         old = self._sockets[peer]
-        descriptor, receive = self.open(peer, self._health[peer].number)
+        source = self.open(peer, self._health[peer].number)
         self._left[old.fileno()] = old
-        return old.fileno(), descriptor, receive
+        return old.fileno(), source
 
     def drop(self, descriptor: int) -> None:
         """Close a socket that ``move`` has replaced.  The event loop must not watch it any more."""

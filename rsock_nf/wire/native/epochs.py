@@ -16,6 +16,7 @@ Not here: how the two ends agree on the next session key (``rekeying``), and the
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
@@ -40,6 +41,8 @@ class DirectionKeys(NamedTuple):
 
     data: Aead
     control: Aead
+    data_key: bytes
+    """The key of ``data``, for who seals elsewhere."""
 
 
 class LastingKeys(NamedTuple):
@@ -48,6 +51,8 @@ class LastingKeys(NamedTuple):
     mask: CipherContext
     """AES-128-ECB, encrypting: 16 bytes in, 16 bytes of mask out."""
     token: int
+    mask_key: bytes
+    """The key of ``mask``."""
 
 
 class Epoch:
@@ -68,19 +73,22 @@ class Epoch:
         keys = self._flows.get((flow_id, direction))
         if keys is None:
             material = hkdf(self.session_key, b"", flow_info(flow_id, direction), 64)
-            keys = self._flows[flow_id, direction] = DirectionKeys(self._aead(material[:32]), self._aead(material[32:]))
+            keys = self._flows[flow_id, direction] = DirectionKeys(
+                self._aead(material[:32]), self._aead(material[32:]), material[:32]
+            )
         return keys
 
 
 class KeyRing:
     """The epochs of one session at one end: the one in which it sends, and those that it understands."""
 
-    __slots__ = ("_cipher", "_lasting", "_turned", "heard", "newest", "sending", "understood")
+    __slots__ = ("_cipher", "_lasting", "_turned", "_watchers", "heard", "newest", "sending", "understood")
 
     def __init__(self, cipher: Cipher, session_key: bytes) -> None:
         first = Epoch(cipher, session_key, 0)
         self._cipher = cipher
         self._lasting = hkdf(session_key, b"", b"rsock-nf lasting", 32)
+        self._watchers: list[Callable[[], None]] = []
         self._turned: float | None = None
         """When a sweep first found that the peer sends in the newest epoch."""
         self.newest = self.sending = first
@@ -93,7 +101,25 @@ class KeyRing:
         """What does not change while the flow lives."""
         material = hkdf(self._lasting, b"", flow_info(flow_id, direction), 20)
         mask = BlockCipher(AES(material[:16]), ECB()).encryptor()  # noqa: S305 - as in RFC 9001 section 5.4.3
-        return LastingKeys(mask, int.from_bytes(material[16:], "big"))
+        return LastingKeys(mask, int.from_bytes(material[16:], "big"), material[:16])
+
+    @property
+    def is_aes(self) -> bool:
+        """Data frames are sealed with AES-256-GCM; else with ChaCha20-Poly1305."""
+        return self._cipher is Cipher.AES_256_GCM
+
+    def watch(self, turned: Callable[[], None]) -> None:
+        """Call ``turned`` whenever epochs begin, end, or take the other's place, until ``unwatch``."""
+        self._watchers.append(turned)
+
+    def unwatch(self, turned: Callable[[], None]) -> None:
+        """Does nothing if it does not watch."""
+        if turned in self._watchers:
+            self._watchers.remove(turned)
+
+    def _tell(self) -> None:
+        for turned in self._watchers:
+            turned()
 
     @property
     def settled(self) -> bool:
@@ -110,11 +136,13 @@ class KeyRing:
         self._turned = None
         if send:
             self.sending = self.newest
+        self._tell()
 
     def came(self, epoch: Epoch) -> None:
         """A frame of ``epoch``, which is newer than any before, has authenticated: the peer has the keys."""
         self.heard = epoch.number
         self.sending = epoch
+        self._tell()
 
     def sweep(self, now: float) -> None:
         """Once a second: forget the old epoch when it is time."""
@@ -129,6 +157,7 @@ class KeyRing:
         """Forget the old epoch, if the peer sends in the newest one."""
         if self.heard == self.newest.number:
             self.understood[1 - self.newest.bit] = None
+            self._tell()
 
 
 def flow_info(flow_id: int, direction: int) -> bytes:

@@ -27,7 +27,7 @@ from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Frames, Kind
 from rsock_nf.core.types import Buffer
 from rsock_nf.wire.native.control import build_control, parse_control
-from rsock_nf.wire.native.epochs import DirectionKeys, KeyRing
+from rsock_nf.wire.native.epochs import DirectionKeys, Epoch, KeyRing
 from rsock_nf.wire.native.limits import TAG
 
 HEADER = struct.Struct("!HHI")
@@ -52,27 +52,31 @@ class FlowKeys:
     """The keys of one flow at one end, in every epoch that its session has."""
 
     def __init__(self, ring: KeyRing, flow_id: int, *, initiator: bool) -> None:
-        self._ring = ring
+        self.ring = ring
         self._flow_id = flow_id
         self._out, self._in = (0, 1) if initiator else (1, 0)
-        self.mask_out, self.token_out = ring.lasting(flow_id, self._out)
-        self.mask_in, self.token_in = ring.lasting(flow_id, self._in)
+        self.mask_out, self.token_out, self.mask_out_key = ring.lasting(flow_id, self._out)
+        self.mask_in, self.token_in, self.mask_in_key = ring.lasting(flow_id, self._in)
+
+    def data_key(self, epoch: Epoch, *, outward: bool) -> bytes:
+        """The key of data frames in ``epoch``, of those that we send or of those that we receive."""
+        return epoch.of(self._flow_id, self._out if outward else self._in).data_key
 
     def sending(self) -> tuple[int, DirectionKeys]:
         """(the bit of the epoch in which to send, its keys)."""
-        epoch = self._ring.sending
+        epoch = self.ring.sending
         return epoch.bit, epoch.of(self._flow_id, self._out)
 
     def receiving(self, bit: int) -> DirectionKeys | None:
         """The keys of what came.  None = there is no such epoch (any more)."""
-        epoch = self._ring.understood[bit]
+        epoch = self.ring.understood[bit]
         return epoch.of(self._flow_id, self._in) if epoch else None
 
     def came(self, bit: int) -> None:
         """A frame with this bit has authenticated."""
-        epoch = self._ring.understood[bit]
-        if epoch is not None and epoch.number > self._ring.heard:
-            self._ring.came(epoch)
+        epoch = self.ring.understood[bit]
+        if epoch is not None and epoch.number > self.ring.heard:
+            self.ring.came(epoch)
 
 
 class _ControlFrames:
@@ -115,7 +119,7 @@ class PlainCodec:
     overhead = HEADER.size
 
     def __init__(self, keys: FlowKeys) -> None:
-        self._keys = keys
+        self.keys = keys
         self._control = _ControlFrames(keys)
 
     def pack(
@@ -128,7 +132,7 @@ class PlainCodec:
     ) -> list[Buffer]:
         """See ``FlowCodec``."""
         first, last = datagrams[0], datagrams[-1]
-        token = self._keys.token_out
+        token = self.keys.token_out
         header = HEADER.pack(kind << 14 | len(prefix) + len(first), conversation, token) + prefix
         if len(datagrams) == 1:
             return [header, first]
@@ -159,7 +163,7 @@ class PlainCodec:
         length = word & _LENGTH
         frame = HEADER.size + length
         kind = word >> 14
-        if token != self._keys.token_in or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
+        if token != self.keys.token_in or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
             return self._unpack_each(payload, segment_size, 0)
         if frame == size:
             return [Frames(kind, conversation, -1, [payload[HEADER.size :]], length, size)], 0
@@ -203,7 +207,7 @@ class PlainCodec:
             if end > len(payload):
                 return None
             return self._control.open(bytes(payload[at:start]), payload[start:end], end)
-        if token != self._keys.token_in or end > len(payload):
+        if token != self.keys.token_in or end > len(payload):
             return None
         return Frames(word >> 14, conversation, -1, [payload[start:end]], length, end)
 
@@ -220,14 +224,14 @@ class SealedCodec:
     overhead = HEADER.size + TAG
 
     def __init__(self, keys: FlowKeys) -> None:
-        self._keys = keys
+        self.keys = keys
         self._control = _ControlFrames(keys)
 
     def pack(
         self, kind: int, conversation: int, counter: int, prefix: bytes, datagrams: Sequence[Buffer]
     ) -> list[Buffer]:
         """See ``FlowCodec``."""
-        bit, keys = self._keys.sending()
+        bit, keys = self.keys.sending()
         encrypt = keys.data.encrypt
         headers, sealed = [], []
         word = kind << 14 | len(prefix)
@@ -237,14 +241,14 @@ class SealedCodec:
             sealed.append(encrypt(_NONCE.pack(number), prefix + datagram if prefix else datagram, header))
         payload: list[Buffer] = []
         samples = [body[:_SAMPLE] for body in sealed]
-        for header, body in zip(_masked(self._keys.mask_out, headers, samples), sealed, strict=True):
+        for header, body in zip(_masked(self.keys.mask_out, headers, samples), sealed, strict=True):
             payload += (header, body)
         return payload
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._control.seal(counter, message)
-        return _masked(self._keys.mask_out, [header], [sealed[:_SAMPLE]])[0] + sealed
+        return _masked(self.keys.mask_out, [header], [sealed[:_SAMPLE]])[0] + sealed
 
     def control_size(self, message: object) -> int:
         """See ``FlowCodec``."""
@@ -294,13 +298,13 @@ class SealedCodec:
         if rest or frame < HEADER.size + TAG:
             return None
         parts = _starts(frame, count).unpack_from(payload)
-        plain = _xor_masks(self._keys.mask_in, parts[::2], parts[1::2])
+        plain = _xor_masks(self.keys.mask_in, parts[::2], parts[1::2])
         fields = _plain_headers(count).unpack(plain)
         word, conversation, first = fields[:3]
         length = word & _LENGTH
         numbers = range(first, first + count)
         bit = first >> _DATA_BITS
-        keys = self._keys.receiving(bit)
+        keys = self.keys.receiving(bit)
         if (
             word >> 14 == Kind.CONTROL
             or keys is None
@@ -320,7 +324,7 @@ class SealedCodec:
             ]
         except InvalidTag:
             return None
-        self._keys.came(bit)
+        self.keys.came(bit)
         return Frames(word >> 14, conversation, first & _COUNTER, datagrams, length, len(payload))
 
     def _open_run(self, payload: memoryview, starts: range, headers: Sequence[bytes]) -> Frames | None:
@@ -337,7 +341,7 @@ class SealedCodec:
         if word >> 14 == Kind.CONTROL:
             return self._control.open(headers[0], payload[start:end], end)
         bit = first >> _DATA_BITS
-        keys = self._keys.receiving(bit)
+        keys = self.keys.receiving(bit)
         if keys is None:
             return None
         decrypt = keys.data.decrypt
@@ -356,7 +360,7 @@ class SealedCodec:
         except InvalidTag:
             if not datagrams:
                 return None
-        self._keys.came(bit)
+        self.keys.came(bit)
         return Frames(word >> 14, conversation, first & _COUNTER, datagrams, length, end)
 
     def _frame_size(self, payload: memoryview, at: int) -> int:
@@ -368,7 +372,7 @@ class SealedCodec:
         """The unmasked headers at ``starts``."""
         masked = [payload[start : start + HEADER.size] for start in starts]
         samples = [payload[start + HEADER.size : start + HEADER.size + _SAMPLE] for start in starts]
-        return _masked(self._keys.mask_in, masked, samples)
+        return _masked(self.keys.mask_in, masked, samples)
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,312 @@
+/* The engine, and its loop: it waits for all descriptors, serves the hot ones, and returns for everything else.
+ *
+ * Python's own selector is one descriptor here ("cold"): it is readable when some descriptor of Python's is.  Sockets
+ * of applications and targets are behind a second epoll, so that one call stops and starts reading all of them.
+ *
+ * A turn works for at most a millisecond.  Then cold descriptors, the timer and everything else have their turn.
+ */
+#include "hot.h"
+
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { COLD, TAP, SOURCES };
+
+#define TURN 1000000ll /* nanoseconds of work before other descriptors are looked at */
+#define READY 64
+
+int64_t clock_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int watch(int epoll, int fd, epoll_data_t data)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = data};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+static int watch_kind(hot_engine *e, int fd, uint32_t kind)
+{
+    return watch(e->epoll, fd, (epoll_data_t){.u32 = kind});
+}
+
+static void unwatch(int epoll, int fd) { epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); }
+
+/* cold_fd: Python's selector.  NULL = no memory or no descriptors. */
+hot_engine *hot_new(int cold_fd, uint64_t seed)
+{
+    hot_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->tap = -1;
+    e->paused = true;
+    e->random = seed | 1;
+    e->epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->sources_epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->opened = malloc(OPENED_BYTES);
+    e->burst = malloc(64 + 60 + MAX_IP_BYTES + 64);
+    e->unsent = malloc(UNSENT_BYTES);
+    e->left.packets = calloc(MESSAGES, sizeof *e->left.packets);
+    e->left.runs = calloc(MAX_PIECES, sizeof *e->left.runs);
+    e->left.pieces = calloc(MAX_PIECES, sizeof *e->left.pieces);
+    e->left.bursts = calloc(MAX_BURSTS, sizeof *e->left.bursts);
+    bool made = e->epoll >= 0 && e->sources_epoll >= 0 && e->opened && e->burst && e->unsent && e->left.packets &&
+                e->left.runs && e->left.pieces && e->left.bursts;
+    made = made && !table_init(&e->flows, seed) && !table_init(&e->conversations, seed ^ 1) &&
+           !table_init(&e->peers, seed ^ 2);
+    made = made && !ring_init(&e->tap_ring, VNET_BYTES + ETHERNET_BYTES + MAX_IP_BYTES);
+    made = made && !ring_init(&e->udp_ring, 64u << 10);
+    if (made && !watch_kind(e, cold_fd, COLD))
+        return e;
+    hot_free(e);
+    return NULL;
+}
+
+void hot_free(hot_engine *e)
+{
+    if (!e)
+        return;
+    if (e->epoll >= 0)
+        close(e->epoll);
+    if (e->sources_epoll >= 0)
+        close(e->sources_epoll);
+    table_free(&e->flows);
+    table_free(&e->conversations);
+    table_free(&e->peers);
+    ring_free(&e->tap_ring);
+    ring_free(&e->udp_ring);
+    free(e->opened);
+    free(e->burst);
+    free(e->unsent);
+    free(e->left.packets);
+    free(e->left.runs);
+    free(e->left.pieces);
+    free(e->left.bursts);
+    free(e);
+}
+
+hot_left *hot_left_of(hot_engine *e) { return &e->left; }
+
+/* -- what Python puts in and takes out */
+
+int hot_add_tap(hot_engine *e, int fd)
+{
+    e->tap = fd;
+    waiting_init(&e->tap_waiting, fd, clock_now());
+    return watch_kind(e, fd, TAP);
+}
+
+void hot_drop_tap(hot_engine *e)
+{
+    if (e->tap >= 0)
+        unwatch(e->epoll, e->tap);
+    e->tap = -1;
+}
+
+/* Python has to look at each packet. */
+void hot_set_aside(hot_engine *e, int aside) { e->tap_aside = aside; }
+
+int hot_add_source(hot_engine *e, hot_source *s)
+{
+    waiting_init(&s->waiting, s->fd, clock_now());
+    s->read_limit = MESSAGES;
+    return watch(e->sources_epoll, s->fd, (epoll_data_t){.ptr = s});
+}
+
+void hot_drop_source(hot_engine *e, hot_source *s)
+{
+    unwatch(e->sources_epoll, s->fd);
+    for (hot_source **at = &e->dirty; *at; at = &(*at)->dirty_next)
+        if (*at == s) {
+            *at = s->dirty_next;
+            break;
+        }
+    s->dirty = 0;
+}
+
+/* Whether the sources are read. */
+void hot_pause(hot_engine *e, int paused)
+{
+    if (e->paused == !!paused)
+        return;
+    e->paused = paused;
+    if (paused)
+        unwatch(e->epoll, e->sources_epoll);
+    else
+        watch_kind(e, e->sources_epoll, SOURCES);
+}
+
+/* A source whose counters have changed since it was last given here; NULL = there is none. */
+hot_source *hot_next_dirty(hot_engine *e)
+{
+    hot_source *s = e->dirty;
+    if (s) {
+        e->dirty = s->dirty_next;
+        s->dirty = 0;
+    }
+    return s;
+}
+
+static uint32_t flow_key(const hot_flow *flow, const uint8_t **key, uint8_t made[36])
+{
+    /* As in a received packet: its source is the destination of what we send. */
+    bool v4 = flow->header_bytes == 40;
+    uint32_t bytes = v4 ? 4 : 16, at = v4 ? 12 : 8;
+    const uint8_t *tcp = flow->headers + flow->header_bytes - 20;
+    memcpy(made, flow->headers + at + bytes, bytes);
+    memcpy(made + bytes, flow->headers + at, bytes);
+    memcpy(made + 2 * bytes, tcp + 2, 2);
+    memcpy(made + 2 * bytes + 2, tcp, 2);
+    *key = made;
+    return 2 * bytes + 4;
+}
+
+int hot_put_flow(hot_engine *e, hot_flow *flow)
+{
+    uint8_t made[36];
+    const uint8_t *key;
+    uint32_t bytes = flow_key(flow, &key, made);
+    return table_put(&e->flows, key, bytes, flow);
+}
+
+void hot_drop_flow(hot_engine *e, hot_flow *flow)
+{
+    uint8_t made[36];
+    const uint8_t *key;
+    uint32_t bytes = flow_key(flow, &key, made);
+    table_remove(&e->flows, key, bytes, flow);
+    for (hot_flow **at = &e->owing; *at; at = &(*at)->owes_next)
+        if (*at == flow) {
+            *at = flow->owes_next;
+            break;
+        }
+    flow->owes = 0;
+}
+
+void hot_set_spread(hot_engine *e, int per_datagram, int pin)
+{
+    e->per_datagram = per_datagram;
+    e->pin = pin;
+}
+
+/* No way that is known may be used any more. */
+void hot_ways_changed(hot_engine *e) { e->way_revision++; }
+
+/* The way of a flow is right from now on. */
+void hot_set_way(hot_engine *e, hot_flow *flow) { flow->way.revision = e->way_revision; }
+
+static uint32_t conversation_key(const hot_conversation *c, uint8_t *key)
+{
+    memcpy(key, &c->group, sizeof c->group);
+    memcpy(key + sizeof c->group, &c->number, sizeof c->number);
+    return sizeof c->group + sizeof c->number;
+}
+
+int hot_put_conversation(hot_engine *e, hot_conversation *c)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t bytes = conversation_key(c, key);
+    return table_put(&e->conversations, key, bytes, c);
+}
+
+void hot_drop_conversation(hot_engine *e, hot_conversation *c)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t bytes = conversation_key(c, key);
+    table_remove(&e->conversations, key, bytes, c);
+}
+
+static uint32_t peer_key(hot_source *listener, const uint8_t *peer, uint32_t bytes, uint8_t *key)
+{
+    if (bytes > KEY_BYTES - sizeof listener)
+        return 0;
+    memcpy(key, &listener, sizeof listener);
+    memcpy(key + sizeof listener, peer, bytes);
+    return (uint32_t)sizeof listener + bytes;
+}
+
+int hot_put_peer(hot_engine *e, hot_source *listener, const uint8_t *peer, uint32_t bytes, hot_conversation *c)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t length = peer_key(listener, peer, bytes, key);
+    return length ? table_put(&e->peers, key, length, c) : -1;
+}
+
+void hot_drop_peer(hot_engine *e, hot_source *listener, const uint8_t *peer, uint32_t bytes)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t length = peer_key(listener, peer, bytes, key);
+    void *value = length ? table_get(&e->peers, key, length) : NULL;
+    if (value)
+        table_remove(&e->peers, key, length, value);
+}
+
+/* -- the loop */
+
+static void forget_left(hot_engine *e)
+{
+    hot_left *left = &e->left;
+    left->packet_count = left->run_count = left->piece_count = left->burst_count = 0;
+    e->unsent_bytes = 0;
+    e->tap_ring.busy = e->udp_ring.busy = e->blocked = false;
+}
+
+static void serve_sources(hot_engine *e)
+{
+    struct epoll_event ready[READY];
+    int count = epoll_wait(e->sources_epoll, ready, READY, 0);
+    int64_t end = e->now + TURN;
+    for (int i = 0; i < count && !e->udp_ring.busy && !e->blocked; i++) {
+        serve_source(e, ready[i].data.ptr);
+        if (i % 8 == 7 && clock_now() > end)
+            break; /* the others are first next time: epoll goes round */
+    }
+}
+
+/* Milliseconds until the nearest of two moments, rounded up; -1 = none. */
+static int patience(const hot_engine *e, int64_t end)
+{
+    int64_t until = end;
+    if (e->owing && e->acknowledge_at < until)
+        until = e->acknowledge_at;
+    if (until == INT64_MAX)
+        return -1;
+    int64_t left = (until - clock_now() + 999999) / 1000000;
+    return left < 0 ? 0 : left > 1000000 ? 1000000 : (int)left;
+}
+
+/* Wait for at most timeout nanoseconds (-1 = for ever), and serve what is hot meanwhile.  Returns bits: HOT_COLD = a
+ * descriptor of Python's is ready; HOT_LEFT = something was left to Python.  0 = time is over, or a signal came.
+ * What was left before is forgotten. */
+int hot_wait(hot_engine *e, int64_t timeout)
+{
+    int64_t end = timeout < 0 ? INT64_MAX : clock_now() + timeout;
+    forget_left(e);
+    e->left.turns++;
+    for (;;) {
+        struct epoll_event ready[4];
+        bool cold = false;
+        int count = epoll_wait(e->epoll, ready, 4, patience(e, end));
+        if (count < 0)
+            return 0;
+        e->now = clock_now();
+        for (int i = 0; i < count; i++) {
+            if (ready[i].data.u32 == COLD)
+                cold = true;
+            else if (ready[i].data.u32 == TAP)
+                serve_tap(e);
+            else
+                serve_sources(e);
+        }
+        if (e->owing && clock_now() >= e->acknowledge_at)
+            acknowledge_due(e);
+        if (cold || something_left(e))
+            return (cold ? HOT_COLD : 0) | (something_left(e) ? HOT_LEFT : 0);
+        if (clock_now() >= end)
+            return 0;
+    }
+}

@@ -1,0 +1,180 @@
+/* The way out: datagrams of one conversation -> a usable flow with credit -> frames of equal size -> one burst.
+ * Twin: Pump.send in core/pump/pump.py, Sender.send in link/linux/sender.py.
+ */
+#include "hot.h"
+
+#include <linux/virtio_net.h>
+
+static uint32_t in_flight(const hot_flow *flow) { return flow->next_seq - flow->highest_ack; }
+
+static bool has_credit(const hot_flow *flow, uint32_t bytes)
+{
+    return flow->bulk_window >= (uint64_t)in_flight(flow) + bytes;
+}
+
+/* A random number to spread load, not to keep secrets: a linear congruential generator (Knuth's MMIX). */
+static uint32_t next_random(hot_engine *e)
+{
+    e->random = e->random * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(e->random >> 33);
+}
+
+/* A usable flow with credit for so many bytes.  NULL = the one chosen has none: Python looks further, and counts. */
+static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
+{
+    hot_group *group = c->group;
+    hot_flow *flow = NULL;
+    if (e->pin)
+        for (uint32_t i = 0; i < group->usable_count; i++)
+            if (group->usable[i] == c->pinned)
+                flow = c->pinned;
+    if (!flow)
+        flow = group->usable[next_random(e) % group->usable_count];
+    if (e->pin)
+        c->pinned = flow;
+    return has_credit(flow, bytes) ? flow : NULL;
+}
+
+/* Keep a burst for Python, which sends it: the kernel did not take it, or there is no way. */
+static void leave_burst(hot_engine *e, hot_flow *flow, const uint8_t *data, uint32_t payload_bytes,
+                        uint32_t segment_size)
+{
+    uint32_t bytes = flow->header_bytes + payload_bytes;
+    if (e->left.burst_count == MAX_BURSTS || e->unsent_bytes + bytes > UNSENT_BYTES)
+        return; /* like a full queue */
+    uint8_t *kept = e->unsent + e->unsent_bytes;
+    memcpy(kept, data, bytes);
+    e->unsent_bytes += bytes;
+    e->left.bursts[e->left.burst_count++] = (hot_burst){flow, kept, flow->header_bytes, payload_bytes, segment_size};
+}
+
+/* One send(2) of a burst; false = Python has to send it (errno 0: it is too large).  message: where the virtio_net_hdr
+ * begins. */
+static bool emit(const hot_way *way, uint8_t *message, uint32_t header_bytes, uint32_t payload_bytes,
+                 uint32_t segment_size)
+{
+    uint32_t total = header_bytes + payload_bytes;
+    bool cut = segment_size && segment_size < payload_bytes;
+    errno = 0;
+    if (cut ? header_bytes + segment_size > way->mtu || total > way->max_burst : total > way->mtu)
+        return false;
+    struct virtio_net_hdr vnet = {
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        .hdr_len = (uint16_t)(way->link_bytes + header_bytes),
+        .csum_start = (uint16_t)(way->link_bytes + header_bytes - 20),
+        .csum_offset = 16,
+    };
+    if (cut) {
+        vnet.gso_type = header_bytes == 40 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+        vnet.gso_size = (uint16_t)segment_size;
+    }
+    memcpy(message, &vnet, VNET_BYTES);
+    memcpy(message + VNET_BYTES, way->link_header, way->link_bytes);
+    const struct sockaddr *name = way->name_bytes ? (const void *)way->name : NULL;
+    size_t bytes = VNET_BYTES + way->link_bytes + total;
+    return sendto(way->fd, message, bytes, MSG_DONTWAIT, name, way->name_bytes) == (ssize_t)bytes;
+}
+
+/* A segment or a burst of a flow leaves.  packet: headers and payload, with room in front. */
+static void transmit(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t payload_bytes, uint32_t segment_size)
+{
+    const hot_way *way = &flow->way;
+    bool known = way->fd >= 0 && way->revision == e->way_revision && !e->blocked;
+    uint8_t *message = packet - VNET_BYTES - (known ? way->link_bytes : 0);
+    if (!known || !emit(way, message, flow->header_bytes, payload_bytes, segment_size)) {
+        e->blocked |= known && (errno == EAGAIN || errno == ENOBUFS);
+        leave_burst(e, flow, packet, payload_bytes, segment_size);
+        return;
+    }
+    hot_counters *counters = &e->left.link;
+    counters->sent_packets++;
+    counters->sent_segments += segment_size ? (payload_bytes + segment_size - 1) / segment_size : 1;
+    counters->sent_bytes += flow->header_bytes + payload_bytes;
+}
+
+/* Give a segment its headers and send it.  The payload stands where it belongs in e->burst. */
+static void segment(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t payload_bytes, uint32_t segment_size,
+                    uint8_t flags)
+{
+    uint32_t segments = segment_size ? (payload_bytes + segment_size - 1) / segment_size : 1;
+    hot_build_headers(flow, payload_bytes, segments, flags, packet);
+    flow->next_seq += payload_bytes;
+    flow->unacknowledged = 0;
+    flow->sent++;
+    flow->sent_bytes += payload_bytes;
+    transmit(e, flow, packet, payload_bytes, segment_size);
+}
+
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+static uint8_t *packet_in(hot_engine *e) { return e->burst + 64; } /* room for virtio_net_hdr and link header */
+
+/* Send datagrams of one size, of which the last may be shorter.  Returns how many have left: the others are Python's. */
+uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size)
+{
+    hot_group *group = c->group;
+    uint32_t start = 0;
+    if (c->kind != KIND_DATA || !group->usable_count || group->usable[0]->cipher == CIPHER_UNKNOWN)
+        return 0;
+    uint32_t step = size + FRAME_HEADER + (group->usable[0]->cipher == CIPHER_NONE ? 0 : FRAME_TAG); /* of a frame */
+    while (start < count) {
+        hot_flow *flow = pick(e, c, step);
+        if (!flow || step > least(flow->max_payload, MAX_PAYLOAD))
+            break;
+        uint32_t n = e->per_datagram ? 1 : least(flow->burst_bytes, MAX_PAYLOAD) / step;
+        uint64_t credit = (flow->bulk_window - in_flight(flow)) / step;
+        n = least(least(n ? n : 1, count - start), MAX_FRAMES);
+        n = credit < n ? (uint32_t)credit : n;
+        uint8_t *packet = packet_in(e), *payload = packet + flow->header_bytes;
+        uint32_t bytes = flow->cipher == CIPHER_NONE ? plain_pack(flow, c->number, pieces + start, n, payload)
+                                                     : sealed_pack(flow, c->number, pieces + start, n, payload);
+        if (!bytes)
+            break;
+        flow->counter += n;
+        flow->sent_frames += n;
+        segment(e, flow, packet, bytes, n > 1 ? step : 0, PSH | ACK);
+        start += n;
+    }
+    if (start) {
+        c->sent_datagrams += start;
+        c->sent_bytes += (uint64_t)size * (start - 1) + pieces[start - 1].length;
+    }
+    e->left.hot_datagrams += start;
+    return start;
+}
+
+void acknowledge(hot_engine *e, hot_flow *flow)
+{
+    segment(e, flow, packet_in(e), 0, 0, ACK);
+}
+
+#define ACK_DELAY 20000000ll
+
+/* The flow has received bytes that no segment has acknowledged yet.  A sixteenth of the window is acknowledged at once.
+ * Twin: Pump.take_unacknowledged, and Endpoint.receive_packets. */
+void owe(hot_engine *e, hot_flow *flow)
+{
+    if (flow->unacknowledged >= flow->receive_window >> 4) {
+        acknowledge(e, flow);
+        return;
+    }
+    if (flow->owes)
+        return;
+    if (!e->owing)
+        e->acknowledge_at = e->now + ACK_DELAY;
+    flow->owes = 1;
+    flow->owes_next = e->owing;
+    e->owing = flow;
+}
+
+/* All that is owed, when it is due. */
+void acknowledge_due(hot_engine *e)
+{
+    while (e->owing) {
+        hot_flow *flow = e->owing;
+        e->owing = flow->owes_next;
+        flow->owes = 0;
+        if (flow->unacknowledged)
+            acknowledge(e, flow);
+    }
+}

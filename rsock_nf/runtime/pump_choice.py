@@ -1,0 +1,52 @@
+"""Which data path an instance takes: the native one where it can, else Python's.
+
+``event_loop`` makes the loop, before there is a tunnel; ``hot_path`` gives the tunnel its part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rsock_nf.core.parameters import Cipher
+from rsock_nf.errors import TunnelError
+from rsock_nf.native.library import Library, load
+from rsock_nf.native.path import HotPath
+from rsock_nf.native.selector import new_event_loop, selector_of
+from rsock_nf.settings import Settings
+from rsock_nf.wire.parameters import RsockParameters
+
+
+def why_python(settings: Settings) -> str:
+    """Why the data path is Python's; "" = it is native."""
+    if settings.pump == "python":
+        return '"pump" is "python"'
+    if isinstance(settings.wire, RsockParameters) or settings.second is not None:
+        return "wire rsock has no native data path"
+    if not settings.tunnel.kinds.tcp or settings.tunnel.kinds.udp:
+        return "flows over UDP have no native data path"
+    library = load()
+    if isinstance(library, str):
+        return library
+    if settings.tunnel.cipher is not Cipher.NONE and not library.has_ciphers:
+        return "it was built without OpenSSL: install libssl-dev, then install rsock-nf again"
+    return ""
+
+
+def event_loop(settings: Settings) -> asyncio.AbstractEventLoop:
+    """The loop of an instance with these settings.
+
+    Raises ``TunnelError`` if the native data path was asked for and there is none.
+    """
+    why = why_python(settings)
+    if why and settings.pump == "native":
+        raise TunnelError(f'pump: there is no native data path: {why}; "auto" takes Python\'s')
+    library = load()
+    if why or not isinstance(library, Library):
+        return asyncio.SelectorEventLoop()
+    return new_event_loop(library)
+
+
+def hot_path(loop: asyncio.AbstractEventLoop, settings: Settings) -> HotPath | None:
+    """The native data path of a tunnel on this loop; None = it has Python's."""
+    selector = selector_of(loop)
+    return HotPath(selector, settings.tunnel.spread) if selector is not None else None
