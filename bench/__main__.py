@@ -22,8 +22,10 @@ from bench.measure import OUT, Carrier, Samples, direct, measure_load, measure_t
 SIZES = (64, 512, 1200, 1400)
 TUNNELS = {
     report.TUNNEL: {"type": "tcp", "cipher": "none"},
+    "rsock-nf none, python": {"type": "tcp", "cipher": "none", "pump": "python"},
     "rsock-nf none, udp": {"type": "udp", "cipher": "none"},
     "rsock-nf aes-256-gcm": {"type": "tcp", "cipher": "aes-256-gcm"},
+    "rsock-nf aes-256-gcm, python": {"type": "tcp", "cipher": "aes-256-gcm", "pump": "python"},
     "rsock-nf chacha20-poly1305": {"type": "tcp", "cipher": "chacha20-poly1305"},
 }
 """All are measured with ``GOAL_SIZE``, the first with every size."""
