@@ -13,18 +13,21 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from rsock_nf.core.parameters import Spread
-from rsock_nf.core.types import Outgoing, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, Outgoing, Packet, Run
 from rsock_nf.link.protocol import Link, LinkCounters
 from rsock_nf.link.waiting_time import BEHIND
 from rsock_nf.native.selector import HotSelector
 from rsock_nf.native.states import SharedConversation, SharedFlow, SharedStates
+from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.source import Source
 
 if TYPE_CHECKING:
     from rsock_nf.link.linux.af_packet import PacketLink
+
+Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
 _NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
 _CMSG: Final = struct.Struct("@Qii")
@@ -60,16 +63,20 @@ class Left(NamedTuple):
     behind: bool
     """The packets have waited."""
     runs: list[Run]
+    carried: list[Carried]
+    refused: list[ClientCarrier]
+    """Carriers whose server says that nobody has the port."""
 
 
 class _HotSource:
     """A source that C reads."""
 
-    def __init__(self, ffi: Any, source: Source, number: int) -> None:
+    def __init__(self, ffi: Any, source: Source, name: int) -> None:
         self.source = source
+        self.counters = source.counters
         self.c = ffi.new("hot_source *")
         self.c.fd = source.descriptor
-        self.c.id = number
+        self.c.id = name
         self.conversation: SharedConversation | None = None
         """Of a socket toward a target."""
 
@@ -78,6 +85,26 @@ class _HotSource:
         if self.source.peer is not None:
             return self.source.peer
         return told if self.source.number is None else (self.source.number, told)
+
+
+class _HotCarrier:
+    """A carrier that C reads."""
+
+    def __init__(self, ffi: Any, carrier: Carrier, name: int) -> None:
+        self.carrier = carrier
+        self.counters = carrier.counters
+        self.c = ffi.new("hot_source *")
+        self.c.fd = carrier.fileno()
+        self.c.id = name
+        self.c.carrier = True
+
+    def key(self, told: bytes) -> FlowKey:
+        """The flow of a datagram."""
+        carrier = self.carrier
+        if isinstance(carrier, ClientCarrier):
+            return carrier.key
+        size = _NAME_BYTES[carrier.family]
+        return carrier.key_of(told[:size], told[size:])
 
 
 class HotPath:
@@ -93,14 +120,19 @@ class HotPath:
         """The revision of the link's ways that C knows."""
         self._sources: dict[int, _HotSource] = {}
         """By descriptor."""
-        self._names: dict[int, _HotSource] = {}
+        self._names: dict[int, _HotSource | _HotCarrier] = {}
+        """Sources and carriers, by what C calls them."""
         self._next_name = 1
+        self._dialled: dict[FlowKey, _HotCarrier] = {}
+        self._ports: dict[tuple[bytes, int], _HotCarrier] = {}
+        """A server's carriers, by our address (all zeros: any) and port."""
         self._homeless: dict[Hashable, SharedConversation] = {}
         """Conversations whose socket is not open yet, by peer."""
         self.sift: Callable[[list[Run]], list[Run]] | None = None
         """Looks at each datagram of an application, before the endpoint gets it."""
         self.states = SharedStates(selector.library, self._engine, spread)
         self.states.flow_ready = self._learn_way
+        self.states.flow_gone = self._forget_way
         self.states.conversation_ready = self._house
         self.states.conversation_gone = self._leave_house
         selector.before_wait = self._follow_ways
@@ -133,6 +165,9 @@ class HotPath:
             self._lib.hot_set_aside(self._engine, link.tap.sifts)
 
     def _learn_way(self, flow: SharedFlow) -> None:
+        if flow.key.udp:
+            self._learn_carrier(flow)
+            return
         way = flow.c.way
         way.fd = -1
         link, key = self._link, flow.key
@@ -148,6 +183,74 @@ class HotPath:
         self._ffi.memmove(way.name, name, len(name))
         way.fd = sender.fileno()
         self._lib.hot_set_way(self._engine, flow.c)
+
+    def _learn_carrier(self, flow: SharedFlow) -> None:
+        key, c = flow.key, flow.c
+        hot = self._dialled.get(key)
+        if hot is not None:
+            hot.c.flow, c.carrier = c, hot.c
+            return
+        hot = self._ports.get((bytes(len(key.local)), key.local_port)) or self._ports.get((key.local, key.local_port))
+        if hot is None or isinstance(hot.carrier, ClientCarrier):
+            return
+        name, source = hot.carrier.names_of(key)
+        self._direct(c.destination, name, source)
+        self._lib.hot_put_carried(self._engine, hot.c, name + source, len(name + source), c)
+        c.carrier = hot.c
+
+    def _forget_way(self, flow: SharedFlow) -> None:
+        hot = self._names.get(flow.c.carrier.id) if flow.c.carrier != self._ffi.NULL else None
+        if not isinstance(hot, _HotCarrier):
+            return
+        flow.c.carrier = self._ffi.NULL
+        if isinstance(hot.carrier, ClientCarrier):
+            hot.c.flow = self._ffi.NULL
+        else:
+            peer = b"".join(hot.carrier.names_of(flow.key))
+            self._lib.hot_drop_carried(self._engine, hot.c, peer, len(peer), flow.c)
+
+    def _direct(self, destination: Any, name: bytes, source: bytes) -> None:
+        """Fill in a ``hot_destination``.  ``source``: the pktinfo of the answer; b"" = none."""
+        control = b""
+        if source:
+            level, kind = _PKTINFO[len(name)]
+            control = _CMSG.pack(_CMSG.size + len(source), level, kind) + source
+            control += bytes(-len(control) % 8)
+        self._ffi.memmove(destination.name, name, len(name))
+        self._ffi.memmove(destination.control, control, len(control))
+        destination.name_bytes, destination.control_bytes = len(name), len(control)
+
+    # -- carriers
+
+    def take_carrier(self, carrier: Carrier) -> bool:
+        """Read this one from now on.  False = C cannot."""
+        hot = _HotCarrier(self._ffi, carrier, self._next_name)
+        if self._lib.hot_add_carrier(self._engine, hot.c):
+            return False
+        self._names[self._next_name] = hot
+        self._next_name += 1
+        if isinstance(carrier, ClientCarrier):
+            self._dialled[carrier.key] = hot
+        else:
+            self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = hot
+        return True
+
+    def drop_carrier(self, carrier: Carrier) -> bool:
+        """It is about to be closed.  False = C does not read it."""
+        hot = (
+            self._dialled.pop(carrier.key, None)
+            if isinstance(carrier, ClientCarrier)
+            else self._ports.pop((carrier.endpoint.address.packed, carrier.endpoint.port), None)
+        )
+        if hot is None:
+            return False
+        self.fold()
+        for flow in self.states.flows.values():
+            if flow.c.carrier == hot.c:
+                self._forget_way(flow)
+        del self._names[hot.c.id]
+        self._lib.hot_drop_carrier(self._engine, hot.c)
+        return True
 
     # -- sources
 
@@ -213,14 +316,7 @@ class HotPath:
         c = conversation.c
         family = socket.AddressFamily(int.from_bytes(peer[:2], "little" if _LITTLE else "big"))
         name, source = peer[: _NAME_BYTES[family]], peer[_NAME_BYTES[family] :]
-        control = b""
-        if source:
-            level, kind = _PKTINFO[len(name)]
-            control = _CMSG.pack(_CMSG.size + len(source), level, kind) + source
-            control += bytes(-len(control) % 8)
-        self._ffi.memmove(c.name, name, len(name))
-        self._ffi.memmove(c.control, control, len(control))
-        c.name_bytes, c.control_bytes = len(name), len(control)
+        self._direct(c.destination, name, source)
         c.out = hot.c
         self._lib.hot_put_peer(self._engine, hot.c, peer, len(peer), c)
 
@@ -228,12 +324,12 @@ class HotPath:
         self._homeless.pop(conversation.peer, None)
         out, conversation.c.out = conversation.c.out, self._ffi.NULL
         hot = self._names.get(out.id) if out != self._ffi.NULL else None
-        if hot is None:
+        if not isinstance(hot, _HotSource):
             return
         if hot.source.peer is None:
             peer = conversation.peer[1] if isinstance(conversation.peer, tuple) else conversation.peer
             if isinstance(peer, bytes):
-                self._lib.hot_drop_peer(self._engine, hot.c, peer, len(peer))
+                self._lib.hot_drop_peer(self._engine, hot.c, peer, len(peer), conversation.c)
         else:
             hot.conversation, hot.c.conversation = None, self._ffi.NULL
 
@@ -252,26 +348,33 @@ class HotPath:
                 taken = tap.packet_of(view, bytes(ffi.buffer(packet.name, _SOCKADDR_LL)))
                 if taken is not None:
                     packets.append(taken)
-        return Left(bursts, packets, left.tap_waited >= BEHIND * 1e9, self._runs())
+        behind = max(left.tap_waited, left.carrier_waited) >= BEHIND * 1e9
+        made = Left(bursts, packets, behind, [], [], [])
+        for index in range(left.run_count):
+            self._sort(left.runs[index], made)
+        return made
 
     def _burst(self, burst: Any) -> Outgoing:
         whole = memoryview(self._ffi.buffer(burst.data, burst.header_bytes + burst.payload_bytes))
         headers, payload = bytes(whole[: burst.header_bytes]), whole[burst.header_bytes :]
-        return Outgoing(headers, [payload] if payload else [], len(payload), burst.segment_size)
+        flow = self.states.flows.get(int(self._ffi.cast("uintptr_t", burst.flow)))
+        carrier = flow.key if flow is not None and flow.key.udp else None
+        return Outgoing(headers, [payload] if payload else [], len(payload), burst.segment_size, carrier=carrier)
 
-    def _runs(self) -> list[Run]:
-        left, ffi = self._left, self._ffi
-        runs: list[Run] = []
-        for index in range(left.run_count):
-            run = left.runs[index]
-            hot = self._names.get(run.source.id)
-            if hot is None:
-                continue
-            told = bytes(ffi.buffer(run.peer, run.peer_bytes)) if run.peer_bytes else b""
-            pieces = [left.pieces[at] for at in range(run.first, run.first + run.count)]
-            made = [Run(hot.peer(told), [memoryview(ffi.buffer(p.data, p.length)) for p in pieces], run.size)]
-            runs += made if self.sift is None or hot.source.peer is not None else self.sift(made)
-        return runs
+    def _sort(self, run: Any, made: Left) -> None:
+        """Put what a socket brought where it belongs."""
+        ffi, hot = self._ffi, self._names.get(run.source.id)
+        told = bytes(ffi.buffer(run.peer, run.peer_bytes)) if run.peer_bytes else b""
+        pieces = [self._left.pieces[at] for at in range(run.first, run.first + run.count)]
+        views = [memoryview(ffi.buffer(piece.data, piece.length)) for piece in pieces]
+        if isinstance(hot, _HotSource):
+            runs = [Run(hot.peer(told), list(views), run.size)]
+            made.runs.extend(runs if self.sift is None or hot.source.peer is not None else self.sift(runs))
+        elif isinstance(hot, _HotCarrier) and views:
+            made.carried.append(Carried(hot.key(told), views[0], run.size))
+        elif isinstance(hot, _HotCarrier) and isinstance(hot.carrier, ClientCarrier):
+            self.fold()
+            made.refused.append(hot.carrier)
 
     def learn_ways(self) -> None:
         """After the bursts of ``left`` were sent: the way of their flows is known now, or another one."""
@@ -291,9 +394,8 @@ class HotPath:
             setattr(link_counts, name, 0)
         while (c := self._lib.hot_next_dirty(self._engine)) != self._ffi.NULL:
             hot = self._names[c.id]
-            counters = hot.source.counters
             for name in _SOCKET_COUNTERS:
-                setattr(counters, name, getattr(counters, name) + getattr(c, name))
+                setattr(hot.counters, name, getattr(hot.counters, name) + getattr(c, name))
                 setattr(c, name, 0)
 
     @property

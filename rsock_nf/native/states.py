@@ -110,6 +110,7 @@ class SharedFlow(PumpFlow):
         self.c.way.fd = -1
         self.c.group = group.c
         self.replay = SharedWindow(library, self.c)
+        self.c.udp = key.udp
         if self.template is not None:
             headers = self.template.build(0, 0, 0, 0, 0)
             ffi.buffer(self.c.headers)[: len(headers)] = headers
@@ -248,7 +249,7 @@ class SharedStates:
     """See ``core.pump.state.States``.  ``engine``: the native one.
 
     ``flow_ready`` and ``conversation_ready`` are called with what C has just got, to say how it leaves this host;
-    ``conversation_gone`` when it no longer has one.
+    ``flow_gone`` and ``conversation_gone`` with what it no longer has.
     """
 
     def __init__(self, library: Library, engine: Any, spread: Spread) -> None:
@@ -257,6 +258,7 @@ class SharedStates:
         self.flows: dict[int, SharedFlow] = {}
         """By the name that C has for them."""
         self.flow_ready: Callable[[SharedFlow], None] = lambda _flow: None
+        self.flow_gone: Callable[[SharedFlow], None] = lambda _flow: None
         self.conversation_ready: Callable[[SharedConversation], None] = lambda _conversation: None
         self.conversation_gone: Callable[[SharedConversation], None] = lambda _conversation: None
         library.lib.hot_set_spread(engine, spread is Spread.PACKET, spread is Spread.CONVERSATION)
@@ -277,7 +279,7 @@ class SharedStates:
 
     def has_flow(self, flow: PumpFlow) -> None:
         """See ``States``."""
-        if isinstance(flow, SharedFlow) and not flow.key.udp:
+        if isinstance(flow, SharedFlow):
             self.flows[flow.name] = flow
             self._library.lib.hot_put_flow(self._engine, flow.c)
             self.flow_ready(flow)
@@ -286,6 +288,7 @@ class SharedStates:
         """See ``States``."""
         if isinstance(flow, SharedFlow) and self.flows.pop(flow.name, None) is not None:
             self._library.lib.hot_drop_flow(self._engine, flow.c)
+            self.flow_gone(flow)
             flow.keys.release()
 
     def has_conversation(self, conversation: PumpConversation) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
+from rsock_nf.native.path import HotPath
 from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
@@ -27,7 +28,8 @@ class Carriers:
     """The sockets of one instance.
 
     ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
-    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.
+    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.  ``hot`` may read them in
+    our place.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Carriers:
         blocked: Callable[[], None],
         free: Callable[[], None],
         unread: Unread,
+        hot: HotPath | None = None,
     ) -> None:
         self._loop = loop
         self._readable = readable
@@ -48,6 +51,7 @@ class Carriers:
         """By our address (all zeros: any) and port."""
         self._waiting: dict[Carrier, list[Outgoing]] = {}
         self._unread = unread
+        self._hot = hot
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted."""
         self.dropped = 0
@@ -67,7 +71,8 @@ class Carriers:
             self._dialled[carrier.key] = carrier
         else:
             self._ports[carrier.endpoint.address.packed, carrier.endpoint.port] = carrier
-        self._loop.add_reader(carrier.fileno(), self._readable, carrier)
+        if self._hot is None or not self._hot.take_carrier(carrier):
+            self._loop.add_reader(carrier.fileno(), self._readable, carrier)
         self._unread.add(carrier.fileno())
 
     def drop(self, key: FlowKey) -> None:
@@ -84,8 +89,9 @@ class Carriers:
         self._ports.clear()
 
     def _close(self, carrier: Carrier) -> None:
+        if self._hot is None or not self._hot.drop_carrier(carrier):
+            self._loop.remove_reader(carrier.fileno())
         self._closed.update(_counted(carrier))
-        self._loop.remove_reader(carrier.fileno())
         self._unread.remove(carrier.fileno())
         waiting = self._waiting.pop(carrier, None)
         if waiting is not None:

@@ -76,7 +76,7 @@ class Driver:
         self._unread = Unread()
         """The link and the carriers."""
         self.carriers = Carriers(
-            loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread
+            loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread, hot=hot
         )
         self.hot = hot
         if hot is not None:
@@ -245,6 +245,12 @@ class Driver:
             self.hot.learn_ways()
         if left.packets:
             self._endpoint.receive_packets(time.monotonic(), left.packets, behind=left.behind)
+            self.drain()
+        for carrier in left.refused:
+            if carrier.refused():
+                self._carrier_refused(carrier.key)
+        if left.carried:
+            self._endpoint.receive_carried(time.monotonic(), left.carried, behind=left.behind)
             self.drain()
         if left.runs:
             self._endpoint.receive_datagrams(time.monotonic(), left.runs)

@@ -22,8 +22,6 @@ def why_python(settings: Settings) -> str:
         return '"pump" is "python"'
     if isinstance(settings.wire, RsockParameters) or settings.second is not None:
         return "wire rsock has no native data path"
-    if not settings.tunnel.kinds.tcp or settings.tunnel.kinds.udp:
-        return "flows over UDP have no native data path"
     library = load()
     if isinstance(library, str):
         return library

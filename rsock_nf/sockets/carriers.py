@@ -296,9 +296,22 @@ class ServerCarrier(_Carrier):
             if key is None or name != last_name or ancillary != last_ancillary:
                 last_name, last_ancillary = name, ancillary
                 segment_size, source = self._udp.parse_ancillary(ancillary)
-                key = self._keys.get((name, source)) or self._learn(name, source)
+                key = self.key_of(name, source)
             received.append(Carried(key, views[index][:length], segment_size))
         return self._in_time(received)
+
+    def key_of(self, name: bytes, source: bytes) -> FlowKey:
+        """The flow of a datagram that somebody else has read: its struct sockaddr, and the pktinfo for an answer."""
+        return self._keys.get((name, source)) or self._learn(name, source)
+
+    def names_of(self, key: FlowKey) -> tuple[bytes, bytes]:
+        """The other way round: the client's struct sockaddr, and the pktinfo for what is sent to it (b"" = none)."""
+        scope = self._scopes.get(key.remote, 0)
+        source = self._udp.source_of(self._family, key.local, scope) if self._wildcard else b""
+        family = struct.pack("@H", self._family) + key.remote_port.to_bytes(2, "big")
+        if self._family == socket.AF_INET:
+            return family + key.remote + bytes(8), source
+        return family + bytes(4) + key.remote + struct.pack("@I", scope), source
 
     def _learn(self, name: bytes, source: bytes) -> FlowKey:
         """``name`` is a struct sockaddr_in or sockaddr_in6.  ``source`` is the pktinfo of an answer, on a wildcard

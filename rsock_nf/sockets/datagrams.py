@@ -129,6 +129,11 @@ class UdpSocket:
     def _configure(self) -> None:
         self._udp.configure(self._socket, SOCKET_BUFFER)
 
+    @property
+    def family(self) -> socket.AddressFamily:
+        """IPv4 or IPv6."""
+        return self._family
+
     def fileno(self) -> int:
         """Readable when datagrams or errors wait."""
         return self._socket.fileno()

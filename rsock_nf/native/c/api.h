@@ -35,6 +35,14 @@ typedef struct {
     uint8_t name[32]; /* struct sockaddr_ll */
 } hot_way;
 
+/* Where datagrams go on a socket, and from which of our addresses. */
+typedef struct {
+    uint32_t name_bytes; /* 0 = the socket is connected */
+    uint32_t control_bytes;
+    uint8_t name[32];    /* struct sockaddr_in or sockaddr_in6 */
+    uint8_t control[64]; /* IP_PKTINFO or IPV6_PKTINFO, as a struct cmsghdr; only on a socket that has any address */
+} hot_destination;
+
 struct hot_flow {
     uint32_t next_seq, highest_ack, received, window, scale, receive_window;
     uint64_t bulk_window, unacknowledged;
@@ -54,6 +62,10 @@ struct hot_flow {
     uint16_t identification;
     hot_way way;
 
+    hot_source *carrier; /* of a UDP flow; NULL = fake TCP, or not known: Python sends */
+    hot_destination destination;
+    uint8_t udp;
+
     uint8_t owes; /* it is among those that have to acknowledge */
     hot_flow *owes_next;
 };
@@ -66,10 +78,7 @@ struct hot_conversation {
     uint64_t sent_datagrams, sent_bytes, received_datagrams, received_bytes;
     hot_source *out;     /* where its datagrams are delivered; NULL = through Python */
     uint32_t single_from; /* the smallest segment size with which a run was refused; 0 = none was */
-    uint32_t name_bytes;  /* 0 = the socket is connected */
-    uint32_t control_bytes;
-    uint8_t name[32];
-    uint8_t control[64]; /* from which of our addresses the answer leaves (IP_PKTINFO), as a struct cmsghdr */
+    hot_destination destination;
 };
 
 /* How long what a socket gives has waited.  Twin: link/waiting_time.py. */
@@ -77,10 +86,12 @@ typedef struct {
     int64_t empty_at, late_since, dropped_at, waited;
 } hot_waiting;
 
-/* A socket toward applications or toward one target.  Twin: UdpSocket. */
+/* A socket toward applications or toward one target, or a carrier of flows.  Twin: UdpSocket. */
 struct hot_source {
     int fd;
+    uint8_t carrier;
     hot_conversation *conversation; /* a target's; NULL = a listener, whose peers are looked up */
+    hot_flow *flow;                 /* a client's carrier's; NULL = a server's, whose flows are looked up */
     uint64_t id;                    /* by which Python knows it */
     uint8_t aside;                  /* Python has to look at each datagram */
     uint32_t read_limit;
@@ -106,7 +117,7 @@ typedef struct {
     hot_source *source;
     const uint8_t *peer; /* of a listener: sockaddr, then where it was sent to */
     uint32_t peer_bytes;
-    uint32_t first, count; /* of the pieces */
+    uint32_t first, count; /* of the pieces; none = an error of this socket was counted */
     uint32_t size;
 } hot_run;
 
@@ -131,6 +142,7 @@ typedef struct {
     hot_burst *bursts;
     uint32_t packet_count, run_count, piece_count, burst_count;
     int64_t tap_waited; /* of the last read of the tap */
+    int64_t carrier_waited; /* and of a carrier */
     uint64_t turns, hot_packets, hot_datagrams; /* how often C ran, and what it carried by itself */
 } hot_left;
 
@@ -148,6 +160,8 @@ void hot_drop_tap(hot_engine *engine);
 void hot_set_aside(hot_engine *engine, int aside);
 int hot_add_source(hot_engine *engine, hot_source *source);
 void hot_drop_source(hot_engine *engine, hot_source *source);
+int hot_add_carrier(hot_engine *engine, hot_source *source);
+void hot_drop_carrier(hot_engine *engine, hot_source *source);
 void hot_pause(hot_engine *engine, int paused);
 hot_source *hot_next_dirty(hot_engine *engine);
 
@@ -160,7 +174,11 @@ int hot_put_conversation(hot_engine *engine, hot_conversation *conversation);
 void hot_drop_conversation(hot_engine *engine, hot_conversation *conversation);
 int hot_put_peer(hot_engine *engine, hot_source *listener, const uint8_t *peer, uint32_t bytes,
                  hot_conversation *conversation);
-void hot_drop_peer(hot_engine *engine, hot_source *listener, const uint8_t *peer, uint32_t bytes);
+void hot_drop_peer(hot_engine *engine, hot_source *listener, const uint8_t *peer, uint32_t bytes,
+                   hot_conversation *conversation);
+int hot_put_carried(hot_engine *engine, hot_source *carrier, const uint8_t *peer, uint32_t bytes, hot_flow *flow);
+void hot_drop_carried(hot_engine *engine, hot_source *carrier, const uint8_t *peer, uint32_t bytes,
+                      hot_flow *flow);
 
 int hot_accept(hot_window *window, uint64_t counter);
 int hot_may_accept(const hot_window *window, uint64_t counter);

@@ -121,14 +121,14 @@ typedef struct {
 } data_frame;
 
 struct hot_engine {
-    int epoll, sources_epoll;
+    int epoll, sources_epoll, carriers_epoll;
     int64_t now;
     bool paused, blocked;
     uint64_t random;
     int per_datagram, pin;
     uint32_t way_revision;
 
-    table flows, conversations, peers;
+    table flows, conversations, peers, carried;
     hot_flow *owing;
     int64_t acknowledge_at;
     hot_source *dirty;
@@ -198,6 +198,11 @@ void owe(hot_engine *e, hot_flow *flow);
 
 void serve_tap(hot_engine *e);
 void serve_source(hot_engine *e, hot_source *source);
+void serve_carrier(hot_engine *e, hot_source *source);
+bool take_payload(hot_engine *e, hot_flow *flow, const uint8_t *payload, uint32_t size, uint32_t segment_size,
+                  uint32_t *taken);
+int send_datagrams(hot_source *s, const hot_destination *to, struct iovec *pieces, uint32_t count, uint32_t segment);
+void mark(hot_engine *e, hot_source *s);
 void deliver(hot_engine *e, hot_conversation *c, const uint8_t *data, uint32_t length);
 void deliver_now(hot_engine *e);
 

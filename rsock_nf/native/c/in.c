@@ -59,15 +59,14 @@ static uint32_t take_frames(hot_engine *e, hot_flow *flow, uint32_t count)
     return taken;
 }
 
-static bool take_payload(hot_engine *e, hot_flow *flow, const uint8_t *payload, uint32_t size, uint32_t segment_size,
-                         uint32_t seq, uint32_t ack, uint32_t window)
+/* The frames of one payload.  false = left to Python.  taken: the offset behind the last frame that counts; 0 = none. */
+bool take_payload(hot_engine *e, hot_flow *flow, const uint8_t *payload, uint32_t size, uint32_t segment_size,
+                  uint32_t *taken)
 {
-    uint32_t count;
+    uint32_t count = 0;
     if (flow->cipher == CIPHER_NONE) {
         count = plain_open(e, flow, payload, size);
-    } else if (flow->cipher == CIPHER_UNKNOWN) {
-        count = 0;
-    } else {
+    } else if (flow->cipher != CIPHER_UNKNOWN) {
         if (OPENED_BYTES - e->opened_bytes < size) { /* what was opened before has to go first */
             deliver_now(e);
             e->opened_bytes = 0;
@@ -75,16 +74,26 @@ static bool take_payload(hot_engine *e, hot_flow *flow, const uint8_t *payload, 
         count = sealed_open(e, flow, payload, size, segment_size);
         e->opened_bytes += count ? size : 0;
     }
-    if (!count)
+    if (count) {
+        *taken = take_frames(e, flow, count);
+        flow->received_bytes += *taken;
+    }
+    return count;
+}
+
+/* The payload of a segment.  Only a frame that counts moves the numbers of the flow. */
+static bool take_segment(hot_engine *e, hot_flow *flow, const uint8_t *payload, uint32_t size, uint32_t segment_size,
+                         const uint8_t *tcp)
+{
+    uint32_t taken = 0;
+    if (!take_payload(e, flow, payload, size, segment_size, &taken))
         return false;
-    uint32_t taken = take_frames(e, flow, count);
     if (taken) {
-        uint32_t end = seq + taken;
+        uint32_t end = get32(tcp + 4) + taken;
         if (end - flow->received < 0x80000000u)
             flow->received = end;
-        flow->received_bytes += taken;
         flow->unacknowledged += taken;
-        acked(flow, ack, window);
+        acked(flow, get32(tcp + 8), get16(tcp + 14));
         owe(e, flow);
     }
     return true;
@@ -113,19 +122,18 @@ static bool take_ip(hot_engine *e, const uint8_t *ip, uint32_t length, const str
     if (!flow)
         return false;
     const uint8_t *t = ip + tcp;
-    uint32_t start = tcp + (uint32_t)(t[12] >> 4) * 4, seq = get32(t + 4), ack = get32(t + 8);
+    uint32_t start = tcp + (uint32_t)(t[12] >> 4) * 4;
     if ((t[13] & (FIN | SYN | RST | ACK)) != ACK || start < tcp + 20 || start > total || total > length)
         return false;
     if (!(vnet->flags & 3) && !checksums_valid(ip, total, tcp))
         return false;
-    if (!in_window(flow, seq))
+    if (!in_window(flow, get32(t + 4)))
         return false;
     if (total == start) {
-        acked(flow, ack, get16(t + 14));
+        acked(flow, get32(t + 8), get16(t + 14));
         return true;
     }
-    uint32_t segment_size = vnet->gso_size;
-    return take_payload(e, flow, ip + start, total - start, segment_size, seq, ack, get16(t + 14));
+    return take_segment(e, flow, ip + start, total - start, vnet->gso_size, t);
 }
 
 /* Where the IP packet begins in what a packet socket gave; 0 = no device that we know. */

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COLD, TAP, SOURCES };
+enum { COLD, TAP, SOURCES, CARRIERS };
 
 #define TURN 1000000ll /* nanoseconds of work before other descriptors are looked at */
 #define READY 64
@@ -47,6 +47,7 @@ hot_engine *hot_new(int cold_fd, uint64_t seed)
     e->random = seed | 1;
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->sources_epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->carriers_epoll = epoll_create1(EPOLL_CLOEXEC);
     e->opened = malloc(OPENED_BYTES);
     e->burst = malloc(64 + 60 + MAX_IP_BYTES + 64);
     e->unsent = malloc(UNSENT_BYTES);
@@ -54,13 +55,13 @@ hot_engine *hot_new(int cold_fd, uint64_t seed)
     e->left.runs = calloc(MAX_PIECES, sizeof *e->left.runs);
     e->left.pieces = calloc(MAX_PIECES, sizeof *e->left.pieces);
     e->left.bursts = calloc(MAX_BURSTS, sizeof *e->left.bursts);
-    bool made = e->epoll >= 0 && e->sources_epoll >= 0 && e->opened && e->burst && e->unsent && e->left.packets &&
+    bool made = e->epoll >= 0 && e->sources_epoll >= 0 && e->carriers_epoll >= 0 && e->opened && e->burst && e->unsent && e->left.packets &&
                 e->left.runs && e->left.pieces && e->left.bursts;
     made = made && !table_init(&e->flows, seed) && !table_init(&e->conversations, seed ^ 1) &&
-           !table_init(&e->peers, seed ^ 2);
+           !table_init(&e->peers, seed ^ 2) && !table_init(&e->carried, seed ^ 3);
     made = made && !ring_init(&e->tap_ring, VNET_BYTES + ETHERNET_BYTES + MAX_IP_BYTES);
     made = made && !ring_init(&e->udp_ring, 64u << 10);
-    if (made && !watch_kind(e, cold_fd, COLD))
+    if (made && !watch_kind(e, cold_fd, COLD) && !watch_kind(e, e->carriers_epoll, CARRIERS))
         return e;
     hot_free(e);
     return NULL;
@@ -74,9 +75,12 @@ void hot_free(hot_engine *e)
         close(e->epoll);
     if (e->sources_epoll >= 0)
         close(e->sources_epoll);
+    if (e->carriers_epoll >= 0)
+        close(e->carriers_epoll);
     table_free(&e->flows);
     table_free(&e->conversations);
     table_free(&e->peers);
+    table_free(&e->carried);
     ring_free(&e->tap_ring);
     ring_free(&e->udp_ring);
     free(e->opened);
@@ -110,16 +114,16 @@ void hot_drop_tap(hot_engine *e)
 /* Python has to look at each packet. */
 void hot_set_aside(hot_engine *e, int aside) { e->tap_aside = aside; }
 
-int hot_add_source(hot_engine *e, hot_source *s)
+static int add(int epoll, hot_source *s)
 {
     waiting_init(&s->waiting, s->fd, clock_now());
     s->read_limit = MESSAGES;
-    return watch(e->sources_epoll, s->fd, (epoll_data_t){.ptr = s});
+    return watch(epoll, s->fd, (epoll_data_t){.ptr = s});
 }
 
-void hot_drop_source(hot_engine *e, hot_source *s)
+static void drop(hot_engine *e, int epoll, hot_source *s)
 {
-    unwatch(e->sources_epoll, s->fd);
+    unwatch(epoll, s->fd);
     for (hot_source **at = &e->dirty; *at; at = &(*at)->dirty_next)
         if (*at == s) {
             *at = s->dirty_next;
@@ -127,6 +131,11 @@ void hot_drop_source(hot_engine *e, hot_source *s)
         }
     s->dirty = 0;
 }
+
+int hot_add_source(hot_engine *e, hot_source *s) { return add(e->sources_epoll, s); }
+void hot_drop_source(hot_engine *e, hot_source *s) { drop(e, e->sources_epoll, s); }
+int hot_add_carrier(hot_engine *e, hot_source *s) { return add(e->carriers_epoll, s); }
+void hot_drop_carrier(hot_engine *e, hot_source *s) { drop(e, e->carriers_epoll, s); }
 
 /* Whether the sources are read. */
 void hot_pause(hot_engine *e, int paused)
@@ -167,6 +176,8 @@ static uint32_t flow_key(const hot_flow *flow, const uint8_t **key, uint8_t made
 
 int hot_put_flow(hot_engine *e, hot_flow *flow)
 {
+    if (flow->udp)
+        return 0; /* found by its carrier */
     uint8_t made[36];
     const uint8_t *key;
     uint32_t bytes = flow_key(flow, &key, made);
@@ -177,8 +188,10 @@ void hot_drop_flow(hot_engine *e, hot_flow *flow)
 {
     uint8_t made[36];
     const uint8_t *key;
-    uint32_t bytes = flow_key(flow, &key, made);
-    table_remove(&e->flows, key, bytes, flow);
+    if (!flow->udp) {
+        uint32_t bytes = flow_key(flow, &key, made);
+        table_remove(&e->flows, key, bytes, flow);
+    }
     for (hot_flow **at = &e->owing; *at; at = &(*at)->owes_next)
         if (*at == flow) {
             *at = flow->owes_next;
@@ -220,29 +233,48 @@ void hot_drop_conversation(hot_engine *e, hot_conversation *c)
     table_remove(&e->conversations, key, bytes, c);
 }
 
-static uint32_t peer_key(hot_source *listener, const uint8_t *peer, uint32_t bytes, uint8_t *key)
+static uint32_t peer_key(hot_source *s, const uint8_t *peer, uint32_t bytes, uint8_t *key)
 {
-    if (bytes > KEY_BYTES - sizeof listener)
+    if (bytes > KEY_BYTES - sizeof s)
         return 0;
-    memcpy(key, &listener, sizeof listener);
-    memcpy(key + sizeof listener, peer, bytes);
-    return (uint32_t)sizeof listener + bytes;
+    memcpy(key, &s, sizeof s);
+    memcpy(key + sizeof s, peer, bytes);
+    return (uint32_t)sizeof s + bytes;
+}
+
+static int put_peer(table *t, hot_source *s, const uint8_t *peer, uint32_t bytes, void *value)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t length = peer_key(s, peer, bytes, key);
+    return length ? table_put(t, key, length, value) : -1;
+}
+
+static void drop_peer(table *t, hot_source *s, const uint8_t *peer, uint32_t bytes, void *value)
+{
+    uint8_t key[KEY_BYTES];
+    uint32_t length = peer_key(s, peer, bytes, key);
+    if (length)
+        table_remove(t, key, length, value);
 }
 
 int hot_put_peer(hot_engine *e, hot_source *listener, const uint8_t *peer, uint32_t bytes, hot_conversation *c)
 {
-    uint8_t key[KEY_BYTES];
-    uint32_t length = peer_key(listener, peer, bytes, key);
-    return length ? table_put(&e->peers, key, length, c) : -1;
+    return put_peer(&e->peers, listener, peer, bytes, c);
 }
 
-void hot_drop_peer(hot_engine *e, hot_source *listener, const uint8_t *peer, uint32_t bytes)
+void hot_drop_peer(hot_engine *e, hot_source *listener, const uint8_t *peer, uint32_t bytes, hot_conversation *c)
 {
-    uint8_t key[KEY_BYTES];
-    uint32_t length = peer_key(listener, peer, bytes, key);
-    void *value = length ? table_get(&e->peers, key, length) : NULL;
-    if (value)
-        table_remove(&e->peers, key, length, value);
+    drop_peer(&e->peers, listener, peer, bytes, c);
+}
+
+int hot_put_carried(hot_engine *e, hot_source *carrier, const uint8_t *peer, uint32_t bytes, hot_flow *flow)
+{
+    return put_peer(&e->carried, carrier, peer, bytes, flow);
+}
+
+void hot_drop_carried(hot_engine *e, hot_source *carrier, const uint8_t *peer, uint32_t bytes, hot_flow *flow)
+{
+    drop_peer(&e->carried, carrier, peer, bytes, flow);
 }
 
 /* -- the loop */
@@ -265,6 +297,14 @@ static void serve_sources(hot_engine *e)
         if (i % 8 == 7 && clock_now() > end)
             break; /* the others are first next time: epoll goes round */
     }
+}
+
+static void serve_carriers(hot_engine *e)
+{
+    struct epoll_event ready[READY];
+    int count = epoll_wait(e->carriers_epoll, ready, READY, 0);
+    for (int i = 0; i < count && !e->udp_ring.busy; i++)
+        serve_carrier(e, ready[i].data.ptr);
 }
 
 /* Milliseconds until the nearest of two moments, rounded up; -1 = none. */
@@ -299,6 +339,8 @@ int hot_wait(hot_engine *e, int64_t timeout)
                 cold = true;
             else if (ready[i].data.u32 == TAP)
                 serve_tap(e);
+            else if (ready[i].data.u32 == CARRIERS)
+                serve_carriers(e);
             else
                 serve_sources(e);
         }

@@ -5,6 +5,8 @@
 
 #include <linux/virtio_net.h>
 
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 static uint32_t in_flight(const hot_flow *flow) { return flow->next_seq - flow->highest_ack; }
 
 static bool has_credit(const hot_flow *flow, uint32_t bytes)
@@ -92,20 +94,44 @@ static void transmit(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t pa
     counters->sent_bytes += flow->header_bytes + payload_bytes;
 }
 
+/* A burst of a UDP flow leaves: at most 64 datagrams in each sendmsg(2).  What the kernel does not take is Python's. */
+static void transmit_udp(hot_engine *e, hot_flow *flow, uint8_t *payload, uint32_t bytes, uint32_t segment_size)
+{
+    uint32_t at_once = segment_size ? least(UDP_SEGMENTS, UDP_BYTES / segment_size) * segment_size : bytes;
+    for (uint32_t at = 0; at < bytes;) {
+        uint32_t size = least(at_once, bytes - at);
+        struct iovec piece = {payload + at, size};
+        bool cut = segment_size && segment_size < size;
+        int failure = EAGAIN;
+        if (flow->carrier && !e->blocked)
+            failure = send_datagrams(flow->carrier, &flow->destination, &piece, 1, cut ? segment_size : 0);
+        if (failure) {
+            e->blocked |= flow->carrier && failure == EAGAIN;
+            leave_burst(e, flow, payload + at, bytes - at, bytes - at > segment_size ? segment_size : 0);
+            return;
+        }
+        mark(e, flow->carrier);
+        flow->carrier->sent += segment_size ? (size + segment_size - 1) / segment_size : 1;
+        at += size;
+    }
+}
+
 /* Give a segment its headers and send it.  The payload stands where it belongs in e->burst. */
 static void segment(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t payload_bytes, uint32_t segment_size,
                     uint8_t flags)
 {
     uint32_t segments = segment_size ? (payload_bytes + segment_size - 1) / segment_size : 1;
+    flow->sent++;
+    flow->sent_bytes += payload_bytes;
+    if (flow->udp) {
+        transmit_udp(e, flow, packet, payload_bytes, segment_size);
+        return;
+    }
     hot_build_headers(flow, payload_bytes, segments, flags, packet);
     flow->next_seq += payload_bytes;
     flow->unacknowledged = 0;
-    flow->sent++;
-    flow->sent_bytes += payload_bytes;
     transmit(e, flow, packet, payload_bytes, segment_size);
 }
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static uint8_t *packet_in(hot_engine *e) { return e->burst + 64; } /* room for virtio_net_hdr and link header */
 

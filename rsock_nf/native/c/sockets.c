@@ -55,7 +55,7 @@ int ring_read(ring *r, int fd, uint32_t limit)
 
 /* -- out: delivering */
 
-static void mark(hot_engine *e, hot_source *s)
+void mark(hot_engine *e, hot_source *s)
 {
     if (s->dirty)
         return;
@@ -70,19 +70,18 @@ static bool told_by_icmp(int error)
            error == EPROTO;
 }
 
-/* One sendmsg(2), and a second one if the first may only have reported what ICMP said of an earlier datagram.
- * segment: the size at which the kernel cuts; 0 = it does not.  Returns errno, 0 = sent. */
-static int transmit(const hot_conversation *c, struct iovec *pieces, uint32_t count, uint32_t segment)
+/* One sendmsg(2).  segment: the size at which the kernel cuts; 0 = it does not.  Returns errno, 0 = sent. */
+int send_datagrams(hot_source *s, const hot_destination *to, struct iovec *pieces, uint32_t count, uint32_t segment)
 {
-    uint8_t control[sizeof c->control + CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
+    uint8_t control[sizeof to->control + CMSG_SPACE(sizeof(uint16_t))] __attribute__((aligned(8)));
     struct msghdr message = {
-        .msg_name = c->name_bytes ? (void *)(uintptr_t)c->name : NULL,
-        .msg_namelen = c->name_bytes,
+        .msg_name = to->name_bytes ? (void *)(uintptr_t)to->name : NULL,
+        .msg_namelen = to->name_bytes,
         .msg_iov = pieces,
         .msg_iovlen = count,
     };
-    size_t bytes = c->control_bytes;
-    memcpy(control, c->control, bytes);
+    size_t bytes = to->control_bytes;
+    memcpy(control, to->control, bytes);
     if (segment) {
         uint16_t size = (uint16_t)segment;
         struct cmsghdr *told = (struct cmsghdr *)(void *)(control + bytes);
@@ -95,11 +94,15 @@ static int transmit(const hot_conversation *c, struct iovec *pieces, uint32_t co
     }
     message.msg_control = bytes ? control : NULL;
     message.msg_controllen = bytes;
+    return sendmsg(s->fd, &message, MSG_DONTWAIT) < 0 ? errno : 0;
+}
+
+/* The same, and a second time if the first may only have reported what ICMP said of an earlier datagram. */
+static int transmit(const hot_conversation *c, struct iovec *pieces, uint32_t count, uint32_t segment)
+{
     int failure = 0;
     for (int attempt = 0; attempt < 2; attempt++) {
-        if (sendmsg(c->out->fd, &message, MSG_DONTWAIT) >= 0)
-            return 0;
-        failure = errno;
+        failure = send_datagrams(c->out, &c->destination, pieces, count, segment);
         if (!told_by_icmp(failure))
             return failure;
         c->out->refused += failure == ECONNREFUSED;
@@ -244,25 +247,40 @@ static void gather(hot_engine *e, gathered *g, const uint8_t *data, uint32_t len
     e->run[g->count++] = (hot_piece){data, length};
 }
 
-/* Whose datagram a message of a listener is.  The peer is written behind the name, in the ring's own memory. */
-static void follow_peer(hot_engine *e, gathered *g, uint32_t index, const ancillary *told)
+/* Who sent message index: sockaddr, then where it was sent to, as Python names a peer.  It is written into the ring's own
+ * memory, where the ancillary data was.  Returns its bytes. */
+static uint32_t name_sender(ring *r, uint32_t index, const ancillary *told, const uint8_t **peer)
 {
-    ring *r = &e->udp_ring;
-    uint8_t key[sizeof(uintptr_t) + 32 + 20];
-    uint8_t *peer = r->controls[index]; /* read by now, and larger than a peer */
+    uint8_t *at = r->controls[index];
     uint32_t name_bytes = r->messages[index].msg_hdr.msg_namelen;
     name_bytes = name_bytes > 28 ? 28 : name_bytes;
-    memcpy(peer, r->names[index], name_bytes);
-    memcpy(peer + name_bytes, told->source, told->source_bytes);
-    uint32_t bytes = name_bytes + told->source_bytes;
+    memcpy(at, r->names[index], name_bytes);
+    memcpy(at + name_bytes, told->source, told->source_bytes);
+    *peer = at;
+    return name_bytes + told->source_bytes;
+}
+
+static void *look_up(const table *t, const hot_source *s, const uint8_t *peer, uint32_t bytes)
+{
+    uint8_t key[KEY_BYTES];
+    if (bytes > sizeof key - sizeof s)
+        return NULL;
+    memcpy(key, &s, sizeof s);
+    memcpy(key + sizeof s, peer, bytes);
+    return table_get(t, key, (uint32_t)sizeof s + bytes);
+}
+
+/* Whose datagram a message of a listener is. */
+static void follow_peer(hot_engine *e, gathered *g, uint32_t index, const ancillary *told)
+{
+    const uint8_t *peer;
+    uint32_t bytes = name_sender(&e->udp_ring, index, told, &peer);
     if (g->peer && g->peer_bytes == bytes && !memcmp(g->peer, peer, bytes))
         return;
     flush(e, g);
     g->peer = peer;
     g->peer_bytes = bytes;
-    memcpy(key, &g->source, sizeof g->source);
-    memcpy(key + sizeof g->source, peer, bytes);
-    g->conversation = table_get(&e->peers, key, (uint32_t)sizeof g->source + bytes);
+    g->conversation = look_up(&e->peers, g->source, peer, bytes);
 }
 
 /* Of a late read: keep[i] for messages of peers that do not fill the queue. */
@@ -358,5 +376,88 @@ void serve_source(hot_engine *e, hot_source *s)
 {
     for (uint32_t reads = 0; reads < LATE_READS && !e->udp_ring.busy && !e->blocked; reads++)
         if (!read_source(e, s))
+            break;
+}
+
+/* -- carriers */
+
+/* A message of a carrier that C cannot take.  size: at which the kernel had merged it. */
+static void leave_carried(hot_engine *e, hot_source *s, const uint8_t *peer, uint32_t peer_bytes, hot_piece piece,
+                          uint32_t size)
+{
+    hot_left *left = &e->left;
+    left->pieces[left->piece_count] = piece;
+    left->runs[left->run_count++] = (hot_run){s, peer, peer_bytes, left->piece_count, piece.data ? 1 : 0, size};
+    left->piece_count += 1;
+    e->udp_ring.busy = true;
+}
+
+/* Of a late read: keep[i] for what may be control, and what is from senders that do not fill the queue. */
+static void useful_carried(ring *r, const uint32_t *segments, uint32_t count, uint8_t *keep)
+{
+    uint64_t senders[MESSAGES];
+    uint32_t amounts[MESSAGES];
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t sender = 0;
+        for (uint32_t at = 4; at < r->messages[i].msg_hdr.msg_namelen && at < 24; at++) /* the address only */
+            sender = sender * 131 + r->names[i][at];
+        senders[i] = sender;
+        amounts[i] = r->messages[i].msg_len;
+    }
+    not_the_cause(senders, amounts, count, keep);
+    for (uint32_t i = 0; i < count; i++)
+        keep[i] |= may_be_control(amounts[i], segments[i]);
+}
+
+/* One read of a carrier.  Returns whether another one makes sense: all of this one was late. */
+static bool read_carrier(hot_engine *e, hot_source *s)
+{
+    uint8_t keep[MESSAGES];
+    uint32_t segments[MESSAGES], peer_bytes[MESSAGES];
+    const uint8_t *peers[MESSAGES];
+    ring *r = &e->udp_ring;
+    uint64_t refused = s->refused;
+    int64_t waited;
+    uint32_t count = read_messages(e, s, &waited);
+    bool late = waited >= LATE, any = false;
+    e->left.carrier_waited = s->waiting.waited;
+    for (uint32_t i = 0; i < count; i++) {
+        ancillary told;
+        read_ancillary(&r->messages[i].msg_hdr, &told);
+        segments[i] = told.segment;
+        peer_bytes[i] = name_sender(r, i, &told, &peers[i]);
+    }
+    if (late && waited < LOST)
+        useful_carried(r, segments, count, keep);
+    else
+        memset(keep, !late, sizeof keep);
+    mark(e, s);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t length = r->messages[i].msg_len, taken = 0;
+        uint32_t datagrams = segments[i] ? (length + segments[i] - 1) / segments[i] : 1;
+        const uint8_t *data = ring_buffer(r, i);
+        if (!keep[i]) {
+            s->late += datagrams;
+            continue;
+        }
+        any = true;
+        s->received += datagrams;
+        hot_flow *flow = s->flow ? s->flow : look_up(&e->carried, s, peers[i], peer_bytes[i]);
+        if (!flow || !length || !take_payload(e, flow, data, length, segments[i], &taken))
+            leave_carried(e, s, peers[i], peer_bytes[i], (hot_piece){data, length}, segments[i]);
+        else
+            e->left.hot_packets++;
+    }
+    deliver_now(e);
+    e->opened_bytes = 0;
+    if (s->refused != refused) /* Python has to know that the port is closed */
+        leave_carried(e, s, NULL, 0, (hot_piece){NULL, 0}, 0);
+    return late && !any;
+}
+
+void serve_carrier(hot_engine *e, hot_source *s)
+{
+    for (uint32_t reads = 0; reads < LATE_READS && !e->udp_ring.busy; reads++)
+        if (!read_carrier(e, s))
             break;
 }
