@@ -37,6 +37,7 @@ from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
 from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, ServerParameters
+from rsock_nf.core.pump.state import PLAIN, States
 from rsock_nf.core.types import Carried, FlowKey, Packet, Run, TransportAddress
 from rsock_nf.wire.native.client import NativeClientWire
 from rsock_nf.wire.native.server import NativeServerWire
@@ -49,6 +50,9 @@ CLIENT_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("10.0.0.1
 SERVER_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.2.2"), 6: IPv6Address("fd02::2")}
 TARGETS = (TransportAddress(ip_address("192.0.2.2"), 9), TransportAddress(ip_address("192.0.2.2"), 19))
 START = 1000.0
+
+wrap: Callable[[Callable[[States], Endpoint[Any]]], Endpoint[Any]] = lambda make: make(PLAIN)
+"""Makes an endpoint of a function that takes the states of its pump: a test may put another pump in front of it."""
 
 
 class Pair:
@@ -121,12 +125,20 @@ class Pair:
     def _make_client(self) -> Endpoint[Dialling]:
         parameters = self._client_parameters
         self.client_wire = wire = NativeClientWire(NativeParameters(self._client_secret))
-        return endpoint.client(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        return wrap(
+            lambda states: endpoint.client(
+                parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst, states=states
+            )
+        )
 
     def _make_server(self) -> Endpoint[Accepting]:
         parameters = self._server_parameters
         self.server_wire = wire = NativeServerWire(NativeParameters(self._server_secret), self.rng.randbytes(32))
-        return endpoint.server(parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst)
+        return wrap(
+            lambda states: endpoint.server(
+                parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst, states=states
+            )
+        )
 
     # -- what happens to the two
 

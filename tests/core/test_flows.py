@@ -449,7 +449,7 @@ def flow_in(pair: Pair, state: State) -> Opening | Established:
     if state in (State.SYN_SENT, State.TCP_UP, State.HELLO_SENT, State.JOIN_SENT):
         return opening
     keys = NativeKeys.derive(Cipher.NONE, bytes(32), bytes(32))
-    return flows.take_over(opening, Session(1, keys, "native", LIMITS, Cipher.NONE, FlowGroup(None), pair.now))
+    return flows.take_over(opening, Session(1, keys, "native", LIMITS, Cipher.NONE, flows.pump.states.group(None), pair.now))
 
 
 def test_an_action_never_runs_inside_another() -> None:

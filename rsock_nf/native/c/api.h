@@ -189,6 +189,12 @@ void hot_keys_free(hot_keys *keys);
 int hot_keys_send(hot_keys *keys, int bit, const uint8_t *key);
 int hot_keys_receive(hot_keys *keys, int bit, const uint8_t *key);
 
-/* For tests: one packet or one run, as if it had been read. */
+/* For tests: one packet, one run, one message of a carrier, as if it had been read; what is due by then. */
 int hot_take_packet(hot_engine *engine, uint8_t *data, uint32_t length, const uint8_t *name);
+int hot_take_carried(hot_engine *engine, hot_flow *flow, const uint8_t *data, uint32_t length, uint32_t segment_size);
+uint32_t hot_send_run(hot_engine *engine, hot_conversation *conversation, const hot_piece *pieces, uint32_t count,
+                      uint32_t size);
+void hot_acknowledge(hot_engine *engine);
+void hot_forget_left(hot_engine *engine);
+uint64_t hot_random(hot_engine *engine, uint64_t next);
 uint32_t hot_build_headers(hot_flow *flow, uint32_t payload_bytes, uint32_t segments, uint8_t flags, uint8_t *out);

@@ -173,6 +173,16 @@ int hot_take_packet(hot_engine *e, uint8_t *data, uint32_t length, const uint8_t
     return taken;
 }
 
+/* A message of a carrier of this flow. */
+int hot_take_carried(hot_engine *e, hot_flow *flow, const uint8_t *data, uint32_t length, uint32_t segment_size)
+{
+    uint32_t taken = 0;
+    bool done = take_payload(e, flow, data, length, segment_size, &taken);
+    deliver_now(e);
+    e->opened_bytes = 0;
+    return done;
+}
+
 static void leave_packet(hot_engine *e, const uint8_t *data, uint32_t length, const uint8_t *name)
 {
     e->left.packets[e->left.packet_count++] = (hot_packet){data, length, name};

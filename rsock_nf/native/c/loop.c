@@ -279,7 +279,7 @@ void hot_drop_carried(hot_engine *e, hot_source *carrier, const uint8_t *peer, u
 
 /* -- the loop */
 
-static void forget_left(hot_engine *e)
+void hot_forget_left(hot_engine *e)
 {
     hot_left *left = &e->left;
     left->packet_count = left->run_count = left->piece_count = left->burst_count = 0;
@@ -325,7 +325,7 @@ static int patience(const hot_engine *e, int64_t end)
 int hot_wait(hot_engine *e, int64_t timeout)
 {
     int64_t end = timeout < 0 ? INT64_MAX : clock_now() + timeout;
-    forget_left(e);
+    hot_forget_left(e);
     e->left.turns++;
     for (;;) {
         struct epoll_event ready[4];

@@ -21,11 +21,13 @@ static uint32_t next_random(hot_engine *e)
     return (uint32_t)(e->random >> 33);
 }
 
-/* A usable flow with credit for so many bytes.  NULL = the one chosen has none: Python looks further, and counts. */
+/* A usable flow that has credit and room for so many bytes.  NULL = the one chosen has not: Python looks further, and
+ * counts; it chooses the same one first. */
 static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
 {
     hot_group *group = c->group;
     hot_flow *flow = NULL;
+    uint64_t random = e->random;
     if (e->pin)
         for (uint32_t i = 0; i < group->usable_count; i++)
             if (group->usable[i] == c->pinned)
@@ -34,7 +36,10 @@ static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
         flow = group->usable[next_random(e) % group->usable_count];
     if (e->pin)
         c->pinned = flow;
-    return has_credit(flow, bytes) ? flow : NULL;
+    if (has_credit(flow, bytes) && bytes <= least(flow->max_payload, MAX_PAYLOAD))
+        return flow;
+    e->random = random;
+    return NULL;
 }
 
 /* Keep a burst for Python, which sends it: the kernel did not take it, or there is no way. */
@@ -145,7 +150,7 @@ uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, u
     uint32_t step = size + FRAME_HEADER + (group->usable[0]->cipher == CIPHER_NONE ? 0 : FRAME_TAG); /* of a frame */
     while (start < count) {
         hot_flow *flow = pick(e, c, step);
-        if (!flow || step > least(flow->max_payload, MAX_PAYLOAD))
+        if (!flow)
             break;
         uint32_t n = e->per_datagram ? 1 : least(flow->burst_bytes, MAX_PAYLOAD) / step;
         uint64_t credit = (flow->bulk_window - in_flight(flow)) / step;
@@ -167,6 +172,19 @@ uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, u
     }
     e->left.hot_datagrams += start;
     return start;
+}
+
+uint32_t hot_send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size)
+{
+    return send_run(e, c, pieces, count, size);
+}
+
+/* The state of the random choice of flows; next becomes the new one, unless it is 0. */
+uint64_t hot_random(hot_engine *e, uint64_t next)
+{
+    if (next)
+        e->random = next;
+    return e->random;
 }
 
 void acknowledge(hot_engine *e, hot_flow *flow)
@@ -204,3 +222,5 @@ void acknowledge_due(hot_engine *e)
             acknowledge(e, flow);
     }
 }
+
+void hot_acknowledge(hot_engine *e) { acknowledge_due(e); }
