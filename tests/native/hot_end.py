@@ -87,6 +87,7 @@ class Engine:
         """Give it a packet; False = it is Python's."""
         vnet = VNET.pack(_FLAGS[packet.checksum], 0, 0, packet.segment_size, 0, 0)
         data = vnet + ETHERNET + bytes(packet.data)
+        self.lib.hot_forget_left(self.c)
         taken = bool(self.lib.hot_take_packet(self.c, data, len(data), FROM_ETHERNET))
         self.taken += taken
         return taken
@@ -97,6 +98,7 @@ class Engine:
         if flow is None:
             return False
         data = bytes(item.data)
+        self.lib.hot_forget_left(self.c)
         taken = bool(self.lib.hot_take_carried(self.c, flow.c, data, len(data), item.segment_size))
         self.taken += taken
         return taken
@@ -190,34 +192,31 @@ class HotEnd:
 
     def receive_packets(self, now: float, packets: Iterable[Packet], *, behind: bool = False) -> None:
         """See ``Endpoint``."""
-        rest = []
         for packet in packets:
             if not self.engine.packet(packet):
-                rest.append(packet)
+                self._inner.receive_packets(now, [packet], behind=behind)
+                self._outputs += self._inner.poll()
             self._collect()
-        self._inner.receive_packets(now, rest, behind=behind)
         self.engine.acknowledge()
         self._collect()
 
     def receive_carried(self, now: float, received: Iterable[Carried], *, behind: bool = False) -> None:
         """See ``Endpoint``."""
-        rest = []
         for item in received:
             if not self.engine.carried(item):
-                rest.append(item)
+                self._inner.receive_carried(now, [item], behind=behind)
+                self._outputs += self._inner.poll()
             self._collect()
-        self._inner.receive_carried(now, rest, behind=behind)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
         """See ``Endpoint``."""
-        rest = []
         for run in runs:
             conversation = self._inner.pump.conversation(run.peer)
             done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
-            if done < len(run.datagrams):
-                rest.append(Run(run.peer, run.datagrams[done:], run.size))
             self._collect()
-        self._inner.receive_datagrams(now, rest)
+            if done < len(run.datagrams):
+                self._inner.receive_datagrams(now, [Run(run.peer, run.datagrams[done:], run.size)])
+                self._outputs += self._inner.poll()
 
     def poll(self) -> list[Output]:
         """See ``Endpoint``."""

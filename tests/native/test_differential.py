@@ -338,4 +338,4 @@ def shape(item: object) -> object:
 
 
 class TestDifferential(Differential.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=40, stateful_step_count=40)
+    settings = settings(max_examples=300, stateful_step_count=40)

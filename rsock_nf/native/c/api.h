@@ -66,7 +66,8 @@ struct hot_flow {
     hot_destination destination;
     uint8_t udp;
 
-    uint8_t owes; /* it is among those that have to acknowledge */
+    uint64_t left_turn; /* the turn in which something of it was left to Python: what follows has to wait for that */
+    uint8_t owes;       /* it is among those that have to acknowledge */
     hot_flow *owes_next;
 };
 
@@ -76,7 +77,8 @@ struct hot_conversation {
     hot_group *group;
     hot_flow *pinned;
     uint64_t sent_datagrams, sent_bytes, received_datagrams, received_bytes;
-    hot_source *out;     /* where its datagrams are delivered; NULL = through Python */
+    uint64_t left_turn;   /* as of a flow */
+    hot_source *out;      /* where its datagrams are delivered; NULL = through Python */
     uint32_t single_from; /* the smallest segment size with which a run was refused; 0 = none was */
     hot_destination destination;
 };

@@ -99,6 +99,25 @@ static bool take_segment(hot_engine *e, hot_flow *flow, const uint8_t *payload, 
     return true;
 }
 
+/* A segment of a known flow.  total: the end of the IP packet; tcp: where TCP begins.  false = left to Python. */
+static bool take_known(hot_engine *e, hot_flow *flow, const uint8_t *ip, uint32_t total, uint32_t tcp,
+                       const struct virtio_net_hdr *vnet)
+{
+    const uint8_t *t = ip + tcp;
+    uint32_t start = tcp + (uint32_t)(t[12] >> 4) * 4;
+    if ((t[13] & (FIN | SYN | RST | ACK)) != ACK || start < tcp + 20 || start > total)
+        return false;
+    if (!(vnet->flags & 3) && !checksums_valid(ip, total, tcp))
+        return false;
+    if (!in_window(flow, get32(t + 4)))
+        return false;
+    if (total == start) {
+        acked(flow, get32(t + 8), get16(t + 14));
+        return true;
+    }
+    return take_segment(e, flow, ip + start, total - start, vnet->gso_size, t);
+}
+
 /* An IP packet.  false = left to Python: nothing of it was counted. */
 static bool take_ip(hot_engine *e, const uint8_t *ip, uint32_t length, const struct virtio_net_hdr *vnet)
 {
@@ -121,19 +140,10 @@ static bool take_ip(hot_engine *e, const uint8_t *ip, uint32_t length, const str
     }
     if (!flow)
         return false;
-    const uint8_t *t = ip + tcp;
-    uint32_t start = tcp + (uint32_t)(t[12] >> 4) * 4;
-    if ((t[13] & (FIN | SYN | RST | ACK)) != ACK || start < tcp + 20 || start > total || total > length)
-        return false;
-    if (!(vnet->flags & 3) && !checksums_valid(ip, total, tcp))
-        return false;
-    if (!in_window(flow, get32(t + 4)))
-        return false;
-    if (total == start) {
-        acked(flow, get32(t + 8), get16(t + 14));
+    if (total <= length && flow->left_turn != e->left.turns && take_known(e, flow, ip, total, tcp, vnet))
         return true;
-    }
-    return take_segment(e, flow, ip + start, total - start, vnet->gso_size, t);
+    flow->left_turn = e->left.turns;
+    return false;
 }
 
 /* Where the IP packet begins in what a packet socket gave; 0 = no device that we know. */

@@ -282,6 +282,7 @@ void hot_drop_carried(hot_engine *e, hot_source *carrier, const uint8_t *peer, u
 void hot_forget_left(hot_engine *e)
 {
     hot_left *left = &e->left;
+    left->turns++;
     left->packet_count = left->run_count = left->piece_count = left->burst_count = 0;
     e->unsent_bytes = 0;
     e->tap_ring.busy = e->udp_ring.busy = e->blocked = false;
@@ -326,7 +327,6 @@ int hot_wait(hot_engine *e, int64_t timeout)
 {
     int64_t end = timeout < 0 ? INT64_MAX : clock_now() + timeout;
     hot_forget_left(e);
-    e->left.turns++;
     for (;;) {
         struct epoll_event ready[4];
         bool cold = false;

@@ -228,10 +228,14 @@ static void flush(hot_engine *e, gathered *g)
     uint32_t done = 0;
     if (!g->count)
         return;
-    if (g->conversation && !g->source->aside)
-        done = send_run(e, g->conversation, e->run, g->count, g->size);
-    if (done < g->count)
+    hot_conversation *c = g->source->aside ? NULL : g->conversation;
+    if (c && c->left_turn != e->left.turns)
+        done = send_run(e, c, e->run, g->count, g->size);
+    if (done < g->count) {
         leave_run(e, g, done);
+        if (c)
+            c->left_turn = e->left.turns;
+    }
     g->count = 0;
 }
 
@@ -443,10 +447,14 @@ static bool read_carrier(hot_engine *e, hot_source *s)
         any = true;
         s->received += datagrams;
         hot_flow *flow = s->flow ? s->flow : look_up(&e->carried, s, peers[i], peer_bytes[i]);
-        if (!flow || !length || !take_payload(e, flow, data, length, segments[i], &taken))
-            leave_carried(e, s, peers[i], peer_bytes[i], (hot_piece){data, length}, segments[i]);
-        else
+        bool known = flow && length && flow->left_turn != e->left.turns;
+        if (known && take_payload(e, flow, data, length, segments[i], &taken)) {
             e->left.hot_packets++;
+            continue;
+        }
+        if (flow)
+            flow->left_turn = e->left.turns;
+        leave_carried(e, s, peers[i], peer_bytes[i], (hot_piece){data, length}, segments[i]);
     }
     deliver_now(e);
     e->opened_bytes = 0;
