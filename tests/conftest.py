@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -41,9 +42,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out what needs root and what is slow, and run two cases only of tests that have many",
     )
+    parser.addoption(
+        "--pump",
+        choices=["python", "native"],
+        default="python",
+        help="which pump the tunnels on a virtual clock have (tests/core); real tunnels take the native one",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("pump") == "native":
+        from tests.core import pair
+        from tests.native.hot_end import HotEnd
+
+        pair.wrap = cast("Any", HotEnd)
     if "PYTEST_XDIST_WORKER" in os.environ:
         # iptables takes one lock for the whole host, also where its tables are those of different namespaces, and
         # gives up at once if another worker has it.

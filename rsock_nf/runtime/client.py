@@ -86,7 +86,7 @@ class Parts:
     """Without a link: the ways of the UDP flows."""
     limits: Limits
     endpoint: ClientEndpoint
-    hot: HotPath | None
+    hot: HotPath | None = None
     """The native data path."""
 
 

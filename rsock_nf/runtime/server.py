@@ -106,7 +106,7 @@ class Parts:
     endpoint: ServerEndpoint
     held: Sequence[HeldPort]
     """Its TCP ports."""
-    hot: HotPath | None
+    hot: HotPath | None = None
     """The native data path."""
 
 

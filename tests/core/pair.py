@@ -51,8 +51,14 @@ SERVER_ADDRESS: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("192.0.2.
 TARGETS = (TransportAddress(ip_address("192.0.2.2"), 9), TransportAddress(ip_address("192.0.2.2"), 19))
 START = 1000.0
 
-wrap: Callable[[Callable[[States], Endpoint[Any]]], Endpoint[Any]] = lambda make: make(PLAIN)
-"""Makes an endpoint of a function that takes the states of its pump: a test may put another pump in front of it."""
+
+def with_plain_states(make: Callable[[States], Endpoint[Any]]) -> Endpoint[Any]:
+    """Only Python's pump."""
+    return make(PLAIN)
+
+
+wrap = with_plain_states
+"""Makes an endpoint of a function that takes the states of its pump.  A test may put another pump in front of it."""
 
 
 class Pair:

@@ -13,7 +13,6 @@ from rsock_nf.core.flows.states import TRANSITIONS, Action, Input, State
 from rsock_nf.core.flows.timers import Deadlines, Timer
 from rsock_nf.core.messages import CloseFlow, FlowDown
 from rsock_nf.core.parameters import Cipher
-from rsock_nf.core.pump.state import FlowGroup
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.handshake import NativeKeys
 from rsock_nf.wire.native.limits import LIMITS
@@ -449,7 +448,9 @@ def flow_in(pair: Pair, state: State) -> Opening | Established:
     if state in (State.SYN_SENT, State.TCP_UP, State.HELLO_SENT, State.JOIN_SENT):
         return opening
     keys = NativeKeys.derive(Cipher.NONE, bytes(32), bytes(32))
-    return flows.take_over(opening, Session(1, keys, "native", LIMITS, Cipher.NONE, flows.pump.states.group(None), pair.now))
+    return flows.take_over(
+        opening, Session(1, keys, "native", LIMITS, Cipher.NONE, flows.pump.states.group(None), pair.now)
+    )
 
 
 def test_an_action_never_runs_inside_another() -> None:

@@ -125,9 +125,10 @@ class Engine:
             packet = message[VNET.size + len(ETHERNET) :]
             headers = 40 if packet[0] >> 4 == 4 else 60
             payload = packet[headers:]
-            bursts.append(Outgoing(packet[:headers], [payload] if payload else [], len(payload), segment_size * bool(kind)))
-        for index in range(self._left.burst_count):
-            bursts.append(self._left_burst(self._left.bursts[index]))
+            bursts.append(
+                Outgoing(packet[:headers], [payload] if payload else [], len(payload), segment_size * bool(kind))
+            )
+        bursts += [self._left_burst(self._left.bursts[index]) for index in range(self._left.burst_count)]
         self.lib.hot_forget_left(self.c)
         return bursts
 

@@ -1,18 +1,26 @@
-"""The tests of the core once more, with the native pump in front of every endpoint."""
+"""The tests of the core once more, with the native pump in front of every endpoint (``pytest --pump native``)."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.core.test_answers import *  # noqa: F403
-from tests.core.test_attacks import *  # noqa: F403
-from tests.core.test_carriers import *  # noqa: F403
-from tests.core.test_conversations import *  # noqa: F403
-from tests.core.test_flows import *  # noqa: F403
-from tests.core.test_path_mtu import *  # noqa: F403
-from tests.core.test_rekey import *  # noqa: F403
-from tests.core.test_session import *  # noqa: F403
-from tests.core.test_traffic import *  # noqa: F403
-from tests.core.test_weather import *  # noqa: F403
+ROOT = Path(__file__).parents[2]
+CHOSEN = (
+    "test_answers.py test_attacks.py test_carriers.py test_conversations.py",
+    "test_flows.py test_path_mtu.py test_rekey.py test_session.py",
+    "test_traffic.py test_weather.py",
+)
 
-pytestmark = pytest.mark.usefixtures("native_ends")
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", CHOSEN)
+def test_the_core_passes_its_tests(files: str) -> None:
+    paths = [f"tests/core/{name}" for name in files.split()]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pump", "native", *paths]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout

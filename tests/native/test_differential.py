@@ -21,7 +21,7 @@ from rsock_nf.core.parameters import Cipher, Spread
 from rsock_nf.core.protocols import FlowCodec, Kind
 from rsock_nf.core.pump.pump import Pump, SlowFrames, SlowPayload
 from rsock_nf.core.pump.state import OUR_WINDOW, PLAIN, FlowGroup, Handover, PumpConversation, PumpFlow, States
-from rsock_nf.core.types import Carried, Checksum, FlowKey, Outgoing, Packet, Run
+from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Outgoing, Packet, Run
 from rsock_nf.native.states import SharedConversation, SharedFlow
 from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
@@ -33,11 +33,31 @@ ADDRESSES = {4: (b"\x0a\0\0\x01", b"\xc0\0\x02\x02"), 6: (bytes(15) + b"\1", byt
 FLOWS = 3
 NUMBERS = (5, 6, 7)
 """The conversations; number 9 is never open."""
-COUNTED = (
-    "next_seq highest_ack received window scale receive_window bulk_window unacknowledged windowed stalled max_payload"
-    " burst_bytes counter control_counter sent sent_frames sent_bytes received_frames received_bytes bad_checksums"
-    " bad_frames replayed out_of_window"
-).split()
+COUNTED = [
+    "next_seq",
+    "highest_ack",
+    "received",
+    "window",
+    "scale",
+    "receive_window",
+    "bulk_window",
+    "unacknowledged",
+    "windowed",
+    "stalled",
+    "max_payload",
+    "burst_bytes",
+    "counter",
+    "control_counter",
+    "sent",
+    "sent_frames",
+    "sent_bytes",
+    "received_frames",
+    "received_bytes",
+    "bad_checksums",
+    "bad_frames",
+    "replayed",
+    "out_of_window",
+]
 SPOKEN = ("kind", "prefix", "sent_datagrams", "sent_bytes", "received_datagrams", "received_bytes")
 
 
@@ -74,7 +94,7 @@ def open_conversation(side: Side, number: int, *, opening: bool) -> None:
     side.conversations[number] = made
 
 
-datagram = st.sampled_from([0, 1, 40, 300, 1200, 1400, 1436]).map(lambda size: os.urandom(size))
+datagram = st.sampled_from([0, 1, 40, 300, 1200, 1400, 1436]).map(os.urandom)
 frame = st.tuples(
     st.sampled_from([Kind.DATA, Kind.DATA, Kind.DATA, Kind.DATA, Kind.OPENING, Kind.FRAGMENT, Kind.CONTROL]),
     st.sampled_from([5, 5, 5, 6, 7, 9]),
@@ -218,7 +238,8 @@ class Differential(RuleBasedStateMachine):
     )
     def says(self, number: int, size: int, count: int, shorter: int) -> None:
         """An application sends datagrams of one size; the last may be shorter."""
-        datagrams = [os.urandom(size) for _ in range(count - 1)] + [os.urandom(max(size - shorter, 0))]
+        datagrams: list[Buffer] = [os.urandom(size) for _ in range(count - 1)]
+        datagrams.append(os.urandom(max(size - shorter, 0)))
         run = Run(f"peer {number}", datagrams, size)
         self.seed += 1
         self.plain.pump._random = self.seed
@@ -226,7 +247,8 @@ class Differential(RuleBasedStateMachine):
         bursts, slow = self.plain.pump.from_app([run])
         conversation = self.hot.conversations.get(number)
         done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
-        mine, left = self.engine.sent(), []
+        mine = self.engine.sent()
+        left: list[Run] = []
         if done < count:
             self.hot.pump._random = self.engine.lib.hot_random(self.engine.c, 0)
             more, left = self.hot.pump.from_app([Run(run.peer, datagrams[done:], size)])
@@ -322,7 +344,11 @@ def by_peer(runs: Sequence[Run]) -> list[tuple[object, bytes]]:
 def wire(bursts: Sequence[Outgoing]) -> list[tuple[bytes, int, object]]:
     """Every byte that leaves, and how it is cut."""
     return [
-        (burst.headers + b"".join(burst.payload), burst.segment_size if burst.segment_size < burst.payload_size else 0, burst.carrier)
+        (
+            burst.headers + b"".join(burst.payload),
+            burst.segment_size if burst.segment_size < burst.payload_size else 0,
+            burst.carrier,
+        )
         for burst in bursts
     ]
 
@@ -331,11 +357,19 @@ def shape(item: object) -> object:
     """What a slow item is, without the objects that belong to one side."""
     if isinstance(item, SlowFrames):
         frames = item.frames
-        return "frames", item.flow.flow_id, frames.kind, frames.conversation, frames.counter, list(map(bytes, frames.datagrams)), item.received
+        return (
+            "frames",
+            item.flow.flow_id,
+            frames.kind,
+            frames.conversation,
+            frames.counter,
+            list(map(bytes, frames.datagrams)),
+            item.received,
+        )
     if isinstance(item, SlowPayload):
         return "payload", item.flow.flow_id
     return type(item).__name__
 
 
-class TestDifferential(Differential.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=300, stateful_step_count=40)
+TestDifferential = Differential.TestCase
+TestDifferential.settings = settings(max_examples=300, stateful_step_count=40)

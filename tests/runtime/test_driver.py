@@ -12,6 +12,7 @@ from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.waiting_time import BEHIND
 from rsock_nf.runtime.driver import MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
+from rsock_nf.sockets.source import Source
 from tests.runtime import parts
 
 RUN = Run("peer", [b"datagram"], 8)
@@ -42,7 +43,7 @@ class Scene:
         )
         self.driver.use_link(parts.link(send=self.send, receive=lambda _: self.packets.pop(0)), lambda: None)
         self.packets: list[list[Packet]] = []
-        self.driver.add_source(SOURCE, lambda: [RUN])
+        self.driver.add_source(Source(SOURCE, lambda: [RUN]))
         self.driver.start_reading()
 
     def receive_packets(self, _: float, packets: list[Packet], *, behind: bool) -> None:
@@ -133,7 +134,7 @@ def test_a_source_that_is_added_while_the_link_is_full_is_read_later() -> None:
     scene.room = 0
     scene.wanted = [[Transmit([parts.burst()])]]
     scene.driver.settle()
-    scene.driver.add_source(8, list)
+    scene.driver.add_source(Source(8, list))
     assert 8 not in scene.loop.read
     scene.room = 10
     scene.call(scene.loop.written, 100)

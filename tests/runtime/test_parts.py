@@ -135,8 +135,8 @@ class Listener:
 def test_one_local_end_names_its_peers_itself() -> None:
     one = Listener("one")
     ends = LocalEnds([cast("Any", one)], parts.LOG)
-    ((_, receive),) = ends.sources()
-    ends.sink()(receive())
+    (source,) = ends.sources()
+    ends.sink()(source.receive())
     assert one.sent == [Run("peer", [b"x"], 1)]
     assert ends.describe("peer") == "peer at one"
 
@@ -144,7 +144,7 @@ def test_one_local_end_names_its_peers_itself() -> None:
 def test_several_local_ends_are_told_apart_by_number() -> None:
     listeners = [Listener("one"), Listener("two")]
     ends = LocalEnds([cast("Any", listener) for listener in listeners], parts.LOG)
-    received = ends.sources()[1][1]()
+    received = ends.sources()[1].receive()
     assert received == [Run((1, "peer"), [b"x"], 1)]
     ends.sink()(received)
     assert [listener.sent for listener in listeners] == [[], [Run("peer", [b"x"], 1)]]

@@ -134,12 +134,12 @@ def listening(address: HostAddress, port: int = 0) -> Iterator[socket.socket]:
 def test_a_conversation_moves_only_when_its_old_address_is_no_use() -> None:
     with listening(OLD) as old, listening(NEW, old.getsockname()[1]) as new:
         targets = Targets([TransportAddress(OLD.address, old.getsockname()[1])])
-        descriptor, receive = targets.open("a", 0)
+        source = targets.open("a", 0)
         targets.send([Run("a", [b"one"], 3)])
         _, sender = old.recvfrom(100)
         old.sendto(b"answer", sender)
-        assert select.select([descriptor], [], [], 10)[0]
-        assert receive()
+        assert select.select([source.descriptor], [], [], 10)[0]
+        assert source.receive()
         targets.look(0.0, 0)
         targets.use(0, NEW)
         assert targets.astray(0.0, 0) == [], "answers come"
@@ -147,9 +147,9 @@ def test_a_conversation_moves_only_when_its_old_address_is_no_use() -> None:
         assert targets.look(1.0, 0) == (False, False, False)
         assert targets.look(1.0 + SILENT, 0) == (False, False, True)
         assert targets.astray(1.0 + SILENT, 0) == ["a"]
-        before, descriptor, _ = targets.move("a")
+        before, moved = targets.move("a")
         targets.drop(before)
-        assert targets.descriptor("a") == descriptor
+        assert targets.descriptor("a") == moved.descriptor
         targets.send([Run("a", [b"three"], 5)])
         assert new.recv(100) == b"three"
         assert targets.astray(100.0, 0) == []

@@ -121,7 +121,7 @@ typedef struct {
 } data_frame;
 
 struct hot_engine {
-    int epoll, sources_epoll, carriers_epoll;
+    int epoll, epoll_paused; /* with the sources, and without */
     int64_t now;
     bool paused, blocked;
     uint64_t random;

@@ -1,7 +1,8 @@
 /* The engine, and its loop: it waits for all descriptors, serves the hot ones, and returns for everything else.
  *
- * Python's own selector is one descriptor here ("cold"): it is readable when some descriptor of Python's is.  Sockets
- * of applications and targets are behind a second epoll, so that one call stops and starts reading all of them.
+ * Python's own selector is one descriptor here ("cold"): it is readable when some descriptor of Python's is.  There are
+ * two sets of descriptors: one with the sockets of applications and targets ("sources"), and one without.  So to stop
+ * reading ten thousand sources is to wait for the other set.
  *
  * A turn works for at most a millisecond.  Then cold descriptors, the timer and everything else have their turn.
  */
@@ -10,8 +11,6 @@
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
-
-enum { COLD, TAP, SOURCES, CARRIERS };
 
 #define TURN 1000000ll /* nanoseconds of work before other descriptors are looked at */
 #define READY 64
@@ -23,18 +22,30 @@ int64_t clock_now(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int watch(int epoll, int fd, epoll_data_t data)
+/* What is readable is told by this: a source, or one of two addresses in the engine. */
+static void *cold_of(hot_engine *e) { return &e->epoll; }
+static void *tap_of(hot_engine *e) { return &e->tap; }
+
+static int watch(int epoll, int fd, void *what)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data = data};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-static int watch_kind(hot_engine *e, int fd, uint32_t kind)
+static void unwatch(int epoll, int fd) { epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); }
+
+/* In both sets. */
+static int watch_always(hot_engine *e, int fd, void *what)
 {
-    return watch(e->epoll, fd, (epoll_data_t){.u32 = kind});
+    int failure = watch(e->epoll, fd, what);
+    return failure ? failure : watch(e->epoll_paused, fd, what);
 }
 
-static void unwatch(int epoll, int fd) { epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL); }
+static void unwatch_always(hot_engine *e, int fd)
+{
+    unwatch(e->epoll, fd);
+    unwatch(e->epoll_paused, fd);
+}
 
 /* cold_fd: Python's selector.  NULL = no memory or no descriptors. */
 hot_engine *hot_new(int cold_fd, uint64_t seed)
@@ -46,8 +57,7 @@ hot_engine *hot_new(int cold_fd, uint64_t seed)
     e->paused = true;
     e->random = seed | 1;
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->sources_epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->carriers_epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->epoll_paused = epoll_create1(EPOLL_CLOEXEC);
     e->opened = malloc(OPENED_BYTES);
     e->burst = malloc(64 + 60 + MAX_IP_BYTES + 64);
     e->unsent = malloc(UNSENT_BYTES);
@@ -55,13 +65,13 @@ hot_engine *hot_new(int cold_fd, uint64_t seed)
     e->left.runs = calloc(MAX_PIECES, sizeof *e->left.runs);
     e->left.pieces = calloc(MAX_PIECES, sizeof *e->left.pieces);
     e->left.bursts = calloc(MAX_BURSTS, sizeof *e->left.bursts);
-    bool made = e->epoll >= 0 && e->sources_epoll >= 0 && e->carriers_epoll >= 0 && e->opened && e->burst && e->unsent && e->left.packets &&
+    bool made = e->epoll >= 0 && e->epoll_paused >= 0 && e->opened && e->burst && e->unsent && e->left.packets &&
                 e->left.runs && e->left.pieces && e->left.bursts;
     made = made && !table_init(&e->flows, seed) && !table_init(&e->conversations, seed ^ 1) &&
            !table_init(&e->peers, seed ^ 2) && !table_init(&e->carried, seed ^ 3);
     made = made && !ring_init(&e->tap_ring, VNET_BYTES + ETHERNET_BYTES + MAX_IP_BYTES);
     made = made && !ring_init(&e->udp_ring, 64u << 10);
-    if (made && !watch_kind(e, cold_fd, COLD) && !watch_kind(e, e->carriers_epoll, CARRIERS))
+    if (made && !watch_always(e, cold_fd, cold_of(e)))
         return e;
     hot_free(e);
     return NULL;
@@ -73,10 +83,8 @@ void hot_free(hot_engine *e)
         return;
     if (e->epoll >= 0)
         close(e->epoll);
-    if (e->sources_epoll >= 0)
-        close(e->sources_epoll);
-    if (e->carriers_epoll >= 0)
-        close(e->carriers_epoll);
+    if (e->epoll_paused >= 0)
+        close(e->epoll_paused);
     table_free(&e->flows);
     table_free(&e->conversations);
     table_free(&e->peers);
@@ -101,29 +109,27 @@ int hot_add_tap(hot_engine *e, int fd)
 {
     e->tap = fd;
     waiting_init(&e->tap_waiting, fd, clock_now());
-    return watch_kind(e, fd, TAP);
+    return watch_always(e, fd, tap_of(e));
 }
 
 void hot_drop_tap(hot_engine *e)
 {
     if (e->tap >= 0)
-        unwatch(e->epoll, e->tap);
+        unwatch_always(e, e->tap);
     e->tap = -1;
 }
 
 /* Python has to look at each packet. */
 void hot_set_aside(hot_engine *e, int aside) { e->tap_aside = aside; }
 
-static int add(int epoll, hot_source *s)
+static void begin(hot_source *s)
 {
     waiting_init(&s->waiting, s->fd, clock_now());
     s->read_limit = MESSAGES;
-    return watch(epoll, s->fd, (epoll_data_t){.ptr = s});
 }
 
-static void drop(hot_engine *e, int epoll, hot_source *s)
+static void forget_dirty(hot_engine *e, hot_source *s)
 {
-    unwatch(epoll, s->fd);
     for (hot_source **at = &e->dirty; *at; at = &(*at)->dirty_next)
         if (*at == s) {
             *at = s->dirty_next;
@@ -132,22 +138,32 @@ static void drop(hot_engine *e, int epoll, hot_source *s)
     s->dirty = 0;
 }
 
-int hot_add_source(hot_engine *e, hot_source *s) { return add(e->sources_epoll, s); }
-void hot_drop_source(hot_engine *e, hot_source *s) { drop(e, e->sources_epoll, s); }
-int hot_add_carrier(hot_engine *e, hot_source *s) { return add(e->carriers_epoll, s); }
-void hot_drop_carrier(hot_engine *e, hot_source *s) { drop(e, e->carriers_epoll, s); }
+int hot_add_source(hot_engine *e, hot_source *s)
+{
+    begin(s);
+    return watch(e->epoll, s->fd, s);
+}
+
+void hot_drop_source(hot_engine *e, hot_source *s)
+{
+    unwatch(e->epoll, s->fd);
+    forget_dirty(e, s);
+}
+
+int hot_add_carrier(hot_engine *e, hot_source *s)
+{
+    begin(s);
+    return watch_always(e, s->fd, s);
+}
+
+void hot_drop_carrier(hot_engine *e, hot_source *s)
+{
+    unwatch_always(e, s->fd);
+    forget_dirty(e, s);
+}
 
 /* Whether the sources are read. */
-void hot_pause(hot_engine *e, int paused)
-{
-    if (e->paused == !!paused)
-        return;
-    e->paused = paused;
-    if (paused)
-        unwatch(e->epoll, e->sources_epoll);
-    else
-        watch_kind(e, e->sources_epoll, SOURCES);
-}
+void hot_pause(hot_engine *e, int paused) { e->paused = paused; }
 
 /* A source whose counters have changed since it was last given here; NULL = there is none. */
 hot_source *hot_next_dirty(hot_engine *e)
@@ -288,26 +304,6 @@ void hot_forget_left(hot_engine *e)
     e->tap_ring.busy = e->udp_ring.busy = e->blocked = false;
 }
 
-static void serve_sources(hot_engine *e)
-{
-    struct epoll_event ready[READY];
-    int count = epoll_wait(e->sources_epoll, ready, READY, 0);
-    int64_t end = e->now + TURN;
-    for (int i = 0; i < count && !e->udp_ring.busy && !e->blocked; i++) {
-        serve_source(e, ready[i].data.ptr);
-        if (i % 8 == 7 && clock_now() > end)
-            break; /* the others are first next time: epoll goes round */
-    }
-}
-
-static void serve_carriers(hot_engine *e)
-{
-    struct epoll_event ready[READY];
-    int count = epoll_wait(e->carriers_epoll, ready, READY, 0);
-    for (int i = 0; i < count && !e->udp_ring.busy; i++)
-        serve_carrier(e, ready[i].data.ptr);
-}
-
 /* Milliseconds until the nearest of two moments, rounded up; -1 = none. */
 static int patience(const hot_engine *e, int64_t end)
 {
@@ -320,6 +316,28 @@ static int patience(const hot_engine *e, int64_t end)
     return left < 0 ? 0 : left > 1000000 ? 1000000 : (int)left;
 }
 
+/* Serve what is ready.  Returns whether a descriptor of Python's is. */
+static bool serve(hot_engine *e, const struct epoll_event *ready, int count)
+{
+    bool cold = false, over = false;
+    int64_t end = e->now + TURN;
+    for (int i = 0; i < count; i++) {
+        hot_source *source = ready[i].data.ptr;
+        over = over || (i % 8 == 7 && clock_now() > end);
+        if (ready[i].data.ptr == cold_of(e))
+            cold = true;
+        else if (ready[i].data.ptr == tap_of(e))
+            serve_tap(e);
+        else if (over)
+            continue; /* the others are first next time: epoll goes round */
+        else if (source->carrier)
+            serve_carrier(e, source);
+        else
+            serve_source(e, source);
+    }
+    return cold;
+}
+
 /* Wait for at most timeout nanoseconds (-1 = for ever), and serve what is hot meanwhile.  Returns bits: HOT_COLD = a
  * descriptor of Python's is ready; HOT_LEFT = something was left to Python.  0 = time is over, or a signal came.
  * What was left before is forgotten. */
@@ -328,22 +346,12 @@ int hot_wait(hot_engine *e, int64_t timeout)
     int64_t end = timeout < 0 ? INT64_MAX : clock_now() + timeout;
     hot_forget_left(e);
     for (;;) {
-        struct epoll_event ready[4];
-        bool cold = false;
-        int count = epoll_wait(e->epoll, ready, 4, patience(e, end));
+        struct epoll_event ready[READY];
+        int count = epoll_wait(e->paused ? e->epoll_paused : e->epoll, ready, READY, patience(e, end));
         if (count < 0)
             return 0;
         e->now = clock_now();
-        for (int i = 0; i < count; i++) {
-            if (ready[i].data.u32 == COLD)
-                cold = true;
-            else if (ready[i].data.u32 == TAP)
-                serve_tap(e);
-            else if (ready[i].data.u32 == CARRIERS)
-                serve_carriers(e);
-            else
-                serve_sources(e);
-        }
+        bool cold = serve(e, ready, count);
         if (e->owing && clock_now() >= e->acknowledge_at)
             acknowledge_due(e);
         if (cold || something_left(e))

@@ -447,7 +447,7 @@ def test_a_burst_cut_in_software_is_never_sent_twice(hosts: tuple[Host, Host]) -
 def test_a_full_receive_buffer_is_counted_once(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
-    far._tap._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    far.tap._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     near.send([toward(server, outgoing(4, text(1400), 0))] * 100)
     kept = 0
     while packets := far.receive(64):
@@ -460,7 +460,7 @@ def test_a_full_receive_buffer_is_counted_once(hosts: tuple[Host, Host]) -> None
 def test_truncated_packets_are_counted(hosts: tuple[Host, Host]) -> None:
     client, server = hosts
     near, far = client.open(TO_CLIENT), server.open(TO_SERVER)
-    far._tap._reader = BatchReader(4, 200, names=20)
+    far.tap._reader = BatchReader(4, 200, names=20)
     near.send([toward(server, outgoing(4, text(size), 0)) for size in (100, 500, 101)])
     got = collect(far, 201)
     assert [len(payload_of(data)) for data, *_ in got] == [100, 101]

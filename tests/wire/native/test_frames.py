@@ -199,7 +199,7 @@ class FrameByFrame(SealedCodec):
     def __init__(self, cipher: Cipher) -> None:
         codec = receiver(cipher)
         assert isinstance(codec, SealedCodec)
-        super().__init__(codec._keys)
+        super().__init__(codec.keys)
 
     def _open_burst(self, payload: memoryview, frame: int) -> None:  # noqa: ARG002 - as the base has it
         return None
