@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from typing import Final
 
@@ -63,7 +64,7 @@ _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 _recvmmsg.restype = ctypes.c_int
 
 
-def _address(buffer: bytearray) -> int:
+def _address(buffer: bytearray | mmap.mmap) -> int:
     """The address of ``buffer``, which cannot be resized as long as ctypes has its view of it."""
     return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
 
@@ -85,7 +86,7 @@ class BatchReader:
         self.ancillary_stride = -(-ancillary // 8) * 8
         """Room for ancillary data in each buffer, rounded up to struct cmsghdr's alignment."""
         stride = -(-buffer_bytes // _CACHE_LINE) * _CACHE_LINE + _STAGGER
-        self._data = bytearray(buffers * stride)
+        self._data = mmap.mmap(-1, buffers * stride)  # takes memory only where something was read
         self._names = bytearray(buffers * names)
         self._ancillary = bytearray(buffers * self.ancillary_stride)
         whole = memoryview(self._data)
