@@ -70,6 +70,8 @@ class UdpSystem(Protocol):
     """Whether one send may be many datagrams, which ``segments`` cuts."""
     merge_ancillary_bytes: int
     """Room that is needed for the ancillary data that says where to cut merged datagrams."""
+    stamp_ancillary_bytes: int
+    """Room that is needed for the ancillary data that says when a message came; 0 = the system does not tell."""
     destination_ancillary_bytes: int
     """Room that is needed for the ancillary data that says where a datagram was sent to."""
 
@@ -81,6 +83,12 @@ class UdpSystem(Protocol):
 
     def enlarge_send(self, sock: socket.socket, buffer_bytes: int) -> None:
         """Enlarge the send buffer alone, of a socket of any family."""
+
+    def resize_send(self, sock: socket.socket, size: int) -> None:
+        """Give the send buffer ``size`` bytes, with the kernel's bookkeeping (``send_buffer``)."""
+
+    def unsent(self, sock: socket.socket) -> int:
+        """Bytes that wait in the send buffer, counted in the same way; 0 = none, or the system does not tell."""
 
     def ask_destination(self, sock: socket.socket) -> None:
         """Have the kernel say where each datagram was sent to.  Raises ``OSError``."""
@@ -120,6 +128,12 @@ class UdpSystem(Protocol):
 
     def waited(self, sock: socket.socket) -> float:
         """Seconds since the kernel received the message that the socket gave last; 0.0 = the system does not tell."""
+
+    def stamp(self, sock: socket.socket) -> None:
+        """Have the kernel say with each message when it came, where it can.  For a socket of any family."""
+
+    def age(self, ancillary: bytes) -> float:
+        """Seconds since a message with this ancillary data came, and nothing else in it; 0.0 = it does not tell."""
 
     def route_mtu(self, sock: socket.socket) -> int:
         """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""

@@ -10,8 +10,9 @@
 5. When the timer is due, what has arrived is read first (``_timeout``): an answer that waits in a buffer is no missing
    answer.
 
-When the send buffer of the link or of a carrier is full, the rest waits here, and the sources (the sockets of the
-application or toward targets) are not read until it has left.  So overload shows in the buffers of those sockets.
+When the send buffer of the link or of a carrier is full, the rest waits in a ``Backlog``, and the sources (the sockets
+of the application or toward targets) are not read until it has left.  So overload shows in the buffers of those
+sockets.
 
 Not here: which sockets there are, and what an event asks for (``client``, ``server``).
 """
@@ -29,6 +30,7 @@ from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
 from rsock_nf.link.waiting_time import BEHIND
 from rsock_nf.native.path import HotPath
+from rsock_nf.runtime.backlog import Backlog
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.unread import Unread
@@ -40,12 +42,12 @@ BATCH = 64
 STRANGERS = 8
 """SYNs of one read, where they have a queue of their own.  They take about 0.2 ms."""
 ROUNDS = 8
-"""Reads of one socket before the others get their turn."""
+"""Reads of one UDP socket before the others get their turn."""
 UNREAD_FIRST = 0.25
 """Seconds for which a timer waits at most until everything that has arrived is read.  A little more than
 ``link.waiting_time.LATE``: what arrived before the timer was due is read by then, or dropped."""
 MAX_BACKLOG = 1024
-"""Bursts that may wait for the link; more are dropped."""
+"""Bursts of either sort that may wait for the link; more are dropped."""
 
 
 class Driver:
@@ -76,7 +78,13 @@ class Driver:
         self._unread = Unread()
         """The link and the carriers."""
         self.carriers = Carriers(
-            loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread, hot=hot
+            loop,
+            self._carrier_readable,
+            blocked=self._stop_reading,
+            free=self._let_go,
+            unread=self._unread,
+            known=endpoint.knows_carrier,
+            hot=hot,
         )
         self.hot = hot
         if hot is not None:
@@ -84,7 +92,7 @@ class Driver:
         self._link: Link | None = None
         self._full = -1
         """The descriptor of the link that is waited for; -1 = none."""
-        self._backlog: list[Outgoing] = []
+        self._backlog = Backlog(MAX_BACKLOG)
         self._sources: dict[int, Callable[[], list[Run]]] = {}
         """By descriptor: what reads a batch of datagrams there.  Not those that the native path reads."""
         self._paused = True
@@ -106,6 +114,7 @@ class Driver:
     def use_link(self, link: Link, read_events: Callable[[], None]) -> None:
         """Receive from this link and send on it; ``read_events`` is called when it has events."""
         self._link = link
+        link.serve_first(self._endpoint.knows)
         if self.hot is None or not self.hot.take_link(link):
             self._loop.add_reader(link.fileno(), self._link_readable)
         self._unread.add(link.fileno())
@@ -146,18 +155,16 @@ class Driver:
         self._loop.remove_reader(descriptor)
 
     def _link_readable(self) -> None:
+        """One read in each round of the event loop.
+
+        More of them, as with sockets, gained nothing: 32 packets may be 2 MiB, and cost much more than the round."""
         link = self._link
-        endpoint = self._endpoint
-        for _ in range(ROUNDS):
-            if link is None or link is not self._link:
-                return
-            packets = link.receive(BATCH)
-            if not packets:
-                break
-            endpoint.receive_packets(time.monotonic(), packets, behind=link.waited >= BEHIND)
+        if link is None:
+            return
+        packets = link.receive(BATCH)
+        if packets:
+            self._endpoint.receive_packets(time.monotonic(), packets, behind=link.waited >= BEHIND)
             self.drain()
-            if len(packets) < BATCH:
-                break
         self._arm_timer()
 
     def _strangers_readable(self) -> None:
@@ -313,25 +320,20 @@ class Driver:
         if link is None:
             return
         if self._backlog:
-            self._keep(bursts)
+            self.backlog_dropped += len(self._backlog.keep(bursts))
             return
         done = link.send(bursts)
         if done < len(bursts):
-            self._keep(bursts[done:])
+            self.backlog_dropped += len(self._backlog.keep(bursts[done:]))
             self._write_when_possible(link)
             self._stop_reading()
-
-    def _keep(self, bursts: Sequence[Outgoing]) -> None:
-        room = MAX_BACKLOG - len(self._backlog)
-        self.backlog_dropped += max(len(bursts) - room, 0)
-        self._backlog += [burst._replace(payload=[b"".join(burst.payload)]) for burst in bursts[: max(room, 0)]]
 
     def _link_writable(self) -> None:
         link = self._link
         if link is None:
             return
         self._stop_writing()
-        del self._backlog[: link.send(self._backlog)]
+        self._backlog.send(link.send)
         if self._backlog:
             self._write_when_possible(link)
         else:

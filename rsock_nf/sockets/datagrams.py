@@ -153,8 +153,9 @@ class UdpSocket:
         When the read reports an error of an earlier send, that is counted, and it is read again."""
         reader = buffers.reader
         for _ in range(_READ_ATTEMPTS):
+            limit = min(self._read_limit, self._waiting.limit, BUFFERS)
             try:
-                count = reader.read(self._socket.fileno(), self._read_limit)
+                count = reader.read(self._socket.fileno(), limit)
             except OSError as error:
                 if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                     raise
@@ -166,7 +167,7 @@ class UdpSocket:
             if not count:
                 self._waiting.empty()
                 break
-            self._waited = self._waiting.read(full=count >= min(self._read_limit, BUFFERS))
+            self._waited = self._waiting.read(full=count >= limit)
             lengths = reader.lengths(count)
             self._read_limit = _READ_BYTES // (max(lengths) or 1)
             return lengths
@@ -190,7 +191,7 @@ class UdpSocket:
         """Of a late read: what is from peers that are not the cause, or nothing if all is useless by now."""
         kept: list[Run] = []
         if self._waited < LOST:
-            others = not_the_cause((run.peer, len(run.datagrams)) for run in runs)
+            others = not_the_cause([(run.peer, len(run.datagrams)) for run in runs])
             kept = [run for run in runs if run.peer in others]
         self.counters.late += sum([len(run.datagrams) for run in runs]) - sum([len(run.datagrams) for run in kept])
         return kept

@@ -11,7 +11,7 @@ from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.waiting_time import BEHIND
-from rsock_nf.runtime.driver import MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
+from rsock_nf.runtime.driver import BATCH, MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
 from rsock_nf.sockets.source import Source
 from tests.runtime import parts
 
@@ -87,6 +87,18 @@ def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
     assert scene.loop.written == {}
     scene.call(scene.loop.read, SOURCE)
     assert scene.told == [("runs", 1)]
+
+
+def test_probes_leave_before_bulk_that_waits() -> None:
+    scene = Scene()
+    bulk, probe = parts.burst(1400)._replace(bulk=True), parts.burst(40)
+    scene.room = 1
+    scene.wanted = [[Transmit([bulk, bulk])], [Transmit([bulk, probe])]]
+    scene.driver.settle()
+    scene.driver.settle()
+    scene.room = 10
+    scene.call(scene.loop.written, 100)
+    assert [burst.payload_size for burst in scene.sent] == [1400, 40, 1400, 1400]
 
 
 def test_what_waits_is_sent_when_the_full_socket_is_closed_with_its_device() -> None:
@@ -193,6 +205,16 @@ def test_the_endpoint_is_told_that_packets_have_waited() -> None:
     scene.packets = [[Packet(memoryview(b""), 0, Checksum.VALID, b"")]]
     scene.call(scene.loop.read, link.fileno())
     assert scene.told == [("packets while behind", 1)]
+
+
+def test_the_link_is_read_once_in_each_round() -> None:
+    scene = Scene()
+    full = [Packet(memoryview(b""), 0, Checksum.VALID, b"")] * BATCH
+    scene.packets = [full, full]
+    scene.call(scene.loop.read, 100)
+    assert scene.told == [("packets", BATCH)]
+    scene.call(scene.loop.read, 100)
+    assert scene.packets == []
 
 
 def test_strangers_with_a_queue_of_their_own_are_read_a_few_at_a_time() -> None:

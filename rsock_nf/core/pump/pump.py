@@ -46,6 +46,8 @@ _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
 # IPv6 + TCP: payload length, next header, then the same.
 _V6 = struct.Struct("!4xHB37xIIBBH")
 _TCP = 6
+_IPV4_PLAIN = b"\x45"
+"""The first byte of an IPv4 packet without options."""
 
 
 class SlowFrames(NamedTuple):
@@ -114,6 +116,17 @@ class Pump:
         self._unacknowledged.pop(flow, None)
         self.stalled.pop(flow, None)
         flow.group.rest(flow)
+
+    def knows(self, packet: Packet) -> bool:
+        """Whether ``packet`` has the addresses and ports of an established flow."""
+        data = packet.data
+        if data[:1] == _IPV4_PLAIN:
+            return bytes(data[12:24]) in self._flows
+        return bytes(data[8:44]) in self._flows
+
+    def knows_carrier(self, key: FlowKey) -> bool:
+        """Whether there is an established flow with this key over UDP."""
+        return key in self._carriers
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
         """Payloads of up to ``max_payload`` bytes pass on the path of ``flow``."""
@@ -214,7 +227,7 @@ class Pump:
             batch = datagrams if count == n else datagrams[start : start + count]
             payload = flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
             flow.counter += count
-            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK))
+            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK, bulk=True))
             flow.sent_frames += count
             start += count
         conversation.count_sent(datagrams, n, size)
@@ -268,12 +281,14 @@ class Pump:
         """A pure ACK."""
         return self._segment(flow, [], 0, ACK)
 
-    def _segment(self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int) -> Outgoing:
+    def _segment(
+        self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int, *, bulk: bool = False
+    ) -> Outgoing:
         size = sum(map(len, payload))
         if flow.template is None:
             flow.sent += 1
             flow.sent_bytes += size
-            return Outgoing(b"", payload, size, segment_size, carrier=flow.key)
+            return Outgoing(b"", payload, size, segment_size, carrier=flow.key, bulk=bulk)
         seq = flow.next_seq
         flow.next_seq = (seq + size) & _MASK
         flow.unacknowledged = 0
@@ -281,7 +296,7 @@ class Pump:
         flow.sent_bytes += size
         segments = -(-size // segment_size) if segment_size else 1
         headers = flow.template.build(seq, flow.received, flags, OUR_WINDOW, size, segments)
-        return Outgoing(headers, payload, size, segment_size)
+        return Outgoing(headers, payload, size, segment_size, bulk=bulk)
 
     # -- in: packets
 

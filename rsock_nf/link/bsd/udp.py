@@ -50,6 +50,7 @@ class PlainUdp:
 
     bursts = False
     merge_ancillary_bytes = 0
+    stamp_ancillary_bytes = 0
     destination_ancillary_bytes = 64
     """More than CMSG_SPACE of a struct in6_pktinfo."""
 
@@ -75,6 +76,15 @@ class PlainUdp:
     def enlarge_send(sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.enlarge_send``."""
         _set_largest(sock, socket.SO_SNDBUF, buffer_bytes)
+
+    @staticmethod
+    def resize_send(sock: socket.socket, size: int) -> None:
+        """See ``UdpSystem.resize_send``: nothing waits in it, as a datagram goes to the device's queue at once."""
+
+    @staticmethod
+    def unsent(sock: socket.socket) -> int:  # noqa: ARG004 - see ``resize_send``
+        """See ``UdpSystem.unsent``."""
+        return 0
 
     def ask_destination(self, sock: socket.socket) -> None:
         """See ``UdpSystem.ask_destination``."""
@@ -147,6 +157,15 @@ class PlainUdp:
     @staticmethod
     def waited(sock: socket.socket) -> float:  # noqa: ARG004 - the socket cannot be asked
         """See ``UdpSystem.waited``: only ancillary data of each message would tell (SO_TIMESTAMP)."""
+        return 0.0
+
+    @staticmethod
+    def stamp(sock: socket.socket) -> None:
+        """See ``UdpSystem.stamp``."""
+
+    @staticmethod
+    def age(ancillary: bytes) -> float:  # noqa: ARG004 - see ``waited``
+        """See ``UdpSystem.age``."""
         return 0.0
 
     def route_mtu(self, sock: socket.socket) -> int:

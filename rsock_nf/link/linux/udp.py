@@ -17,13 +17,14 @@ from typing import Final
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
-from rsock_nf.link.linux.stamp import age_of_last_message
+from rsock_nf.link.linux.stamp import TIMESPEC, age_of, age_of_last_message
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 IP_PKTINFO: Final = 8
 _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MARK: Final = 36
+_SO_TIMESTAMPNS: Final = 35
 _SO_MEMINFO: Final = 55
 _SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
@@ -38,6 +39,8 @@ class LinuxUdp:
     bursts = True
     merge_ancillary_bytes = 24
     """CMSG_SPACE of an int."""
+    stamp_ancillary_bytes = 32
+    """CMSG_SPACE of a struct timespec."""
     destination_ancillary_bytes = 40
     """CMSG_SPACE of a struct in6_pktinfo."""
 
@@ -57,6 +60,16 @@ class LinuxUdp:
     def enlarge_send(sock: socket.socket, buffer_bytes: int) -> None:
         """See ``UdpSystem.enlarge_send``."""
         linux_buffers.enlarge_send(sock, buffer_bytes)
+
+    @staticmethod
+    def resize_send(sock: socket.socket, size: int) -> None:
+        """See ``UdpSystem.resize_send``.  The kernel doubles what SO_SNDBUF is given."""
+        linux_buffers.enlarge_send(sock, size // 2)
+
+    @staticmethod
+    def unsent(sock: socket.socket) -> int:
+        """See ``UdpSystem.unsent``."""
+        return linux_buffers.unsent(sock.fileno())
 
     @staticmethod
     def ask_destination(sock: socket.socket) -> None:
@@ -135,6 +148,18 @@ class LinuxUdp:
     def waited(sock: socket.socket) -> float:
         """See ``UdpSystem.waited``."""
         return age_of_last_message(sock.fileno())
+
+    @staticmethod
+    def stamp(sock: socket.socket) -> None:
+        """See ``UdpSystem.stamp``: SO_TIMESTAMPNS (socket(7))."""
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+    @staticmethod
+    def age(ancillary: bytes) -> float:
+        """See ``UdpSystem.age``."""
+        if len(ancillary) < _CMSG.size + TIMESPEC.size:
+            return 0.0
+        return age_of(ancillary, _CMSG.size)
 
     @staticmethod
     def route_mtu(sock: socket.socket) -> int:

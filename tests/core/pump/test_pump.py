@@ -229,6 +229,16 @@ def test_unknown_flows_and_other_protocols_go_the_slow_way() -> None:
     assert len(other.take(strange)[1]) == len(strange)
 
 
+def test_it_knows_whose_packets_are_a_flows() -> None:
+    one, other = ends()
+    (packet,) = packets(one.out(b"hello"))
+    assert other.pump.knows(Packet(memoryview(packet), 0, Checksum.VERIFY, b""))
+    elsewhere = make_tcp((CLIENT, 40_001), (SERVER, 10_001), 1, 1, ACK, b"")
+    for strange in (elsewhere, b"", b"\x45" * 3, bytes(60)):
+        assert not other.pump.knows(Packet(memoryview(strange), 0, Checksum.VERIFY, b""))
+    assert not other.pump.knows_carrier(other.flows[0].key)
+
+
 def test_payload_that_does_not_authenticate_is_slow_too() -> None:
     _, other = ends()
     got, slow = other.take([make_tcp((CLIENT, 40_000), (SERVER, 10_001), 1000, 5000, ACK, b"GET / HTTP/1.0")])
@@ -265,6 +275,14 @@ def test_acks_by_bytes_and_for_all() -> None:
     for _ in range(WINDOW // 16 // 1400 + 1):
         other.take(packets([one.pump._segment(flow, flow.codec.pack(0, 5, 0, b"", [bytes(1400)]), 0, PSH | ACK)]))
     assert len(other.pump.take_unacknowledged(all_of_them=False)) == 1
+
+
+def test_bulk_is_told_from_what_leaves_before_it() -> None:
+    one, other = ends()
+    bulk = one.out(b"hello")
+    other.take(packets(bulk))
+    urgent = [one.pump.send_control(one.flows[0], messages.Probe(1)), *other.pump.take_unacknowledged(all_of_them=True)]
+    assert [burst.bulk for burst in [*bulk, *urgent, one.pump.finish(one.flows[0])]] == [True, False, False, False]
 
 
 def test_what_is_sent_carries_the_ack() -> None:
