@@ -173,7 +173,7 @@ class HotPath:
         link, key = self._link, flow.key
         path = link.routes.path(key.local + key.remote) if link is not None else None
         sender = link.sender(path.ifindex) if link is not None and path is not None else None
-        if sender is None or path is None:
+        if sender is None or path is None or sender.fitting:
             return
         way.mtu, way.max_burst = sender.mtu, sender.max_burst_bytes
         way.link_bytes = len(path.link_header)
@@ -186,21 +186,28 @@ class HotPath:
 
     def _learn_carrier(self, flow: SharedFlow) -> None:
         key, c = flow.key, flow.c
-        hot = self._dialled.get(key)
-        if hot is not None:
-            hot.c.flow, c.carrier = c, hot.c
+        hot = self._carrier_of(key)
+        if hot is None:
             return
-        hot = self._ports.get((bytes(len(key.local)), key.local_port)) or self._ports.get((key.local, key.local_port))
-        if hot is None or isinstance(hot.carrier, ClientCarrier):
+        if isinstance(hot.carrier, ClientCarrier):
+            hot.c.flow, c.carrier = c, self._ffi.NULL if hot.carrier.fitting else hot.c
             return
         name, source = hot.carrier.names_of(key)
         self._direct(c.destination, name, source)
         self._lib.hot_put_carried(self._engine, hot.c, name + source, len(name + source), c)
-        c.carrier = hot.c
+        c.carrier = self._ffi.NULL if hot.carrier.fitting else hot.c
+
+    def _carrier_of(self, key: FlowKey) -> _HotCarrier | None:
+        ports = self._ports
+        return (
+            self._dialled.get(key)
+            or ports.get((bytes(len(key.local)), key.local_port))
+            or ports.get((key.local, key.local_port))
+        )
 
     def _forget_way(self, flow: SharedFlow) -> None:
-        hot = self._names.get(flow.c.carrier.id) if flow.c.carrier != self._ffi.NULL else None
-        if not isinstance(hot, _HotCarrier):
+        hot = self._carrier_of(flow.key) if flow.key.udp else None
+        if hot is None:
             return
         flow.c.carrier = self._ffi.NULL
         if isinstance(hot.carrier, ClientCarrier):
@@ -247,7 +254,7 @@ class HotPath:
         self.fold()
         for flow in self.states.flows.values():
             if flow.c.carrier == hot.c:
-                self._forget_way(flow)
+                flow.c.carrier = self._ffi.NULL
         del self._names[hot.c.id]
         self._lib.hot_drop_carrier(self._engine, hot.c)
         return True
@@ -359,7 +366,9 @@ class HotPath:
         headers, payload = bytes(whole[: burst.header_bytes]), whole[burst.header_bytes :]
         flow = self.states.flows.get(int(self._ffi.cast("uintptr_t", burst.flow)))
         carrier = flow.key if flow is not None and flow.key.udp else None
-        return Outgoing(headers, [payload] if payload else [], len(payload), burst.segment_size, carrier=carrier)
+        bulk = len(payload) > 0  # else it is an ACK
+        pieces = [payload] if bulk else []
+        return Outgoing(headers, pieces, len(payload), burst.segment_size, carrier=carrier, bulk=bulk)
 
     def _sort(self, run: Any, made: Left) -> None:
         """Put what a socket brought where it belongs."""

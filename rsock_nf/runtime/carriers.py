@@ -34,7 +34,7 @@ class Carriers:
     flows there are.  ``hot`` may read carriers in our place.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - who is told what
         self,
         loop: asyncio.AbstractEventLoop,
         readable: Callable[[Carrier], None],

@@ -71,6 +71,11 @@ class _Carrier(UdpSocket):
         raise NotImplementedError
 
     @property
+    def fitting(self) -> bool:
+        """The size of the send buffer is about to be fitted: each send goes through ``send``."""
+        return self._buffer.was_full
+
+    @property
     def receive_drops(self) -> int:
         """How many datagrams were dropped because the receive buffer was full, where the system tells."""
         return self._udp.receive_drops(self._socket)

@@ -119,7 +119,7 @@ class PacketLink:
 
     def serve_first(self, known: Callable[[Packet], bool]) -> None:
         """See ``Link``."""
-        self._tap.known = known
+        self.tap.known = known
 
     def strangers_fileno(self) -> int:
         """See ``Link``."""

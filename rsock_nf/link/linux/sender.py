@@ -88,6 +88,11 @@ class Sender:
         """Idempotent."""
         self._socket.close()
 
+    @property
+    def fitting(self) -> bool:
+        """The size of the send buffer is about to be fitted: each send goes through ``send``."""
+        return self._buffer.was_full
+
     def socket_name(self, address: bytes) -> bytes:
         """The struct sockaddr_ll that a send of a packet with this source address needs; b"" = none, the link header
         says it all."""

@@ -85,7 +85,8 @@ struct hot_conversation {
 
 /* How long what a socket gives has waited.  Twin: link/waiting_time.py. */
 typedef struct {
-    int64_t empty_at, late_since, dropped_at, waited;
+    int64_t since, read_at, last_waited, late_since, dropped_at;
+    uint32_t lost_reads;
 } hot_waiting;
 
 /* A socket toward applications or toward one target, or a carrier of flows.  Twin: UdpSocket. */

@@ -100,7 +100,10 @@ void waiting_init(hot_waiting *w, int fd, int64_t now);
 int64_t waiting_read(hot_waiting *w, int fd, int64_t now, bool full);
 void waiting_empty(hot_waiting *w, int64_t now);
 bool may_be_control(uint32_t size, uint32_t segment_size);
-/* keep[i] = the sender of amount i has less than half of an equal share */
+int64_t waiting_waited(const hot_waiting *w, int64_t now);
+uint32_t waiting_limit(const hot_waiting *w, int64_t now);
+#define STRANGER UINT64_MAX
+/* keep[i] = the sender of amount i is known, and has less than half of an equal share */
 void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep);
 
 /* -- the engine */

@@ -118,28 +118,32 @@ static bool take_known(hot_engine *e, hot_flow *flow, const uint8_t *ip, uint32_
     return take_segment(e, flow, ip + start, total - start, vnet->gso_size, t);
 }
 
+/* The flow that an IP packet says it belongs to.  NULL = none that we know. */
+static hot_flow *flow_of(const hot_engine *e, const uint8_t *ip, uint32_t length)
+{
+    if (length >= 40 && ip[0] == 0x45)
+        return table_get(&e->flows, ip + 12, 12);
+    return length >= 60 && ip[0] >> 4 == 6 ? table_get(&e->flows, ip + 8, 36) : NULL;
+}
+
 /* An IP packet.  false = left to Python: nothing of it was counted. */
 static bool take_ip(hot_engine *e, const uint8_t *ip, uint32_t length, const struct virtio_net_hdr *vnet)
 {
     uint32_t tcp, total;
-    hot_flow *flow;
-    if (length >= 40 && ip[0] == 0x45) {
+    hot_flow *flow = flow_of(e, ip, length);
+    if (!flow)
+        return false;
+    if (ip[0] == 0x45) {
         tcp = 20;
         total = get16(ip + 2);
         if (ip[9] != IPPROTO_TCP || get16(ip + 6) & 0x3FFF)
             return false;
-        flow = table_get(&e->flows, ip + 12, 12);
-    } else if (length >= 60 && ip[0] >> 4 == 6) {
+    } else {
         tcp = 40;
         total = get16(ip + 4) + 40u;
         if (ip[6] != IPPROTO_TCP)
             return false;
-        flow = table_get(&e->flows, ip + 8, 36);
-    } else {
-        return false;
     }
-    if (!flow)
-        return false;
     if (total <= length && flow->left_turn != e->left.turns && take_known(e, flow, ip, total, tcp, vnet))
         return true;
     flow->left_turn = e->left.turns;
@@ -199,17 +203,17 @@ static void leave_packet(hot_engine *e, const uint8_t *data, uint32_t length, co
     e->tap_ring.busy = true;
 }
 
-/* Who sent a message of the tap, and whether it may be control: what counts when a read is late. */
-static uint64_t sender_of(const uint8_t *ip, uint32_t length)
+/* Who sent a message of the tap: the address, as a number. */
+static uint64_t sender_of(const hot_engine *e, const uint8_t *ip, uint32_t length)
 {
-    uint64_t a = 0, b = 0;
-    if (length >= 20 && ip[0] >> 4 == 4)
+    uint64_t a, b;
+    if (!flow_of(e, ip, length))
+        return STRANGER;
+    if (ip[0] >> 4 == 4)
         return get32(ip + 12);
-    if (length >= 40 && ip[0] >> 4 == 6) {
-        memcpy(&a, ip + 8, 8);
-        memcpy(&b, ip + 16, 8);
-    }
-    return a * 31 + b;
+    memcpy(&a, ip + 8, 8);
+    memcpy(&b, ip + 16, 8);
+    return (a * 31 + b) >> 1;
 }
 
 static bool is_small(const uint8_t *ip, uint32_t length, uint32_t segment_size)
@@ -218,7 +222,7 @@ static bool is_small(const uint8_t *ip, uint32_t length, uint32_t segment_size)
     return may_be_control(length > headers ? length - headers : 0, segment_size);
 }
 
-/* Of a late read: keep[i] for what may be control, and what is from senders that do not fill the queue. */
+/* Of a late read: keep[i] for what may be control, and for flows whose senders do not fill the queue. */
 static void useful(hot_engine *e, uint32_t count, uint8_t *keep)
 {
     uint64_t senders[MESSAGES];
@@ -229,7 +233,7 @@ static void useful(hot_engine *e, uint32_t count, uint8_t *keep)
         memcpy(&from, r->names[i], sizeof from);
         uint32_t start = ip_start(&from), length = r->messages[i].msg_len;
         start = start && length > start ? start : 0;
-        senders[i] = sender_of(ring_buffer(r, i) + start, length - start);
+        senders[i] = sender_of(e, ring_buffer(r, i) + start, length - start);
         amounts[i] = length - start;
     }
     not_the_cause(senders, amounts, count, keep);
@@ -247,12 +251,13 @@ static bool read_tap(hot_engine *e)
 {
     uint8_t keep[MESSAGES];
     ring *r = &e->tap_ring;
-    int count = ring_read(r, e->tap, MESSAGES);
+    uint32_t limit = waiting_limit(&e->tap_waiting, e->now);
+    int count = ring_read(r, e->tap, limit);
     if (count <= 0) {
         waiting_empty(&e->tap_waiting, e->now);
         return false;
     }
-    int64_t waited = waiting_read(&e->tap_waiting, e->tap, e->now, (uint32_t)count == MESSAGES);
+    int64_t waited = waiting_read(&e->tap_waiting, e->tap, e->now, (uint32_t)count >= limit);
     bool late = waited >= LATE, any = false;
     if (late && waited < LOST)
         useful(e, (uint32_t)count, keep);
@@ -290,5 +295,5 @@ void serve_tap(hot_engine *e)
     for (uint32_t reads = 0; reads < LATE_READS && !e->tap_ring.busy; reads++)
         if (!read_tap(e))
             break;
-    e->left.tap_waited = e->tap_waiting.waited;
+    e->left.tap_waited = waiting_waited(&e->tap_waiting, e->now);
 }

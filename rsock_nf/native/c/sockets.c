@@ -297,7 +297,7 @@ static void shares(ring *r, uint32_t count, uint8_t *keep)
         uint32_t bytes = r->messages[i].msg_hdr.msg_namelen;
         for (uint32_t at = 0; at < bytes && at < sizeof r->names[i]; at++)
             sender = sender * 131 + r->names[i][at];
-        senders[i] = sender;
+        senders[i] = sender >> 1;
         amounts[i] = 1;
     }
     not_the_cause(senders, amounts, count, keep);
@@ -312,14 +312,15 @@ static uint32_t read_messages(hot_engine *e, hot_source *s, int64_t *waited)
     hot_waiting *w = &s->waiting;
     *waited = 0;
     for (int attempt = 0; attempt < 4; attempt++) {
-        int count = ring_read(r, s->fd, s->read_limit);
+        uint32_t limit = waiting_limit(w, e->now);
+        limit = s->read_limit < limit ? s->read_limit : limit;
+        int count = ring_read(r, s->fd, limit);
         if (count > 0) {
             uint32_t longest = 1;
-            bool full = (uint32_t)count == MESSAGES || (uint32_t)count >= s->read_limit;
-            *waited = waiting_read(w, s->fd, e->now, full);
+            *waited = waiting_read(w, s->fd, e->now, (uint32_t)count >= limit);
             for (uint32_t i = 0; i < (uint32_t)count; i++)
                 longest = r->messages[i].msg_len > longest ? r->messages[i].msg_len : longest;
-            s->read_limit = READ_BYTES / longest;
+            s->read_limit = READ_BYTES / longest < MESSAGES ? READ_BYTES / longest : MESSAGES;
             return (uint32_t)count;
         }
         if (!count || errno == EAGAIN || errno == EINTR) {
@@ -396,8 +397,8 @@ static void leave_carried(hot_engine *e, hot_source *s, const uint8_t *peer, uin
     e->udp_ring.busy = true;
 }
 
-/* Of a late read: keep[i] for what may be control, and what is from senders that do not fill the queue. */
-static void useful_carried(ring *r, const uint32_t *segments, uint32_t count, uint8_t *keep)
+/* Of a late read: keep[i] for what may be control, and for flows whose senders do not fill the queue. */
+static void useful_carried(ring *r, hot_flow *const *flows, const uint32_t *segments, uint32_t count, uint8_t *keep)
 {
     uint64_t senders[MESSAGES];
     uint32_t amounts[MESSAGES];
@@ -405,7 +406,7 @@ static void useful_carried(ring *r, const uint32_t *segments, uint32_t count, ui
         uint64_t sender = 0;
         for (uint32_t at = 4; at < r->messages[i].msg_hdr.msg_namelen && at < 24; at++) /* the address only */
             sender = sender * 131 + r->names[i][at];
-        senders[i] = sender;
+        senders[i] = flows[i] ? sender >> 1 : STRANGER;
         amounts[i] = r->messages[i].msg_len;
     }
     not_the_cause(senders, amounts, count, keep);
@@ -419,20 +420,22 @@ static bool read_carrier(hot_engine *e, hot_source *s)
     uint8_t keep[MESSAGES];
     uint32_t segments[MESSAGES], peer_bytes[MESSAGES];
     const uint8_t *peers[MESSAGES];
+    hot_flow *flows[MESSAGES];
     ring *r = &e->udp_ring;
     uint64_t refused = s->refused;
     int64_t waited;
     uint32_t count = read_messages(e, s, &waited);
     bool late = waited >= LATE, any = false;
-    e->left.carrier_waited = s->waiting.waited;
+    e->left.carrier_waited = waiting_waited(&s->waiting, e->now);
     for (uint32_t i = 0; i < count; i++) {
         ancillary told;
         read_ancillary(&r->messages[i].msg_hdr, &told);
         segments[i] = told.segment;
         peer_bytes[i] = name_sender(r, i, &told, &peers[i]);
+        flows[i] = s->flow ? s->flow : look_up(&e->carried, s, peers[i], peer_bytes[i]);
     }
     if (late && waited < LOST)
-        useful_carried(r, segments, count, keep);
+        useful_carried(r, flows, segments, count, keep);
     else
         memset(keep, !late, sizeof keep);
     mark(e, s);
@@ -446,7 +449,7 @@ static bool read_carrier(hot_engine *e, hot_source *s)
         }
         any = true;
         s->received += datagrams;
-        hot_flow *flow = s->flow ? s->flow : look_up(&e->carried, s, peers[i], peer_bytes[i]);
+        hot_flow *flow = flows[i];
         bool known = flow && length && flow->left_turn != e->left.turns;
         if (known && take_payload(e, flow, data, length, segments[i], &taken)) {
             e->left.hot_packets++;

@@ -26,25 +26,38 @@ static int64_t age(int fd)
 void waiting_init(hot_waiting *w, int fd, int64_t now)
 {
     age(fd); /* a kernel that keeps stamps only for who asks keeps them from now on */
-    *w = (hot_waiting){.empty_at = now, .late_since = -1, .dropped_at = now - 2 * AGAIN};
+    *w = (hot_waiting){.since = now, .read_at = now, .late_since = -1, .dropped_at = now - 2 * AGAIN};
+}
+
+/* How many messages the next read should bring at most: few, if the queue may hold what is of no use to anybody. */
+uint32_t waiting_limit(const hot_waiting *w, int64_t now)
+{
+    uint32_t shift = w->lost_reads < 6 ? w->lost_reads : 6;
+    return now - w->since >= LOST ? 1u << shift : MESSAGES;
 }
 
 /* To be called after each read that brought something: for how long its last message has waited; 0 = it is not late,
  * or not late for long enough to matter.  full: the read brought as much as it may. */
 int64_t waiting_read(hot_waiting *w, int fd, int64_t now, bool full)
 {
-    int64_t since_empty = now - w->empty_at, waited = 0;
-    if (since_empty >= BEHIND) {
+    bool several = w->lost_reads > 0;
+    int64_t longest = now - w->since, waited = 0;
+    if (longest >= BEHIND) {
         waited = age(fd);
-        waited = waited < since_empty ? waited : since_empty; /* the stamp is of the wall clock, which can be set */
+        waited = waited < longest ? waited : longest; /* the stamp is of the wall clock, which can be set */
+        w->since = now - waited;
     }
-    w->waited = waited;
+    w->read_at = now;
+    w->last_waited = waited;
+    w->lost_reads = waited >= LOST ? w->lost_reads + 1 : 0;
+    if (several && waited < LOST)
+        waited = LOST;
     if (waited < LATE)
         w->late_since = -1;
     else if (w->late_since < 0)
         w->late_since = now;
     if (!full)
-        w->empty_at = now;
+        w->since = now;
     if (w->late_since < 0)
         return 0;
     if (waited < LOST && now - w->late_since < GRACE && now - w->dropped_at > AGAIN)
@@ -55,10 +68,14 @@ int64_t waiting_read(hot_waiting *w, int fd, int64_t now, bool full)
 
 void waiting_empty(hot_waiting *w, int64_t now)
 {
-    w->empty_at = now;
-    w->waited = 0;
+    w->since = now;
+    w->lost_reads = 0;
+    w->last_waited = 0;
     w->late_since = -1;
 }
+
+/* For how long the last message of the last read has waited; 0 = nothing was read for a second. */
+int64_t waiting_waited(const hot_waiting *w, int64_t now) { return now - w->read_at < AGAIN ? w->last_waited : 0; }
 
 bool may_be_control(uint32_t size, uint32_t segment_size)
 {
@@ -69,9 +86,13 @@ bool may_be_control(uint32_t size, uint32_t segment_size)
 void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep)
 {
     uint64_t known[MESSAGES], total[MESSAGES], sum = 0;
-    uint32_t kinds = 0, of[MESSAGES];
+    uint32_t kinds = 0, strangers = 0, of[MESSAGES];
     for (uint32_t i = 0; i < count; i++) {
         uint32_t k = 0;
+        if (senders[i] == STRANGER) {
+            strangers++;
+            continue;
+        }
         while (k < kinds && known[k] != senders[i])
             k++;
         if (k == kinds) {
@@ -82,6 +103,7 @@ void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t co
         total[k] += amounts[i];
         sum += amounts[i];
     }
+    bool theirs = strangers > count - strangers;
     for (uint32_t i = 0; i < count; i++)
-        keep[i] = total[of[i]] * 2 * kinds < sum;
+        keep[i] = senders[i] != STRANGER && (theirs || total[of[i]] * 2 * kinds < sum);
 }
