@@ -66,7 +66,7 @@ struct hot_flow {
     hot_destination destination;
     uint8_t udp;
 
-    uint64_t left_turn; /* the turn in which something of it was left to Python: what follows has to wait for that */
+    uint64_t left_pass; /* the pass in which something of it was left to Python: what follows has to wait for that */
     uint8_t owes;       /* it is among those that have to acknowledge */
     hot_flow *owes_next;
 };
@@ -77,7 +77,7 @@ struct hot_conversation {
     hot_group *group;
     hot_flow *pinned;
     uint64_t sent_datagrams, sent_bytes, received_datagrams, received_bytes;
-    uint64_t left_turn;   /* as of a flow */
+    uint64_t left_pass;   /* as of a flow */
     hot_source *out;      /* where its datagrams are delivered; NULL = through Python */
     uint32_t single_from; /* the smallest segment size with which a run was refused; 0 = none was */
     hot_destination destination;
@@ -146,7 +146,7 @@ typedef struct {
     uint32_t packet_count, run_count, piece_count, burst_count;
     int64_t tap_waited; /* of the last read of the tap */
     int64_t carrier_waited; /* and of a carrier */
-    uint64_t turns, hot_packets, hot_datagrams; /* how often C ran, and what it carried by itself */
+    uint64_t passes, hot_packets, hot_datagrams; /* how often C ran, and what it carried by itself */
 } hot_left;
 
 /* Bits of what hot_wait returns. */

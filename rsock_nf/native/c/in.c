@@ -144,9 +144,9 @@ static bool take_ip(hot_engine *e, const uint8_t *ip, uint32_t length, const str
         if (ip[6] != IPPROTO_TCP)
             return false;
     }
-    if (total <= length && flow->left_turn != e->left.turns && take_known(e, flow, ip, total, tcp, vnet))
+    if (total <= length && flow->left_pass != e->left.passes && take_known(e, flow, ip, total, tcp, vnet))
         return true;
-    flow->left_turn = e->left.turns;
+    flow->left_pass = e->left.passes;
     return false;
 }
 

@@ -4,7 +4,7 @@
  * two sets of descriptors: one with the sockets of applications and targets ("sources"), and one without.  So to stop
  * reading ten thousand sources is to wait for the other set.
  *
- * A turn works for at most a millisecond.  Then cold descriptors, the timer and everything else have their turn.
+ * One pass works for at most a millisecond.  Then cold descriptors, the timer and everything else have their turn.
  */
 #include "hot.h"
 
@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TURN 1000000ll /* nanoseconds of work before other descriptors are looked at */
+#define PASS 1000000ll /* nanoseconds of work before other descriptors are looked at */
 #define READY 64
 
 int64_t clock_now(void)
@@ -298,7 +298,7 @@ void hot_drop_carried(hot_engine *e, hot_source *carrier, const uint8_t *peer, u
 void hot_forget_left(hot_engine *e)
 {
     hot_left *left = &e->left;
-    left->turns++;
+    left->passes++;
     left->packet_count = left->run_count = left->piece_count = left->burst_count = 0;
     e->unsent_bytes = 0;
     e->tap_ring.busy = e->udp_ring.busy = e->blocked = false;
@@ -320,7 +320,7 @@ static int patience(const hot_engine *e, int64_t end)
 static bool serve(hot_engine *e, const struct epoll_event *ready, int count)
 {
     bool cold = false, over = false;
-    int64_t end = e->now + TURN;
+    int64_t end = e->now + PASS;
     for (int i = 0; i < count; i++) {
         hot_source *source = ready[i].data.ptr;
         over = over || (i % 8 == 7 && clock_now() > end);

@@ -229,12 +229,12 @@ static void flush(hot_engine *e, gathered *g)
     if (!g->count)
         return;
     hot_conversation *c = g->source->aside ? NULL : g->conversation;
-    if (c && c->left_turn != e->left.turns)
+    if (c && c->left_pass != e->left.passes)
         done = send_run(e, c, e->run, g->count, g->size);
     if (done < g->count) {
         leave_run(e, g, done);
         if (c)
-            c->left_turn = e->left.turns;
+            c->left_pass = e->left.passes;
     }
     g->count = 0;
 }
@@ -450,13 +450,13 @@ static bool read_carrier(hot_engine *e, hot_source *s)
         any = true;
         s->received += datagrams;
         hot_flow *flow = flows[i];
-        bool known = flow && length && flow->left_turn != e->left.turns;
+        bool known = flow && length && flow->left_pass != e->left.passes;
         if (known && take_payload(e, flow, data, length, segments[i], &taken)) {
             e->left.hot_packets++;
             continue;
         }
         if (flow)
-            flow->left_turn = e->left.turns;
+            flow->left_pass = e->left.passes;
         leave_carried(e, s, peers[i], peer_bytes[i], (hot_piece){data, length}, segments[i]);
     }
     deliver_now(e);
