@@ -77,8 +77,8 @@ class _HotSource:
         self.c = ffi.new("hot_source *")
         self.c.fd = source.descriptor
         self.c.id = name
-        self.conversation: SharedConversation | None = None
-        """Of a socket toward a target."""
+        self.guests: set[SharedConversation] = set()
+        """Whose datagrams it delivers."""
 
     def peer(self, told: bytes) -> Hashable:
         """What the endpoint calls who sent a datagram."""
@@ -126,6 +126,8 @@ class HotPath:
         self._dialled: dict[FlowKey, _HotCarrier] = {}
         self._ports: dict[tuple[bytes, int], _HotCarrier] = {}
         """A server's carriers, by our address (all zeros: any) and port."""
+        self._homes: dict[SharedConversation, _HotSource] = {}
+        """By which socket the datagrams of a conversation are delivered."""
         self._homeless: dict[Hashable, SharedConversation] = {}
         """Conversations whose socket is not open yet, by peer."""
         self.sift: Callable[[list[Run]], list[Run]] | None = None
@@ -136,6 +138,16 @@ class HotPath:
         self.states.conversation_ready = self._house
         self.states.conversation_gone = self._leave_house
         selector.before_wait = self._follow_ways
+
+    def close(self) -> None:
+        """Take everything out of C: sockets are about to be closed, and another tunnel may follow on the same loop."""
+        self.drop_link()
+        for descriptor in list(self._sources):
+            self.drop_source(descriptor)
+        for hot in [*self._dialled.values(), *self._ports.values()]:
+            self.drop_carrier(hot.carrier)
+        self.states.close()
+        self._lib.hot_forget_left(self._engine)
 
     # -- the link
 
@@ -281,12 +293,11 @@ class HotPath:
         if hot is None:
             return False
         self.fold()
+        for conversation in list(hot.guests):
+            self._leave_house(conversation)
+            self._homeless[conversation.peer] = conversation
         del self._names[hot.c.id]
         self._lib.hot_drop_source(self._engine, hot.c)
-        conversation = hot.conversation
-        if conversation is not None and conversation.c.out == hot.c:
-            conversation.c.out = self._ffi.NULL
-            self._homeless[conversation.peer] = conversation
         return True
 
     def pause(self, *, paused: bool) -> None:
@@ -314,7 +325,8 @@ class HotPath:
                 self._answer(hot, conversation, peer)
 
     def _move_in(self, hot: _HotSource, conversation: SharedConversation) -> None:
-        hot.conversation = conversation
+        self._homes[conversation] = hot
+        hot.guests.add(conversation)
         hot.c.conversation = conversation.c
         conversation.c.out = hot.c
 
@@ -324,21 +336,24 @@ class HotPath:
         family = socket.AddressFamily(int.from_bytes(peer[:2], "little" if _LITTLE else "big"))
         name, source = peer[: _NAME_BYTES[family]], peer[_NAME_BYTES[family] :]
         self._direct(c.destination, name, source)
+        self._homes[conversation] = hot
+        hot.guests.add(conversation)
         c.out = hot.c
         self._lib.hot_put_peer(self._engine, hot.c, peer, len(peer), c)
 
     def _leave_house(self, conversation: SharedConversation) -> None:
         self._homeless.pop(conversation.peer, None)
-        out, conversation.c.out = conversation.c.out, self._ffi.NULL
-        hot = self._names.get(out.id) if out != self._ffi.NULL else None
-        if not isinstance(hot, _HotSource):
+        conversation.c.out = self._ffi.NULL
+        hot = self._homes.pop(conversation, None)
+        if hot is None:
             return
-        if hot.source.peer is None:
-            peer = conversation.peer[1] if isinstance(conversation.peer, tuple) else conversation.peer
-            if isinstance(peer, bytes):
-                self._lib.hot_drop_peer(self._engine, hot.c, peer, len(peer), conversation.c)
-        else:
-            hot.conversation, hot.c.conversation = None, self._ffi.NULL
+        hot.guests.discard(conversation)
+        if hot.source.peer is not None:
+            hot.c.conversation = self._ffi.NULL
+            return
+        peer = conversation.peer[1] if isinstance(conversation.peer, tuple) else conversation.peer
+        if isinstance(peer, bytes):
+            self._lib.hot_drop_peer(self._engine, hot.c, peer, len(peer), conversation.c)
 
     # -- what comes back
 

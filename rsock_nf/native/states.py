@@ -257,11 +257,20 @@ class SharedStates:
         self._engine = engine
         self.flows: dict[int, SharedFlow] = {}
         """By the name that C has for them."""
+        self._conversations: dict[SharedConversation, None] = {}
+        """Also keeps them alive as long as C has them."""
         self.flow_ready: Callable[[SharedFlow], None] = lambda _flow: None
         self.flow_gone: Callable[[SharedFlow], None] = lambda _flow: None
         self.conversation_ready: Callable[[SharedConversation], None] = lambda _conversation: None
         self.conversation_gone: Callable[[SharedConversation], None] = lambda _conversation: None
         library.lib.hot_set_spread(engine, spread is Spread.PACKET, spread is Spread.CONVERSATION)
+
+    def close(self) -> None:
+        """Take every flow and conversation out of C."""
+        for flow in list(self.flows.values()):
+            self.lost_flow(flow)
+        for conversation in list(self._conversations):
+            self.lost_conversation(conversation)
 
     def flow(self, group: FlowGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover) -> PumpFlow:
         """See ``States``."""
@@ -294,12 +303,14 @@ class SharedStates:
     def has_conversation(self, conversation: PumpConversation) -> None:
         """See ``States``."""
         if isinstance(conversation, SharedConversation):
+            self._conversations[conversation] = None
             self._library.lib.hot_put_conversation(self._engine, conversation.c)
             self.conversation_ready(conversation)
 
     def lost_conversation(self, conversation: PumpConversation) -> None:
         """See ``States``."""
         if isinstance(conversation, SharedConversation):
+            self._conversations.pop(conversation, None)
             self._library.lib.hot_drop_conversation(self._engine, conversation.c)
             self.conversation_gone(conversation)
 

@@ -365,6 +365,7 @@ class Driver:
         """Give up the timer and the carriers."""
         if self.hot is not None:
             self._loop.remove_reader(self.hot.bell)
+            self.hot.close()
         if self._timer:
             self._timer.cancel()
             self._timer = None
