@@ -145,9 +145,15 @@ def pytest_runtest_setup() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None, object, object]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     with _limited("tear-down"):
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            if item.config.getoption("pump") == "native":
+                from tests.native.hot_end import HotEnd
+
+                HotEnd.close_all()
 
 
 @contextlib.contextmanager

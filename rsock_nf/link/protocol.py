@@ -303,6 +303,8 @@ class System(Protocol):
     def udp(self) -> UdpSystem:
         """How its UDP sockets are read and written."""
 
+    has_native_path: bool
+    """The native data path can take the place of this system's link and UDP sockets."""
     taps_every_device: bool
     """A link without a device takes packets from every device, and sends by the one that the route names.  Otherwise
     each link has one device."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+LINUX_ONLY = "the native data path is for Linux"
+
 
 class Library(NamedTuple):
     """The compiled module."""

@@ -9,7 +9,8 @@ import asyncio
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.errors import TunnelError
-from rsock_nf.native.library import Library, load
+from rsock_nf.link import system
+from rsock_nf.native.library import LINUX_ONLY, Library, load
 from rsock_nf.native.path import HotPath
 from rsock_nf.native.selector import new_event_loop, selector_of
 from rsock_nf.settings import Settings
@@ -22,7 +23,7 @@ def why_python(settings: Settings) -> str:
         return '"pump" is "python"'
     if isinstance(settings.wire, RsockParameters) or settings.second is not None:
         return "wire rsock has no native data path"
-    library = load()
+    library = load() if system().has_native_path else LINUX_ONLY
     if isinstance(library, str):
         return library
     if settings.tunnel.cipher is not Cipher.NONE and not library.has_ciphers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from rsock_nf.core.ends.endpoint import Endpoint
 from rsock_nf.core.outbox import Deliver, Output, Transmit
@@ -175,11 +175,21 @@ class _Pair:
 class HotEnd:
     """An endpoint whose packets and datagrams C gets first.  Everything else is the endpoint's."""
 
+    open: ClassVar[list[HotEnd]] = []
+    """All since ``close_all``."""
+
     def __init__(self, make: Callable[[States], Endpoint[Any]]) -> None:
         self.engine = Engine()
+        self.open.append(self)
         self._inner = make(self.engine.states)
         self.engine.use_spread(self._inner.role.parameters.spread)
         self._outputs: list[Output] = []
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close the sockets of every end."""
+        while cls.open:
+            cls.open.pop().engine.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -42,6 +42,7 @@ class Bsd:
     run_directory_groups: tuple[int, ...] = (1,)  # daemon, on macOS
     has_capabilities = False
     socket_path_bytes = 103
+    has_native_path = False
     taps_every_device = False
 
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:

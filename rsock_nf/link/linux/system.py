@@ -35,6 +35,7 @@ class Linux:
     run_directory_groups: tuple[int, ...] = ()
     has_capabilities = True
     socket_path_bytes = 107
+    has_native_path = True
     taps_every_device = True
     remedies = REMEDIES
 
