@@ -323,6 +323,34 @@ def test_a_tracker_that_forgets_everything(build: Build) -> None:
     wait_until(lambda: application.exchange(500).lost == 0, "both directions to avoid the old flows", 3 * RECOVERY)
 
 
+@pytest.mark.parametrize("cipher", ["none", "aes-256-gcm"])
+def test_the_servers_flows_follow_a_client_behind_a_nat_that_forgets(build: Build, cipher: str) -> None:
+    """It gives other ports, and then another address: the same flows go on, and the client notices nothing."""
+    both = {"type": "udp", "cipher": cipher}
+    site = build(OPEN, client=both, server=both)
+    application, target = site.application(), site.target()
+    wait_until(lambda: flows(site)["udp"] == FLOWS, "every flow to be up")
+    assert application.ping(5).returned == 5
+
+    def at_server() -> dict[int, str]:
+        found = site.tunnel.status("server")["sessions"][0]["flows"]
+        return {flow["id"]: flow["remote"] for flow in found}
+
+    chain = "inet lab translate"
+    site.lab.router.ip("addr add 10.77.2.9/24 dev outside")
+    for translation in ("masquerade random", "snat ip to 10.77.2.9"):
+        before, peers = at_server(), set(target.peers)
+        site.lab.router.nft(f'flush chain {chain}\nadd rule {chain} oifname "outside" {translation}')
+        site.lab.router.run(["conntrack", "-F"])
+        with traffic(site):
+            moved = lambda before=before: set(at_server().values()).isdisjoint(before.values())  # noqa: E731
+            wait_until(moved, "every flow to have another address")
+        assert at_server().keys() == before.keys(), "the same flows"
+        assert application.exchange(2000).lost == 0
+        assert len(target.peers - peers) == 1, "that of the traffic: no conversation began anew"
+    assert not [line for line in site.tunnel.log("client").splitlines() if "has ended" in line]
+
+
 def test_the_path_takes_less_than_the_link(build: Build) -> None:
     """The probes find it, for the kernel sets DF and reads no ICMP; until then datagrams of full size are lost."""
     site = build(OPEN, up=False, **of_type("udp"))
