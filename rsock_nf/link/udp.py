@@ -122,7 +122,11 @@ class UdpSystem(Protocol):
         """Seconds since the kernel received the message that the socket gave last; 0.0 = the system does not tell."""
 
     def route_mtu(self, sock: socket.socket) -> int:
-        """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""
+        """The largest IP packet of a connected socket's route and its device, bytes; 0 = there is no route."""
+
+    def told_mtu(self, sock: socket.socket) -> int:
+        """The same, or what ICMP said if that is less: anybody can say it.  0 = there is no route, or the system does not
+        tell."""
 
 
 def ipv6_source(received: bytes) -> bytes:

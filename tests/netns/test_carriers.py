@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP
 
 from rsock_nf.lab.lab import DEVICE, INSIDE, OUTSIDE, ROUTER_INSIDE_IP, Lab, Router
 from rsock_nf.lab.netns import CommandFailed, Namespace
@@ -359,6 +360,27 @@ def test_the_path_takes_less_than_the_link(build: Build) -> None:
         wait_until(lambda: site.tunnel.status("client")["mtu"] <= 1300 - 28 - 8, "the MTU of the path", 20)
         site.carries(500)
         assert site.lab.counters()["invalid"] == 0
+
+
+def test_a_forged_icmp_message_changes_no_mtu(build: Build) -> None:
+    """Blind, from anywhere: the client's kernel believes it for ten minutes; we only try whether it is so."""
+    site = build(OPEN, **of_type("udp"))
+    server, client = site.lab.server_ip[4], site.lab.client_ip[4]
+    wait_until(lambda: flows(site)["udp"] == FLOWS, "every flow to be up")
+    before = site.tunnel.status("client")["mtu"]
+    quoted = bytes(IP(src=client, dst=server, len=1400, flags="DF") / ICMP(type=0))
+    forged = IP(src="198.51.100.66", dst=client) / ICMP(type=3, code=4, nexthopmtu=600) / quoted
+    with site.lab.router.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(bytes(forged), (client, 0))
+    route = ["ip", "route", "get", server]
+    wait_until(lambda: "mtu 600" in site.lab.client.run(route).stdout, "the kernel to believe it")
+    seen: set[int] = set()
+    application, target = site.application(), site.target()
+    for _ in range(30):  # three seconds: whoever asks the kernel does so once a second
+        assert application.exchange_for(0.1, window=8).lost == 0
+        seen.add(site.tunnel.status("client")["mtu"])
+    assert seen == {before}
+    assert target.corrupted == 0
 
 
 def test_it_falls_asleep_and_wakes(build: Build) -> None:
