@@ -125,8 +125,10 @@ class UdpSystem(Protocol):
         """The largest IP packet of a connected socket's route and its device, bytes; 0 = there is no route."""
 
     def told_mtu(self, sock: socket.socket) -> int:
-        """The same, or what ICMP said if that is less: anybody can say it.  0 = there is no route, or the system does not
-        tell."""
+        """The same, or what ICMP said if that is less: anybody can say it.
+
+        0 = there is no route, or the system does not tell.
+        """
 
 
 def ipv6_source(received: bytes) -> bytes:

@@ -230,8 +230,10 @@ class ClientCarrier(_Carrier):
         return _plausible(self._udp.route_mtu(self._socket), self._family)
 
     def too_big(self) -> int:
-        """The largest IP packet that passes, bytes, if ICMP has said since the last call that it is smaller than before;
-        else 0.  Anybody can say so."""
+        """The largest IP packet that passes, bytes, if ICMP has said since the last call that it is smaller now.
+
+        0 = it has not.  Anybody can say so.
+        """
         before, self._told = self._told, _plausible(self._udp.told_mtu(self._socket), self._family)
         return self._told if self._told < before else 0
 

@@ -140,8 +140,9 @@ class RouteReply(NamedTuple):
     kind: int
     """RTN_*"""
     mtu: int = 0
-    """RTAX_MTU, bytes, as the routing table has it; 0 = it sets none.  What ICMP said is left out: it expires, and anybody
-    can say it."""
+    """RTAX_MTU, bytes, as the routing table has it; 0 = it sets none.
+
+    What ICMP said is left out.  It expires, and anybody can say it."""
 
 
 class RouteSocket:
