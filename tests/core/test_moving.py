@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from rsock_nf.core.ends.moving import TRIALS, TRIALS_A_SECOND, UNPROVED_SHARE
+from rsock_nf.core.ends.moving import TRIALS, TRIED_A_SECOND, UNPROVED_SHARE
 from rsock_nf.core.events import FlowClosed, FlowMoved, SessionUp
 from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
@@ -245,13 +245,14 @@ def test_a_flood_of_strangers_is_tried_so_often_and_no_more(cipher: Cipher, monk
         payload = memoryview(rng.randbytes(90))
         site.server.receive_carried(site.now + number / 20_000, [Carried(key, payload, 0)])
         most = max(most, trials - before)
-    assert most == TRIALS
-    assert TRIALS_A_SECOND <= trials <= 2 * (3 * TRIALS_A_SECOND + 1), "two seconds, and what was saved before them"
-    assert site.server.counters["trials above the rate"] > 0
+    assert most <= 2 * TRIALS
+    in_three_seconds = 3 * TRIED_A_SECOND + 1  # two, and what was saved before them
+    assert TRIED_A_SECOND * TRIALS <= trials <= in_three_seconds * (1 + TRIALS), "on one flow, and on others"
+    assert site.server.counters["payloads of no flow that were not tried"] > 30_000
     assert not outputs(site.server).bursts
     site.move(3, b"\x0b\0\0\3")
     site.run(3.0)
-    for number in range(4):
+    for number in range(6):
         site.say(3, "app", [b"%d" % number])
     assert [flow for flow in site.server.flows if flow.key.remote[0] == 11], "a second later there are trials again"
 

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import islice
+from typing import TypeAlias
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.intake import Intake
@@ -35,10 +36,11 @@ from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.types import FlowKey, Malformed, TransportAddress
 
 TRIALS = 16
-"""On so many flows one payload is tried, at most.  The next payload is tried on others."""
-TRIALS_A_SECOND = 5000
-"""Trials on flows of the same client address, and as many on others.  A trial takes 1 to 4 microseconds, so a flood of
-strangers gets 4 % of a core by them."""
+"""On so many flows of the same client address one payload is tried, at most, and on as many of any address.  The next
+payload is tried on others."""
+TRIED_A_SECOND = 300
+"""Payloads that are tried on flows of the same client address, and as many on others.  A trial takes 1 to 4
+microseconds, so strangers get 1 to 4 % of a core by them."""
 PROVE_WITHIN = 3.0
 """Seconds.  A new address that has not proved itself until then begins anew."""
 ASK_AGAIN = 0.2
@@ -49,6 +51,10 @@ UNPROVED_SHARE = 3
 _FIRST_NUMBER = 3 << 30
 """Probes of a new address have random numbers from here on: those of a flow and of the search for its largest segment
 do not reach them."""
+
+
+Place: TypeAlias = tuple[bytes, int] | tuple[bytes, int, bytes]
+"""Our address and port, and perhaps the client address."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +76,7 @@ class Flows:
     """Flows by where a payload of theirs may come to.  Those that were tried last are tried again last."""
 
     def __init__(self) -> None:
-        self._at: dict[tuple[object, ...], dict[Established, None]] = {}
+        self._at: dict[Place, dict[Established, None]] = {}
 
     def add(self, flow: Established) -> None:
         """``flow`` may move."""
@@ -85,28 +91,22 @@ class Flows:
             if not flows:
                 self._at.pop(place, None)
 
-    def next(self, key: FlowKey, most: int) -> list[tuple[bool, Established]]:
-        """(is it at the client address of ``key``?, flow) for at most ``most`` flows at our port of ``key``.
-
-        Most NATs change the port alone, so flows of the same client address come first.
-        """
-        anywhere, there = _places(key)
-        near = self._turn(there, most)
-        far = [flow for flow in self._turn(anywhere, most - len(near)) if flow.key.remote != key.remote]
-        return [*((True, flow) for flow in near), *((False, flow) for flow in far)]
-
-    def _turn(self, place: tuple[object, ...], most: int) -> list[Established]:
-        """At most ``most`` of the flows there.  It is the turn of the others next."""
+    def turn(self, place: Place) -> list[Established]:
+        """At most ``TRIALS`` of the flows there.  It is the turn of the others next."""
         flows = self._at.get(place, {})
-        chosen = list(islice(flows, most))
-        if len(flows) > most:
+        chosen = list(islice(flows, TRIALS))
+        if len(flows) > TRIALS:
             for flow in chosen:
                 del flows[flow]
                 flows[flow] = None
         return chosen
 
+    def __contains__(self, place: Place) -> bool:
+        return place in self._at
 
-def _places(key: FlowKey) -> tuple[tuple[object, ...], tuple[object, ...]]:
+
+def _places(key: FlowKey) -> tuple[Place, Place]:
+    """(our port, our port as seen from this client address)."""
     return (key.local, key.local_port), (key.local, key.local_port, key.remote)
 
 
@@ -122,7 +122,7 @@ class Moves:
         self._moves: dict[Established, Move] = {}
         self._elsewhere: dict[FlowKey, Move] = {}
         """The same, by new key."""
-        self._near, self._far = Allowance(TRIALS_A_SECOND), Allowance(TRIALS_A_SECOND)
+        self._near, self._far = Allowance(TRIED_A_SECOND), Allowance(TRIED_A_SECOND)
 
     def begin(self, flow: Established) -> None:
         """``flow`` carries traffic from now on."""
@@ -144,10 +144,17 @@ class Moves:
         move = self._elsewhere.get(segment.key)
         if move is not None and self._take(now, move.flow, segment):
             return True
-        for near, flow in self._flows.next(segment.key, TRIALS):
-            if not (self._near if near else self._far).take(now):
-                self._context.counters["trials above the rate"] += 1
-                return False
+        anywhere, there = _places(segment.key)  # most NATs change the port alone, so flows of this address come first
+        return self._try(now, segment, there, self._near) or self._try(now, segment, anywhere, self._far)
+
+    def _try(self, now: float, segment: Segment, place: Place, allowance: Allowance) -> bool:
+        """Try the payload on the next flows at ``place``."""
+        if place not in self._flows:
+            return False
+        if not allowance.take(now):
+            self._context.counters["payloads of no flow that were not tried"] += 1
+            return False
+        for flow in self._flows.turn(place):
             if flow.pump.codec.may_open(segment.payload) and self._take(now, flow, segment):
                 return True
         return False
