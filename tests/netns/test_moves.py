@@ -102,10 +102,11 @@ def test_a_tracker_that_forgets_everything(site: Site) -> None:
     wait_until(lambda: application.exchange(200).lost == 0, "both directions to avoid the old flows", RECOVERY)
     wait_until(lambda: len(tracked_flows(site.lab)) >= len(before), "as many flows as before")
     assert tracked_flows(site.lab).isdisjoint(before)
+    # A flow that was dialled as the tracker forgot closes a moment later, by a FIN that nobody tracks.
     wait_until(lambda: ports_of_flows(site) <= {port for port, _ in tracked_flows(site.lab)}, "old flows to be closed")
     invalid = site.lab.invalid()
     assert application.exchange(2000).lost == 0
-    assert site.lab.invalid() == invalid
+    assert site.lab.invalid() <= invalid + 1, "at most that FIN"
 
 
 def ports_of_flows(site: Site) -> set[str]:
