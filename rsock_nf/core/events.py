@@ -94,6 +94,15 @@ class FlowClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowMoved:
+    """Server: the client of a flow over UDP has another address now, and the flow has followed it."""
+
+    flow_id: int
+    old: FlowKey
+    key: FlowKey
+
+
+@dataclass(frozen=True, slots=True)
 class FlowSick:
     """A flow is to be replaced.  Until then it carries no bulk, unless it is the only one."""
 
@@ -159,6 +168,7 @@ Event: TypeAlias = (
     | SessionDown
     | FlowOpened
     | FlowClosed
+    | FlowMoved
     | FlowSick
     | FlowsDieAt
     | KindRests

@@ -70,6 +70,12 @@ class FlowCodec(Protocol):
         ``segment_size``: see ``Packet``.  0 = the lengths in the frames tell where each begins.  Never raises.
         """
 
+    def may_open(self, payload: memoryview) -> bool:
+        """Whether a datagram of unknown origin may be one frame of this flow.  Costs no decryption.
+
+        False = it is not.  True = ``unpack`` is to decide; with a sealed cipher one of 16,384 others gets that far.
+        """
+
     def pack_control(self, counter: int, message: object) -> bytes:
         """Build one sealed control frame.  ``message``: one of ``core.messages``, or one of the wire's own."""
 

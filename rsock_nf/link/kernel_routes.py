@@ -42,6 +42,10 @@ class KernelRoutes:
         """The kernel chooses."""
         return 0
 
+    def path_mtu(self) -> int:
+        """Not known."""
+        return 0
+
     def detours(self) -> list[Detour]:
         """None is known."""
         return []

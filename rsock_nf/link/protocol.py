@@ -149,6 +149,9 @@ class Routes(Protocol):
         """The index of the device that a UDP socket has to send by toward ``remote``; 0 = the one that the kernel
         chooses."""
 
+    def path_mtu(self) -> int:
+        """The largest IP packet that every way and its device takes, bytes; 0 = not known."""
+
     def detours(self) -> list[Detour]:
         """The followed destinations whose route leads into a VPN that is not used."""
 

@@ -136,7 +136,13 @@ class UdpSystem(Protocol):
         """Seconds since a message with this ancillary data came, and nothing else in it; 0.0 = it does not tell."""
 
     def route_mtu(self, sock: socket.socket) -> int:
-        """The largest IP packet of a connected socket's route, bytes; 0 = there is no route."""
+        """The largest IP packet of a connected socket's route and its device, bytes; 0 = there is no route."""
+
+    def told_mtu(self, sock: socket.socket) -> int:
+        """The same, or what ICMP said if that is less: anybody can say it.
+
+        0 = there is no route, or the system does not tell.
+        """
 
 
 def ipv6_source(received: bytes) -> bytes:

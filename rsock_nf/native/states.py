@@ -50,6 +50,11 @@ class SharedWindow:
         self._accept = library.lib.hot_accept
         self._window = library.ffi.addressof(flow, "replay")
 
+    @property
+    def highest(self) -> int:
+        """See ``Replay``."""
+        return int(self._window.next) - 1
+
     def accept_run(self, first: int, count: int) -> int:
         """See ``Replay``."""
         accept, window = self._accept, self._window

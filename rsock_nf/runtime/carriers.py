@@ -166,6 +166,10 @@ class Carriers:
         """The least that the routes of a client's flows take; 0 = there is none."""
         return min((mtu for carrier in self._dialled.values() if (mtu := carrier.mtu)), default=0)
 
+    def too_big(self) -> list[tuple[FlowKey, int]]:
+        """A client's flows about which ICMP has said something new: see ``ClientCarrier.too_big``."""
+        return [(key, mtu) for key, carrier in self._dialled.items() if (mtu := carrier.too_big())]
+
     @property
     def late(self) -> int:
         """Datagrams that were dropped because they had waited too long."""

@@ -293,7 +293,11 @@ class ClientSide:
         self.endpoint.role.carrier_refused(self.driver.now(), key)
 
     def _carrier_mtu(self) -> int:
-        return self.driver.carriers.mtu() or _route_mtu(self._settings, self._cover.parameters)
+        return (
+            self.device.routes.path_mtu()
+            or self.driver.carriers.mtu()
+            or _route_mtu(self._settings, self._cover.parameters)
+        )
 
     # -- the device's events: see ``device.Owner``
 
@@ -371,6 +375,8 @@ class ClientSide:
                 self._apply_rules()
         self._ends.tick()
         self._note_loops(now)
+        for key, mtu in self.driver.carriers.too_big():
+            self.endpoint.role.carrier_too_big(now, key, mtu)
         self._server.tick(now)
         if not self.endpoint.role.idle:
             self._route.tick(now, self._remote, connected=self._connected)

@@ -108,6 +108,9 @@ class ClientRole(Protocol):
     def carrier_refused(self, now: float, key: FlowKey) -> None:
         """ICMP port unreachable came back on a carrier."""
 
+    def carrier_too_big(self, now: float, key: FlowKey, mtu: int) -> None:
+        """ICMP said that at most so many bytes of an IP packet pass there.  Anybody can say so."""
+
 
 class ServerRole(Protocol):
     """What only a server can be asked."""

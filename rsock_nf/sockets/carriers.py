@@ -208,6 +208,7 @@ class ClientCarrier(_Carrier):
         )
         self._to_remote = Destination(None, [])
         self._buffers = shared_buffers()
+        self._told = self._udp.told_mtu(self._socket)
         self._refusals = 0
         """How many ECONNREFUSED ``refused`` has reported."""
 
@@ -252,8 +253,16 @@ class ClientCarrier(_Carrier):
 
     @property
     def mtu(self) -> int:
-        """The largest IP packet of the route, bytes, as the kernel knows it now; 0 = there is no route."""
+        """The largest IP packet of the route, bytes; 0 = there is no route."""
         return _plausible(self._udp.route_mtu(self._socket), self._family)
+
+    def too_big(self) -> int:
+        """The largest IP packet that passes, bytes, if ICMP has said since the last call that it is smaller now.
+
+        0 = it has not.  Anybody can say so.
+        """
+        before, self._told = self._told, _plausible(self._udp.told_mtu(self._socket), self._family)
+        return self._told if self._told < before else 0
 
     def refused(self) -> bool:
         """Whether a send or a read since the last call got ECONNREFUSED: ICMP said that nobody has the server's

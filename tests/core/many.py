@@ -52,6 +52,10 @@ class Many:
         self.clients = [self._client(client or {}) for _ in range(count)]
         self._of: dict[bytes, Endpoint[Dialling]] = {}
         """By the client's address."""
+        self._ports: dict[bytes, set[int]] = {}
+        """The UDP ports of each client's address."""
+        self._public: dict[bytes, tuple[bytes, int]] = {}
+        """The address by which the server sees a client, and what it adds to the ports, where it is another."""
         self.at_target: list[Arrived] = []
         self.at_app: list[Arrived] = []
         self.counted: Counter[str] = Counter()
@@ -85,6 +89,13 @@ class Many:
         self.server.handle_timeout(self.now)
         self.settle()
 
+    def move(self, at: int, public: bytes, ports: int = 0) -> None:
+        """From now on the server sees client number ``at``, over UDP, at this packed address, and the client's ports
+        plus ``ports``.
+        """
+        (local,) = [local for local, client in self._of.items() if client is self.clients[at]]
+        self._public[local] = public, ports
+
     def say(self, at: int, peer: Hashable, datagrams: Sequence[bytes]) -> None:
         """An application of client ``at`` sends datagrams of one size."""
         client = self.clients[at]
@@ -117,6 +128,7 @@ class Many:
                 self._of[local] = client
                 if isinstance(output, CarrierWanted):
                     key = FlowKey(local, self._port % 60_000 + 1024, output.remote, output.port, udp=True)
+                    self._ports.setdefault(local, set()).add(key.local_port)
                     client.role.receive_carrier(self.now, output.request, key)
                 else:
                     client.role.receive_port(self.now, output.request, local, self._port % 60_000 + 1024)
@@ -127,9 +139,11 @@ class Many:
         for output in self.server.poll():
             if isinstance(output, Transmit):
                 for burst in output.bursts:
-                    client = self._of[burst.carrier.remote if burst.carrier else burst.headers[16:20]]
-                    self._pass(client, [burst])
-                    reached[id(client)] = client
+                    to = self._inside(burst.carrier) if burst.carrier else None
+                    client = self._of.get(to.remote if to else burst.headers[16:20])
+                    if client is not None:
+                        self._pass(client, [burst._replace(carrier=to)])
+                        reached[id(client)] = client
             elif isinstance(output, Deliver):
                 self._count("target", self.at_target, output.runs)
             elif isinstance(output, ConversationOpened):
@@ -138,11 +152,25 @@ class Many:
                 self.sockets.remove(output.peer)
         return list(reached.values())
 
+    def _outside(self, key: FlowKey) -> FlowKey:
+        """A client's own addresses and ports as the server sees them: what the server calls remote is translated."""
+        public, ports = self._public.get(key.remote, (key.remote, 0))
+        return key._replace(remote=public, remote_port=key.remote_port + ports)
+
+    def _inside(self, key: FlowKey) -> FlowKey | None:
+        """The reverse of ``_outside``; None = nobody is there any more."""
+        for local, (public, ports) in self._public.items():
+            if public == key.remote and key.remote_port - ports in self._ports[local]:
+                return key._replace(remote=local, remote_port=key.remote_port - ports)
+        return None if key.remote in self._public else key
+
     def _pass(self, node: Endpoint[Any], bursts: Sequence[Outgoing]) -> None:
         for burst in bursts:
             data = memoryview(burst.headers + b"".join(burst.payload))
             if burst.carrier:
-                node.receive_carried(self.now, [Carried(burst.carrier.reversed(), data, burst.segment_size)])
+                key = burst.carrier.reversed()
+                key = self._outside(key) if node is self.server else key
+                node.receive_carried(self.now, [Carried(key, data, burst.segment_size)])
             else:
                 node.receive_packets(self.now, [Packet(data, burst.segment_size, Checksum.VALID, b"link")])
 

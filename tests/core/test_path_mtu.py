@@ -251,3 +251,22 @@ def test_no_flow_ends_while_the_path_is_searched() -> None:
         mixed(pair, 8.0)
         assert sizes(pair, Toward.SERVER) == sizes(pair, Toward.CLIENT) == {536}
         assert pair.count(FlowClosed) == 0
+
+
+def test_what_icmp_says_of_a_udp_flow_only_starts_a_padded_probe() -> None:
+    """A client's kernel is told; anybody can tell it."""
+    with Pair(kinds=Kinds.UDP, client={"flows": 1}) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(3.0)
+        (flow,) = pair.flows(pair.client)
+        size, sent = flow.path.size, pair.wire.sent_bytes[Toward.SERVER]
+        pair.client.role.carrier_too_big(pair.now, flow.key, 600)
+        pair.run(0.5)
+        assert pair.wire.sent_bytes[Toward.SERVER] - sent >= size, "a probe as large as what is in use"
+        assert flow.path.size == flow.pump.max_payload == size
+        pair.wire.conditions[Toward.SERVER].mtu = 600
+        pair.run(2.0)
+        pair.client.role.carrier_too_big(pair.now, flow.key, 600)
+        pair.run(2.0)
+        assert flow.path.size == 600 - 28, "this time it is true"

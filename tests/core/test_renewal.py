@@ -7,8 +7,10 @@ import pytest
 from rsock_nf.core.events import FlowClosed, FlowsDieAt
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.core.types import PortRange
+from tests.core.conntrack import FIN, Tracker
 from tests.core.pair import Pair
 from tests.core.renewing import AGED, ROUGH, by_command, exchange, one_at_a_time, standing, under_load
+from tests.core.test_flows import load
 from tests.core.wire import Toward, endpoints
 
 
@@ -115,3 +117,19 @@ def test_something_on_the_way_ends_every_flow_at_the_same_age(kinds: Kinds, life
         exchange(pair, int(3 * life * 20), 20)
         pair.run(0.5)
         assert len(pair.at_target) == len(pair.at_app) == int(3 * life * 20)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flow_that_the_nat_has_forgotten_closes_without_a_fin(seed: int) -> None:
+    """Another one is dialled before it counts as dead, and takes its place.  A strict firewall would drop its FIN."""
+    with Pair(seed) as pair:
+        pair.up()
+        load(pair, 3.0 + 0.13 * seed)
+        old = pair.flows(pair.server)
+        pair.wire.tracker = Tracker()
+        load(pair, 8.0)
+        assert len(pair.flows(pair.client)) == 10
+        assert not set(old) & set(pair.server.flows), "both ends have forgotten them"
+        assert not [crossing for crossing in pair.wire.invalid if crossing.tcp.flags & FIN]
+        pair.wire.invalid.clear()  # what was on its way, and the probes
+        load(pair, 5.0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import heapq
 import itertools
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -53,6 +54,10 @@ class Conditions:
     reorder_delay: float = 0.03
     mtu: int = 65535
     """What is larger vanishes: a path MTU black hole."""
+    rate: float = math.inf
+    """Bytes a second, through one queue in front of everything else."""
+    queue: int = 1_000_000
+    """Bytes that the queue takes; what is more is lost."""
     merge: Merge = Merge.NONE
 
 
@@ -96,6 +101,8 @@ class Wire:
 
     def __post_init__(self) -> None:
         self.tracker = Tracker()
+        self._free = dict.fromkeys(Toward, 0.0)
+        """When the queue in each direction will have sent what is in it."""
         self._queue: list[tuple[float, int, bool, Toward, bytes, bool]] = []
         self._order = itertools.count()
 
@@ -108,7 +115,7 @@ class Wire:
             if any(verdicts):
                 continue
             if len(packet) <= self.conditions[toward].mtu:
-                self._leg(now, toward, packet, judged=False)
+                self._queued(now, toward, packet)
 
     def inject(self, now: float, toward: Toward, packet: bytes, *, behind_judge: bool = False) -> None:
         """Somebody else's packet, before or behind the judge."""
@@ -128,6 +135,16 @@ class Wire:
             elif (passed := self._middle(when, toward, packet, injected=injected)) is not None:
                 self._leg(when, toward, passed, judged=True)
         return self._merged(whole)
+
+    def _queued(self, now: float, toward: Toward, packet: bytes) -> None:
+        state = self.conditions[toward]
+        leaves = max(now, self._free[toward])
+        if state.rate < math.inf:
+            if (leaves - now) * state.rate > state.queue:
+                return
+            leaves += len(packet) / state.rate
+        self._free[toward] = leaves
+        self._leg(leaves, toward, packet, judged=False)
 
     def _leg(self, now: float, toward: Toward, packet: bytes, *, judged: bool) -> None:
         """Half of the way."""
@@ -333,6 +350,8 @@ class Nat:
 
     def __init__(self, public: bytes, first_port: int = 50_000) -> None:
         self.public = public
+        self._udp_public: bytes | None = None
+        """Of UDP, if another."""
         self._next = first_port
         self._out: dict[tuple[bool, tuple[bytes, int], tuple[bytes, int]], int] = {}
         self._in: dict[tuple[bool, int, tuple[bytes, int]], tuple[bytes, int]] = {}
@@ -343,6 +362,12 @@ class Nat:
         self._out.clear()
         self._in.clear()
 
+    def rebind_udp(self, public: bytes | None = None) -> None:
+        """The same for UDP alone; TCP keeps the old address."""
+        self._udp_public = public or self.public
+        self._out = {key: port for key, port in self._out.items() if not key[0]}
+        self._in = {key: inside for key, inside in self._in.items() if not key[0]}
+
     def outward(self, packet: bytes) -> bytes:
         """Toward the server."""
         source, destination, _ = endpoints(packet)
@@ -352,13 +377,16 @@ class Nat:
             self._next += 1
             port = self._out[key] = self._next
             self._in[is_udp(packet), port, destination] = source
-        return _with_source(packet, self.public, port)
+        return _with_source(packet, self._public_of(packet), port)
+
+    def _public_of(self, packet: bytes) -> bytes:
+        return self._udp_public if is_udp(packet) and self._udp_public else self.public
 
     def inward(self, packet: bytes) -> bytes | None:
         """Toward the client; None = there is no mapping (any more)."""
         source, destination, _ = endpoints(packet)
         inside = self._in.get((is_udp(packet), destination[1], source))
-        if inside is None or destination[0] != self.public:
+        if inside is None or destination[0] != self._public_of(packet):
             return None
         return _with_destination(packet, *inside)
 

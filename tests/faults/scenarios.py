@@ -25,6 +25,7 @@ from tests.netns.judges import LOAD, wait_until
 Fault = Callable[[Field], AbstractContextManager[Any]]
 MAIN = (PLAIN_TCP, Variant("tcp", AES), Variant("udp", AES), Variant("all"))
 """One of each kind, sealed and not."""
+MAIN_AND_UDP = (*MAIN, Variant("udp"))
 TCP_ONLY = (PLAIN_TCP, Variant("tcp", AES))
 UDP_ONLY = (Variant("udp"), Variant("udp", AES))
 ALL_ONLY = (Variant("all"), Variant("all", AES))
@@ -286,9 +287,9 @@ SCENARIOS = (
     _moment("nat_flush", "the NAT forgets every connection", _flush_nat, variants=MAIN,
              bounds=Bounds(out=2, flows=3)),
     _moment("nat_flush_3", "three times, each when all is well again", _flush_nat_again, variants=TCP_ONLY),
-    _moment("nat_other_port", "the NAT forgets, and gives other ports", _other_port, variants=MAIN,
+    _moment("nat_other_port", "the NAT forgets, and gives other ports", _other_port, variants=MAIN_AND_UDP,
              bounds=Bounds(out=3)),
-    _moment("nat_other_address", "the NAT forgets, and has another address", _other_public_address, variants=MAIN,
+    _moment("nat_other_address", "the NAT forgets, and has another address", _other_public_address, variants=MAIN_AND_UDP,
              bounds=Bounds(out=3)),
     Scenario("router_reboot", "the router's link down for 10 s, its state lost", Field.router_down, 10, 8,
              variants=MAIN, bounds=Bounds(out=3, flows=5)),

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from scapy.layers.inet import ICMP, IP
 
 from rsock_nf.lab.lab import DEVICE, INSIDE, OUTSIDE, ROUTER_INSIDE_IP, Lab, Router
 from rsock_nf.lab.netns import CommandFailed, Namespace
@@ -323,6 +324,34 @@ def test_a_tracker_that_forgets_everything(build: Build) -> None:
     wait_until(lambda: application.exchange(500).lost == 0, "both directions to avoid the old flows", 3 * RECOVERY)
 
 
+@pytest.mark.parametrize("cipher", ["none", "aes-256-gcm"])
+def test_the_servers_flows_follow_a_client_behind_a_nat_that_forgets(build: Build, cipher: str) -> None:
+    """It gives other ports, and then another address: the same flows go on, and the client notices nothing."""
+    both = {"type": "udp", "cipher": cipher}
+    site = build(OPEN, client=both, server=both)
+    application, target = site.application(), site.target()
+    wait_until(lambda: flows(site)["udp"] == FLOWS, "every flow to be up")
+    assert application.ping(5).returned == 5
+
+    def at_server() -> dict[int, str]:
+        found = site.tunnel.status("server")["sessions"][0]["flows"]
+        return {flow["id"]: flow["remote"] for flow in found}
+
+    chain = "inet lab translate"
+    site.lab.router.ip("addr add 10.77.2.9/24 dev outside")
+    for translation in ("masquerade random", "snat ip to 10.77.2.9"):
+        before, peers = at_server(), set(target.peers)
+        site.lab.router.nft(f'flush chain {chain}\nadd rule {chain} oifname "outside" {translation}')
+        site.lab.router.run(["conntrack", "-F"])
+        with traffic(site):
+            moved = lambda before=before: set(at_server().values()).isdisjoint(before.values())  # noqa: E731
+            wait_until(moved, "every flow to have another address")
+        assert at_server().keys() == before.keys(), "the same flows"
+        assert application.exchange(2000).lost == 0
+        assert len(target.peers - peers) == 1, "that of the traffic: no conversation began anew"
+    assert not [line for line in site.tunnel.log("client").splitlines() if "has ended" in line]
+
+
 def test_the_path_takes_less_than_the_link(build: Build) -> None:
     """The probes find it, for the kernel sets DF and reads no ICMP; until then datagrams of full size are lost."""
     site = build(OPEN, up=False, **of_type("udp"))
@@ -331,6 +360,27 @@ def test_the_path_takes_less_than_the_link(build: Build) -> None:
         wait_until(lambda: site.tunnel.status("client")["mtu"] <= 1300 - 28 - 8, "the MTU of the path", 20)
         site.carries(500)
         assert site.lab.counters()["invalid"] == 0
+
+
+def test_a_forged_icmp_message_changes_no_mtu(build: Build) -> None:
+    """Blind, from anywhere: the client's kernel believes it for ten minutes; we only try whether it is so."""
+    site = build(OPEN, **of_type("udp"))
+    server, client = site.lab.server_ip[4], site.lab.client_ip[4]
+    wait_until(lambda: flows(site)["udp"] == FLOWS, "every flow to be up")
+    before = site.tunnel.status("client")["mtu"]
+    quoted = bytes(IP(src=client, dst=server, len=1400, flags="DF") / ICMP(type=0))
+    forged = IP(src="198.51.100.66", dst=client) / ICMP(type=3, code=4, nexthopmtu=600) / quoted
+    with site.lab.router.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(bytes(forged), (client, 0))
+    route = ["ip", "route", "get", server]
+    wait_until(lambda: "mtu 600" in site.lab.client.run(route).stdout, "the kernel to believe it")
+    seen: set[int] = set()
+    application, target = site.application(), site.target()
+    for _ in range(30):  # three seconds: whoever asks the kernel does so once a second
+        assert application.exchange_for(0.1, window=8).lost == 0
+        seen.add(site.tunnel.status("client")["mtu"])
+    assert seen == {before}
+    assert target.corrupted == 0
 
 
 def test_it_falls_asleep_and_wakes(build: Build) -> None:

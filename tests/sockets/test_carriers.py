@@ -17,10 +17,12 @@ from typing import Any, ClassVar, TypeVar, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP
 
 from rsock_nf.core.types import Carried, FlowKey, Outgoing, PortRange, TransportAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link import LinkError, abroad
+from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteSocket
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier, count_datagrams, route_mtu, serve_ports
 from tests.netns.judges import wait_until
 
@@ -188,7 +190,7 @@ def test_what_is_above_the_mtu_is_counted_and_never_fragmented(here: Namespace, 
     address = {4: "127.0.0.1", 6: "fd96::1"}[version]
     port = keep(here.call(lambda: ServerCarrier(endpoint(ANY[version], 10001))))
     dialled = keep(here.call(lambda: ClientCarrier(endpoint(address, 10001))))
-    assert dialled.mtu == 1300
+    assert here.call(lambda: dialled.mtu) == 1300
     assert here.call(lambda: route_mtu([ip_address(address)], None)) == 1300
     fits = 1300 - {4: 28, 6: 48}[version]
     assert dialled.send(burst(dialled.key, bytes(fits + 1)))
@@ -212,10 +214,29 @@ def test_a_route_that_goes_has_no_mtu(here: Namespace, version: int, keep: Keep)
     here.ip("address add 10.96.0.1/24 dev eth0", "address add fd96::1/64 dev eth0 nodad")
     far = {4: "10.96.0.2", 6: "fd96::2"}[version]
     dialled = keep(here.call(lambda: ClientCarrier(endpoint(far, 10001))))
-    assert dialled.mtu == 1500
+    assert here.call(lambda: dialled.mtu) == 1500
     here.ip("link del eth0")
-    assert dialled.mtu == 0
+    assert here.call(lambda: dialled.mtu) == 0
     assert here.call(lambda: route_mtu([ip_address(far)], None)) == 0
+
+
+def test_what_icmp_says_of_a_path_is_told_once_and_changes_no_mtu(here: Namespace, keep: Keep) -> None:
+    """Anybody can say it: this quotes an echo reply that was never sent, and names no port (net/ipv4/icmp.c)."""
+    here.ip("link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up", "link set lo up")
+    here.ip("address add 10.96.0.1/24 dev eth0")
+    dialled = keep(here.call(lambda: ClientCarrier(endpoint("10.96.0.2", 10001))))
+    assert dialled.too_big() == 0
+    quoted = bytes(IP(src="10.96.0.1", dst="10.96.0.2", len=1400, flags="DF") / ICMP(type=0))
+    forged = IP(src="198.51.100.66", dst="10.96.0.1") / ICMP(type=3, code=4, nexthopmtu=600) / quoted
+    with here.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(bytes(forged), ("10.96.0.1", 0))
+    wait_until(lambda: "mtu 600" in here.run(["ip", "route", "get", "10.96.0.2"]).stdout, "the kernel to believe it")
+    assert here.call(lambda: dialled.mtu) == 1500
+    assert here.call(lambda: route_mtu([ip_address("10.96.0.2")], None)) == 1500
+    with here.call(lambda: contextlib.closing(RouteSocket())) as kernel:
+        assert kernel.route(RouteQuestion(ip_address("10.96.0.2"))).mtu == 0
+    assert dialled.too_big() == 600
+    assert dialled.too_big() == 0
 
 
 @pytest.mark.parametrize(("version", "documentation"), [(4, "192.0.2.0/24"), (6, "2001:db8::/32")])

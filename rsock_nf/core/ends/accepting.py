@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from rsock_nf.core import messages
 from rsock_nf.core.ends.allowed import Allowed
 from rsock_nf.core.ends.crowding import Crowd, Crowding
+from rsock_nf.core.ends.moving import Moves
 from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
@@ -112,6 +113,7 @@ class Accepting:
         self.conversations = parts.conversations
         self._allowed = Allowed(parameters.allow)
         self.crowding = Crowding(parameters.max_conversations, parts.conversations)
+        self.moves = Moves(parts.context, parts.table, parts.intake, parts.probing)
         self.sessions_by_id: dict[int, Session] = {}
         self._wire = wire
         self._probing = parts.probing
@@ -220,6 +222,7 @@ class Accepting:
         pump = self.table.hand_over(session, flow_id, key, mss, start)
         flow = Established(State.ESTABLISHED, session, pump, mss=mss, peer_isn=peer_isn)
         self.table.put(flow)
+        self.moves.begin(flow)
         session.peer = str(_endpoint(key))
         if not key.udp:
             ends = (key.remote, key.local)
@@ -269,8 +272,9 @@ class Accepting:
 
     def discarded(self, now: float, flow: Flow) -> None:
         """``flow`` is no longer in the table."""
-        if isinstance(flow, Established) and flow.pump.received_frames:
-            flow.session.carried = True
+        if isinstance(flow, Established):
+            self.moves.end(flow)
+            flow.session.carried |= bool(flow.pump.received_frames)
         if flow.key.udp:
             return
         ends = (flow.key.remote, flow.key.local)

@@ -41,6 +41,7 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.pump import ANY_NUMBER
 from rsock_nf.core.pump.state import PumpConversation, PumpFlow
+from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.segment import SYN, Segment
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
 
@@ -237,6 +238,12 @@ class Dialling:
         self.context.counters["ICMP port unreachable on live carriers"] += 1
         if flow is not None and flow.state is State.ESTABLISHED and not flow.health.waiting:
             self.context.deadlines.hasten(Timer.PROBE, flow, now)
+
+    def carrier_too_big(self, now: float, key: FlowKey, mtu: int) -> None:
+        """ICMP says that at most ``mtu`` bytes of an IP packet pass.  Anybody can say so: a padded probe finds out."""
+        flow = self.table.get(key)
+        if isinstance(flow, Established):
+            self._probing.too_big(now, flow, mtu - overhead(len(key.local), udp=True))
 
     @property
     def reason(self) -> str:

@@ -500,7 +500,7 @@ class Endpoint(Generic[R]):
             case Timer.RETRANSMIT, (Established() | Opening()) as flow:
                 self.role.repeat(now, flow)
             case Timer.RETIRE, Established() as flow:
-                self.flows.step(now, flow, Input.CLOSE, "another has taken its place")
+                self._retire(now, flow)
             case Timer.FORGET, Established() as flow:
                 self.flows.step(now, flow, Input.EXPIRE)
             case Timer.LISTEN, Session() as session:
@@ -509,6 +509,17 @@ class Endpoint(Generic[R]):
                 self._sweep(now)
             case _:
                 self.role.timeout(now, timer, key)
+
+    def _retire(self, now: float, flow: Established) -> None:
+        """Another flow has taken the place of ``flow``: close it.
+
+        If it does not answer, a NAT may have forgotten it, and would find its FIN INVALID.  Then it only is forgotten.
+        """
+        if flow.health.unanswered:
+            self.flows.tell_others(flow, messages.FlowDown(flow.flow_id))
+            self.flows.step(now, flow, Input.DEAD, "another has taken its place")
+        else:
+            self.flows.step(now, flow, Input.CLOSE, "another has taken its place")
 
     def _sweep(self, now: float) -> None:
         """Once a second while there are flows or conversations: which had traffic, which have ended."""

@@ -47,6 +47,11 @@ class Intake:
         self._given_again = None
         return None
 
+    def put(self, runs: list[Run], slow: list[Slow]) -> None:
+        """What was made of the item that ``next`` gave last: it comes out next."""
+        self._context.outbox.deliver(runs)
+        self._slow.extendleft(reversed(slow))
+
     def was_given_again(self, received: Packet | Carried) -> bool:
         """Whether the pump has had ``received`` twice."""
         return received is self._given_again
@@ -63,6 +68,5 @@ class Intake:
             runs, slow = self._pump.from_link([received])
         else:
             runs, slow = self._pump.from_carriers([received])
-        self._context.outbox.deliver(runs)
-        self._slow.extendleft(reversed(slow))
+        self.put(runs, slow)
         return True

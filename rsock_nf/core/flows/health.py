@@ -49,6 +49,8 @@ class Health:
     unanswered: int = 0
     """Probes in a row without an answer."""
     next_number: int = 1
+    took: float = 0.0
+    """Seconds that the last answer took, however many."""
     counted: tuple[int, int] = (0, 0)
     """Between the last two answered probes: (frames that we sent, frames that arrived)."""
     _outstanding: dict[int, _Sent] = field(default_factory=dict)
@@ -74,6 +76,10 @@ class Health:
     def waiting(self) -> bool:
         """The last probe has not been answered yet."""
         return bool(self._outstanding)
+
+    def waited(self, now: float) -> float:
+        """Seconds since the first of the probes left that have no answer yet; 0 = none is waiting."""
+        return max((now - sent.at for sent in self._outstanding.values()), default=0.0)
 
     def probe_sent(self, now: float, sent_frames: int, heard: tuple[int, int]) -> int:
         """Count a probe, which is frame ``sent_frames`` of this flow.  Returns the probe's number.
@@ -110,7 +116,8 @@ class Health:
         if sent is None:
             return False
         self.clear()
-        self.sample(max(now - sent.at, 0.0))
+        self.took = max(now - sent.at, 0.0)
+        self.sample(self.took)
         self.counted = _since(self._answered, sent.frames, received) if count else (0, 0)
         self._answered = sent.frames, received
         if not count:

@@ -66,7 +66,8 @@ class Probes:
     def due(self, now: float, flow: Established) -> None:
         """See ``Probing``.  Either it is time for the next probe, or the last one is overdue."""
         resting = flow.session.judge.resting is flow.key.udp
-        if flow.health.waiting and flow.health.overdue(now, flow.heard, resting=resting):
+        overdue = flow.health.waiting and flow.health.overdue(now, flow.heard, resting=resting)
+        if overdue and not self._watch.is_slow(now, flow):
             self._table.tell_others(flow, messages.FlowDown(flow.flow_id))
             self._table.step(now, flow, Input.DEAD, "probes are not answered")
             return
@@ -136,6 +137,7 @@ class Probes:
             self._resize(flow)
         if not flow.health.answered(now, number, received, count=not flow.path.searching):
             return
+        flow.session.took = flow.health.took
         self._watch.answered(now, flow)
         if flow.welcome:
             flow.pump.group.use(flow.pump)

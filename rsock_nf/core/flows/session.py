@@ -129,6 +129,8 @@ class Session:
     """What ``Watch`` last heard on all flows together.  It changes while the peer lives."""
     heard_at: float = 0.0
     """When that last changed."""
+    took: float = 0.0
+    """Seconds that the last answer to a probe took, on any flow."""
     said: int = 0
     """Frames that were sent on all flows until then."""
     silent: bool = False

@@ -137,6 +137,13 @@ class FlowTable:
         """Add a flow to the table."""
         self._flows[flow.key] = flow
 
+    def move(self, flow: Established, key: FlowKey) -> None:
+        """``flow``, over UDP, has these addresses and ports from now on, which no other flow has."""
+        del self._flows[flow.key]
+        self.pump.move_flow(flow.pump, key)
+        flow.key = key
+        self._flows[key] = flow
+
     def discard(self, flow: Flow) -> None:
         """Remove ``flow`` from the table and the pump, and cancel its timers."""
         if self._flows.get(flow.key) is flow:

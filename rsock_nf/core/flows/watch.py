@@ -26,6 +26,12 @@ LISTEN = 0.2
 """Seconds between two looks whether anything was heard, and the shortest silence that means something."""
 _LISTEN_PAUSE = 0.5
 """Seconds between two alarms because nothing was heard: datagrams that nobody answers are no reason to ask always."""
+HEARS = 0.9
+"""Seconds.  A session hears its peer if it has heard something for so long at most: less than any flow is given."""
+LATER = 4
+"""An answer may take so many times as long as the last one of its session."""
+LONGEST = 60.0
+"""Seconds for which no answer has come, after which a flow is dead whatever its session hears."""
 CARRIED = 1.5
 """Seconds after which a session does not count as carrying: one sweep, and a late timer."""
 
@@ -74,6 +80,17 @@ class Watch:
             flow.session.silent = False
             self.heard_again(now, flow)
 
+    def is_slow(self, now: float, flow: Established) -> bool:
+        """Probes of ``flow`` are not answered, but its session hears its peer: the queue on the way may be long.
+
+        Then answers take as long on every flow.  Or none has come yet since the queue began to fill.
+        """
+        session, waited = flow.session, flow.health.waited(now)
+        if now - session.heard_at > HEARS or waited > LONGEST:
+            return False
+        unanswered = all(other.health.unanswered for other in session.flows.values())
+        return waited < LATER * session.took or unanswered
+
     def _alarm(self, now: float, session: Session) -> None:
         session.alarmed = now
         for other in session.flows.values():
@@ -89,7 +106,9 @@ class Watch:
         heard = sum(flow.pump.received_frames + flow.pump.highest_ack for flow in flows)
         said = sum(flow.pump.sent_frames for flow in flows)
         if heard != session.heard:
-            session.heard, session.heard_at, session.said = heard, now, said
+            if heard > session.heard:  # else a flow has ended, and its numbers are missing
+                session.heard_at = now
+            session.heard, session.said = heard, said
             return
         patience = max(LISTEN, *(2 * (flow.health.srtt or 0.0) for flow in flows))
         quiet = now - session.heard_at >= patience and said > session.said
@@ -106,5 +125,8 @@ class Watch:
         for flow in flows[:1]:
             flow.session.moved_at = now
         due = [deadlines.get(Timer.PROBE, flow) or now for flow in flows]
-        if flows and min(due) > now + ACTIVE_PROBE:
-            deadlines.hasten(Timer.PROBE, flows[self._context.random(2) % len(flows)], now)
+        if not flows or min(due) <= now + ACTIVE_PROBE:
+            return
+        ready = [flow for flow in flows if not flow.health.waiting]  # the others have their time to answer
+        if ready:
+            deadlines.hasten(Timer.PROBE, ready[self._context.random(2) % len(ready)], now)

@@ -128,6 +128,14 @@ class Pump:
         """Whether there is an established flow with this key over UDP."""
         return key in self._carriers
 
+    def move_flow(self, flow: PumpFlow, key: FlowKey) -> None:
+        """``flow``, over a UDP carrier, has these addresses and ports from now on, which no other flow has."""
+        self.states.lost_flow(flow)
+        del self._carriers[flow.key]
+        flow.key = key
+        self._carriers[key] = flow
+        self.states.has_flow(flow)
+
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
         """Payloads of up to ``max_payload`` bytes pass on the path of ``flow``."""
         flow.max_payload = max_payload
@@ -392,11 +400,21 @@ class Pump:
             if not opened:
                 slow.append(SlowPayload(flow, item))
                 continue
-            taken = 0
-            for frames in opened:
-                taken = self._deliver(flow, frames, runs, slow) or taken
-            flow.received_bytes += taken
+            self._take_carried(flow, opened, runs, slow)
         return runs, slow
+
+    def take_elsewhere(self, flow: PumpFlow, opened: Iterable[Frames]) -> tuple[list[Run], list[Slow]]:
+        """Take authenticated frames of ``flow``, on a UDP carrier, that came from another address than its own."""
+        runs: list[Run] = []
+        slow: list[Slow] = []
+        self._take_carried(flow, opened, runs, slow)
+        return runs, slow
+
+    def _take_carried(self, flow: PumpFlow, opened: Iterable[Frames], runs: list[Run], slow: list[Slow]) -> None:
+        taken = 0
+        for frames in opened:
+            taken = self._deliver(flow, frames, runs, slow) or taken
+        flow.received_bytes += taken
 
     def _deliver(self, flow: PumpFlow, frames: Frames, runs: list[Run], slow: list[Slow]) -> int:
         """Pass authenticated frames through the replay window, to their conversation or to the slow path.

@@ -19,6 +19,10 @@ SIZE: Final = 8192
 class Replay(Protocol):
     """What the pump asks of a replay window."""
 
+    @property
+    def highest(self) -> int:
+        """The highest counter accepted so far; -1 = none yet."""
+
     def accept_run(self, first: int, count: int) -> int:
         """See ``ReplayWindow.accept_run``."""
 

@@ -171,6 +171,10 @@ class NextHops:
         """See ``Routes``."""
         return 0
 
+    def path_mtu(self) -> int:
+        """Not known here: each destination's route is asked for its own (``bsd.system.route_mtu``)."""
+        return 0
+
     def detours(self) -> list[Detour]:
         """See ``Routes``: routes through a VPN that runs over this tunnel are not recognised here."""
         return []

@@ -175,6 +175,11 @@ class PlainUdp:
         except OSError:
             return 0
 
+    @staticmethod
+    def told_mtu(sock: socket.socket) -> int:  # noqa: ARG004 - as the protocol has it
+        """See ``UdpSystem.told_mtu``: a route has one MTU only."""
+        return 0
+
 
 _ITEM: Final = struct.Struct("=ii")
 _FAMILIES: Final = {size: family for family, size in NAME_BYTES.items()}

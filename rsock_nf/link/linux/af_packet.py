@@ -207,7 +207,7 @@ class PacketLink:
     # -- sizes
 
     def _read_mtu(self) -> int:
-        return self.routes.mtu() or self._read_idle_mtu()
+        return self.routes.path_mtu() or self._read_idle_mtu()
 
     def _read_idle_mtu(self) -> int:
         """Of the named device, or of the default route's."""

@@ -140,7 +140,9 @@ class RouteReply(NamedTuple):
     kind: int
     """RTN_*"""
     mtu: int = 0
-    """RTAX_MTU, bytes; 0 = the route sets none."""
+    """RTAX_MTU, bytes, as the routing table has it; 0 = it sets none.
+
+    What ICMP said is left out.  It expires, and anybody can say it."""
 
 
 class RouteSocket:
@@ -316,12 +318,13 @@ def _parse_route(message: bytes) -> RouteReply:
         gateway = via["addr"]
     source = route.get_attr("RTA_PREFSRC")
     metrics = route.get_attr("RTA_METRICS")
+    learned = (route.get_attr("RTA_CACHEINFO") or {}).get("rta_expires")
     return RouteReply(
         route.get_attr("RTA_OIF") or 0,
         ip_address(gateway) if gateway else None,
         ip_address(source) if source else None,
         route["type"],
-        (metrics.get_attr("RTAX_MTU") if metrics else None) or 0,
+        (metrics.get_attr("RTAX_MTU") if metrics and not learned else None) or 0,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
+from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteSocket
 from rsock_nf.link.linux.stamp import TIMESPEC, age_of, age_of_last_message
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
@@ -26,6 +27,7 @@ _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MARK: Final = 36
 _SO_TIMESTAMPNS: Final = 35
 _SO_MEMINFO: Final = 55
+_SO_BINDTOIFINDEX: Final = 62
 _SK_MEMINFO_VARS: Final = 9
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14  # include/uapi/linux/in.h
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24  # include/uapi/linux/in6.h
@@ -163,7 +165,20 @@ class LinuxUdp:
 
     @staticmethod
     def route_mtu(sock: socket.socket) -> int:
-        """See ``UdpSystem.route_mtu``: as the kernel knows it now."""
+        """See ``UdpSystem.route_mtu``."""
+        try:
+            remote, local = (ip_address(name[0].partition("%")[0]) for name in (sock.getpeername(), sock.getsockname()))
+            mark, ifindex = (sock.getsockopt(socket.SOL_SOCKET, option) for option in (_SO_MARK, _SO_BINDTOIFINDEX))
+            with contextlib.closing(RouteSocket()) as kernel:
+                found = kernel.route(RouteQuestion(remote, local, mark, ifindex))
+                device = kernel.device(index=found.ifindex)
+        except OSError:
+            return 0
+        return min(device.mtu, found.mtu or device.mtu)
+
+    @staticmethod
+    def told_mtu(sock: socket.socket) -> int:
+        """See ``UdpSystem.told_mtu``: IP_MTU (ip(7))."""
         level, option = (
             (socket.IPPROTO_IP, _IP_MTU) if sock.family == socket.AF_INET else (socket.IPPROTO_IPV6, _IPV6_MTU)
         )

@@ -204,7 +204,7 @@ class Ways:
         indexes = {one.way.ifindex for one in self._followed.values()}
         return [device for device in map(self.host.get, sorted(indexes)) if device is not None]
 
-    def mtu(self) -> int:
+    def path_mtu(self) -> int:
         """The least of all ways, bytes; 0 = there is none."""
         known = [
             min(device.mtu, one.way.mtu or device.mtu)

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from rsock_nf.core.events import (
     Event,
     FlowClosed,
+    FlowMoved,
     FlowOpened,
     FlowsDieAt,
     FlowSick,
@@ -16,7 +17,7 @@ from rsock_nf.core.events import (
     SessionDown,
     SessionUp,
 )
-from rsock_nf.core.types import FlowKey
+from rsock_nf.core.types import FlowKey, TransportAddress
 
 
 def log_event(log: logging.Logger, event: Event) -> None:
@@ -37,6 +38,8 @@ def log_event(log: logging.Logger, event: Event) -> None:
             log.info("session %016x: TCP and UDP flows carry again", session_id)
         case FlowsDieAt(age=age):
             log.info("something on the way ends flows at an age of %.0f s: each is renewed before", age)
+        case FlowMoved(flow_id=flow_id, old=old, key=key):
+            log.debug("flow %d, %s, follows its client from %s to %s", flow_id, _ports(key), *map(_remote, (old, key)))
         case FlowSick(flow_id=flow_id, key=key, reason=reason):
             log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
         case _:
@@ -46,6 +49,10 @@ def log_event(log: logging.Logger, event: Event) -> None:
 def log_suspect(log: logging.Logger, remote: bytes) -> None:
     """Several flows to ``remote`` went silent."""
     log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
+
+
+def _remote(key: FlowKey) -> TransportAddress:
+    return TransportAddress(ip_address(key.remote), key.remote_port)
 
 
 def _ports(key: FlowKey) -> str:

@@ -141,6 +141,15 @@ class PlainCodec:
         short = HEADER.pack(kind << 14 | len(prefix) + len(last), conversation, token) + prefix
         return [header.join((b"", *datagrams[:-1])), short, last]
 
+    def may_open(self, payload: memoryview) -> bool:
+        """See ``FlowCodec``.  A control frame shows its length, any other also the token."""
+        if len(payload) < HEADER.size:
+            return False
+        word, _, token = HEADER.unpack_from(payload)
+        is_control = word >> 14 == Kind.CONTROL
+        right_size = len(payload) == HEADER.size + (word & _LENGTH) + (TAG if is_control else 0)
+        return right_size and (is_control or bool(token == self.keys.token_in))
+
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._control.seal(counter, message)
@@ -244,6 +253,14 @@ class SealedCodec:
         for header, body in zip(_masked(self.keys.mask_out, headers, samples), sealed, strict=True):
             payload += (header, body)
         return payload
+
+    def may_open(self, payload: memoryview) -> bool:
+        """See ``FlowCodec``.  The length behind this flow's mask must be right."""
+        if len(payload) < HEADER.size + TAG:
+            return False
+        mask = self.keys.mask_in.update(payload[HEADER.size : HEADER.size + _SAMPLE])
+        length = (payload[0] ^ mask[0]) << 8 & _LENGTH | payload[1] ^ mask[1]
+        return len(payload) == HEADER.size + length + TAG
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""

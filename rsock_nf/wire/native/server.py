@@ -79,7 +79,7 @@ class NativeServerWire:
             self._first_payload(now, accepting, segment, link_header(received))
 
     def _first_payload(self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes) -> None:
-        """Handle a hello, join or confirmation.
+        """Handle a hello, join or confirmation, and over UDP a frame of a flow whose client has moved (``moving``).
 
         Anything else gets no answer; with ``on_probe: closed``, right after the TCP handshake, an RST
         (``Accepting.turn_away``).
@@ -98,6 +98,8 @@ class NativeServerWire:
                 if answer:
                     _reply(accepting, segment, reply_to, answer)
         except Malformed:
+            if segment.key.udp and accepting.moves.receive(now, segment):
+                return
             # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
             first = self._shaken(now, segment, Place())
             reason = "payloads from strangers" if first else "payloads of no flow"

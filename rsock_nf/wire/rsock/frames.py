@@ -243,6 +243,10 @@ class RsockCodec:
         message = bytes((command,)) + payload[body:end]
         return Frames(Kind.CONTROL, 0, -1, [message], len(message), end)
 
+    def may_open(self, payload: memoryview) -> bool:
+        """See ``FlowCodec``.  Its flows are fake TCP."""
+        return False
+
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``.  ``CloseFlow`` becomes the message that this flow is down."""
         match message:

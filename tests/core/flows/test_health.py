@@ -4,6 +4,7 @@ import pytest
 
 from rsock_nf.core.events import FlowClosed
 from rsock_nf.core.flows.health import GIVE_UP, INITIAL_RTO, MAX_RTO, MIN_RTO, Health
+from rsock_nf.core.parameters import Cipher, Kinds
 from tests.core.pair import Pair, numbered
 from tests.core.test_flows import load, port_of
 from tests.core.wire import Conditions, Toward
@@ -127,6 +128,47 @@ def test_a_queue_that_fills_closes_no_flow(toward: Toward, by: float, within: fl
         grow(pair, toward, by, within)
         load(pair, 5.0)
         assert pair.count(FlowClosed) == before == 0
+
+
+def overload(pair: Pair, seconds: float) -> None:
+    """250 datagrams a second each way, of 1,000 bytes."""
+    for at in range(round(seconds / 0.02)):
+        pair.say("app", *numbered(5, 1000, b"g", 5 * at))
+        for peer in pair.sockets:
+            pair.reply(peer, *numbered(5, 1000, b"h", 5 * at))
+        pair.run(0.02)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "cipher"), [(Kinds.TCP, Cipher.NONE), (Kinds.UDP, Cipher.AES_256_GCM), (Kinds.ALL, Cipher.NONE)]
+)
+def test_a_queue_of_eight_seconds_closes_no_flow(kinds: Kinds, cipher: Cipher) -> None:
+    """It takes twice as much as it sends, until it is full, and delivers all the time."""
+    with Pair(kinds=kinds, cipher=cipher) as pair:
+        pair.up()
+        load(pair, 3.0)
+        pair.wire.conditions = {toward: Conditions(rate=125_000, queue=1_000_000) for toward in Toward}
+        overload(pair, 35.0)
+        assert pair.count(FlowClosed) == 0
+        assert len(pair.at_target) > 4000, "of 125 a second"
+        assert len(pair.at_app) > 4000
+
+
+def test_a_path_that_dies_behind_such_a_queue_is_found_dead() -> None:
+    """What still comes out of the queue shows that it is alive; from then on it takes three time-outs, as always."""
+    with Pair() as pair:
+        pair.up()
+        load(pair, 3.0)
+        pair.wire.conditions = {toward: Conditions(rate=125_000, queue=1_000_000) for toward in Toward}
+        overload(pair, 20.0)
+        assert pair.count(FlowClosed) == 0
+        pair.wire.drop.append(lambda *_: True)
+        pair.wire._queue.clear()
+        died = pair.now
+        overload(pair, 10.0)
+        closed = [when - died for when, side, event in pair.events if isinstance(event, FlowClosed)]
+        assert len(closed) >= 20, "at both ends"
+        assert sorted(closed)[19] <= 3 * MAX_RTO
 
 
 def test_a_round_trip_of_1600_ms_from_the_start() -> None:

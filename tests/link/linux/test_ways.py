@@ -400,7 +400,7 @@ def test_lost_news_are_made_up_for(here: Namespace, hops: Ways, monkeypatch: pyt
     ((messages, overrun),) = heard
     assert overrun
     assert len(messages) < 200, "the changes that count were not among those heard"
-    assert (hops.mtu(), hops.host.addresses(index_of(here, "eth0"))[1]) == (1400, ip_address("10.88.0.9"))
+    assert (hops.path_mtu(), hops.host.addresses(index_of(here, "eth0"))[1]) == (1400, ip_address("10.88.0.9"))
     assert resolved(hops, BEYOND[4], header("02:00:00:00:00:33", 4))
 
 
@@ -428,13 +428,13 @@ def test_carrier_lost(there: Namespace, hops: Ways) -> None:
 
 
 def test_the_mtu_is_the_least_of_what_is_in_use(here: Namespace, hops: Ways) -> None:
-    assert hops.mtu() == 0
+    assert hops.path_mtu() == 0
     hops.follow(ip_address(THERE[4]))
-    assert hops.mtu() == 1500
+    assert hops.path_mtu() == 1500
     here.ip("link set eth0 mtu 1400", f"route add {BEYOND[4]} via {THERE[4]} mtu 1300")
-    wait(hops, lambda: hops.mtu() == 1400)
+    wait(hops, lambda: hops.path_mtu() == 1400)
     hops.follow(BEYOND[4])
-    assert hops.mtu() == 1300
+    assert hops.path_mtu() == 1300
 
 
 def test_addresses(here: Namespace, hops: Ways) -> None:
