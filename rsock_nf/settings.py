@@ -78,6 +78,8 @@ class Settings:
     has the address ``NO_ADDRESS``."""
     backend: str = "auto"
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
+    user: str | None = None
+    """The system user that the instance becomes once it has opened what takes root; None = it stays who it is."""
     log: Log = field(default_factory=Log)
 
     @property

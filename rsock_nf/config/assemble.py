@@ -129,6 +129,7 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
         server_hosts=hosts.servers,
         target_hosts=tuple(hosts.targets),
         backend=keys.backend,
+        user=keys.user,
         log=_log(path, keys),
     )
     refuse_impossible(settings)

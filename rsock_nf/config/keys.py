@@ -34,6 +34,7 @@ from rsock_nf.config.kinds import (
     Ports,
     RsockVersion,
     Secret,
+    User,
     Wanted,
 )
 from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
@@ -142,6 +143,11 @@ class CommonKeys(Keys):
         default=_default(Settings, "backend"),
         description="What installs the drop rules; with `manual` you install what `rules` prints, CAP_NET_RAW is "
         "enough, and a client needs `client_ports`.",
+    )
+    user: OrAbsent[User] = Field(
+        default=None,
+        description="The system user that the instance becomes once it has opened what takes root. It keeps only the "
+        "capabilities that it needs. If not given: it stays who it is.",
     )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 

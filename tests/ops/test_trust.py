@@ -86,6 +86,26 @@ def test_only_who_holds_the_lock_is_signalled(run: Path, victim: subprocess.Pope
     assert victim.poll() is None
 
 
+def test_a_number_that_another_process_has_by_now_is_not_signalled(
+    run: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel names the process that took the lock, also when it has gone and a child of it holds the lock."""
+    (run / "x").mkdir(mode=0o700)
+    found = (run / "x").stat()
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    locks = run.parent / "locks"
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE {victim.pid} {device}:{found.st_ino} 0 EOF\n")
+    monkeypatch.setattr("rsock_nf.ops.instances.lock._LOCKS", locks)
+    monkeypatch.setattr("rsock_nf.ops.instances.lock._identity", lambda _: (divided(found.st_dev), found.st_ino))
+    with locked(run / "x"), pytest.raises(InstanceError, match="somebody holds a lock on"):
+        Instance("x").stop(grace=0.05)
+    assert victim.poll() is None
+
+
+def divided(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
+
+
 def test_where_the_kernel_names_no_holder_the_start_time_has_to_be_right(
     run: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
