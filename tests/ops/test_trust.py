@@ -208,6 +208,37 @@ def test_links_above_are_followed_if_they_are_ours(tmp_path: Path, monkeypatch: 
         Instance("x").exists()
 
 
+def test_a_dot_in_a_link_is_where_the_link_is(tmp_path: Path) -> None:
+    (tmp_path / "real/real").mkdir(parents=True)
+    (tmp_path / "dotted").symlink_to("././real/.")
+    with opened(tmp_path / "dotted/real") as found:
+        assert os.path.samestat(os.fstat(found), (tmp_path / "real/real").stat())
+    # What has the name of the directory that it is in is not looked at for the dot.
+    (tmp_path / "real/real").rmdir()
+    (tmp_path / "real/real").symlink_to("/etc")
+    with opened(tmp_path / "dotted") as found:
+        assert os.path.samestat(os.fstat(found), (tmp_path / "real").stat())
+
+
+@pytest.mark.parametrize("target", [".", "./", "{tmp_path}/.", "x/.."])
+def test_a_link_back_to_a_directory_on_the_way_does_not_make_it_trusted(tmp_path: Path, target: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(target.format(tmp_path=tmp_path))
+    tmp_path.chmod(0o1777)
+    with pytest.raises(trust.DistrustError, match=r"others can write it \(owner user root, mode 1777\)$"):
+        os.close(trust.open_path(tmp_path / "link"))
+    os.close(trust.open_path(tmp_path / "link", sticky=True))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    descriptor = trust.open_path(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def test_a_group_of_the_systems_own_may_write_above(run: Path) -> None:
     """As "daemon" may in /var/run of macOS."""
     run.parent.chmod(0o770)
