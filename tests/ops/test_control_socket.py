@@ -59,8 +59,10 @@ async def answer(connection: socket.socket) -> dict[str, Any]:
 
 
 def test_who_asks_is_answered_with_the_last_descriptor_and_the_log_has_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One after the other, without a pause: whoever has been answered gives the descriptor back."""
+    monkeypatch.setattr("rsock_nf.ops.control_socket.serve._PAUSE", 1000.0)
     path = tmp_path / "control"
 
     async def ask_three_times() -> list[dict[str, Any]]:
@@ -68,6 +70,8 @@ def test_who_asks_is_answered_with_the_last_descriptor_and_the_log_has_one_line(
             with no_descriptor_left(spare=3):
                 askers = [asker(path) for _ in range(3)]
                 try:
+                    for _ in range(20):  # nobody has asked anything yet, and one has the descriptor
+                        await asyncio.sleep(0)
                     return await asyncio.wait_for(asyncio.gather(*[answer(one) for one in askers]), 20)
                 finally:
                     for one in askers:
