@@ -98,6 +98,11 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
         from rsock_nf.ops.privileges import WITHOUT
 
         _require_privileges(arguments.command, WITHOUT, backend=settings.backend)
+    if settings.user is not None:
+        from rsock_nf.ops.privileges import refusal_of_user
+
+        if reason := refusal_of_user(settings):
+            raise InstanceError(reason)
 
     ending = f"; {remark}" if remark else ""
     already = f"{settings.name}: is already running with this configuration{ending}"

@@ -14,16 +14,18 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import NotYetError, RsockError, TunnelError
-from rsock_nf.ops import handover, open_files
-from rsock_nf.ops.control_socket.serve import serve_control
+from rsock_nf.ops import handover, open_files, privileges
+from rsock_nf.ops.control_socket.serve import listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.waiting import Waiting
@@ -80,8 +82,8 @@ def run(
     usual = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with instance.claim(settings.path, settings.digest):
-            log = InstanceLog(settings.name, settings.log, instance.log_path if ready_fd is not None else None)
-            with contextlib.closing(log):
+            log = _open_log(settings, instance.log_path if ready_fd is not None else None)
+            with contextlib.closing(log), listen(instance.control_path) as listener:
                 for line in configuration.notes:
                     log.logger.info("%s", line)
                 for line in configuration.warnings:
@@ -89,7 +91,7 @@ def run(
                 open_files.raise_limit(open_files.needed(settings))
                 if confine is not None:  # here: what comes before takes more, and what follows starts threads
                     log.logger.info("%s", confine(settings))
-                daemon = _Daemon(settings, instance, log, announcement, make_tunnel or _tunnel)
+                daemon = _Daemon(settings, instance, listener, log, announcement, make_tunnel or _tunnel)
                 make_loop = functools.partial(_event_loop, settings) if make_tunnel is None else None
                 with asyncio.Runner(loop_factory=make_loop) as runner:
                     return runner.run(daemon.run(timeout, wait=wait))
@@ -100,6 +102,14 @@ def run(
         return error.exit_code
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, usual)
+
+
+def _open_log(settings: Settings, default: Path | None) -> InstanceLog:
+    """``default``: see ``InstanceLog``.  Raises ``TunnelError``."""
+    if settings.log.file is None:
+        return InstanceLog(settings.name, settings.log, default)
+    with privileges.acting_as_user(settings):
+        return InstanceLog(settings.name, settings.log, default)
 
 
 class Announcement:
@@ -144,10 +154,17 @@ class _Daemon:
     """The life of an instance that has its lock and its log."""
 
     def __init__(
-        self, settings: Settings, instance: Instance, log: InstanceLog, announcement: Announcement, make: MakeTunnel
+        self,
+        settings: Settings,
+        instance: Instance,
+        listener: socket.socket,
+        log: InstanceLog,
+        announcement: Announcement,
+        make: MakeTunnel,
     ) -> None:
         self._settings = settings
         self._instance = instance
+        self._listener = listener
         self._log = log
         self._announcement = announcement
         self._make = make
@@ -204,7 +221,7 @@ class _Daemon:
 
         self._tunnel = self._make(self._settings, self._log.logger)
         handlers = {"status": lambda _: self._status(), "reconnect": reconnect}
-        async with await serve_control(self._instance.control_path, handlers, self._log.logger):
+        async with await serve_control(self._listener, handlers, self._log.logger):
             if patience is not None:
                 asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
             while not await self._try(stop, wait=wait):

@@ -80,6 +80,8 @@ class Settings:
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
     pump: str = "auto"
     """The data path: auto | native | python."""
+    user: str | None = None
+    """The system user that the instance becomes once it has opened what takes root; None = it stays who it is."""
     log: Log = field(default_factory=Log)
 
     @property

@@ -57,7 +57,9 @@ def open_path(path: Path, *, make: bool = False, sticky: bool = False, groups: C
             if target.startswith("/"):
                 at = Path("/")
                 descriptor = _instead(descriptor, os.open(at, _OPEN))
-            ahead.extend(reversed([part for part in target.split("/") if part]))
+            ahead.extend(reversed([part for part in target.split("/") if part not in {"", "."}]))
+        # A link may have led back to a directory that was only on the way.
+        _require_trust(os.fstat(descriptor), at, is_end=True, sticky=sticky, groups=groups)
     except BaseException:
         os.close(descriptor)
         raise

@@ -53,6 +53,17 @@ def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -
     raise FirewallError("no firewall backend works here: " + "; ".join(dict.fromkeys(reasons or [NETBSD])))
 
 
+def keep_files(firewall: Firewall) -> None:
+    """Open what ``firewall`` needs of root's files, for good: this process is about to become another user.
+
+    Raises ``FirewallError``.
+    """
+    if firewall.name == "iptables":
+        from rsock_firewall.iptables import tables
+
+        tables.keep_files()
+
+
 def render_unprobed(backend: str, policy: Policy, *, platform: str = PLATFORM, run: Run = run) -> str:
     """The rules of a backend as text, whether or not it works here.  Needs no privilege.
 

@@ -130,6 +130,7 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
         target_hosts=tuple(hosts.targets),
         backend=keys.backend,
         pump=keys.pump,
+        user=keys.user,
         log=_log(path, keys),
     )
     refuse_impossible(settings)

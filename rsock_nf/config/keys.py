@@ -34,6 +34,7 @@ from rsock_nf.config.kinds import (
     Ports,
     RsockVersion,
     Secret,
+    User,
     Wanted,
 )
 from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
@@ -147,6 +148,11 @@ class CommonKeys(Keys):
         default=_default(Settings, "pump"),
         description="The data path: `native` is compiled code (Linux), `python` needs none; `auto` takes the native one "
         "where there is one. `status` tells which one runs, and why.",
+    )
+    user: OrAbsent[User] = Field(
+        default=None,
+        description="The system user that the instance becomes once it has opened what takes root. It keeps only the "
+        "capabilities that it needs. If not given: it stays who it is.",
     )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 

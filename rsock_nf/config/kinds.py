@@ -97,6 +97,7 @@ Name: TypeAlias = Annotated[str, BeforeValidator(values.parse_name), Form("text"
 Secret: TypeAlias = Annotated[bytes, BeforeValidator(values.parse_secret), _TEXT, Form("44 characters")]
 File: TypeAlias = Annotated[str, BeforeValidator(_parse_file), Form("path")]
 Device: TypeAlias = Annotated[str, BeforeValidator(values.parse_device), Form("text")]
+User: TypeAlias = Annotated[str, BeforeValidator(values.parse_user), Form("text")]
 Mark: TypeAlias = Annotated[
     int,
     BeforeValidator(values.parse_mark),

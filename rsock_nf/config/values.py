@@ -31,6 +31,7 @@ _AGE = re.compile(r"(\d{1,6})([smh])")
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[^\s/%:\"\\\x00-\x1f]{1,15}")  # IFNAMSIZ 16 with its zero; dev_valid_name(), net/core/dev.c
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,30}\$?")  # useradd(8), and what directories add
 _RANGE = re.compile(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
@@ -54,6 +55,13 @@ def parse_device(value: object) -> str:
     if isinstance(value, str) and value.isprintable() and _DEVICE.fullmatch(value) and value not in {".", ".."}:
         return value
     raise ValueError(f"{shown(value)} is not the name of a network device")
+
+
+def parse_user(value: object) -> str:
+    """The name of a system user; whether it exists is seen when the tunnel starts."""
+    if isinstance(value, str) and _USER.fullmatch(value):
+        return value
+    raise ValueError(f"{shown(value)} is not the name of a system user")
 
 
 def parse_mark(value: object) -> int:

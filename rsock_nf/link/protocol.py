@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from pwd import struct_passwd
 from typing import Final, NamedTuple, Protocol
 
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange, TransportAddress
@@ -357,6 +358,12 @@ class System(Protocol):
 
     def effective_capabilities(self) -> frozenset[str] | None:
         """Those of this thread that a tunnel may want, by name; None = that is not known."""
+
+    def become(self, account: struct_passwd, names: Collection[str]) -> None:
+        """Be this user, for good, and keep what the capabilities of these names allow.
+
+        Called by root, in a process without threads.  Raises ``OSError`` when it may not, or when they cannot be kept.
+        """
 
     def keep_privileges(self, names: Collection[str]) -> str:
         """Give up, for this thread and those that it starts, every privilege but the capabilities of these names.

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import sys
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from rsock_nf.errors import TunnelError
@@ -19,7 +18,7 @@ from rsock_nf.settings import Log
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _KEPT_BYTES = 1 << 20
-"""The most bytes of each of the two files of the default log: /run is memory."""
+"""The most bytes of the default log: /run is memory."""
 _IN_DIRECTORY = "rsock.log"
 """The file's name when the settings name a directory: the original rsock's."""
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -42,17 +41,32 @@ class InstanceLog:
     def apply(self, settings: Log) -> None:
         """Take this level, and open the file anew (which is what log rotation wants).
 
-        Raises ``TunnelError`` when it cannot be opened; the old one then stays.
+        The default log stays open if it is root's and we are another user by now.
+        Raises ``TunnelError`` when a file cannot be opened; the old one then stays.
         """
-        file = settings.file or self._default
-        handler = _open(file, rotate=file != settings.file) if file else logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Printable(_FORMAT, _TIME))
+        handler = self._opened(settings.file)
         self.logger.setLevel(settings.level.upper())
+        if handler is None:
+            return
+        handler.setFormatter(_Printable(_FORMAT, _TIME))
         self.logger.addHandler(handler)
         self.close()
         self._handler = handler
         if settings.file and self.file != str(settings.file.absolute()):
             self.logger.info("log.file: %s is a directory: log lines go to %s", settings.file, self.file)
+
+    def _opened(self, named: Path | None) -> logging.Handler | None:
+        """What writes to the named file; None = it goes on with what it has."""
+        if named:
+            return _open(_File, named, "log.file")
+        if self._default is None:
+            return logging.StreamHandler(sys.stderr)
+        try:
+            return _open(_SmallFile, self._default, "log")
+        except _DeniedError:
+            if isinstance(self._handler, _SmallFile):
+                return None
+            raise
 
     @property
     def file(self) -> str:
@@ -99,27 +113,50 @@ class _File(_Tolerant, logging.FileHandler):
     """What the configuration names: logrotate(8) is told of it."""
 
 
-class _SmallFile(_Tolerant, RotatingFileHandler):
-    """The default in /run, which nobody else rotates."""
+class _SmallFile(_Tolerant, logging.FileHandler):
+    """The default in /run, which nobody else rotates.  When it is full, its older half goes.
+
+    All by its descriptor: whoever became another user cannot open or rename it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As the library does."""
+        try:
+            if self.stream is not None:
+                _forget_half(self.stream.fileno())
+        except OSError:
+            self.handleError(record)
+        super().emit(record)
 
 
-def _open(file: Path, *, rotate: bool) -> logging.Handler:
+def _forget_half(descriptor: int) -> None:
+    """Of a log that is full.  Raises ``OSError``."""
+    size = os.fstat(descriptor).st_size
+    if size >= _KEPT_BYTES:
+        recent = os.pread(descriptor, _KEPT_BYTES // 2, size - _KEPT_BYTES // 2)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, recent.partition(b"\n")[2])
+
+
+class _DeniedError(TunnelError):
+    """We may not open it."""
+
+
+def _open(kind: type[_File | _SmallFile], file: Path, field: str) -> _File | _SmallFile:
     try:
-        if not rotate:
+        if kind is _File:
             file = _named(file)
         # For the owner only: peers' addresses are nobody else's business.
         # A FIFO that nobody reads is an error here; without O_NONBLOCK it would stop us, on SIGHUP the event loop too.
         there = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
-            if rotate:
-                return _SmallFile(file, encoding="utf-8", maxBytes=_KEPT_BYTES, backupCount=1)
-            return _File(file, encoding="utf-8")
+            return kind(file, mode="a" if kind is _File else "a+", encoding="utf-8")
         finally:
             # Not before: a FIFO's reader that saw its writer go might go as well, and the second opening would wait.
             os.close(there)
     except OSError as error:
-        field = "log" if rotate else "log.file"
-        raise TunnelError(f"{field}: {file}: cannot be written: {error.strerror}") from None
+        denied = _DeniedError if isinstance(error, PermissionError) else TunnelError
+        raise denied(f"{field}: {file}: cannot be written: {error.strerror}") from None
 
 
 def _named(file: Path) -> Path:

@@ -224,7 +224,7 @@ def _remove_dead(path: Path) -> None:
 def _open_directory(path: Path) -> int:
     """Of the socket.  Raises ``LinkError`` when others could change it, and ``OSError``."""
     try:
-        return trust.open_path(path.parent, sticky=True)
+        return trust.open_path(path.parent, sticky=True, groups=system().run_directory_groups)
     except trust.DistrustError as error:
         remedies = ", or ".join([*error.remedies, "choose another directory"])
         raise LinkError(f"cannot listen on unix:{path}: {error}: {remedies}") from None

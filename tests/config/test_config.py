@@ -95,6 +95,7 @@ def test_every_server_key(tmp_path: Path) -> None:
         "max_sessions": 3,
         "max_conversations": 40,
         "backend": "iptables",
+        "user": "rsock-nf",
         "log": {"level": "debug", "file": "edge.log"},
     }
     loaded = config.load(write(tmp_path / "s.json", keys))
@@ -120,6 +121,7 @@ def test_every_server_key(tmp_path: Path) -> None:
     assert loaded.settings.fwmark == 51820
     assert loaded.settings.addresses == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
     assert loaded.settings.backend == "iptables"
+    assert loaded.settings.user == "rsock-nf"
     assert loaded.settings.log == Log("debug", tmp_path / "edge.log")
 
 
@@ -273,6 +275,8 @@ MISTAKES = [
     (SERVER, {"fwmark": 0}, 'fwmark: 0 is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
     (SERVER, {"fwmark": 2**32}, 'fwmark: 4294967296 is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
     (SERVER, {"fwmark": "wg0"}, 'fwmark: "wg0" is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
+    (SERVER, {"user": "a b"}, 'user: "a b" is not the name of a system user'),
+    (CLIENT, {"user": 65534}, "user: 65534 is not the name of a system user"),
     (SERVER, {"fwmark": True}, 'fwmark: true is not a mark: a number from 1 to 4294967295, or text such as "0xca6c"'),
     (SERVER, {"device": "a\x9b31m"}, r'device: "a\u009b31m" is not the name of a network device'),
     (SERVER, {"device": None}, "device: null is not the name of a network device"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rsock_nf.ops.control_socket.serve import serve_control
+from rsock_nf.ops.control_socket.serve import listen, serve_control
 
 LOG = logging.getLogger("tests.control")
 
@@ -59,15 +59,19 @@ async def answer(connection: socket.socket) -> dict[str, Any]:
 
 
 def test_who_asks_is_answered_with_the_last_descriptor_and_the_log_has_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One after the other, without a pause: whoever has been answered gives the descriptor back."""
+    monkeypatch.setattr("rsock_nf.ops.control_socket.serve._PAUSE", 1000.0)
     path = tmp_path / "control"
 
     async def ask_three_times() -> list[dict[str, Any]]:
-        async with await serve_control(path, {"status": lambda _: {"name": "x"}}, LOG):
+        async with await serve_control(listen(path), {"status": lambda _: {"name": "x"}}, LOG):
             with no_descriptor_left(spare=3):
                 askers = [asker(path) for _ in range(3)]
                 try:
+                    for _ in range(20):  # nobody has asked anything yet, and one has the descriptor
+                        await asyncio.sleep(0)
                     return await asyncio.wait_for(asyncio.gather(*[answer(one) for one in askers]), 20)
                 finally:
                     for one in askers:
@@ -89,7 +93,7 @@ def test_without_even_the_kept_one_it_waits_and_answers_when_there_is_one(
     path = tmp_path / "control"
 
     async def ask_later() -> dict[str, Any]:
-        async with await serve_control(path, {"status": lambda _: {}}, LOG) as server:
+        async with await serve_control(listen(path), {"status": lambda _: {}}, LOG) as server:
             assert server._spare is not None
             os.close(server._spare)
             server._spare = None
@@ -109,7 +113,7 @@ def test_many_askers_are_taken_in_turns(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "control"
 
     async def ask_all() -> list[dict[str, Any]]:
-        async with await serve_control(path, {"status": lambda _: {}}, LOG) as server:
+        async with await serve_control(listen(path), {"status": lambda _: {}}, LOG) as server:
             with contextlib.ExitStack() as stack:
                 askers = [stack.enter_context(asker(path)) for _ in range(8)]
                 while len(server._askers) < 2:  # noqa: ASYNC110 - nothing announces an asker

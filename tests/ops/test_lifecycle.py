@@ -459,11 +459,14 @@ def test_the_log_goes_on_after_down(host: Host) -> None:
 
 def test_the_log_in_the_state_directory_is_kept_small(tmp_path: Path) -> None:
     log = InstanceLog("edge", Log(), tmp_path / "log")
-    for _ in range(3000):
-        log.logger.info("x" * 1000)
+    for number in range(3000):
+        log.logger.info("%04d%s", number, "x" * 1000)
+        assert (tmp_path / "log").stat().st_size <= (1 << 20) + 2000
     log.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
-    assert all(path.stat().st_size <= 1 << 20 for path in tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    kept = [int(line.split()[2][:4]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert kept == list(range(3000 - len(kept), 3000)), "the latest, all of them whole"
+    assert len(kept) > 400
 
 
 def test_a_full_disk_under_the_log_is_told_once_and_ends_nothing(
@@ -530,6 +533,61 @@ def test_a_tunnel_that_fails_later_leaves_its_log(host: Host) -> None:
     assert record is not None
     assert record.ended == "device eth0 is gone"
     assert host.stop() == "edge: was not running; removed the files that it left"
+
+
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """What key ``user`` does, for a while."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.root
+def test_one_that_has_become_another_user_and_ends_in_order_is_forgotten(host: Host) -> None:
+    """It can remove nothing from root's directory."""
+    instance = Instance("edge")
+    with instance.claim(Path("/x"), "digest"):
+        instance.control_path.touch()
+        os.seteuid(65534)
+    os.seteuid(0)
+    assert instance.control_path.exists()
+    assert (instance.exists(), instance.record(), instances()) == (False, None, [])
+    assert host.stop() == "edge: was not running; removed the files that it left"
+    with instance.claim(Path("/x"), "digest"):
+        assert instance.record() is not None
+    assert left() == []
+
+
+@pytest.mark.root
+def test_one_that_has_become_another_user_and_fails_tells_why(host: Host) -> None:
+    instance = Instance("edge")
+    with instance.claim(Path("/x"), "digest"):
+        instance.fail("device eth0 is gone")
+        os.seteuid(65534)
+    os.seteuid(0)
+    record = instance.record()
+    assert record is not None
+    assert record.ended == "device eth0 is gone"
+    assert host.stop() == "edge: was not running; removed the files that it left"
+
+
+@pytest.mark.root
+def test_the_log_in_the_state_directory_stays_open_for_another_user(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir(mode=0o700)
+    with contextlib.closing(InstanceLog("edge", Log(), directory / "log")) as log, another_user():
+        log.apply(Log(level="debug"))
+        for number in range(1500):
+            log.logger.debug("%04d%s", number, "x" * 1000)
+        with pytest.raises(TunnelError, match=r"^log.file: \S*/run/other: cannot be written: Permission denied$"):
+            log.apply(Log(file=directory / "other"))
+        log.logger.debug("the last")
+    written = (directory / "log").read_text()
+    assert written.endswith("the last\n")
+    assert len(written) < 1 << 20, "the older half went"
 
 
 def wait_for_end(instance: Instance) -> None:

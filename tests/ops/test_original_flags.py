@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,8 +136,8 @@ def test_sighup_opens_the_log_anew_though_there_is_no_file_to_read(
     monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "run"))
     flags = {"name": "edge", "log": str(tmp_path / "log"), "param": {"taddr": "127.0.0.1:9"}}
     settings = config.from_flags("server", flags).settings
-    with contextlib.closing(InstanceLog("edge", settings.log, None)) as log:
-        running = daemon._Daemon(settings, Instance("edge"), log, daemon.Announcement(None), daemon._tunnel)
+    with contextlib.closing(InstanceLog("edge", settings.log, None)) as log, socket.socket() as unused:
+        running = daemon._Daemon(settings, Instance("edge"), unused, log, daemon.Announcement(None), daemon._tunnel)
         (tmp_path / "log").rename(tmp_path / "log.1")
         asyncio.run(running._reload())
     assert "SIGHUP: log level info" in (tmp_path / "log").read_text()

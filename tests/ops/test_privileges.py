@@ -65,6 +65,54 @@ def test_what_is_kept(tmp_path: Path, keys: dict[str, object], kept: set[str], m
     assert asked[1] == kept | TO_SEE_VPNS
 
 
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({**SERVER, "type": "tcp"}, ALWAYS),
+        ({**SERVER, "type": "tcp", "ports": "443"}, ALWAYS | LOW),
+        (SERVER, set()),
+        ({**SERVER, "ports": "443"}, LOW),
+        ({**SERVER, "fwmark": 7}, {"CAP_NET_ADMIN"}),
+        ({**CLIENT, "listen": "unix:/run/myapp/socket"}, set()),
+    ],
+)
+def test_another_user_keeps_nothing_that_is_as_good_as_root(
+    tmp_path: Path, keys: dict[str, object], kept: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, set[str]]] = []
+
+    def keep(names: list[str]) -> str:
+        done.append(("", set(names)))
+        return "these"
+
+    monkeypatch.setattr(Linux, "become", staticmethod(lambda who, names: done.append((who.pw_name, set(names)))))
+    monkeypatch.setattr(Linux, "keep_privileges", staticmethod(keep))
+    monkeypatch.setattr(Linux, "effective_capabilities", staticmethod(lambda: frozenset({"CAP_SETUID", "CAP_SETGID"})))
+    monkeypatch.setattr(privileges, "_load_firewall", lambda _: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    said = privileges.confine(settings(tmp_path, user="nobody", **keys))
+    assert said == "privileges: user nobody, these; no core dumps, none gained by executing"
+    assert done == [("nobody", kept), ("", kept)]
+
+
+@pytest.mark.parametrize(
+    ("who", "may", "said"),
+    [
+        (1000, set(), "user: to become nobody takes root: grant that, or leave the key out"),
+        (0, {"CAP_SETGID"}, "user: to become nobody takes CAP_SETUID (container?): grant that, or leave the key out"),
+        (65534, set(), None),
+    ],
+)
+def test_who_cannot_become_another_user_is_told(
+    tmp_path: Path, who: int, may: set[str], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Linux, "effective_capabilities", staticmethod(lambda: frozenset(may)))
+    found = settings(tmp_path, user="nobody", **SERVER)
+    monkeypatch.setattr(os, "geteuid", lambda: who)
+    assert privileges.refusal_of_user(found) == said
+
+
 def test_where_nothing_can_be_given_up_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a filter of system calls forbids it: the tunnel can still be of use."""
 

@@ -86,6 +86,26 @@ def test_only_who_holds_the_lock_is_signalled(run: Path, victim: subprocess.Pope
     assert victim.poll() is None
 
 
+def test_a_number_that_another_process_has_by_now_is_not_signalled(
+    run: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel names the process that took the lock, also when it has gone and a child of it holds the lock."""
+    (run / "x").mkdir(mode=0o700)
+    found = (run / "x").stat()
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    locks = run.parent / "locks"
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE {victim.pid} {device}:{found.st_ino} 0 EOF\n")
+    monkeypatch.setattr("rsock_nf.ops.instances.lock._LOCKS", locks)
+    monkeypatch.setattr("rsock_nf.ops.instances.lock._identity", lambda _: (divided(found.st_dev), found.st_ino))
+    with locked(run / "x"), pytest.raises(InstanceError, match="somebody holds a lock on"):
+        Instance("x").stop(grace=0.05)
+    assert victim.poll() is None
+
+
+def divided(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
+
+
 def test_where_the_kernel_names_no_holder_the_start_time_has_to_be_right(
     run: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +206,37 @@ def test_links_above_are_followed_if_they_are_ours(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path / "loop/run"))
     with pytest.raises(InstanceError, match="a link or a file stands where a directory should"):
         Instance("x").exists()
+
+
+def test_a_dot_in_a_link_is_where_the_link_is(tmp_path: Path) -> None:
+    (tmp_path / "real/real").mkdir(parents=True)
+    (tmp_path / "dotted").symlink_to("././real/.")
+    with opened(tmp_path / "dotted/real") as found:
+        assert os.path.samestat(os.fstat(found), (tmp_path / "real/real").stat())
+    # What has the name of the directory that it is in is not looked at for the dot.
+    (tmp_path / "real/real").rmdir()
+    (tmp_path / "real/real").symlink_to("/etc")
+    with opened(tmp_path / "dotted") as found:
+        assert os.path.samestat(os.fstat(found), (tmp_path / "real").stat())
+
+
+@pytest.mark.parametrize("target", [".", "./", "{tmp_path}/.", "x/.."])
+def test_a_link_back_to_a_directory_on_the_way_does_not_make_it_trusted(tmp_path: Path, target: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(target.format(tmp_path=tmp_path))
+    tmp_path.chmod(0o1777)
+    with pytest.raises(trust.DistrustError, match=r"others can write it \(owner user root, mode 1777\)$"):
+        os.close(trust.open_path(tmp_path / "link"))
+    os.close(trust.open_path(tmp_path / "link", sticky=True))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    descriptor = trust.open_path(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def test_a_group_of_the_systems_own_may_write_above(run: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError
+from rsock_nf.link.linux.system import Linux
 from rsock_nf.sockets.unix_datagrams import UnixListener
 from tests.netns.judges import wait_until
 
@@ -276,6 +277,18 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, owner: int
     directory.chmod(0o1777)
     os.chown(directory, 0, -1)
     UnixListener(directory / "s").close()  # as in /tmp: nobody else can remove or rename it
+
+
+def test_a_group_of_the_systems_own_may_write_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As "daemon" may in /var/run of macOS; a run directory there is taken, too."""
+    monkeypatch.setattr(Linux, "run_directory_groups", (1,))
+    (tmp_path / "x").mkdir(mode=0o755)
+    tmp_path.chmod(0o775)
+    os.chown(tmp_path, 0, 1)
+    UnixListener(tmp_path / "x/s").close()
+    os.chown(tmp_path, 0, 2)
+    with pytest.raises(LinkError, match=f"{tmp_path}: others can write it"):
+        UnixListener(tmp_path / "x/s")
 
 
 def test_a_link_of_ours_leads_to_the_directory(tmp_path: Path) -> None:

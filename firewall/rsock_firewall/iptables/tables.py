@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ LOCK_WAIT = 5.0
 """Seconds to wait for another iptables command, where waiting harms nobody."""
 COMMITS = 5
 """Tries against foreign changes between reading and replacing a table (EAGAIN)."""
+_NET = Path("/proc/thread-self/net")
+_NAMES = ((4, "ip_tables_names"), (6, "ip6_tables_names"))
+_NAMES_BYTES = 4096
+_kept: dict[str, int] = {}
+"""Descriptors of files that only root can open, by their names (``keep_files``)."""
 
 
 class XtablesLock:
@@ -48,7 +53,7 @@ class XtablesLock:
             finally:
                 self._depth -= 1
                 if descriptor >= 0:
-                    os.close(descriptor)
+                    _give_up(descriptor)
 
 
 lock = XtablesLock()
@@ -174,15 +179,32 @@ def instances() -> set[str]:
 def loaded_places() -> list[Place]:
     """The tables of ours that this namespace has.  To read another one would make the kernel load it."""
     result = []
-    for version, path in ((4, "ip_tables_names"), (6, "ip6_tables_names")):
+    for version, path in _NAMES:
         try:
-            tables = Path("/proc/thread-self/net", path).read_text().split()
+            tables = _table_names(path).split()
         except FileNotFoundError:
             continue
         except PermissionError:
             raise unprivileged() from None
         result += [Place(version, table) for table in ("raw", "mangle") if table in tables]
     return result
+
+
+def _table_names(name: str) -> str:
+    if name in _kept:
+        return os.pread(_kept[name], _NAMES_BYTES, 0).decode()
+    return (_NET / name).read_text()
+
+
+def keep_files() -> None:
+    """Open, for good, what only root can: the lock, and the lists of tables of this network namespace.
+
+    Raises ``FirewallError``.
+    """
+    _kept[_lock_path()] = _open_lock(_lock_path())
+    for _, name in _NAMES:
+        with suppress(OSError):  # a kernel without IPv6
+            _kept[name] = os.open(_NET / name, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextmanager
@@ -208,30 +230,46 @@ def open_table(place: Place) -> Iterator[Any]:
                 make._cache.pop(place.table, None)  # noqa: SLF001 - there is no other way
 
 
+def _lock_path() -> str:
+    return os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
+
+
 def _take_file_lock(seconds: float) -> int:
     """Take the lock that every iptables command takes (iptables/xshared.c), so that none writes between our read and
     write.
 
-    Returns the descriptor; closing it releases the lock.
+    Returns the descriptor, for ``_give_up``.
     """
-    path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        raise unprivileged() from error
-    except OSError as error:
-        raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
+    path = _lock_path()
+    descriptor = _kept[path] if path in _kept else _open_lock(path)
     deadline = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                os.close(descriptor)
+                _give_up(descriptor)
                 raise Busy(f"iptables: another command holds {path} for over {seconds:g} s") from None
             time.sleep(0.02)  # flock has no timeout
         else:
             return descriptor
+
+
+def _open_lock(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise unprivileged() from error
+    except OSError as error:
+        raise FirewallError(f"iptables: cannot open {path}: {error.strerror}") from error
+
+
+def _give_up(descriptor: int) -> None:
+    """Release the lock on it."""
+    if descriptor in _kept.values():
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    else:
+        os.close(descriptor)
 
 
 @cache

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Collection
 from pathlib import Path
+from pwd import struct_passwd
 from typing import Final
 
 from rsock_nf.core.types import IPAddress, PortRange
@@ -132,6 +135,15 @@ class Bsd:
     def effective_capabilities(self) -> frozenset[str] | None:
         """See ``System.effective_capabilities``: there are none, and ``has_capabilities`` says so."""
         return None
+
+    @staticmethod
+    def become(account: struct_passwd, names: Collection[str]) -> None:
+        """See ``System.become``."""
+        if names:
+            raise OSError(errno.ENOTSUP, 'only root may do what it takes here, but for "type": "udp"')
+        os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
 
     def keep_privileges(self, names: Collection[str]) -> str:  # noqa: ARG002 - there are none to choose from
         """See ``System.keep_privileges``: root's cannot be given up one by one."""

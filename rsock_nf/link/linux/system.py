@@ -6,6 +6,7 @@ import contextlib
 import socket
 from collections.abc import Collection
 from pathlib import Path
+from pwd import struct_passwd
 from typing import Final
 
 from rsock_nf.core.types import IPAddress, PortRange
@@ -137,6 +138,16 @@ class Linux:
         return frozenset(capabilities.named(sets["CapEff"])) if sets else None
 
     @staticmethod
+    def become(account: struct_passwd, names: Collection[str]) -> None:
+        """See ``System.become``."""
+        from rsock_nf.link.linux import capabilities
+
+        capabilities.bound(names)
+        capabilities.become(account)
+        capabilities.keep_only(names)
+        capabilities.hide_memory()  # from other processes of that user
+
+    @staticmethod
     def keep_privileges(names: Collection[str]) -> str:
         """See ``System.keep_privileges``."""
         from rsock_nf.link.linux import capabilities
@@ -144,6 +155,7 @@ class Linux:
         if capabilities.capability_sets().get("CapPrm"):  # without any, one's own processes may look: they do anyway
             capabilities.hide_memory()
         capabilities.forbid_new_privileges()
+        capabilities.bound(names)
         capabilities.keep_only(names)
         left = capabilities.named(capabilities.capability_sets().get("CapPrm", 0))
         return " ".join(name for name in names if name in left) or "none"

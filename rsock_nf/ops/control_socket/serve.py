@@ -34,13 +34,8 @@ _SAY_AGAIN = 60.0
 """Seconds between two lines in the log about the same trouble."""
 
 
-async def serve_control(path: Path, handlers: Mapping[str, Handler], log: logging.Logger) -> ControlServer:
-    """Listen on ``path``, and call the verb's handler for each question.
-
-    A handler gets the whole question and returns the answer, which JSON can hold; it must not block.  What it raises is
-    told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
-    tunnel.  Raises ``ControlError`` when the socket cannot be made.
-    """
+def listen(path: Path) -> socket.socket:
+    """Make the socket ``path``; askers wait until it is served.  Raises ``ControlError`` when it cannot be made."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -53,6 +48,16 @@ async def serve_control(path: Path, handlers: Mapping[str, Handler], log: loggin
     except OSError as error:
         listener.close()
         raise ControlError(f"{path}: no control socket can be made: {error.strerror or error}") from None
+    return listener
+
+
+async def serve_control(listener: socket.socket, handlers: Mapping[str, Handler], log: logging.Logger) -> ControlServer:
+    """Call the verb's handler for each question that comes to ``listener``, which it closes at the end.
+
+    A handler gets the whole question and returns the answer, which JSON can hold; it must not block.  What it raises is
+    told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
+    tunnel.
+    """
     return ControlServer(listener, lambda line: _reply(line, handlers, log), log)
 
 

@@ -4,7 +4,9 @@ Whether an instance runs is told by one thing only: somebody holds an ``flock(2)
 it with its holder, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.  ``state.json`` says more about
 the holder, or about the last one, if that did not end in order.  The log outlives the instance, and ``down``.
 
-The directory is opened only where nobody else can change it (``trust``), and its files only by its descriptor.
+The directory is opened only where nobody else can change it (``trust``), and its files only by its descriptor.  A
+holder that root has started may have become another user, who can change nothing in there.  So its record stays open;
+when the holder ends in order, and cannot remove the record, it empties it.
 
 Not here: starting and stopping (``launch``), talking to the holder (``control_socket``), the holder's number
 (``lock``), and finding one whose directory was deleted (``processes``).
@@ -85,26 +87,30 @@ class Instance:
         """
         descriptor = self._lock_new()
         record = Record(os.getpid(), start_time(os.getpid()), str(config), digest, namespaces.current())
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
             try:
                 _unlink(_CONTROL, descriptor)
-                _write(descriptor, record)
+                written = _write(descriptor, record)
             except OSError as error:
                 raise InstanceError(f"{self.state_path}: cannot be written: {error.strerror}") from None
+            stack.callback(os.close, written)
+            stack.callback(self._leave, descriptor, written, record)
             yield
-        finally:
-            try:
-                # Unless the directory was deleted, and another holds its name by now.
-                with contextlib.suppress(OSError, InstanceError):
-                    if self._is_here(descriptor):
-                        if self._ended is None:
-                            self._remove_files(descriptor)
-                        else:  # the directory stays: one that is made anew could be another holder's
-                            for name in (_CONTROL, _STATE):  # on a full disk that makes room
-                                _unlink(name, descriptor)
-                            _write(descriptor, dataclasses.replace(record, ended=self._ended))
-            finally:
-                os.close(descriptor)
+
+    def _leave(self, descriptor: int, written: int, record: Record) -> None:
+        """Be no longer the instance whose directory and ``record``, open as ``written``, these are."""
+        with contextlib.suppress(OSError):
+            if self._ended is None:
+                os.ftruncate(written, 0)
+            else:  # in its place, which a full disk has
+                os.pwrite(written, _packed(dataclasses.replace(record, ended=self._ended)), 0)
+        with contextlib.suppress(OSError, InstanceError):  # of root's files, if we are somebody else by now
+            if self._is_here(descriptor):  # it was not deleted, and no other has its name by now
+                if self._ended is None:
+                    self._remove_files(descriptor)
+                else:  # the directory stays: one that is made anew could be another holder's
+                    _unlink(_CONTROL, descriptor)
 
     def fail(self, reason: str) -> None:
         """To be called by the holder: it ends by an error, which the record is to tell."""
@@ -116,7 +122,7 @@ class Instance:
         Raises ``InstanceError`` when its directory is another user's, as every method does that looks into it.
         """
         with self._opened() as descriptor:
-            return descriptor is not None and (_is_locked(descriptor) or _holds(descriptor, _STATE, _CONTROL))
+            return descriptor is not None and (_is_locked(descriptor) or _has_left(descriptor))
 
     def has_record(self) -> bool:
         """Whether there is a record, be it one that makes sense or not."""
@@ -323,8 +329,16 @@ def _is_locked(descriptor: int) -> bool:
     return False
 
 
-def _holds(descriptor: int, *names: str) -> bool:
-    return not set(names).isdisjoint(os.listdir(descriptor))
+def _holds(descriptor: int, name: str) -> bool:
+    return name in os.listdir(descriptor)
+
+
+def _has_left(descriptor: int) -> bool:
+    """Whether a holder that ended has left more here than a log.  An empty record says that it ended in order."""
+    try:
+        return os.stat(_STATE, dir_fd=descriptor, follow_symlinks=False).st_size > 0
+    except FileNotFoundError:
+        return _holds(descriptor, _CONTROL)
 
 
 def _unlink(name: str, descriptor: int) -> None:
@@ -349,11 +363,20 @@ def _read(descriptor: int) -> Record | None:
         return None
 
 
-def _write(descriptor: int, record: Record) -> None:
-    """Put the record in the place of the one that is there.  Raises ``OSError``."""
+def _packed(record: Record) -> bytes:
+    return json.dumps(dataclasses.asdict(record)).encode() + b"\n"
+
+
+def _write(descriptor: int, record: Record) -> int:
+    """Put the record in the place of the one that is there.  A descriptor of it.  Raises ``OSError``."""
     temporary = f"{_STATE}.new"
     _unlink(temporary, descriptor)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=descriptor), "w") as file:
-        file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-    os.replace(temporary, _STATE, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    written = os.open(temporary, flags, 0o600, dir_fd=descriptor)
+    try:
+        os.write(written, _packed(record))
+        os.replace(temporary, _STATE, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    except BaseException:
+        os.close(written)
+        raise
+    return written

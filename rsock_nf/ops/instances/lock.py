@@ -5,6 +5,7 @@ proc_locks(5) names process, device and inode.  Where there is no such file (BSD
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -28,8 +29,26 @@ def holder(descriptor: int) -> int | None:
     for found in _LINE.finditer(text):
         pid, major, minor, number = found.groups()
         if int(number) == inode and (int(major, 16), int(minor, 16)) == device and int(pid) > 0:
-            return int(pid)
+            return int(pid) if _has_open(int(pid), descriptor) else None
     return None
+
+
+def _has_open(pid: int, descriptor: int) -> bool:
+    """Whether process ``pid`` has the directory of ``descriptor`` open, as far as we may look.
+
+    A lock outlives the process that took it if a child of that has the descriptor; then the number may be anybody's.
+    """
+    own = os.fstat(descriptor)
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    for name in names:
+        with contextlib.suppress(OSError):  # it was closed just now
+            found = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - a hundred of them
+            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+                return True
+    return False
 
 
 def _identity(descriptor: int) -> tuple[tuple[int, int], int]:
