@@ -17,6 +17,7 @@ from typing import Final
 
 from rsock_nf.core.types import IPAddress
 from rsock_nf.link.protocol import (
+    NO_DESCRIPTOR,
     AbsentError,
     Detour,
     Link,
@@ -34,6 +35,7 @@ from rsock_nf.link.protocol import (
 )
 
 __all__ = [
+    "NO_DESCRIPTOR",
     "OWN_ADDRESS",
     "AbsentError",
     "Detour",

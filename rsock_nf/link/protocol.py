@@ -7,6 +7,7 @@ systems.  The rooms ``linux`` and ``bsd`` have one each, and ``rsock_nf.link.sys
 from __future__ import annotations
 
 import enum
+import errno
 import socket
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from typing import Final, NamedTuple, Protocol
 from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange, TransportAddress
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.udp import UdpSystem
+
+NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+"""What system calls say when this process, or the host, can open no more files."""
 
 
 class PortSide(enum.Enum):
@@ -341,6 +345,7 @@ class System(Protocol):
         """Whether this host forwards packets now, so that its packet filter may translate connections of others.
 
         False where the packet filter lets those pass anyway, or where that cannot be told.
+        Raises ``OSError`` (``NO_DESCRIPTOR``) when it cannot be looked up at this moment.
         """
 
     def drops_at_input(self) -> bool:
@@ -348,6 +353,7 @@ class System(Protocol):
 
         Either this host forwards, and what it translates for others has to pass; or bridged packets pass the packet
         filter, so a rule in prerouting would drop ours on a port of the bridge, before our tap on the bridge.
+        Raises ``OSError`` as ``forwards``.
         """
 
     def ephemeral_ports(self) -> tuple[PortRange, ...]:

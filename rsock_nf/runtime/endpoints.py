@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.pump.state import PLAIN, States
+from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
 from rsock_nf.runtime.protocols import ClientEndpoint, Endpoint, ServerEndpoint
 from rsock_nf.settings import SecondWire
 from rsock_nf.wire.parameters import RsockParameters, WireParameters
@@ -56,8 +57,6 @@ def server_endpoint(
     first = _one_server(parameters, wire, limits, states)
     if second is None:
         return first
-    from rsock_nf.runtime.demultiplexer import Branch, Demultiplexer
-
     beside = Branch(
         _one_server(second.tunnel, second.wire, limits, PLAIN), second.tunnel.ports, len(parameters.targets)
     )
@@ -80,8 +79,6 @@ def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limi
 
 def outer_peer(endpoint: Endpoint, session: Session, peer: Hashable) -> Hashable:
     """What the peer of a conversation of ``session`` is called outside ``endpoint``."""
-    from rsock_nf.runtime.demultiplexer import Demultiplexer
-
     if not isinstance(endpoint, Demultiplexer):
         return peer
     index = next(number for number, branch in enumerate(endpoint.branches) if session in branch.endpoint.sessions)

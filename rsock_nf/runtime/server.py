@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from rsock_firewall import FirewallError, Policy, select
@@ -41,6 +41,7 @@ from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import conversation_limit
 from rsock_nf.runtime.host.clock_jumps import ClockJumps
+from rsock_nf.runtime.host.descriptors import RulesPlace, is_none_left
 from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
@@ -73,6 +74,7 @@ class Cover:
     """None = every device."""
     addresses: tuple[IPAddress, ...]
     """Our own."""
+    place: RulesPlace = field(default_factory=RulesPlace)
 
     @property
     def version(self) -> int:
@@ -82,7 +84,7 @@ class Cover:
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
-        at_input = system().drops_at_input()
+        at_input = self.place.at_input()
         return policy_for(self.settings, device=self.device, local_addresses=self.addresses, at_input=at_input)
 
     def match(self) -> Match:
@@ -195,6 +197,8 @@ class ServerSide:
         self._routing = parts.routing
         self._name_at = 0.0
         """When rules and filter are to name our addresses again, since they could not; 0 = they do."""
+        self._ask_again = False
+        """Our addresses have changed, and there was no descriptor to ask for them with."""
         self.driver = Driver(
             start.loop,
             parts.endpoint,
@@ -336,6 +340,9 @@ class ServerSide:
     def _follow_addresses(self) -> None:
         """Rules and filter name our addresses: both follow them."""
         addresses: tuple[IPAddress, ...] = ()
+        self._ask_again = is_none_left()
+        if self._ask_again:
+            return
         with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event
             addresses = own_addresses(self._cover.device)
         if not addresses and self.device.up:
@@ -369,6 +376,8 @@ class ServerSide:
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         self._tick_targets(now)
+        if self._ask_again:
+            self._follow_addresses()
         if self._name_at and now >= self._name_at:
             self._name_addresses()
 

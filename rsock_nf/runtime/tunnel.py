@@ -20,6 +20,7 @@ from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.driver import Driver
+from rsock_nf.runtime.host.descriptors import NONE_LEFT, is_none_left
 from rsock_nf.runtime.host.device import Device
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.protocols import Endpoint
@@ -161,6 +162,8 @@ class Tunnel:
     def _tick(self, side: Side, now: float) -> None:
         """Once a second."""
         side.driver.fold()
+        if is_none_left():
+            self._troubles.note(NONE_LEFT)
         side.device.tick(now)
         if side.rules is not None:
             side.rules.tick()

@@ -218,8 +218,9 @@ def open_table(place: Place) -> Iterator[Any]:
             table = make(place.table, autocommit=False)
             table.refresh()
             yield table
-        except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError) as error:
-            reason = str(error)
+        except (iptc.IPTCError, iptc.XTablesError, ValueError, AttributeError, OSError) as error:
+            # OSError: no descriptor is left; python-iptables duplicates one to see what a library prints.
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             if "ermi" in reason:  # "Permission denied (you must be root)", "Operation not permitted"
                 raise unprivileged() from error
             raise FirewallError(f"iptables (legacy, IPv{place.version}, table {place.table}): {reason}") from error

@@ -22,7 +22,6 @@ from rsock_nf.link.ethernet import ETHERNET_MTU, ethernet_answer
 from rsock_nf.link.linux import arphrd
 from rsock_nf.link.linux import rtnetlink as rtnl
 from rsock_nf.link.linux.devices import Devices
-from rsock_nf.link.linux.routes import default_device
 from rsock_nf.link.linux.sender import MAX_PACKET_BYTES, Sender
 from rsock_nf.link.linux.tap import INDEX, Tap
 from rsock_nf.link.linux.ways import Ways
@@ -212,7 +211,7 @@ class PacketLink:
     def _read_idle_mtu(self) -> int:
         """Of the named device, or of the default route's."""
         if self._idle_mtu[0] != self.routes.revision:
-            name = self._routing.device or default_device()
+            name = self._routing.device or self.routes.default_device()
             device = self.routes.host.named(name) if name is not None else None
             self._idle_mtu = self.routes.revision, device.mtu if device is not None else ETHERNET_MTU
         return self._idle_mtu[1]

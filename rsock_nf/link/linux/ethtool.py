@@ -32,11 +32,11 @@ def ethtool_value(device: str, command: int) -> int | None:
     """The answer to a command with one number, ETHTOOL_G*; None = it cannot be told."""
     value = ctypes.create_string_buffer(struct.pack("=II", command, 0), 8)
     request = struct.pack("16sP", device.encode(), ctypes.addressof(value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
             fcntl.ioctl(asked, _SIOCETHTOOL, request.ljust(40, b"\0"))
-        except OSError:
-            return None
+    except OSError:
+        return None
     return int(struct.unpack("=II", value.raw)[1])
 
 

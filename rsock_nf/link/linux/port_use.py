@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rsock_nf.core.types import PortRange
+from rsock_nf.link.protocol import NO_DESCRIPTOR
 
 _SYSCTL = Path("/proc/sys/net")
 _RANGE = "ipv4/ip_local_port_range"
@@ -15,15 +16,21 @@ _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 
 def forwards(sysctl: Path = _SYSCTL) -> bool:
-    """See ``System.forwards``.  Docker, wg-quick and every router switch it on, perhaps long after we start."""
+    """See ``System.forwards``.  Docker, wg-quick and every router switch it on, perhaps long after we start.
+
+    Raises ``OSError`` when no descriptor is left to look with."""
     return any(_read(sysctl / name).strip() not in ("", "0") for name in _FORWARDING)
 
 
 def filters_bridged(sysctl: Path = _SYSCTL, devices: Path = _DEVICES) -> bool:
     """Whether there is a bridge whose packets pass nftables and iptables (br_netfilter).
 
-    It is switched on for all bridges, as Docker does, or for one of them."""
-    bridges = list(devices.glob("*/bridge"))
+    It is switched on for all bridges, as Docker does, or for one of them.
+    Raises ``OSError`` when no descriptor is left to look with."""
+    try:
+        bridges = [bridge for device in devices.iterdir() if (bridge := device / "bridge").is_dir()]
+    except (FileNotFoundError, NotADirectoryError):  # no /sys; a device has just gone
+        bridges = []
     named = [sysctl / name for name in _BRIDGED if bridges]
     own = [bridge / name for bridge in bridges for name in ("nf_call_iptables", "nf_call_ip6tables")]
     return any(_read(file).strip() not in ("", "0") for file in (*named, *own))
@@ -50,5 +57,7 @@ def _without(span: PortRange, first: int, last: int) -> list[PortRange]:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # no /proc, or a kernel without IPv6
-        return ""
+    except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise
+        return ""  # no /proc, or a kernel without IPv6

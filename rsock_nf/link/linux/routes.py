@@ -34,18 +34,21 @@ def route_to(remote: IPAddress, mark: int = 0) -> Route:
 def default_device(version: int | None = None) -> str | None:
     """See ``rsock_nf.link.default_device``."""
     with contextlib.closing(RouteSocket()) as kernel:
-        for probe in abroad(version):
-            found = find_route(kernel, RouteQuestion(probe))
-            device = name_of(kernel, found.ifindex) if found else None
-            if device is not None:
-                return device
-        indexes = {
-            a.ifindex
-            for a in kernel.addresses()
-            if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
-        }
-        devices = [_device_of(kernel, index) for index in indexes]
-        names = [device.name for device in devices if device is not None and not device.flags & rtnl.IFF_LOOPBACK]
+        return find_default_device(kernel, version)
+
+
+def find_default_device(kernel: RouteSocket, version: int | None = None) -> str | None:
+    """The same, asked with a socket that there is.  Raises ``OSError``."""
+    for probe in abroad(version):
+        found = find_route(kernel, RouteQuestion(probe))
+        device = name_of(kernel, found.ifindex) if found else None
+        if device is not None:
+            return device
+    indexes = {
+        a.ifindex for a in kernel.addresses() if a.scope == rtnl.SCOPE_GLOBAL and version in (None, a.address.version)
+    }
+    devices = [_device_of(kernel, index) for index in indexes]
+    names = [device.name for device in devices if device is not None and not device.flags & rtnl.IFF_LOOPBACK]
     return names[0] if len(names) == 1 else None
 
 

@@ -25,6 +25,7 @@ from rsock_nf.link.linux.devices import Devices, is_vpn
 from rsock_nf.link.linux.neighbours import Hop, Neighbours
 from rsock_nf.link.linux.passengers import Passengers
 from rsock_nf.link.linux.route_choice import NOWHERE, RouteChoice, Way
+from rsock_nf.link.linux.routes import find_default_device
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
 from rsock_nf.link.protocol import AbsentError, Detour, LinkError, LinkEvent, Routing
 
@@ -212,6 +213,12 @@ class Ways:
             if (device := self.host.get(one.way.ifindex)) is not None
         ]
         return min(known, default=0)
+
+    def default_device(self) -> str | None:
+        """See ``rsock_nf.link.default_device``; None also if the kernel cannot be asked."""
+        with contextlib.suppress(OSError):
+            return find_default_device(self._kernel)
+        return None
 
     @property
     def up(self) -> bool:

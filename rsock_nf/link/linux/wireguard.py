@@ -24,9 +24,9 @@ Ends = tuple[tuple[IPAddress, int], tuple[IPAddress, int]]
 
 def wireguard_sockets(device: str) -> list[Ends]:
     """The socket of the WireGuard device ``device``, once for each of its peers.  Empty if the kernel does not tell."""
-    from pyroute2.netlink.generic.wireguard import WG_CMD_GET_DEVICE, wgmsg  # 0.2 s, and only here
-
     try:
+        from pyroute2.netlink.generic.wireguard import WG_CMD_GET_DEVICE, wgmsg  # 0.2 s, and only here
+
         with contextlib.closing(NetlinkSocket(_NETLINK_GENERIC)) as kernel:
             request = wgmsg()
             request["cmd"], request["version"] = WG_CMD_GET_DEVICE, 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rsock_firewall import Policy
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import IPAddress
-from rsock_nf.link import Match, PortSide, system
+from rsock_nf.link import Match, PortSide
 from rsock_nf.policy import policy_for
+from rsock_nf.runtime.host.descriptors import RulesPlace
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.settings import Settings
 
@@ -31,6 +32,7 @@ class Cover:
     ports: SourcePorts
     device: str | None
     """None = every device."""
+    place: RulesPlace = field(default_factory=RulesPlace)
 
     @property
     def server(self) -> tuple[IPAddress, ...]:
@@ -49,7 +51,7 @@ class Cover:
             device=self.device,
             local_addresses=(),
             held_ports=self.ports.held_ranges,
-            at_input=system().drops_at_input(),
+            at_input=self.place.at_input(),
         )
 
     def match(self) -> Match:

@@ -12,6 +12,7 @@ from rsock_nf.core.types import PortRange
 from rsock_nf.link.linux import port_use
 from rsock_nf.link.linux.system import REMEDIES
 from rsock_nf.link.port_use import overlap_warning
+from tests.ops.test_control_socket import no_descriptor_left
 
 
 def sysctls(root: Path, **values: str) -> Path:
@@ -81,3 +82,13 @@ def test_bridged_packets_count_where_there_is_a_bridge(
     if own is not None:
         sysctls(devices, br0__bridge__nf_call_iptables=own)
     assert port_use.filters_bridged(sysctl, devices) is expected
+
+
+def test_without_a_descriptor_nothing_is_guessed(tmp_path: Path) -> None:
+    """To take a router for none would have the rules drop what it forwards."""
+    sysctls(tmp_path, ipv4__ip_forward="1")
+    (tmp_path / "devices/br0/bridge").mkdir(parents=True)
+    with no_descriptor_left(spare=0):
+        for question in (port_use.forwards, lambda sysctl: port_use.filters_bridged(sysctl, tmp_path / "devices")):
+            with pytest.raises(OSError, match="Too many open files"):
+                question(tmp_path)
