@@ -1,0 +1,55 @@
+/* The flows, conversations and sockets of one fuzzed engine, which are put in and taken out as Python does it. */
+#ifndef WORLD_H
+#define WORLD_H
+
+#include "kernel.h"
+
+enum { FLOWS = 6, GROUPS = 2, CONVERSATIONS = 6, SOURCES = 4, PEERS = 4, NAME_BYTES = 20 };
+
+typedef struct {
+    hot_flow *c;      /* NULL = there is none */
+    hot_flow mirror;  /* the other end: what it packs is for this flow */
+    hot_keys *ours;
+} fuzz_flow;
+
+typedef struct {
+    hot_conversation *c;
+    uint8_t peer[64];
+    uint32_t peer_bytes; /* 0 = it is not a listener's */
+} fuzz_conversation;
+
+typedef struct {
+    hot_engine *engine;
+    int cold, tap, packet_socket;
+    hot_group groups[GROUPS];
+    uint8_t ciphers[GROUPS];
+    fuzz_flow flows[FLOWS];
+    fuzz_conversation conversations[CONVERSATIONS];
+    hot_source *sources[SOURCES];
+} world;
+
+extern world w;
+
+/* An engine without flows.  The same one is used for every input, and its tables are new. */
+void world_begin(uint8_t cipher_0, uint8_t cipher_1);
+void world_end(void);
+
+void put_flow(uint32_t slot, uint32_t max_payload, uint32_t burst_bytes, uint8_t scale, uint32_t next_seq);
+void drop_flow(uint32_t slot);
+/* The flows of a group that carry bulk: those whose bit is set. */
+void use_flows(uint32_t group, uint32_t bits);
+void set_way(hot_flow *flow, uint32_t mtu, uint32_t max_burst, bool ethernet);
+void turn_keys(uint32_t slot, int bit, bool forget);
+
+void put_source(uint32_t slot);
+void drop_source(uint32_t slot);
+/* house: the source by which its datagrams leave; peer: of a listener, whose they are. */
+void put_conversation(uint32_t slot, uint32_t group, uint16_t number, uint32_t house, uint32_t peer, uint8_t kind);
+void drop_conversation(uint32_t slot);
+
+/* The source is a listener (its peers are looked up), not a target's. */
+static inline bool listens(uint32_t source) { return source % 2 == 0; }
+/* The name of a peer, and the address of ours that it has asked, as a control message and as the engine tells them. */
+void describe_peer(uint32_t peer, message *m, uint8_t *told, uint32_t *told_bytes);
+
+#endif
