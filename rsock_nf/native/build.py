@@ -50,7 +50,7 @@ def compiler_here() -> str:
     if asked := os.environ.get("CC"):
         return asked
     made_python = str(sysconfig.get_config_var("CC") or "")
-    return made_python if made_python and shutil.which(made_python.split()[0]) else "cc"
+    return made_python if made_python and shutil.which(made_python.split(maxsplit=1)[0]) else "cc"
 
 
 def is_made() -> bool:
@@ -101,7 +101,7 @@ def _write_glue(to: Path) -> None:
         raise BuildError("cffi is not installed") from None
     ffi = FFI()
     ffi.cdef((SOURCES / "api.h").read_text(encoding="utf-8") + _DECLARED)
-    ffi.set_source(f"rsock_nf.native.{MODULE}", _PREAMBLE)
+    ffi.set_source(f"rsock_nf.native.{MODULE}", _PREAMBLE, compiler_verbose=0)
     ffi.emit_c_code(str(to))
 
 

@@ -7,12 +7,14 @@ with the environment of a user.
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any, NamedTuple
 
 from rsock_nf.native.sources import fingerprint
 
-NOT_BUILT = "it was not built: install gcc, libc6-dev, python3-dev and libssl-dev, then install rsock-nf again"
-OTHER_SOURCES = "it was built from other C files than those that are there: install rsock-nf again"
+MODULE = "rsock_nf.native._hot"
+NOT_BUILT = "not built: install gcc python3-dev libssl-dev, then rsock-nf"
+OTHER_SOURCES = "made of other C files: run python -m rsock_nf.native.build"
 
 
 class Library(NamedTuple):
@@ -31,17 +33,15 @@ class Library(NamedTuple):
 def load() -> Library | str:
     """The library, or why there is none: one line."""
     try:
-        from rsock_nf.native import _hot  # type: ignore[attr-defined]
-    except ModuleNotFoundError:
-        return NOT_BUILT
+        hot = importlib.import_module(MODULE)
+    except ModuleNotFoundError as error:
+        return NOT_BUILT if error.name == MODULE else f"it cannot be loaded: {error}"
     except ImportError as error:
-        if "cannot import name '_hot'" in str(error):
-            return NOT_BUILT
         return f"it cannot be loaded: {' '.join(str(error).split())}"
     sources = fingerprint()
-    if sources and sources != _fingerprint_of(_hot):
+    if sources and sources != _fingerprint_of(hot):
         return OTHER_SOURCES
-    return Library(_hot.ffi, _hot.lib)
+    return Library(hot.ffi, hot.lib)
 
 
 def _fingerprint_of(module: Any) -> str:

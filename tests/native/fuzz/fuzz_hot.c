@@ -150,10 +150,44 @@ static packet of_any_bytes(void)
     return p;
 }
 
+static void merged(message *m, int size)
+{
+    struct cmsghdr *c = (struct cmsghdr *)(void *)(m->control + m->control_bytes);
+    c->cmsg_level = SOL_UDP;
+    c->cmsg_type = UDP_GRO;
+    c->cmsg_len = CMSG_LEN(sizeof size);
+    memcpy(CMSG_DATA(c), &size, sizeof size);
+    m->control_bytes += (uint32_t)CMSG_SPACE(sizeof size);
+}
+
+/* Frames of a UDP flow wait at its carrier. */
+static void receive_carried(uint32_t slot)
+{
+    static uint8_t frames[MAX_PAYLOAD];
+    fuzz_flow *f = &w.flows[slot];
+    uint8_t told[64];
+    uint32_t told_bytes, step = 0;
+    message m = {.data = frames};
+    if (!f->c->carrier)
+        return;
+    describe_peer(take8() % 8 ? slot % PEERS : take8() % PEERS, &m, told, &told_bytes);
+    m.length = pack_frames(f, frames, sizeof frames, &step);
+    if (take8() % 4)
+        merged(&m, take8() % 4 ? (int)step : take16());
+    for (uint32_t i = take8() % SPOILT; i && m.length; i--)
+        frames[take16() % m.length] ^= take8();
+    kernel_queue(f->c->carrier->fd, &m);
+}
+
 /* A packet comes: at once, or it waits for the next hot_wait. */
 static void receive_packet(void)
 {
-    fuzz_flow *f = &w.flows[take8() % FLOWS];
+    uint32_t slot = take8() % FLOWS;
+    fuzz_flow *f = &w.flows[slot];
+    if (f->c && f->c->udp) {
+        receive_carried(slot);
+        return;
+    }
     packet p = f->c ? for_flow(f) : of_any_bytes();
     uint8_t *exact = malloc(p.length ? p.length : 1); /* so that AddressSanitizer sees its end */
     memcpy(exact, p.data, p.length);
@@ -180,15 +214,8 @@ static void receive_datagrams(void)
     if (!s)
         return;
     describe_peer(take8() % PEERS, &m, told, &told_bytes);
-    if (take8() & 1) {
-        struct cmsghdr *c = (struct cmsghdr *)(void *)(m.control + m.control_bytes);
-        int size = take16();
-        c->cmsg_level = SOL_UDP;
-        c->cmsg_type = UDP_GRO;
-        c->cmsg_len = CMSG_LEN(sizeof size);
-        memcpy(CMSG_DATA(c), &size, sizeof size);
-        m.control_bytes += (uint32_t)CMSG_SPACE(sizeof size);
-    }
+    if (take8() & 1)
+        merged(&m, take16());
     for (uint32_t times = take8() % 16 + 1u; times; times--)
         kernel_queue(s->fd, &m);
 }
@@ -264,13 +291,13 @@ static void new_flow(void)
     put_flow(slot, max_payload, burst, scale, take8() % 4 ? 0xFFFFFF00u : take32());
     if (take8() % 8)
         use_flows(slot % GROUPS, 0xFF);
-    if (take8() % 8)
+    if (slot < UDP_FLOWS && take8() % 8)
         set_way(w.flows[slot].c, max_payload + 60, burst, take8() % 4);
 }
 
 static void new_conversation(void)
 {
-    uint32_t slot = take8() % CONVERSATIONS, group = take8() % GROUPS, house = take8() % SOURCES;
+    uint32_t slot = take8() % CONVERSATIONS, group = take8() % GROUPS, house = take8() % CARRIERS;
     uint16_t number = take8() % 8;
     if (!w.sources[house] && take8() % 8)
         put_source(house);

@@ -26,6 +26,7 @@ void world_begin(uint8_t cipher_0, uint8_t cipher_1)
         renew(&kept->flows, 1);
         renew(&kept->conversations, 2);
         renew(&kept->peers, 3);
+        renew(&kept->carried, 4);
         kept->left = (hot_left){
             .packets = kept->left.packets,
             .runs = kept->left.runs,
@@ -34,14 +35,16 @@ void world_begin(uint8_t cipher_0, uint8_t cipher_1)
         };
         kept->epoll = epoll_create1(0);
         kept->sources_epoll = epoll_create1(0);
+        kept->carriers_epoll = epoll_create1(0);
         kept->random = 1;
         kept->paused = true;
         kept->unsent_bytes = kept->opened_bytes = 0;
         kept->tap_ring.used = kept->udp_ring.used = MESSAGES;
         kept->acknowledge_at = 0;
         kept->delivery = (delivery){0};
-        struct epoll_event cold = {.events = EPOLLIN, .data.u32 = 0};
+        struct epoll_event cold = {.events = EPOLLIN, .data.u32 = 0}, carriers = {.events = EPOLLIN, .data.u32 = 3};
         REQUIRE(!epoll_ctl(kept->epoll, EPOLL_CTL_ADD, w.cold, &cold));
+        REQUIRE(!epoll_ctl(kept->epoll, EPOLL_CTL_ADD, kept->carriers_epoll, &carriers));
     } else {
         w.engine = hot_new(w.cold, 1);
     }
@@ -63,8 +66,17 @@ void world_end(void)
     for (uint32_t i = 0; i < GROUPS; i++)
         free(w.groups[i].usable);
     REQUIRE(!w.engine->owing && !w.engine->dirty);
-    REQUIRE(!w.engine->flows.used && !w.engine->conversations.used && !w.engine->peers.used);
+    REQUIRE(!w.engine->flows.used && !w.engine->conversations.used && !w.engine->peers.used &&
+            !w.engine->carried.used);
     hot_drop_tap(w.engine);
+}
+
+static void give_destination(hot_destination *to, const message *m)
+{
+    memcpy(to->name, m->name, m->name_bytes);
+    memcpy(to->control, m->control, m->control_bytes);
+    to->name_bytes = m->name_bytes;
+    to->control_bytes = m->control_bytes;
 }
 
 /* -- flows */
@@ -111,12 +123,48 @@ static void give_keys(fuzz_flow *f)
     f->c->keys = f->ours;
 }
 
+/* -- UDP flows and their carriers */
+
+static uint32_t carrier_of(uint32_t flow) { return flow - UDP_FLOWS + CARRIERS; }
+
+static void board(uint32_t slot)
+{
+    fuzz_flow *f = &w.flows[slot];
+    hot_source *carrier = w.sources[carrier_of(slot)];
+    message m;
+    if (!carrier)
+        return;
+    f->c->carrier = carrier;
+    if (!listens(carrier_of(slot))) {
+        carrier->flow = f->c;
+        return;
+    }
+    describe_peer(slot % PEERS, &m, f->peer, &f->peer_bytes);
+    give_destination(&f->c->destination, &m);
+    REQUIRE(!hot_put_carried(w.engine, carrier, f->peer, f->peer_bytes, f->c));
+}
+
+static void leave_carrier(uint32_t slot)
+{
+    fuzz_flow *f = &w.flows[slot];
+    hot_source *carrier = f->c->carrier;
+    f->c->carrier = NULL;
+    if (!carrier)
+        return;
+    if (carrier->flow == f->c)
+        carrier->flow = NULL;
+    else
+        hot_drop_carried(w.engine, carrier, f->peer, f->peer_bytes, f->c);
+}
+
 void put_flow(uint32_t slot, uint32_t max_payload, uint32_t burst_bytes, uint8_t scale, uint32_t next_seq)
 {
     fuzz_flow *f = &w.flows[slot];
     drop_flow(slot);
     f->c = calloc(1, sizeof *f->c);
-    write_headers(f->c, slot);
+    f->c->udp = slot >= UDP_FLOWS;
+    if (!f->c->udp)
+        write_headers(f->c, slot);
     f->c->group = &w.groups[slot % GROUPS];
     f->c->cipher = w.ciphers[slot % GROUPS];
     if (!hot_has_crypto() && f->c->cipher > CIPHER_NONE)
@@ -131,12 +179,14 @@ void put_flow(uint32_t slot, uint32_t max_payload, uint32_t burst_bytes, uint8_t
     f->c->received = ~next_seq;
     f->c->window = 65535;
     f->c->bulk_window = 49151;
-    f->c->windowed = slot != 2;
+    f->c->windowed = slot != 2 && !f->c->udp;
     if (!f->c->windowed)
         f->c->bulk_window = 1ull << 62;
     f->c->way.fd = -1;
     give_keys(f);
     REQUIRE(!hot_put_flow(w.engine, f->c));
+    if (f->c->udp)
+        board(slot);
 }
 
 void drop_flow(uint32_t slot)
@@ -145,6 +195,8 @@ void drop_flow(uint32_t slot)
     if (!f->c)
         return;
     hot_drop_flow(w.engine, f->c);
+    if (f->c->udp)
+        leave_carrier(slot);
     hot_group *group = f->c->group;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < group->usable_count; i++)
@@ -202,7 +254,15 @@ void put_source(uint32_t slot)
     hot_source *s = w.sources[slot] = calloc(1, sizeof *s);
     s->fd = kernel_open();
     s->id = slot + 1;
-    REQUIRE(!hot_add_source(w.engine, s));
+    s->carrier = slot >= CARRIERS;
+    if (!s->carrier) {
+        REQUIRE(!hot_add_source(w.engine, s));
+        return;
+    }
+    REQUIRE(!hot_add_carrier(w.engine, s));
+    uint32_t flow = slot - CARRIERS + UDP_FLOWS;
+    if (w.flows[flow].c)
+        board(flow);
 }
 
 static void leave_house(fuzz_conversation *c)
@@ -212,7 +272,7 @@ static void leave_house(fuzz_conversation *c)
     if (!out)
         return;
     if (c->peer_bytes)
-        hot_drop_peer(w.engine, out, c->peer, c->peer_bytes);
+        hot_drop_peer(w.engine, out, c->peer, c->peer_bytes, c->c);
     else if (out->conversation == c->c)
         out->conversation = NULL;
 }
@@ -225,7 +285,13 @@ void drop_source(uint32_t slot)
     for (uint32_t i = 0; i < CONVERSATIONS; i++)
         if (w.conversations[i].c && w.conversations[i].c->out == s)
             leave_house(&w.conversations[i]);
-    hot_drop_source(w.engine, s);
+    for (uint32_t i = UDP_FLOWS; i < FLOWS; i++)
+        if (w.flows[i].c && w.flows[i].c->carrier == s)
+            leave_carrier(i);
+    if (s->carrier)
+        hot_drop_carrier(w.engine, s);
+    else
+        hot_drop_source(w.engine, s);
     kernel_close(s->fd);
     free(s);
     w.sources[slot] = NULL;
@@ -281,10 +347,7 @@ void put_conversation(uint32_t slot, uint32_t group, uint16_t number, uint32_t h
     }
     message m;
     describe_peer(peer, &m, c->peer, &c->peer_bytes);
-    memcpy(c->c->name, m.name, m.name_bytes);
-    memcpy(c->c->control, m.control, m.control_bytes);
-    c->c->name_bytes = m.name_bytes;
-    c->c->control_bytes = m.control_bytes;
+    give_destination(&c->c->destination, &m);
     REQUIRE(!hot_put_peer(w.engine, out, c->peer, c->peer_bytes, c->c));
 }
 

@@ -4,12 +4,16 @@
 
 #include "kernel.h"
 
-enum { FLOWS = 6, GROUPS = 2, CONVERSATIONS = 6, SOURCES = 4, PEERS = 4, NAME_BYTES = 20 };
+enum { FLOWS = 8, GROUPS = 2, CONVERSATIONS = 6, SOURCES = 6, PEERS = 4, NAME_BYTES = 20 };
+/* The last flows are over UDP: one on a server's carrier, one on a client's.  The last sources are these carriers. */
+enum { UDP_FLOWS = FLOWS - 2, CARRIERS = SOURCES - 2 };
 
 typedef struct {
     hot_flow *c;      /* NULL = there is none */
     hot_flow mirror;  /* the other end: what it packs is for this flow */
     hot_keys *ours;
+    uint8_t peer[64]; /* of a UDP flow */
+    uint32_t peer_bytes;
 } fuzz_flow;
 
 typedef struct {
@@ -47,7 +51,7 @@ void drop_source(uint32_t slot);
 void put_conversation(uint32_t slot, uint32_t group, uint16_t number, uint32_t house, uint32_t peer, uint8_t kind);
 void drop_conversation(uint32_t slot);
 
-/* The source is a listener (its peers are looked up), not a target's. */
+/* The source's peers are looked up: it is a listener or a server's carrier, not a target's or a client's. */
 static inline bool listens(uint32_t source) { return source % 2 == 0; }
 /* The name of a peer, and the address of ours that it has asked, as a control message and as the engine tells them. */
 void describe_peer(uint32_t peer, message *m, uint8_t *told, uint32_t *told_bytes);
