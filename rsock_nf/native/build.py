@@ -8,6 +8,7 @@ The module knows the fingerprint of its sources (``hot_sources``): ``library`` r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -113,7 +114,8 @@ def _put(made: Path, to: Path) -> None:
         beside.chmod(0o755)
         beside.replace(to)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise BuildError(f"cannot write {to}: {error.strerror}") from error
 
 

@@ -15,7 +15,7 @@
 #define UDP_GRO 104
 #endif
 
-enum { OPERATIONS = 300, SPOILT = 4, BATCHES = 4 };
+enum { OPERATIONS = 300, BATCHES = 4 };
 
 static const uint8_t *input;
 static size_t input_bytes;
@@ -57,15 +57,33 @@ typedef struct {
     struct sockaddr_ll from;
 } packet;
 
+/* How many bytes of a packet are spoilt: mostly none. */
+static uint32_t take_spoilt(void)
+{
+    uint8_t given = take8();
+    return given < 192 ? 0 : given % 4;
+}
+
+/* The number of a conversation of this group, or any. */
+static uint16_t take_number(const hot_group *group)
+{
+    uint8_t given = take8();
+    const hot_conversation *c = w.conversations[given % CONVERSATIONS].c;
+    for (uint32_t i = 0; given < 224 && i < CONVERSATIONS && (!c || c->group != group || !c->out); i++)
+        c = w.conversations[i].c;
+    return c ? c->number : given;
+}
+
 /* Frames for a flow, as its other end packs them: batches of equal size.  Returns their bytes. */
 static uint32_t pack_frames(fuzz_flow *f, uint8_t *out, uint32_t room, uint32_t *step)
 {
     hot_flow *mirror = &f->mirror;
     uint32_t bytes = 0, batches = take8() % BATCHES + 1u, overhead = mirror->cipher <= CIPHER_NONE ? 8 : 24;
+    uint16_t number = take_number(f->c->group);
     for (uint32_t i = 0; i < batches; i++) {
         hot_piece pieces[64];
         uint32_t size = take_length() & 0x3FFF, count = take8() % 64u + 1u;
-        uint16_t number = take8() % 8;
+        number = take8() < 192 ? number : take_number(f->c->group);
         while (count && count * (size + overhead) > room - bytes)
             count--;
         for (uint32_t at = 0; at < count; at++)
@@ -73,7 +91,7 @@ static uint32_t pack_frames(fuzz_flow *f, uint8_t *out, uint32_t room, uint32_t 
         if (!count)
             break;
         pieces[count - 1].length = size ? size - take8() % size : 0;
-        if (take8() & 1) /* a counter that may have been seen */
+        if (take8() >= 192) /* a counter that may have been seen */
             mirror->counter = take8() & 1 ? take32() & 0x7FFFFFFF : take16();
         uint32_t made = mirror->cipher <= CIPHER_NONE ? plain_pack(mirror, number, pieces, count, out + bytes)
                                                       : sealed_pack(mirror, number, pieces, count, out + bytes);
@@ -88,7 +106,7 @@ static uint32_t pack_frames(fuzz_flow *f, uint8_t *out, uint32_t room, uint32_t 
 static uint8_t *write_headers(const hot_flow *flow, uint8_t *ip, uint32_t payload_bytes)
 {
     uint32_t headers = flow->header_bytes, address = headers == 40 ? 4 : 16, at = headers == 40 ? 12 : 8;
-    uint8_t *tcp = ip + headers - 20, mode = take8();
+    uint8_t *tcp = ip + headers - 20, given = take8(), mode = given < 128 ? given & 40 : given;
     memcpy(ip, flow->headers, headers);
     memcpy(ip + at, flow->headers + at + address, address);
     memcpy(ip + at + address, flow->headers + at, address);
@@ -123,7 +141,10 @@ static packet for_flow(fuzz_flow *f)
     static uint8_t frames[MAX_PAYLOAD];
     packet p = {.from = {.sll_hatype = take8() % 8 ? ARPHRD_ETHER : 0xFFFE}};
     uint32_t link = p.from.sll_hatype == ARPHRD_ETHER ? ETHERNET_BYTES : 0, step = 0, headers = f->c->header_bytes;
-    uint32_t bytes = take8() % 8 ? pack_frames(f, frames, sizeof frames, &step) : take_length() % sizeof frames;
+    uint8_t kind = take8();
+    uint32_t bytes = kind < 224   ? pack_frames(f, frames, sizeof frames, &step)
+                     : kind < 240 ? 0
+                                  : take_length() % sizeof frames;
     struct virtio_net_hdr vnet = {.flags = take8() & 3};
     vnet.gso_size = (uint16_t)(take8() % 4 ? step : take16());
     p.length = VNET_BYTES + link + headers + bytes;
@@ -133,9 +154,9 @@ static packet for_flow(fuzz_flow *f)
     memcpy(write_headers(f->c, ip, bytes) + 20, frames, bytes);
     if (!(vnet.flags & 3))
         sum_tcp(f->c, ip, bytes);
-    for (uint32_t i = take8() % SPOILT; i; i--)
+    for (uint32_t i = take_spoilt(); i; i--)
         p.data[VNET_BYTES + take16() % (p.length - VNET_BYTES)] ^= take8();
-    if (take8() % 16 == 0)
+    if (take8() > 240)
         p.length -= take16() % p.length;
     return p;
 }
@@ -174,7 +195,7 @@ static void receive_carried(uint32_t slot)
     m.length = pack_frames(f, frames, sizeof frames, &step);
     if (take8() % 4)
         merged(&m, take8() % 4 ? (int)step : take16());
-    for (uint32_t i = take8() % SPOILT; i && m.length; i--)
+    for (uint32_t i = take_spoilt(); i && m.length; i--)
         frames[take16() % m.length] ^= take8();
     kernel_queue(f->c->carrier->fd, &m);
 }
