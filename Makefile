@@ -29,7 +29,7 @@ PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz recipes faults attacks vagrant-test wheel clean
+.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults attacks vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -44,6 +44,9 @@ test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
 
 quick: $(VENV)/.develop ## the tests that need no root and no namespaces, fewer cases of each: within a minute
 	@$(PYTEST) --numprocesses $$(nproc) --quick $(PYTEST_ARGS)
+
+asan: $(VENV)/.develop ## the native data path under AddressSanitizer and UBSan: its own tests and those in namespaces (as root)
+	@.ci/sanitized --dist loadgroup --no-loadscope-reorder --numprocesses $(WORKERS) $(PYTEST_ARGS) tests/native tests/netns
 
 check: lint types imports scripts ## all of the static checks
 
@@ -70,8 +73,9 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes bench/out/performance.md (docs/performance.md: the command is in it)
 	@$(PY) -m bench
 
-fuzz: $(VENV)/.develop ## parsers, insiders, files and whole tunnels, coverage-guided (FUZZ_SECONDS=60); then the properties
+fuzz: $(VENV)/.fuzz ## parsers, insiders, files, whole tunnels, then the C files, coverage-guided (FUZZ_SECONDS=60); then the properties
 	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+	@$(PY) -m tests.native.fuzz.run --seconds $(FUZZ_SECONDS)
 	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
 
 recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
@@ -107,6 +111,10 @@ $(VENV)/.native: $(VENV)/.run $(wildcard rsock_nf/native/c/*) rsock_nf/native/bu
 $(VENV)/.develop: $(VENV)/.native
 	@.ci/apt-install $(TEST_PACKAGES)
 	@.ci/venv $(VENV) test check
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.develop
+	@.ci/apt-install $(FUZZ_PACKAGES)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.develop

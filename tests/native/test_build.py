@@ -67,7 +67,7 @@ def test_without_the_headers_of_openssl_it_has_no_ciphers(tmp_path: Path) -> Non
 
 
 def test_without_the_headers_of_python_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(building.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(BuildError, match=r"fatal error: (Python|pyconfig)\.h: No such file"):
         build(tmp_path / "hot.so", compiler="gcc")
     assert not (tmp_path / "hot.so").exists()
