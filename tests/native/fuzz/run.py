@@ -43,8 +43,8 @@ def fuzz(seconds: float, *, keep: bool) -> int:
 def _covered(program: Path, directory: Path, seconds: float, *, keep: bool) -> int:
     found = directory / "found"
     found.mkdir()
-    command = [program, f"-max_len={LONGEST}", f"-max_total_time={max(int(seconds), 1)}", "-timeout=600"]
-    command += [f"-artifact_prefix={directory}/crash-", "-print_final_stats=1", found, CORPUS]
+    command = [str(program), f"-max_len={LONGEST}", f"-max_total_time={max(int(seconds), 1)}", "-timeout=600"]
+    command += [f"-artifact_prefix={directory}/crash-", "-print_final_stats=1", str(found), str(CORPUS)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     crashes = list(directory.glob("crash-*"))
     for crash in crashes:
@@ -64,7 +64,16 @@ def _mutations(program: Path, directory: Path, seconds: float) -> int:
     end, seed = time.monotonic() + seconds, 0
     while time.monotonic() < end or not seed:
         seed += 1
-        command = [program, "-n", str(ROUND), "-s", str(seed), "-c", last, *sorted(CORPUS.iterdir())]
+        command = [
+            str(program),
+            "-n",
+            str(ROUND),
+            "-s",
+            str(seed),
+            "-c",
+            str(last),
+            *map(str, sorted(CORPUS.iterdir())),
+        ]
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
         if done.returncode:
             _store(last.read_bytes() if last.exists() else b"", done.stderr)
