@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import select
 from typing import Any, NamedTuple
 
 from rsock_nf.native.sources import fingerprint
 
 MODULE = "rsock_nf.native._hot"
 NOT_BUILT = "not built: install gcc python3-dev libssl-dev, then rsock-nf"
+LINUX_ONLY = "the native data path is for Linux"
 OTHER_SOURCES = "made of other C files: run python -m rsock_nf.native.build"
 
 
@@ -32,6 +34,8 @@ class Library(NamedTuple):
 @functools.cache
 def load() -> Library | str:
     """The library, or why there is none: one line."""
+    if not hasattr(select, "epoll"):
+        return LINUX_ONLY
     try:
         hot = importlib.import_module(MODULE)
     except ModuleNotFoundError as error:
