@@ -42,12 +42,12 @@ def test_a_read_beyond_a_buffer_in_a_daemon_is_found(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     loop = tmp_path / "rsock_nf/native/c/loop.c"
-    right = "    if (!flow->udp) {\n"
+    right = "    if (flow->udp)\n        return 0; /* found by its carrier */\n"
     text = loop.read_text()
-    wrong = "    volatile uint8_t *small = malloc(1);\n    small[1] = 0;\n    free((void *)(uintptr_t)small);\n"
+    wrong = "    ((volatile uint8_t *)malloc(1))[1] = 0;\n"
     assert text.count(right) == 1
     loop.write_text(text.replace(right, wrong + right))
     done = sanitized(tmp_path, SHORT[1])
     assert done.returncode == 1
     assert "AddressSanitizer: heap-buffer-overflow" in done.stdout
-    assert "hot_drop_flow" in done.stdout
+    assert "hot_put_flow" in done.stdout

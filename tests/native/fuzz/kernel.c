@@ -11,14 +11,17 @@
 #define FIRST 100
 #define START 1000000000000ll
 #define LOOPS 200
+#define SETS 2 /* of descriptors, in which one may be */
 
 typedef struct {
     bool open;
     message waiting[QUEUED];
     uint32_t count;
-    int watched_by; /* an epoll; 0 = none */
     bool is_epoll;
-    struct epoll_event event;
+    struct {
+        int epoll; /* 0 = none */
+        struct epoll_event event;
+    } watched_by[SETS];
 } descriptor;
 
 static descriptor descriptors[DESCRIPTORS];
@@ -130,13 +133,18 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 {
     REQUIRE(find(epoll)->is_epoll);
     descriptor *d = find(fd);
-    if (operation == EPOLL_CTL_DEL) {
-        d->watched_by = 0;
+    for (uint32_t i = 0; i < SETS; i++) {
+        bool here = d->watched_by[i].epoll == epoll;
+        REQUIRE(!here || operation == EPOLL_CTL_DEL);
+        if (here)
+            d->watched_by[i].epoll = 0;
+        if (operation == EPOLL_CTL_DEL || d->watched_by[i].epoll)
+            continue;
+        d->watched_by[i].epoll = epoll;
+        d->watched_by[i].event = *event;
         return 0;
     }
-    REQUIRE(!d->watched_by);
-    d->watched_by = epoll;
-    d->event = *event;
+    REQUIRE(operation == EPOLL_CTL_DEL);
     return 0;
 }
 
@@ -145,9 +153,11 @@ static bool readable(int fd);
 static int ready_of(int epoll, struct epoll_event *ready, int most)
 {
     int count = 0;
-    for (uint32_t i = 0; i < DESCRIPTORS && count < most; i++)
-        if (descriptors[i].open && descriptors[i].watched_by == epoll && readable(FIRST + (int)i))
-            ready[count++] = descriptors[i].event;
+    for (uint32_t i = 0; i < DESCRIPTORS * SETS && count < most; i++) {
+        const descriptor *d = &descriptors[i / SETS];
+        if (d->open && d->watched_by[i % SETS].epoll == epoll && readable(FIRST + (int)(i / SETS)))
+            ready[count++] = d->watched_by[i % SETS].event;
+    }
     return count;
 }
 

@@ -1,56 +1,19 @@
 #include "world.h"
 
-#include <sys/epoll.h>
-
 world w;
 
 static const uint8_t KEY[2][32] = {{1, 2, 3}, {4, 5, 6}};
 static const uint8_t MASK_OUT[16] = {7}, MASK_IN[16] = {8};
 
-static void renew(table *t, uint64_t seed)
-{
-    table_free(t);
-    REQUIRE(!table_init(t, seed));
-}
-
 void world_begin(uint8_t cipher_0, uint8_t cipher_1)
 {
-    hot_engine *kept = w.engine;
     w = (world){.ciphers = {cipher_0 % 4, cipher_1 % 4}};
     kernel_reset();
     w.cold = kernel_open();
     w.tap = kernel_open();
     w.packet_socket = kernel_open();
-    if (kept) { /* what hot_new does, without 20 MB of fresh memory */
-        w.engine = kept;
-        renew(&kept->flows, 1);
-        renew(&kept->conversations, 2);
-        renew(&kept->peers, 3);
-        renew(&kept->carried, 4);
-        kept->left = (hot_left){
-            .packets = kept->left.packets,
-            .runs = kept->left.runs,
-            .pieces = kept->left.pieces,
-            .bursts = kept->left.bursts,
-        };
-        kept->epoll = epoll_create1(0);
-        kept->sources_epoll = epoll_create1(0);
-        kept->carriers_epoll = epoll_create1(0);
-        kept->random = 1;
-        kept->paused = true;
-        kept->unsent_bytes = kept->opened_bytes = 0;
-        kept->tap_ring.used = kept->udp_ring.used = MESSAGES;
-        kept->acknowledge_at = 0;
-        kept->delivery = (delivery){0};
-        struct epoll_event cold = {.events = EPOLLIN, .data.u32 = 0}, carriers = {.events = EPOLLIN, .data.u32 = 3};
-        REQUIRE(!epoll_ctl(kept->epoll, EPOLL_CTL_ADD, w.cold, &cold));
-        REQUIRE(!epoll_ctl(kept->epoll, EPOLL_CTL_ADD, kept->carriers_epoll, &carriers));
-    } else {
-        w.engine = hot_new(w.cold, 1);
-    }
+    w.engine = hot_new(w.cold, 1);
     REQUIRE(w.engine);
-    hot_set_aside(w.engine, 0);
-    hot_set_spread(w.engine, 0, 0);
     REQUIRE(!hot_add_tap(w.engine, w.tap));
     hot_pause(w.engine, 0);
 }
@@ -69,6 +32,7 @@ void world_end(void)
     REQUIRE(!w.engine->flows.used && !w.engine->conversations.used && !w.engine->peers.used &&
             !w.engine->carried.used);
     hot_drop_tap(w.engine);
+    hot_free(w.engine);
 }
 
 static void give_destination(hot_destination *to, const message *m)

@@ -34,7 +34,7 @@ typedef struct {
 
 extern world w;
 
-/* An engine without flows.  The same one is used for every input, and its tables are new. */
+/* A new engine, without flows. */
 void world_begin(uint8_t cipher_0, uint8_t cipher_1);
 void world_end(void);
 
