@@ -3,13 +3,15 @@
 Where they are not, the wheel is pure Python, and nobody is told: rsock-nf works without, and `rsock-nf doctor` says why
 there is none.
 
-A wheel has the compiled module without its C files: nothing is compiled where it is installed.  The source
-distribution has the C files.  An editable installation gets the module beside its sources.
+A wheel has the compiled module without its C files: nothing is compiled where it is installed.  It is for one kind of
+processor, and for every CPython from 3.11 on (abi3).  The source distribution has the C files.  An editable
+installation gets the module beside its sources.
 """
 
 from __future__ import annotations
 
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ class NativeDataPath(BuildHookInterface[Any]):
         except BuildError as problem:
             self.app.display_debug(f"no native data path: {problem}")
             return
-        build_data["pure_python"], build_data["infer_tag"] = False, True
+        build_data["pure_python"] = False
+        build_data["tag"] = f"cp311-abi3-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         if not editable:
             build_data["force_include"][str(to)] = f"rsock_nf/native/{to.name}"
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from rsock_nf.native.sources import HERE, SOURCES, fingerprint
 
 MODULE = "_hot"
+SUFFIX = ".abi3.so"
+"""cffi writes for the limited API (PEP 384): one module for every version of CPython."""
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-fno-strict-aliasing")
 HARDENING = ("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-fstack-protector-strong", "-Wl,-z,relro,-z,now")
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
@@ -39,7 +41,7 @@ class BuildError(Exception):
 
 def target() -> Path:
     """Where the compiled module belongs."""
-    return HERE / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return HERE / f"{MODULE}{SUFFIX}"
 
 
 def sources() -> list[Path]:
@@ -114,6 +116,8 @@ def _put(made: Path, to: Path) -> None:
         shutil.copyfile(made, beside)
         beside.chmod(0o755)
         beside.replace(to)
+        for other in set(to.parent.glob(f"{MODULE}.*.so")) - {to}:  # of one version: it would come first
+            other.unlink()
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()

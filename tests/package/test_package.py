@@ -61,7 +61,7 @@ def test_it_holds_both_packages_only(pure: Path) -> None:
 def test_where_there_is_a_compiler_it_has_the_native_data_path_and_is_for_this_platform(
     wheel: Path, pure: Path
 ) -> None:
-    assert wheel.name.endswith(f"-{PLATFORM}.whl")
+    assert wheel.name.endswith(f"-cp311-abi3-{PLATFORM}.whl")
     more = {name for name in names_in(wheel) ^ names_in(pure) if ".dist-info" not in name}
     assert more == {f"rsock_nf/native/{target().name}"}, "the module, and not its C files"
 
