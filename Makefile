@@ -94,7 +94,7 @@ wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## everything that make made in this directory
-	rm -rf $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf rsock_nf/native/*.so $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps.  Each environment contains the one before it, so that `make test` after `make demo` adds and removes nothing.

@@ -48,6 +48,7 @@ def test_no_number_is_cut_in_silence(compiler: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_other_processors_and_c_libraries_take_it(target: str, tmp_path: Path) -> None:
     """To objects; there are no headers of OpenSSL for them here."""
