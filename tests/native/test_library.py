@@ -62,7 +62,7 @@ def test_of_an_installed_wheel_which_has_no_c_files_it_is_taken(copy: Path) -> N
 
 
 def test_a_damaged_one_is_told_in_one_line(copy: Path) -> None:
-    (copy / target().name).write_bytes(b"no ELF file")
+    (copy / target().name).write_bytes(b"no ELF file" * 100)
     assert said(copy).startswith("it cannot be loaded: ")
     assert "invalid ELF header" in said(copy)
 

@@ -46,7 +46,7 @@ def test_what_was_asked_for_is_refused_in_one_line(without: Path) -> None:
         "ports": "20001-20003",
         "secret": ran(without, "genkey").stdout.strip(),
     }
-    path.write_text(json.dumps({**keys, "type": "udp", "pump": "native"}))
+    path.write_text(json.dumps({**keys, "type": "udp", "cipher": "aes-256-gcm", "pump": "native"}))
     path.chmod(0o600)
     done = ran(without, "up", "--config", str(path))
     assert done.returncode == 1
