@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import select
 from typing import Any, NamedTuple
 
 from rsock_nf.native.sources import fingerprint
@@ -34,8 +33,6 @@ class Library(NamedTuple):
 @functools.cache
 def load() -> Library | str:
     """The library, or why there is none: one line."""
-    if not hasattr(select, "epoll"):
-        return LINUX_ONLY
     try:
         hot = importlib.import_module(MODULE)
     except ModuleNotFoundError as error:

@@ -134,10 +134,10 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
 
 def _pump(settings: Settings | None) -> Finding:
     """Which data path ``up`` would take; without settings: whether there is a native one."""
-    from rsock_nf.native.library import load
+    from rsock_nf.native.library import LINUX_ONLY, load
     from rsock_nf.runtime.pump_choice import why_python
 
-    library = load()
+    library = load() if system().has_native_path else LINUX_ONLY
     why = why_python(settings) if settings else library if isinstance(library, str) else ""
     refused = bool(why) and settings is not None and settings.pump == "native"
     return Finding(Verdict.FAIL if refused else Verdict.OK, "pump", which_pump(why))
