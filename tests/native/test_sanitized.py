@@ -44,7 +44,7 @@ def test_a_read_beyond_a_buffer_in_a_daemon_is_found(tmp_path: Path) -> None:
     loop = tmp_path / "rsock_nf/native/c/loop.c"
     right = "    if (flow->udp)\n        return 0; /* found by its carrier */\n"
     text = loop.read_text()
-    wrong = "    ((volatile uint8_t *)malloc(1))[1] = 0;\n"
+    wrong = "    uint8_t *volatile small = malloc(1);\n    small[1] = 0;\n"
     assert text.count(right) == 1
     loop.write_text(text.replace(right, wrong + right))
     done = sanitized(tmp_path, SHORT[1])
