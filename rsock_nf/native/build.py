@@ -60,7 +60,12 @@ def compiler_here() -> str:
 def is_made() -> bool:
     """The module is there, and is made of the present files.  It is not loaded."""
     made = target()
-    return made.is_file() and fingerprint().encode() in made.read_bytes()
+    return made.is_file() and not _others(made) and fingerprint().encode() in made.read_bytes()
+
+
+def _others(made: Path) -> set[Path]:
+    """Modules for one version of Python: that version would take them first."""
+    return set(made.parent.glob(f"{MODULE}.*.so")) - {made}
 
 
 def build(to: Path | None = None, *, compiler: str = "", flags: Sequence[str] = (*FLAGS, *HARDENING)) -> Path:
@@ -116,7 +121,7 @@ def _put(made: Path, to: Path) -> None:
         shutil.copyfile(made, beside)
         beside.chmod(0o755)
         beside.replace(to)
-        for other in set(to.parent.glob(f"{MODULE}.*.so")) - {to}:  # of one version: it would come first
+        for other in _others(to):
             other.unlink()
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_one_of_other_c_files_is_not_taken(copy: Path) -> None:
     assert said(copy) == OTHER_SOURCES
     made = "from rsock_nf.native.build import is_made; print(is_made())"
     assert said(copy, made) == "False", "so make builds it again"
+
+
+def test_one_for_a_single_version_of_python_is_built_again(copy: Path) -> None:
+    """It would come first, and nobody would notice that it is an old one."""
+    shutil.copy(copy / target().name, copy / f"_hot{sysconfig.get_config_var('EXT_SUFFIX')}")
+    made = "from rsock_nf.native.build import is_made; print(is_made())"
+    assert said(copy, made) == "False"
 
 
 def test_one_from_before_there_were_fingerprints_is_not_taken(copy: Path) -> None:
