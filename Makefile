@@ -9,10 +9,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 # What the tunnel itself and its demonstration need; the rest is for tests, their peers and their judges.
-RUN_PACKAGES := python3-venv nftables iproute2 ethtool
-TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl gcc libc6-dev python3-dev \
+# The compiler and the headers are for the native data path (rsock_nf/native).
+RUN_PACKAGES := python3-venv nftables iproute2 ethtool gcc libc6-dev python3-dev libssl-dev
+TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl \
 	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn openssl iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
 	shellcheck procps iputils-ping vagrant
+
+# libFuzzer, which looks at the coverage of the C files.
+FUZZ_PACKAGES := clang libclang-rt-dev
 
 # Every shell script, found by its first line.
 SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
@@ -25,14 +29,14 @@ PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick check lint types imports scripts format bench fuzz recipes faults attacks vagrant-test wheel clean
+.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults attacks vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
 
-venv: $(VENV)/.run ## .venv/bin/rsock-nf, and what it needs to run
+venv: $(VENV)/.native ## .venv/bin/rsock-nf, and what it needs to run
 
-demo: $(VENV)/.run ## the main job: client, strict NAT router and server in namespaces, real traffic through the tunnel
+demo: $(VENV)/.native ## the main job: client, strict NAT router and server in namespaces, real traffic through the tunnel
 	@$(PY) -m rsock_nf demo
 
 test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
@@ -40,6 +44,9 @@ test: $(VENV)/.develop ## all tests (as root: they make network namespaces)
 
 quick: $(VENV)/.develop ## the tests that need no root and no namespaces, fewer cases of each: within a minute
 	@$(PYTEST) --numprocesses $$(nproc) --quick $(PYTEST_ARGS)
+
+asan: $(VENV)/.develop ## the native data path under AddressSanitizer and UBSan: its own tests and those in namespaces (as root)
+	@.ci/sanitized --dist loadgroup --no-loadscope-reorder --numprocesses $(WORKERS) $(PYTEST_ARGS) tests/native tests/netns
 
 check: lint types imports scripts ## all of the static checks
 
@@ -66,8 +73,9 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes bench/out/performance.md (docs/performance.md: the command is in it)
 	@$(PY) -m bench
 
-fuzz: $(VENV)/.develop ## parsers, insiders, files and whole tunnels, coverage-guided (FUZZ_SECONDS=60); then the properties
+fuzz: $(VENV)/.fuzz ## parsers, insiders, files, whole tunnels, then the C files, coverage-guided (FUZZ_SECONDS=60); then the properties
 	@$(PY) -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+	@$(PY) -m tests.native.fuzz.run --seconds $(FUZZ_SECONDS)
 	@$(PY) -m pytest --hypothesis-profile=fuzz -o timeout=3600 tests/property
 
 recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measured (as root)
@@ -79,25 +87,34 @@ faults: $(VENV)/.develop ## the tables of docs/reliability.md: 70 faults, then h
 attacks: $(VENV)/.develop ## the tables of docs/security-tests.md: attacks on a running tunnel (as root)
 	@$(PY) -m tests.attacks
 
-vagrant-test: $(VENV)/.run ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
+vagrant-test: $(VENV)/.native ## the tunnel between two virtual machines: Vagrant, or plain QEMU (VM_ARGS='--suite trixie')
 	@vagrant/test.sh $(VM_ARGS)
 
 wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## everything that make made in this directory
-	rm -rf $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf rsock_nf/native/*.so $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps.  Each environment contains the one before it, so that `make test` after `make demo` adds and removes nothing.
-$(VENV)/.run: pyproject.toml .ci/venv .ci/apt-install
+$(VENV)/.run: pyproject.toml hatch_build.py .ci/venv .ci/apt-install
 	@.ci/apt-install $(RUN_PACKAGES)
 	@.ci/venv $(VENV)
 	@touch $@
 
-$(VENV)/.develop: $(VENV)/.run
+# The native data path.  Where it cannot be compiled, rsock-nf works without.
+$(VENV)/.native: $(VENV)/.run $(wildcard rsock_nf/native/c/*) rsock_nf/native/build.py
+	@$(PY) -m rsock_nf.native.build >/dev/null || true
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.native
 	@.ci/apt-install $(TEST_PACKAGES)
 	@.ci/venv $(VENV) test check
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.develop
+	@.ci/apt-install $(FUZZ_PACKAGES)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.develop

@@ -31,6 +31,7 @@ from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.waiting import Waiting
 from rsock_nf.printable import printable
 from rsock_nf.settings import Settings
+from rsock_nf.words import which_pump
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
 _SIGNALS = (*_STOP, signal.SIGHUP)
@@ -91,6 +92,8 @@ def run(
                 open_files.raise_limit(open_files.needed(settings))
                 if confine is not None:  # here: what comes before takes more, and what follows starts threads
                     log.logger.info("%s", confine(settings))
+                if make_tunnel is None:
+                    log.logger.info("pump: %s", _which_pump(settings))
                 daemon = _Daemon(settings, instance, listener, log, announcement, make_tunnel or _tunnel)
                 make_loop = functools.partial(_event_loop, settings) if make_tunnel is None else None
                 with asyncio.Runner(loop_factory=make_loop) as runner:
@@ -313,6 +316,12 @@ class _Daemon:
             logger.info("SIGHUP: log level %s", self._log_settings.level)
         except RsockError as error:
             logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
+
+
+def _which_pump(settings: Settings) -> str:
+    from rsock_nf.runtime.pump_choice import why_python
+
+    return which_pump(why_python(settings))
 
 
 def _event_loop(settings: Settings) -> asyncio.AbstractEventLoop:

@@ -39,6 +39,11 @@ def vpn_numbers(largest: int) -> str:
     return f"WireGuard: MTU = {numbers['wireguard_mtu']}; OpenVPN: mssfix {numbers['openvpn_mssfix']}"
 
 
+def which_pump(why_python: str) -> str:
+    """Which data path carries established flows.  ``why_python``: why it is Python's; "" = it is the native one."""
+    return f"python: {why_python}" if why_python else "native"
+
+
 def what_happens(*, fragments: bool) -> str:
     """To a datagram that does not fit one frame, on a wire with or without fragments."""
     return "cut" if fragments else "dropped"

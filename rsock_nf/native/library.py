@@ -1,11 +1,21 @@
-"""The compiled code of the native data path, if it is there."""
+"""The compiled code of the native data path, if it is there.
+
+It is taken from its place in the package only.  No environment variable names another file: the process may be root's,
+with the environment of a user.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any, NamedTuple
 
+from rsock_nf.native.sources import fingerprint
+
+MODULE = "rsock_nf.native._hot"
+NOT_BUILT = "not built: install gcc python3-dev libssl-dev, then rsock-nf"
 LINUX_ONLY = "the native data path is for Linux"
+OTHER_SOURCES = "made of other C files: run python -m rsock_nf.native.build"
 
 
 class Library(NamedTuple):
@@ -24,9 +34,19 @@ class Library(NamedTuple):
 def load() -> Library | str:
     """The library, or why there is none: one line."""
     try:
-        from rsock_nf.native import _hot  # type: ignore[attr-defined]
+        hot = importlib.import_module(MODULE)
+    except ModuleNotFoundError as error:
+        return NOT_BUILT if error.name == MODULE else f"it cannot be loaded: {error}"
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) or "_hot" in str(error):
-            return "it was not built: install gcc, libc6-dev, python3-dev and libssl-dev, then install rsock-nf again"
-        return f"it cannot be loaded: {error}"
-    return Library(_hot.ffi, _hot.lib)
+        return f"it cannot be loaded: {' '.join(str(error).split())}"
+    sources = fingerprint()
+    if sources and sources != _fingerprint_of(hot):
+        return OTHER_SOURCES
+    return Library(hot.ffi, hot.lib)
+
+
+def _fingerprint_of(module: Any) -> str:
+    try:
+        return bytes(module.ffi.string(module.lib.hot_sources())).decode()
+    except AttributeError:  # before modules had one
+        return ""

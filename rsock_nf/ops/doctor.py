@@ -38,7 +38,7 @@ from rsock_nf.ops.rules import policy_now
 from rsock_nf.policy import carrier_ports, fake_tcp_ports, served_ports
 from rsock_nf.settings import Settings
 from rsock_nf.wire.largest import largest_datagram
-from rsock_nf.words import vpn_numbers
+from rsock_nf.words import vpn_numbers, which_pump
 
 __all__ = ["Finding", "Verdict", "examine"]
 
@@ -59,6 +59,7 @@ def examine(settings: Settings | None) -> list[Finding]:
         findings.append(device)  # a server of UDP alone needs none
     if settings:
         findings += _numbers(settings, "" if isinstance(device, Finding) else device)
+    findings.append(_pump(settings))
     if settings and isinstance(settings.tunnel, ServerParameters):
         if warning := overlap_warning(served_ports(settings), system()):
             findings.append(Finding(Verdict.WARN, "ports", warning.removeprefix("ports: ")))
@@ -129,6 +130,17 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
         which = f" (wire {wire.name.value})" if settings.second else ""
         text = f"{mtu} on the way out: datagrams of up to {largest} bytes are not cut{which}: {vpn_numbers(largest)}"
         yield Finding(Verdict.OK, "MTU", text)
+
+
+def _pump(settings: Settings | None) -> Finding:
+    """Which data path ``up`` would take; without settings: whether there is a native one."""
+    from rsock_nf.native.library import LINUX_ONLY, load
+    from rsock_nf.runtime.pump_choice import why_python
+
+    library = load() if system().has_native_path else LINUX_ONLY
+    why = why_python(settings) if settings else library if isinstance(library, str) else ""
+    refused = bool(why) and settings is not None and settings.pump == "native"
+    return Finding(Verdict.FAIL if refused else Verdict.OK, "pump", which_pump(why))
 
 
 def _ports(settings: Settings, ports: tuple[PortRange, ...]) -> Finding:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from rsock_nf.printable import printable
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, who_strangers_are
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, what_happens, which_pump, who_strangers_are
 
 Snapshot: TypeAlias = dict[str, Any]
 
@@ -43,6 +43,7 @@ def _rendered(snapshot: Snapshot, before: Snapshot | None) -> str:
         *_targets(snapshot.get("refused_by") or {}),
         *_strangers(snapshot.get("counters") or {}, snapshot.get("type", "tcp")),
         *([f"  ports     {_each_wire(snapshot, 'ports')}"] if snapshot.get("ports") else []),
+        *([f"  pump      {which_pump(snapshot.get('pump_reason', ''))}"] if snapshot.get("pump") else []),
         f"  link      {_link(snapshot['link'])}",
         *([f"  UDP       {_carriers(snapshot['carriers'])}"] if snapshot.get("carriers") else []),
         f"  firewall  {_firewall(snapshot['firewall'], snapshot.get('type', 'tcp'))}",

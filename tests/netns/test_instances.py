@@ -269,6 +269,31 @@ def test_doctor_finds_this_host_fit_and_a_taken_port(host: Host) -> None:
     assert host.state()["nftables"] == host.before["nftables"]
 
 
+@pytest.mark.parametrize(("pump", "told", "why"), [("auto", "native", ""), ("python", "python", '"pump" is "python"')])
+def test_status_doctor_and_log_tell_which_data_path_runs_and_why(host: Host, pump: str, told: str, why: str) -> None:
+    path = host.write("one", pump=pump)
+    line = f"{told}: {why}" if why else told
+    assert f"ok    pump: {line}" in host.run("doctor", "-c", str(path)).stdout.splitlines()
+    host.up(path)
+    (found,) = host.status()
+    assert (found["pump"], found["pump_reason"]) == (told, why)
+    assert f"  pump      {line}" in host.run("status").stdout.splitlines()
+    assert f" pump: {line}\n" in (host.run_dir / "one" / "log").read_text()
+
+
+def test_a_native_data_path_that_was_asked_for_and_is_not_there(host: Host) -> None:
+    path = str(host.write("one", pump="native", rsock={"ports": "30001"}))
+    why = "wire rsock has no native data path"
+    found = host.run("up", "-c", path)
+    assert found.returncode == 1
+    told = [line for line in found.stderr.splitlines() if "warning" not in line]  # of the second wire
+    assert told == [f'rsock-nf: pump: there is no native data path: {why}; "auto" takes Python\'s']
+    checked = host.run("doctor", "-c", path)
+    assert checked.returncode == 1
+    assert f"FAIL  pump: python: {why}" in checked.stdout.splitlines()
+    assert host.state() == host.before
+
+
 def client_of(host: Host, server: object, **keys: object) -> str:
     path = host.directory / "client.json"
     base = {"role": "client", "server": server, "listen": "127.0.0.1:9", "secret": SECRET, "cipher": "aes-256-gcm"}

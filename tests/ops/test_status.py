@@ -12,6 +12,7 @@ import pytest
 from rsock_nf import config
 from rsock_nf.config.values import format_secret
 from rsock_nf.core.flows.kinds import KindJudge
+from rsock_nf.native.library import NOT_BUILT, OTHER_SOURCES
 from rsock_nf.ops.status import duration, render, size
 from rsock_nf.runtime.reports.snapshot import wires
 from rsock_nf.words import missing_kind
@@ -116,6 +117,21 @@ def test_an_mtu_that_no_flow_has_measured_says_so() -> None:
     lines = render({**SNAPSHOT, "mtu": 1432, "mtu_computed": True, "sessions": []}).splitlines()
     assert "  MTU       1432 bytes for the application's datagrams (computed: no flow)" in lines
     assert "  VPN       WireGuard: MTU = 1400; OpenVPN: mssfix 1432" in lines
+
+
+@pytest.mark.parametrize(
+    ("pump", "why", "told"),
+    [
+        ("native", "", "  pump      native"),
+        ("python", '"pump" is "python"', '  pump      python: "pump" is "python"'),
+        ("python", NOT_BUILT, f"  pump      python: {NOT_BUILT}"),
+        ("python", OTHER_SOURCES, f"  pump      python: {OTHER_SOURCES}"),
+    ],
+)
+def test_which_data_path_it_has_and_why(pump: str, why: str, told: str) -> None:
+    lines = render({**SNAPSHOT, "pump": pump, "pump_reason": why}).splitlines()
+    assert lines[2] == told
+    assert len(told) <= 80
 
 
 @pytest.mark.parametrize(("fragments", "happens"), [(True, "cut"), (False, "dropped")])

@@ -23,6 +23,7 @@ SOURCES = (
     "daemon.py",
     "link/linux/ways.py",
     "link/port_use.py",
+    "native/library.py",
     "ops/instances/overview.py",
     "runtime/**/*.py",
     "sockets/held_ports.py",

@@ -13,6 +13,7 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
+from rsock_nf.runtime.pump_choice import why_python
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
@@ -30,6 +31,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
     of_each_wire = wires(settings, described, host.mtu or ETHERNET_MTU, view.version)
     measured = [wire for wire in of_each_wire if not wire["mtu_computed"]]
     mtu = min(wire["mtu"] for wire in measured or of_each_wire)
+    why = why_python(settings)
     return {
         "name": settings.name,
         "role": "client" if isinstance(settings.tunnel, ClientParameters) else "server",
@@ -47,6 +49,8 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "wires": of_each_wire,
         "sessions": described,
         "type": _type(settings),
+        "pump": "python" if why else "native",
+        "pump_reason": why,
         "link": {
             "device": host.device,
             "up": host.device_up,
