@@ -26,7 +26,7 @@ settings.register_profile("fuzz", settings.get_profile("default"), max_examples=
 settings.load_profile("default")
 
 ROOT = Path(__file__).parent
-NEED_ROOT = ("firewall", "link", "sockets", "ops", "netns", "interop", "e2e", "suite")
+NEED_ROOT = ("firewall", "link", "sockets", "ops", "netns", "interop", "native", "e2e", "suite")
 """Areas that make network namespaces.  They run after the others, in this order."""
 SIMULATED = ("core", "wire", "property")
 """Areas whose tests have many cases, and whose cases take long: tunnels on a virtual clock, random packets."""

@@ -6,8 +6,8 @@ it does not know: a stranger, a control frame, an error, a timer.  There is no t
 tables only while C does not run.
 
 ``states`` shares the numbers of flows and conversations with C.  ``departures`` tells C by what each flow leaves,
-``homes`` by which socket each conversation's datagrams do.  ``path`` has these parts, and brings what C left back to the
-driver.  ``library`` finds the compiled code, ``build`` makes it; the C files are in ``c/``, and
+``homes`` by which socket each conversation's datagrams do.  ``path`` has these parts, and brings what C left back to
+the driver.  ``library`` finds the compiled code, ``build`` makes it; the C files are in ``c/``, and
 ``c/hot.h`` says in which order to read them.
 
 Not here: any policy.  The Python twin of each C file says what it does.

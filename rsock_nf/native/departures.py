@@ -101,7 +101,7 @@ class Departures:
     # -- what each flow gets
 
     def follow(self) -> None:
-        """Called before each wait: a socket or a link header may be another one than C knows."""
+        """Before each wait: a socket or a link header may be another one than C knows."""
         link = self.link
         if link is not None and link.ways_revision != self._revision:
             self._revision = link.ways_revision

@@ -66,10 +66,15 @@ class HotPath:
         self._homes = Homes(library, engine, self._registry)
         self.states.flow_ready, self.states.flow_gone = self._departures.learn, self._departures.forget
         self.states.conversation_ready, self.states.conversation_gone = self._homes.house, self._homes.forget
-        selector.before_wait = self._departures.follow
+        selector.before_wait = self._before_wait
         self.take_carrier, self.drop_carrier = self._departures.take_carrier, self._departures.drop_carrier
         self.take_source, self.drop_source = self._homes.take_source, self._homes.drop_source
         self.look_at_each = self._homes.look_at_each
+
+    def _before_wait(self) -> None:
+        self._departures.follow()
+        self._registry.waits()
+        self.states.waits()
 
     def close(self) -> None:
         """Take everything out of C: sockets are about to be closed, and another tunnel may follow on the same loop."""

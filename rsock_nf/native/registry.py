@@ -77,6 +77,7 @@ class Registry:
         self._engine = engine
         self._known: dict[int, HotSource | HotCarrier] = {}
         self._next = 1
+        self._removed: list[HotSource | HotCarrier] = []
 
     def add(self, hot: HotSource | HotCarrier) -> None:
         """C knows it from now on."""
@@ -88,6 +89,11 @@ class Registry:
         """C is about to forget it."""
         self.fold()
         del self._known[hot.c.id]
+        self._removed.append(hot)  # what C left may still name it
+
+    def waits(self) -> None:
+        """C is about to run, and forgets what it has left."""
+        self._removed.clear()
 
     def of(self, c: Any) -> HotSource | HotCarrier | None:
         """What belongs to a ``hot_source``; None = it is gone."""

@@ -19,14 +19,21 @@ from rsock_nf.native.library import Library
 _Ready = list[tuple[selectors.SelectorKey, int]]
 
 
+def eventfd() -> int:
+    """A descriptor that is never readable by itself (eventfd(2))."""
+    flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK  # type: ignore[attr-defined, unused-ignore]
+    return int(os.eventfd(0, flags))  # type: ignore[attr-defined, unused-ignore]
+
+
 class HotSelector(selectors.BaseSelector):
     """See the module.  Raises ``OSError`` when there are no descriptors or no memory."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self._cold = selectors.EpollSelector()
-        self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.engine: Any = library.lib.hot_new(self._cold.fileno(), int.from_bytes(os.urandom(8), "big"))
+        cold: Any = selectors.EpollSelector()  # type: ignore[attr-defined, unused-ignore]
+        self._cold: selectors.BaseSelector = cold
+        self.bell = eventfd()
+        self.engine: Any = library.lib.hot_new(cold.fileno(), int.from_bytes(os.urandom(8), "big"))
         if self.engine == library.ffi.NULL:
             raise OSError("the native data path cannot be set up")
         self.before_wait: Callable[[], None] = lambda: None

@@ -264,11 +264,16 @@ class SharedStates:
         """By the name that C has for them."""
         self._conversations: dict[SharedConversation, None] = {}
         """Also keeps them alive as long as C has them."""
+        self._lost: list[SharedFlow] = []
         self.flow_ready: Callable[[SharedFlow], None] = lambda _flow: None
         self.flow_gone: Callable[[SharedFlow], None] = lambda _flow: None
         self.conversation_ready: Callable[[SharedConversation], None] = lambda _conversation: None
         self.conversation_gone: Callable[[SharedConversation], None] = lambda _conversation: None
         library.lib.hot_set_spread(engine, spread is Spread.PACKET, spread is Spread.CONVERSATION)
+
+    def waits(self) -> None:
+        """C is about to run, and forgets what it has left."""
+        self._lost.clear()
 
     def close(self) -> None:
         """Take every flow and conversation out of C."""
@@ -301,6 +306,7 @@ class SharedStates:
     def lost_flow(self, flow: PumpFlow) -> None:
         """See ``States``."""
         if isinstance(flow, SharedFlow) and self.flows.pop(flow.name, None) is not None:
+            self._lost.append(flow)  # what C left may still name it: no other flow may get its place in memory
             self._library.lib.hot_drop_flow(self._engine, flow.c)
             self.flow_gone(flow)
             flow.keys.release()

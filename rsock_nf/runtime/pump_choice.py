@@ -27,7 +27,7 @@ def why_python(settings: Settings) -> str:
     if isinstance(library, str):
         return library
     if settings.tunnel.cipher is not Cipher.NONE and not library.has_ciphers:
-        return "it was built without OpenSSL: install libssl-dev, then install rsock-nf again"
+        return "built without OpenSSL: install libssl-dev, then rsock-nf"
     return ""
 
 
