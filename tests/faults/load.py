@@ -105,7 +105,10 @@ class Direction:
 
 
 class Load:
-    """``with Load(lab, rate=300) as load:`` runs until it is left.  ``rate``: datagrams a second, each way."""
+    """``with Load(lab, rate=300) as load:`` runs until it is left.  ``rate``: datagrams a second, each way.
+
+    ``most``: so many are sent, both ways together; then it only listens.  0 = without end.
+    """
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Load:
         *,
         rate: float = 300,
         conversations: int = 6,
+        most: int = 0,
         sizes: tuple[int, int] = (200, 1200),
         listen: tuple[str, int] = LISTEN,
         target: tuple[str, int] = TARGET,
@@ -120,6 +124,7 @@ class Load:
         self.up = Direction()
         self.down = Direction()
         self._rate = rate
+        self._most = most
         self._sizes = sizes
         self._random = random.Random(3)
         self._applications = [self._socket(lab, listen) for _ in range(conversations)]
@@ -163,18 +168,24 @@ class Load:
         """Every conversation has reached the target, and something of each has come back."""
         return len(self._peers) == len(self._applications) and self.down.arrived >= len(self._applications)
 
+    @property
+    def is_sent(self) -> bool:
+        """All that there was to send."""
+        return 0 < self._most <= self.up.sent + self.down.sent
+
     def _run(self) -> None:
         sockets = [self._target, *self._applications, self._wake]
         began = time.monotonic()
         turn = 0
         while True:
             due = began + turn / self._rate
-            ready = select.select(sockets, [], [], max(due - time.monotonic(), 0.0))[0]
+            patience = None if self.is_sent else max(due - time.monotonic(), 0.0)
+            ready = select.select(sockets, [], [], patience)[0]
             if self._wake in ready:
                 return
             self._collect(ready)
             now = time.monotonic()
-            while began + turn / self._rate <= now:
+            while began + turn / self._rate <= now and not self.is_sent:
                 self._send(turn % len(self._applications))
                 turn += 1
 
@@ -184,7 +195,7 @@ class Load:
         with contextlib.suppress(OSError):
             self._applications[conversation].send(self._next(b"u", conversation, self.up))
         peer = self._peers.get(conversation)
-        if peer is not None:
+        if peer is not None and not self.is_sent:
             with contextlib.suppress(OSError):
                 self._target.sendto(self._next(b"d", conversation, self.down), peer)
 
