@@ -84,7 +84,7 @@ class Carried:
         return f"| {' | '.join(cells)} |"
 
 
-AMOUNTS = {"million": Amount("million", 1_000_000, 4000, 100)}
+AMOUNTS = {"million": Amount("million", 1_000_000, 2500, 100)}
 
 
 def carry(amount: Amount, variant: Variant) -> Carried:
