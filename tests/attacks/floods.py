@@ -70,6 +70,7 @@ def _lengths(site: Ground, done: Done) -> None:
 _COOKIE = "a cookie answers, nothing is stored"
 _SHORT = "; where processor time is short, what waits too long is dropped, the client's, too"
 _ENVELOPE = "the envelope fails, no answer"
+_NO_FRAME = "no frame of the wire's key: no answer"
 
 FLOODS = (
     Attack("syn_5k", "SYNs from 20,000 sources, 5,000/s", Who.OFF_PATH, partial(_syns, rate=5000),
@@ -82,9 +83,9 @@ FLOODS = (
     Attack("garbage_tcp_large", "the same of 1,400 B", Who.OFF_PATH,
            partial(_garbage, protocol=6, size=1400, rate=5000), (SEALED, SEALED6), why="no cookie, no answer"),
     Attack("garbage_udp", "UDP datagrams of 93 B from 5,000 sources, 5,000/s", Who.OFF_PATH,
-           partial(_garbage, protocol=17, size=93, rate=5000), (UDP, SEALED_UDP, SEALED_UDP6, RSOCK_UDP), why=_ENVELOPE),
+           partial(_garbage, protocol=17, size=93, rate=5000), (UDP, SEALED_UDP, SEALED_UDP6, RSOCK_UDP), why=_ENVELOPE, rsock=_NO_FRAME),
     Attack("garbage_udp_large", "the same of 1,400 B", Who.OFF_PATH,
            partial(_garbage, protocol=17, size=1400, rate=5000), (SEALED_UDP, SEALED_UDP6), why="longer than any opening: not read"),
     Attack("garbage_udp_kinds", "UDP datagrams of all lengths to 204 B, 5,000/s", Who.OFF_PATH, _lengths,
-           (SEALED_UDP, ALL, SEALED_UDP6, RSOCK_UDP), why=_ENVELOPE),
+           (SEALED_UDP, ALL, SEALED_UDP6, RSOCK_UDP), why=_ENVELOPE, rsock=_NO_FRAME),
 )  # fmt: skip

@@ -25,11 +25,10 @@ from tests.attacks import volley
 from tests.attacks.packets import ETHERNET, TCP, Address, Packet, ethernet
 from tests.faults.field import Field, Variant
 from tests.faults.field import field as made_field
+from tests.faults.load import SO_RCVBUFFORCE
 from tests.netns.judges import wait_until
 
 ETH_P_ALL = 3
-SO_RCVBUFFORCE = 33
-"""Of Linux: more than net.core.rmem_max."""
 PORTS = range(10001, 10011)
 """The server's."""
 NEIGHBOUR = "02:aa:bb:cc:dd:66"

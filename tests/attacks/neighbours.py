@@ -55,11 +55,12 @@ def _in_the_flows(site: Ground, done: Done, *, link: str) -> None:
 
 
 _BUCKET = "the envelope is read before the bucket of the address is asked"
+_RSOCK = "what is no frame of the wire's key changes nothing"
 NEIGHBOURS = (
     Attack("same_nat_tcp", "one handshake, then a garbage segment 500 times/s; the client reconnects", Who.SAME_NAT,
-           partial(_over_tcp, link=""), (SEALED, SEALED6, RSOCK), renews=True, why=_BUCKET),
+           partial(_over_tcp, link=""), (SEALED, SEALED6, RSOCK), renews=True, why=_BUCKET, rsock=_RSOCK),
     Attack("same_nat_udp", "garbage datagrams, 500/s; the client reconnects", Who.SAME_NAT,
-           partial(_over_udp, link=""), (SEALED_UDP, ALL, SEALED_UDP6, ALL6, RSOCK_UDP), renews=True, why=_BUCKET),
+           partial(_over_udp, link=""), (SEALED_UDP, ALL, SEALED_UDP6, ALL6, RSOCK_UDP), renews=True, why=_BUCKET, rsock=_RSOCK),
     Attack("neighbour_tcp", "as `same_nat_tcp`, from a link address of his own", Who.NEIGHBOUR,
            partial(_over_tcp, link=NEIGHBOUR), (SEALED, SEALED6), renews=True, why=_BUCKET),
     Attack("neighbour_in_flows", "garbage in the client's flows at the right number, 500/s", Who.NEIGHBOUR,

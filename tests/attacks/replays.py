@@ -93,21 +93,22 @@ def _openings(site: Ground, done: Done) -> None:
 
 
 _WINDOW = "the replay window of the flow refuses it, and then nothing moves"
+_RSOCK = "this wire authenticates nothing: old segments count, and may move a flow's numbers (SECURITY.md)"
 _PLAIN = "without a seal there is no replay window (SECURITY.md)"
 REPLAYS = (
     Attack("replay", "all packets of 2 s, unchanged, 3 times", Who.ON_PATH, _unchanged,
            (SEALED, SEALED_UDP, TCP, UDP, SEALED6, SEALED_UDP6, RSOCK, RSOCK_UDP),
-           twice=True, flows=10, why=_WINDOW, plain=_PLAIN),
+           twice=True, flows=10, why=_WINDOW, plain=_PLAIN, rsock=_RSOCK),
     Attack("replay_to_client", "the same toward the client", Who.ON_PATH, _to_the_client,
            (SEALED, SEALED_UDP, SEALED6, SEALED_UDP6),
            why=_WINDOW),
     Attack("replay_ahead", "one old segment in each flow, 4,000,000 ahead", Who.ON_PATH, _ahead,
            (SEALED, TCP, SEALED6, RSOCK),
-           twice=True, flows=10, after=8, why=_WINDOW, plain=_PLAIN),
+           twice=True, flows=10, after=8, why=_WINDOW, plain=_PLAIN, rsock=_RSOCK),
     Attack("replay_own_flow", "20 old segments in each flow at the right number", Who.ON_PATH, _own_flow,
            (SEALED, SEALED_UDP, SEALED6, SEALED_UDP6), after=8, why=_WINDOW),
     Attack("replay_other_flow", "20 old segments of each flow in another flow", Who.ON_PATH, _other_flow,
-           (SEALED, SEALED_UDP, TCP, UDP, SEALED6, SEALED_UDP6, RSOCK, RSOCK_UDP), twice=True, flows=10, after=8, why="each flow has its own keys, or token"),
+           (SEALED, SEALED_UDP, TCP, UDP, SEALED6, SEALED_UDP6, RSOCK, RSOCK_UDP), twice=True, flows=10, after=8, why="each flow has its own keys, or token", rsock=_RSOCK),
     Attack("replay_other_address", "all packets of 2 s from another address, also behind a handshake", Who.ON_PATH,
            _other_address, (SEALED, SEALED_UDP, ALL, SEALED6, SEALED_UDP6, ALL6), why="an address has no flow before it has opened one"),
     Attack("replay_openings", "joins and confirmations, from their own address and from another", Who.ON_PATH,
