@@ -25,7 +25,7 @@ SHORT = [
     ("replay", TCP), ("replay_ahead", SEALED), ("replay_other_flow", SEALED_UDP), ("replay_openings", SEALED_UDP),
     ("racer", SEALED_UDP), ("rst_right", SEALED), ("odd_tcp", SEALED), ("fragments", SEALED), ("icmp_seen", SEALED),
     ("hellos", SEALED_UDP), ("insider_conversations", SEALED_UDP),
-    ("icmp_seen", SEALED6), ("replay_openings", SEALED_UDP6), ("odd_tcp", RSOCK), ("rst_right", RSOCK),
+    ("neighbour_in_flows", SEALED6), ("replay_openings", SEALED_UDP6), ("odd_tcp_client", RSOCK), ("rst_right", RSOCK),
 ]  # fmt: skip
 
 
