@@ -88,6 +88,8 @@ class Outgoing(NamedTuple):
     """A received link header, to be sent back reversed.  b"" = look up the next hop of the destination address."""
     carrier: FlowKey | None = None
     """The UDP carrier on which it leaves.  None = fake TCP, through the link."""
+    bulk: bool = False
+    """Data frames.  All else leaves before them where a send buffer is full."""
 
 
 class Run(NamedTuple):

@@ -82,6 +82,12 @@ class UdpSystem(Protocol):
     def enlarge_send(self, sock: socket.socket, buffer_bytes: int) -> None:
         """Enlarge the send buffer alone, of a socket of any family."""
 
+    def resize_send(self, sock: socket.socket, size: int) -> None:
+        """Give the send buffer ``size`` bytes, with the kernel's bookkeeping (``send_buffer``)."""
+
+    def unsent(self, sock: socket.socket) -> int:
+        """Bytes that wait in the send buffer, counted in the same way; 0 = none, or the system does not tell."""
+
     def ask_destination(self, sock: socket.socket) -> None:
         """Have the kernel say where each datagram was sent to.  Raises ``OSError``."""
 

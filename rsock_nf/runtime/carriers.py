@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from rsock_nf.core.types import FlowKey, Outgoing
+from rsock_nf.runtime.backlog import Backlog
 from rsock_nf.runtime.unread import Unread
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import DatagramCounters
 
 MAX_WAITING = 256
-"""Bursts that may wait for one socket; more are dropped."""
+"""Bursts of either sort that may wait for one socket; more are dropped."""
 
 Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
@@ -46,7 +48,7 @@ class Carriers:
         self._dialled: dict[FlowKey, ClientCarrier] = {}
         self._ports: dict[tuple[bytes, int], ServerCarrier] = {}
         """By our address (all zeros: any) and port."""
-        self._waiting: dict[Carrier, list[Outgoing]] = {}
+        self._waiting: dict[Carrier, Backlog] = {}
         self._unread = unread
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted."""
@@ -125,19 +127,17 @@ class Carriers:
         if waiting is None:
             if not self._waiting:
                 self._blocked()
-            waiting = self._waiting[carrier] = []
+            waiting = self._waiting[carrier] = Backlog(MAX_WAITING)
             self._loop.add_writer(carrier.fileno(), self._writable, carrier)
-        if len(waiting) < MAX_WAITING:
-            waiting.append(burst._replace(payload=[b"".join(burst.payload)]))  # its buffers are used again
-        else:
-            self.dropped += count(burst)
+        self.dropped += sum(map(count, waiting.keep([burst])))
 
     def _writable(self, carrier: Carrier) -> None:
         waiting = self._waiting[carrier]
-        done = 0
-        while done < len(waiting) and carrier.send(waiting[done]):
-            done += 1
-        del waiting[:done]
+
+        def send(bursts: Sequence[Outgoing]) -> int:
+            return sum(1 for _ in itertools.takewhile(carrier.send, bursts))
+
+        waiting.send(send)
         if waiting:
             return
         del self._waiting[carrier]

@@ -10,8 +10,9 @@
 5. When the timer is due, what has arrived is read first (``_timeout``): an answer that waits in a buffer is no missing
    answer.
 
-When the send buffer of the link or of a carrier is full, the rest waits here, and the sources (the sockets of the
-application or toward targets) are not read until it has left.  So overload shows in the buffers of those sockets.
+When the send buffer of the link or of a carrier is full, the rest waits in a ``Backlog``, and the sources (the sockets
+of the application or toward targets) are not read until it has left.  So overload shows in the buffers of those
+sockets.
 
 Not here: which sockets there are, and what an event asks for (``client``, ``server``).
 """
@@ -28,6 +29,7 @@ from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
 from rsock_nf.link.waiting_time import BEHIND
+from rsock_nf.runtime.backlog import Backlog
 from rsock_nf.runtime.carriers import Carrier, Carriers
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.unread import Unread
@@ -43,7 +45,7 @@ UNREAD_FIRST = 0.25
 """Seconds for which a timer waits at most until everything that has arrived is read.  A little more than
 ``link.waiting_time.LATE``: what arrived before the timer was due is read by then, or dropped."""
 MAX_BACKLOG = 1024
-"""Bursts that may wait for the link; more are dropped."""
+"""Bursts of either sort that may wait for the link; more are dropped."""
 
 
 class Driver:
@@ -78,7 +80,7 @@ class Driver:
         self._link: Link | None = None
         self._full = -1
         """The descriptor of the link that is waited for; -1 = none."""
-        self._backlog: list[Outgoing] = []
+        self._backlog = Backlog(MAX_BACKLOG)
         self._sources: dict[int, Callable[[], list[Run]]] = {}
         """By descriptor: what reads a batch of datagrams there."""
         self._paused = True
@@ -267,25 +269,20 @@ class Driver:
         if link is None:
             return
         if self._backlog:
-            self._keep(bursts)
+            self.backlog_dropped += len(self._backlog.keep(bursts))
             return
         done = link.send(bursts)
         if done < len(bursts):
-            self._keep(bursts[done:])
+            self.backlog_dropped += len(self._backlog.keep(bursts[done:]))
             self._write_when_possible(link)
             self._stop_reading()
-
-    def _keep(self, bursts: Sequence[Outgoing]) -> None:
-        room = MAX_BACKLOG - len(self._backlog)
-        self.backlog_dropped += max(len(bursts) - room, 0)
-        self._backlog += [burst._replace(payload=[b"".join(burst.payload)]) for burst in bursts[: max(room, 0)]]
 
     def _link_writable(self) -> None:
         link = self._link
         if link is None:
             return
         self._stop_writing()
-        del self._backlog[: link.send(self._backlog)]
+        self._backlog.send(link.send)
         if self._backlog:
             self._write_when_possible(link)
         else:

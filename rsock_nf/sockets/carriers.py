@@ -27,6 +27,7 @@ from typing import Final
 
 from rsock_nf.core.types import Buffer, Carried, FlowKey, IPAddress, Outgoing, PortRange, TransportAddress
 from rsock_nf.link import LinkError, system
+from rsock_nf.link.send_buffer import SendBuffer
 from rsock_nf.link.sockaddr import NAME_BYTES, to_socket_address
 from rsock_nf.link.udp import Ancillary
 from rsock_nf.link.waiting_time import LATE, LOST, may_be_control, not_the_cause
@@ -48,6 +49,9 @@ class _Carrier(UdpSocket):
 
     def _configure(self) -> None:
         super()._configure()
+        self._buffer = SendBuffer(
+            lambda size: self._udp.resize_send(self._socket, size), lambda: self._udp.unsent(self._socket)
+        )
         if self._family == socket.AF_INET6:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self._udp.never_fragment(self._socket)
@@ -92,11 +96,13 @@ class _Carrier(UdpSocket):
         """
         if burst.carrier is None:
             raise ValueError("a burst for the link")
+        if self._buffer.was_full:
+            self._buffer.fit()
         destination = self._destination_of(burst.carrier)
         data: Buffer = burst.payload[0] if len(burst.payload) == 1 else b"".join(burst.payload)
         size = burst.segment_size
         if not size or size >= len(data):
-            return self._sent(self._transmit(data, destination.ancillary, destination.address), 1)
+            return self._sent(self._give(data, destination.ancillary, destination), 1)
         at_once = min(UDP_MAX_SEGMENTS, self._burst_bytes // size) * size
         if len(data) <= at_once:
             return self._send_piece(burst.carrier, destination, data, size)
@@ -114,7 +120,7 @@ class _Carrier(UdpSocket):
         count = -(-len(data) // size)
         if self._udp.bursts and size < self._single_from.get(key, BUFFER_BYTES):
             ancillary = [*destination.ancillary, *self._udp.segments(size)]
-            failure = self._transmit(data, ancillary, destination.address)
+            failure = self._give(data, ancillary, destination)
             if failure not in NO_GSO:
                 return self._sent(failure, count)
             if not self._send_each(destination, data, size, count):
@@ -126,15 +132,22 @@ class _Carrier(UdpSocket):
     def _send_each(self, destination: Destination, data: Buffer, size: int, count: int) -> int:
         """Send datagram by datagram; returns the errno of the first.  If the first is too big, the others are, too."""
         view = memoryview(data)
-        first = self._transmit(view[:size], destination.ancillary, destination.address)
+        first = self._give(view[:size], destination.ancillary, destination)
         if first == errno.EMSGSIZE:
             self.counters.too_big += count
             return first
         self.counters.sent_singly += count
         self._settle(first, 1)
         for at in range(size, len(data), size):
-            self._settle(self._transmit(view[at : at + size], destination.ancillary, destination.address), 1)
+            self._settle(self._give(view[at : at + size], destination.ancillary, destination), 1)
         return first
+
+    def _give(self, data: Buffer, ancillary: Ancillary, destination: Destination) -> int:
+        """One send, as ``_transmit``."""
+        failure = self._transmit(data, ancillary, destination.address)
+        if failure == errno.EAGAIN:
+            self._buffer.full()
+        return failure
 
     def _sent(self, failure: int, count: int) -> bool:
         """Account for one send; False = try it again later."""

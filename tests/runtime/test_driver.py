@@ -88,6 +88,18 @@ def test_a_full_link_keeps_order_and_the_sources_wait() -> None:
     assert scene.told == [("runs", 1)]
 
 
+def test_probes_leave_before_bulk_that_waits() -> None:
+    scene = Scene()
+    bulk, probe = parts.burst(1400)._replace(bulk=True), parts.burst(40)
+    scene.room = 1
+    scene.wanted = [[Transmit([bulk, bulk])], [Transmit([bulk, probe])]]
+    scene.driver.settle()
+    scene.driver.settle()
+    scene.room = 10
+    scene.call(scene.loop.written, 100)
+    assert [burst.payload_size for burst in scene.sent] == [1400, 40, 1400, 1400]
+
+
 def test_what_waits_is_sent_when_the_full_socket_is_closed_with_its_device() -> None:
     """Before: nobody told the driver, and it waited for ever for a descriptor that was closed."""
     scene = Scene()

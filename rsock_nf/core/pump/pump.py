@@ -210,7 +210,7 @@ class Pump:
             batch = datagrams if count == n else datagrams[start : start + count]
             payload = flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
             flow.counter += count
-            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK))
+            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK, bulk=True))
             flow.sent_frames += count
             start += count
         conversation.count_sent(datagrams, n, size)
@@ -264,12 +264,14 @@ class Pump:
         """A pure ACK."""
         return self._segment(flow, [], 0, ACK)
 
-    def _segment(self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int) -> Outgoing:
+    def _segment(
+        self, flow: PumpFlow, payload: Sequence[Buffer], segment_size: int, flags: int, *, bulk: bool = False
+    ) -> Outgoing:
         size = sum(map(len, payload))
         if flow.template is None:
             flow.sent += 1
             flow.sent_bytes += size
-            return Outgoing(b"", payload, size, segment_size, carrier=flow.key)
+            return Outgoing(b"", payload, size, segment_size, carrier=flow.key, bulk=bulk)
         seq = flow.next_seq
         flow.next_seq = (seq + size) & _MASK
         flow.unacknowledged = 0
@@ -277,7 +279,7 @@ class Pump:
         flow.sent_bytes += size
         segments = -(-size // segment_size) if segment_size else 1
         headers = flow.template.build(seq, flow.received, flags, OUR_WINDOW, size, segments)
-        return Outgoing(headers, payload, size, segment_size)
+        return Outgoing(headers, payload, size, segment_size, bulk=bulk)
 
     # -- in: packets
 

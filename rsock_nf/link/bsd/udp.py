@@ -76,6 +76,15 @@ class PlainUdp:
         """See ``UdpSystem.enlarge_send``."""
         _set_largest(sock, socket.SO_SNDBUF, buffer_bytes)
 
+    @staticmethod
+    def resize_send(sock: socket.socket, size: int) -> None:
+        """See ``UdpSystem.resize_send``: nothing waits in it, as a datagram goes to the device's queue at once."""
+
+    @staticmethod
+    def unsent(sock: socket.socket) -> int:  # noqa: ARG004 - see ``resize_send``
+        """See ``UdpSystem.unsent``."""
+        return 0
+
     def ask_destination(self, sock: socket.socket) -> None:
         """See ``UdpSystem.ask_destination``."""
         if sock.family == socket.AF_INET6:

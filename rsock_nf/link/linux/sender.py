@@ -23,12 +23,13 @@ from rsock_nf.core.tcp.header import TCP_CHECKSUM, ip_header_length, ip_version
 from rsock_nf.core.types import Outgoing
 from rsock_nf.link.ethernet import ETHERNET_HEADER
 from rsock_nf.link.linux import arphrd
-from rsock_nf.link.linux.buffers import enlarge_send
+from rsock_nf.link.linux.buffers import enlarge_send, unsent
 from rsock_nf.link.linux.ethtool import takes_bursts
 from rsock_nf.link.linux.rtnetlink import Device
 from rsock_nf.link.linux.udp import UDP
 from rsock_nf.link.protocol import LinkCounters
 from rsock_nf.link.segmentation import cut
+from rsock_nf.link.send_buffer import SendBuffer
 
 AF_PACKET, SOL_PACKET = 17, 263  # linux/socket.h
 PACKET_VNET_HDR: Final = 15  # linux/if_packet.h
@@ -43,7 +44,6 @@ _NO_OFFLOAD: Final = bytes(VNET.size)
 
 MAX_PACKET_BYTES: Final = 64_800 - ETHERNET_HEADER
 """Some devices refuse larger frames, or lose them."""
-_SEND_BUFFER: Final = 8 << 20
 _FULL: Final = (errno.ENOBUFS, errno.ENOMEM)
 DEVICE_LOST: Final = (errno.ENETDOWN, errno.ENXIO, errno.ENODEV)
 
@@ -71,7 +71,10 @@ class Sender:
             self._socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             if mark:
                 UDP.mark(self._socket, mark)
-            enlarge_send(self._socket, _SEND_BUFFER)
+            self._buffer = SendBuffer(
+                lambda size: enlarge_send(self._socket, size // 2),  # the kernel doubles it
+                lambda: unsent(self._socket.fileno()),
+            )
             self._socket.bind((device.name, 0))  # no protocol: it receives nothing
         except BaseException:
             self._socket.close()
@@ -106,7 +109,9 @@ class Sender:
 
     def send(self, burst: Outgoing, link: bytes) -> bool:
         """Send one burst as one packet, or cut in software where there is no GSO.  False = the send buffer is full."""
-        headers, payload, payload_size, segment_size, _, _ = burst
+        headers, payload, payload_size, segment_size, _, _, _ = burst
+        if self._buffer.was_full:
+            self._buffer.fit()
         if segment_size >= payload_size:
             segment_size = 0
         elif segment_size and not self.max_burst_bytes:
@@ -116,6 +121,7 @@ class Sender:
         try:
             self._emit(b"".join((vnet, link, headers, *payload)), headers)
         except BlockingIOError:
+            self._buffer.full()
             return False
         except OSError as error:
             # ENOMEM is what a device without a queue says when it cannot cut a burst: a VLAN whose card does not put
@@ -169,6 +175,7 @@ class Sender:
             try:
                 self._emit(_NO_OFFLOAD + link + packet, packet)
             except BlockingIOError:
+                self._buffer.full()
                 if n == 0 and not resume:
                     return False
                 self._counters.send_full += 1

@@ -61,6 +61,16 @@ class LinuxUdp:
         linux_buffers.enlarge_send(sock, buffer_bytes)
 
     @staticmethod
+    def resize_send(sock: socket.socket, size: int) -> None:
+        """See ``UdpSystem.resize_send``.  The kernel doubles what SO_SNDBUF is given."""
+        linux_buffers.enlarge_send(sock, size // 2)
+
+    @staticmethod
+    def unsent(sock: socket.socket) -> int:
+        """See ``UdpSystem.unsent``."""
+        return linux_buffers.unsent(sock.fileno())
+
+    @staticmethod
     def ask_destination(sock: socket.socket) -> None:
         """See ``UdpSystem.ask_destination``."""
         if sock.family == socket.AF_INET6:

@@ -267,6 +267,14 @@ def test_acks_by_bytes_and_for_all() -> None:
     assert len(other.pump.take_unacknowledged(all_of_them=False)) == 1
 
 
+def test_bulk_is_told_from_what_leaves_before_it() -> None:
+    one, other = ends()
+    bulk = one.out(b"hello")
+    other.take(packets(bulk))
+    urgent = [one.pump.send_control(one.flows[0], messages.Probe(1)), *other.pump.take_unacknowledged(all_of_them=True)]
+    assert [burst.bulk for burst in [*bulk, *urgent, one.pump.finish(one.flows[0])]] == [True, False, False, False]
+
+
 def test_what_is_sent_carries_the_ack() -> None:
     one, other = ends()
     other.take(packets(one.out(b"hello")))
