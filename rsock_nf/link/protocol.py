@@ -218,6 +218,9 @@ class Link(Protocol):
         not become readable for packets that have already been read.
         """
 
+    def serve_first(self, known: Callable[[Packet], bool]) -> None:
+        """``known`` tells whose packets have waited too long last: those of others are dropped before them."""
+
     def strangers_fileno(self) -> int:
         """Readable when SYNs wait that have a queue of their own; -1 = they come by ``receive``."""
 

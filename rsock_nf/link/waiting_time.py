@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, TypeVar
 
 _Sender = TypeVar("_Sender", bound=Hashable)
@@ -43,14 +43,18 @@ def may_be_control(size: int, segment_size: int) -> bool:
     return (size % segment_size or segment_size if segment_size else size) <= SMALL
 
 
-def not_the_cause(amounts: Iterable[tuple[_Sender, int]]) -> set[_Sender]:
+def not_the_cause(amounts: Sequence[tuple[_Sender, int]], strangers: int = 0) -> set[_Sender]:
     """The senders that have less than half of an equal share of a late read: others fill the queue.
 
-    ``amounts``: (sender, how much) of each message.
+    ``amounts``: (sender, how much) of each message.  ``strangers``: how many messages are not among these, because
+    nobody knows who sent them.  If most of the read is theirs, nobody else is the cause.  They get no shares: with many
+    of them, each would be so small that who has any bulk had more.
     """
     total: Counter[_Sender] = Counter()
     for sender, amount in amounts:
         total[sender] += amount
+    if strangers > len(amounts):
+        return set(total)
     share = total.total() / (2 * len(total) or 1)
     return {sender for sender, amount in total.items() if amount < share}
 
@@ -67,8 +71,9 @@ class WaitingTime:
         age()  # a kernel that keeps stamps only for who asks keeps them from now on
         self._empty_at = clock()
         """When the queue was last seen empty."""
-        self.waited = 0.0
-        """Seconds that the last message of the last read has waited, late or not; 0 = less than ``BEHIND``."""
+        self._read_at = clock()
+        """When something was last read."""
+        self._last_waited = 0.0
         self._late_since: float | None = None
         """Since when each read was late."""
         self._dropped_at = -AGAIN
@@ -81,8 +86,8 @@ class WaitingTime:
         ``full``: the read brought as much as it may.  A queue that is emptied by each read has nothing that is late,
         so the kernel is asked only if it was not empty for a while.
         """
-        now = self._clock()
-        self.waited = waited = self._waited(now)
+        self._read_at = now = self._clock()
+        self._last_waited = waited = self._waited(now)
         if waited < LATE:
             self._late_since = None
         elif self._late_since is None:
@@ -96,6 +101,12 @@ class WaitingTime:
         self._dropped_at = now
         return waited
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the last message of the last read has waited, late or not.  0 = less than ``BEHIND``, or nothing
+        was read for a second: who has nothing to read is not behind."""
+        return self._last_waited if self._clock() - self._read_at < AGAIN else 0.0
+
     def _waited(self, now: float) -> float:
         since_empty = now - self._empty_at
         # The stamp is of the wall clock, which can be set.  Nothing is older than the moment of the empty queue.
@@ -104,5 +115,5 @@ class WaitingTime:
     def empty(self) -> None:
         """To be called after a read that brought nothing."""
         self._empty_at = self._clock()
-        self.waited = 0.0
+        self._last_waited = 0.0
         self._late_since = None

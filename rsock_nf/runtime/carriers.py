@@ -29,7 +29,8 @@ class Carriers:
     """The sockets of one instance.
 
     ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
-    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.
+    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.  ``known`` says which flows
+    there are.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Carriers:
         blocked: Callable[[], None],
         free: Callable[[], None],
         unread: Unread,
+        known: Callable[[FlowKey], bool],
     ) -> None:
         self._loop = loop
         self._readable = readable
@@ -50,6 +52,7 @@ class Carriers:
         """By our address (all zeros: any) and port."""
         self._waiting: dict[Carrier, Backlog] = {}
         self._unread = unread
+        self._known = known
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted."""
         self.dropped = 0
@@ -65,6 +68,7 @@ class Carriers:
 
     def add(self, carrier: Carrier) -> None:
         """It is ours from now on, and read."""
+        carrier.known = self._known
         if isinstance(carrier, ClientCarrier):
             self._dialled[carrier.key] = carrier
         else:

@@ -30,7 +30,7 @@ from rsock_nf.core.tcp.header import (
 )
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment
-from rsock_nf.core.types import Carried, Malformed, Packet, PortRange, Run
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Packet, PortRange, Run
 from rsock_nf.runtime.protocols import ServerEndpoint
 
 _PORT_4, _PORT_6 = IPV4_HEADER + DESTINATION_PORT, IPV6_HEADER + DESTINATION_PORT
@@ -74,6 +74,14 @@ class Demultiplexer:
         """As ``receive_packets``."""
         for index, share in self._shares(received, lambda carried: carried.key.local_port):
             self._branches[index].endpoint.receive_carried(now, share, behind=behind)
+
+    def knows(self, packet: Packet) -> bool:
+        """Any of them."""
+        return any(branch.endpoint.knows(packet) for branch in self._branches)
+
+    def knows_carrier(self, key: FlowKey) -> bool:
+        """Any of them."""
+        return any(branch.endpoint.knows_carrier(key) for branch in self._branches)
 
     def _shares(
         self, received: Iterable[Received], port_of: Callable[[Received], int]

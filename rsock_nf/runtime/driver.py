@@ -75,7 +75,12 @@ class Driver:
         self._unread = Unread()
         """The link and the carriers."""
         self.carriers = Carriers(
-            loop, self._carrier_readable, blocked=self._stop_reading, free=self._let_go, unread=self._unread
+            loop,
+            self._carrier_readable,
+            blocked=self._stop_reading,
+            free=self._let_go,
+            unread=self._unread,
+            known=endpoint.knows_carrier,
         )
         self._link: Link | None = None
         self._full = -1
@@ -102,6 +107,7 @@ class Driver:
     def use_link(self, link: Link, read_events: Callable[[], None]) -> None:
         """Receive from this link and send on it; ``read_events`` is called when it has events."""
         self._link = link
+        link.serve_first(self._endpoint.knows)
         self._loop.add_reader(link.fileno(), self._link_readable)
         self._unread.add(link.fileno())
         if link.strangers_fileno() >= 0:

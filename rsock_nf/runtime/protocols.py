@@ -29,6 +29,12 @@ class Endpoint(Protocol):
     def counters(self) -> Mapping[str, int]:
         """What was dropped or ignored, and how often."""
 
+    def knows(self, packet: Packet) -> bool:
+        """Whether ``packet`` seems to be of an established flow."""
+
+    def knows_carrier(self, key: FlowKey) -> bool:
+        """Whether this is an established flow over UDP."""
+
     def receive_packets(self, now: float, packets: Iterable[Packet], *, behind: bool) -> None:
         """Packets from the link.  ``behind``: they have waited, so strangers are not served as usual."""
 

@@ -39,10 +39,17 @@ _LEAST_MTU: Final = {socket.AF_INET: 576, socket.AF_INET6: 1280}
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - a server's port, as TCP's
 
 
+def _every_flow(_: FlowKey) -> bool:
+    """As long as nobody says which there are."""
+    return True
+
+
 class _Carrier(UdpSocket):
     """What both ends share: socket options, and sending a burst."""
 
     def __init__(self, endpoint: TransportAddress, device: str | None, mark: int) -> None:
+        self.known: Callable[[FlowKey], bool] = _every_flow
+        """Which flows there are: of what has waited too long, all else is dropped before what is theirs."""
         self._device = device
         self._mark = mark
         super().__init__(endpoint)
@@ -78,11 +85,13 @@ class _Carrier(UdpSocket):
         kept = received
         if self._waited >= LATE:
             useful = received if self._waited < LOST else []
-            others = not_the_cause((item.key.remote, len(item.data)) for item in useful)
+            amounts = [(item.key.remote, len(item.data)) for item in useful if self.known(item.key)]
+            others = not_the_cause(amounts, strangers=len(useful) - len(amounts))
             kept = [
                 item
                 for item in useful
-                if item.key.remote in others or may_be_control(len(item.data), item.segment_size)
+                if may_be_control(len(item.data), item.segment_size)
+                or (item.key.remote in others and self.known(item.key))
             ]
             self.counters.late += count_datagrams(received) - count_datagrams(kept)
         self.counters.received += count_datagrams(kept)

@@ -185,7 +185,7 @@ class UdpSocket:
         """Of a late read: what is from peers that are not the cause, or nothing if all is useless by now."""
         kept: list[Run] = []
         if self._waited < LOST:
-            others = not_the_cause((run.peer, len(run.datagrams)) for run in runs)
+            others = not_the_cause([(run.peer, len(run.datagrams)) for run in runs])
             kept = [run for run in runs if run.peer in others]
         self.counters.late += sum([len(run.datagrams) for run in runs]) - sum([len(run.datagrams) for run in kept])
         return kept

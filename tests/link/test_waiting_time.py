@@ -63,6 +63,17 @@ def test_who_is_behind_is_told_before_anything_is_late() -> None:
     assert scene.waiting.waited == 0.0
 
 
+def test_who_has_nothing_to_read_is_not_behind() -> None:
+    """Before: a server on which nothing came any more took two SYNs of each read, until something came."""
+    scene = Scene()
+    scene.age = BEHIND
+    scene.read(2 * BEHIND, full=True)
+    scene.now += AGAIN / 2
+    assert scene.waiting.waited == BEHIND
+    scene.now += AGAIN / 2
+    assert scene.waiting.waited == 0.0
+
+
 def test_a_host_that_stood_still_for_a_moment_loses_nothing() -> None:
     scene = Scene()
     scene.age = 0.6
@@ -102,3 +113,9 @@ def test_who_fills_a_queue_is_told_from_who_does_not() -> None:
     assert not_the_cause(flood) == set()
     assert not_the_cause([*flood, *[("another", 1)] * 60]) == set()
     assert not_the_cause([]) == set()
+
+
+def test_many_small_strangers_make_nobody_else_the_cause() -> None:
+    """Before: each stranger was a sender, and half of an equal share was less than one datagram of the client's."""
+    assert not_the_cause([("client", 1200)], strangers=31) == {"client"}
+    assert not_the_cause([("client", 1200)] * 31, strangers=1) == set(), "one stranger takes the blame of nobody"

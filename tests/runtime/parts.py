@@ -45,7 +45,14 @@ def endpoint(**role: Any) -> Any:
     """One that wants nothing, and whose role has these verbs."""
     verbs = SimpleNamespace(**{"crowds": lambda _: [], **role})
     return SimpleNamespace(
-        poll=list, next_timeout=lambda: None, counters={}, sessions=[], receive_mtu=lambda *_: None, role=verbs
+        poll=list,
+        next_timeout=lambda: None,
+        counters={},
+        sessions=[],
+        receive_mtu=lambda *_: None,
+        role=verbs,
+        knows=lambda _: True,
+        knows_carrier=lambda _: True,
     )
 
 
@@ -58,6 +65,7 @@ def link(**verbs: Any) -> Link:
         "warnings": (),
         "fileno": lambda: 100,
         "strangers_fileno": lambda: -1,
+        "serve_first": lambda _: None,
         "write_fileno": lambda: 100,
         "event_fileno": lambda: 101,
         "counters": LinkCounters,

@@ -67,6 +67,7 @@ def test_order_is_kept_and_the_application_waits() -> None:
             blocked=lambda: told.append("blocked"),
             free=free,
             unread=Unread(),
+            known=lambda _: True,
         )
         full = Full(TransportAddress(ip_address("0.0.0.0"), 10001), 1)
         asyncio.get_running_loop().add_reader = lambda *_: None  # type: ignore[method-assign]
@@ -98,7 +99,12 @@ def test_order_is_kept_and_the_application_waits() -> None:
 def test_a_burst_whose_socket_has_gone_is_counted() -> None:
     async def scene() -> None:
         carriers = Carriers(
-            asyncio.get_running_loop(), lambda _: None, blocked=lambda: None, free=lambda: None, unread=Unread()
+            asyncio.get_running_loop(),
+            lambda _: None,
+            blocked=lambda: None,
+            free=lambda: None,
+            unread=Unread(),
+            known=lambda _: True,
         )
         assert carriers.send([burst(b"late")]) == []
         assert carriers.counters()["dropped"] == 4

@@ -6,6 +6,7 @@ import itertools
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 
 import pytest
@@ -107,6 +108,25 @@ def test_a_carrier_keeps_what_may_be_control(waited: list[float]) -> None:
         assert server.receive() == []
     assert (server.counters.late, server.counters.received) == (3, 2)
     client.close()
+    server.close()
+
+
+def test_strangers_make_room_before_a_flow(waited: list[float]) -> None:
+    """Before: a client's bulk was the cause, because each of many strangers had sent less."""
+    server = ServerCarrier(HERE)
+    with ExitStack() as stack:
+        client, *strangers = [stack.enter_context(sender(server)) for _ in range(20)]
+        server.known = lambda key: key.remote_port == client.getsockname()[1]
+        waited[0] = SOME
+        client.send(bytes(1400))
+        for stranger in strangers:
+            stranger.send(bytes(SMALL + 1))
+        (kept,) = server.receive()
+        assert len(kept.data) == 1400
+        for _ in range(20):
+            client.send(bytes(1400))
+        strangers[0].send(bytes(SMALL + 1))
+        assert server.receive() == [], "the flow is the cause itself"
     server.close()
 
 

@@ -43,7 +43,7 @@ from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.icmp import parse_too_big, plateau_below
 from rsock_nf.core.tcp.segment import ACK, FIN, RST, SYN, Segment, carried_segments, parse_segment
 from rsock_nf.core.tcp.sequence import add, distance, not_behind
-from rsock_nf.core.types import Carried, Malformed, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Packet, Run
 
 ACK_DELAY = 0.02
 """Seconds for which received bytes wait for a segment that carries their ACK."""
@@ -182,6 +182,14 @@ class Endpoint(Generic[R]):
         """UDP carriers received something.  Buffers and ``behind`` as with ``receive_packets``."""
         self._intake.carried(received, self.role.strangers_while_behind if behind else ANY_NUMBER)
         self._take_in(now)
+
+    def knows(self, packet: Packet) -> bool:
+        """Whether ``packet`` seems to be of an established flow: it says so, and nothing is checked."""
+        return self.pump.knows(packet)
+
+    def knows_carrier(self, key: FlowKey) -> bool:
+        """Whether this is an established flow over UDP."""
+        return self.pump.knows_carrier(key)
 
     def receive_datagrams(self, now: float, runs: Iterable[Run]) -> None:
         """Applications or targets sent datagrams."""

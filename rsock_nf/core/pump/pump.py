@@ -46,6 +46,8 @@ _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
 # IPv6 + TCP: payload length, next header, then the same.
 _V6 = struct.Struct("!4xHB37xIIBBH")
 _TCP = 6
+_IPV4_PLAIN = b"\x45"
+"""The first byte of an IPv4 packet without options."""
 
 
 class SlowFrames(NamedTuple):
@@ -112,6 +114,17 @@ class Pump:
         del self._carriers[flow.key]
         flow.key = key
         self._carriers[key] = flow
+
+    def knows(self, packet: Packet) -> bool:
+        """Whether ``packet`` has the addresses and ports of an established flow."""
+        data = packet.data
+        if data[:1] == _IPV4_PLAIN:
+            return bytes(data[12:24]) in self._flows
+        return bytes(data[8:44]) in self._flows
+
+    def knows_carrier(self, key: FlowKey) -> bool:
+        """Whether there is an established flow with this key over UDP."""
+        return key in self._carriers
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
         """Payloads of up to ``max_payload`` bytes pass on the path of ``flow``."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from rsock_nf.core.tcp.checksum import pseudo_header_sum
@@ -123,6 +123,9 @@ class BpfLink:
     def sends(self) -> bool:
         """False where the system's bpf can only receive on an interface of this kind."""
         return self._bpf.sends
+
+    def serve_first(self, known: Callable[[Packet], bool]) -> None:
+        """See ``Link``: how long packets have waited is not known, and none is dropped."""
 
     def strangers_fileno(self) -> int:
         """See ``Link``: there is one queue."""

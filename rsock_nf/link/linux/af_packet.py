@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from rsock_nf.core.types import Outgoing, Packet
@@ -113,6 +113,10 @@ class PacketLink:
     def waited(self) -> float:
         """See ``Link``."""
         return self._tap.waited
+
+    def serve_first(self, known: Callable[[Packet], bool]) -> None:
+        """See ``Link``."""
+        self._tap.known = known
 
     def strangers_fileno(self) -> int:
         """See ``Link``."""

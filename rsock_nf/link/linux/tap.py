@@ -23,7 +23,7 @@ import dataclasses
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
@@ -68,13 +68,20 @@ def _bind_to_all(sock: socket.socket) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def _useful(packets: list[Packet]) -> list[Packet]:
-    """Of a late read: what may be control, and what is from senders that do not fill the queue."""
-    senders = [source(bytes(packet.data[:IPV6_HEADER])) for packet in packets]
-    others = not_the_cause((sender, len(packet.data)) for sender, packet in zip(senders, packets, strict=True))
+def _useful(packets: list[Packet], known: Callable[[Packet], bool]) -> list[Packet]:
+    """Of a late read: what may be control, and what is from senders that are ``known`` and do not fill the queue."""
+    senders = [source(bytes(packet.data[:IPV6_HEADER])) if known(packet) else None for packet in packets]
+    from_known = [(sender, packet) for sender, packet in zip(senders, packets, strict=True) if sender is not None]
+    amounts = [(sender, len(packet.data)) for sender, packet in from_known]
+    others = not_the_cause(amounts, strangers=len(packets) - len(amounts))
     return [
         packet for sender, packet in zip(senders, packets, strict=True) if sender in others or _may_be_control(packet)
     ]
+
+
+def _everybody(_: Packet) -> bool:
+    """As long as nobody says who is known."""
+    return True
 
 
 def _may_be_control(packet: Packet) -> bool:
@@ -100,6 +107,8 @@ class Tap:
         receive_buffer: int,
         syns: Syns = Syns.TAKEN,
     ) -> None:
+        self.known: Callable[[Packet], bool] = _everybody
+        """See ``Link.serve_first``."""
         self._counters = counters
         self._syns = syns
         self._layouts: dict[bytes, tuple[int, bytes]] = {}
@@ -161,7 +170,7 @@ class Tap:
             packets, waited = self._read(budget)
             if waited < LATE:
                 break
-            kept = _useful(packets) if waited < LOST else []
+            kept = _useful(packets, self.known) if waited < LOST else []
             self._counters.late += len(packets) - len(kept)
             packets = kept
             if packets:

@@ -229,6 +229,16 @@ def test_unknown_flows_and_other_protocols_go_the_slow_way() -> None:
     assert len(other.take(strange)[1]) == len(strange)
 
 
+def test_it_knows_whose_packets_are_a_flows() -> None:
+    one, other = ends()
+    (packet,) = packets(one.out(b"hello"))
+    assert other.pump.knows(Packet(memoryview(packet), 0, Checksum.VERIFY, b""))
+    elsewhere = make_tcp((CLIENT, 40_001), (SERVER, 10_001), 1, 1, ACK, b"")
+    for strange in (elsewhere, b"", b"\x45" * 3, bytes(60)):
+        assert not other.pump.knows(Packet(memoryview(strange), 0, Checksum.VERIFY, b""))
+    assert not other.pump.knows_carrier(other.flows[0].key)
+
+
 def test_payload_that_does_not_authenticate_is_slow_too() -> None:
     _, other = ends()
     got, slow = other.take([make_tcp((CLIENT, 40_000), (SERVER, 10_001), 1000, 5000, ACK, b"GET / HTTP/1.0")])
