@@ -70,6 +70,8 @@ class UdpSystem(Protocol):
     """Whether one send may be many datagrams, which ``segments`` cuts."""
     merge_ancillary_bytes: int
     """Room that is needed for the ancillary data that says where to cut merged datagrams."""
+    stamp_ancillary_bytes: int
+    """Room that is needed for the ancillary data that says when a message came; 0 = the system does not tell."""
     destination_ancillary_bytes: int
     """Room that is needed for the ancillary data that says where a datagram was sent to."""
 
@@ -126,6 +128,12 @@ class UdpSystem(Protocol):
 
     def waited(self, sock: socket.socket) -> float:
         """Seconds since the kernel received the message that the socket gave last; 0.0 = the system does not tell."""
+
+    def stamp(self, sock: socket.socket) -> None:
+        """Have the kernel say with each message when it came, where it can.  For a socket of any family."""
+
+    def age(self, ancillary: bytes) -> float:
+        """Seconds since a message with this ancillary data came, and nothing else in it; 0.0 = it does not tell."""
 
     def route_mtu(self, sock: socket.socket) -> int:
         """The largest IP packet of a connected socket's route and its device, bytes; 0 = there is no route."""

@@ -30,6 +30,8 @@ AGAIN: Final = 1.0
 """Seconds after a drop within which there is no grace."""
 SMALL: Final = 256
 """Bytes of a payload.  So small is every control frame but a padded probe: it is kept until ``LOST``."""
+MANY: Final = 64
+"""Messages of a read without a limit."""
 LATE_READS: Final = 16
 """How many late batches one call drops before others get their turn."""
 
@@ -69,8 +71,10 @@ class WaitingTime:
         self._age = age
         self._clock = clock
         age()  # a kernel that keeps stamps only for who asks keeps them from now on
-        self._empty_at = clock()
-        """When the queue was last seen empty."""
+        self._since = clock()
+        """What is in the queue has come after this time."""
+        self._lost_reads = 0
+        """How many reads with ``LOST`` messages there were one after the other."""
         self._read_at = clock()
         """When something was last read."""
         self._last_waited = 0.0
@@ -83,17 +87,21 @@ class WaitingTime:
         """To be called after each read that brought something.  Returns for how long the last message of it has waited,
         in seconds; the others have waited longer.  0.0 = it is not late, or not late for long enough to matter.
 
-        ``full``: the read brought as much as it may.  A queue that is emptied by each read has nothing that is late,
-        so the kernel is asked only if it was not empty for a while.
+        ``full``: the read brought as much as it may, which is not more than ``limit``.  A queue that is emptied by each
+        read has nothing that is late, so the kernel is asked only if it was not empty for a while.
         """
         self._read_at = now = self._clock()
+        several = self._lost_reads > 0
         self._last_waited = waited = self._waited(now)
+        self._lost_reads = self._lost_reads + 1 if waited >= LOST else 0
+        if several:
+            waited = max(waited, LOST)
         if waited < LATE:
             self._late_since = None
         elif self._late_since is None:
             self._late_since = now
         if not full:
-            self._empty_at = now
+            self._since = now
         if self._late_since is None:
             return 0.0
         if waited < LOST and now - self._late_since < GRACE and now - self._dropped_at > AGAIN:
@@ -107,13 +115,28 @@ class WaitingTime:
         was read for a second: who has nothing to read is not behind."""
         return self._last_waited if self._clock() - self._read_at < AGAIN else 0.0
 
+    @property
+    def limit(self) -> int:
+        """How many messages the next read should bring at most.
+
+        The kernel tells the age of the last message of a read, and the first may be much older.  So if the queue may
+        hold something that is ``LOST``, one message is read, then two, then four, as long as there is.  The read that
+        follows is dropped whole, too: what it begins with may be as old.
+        """
+        return min(1 << self._lost_reads, MANY) if self._clock() - self._since >= LOST else MANY
+
     def _waited(self, now: float) -> float:
-        since_empty = now - self._empty_at
-        # The stamp is of the wall clock, which can be set.  Nothing is older than the moment of the empty queue.
-        return min(self._age(), since_empty) if since_empty >= BEHIND else 0.0
+        longest = now - self._since
+        if longest < BEHIND:
+            return 0.0
+        # The stamp is of the wall clock, which can be set.  Nothing is older than what was read before it.
+        waited = min(self._age(), longest)
+        self._since = now - waited
+        return waited
 
     def empty(self) -> None:
         """To be called after a read that brought nothing."""
-        self._empty_at = self._clock()
+        self._since = self._clock()
+        self._lost_reads = 0
         self._last_waited = 0.0
         self._late_since = None

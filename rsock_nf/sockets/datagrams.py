@@ -148,8 +148,9 @@ class UdpSocket:
         When the read reports an error of an earlier send, that is counted, and it is read again."""
         reader = buffers.reader
         for _ in range(_READ_ATTEMPTS):
+            limit = min(self._read_limit, self._waiting.limit, BUFFERS)
             try:
-                count = reader.read(self._socket.fileno(), self._read_limit)
+                count = reader.read(self._socket.fileno(), limit)
             except OSError as error:
                 if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                     raise
@@ -161,7 +162,7 @@ class UdpSocket:
             if not count:
                 self._waiting.empty()
                 break
-            self._waited = self._waiting.read(full=count >= min(self._read_limit, BUFFERS))
+            self._waited = self._waiting.read(full=count >= limit)
             lengths = reader.lengths(count)
             self._read_limit = _READ_BYTES // (max(lengths) or 1)
             return lengths

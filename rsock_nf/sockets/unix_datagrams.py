@@ -26,6 +26,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ from rsock_nf import trust
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.udp import MSG_TRUNC
+from rsock_nf.link.waiting_time import LOST
 from rsock_nf.printable import printable
 from rsock_nf.sockets.buffers import ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
@@ -57,7 +59,9 @@ class UnixListener:
     def __init__(self, path: Path, *, buffers: ReceiveBuffers | None = None) -> None:
         self.local = path
         self.counters = DatagramCounters()
-        self._buffers = buffers or shared_buffers(_SOCKADDR_UN, 0)
+        self._buffers = buffers or shared_buffers(_SOCKADDR_UN, system().udp.stamp_ancillary_bytes)
+        self._since = time.monotonic()
+        """What waits has come after this time."""
         self._identity: tuple[int, int] | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -80,6 +84,7 @@ class UnixListener:
     def _bind_in(self, directory: int) -> None:
         _remove_dead(self.local)
         system().udp.enlarge_send(self._socket, SOCKET_BUFFER)
+        system().udp.stamp(self._socket)
         with _nobody_else():
             self._socket.bind(bytes(self.local))
         found = os.stat(self.local.name, dir_fd=directory, follow_symlinks=False)
@@ -115,8 +120,11 @@ class UnixListener:
             peers = [_answerable(reader.name(index)[_FAMILY_BYTES:]) for index in range(count)]
             lengths = reader.lengths(count)
             runs = self._buffers.mixed_runs(peers, lengths, None)
-            if reader.any_flags(count) or max(lengths) > _LONGEST:
-                runs = self._without_oversize(peers, lengths, reader.flags(count))
+            perhaps_lost = time.monotonic() - self._since >= LOST
+            if perhaps_lost or reader.any_flags(count) or max(lengths) > _LONGEST:
+                runs = self._useful(peers, lengths, perhaps_lost=perhaps_lost)
+            if count < self._buffers.reader.buffers:
+                self._since = time.monotonic()
             self.counters.received += sum([len(run.datagrams) for run in runs])
             if runs:
                 return runs
@@ -124,20 +132,27 @@ class UnixListener:
 
     def _read(self) -> int:
         try:
-            return self._buffers.reader.read(self._socket.fileno())
+            count = self._buffers.reader.read(self._socket.fileno())
         except OSError as error:
             if error.errno in {errno.EBADF, errno.ENOTSOCK}:
                 raise
             self.counters.receive_errors += 1
             return 0
+        if not count:
+            self._since = time.monotonic()
+        return count
 
-    def _without_oversize(self, peers: Sequence[Hashable], lengths: list[int], flags: list[int]) -> list[Run]:
-        """A run for each datagram.  Those that are too long for any target are dropped and counted."""
-        views = self._buffers.reader.views
+    def _useful(self, peers: Sequence[Hashable], lengths: list[int], *, perhaps_lost: bool) -> list[Run]:
+        """A run for each datagram.  Those that are too long for any target, or came too long ago for anybody, are
+        dropped and counted."""
+        reader, age = self._buffers.reader, system().udp.age
+        views, flags = reader.views, reader.flags(len(lengths))
         runs: list[Run] = []
         for index, length in enumerate(lengths):
             if length > _LONGEST or flags[index] & MSG_TRUNC:
                 self.counters.oversize += 1
+            elif perhaps_lost and age(reader.ancillary(index)) >= LOST:
+                self.counters.late += 1
             else:
                 runs.append(Run(peers[index], [views[index][:length]], length))
         return runs

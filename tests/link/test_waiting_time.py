@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from rsock_nf.link.waiting_time import AGAIN, BEHIND, GRACE, LATE, SMALL, WaitingTime, may_be_control, not_the_cause
+from rsock_nf.link.waiting_time import (
+    AGAIN,
+    BEHIND,
+    GRACE,
+    LATE,
+    LOST,
+    MANY,
+    SMALL,
+    WaitingTime,
+    may_be_control,
+    not_the_cause,
+)
 
 
 class Scene:
@@ -44,7 +55,7 @@ def test_a_standing_queue_is_as_late_as_the_stamp_says() -> None:
     scene.age = LATE / 2
     assert scene.read(0.01, full=True) == 0.0
     scene.age = LATE
-    assert scene.read(0.01, full=True) == LATE, "no grace again"
+    assert scene.read(0.6 * LATE, full=True) == LATE, "no grace again"
     scene.read(0.01, full=False)  # emptied
     assert scene.read(0.01, full=True) == 0.0
     scene.age = LATE
@@ -72,6 +83,38 @@ def test_who_has_nothing_to_read_is_not_behind() -> None:
     assert scene.waiting.waited == BEHIND
     scene.now += AGAIN / 2
     assert scene.waiting.waited == 0.0
+
+
+def test_after_a_standstill_no_read_is_kept_that_may_hold_something_old() -> None:
+    """The kernel tells the age of the last message only.  Before: of few messages in 3 s, all were kept."""
+    scene = Scene()
+    assert scene.waiting.limit == MANY
+    scene.now += 3.0
+    limits, lost = [], []
+    for age in (3.0, 2.5, 1.5, 0.1):
+        scene.age = age
+        limits.append(scene.waiting.limit)
+        lost.append(scene.waiting.read(full=True) >= LOST)
+    assert limits == [1, 2, 4, 8]
+    assert lost == [True] * 4, "the last read may begin with something of 1.5 s"
+    assert scene.waiting.limit == MANY, "what is left has come after it"
+    assert scene.read(0.01, full=True) == 0.0
+
+
+def test_an_idle_queue_costs_one_small_read() -> None:
+    scene = Scene()
+    scene.now += 100.0
+    assert scene.waiting.limit == 1
+    scene.age = 0.001
+    assert scene.read(0.0, full=True) == 0.0
+    assert scene.waiting.limit == MANY
+
+
+def test_a_queue_that_stands_for_long_is_read_in_large_parts() -> None:
+    scene = Scene()
+    scene.age = 2.0
+    assert [scene.read(2.0, full=True) for _ in range(10)] == [2.0] * 10
+    assert scene.waiting.limit == MANY
 
 
 def test_a_host_that_stood_still_for_a_moment_loses_nothing() -> None:

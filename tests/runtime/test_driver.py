@@ -11,7 +11,7 @@ from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.waiting_time import BEHIND
-from rsock_nf.runtime.driver import MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
+from rsock_nf.runtime.driver import BATCH, MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
 from tests.runtime import parts
 
 RUN = Run("peer", [b"datagram"], 8)
@@ -204,6 +204,16 @@ def test_the_endpoint_is_told_that_packets_have_waited() -> None:
     scene.packets = [[Packet(memoryview(b""), 0, Checksum.VALID, b"")]]
     scene.call(scene.loop.read, link.fileno())
     assert scene.told == [("packets while behind", 1)]
+
+
+def test_the_link_is_read_once_in_each_round() -> None:
+    scene = Scene()
+    full = [Packet(memoryview(b""), 0, Checksum.VALID, b"")] * BATCH
+    scene.packets = [full, full]
+    scene.call(scene.loop.read, 100)
+    assert scene.told == [("packets", BATCH)]
+    scene.call(scene.loop.read, 100)
+    assert scene.packets == []
 
 
 def test_strangers_with_a_queue_of_their_own_are_read_a_few_at_a_time() -> None:

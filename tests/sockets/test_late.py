@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import pytest
 from rsock_nf.core.types import TransportAddress
 from rsock_nf.link import system
 from rsock_nf.link.waiting_time import LATE, LOST, SMALL, WaitingTime
-from rsock_nf.sockets import datagrams
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
 from rsock_nf.sockets.datagrams import Listener, TargetSocket
 from tests.netns.judges import wait_until
@@ -25,12 +23,9 @@ SOME = (LATE + LOST) / 2
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that everything has waited, as the kernel would say; no socket was empty for a long time."""
-    monkeypatch.setattr("rsock_nf.link.waiting_time.GRACE", 0.0)
+    """Seconds that everything has waited; there is no grace."""
     told = [0.0]
-    clock = itertools.count(step=100.0)
-    monkeypatch.setattr(type(system().udp), "waited", staticmethod(lambda _: told[0]))
-    monkeypatch.setattr(datagrams, "WaitingTime", lambda age: WaitingTime(age, lambda: float(next(clock))))
+    monkeypatch.setattr(WaitingTime, "read", lambda _, *, full: told[0] * (full or True))
     return told
 
 
@@ -128,6 +123,30 @@ def test_strangers_make_room_before_a_flow(waited: list[float]) -> None:
         strangers[0].send(bytes(SMALL + 1))
         assert server.receive() == [], "the flow is the cause itself"
     server.close()
+
+
+def test_after_a_standstill_nothing_old_is_read(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stand-in, and less than one read of datagrams.  Before: the last one was young, so all were delivered."""
+    monkeypatch.setattr("rsock_nf.link.waiting_time.LOST", 0.2)
+    with sender(listener) as peer:
+
+        def some(name: bytes, seconds: float) -> None:
+            for number in range(10):
+                peer.send(name + b" %d" % number)
+            sent = time.monotonic()
+            wait_until(lambda: time.monotonic() > sent + seconds, "the clock")
+
+        def nothing_old_is_read() -> bool:
+            """Stamps are kept a moment after the socket was opened (net_enable_timestamp)."""
+            some(b"old", 0.25)
+            some(b"new", 0.0)
+            got = []
+            while runs := listener.receive():
+                got += [bytes(datagram)[:3] for run in runs for datagram in run.datagrams]
+            return b"old" not in got
+
+        wait_until(nothing_old_is_read, "old datagrams to be dropped")
+        assert listener.counters.late >= 10
 
 
 def test_the_kernel_tells_how_long_a_datagram_has_waited(listener: Listener) -> None:

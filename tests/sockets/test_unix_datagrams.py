@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError
 from rsock_nf.link.linux.system import Linux
 from rsock_nf.sockets.unix_datagrams import UnixListener
+from tests.netns.judges import wait_until
 
 PATIENCE = 10.0
 
@@ -48,6 +50,23 @@ def sender(stack: contextlib.ExitStack, listener: UnixListener) -> Sender:
         return made
 
     return make
+
+
+def test_what_is_too_old_for_anybody_is_dropped(
+    listener: UnixListener, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: after the process had stood still, all that waited was delivered, however old."""
+    monkeypatch.setattr("rsock_nf.sockets.unix_datagrams.LOST", 0.2)
+    one = sender()
+    for number in range(3):
+        one.send(b"old %d" % number)
+    sent = time.monotonic()
+    wait_until(lambda: time.monotonic() > sent + 0.25, "the clock")
+    one.send(b"new")
+    assert take(listener) == [(b"", [b"new"])]
+    assert (listener.counters.received, listener.counters.late) == (1, 3)
+    one.send(b"next")
+    assert take(listener) == [(b"", [b"next"])]
 
 
 def take(listener: UnixListener) -> list[tuple[object, list[bytes]]]:

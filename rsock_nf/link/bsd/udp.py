@@ -50,6 +50,7 @@ class PlainUdp:
 
     bursts = False
     merge_ancillary_bytes = 0
+    stamp_ancillary_bytes = 0
     destination_ancillary_bytes = 64
     """More than CMSG_SPACE of a struct in6_pktinfo."""
 
@@ -156,6 +157,15 @@ class PlainUdp:
     @staticmethod
     def waited(sock: socket.socket) -> float:  # noqa: ARG004 - the socket cannot be asked
         """See ``UdpSystem.waited``: only ancillary data of each message would tell (SO_TIMESTAMP)."""
+        return 0.0
+
+    @staticmethod
+    def stamp(sock: socket.socket) -> None:
+        """See ``UdpSystem.stamp``."""
+
+    @staticmethod
+    def age(ancillary: bytes) -> float:  # noqa: ARG004 - see ``waited``
+        """See ``UdpSystem.age``."""
         return 0.0
 
     def route_mtu(self, sock: socket.socket) -> int:

@@ -10,13 +10,18 @@ import time
 from typing import Final
 
 _SIOCGSTAMPNS: Final = 0x8907  # asm-generic/sockios.h: struct timespec
-_TIMESPEC: Final = struct.Struct("@qq")
+TIMESPEC: Final = struct.Struct("@qq")
 
 
 def age_of_last_message(descriptor: int) -> float:
     """Seconds since then; 0.0 = not known.  The first call has the kernel keep stamps from then on."""
     try:
-        seconds, nanoseconds = _TIMESPEC.unpack(fcntl.ioctl(descriptor, _SIOCGSTAMPNS, bytes(_TIMESPEC.size)))
+        return age_of(fcntl.ioctl(descriptor, _SIOCGSTAMPNS, bytes(TIMESPEC.size)))
     except OSError:  # ENOENT: nothing was received yet, or without a stamp
         return 0.0
+
+
+def age_of(stamp: bytes, at: int = 0) -> float:
+    """Seconds since the time in the struct timespec at this offset."""
+    seconds, nanoseconds = TIMESPEC.unpack_from(stamp, at)
     return max(time.time() - float(seconds) - float(nanoseconds) * 1e-9, 0.0)

@@ -180,6 +180,7 @@ class Tap:
     def _read(self, budget: int) -> tuple[list[Packet], float]:
         """Packets, and how long they have waited at least, in seconds."""
         reader = self._reader
+        budget = min(budget, _BUFFERS, self._waiting.limit)
         try:
             count = reader.read(self._socket.fileno(), budget)
         except OSError as error:
@@ -189,7 +190,7 @@ class Tap:
         if not count:
             self._waiting.empty()
             return [], 0.0
-        waited = self._waiting.read(full=count >= min(budget, _BUFFERS))
+        waited = self._waiting.read(full=count >= budget)
         truncated = reader.flags(count) if reader.any_flags(count) else None
         names = reader.names_raw(count)
         packets = []

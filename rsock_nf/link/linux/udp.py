@@ -18,13 +18,14 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
 from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteSocket
-from rsock_nf.link.linux.stamp import age_of_last_message
+from rsock_nf.link.linux.stamp import TIMESPEC, age_of, age_of_last_message
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 IP_PKTINFO: Final = 8
 _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MARK: Final = 36
+_SO_TIMESTAMPNS: Final = 35
 _SO_MEMINFO: Final = 55
 _SO_BINDTOIFINDEX: Final = 62
 _SK_MEMINFO_VARS: Final = 9
@@ -40,6 +41,8 @@ class LinuxUdp:
     bursts = True
     merge_ancillary_bytes = 24
     """CMSG_SPACE of an int."""
+    stamp_ancillary_bytes = 32
+    """CMSG_SPACE of a struct timespec."""
     destination_ancillary_bytes = 40
     """CMSG_SPACE of a struct in6_pktinfo."""
 
@@ -147,6 +150,18 @@ class LinuxUdp:
     def waited(sock: socket.socket) -> float:
         """See ``UdpSystem.waited``."""
         return age_of_last_message(sock.fileno())
+
+    @staticmethod
+    def stamp(sock: socket.socket) -> None:
+        """See ``UdpSystem.stamp``: SO_TIMESTAMPNS (socket(7))."""
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+    @staticmethod
+    def age(ancillary: bytes) -> float:
+        """See ``UdpSystem.age``."""
+        if len(ancillary) < _CMSG.size + TIMESPEC.size:
+            return 0.0
+        return age_of(ancillary, _CMSG.size)
 
     @staticmethod
     def route_mtu(sock: socket.socket) -> int:
