@@ -29,8 +29,8 @@ class Carriers:
     """The sockets of one instance.
 
     ``readable(carrier)`` is called when a carrier has received something, ``blocked`` when a burst begins to wait for
-    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.  ``known`` says which flows
-    there are.
+    a full socket, and ``free`` when none waits any more.  ``unread`` is told the descriptors.  ``known`` says which
+    flows there are.
     """
 
     def __init__(

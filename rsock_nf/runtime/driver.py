@@ -145,8 +145,9 @@ class Driver:
         self._loop.remove_reader(descriptor)
 
     def _link_readable(self) -> None:
-        """One read in each round of the event loop.  More of them, as with sockets, gained nothing: a read of 32 packets
-        may be 2 MiB, and costs much more than the round."""
+        """One read in each round of the event loop.
+
+        More of them, as with sockets, gained nothing: 32 packets may be 2 MiB, and cost much more than the round."""
         link = self._link
         if link is None:
             return

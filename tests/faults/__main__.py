@@ -33,6 +33,8 @@ def row(outcome: Outcome) -> str:
             (outcome.misdelivered, "misdelivered"), (outcome.corrupted, "corrupted"), (outcome.doubled, "twice"),
         ) if count
     ]  # fmt: skip
+    if scenario.bounds.delay is not None:
+        strange.append(f"99 % within {up.delay:.2f} / {down.delay:.2f} s, at least {outcome.least_flows} flows")
     said = "; ".join(text.replace("|", "\\|") for text in outcome.said[:2])
     cells = [
         f"**{scenario.name}**: {scenario.what}", outcome.variant.name, f"{up.lost} of {up.sent}",

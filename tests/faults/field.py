@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -120,7 +120,7 @@ class Field:
             os.kill(pid, signal.SIGCONT)
 
     @contextlib.contextmanager
-    def starved(self, share: float, *roles: Role) -> Iterator[None]:
+    def starved(self, share: float, roles: Sequence[Role]) -> Iterator[None]:
         """Inside, these ends get at most this share of a core: SIGSTOP for the rest of each tenth of a second."""
         pids = [self.pid(role) for role in roles]
         ended = threading.Event()

@@ -54,6 +54,8 @@ class Outcome:
     doubled: int
     flows: int
     """Flows of the client at the end."""
+    least_flows: int
+    """The fewest that it had at any time."""
     flows_after: float | None
     """Seconds after the fault until every flow carried; None = not in this run."""
     said: list[str] = field(default_factory=list)
@@ -80,6 +82,8 @@ class Outcome:
         if bounds.flows is not None and (self.flows_after is None or self.flows_after > bounds.flows):
             took = "not at all" if self.flows_after is None else f"after {self.flows_after:.1f} s"
             wrong.append(f"every flow carries {took}, wanted after {bounds.flows:g} s at most")
+        if bounds.delay is not None and self.least_flows < self.variant.flows:
+            wrong.append(f"only {self.least_flows} of {self.variant.flows} flows for a while")
         if bounds.delay is not None and (delay := max(way.delay for way in both)) > bounds.delay:
             wrong.append(f"delay of {delay:.2f} s, at most {bounds.delay:g} s wanted")
         return wrong
@@ -124,6 +128,7 @@ def measure(scenario: Scenario, variant: Variant) -> Outcome:
             corrupted=up.corrupted + down.corrupted,
             doubled=up.doubled + down.doubled,
             flows=flows,
+            least_flows=min(flows, watcher.least),
             flows_after=watcher.complete_after(ended, variant.flows),
             said=watcher.said,
             rsts=rsts["rst_inside"] + rsts["rst_outside"],
@@ -186,6 +191,11 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+
+    @property
+    def least(self) -> int:
+        """The fewest flows that there were."""
+        return min((flows for _, flows in self._flows), default=0)
 
     def complete_after(self, since: float, wanted: int) -> float | None:
         """Seconds from ``since`` on after which there always were ``wanted`` flows; None = not at the end."""
