@@ -93,8 +93,8 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._behind_at = -LATE
-        """When packets or carriers' datagrams were last read that had waited.  For a moment after it, each source is read
-        once in its turn: what has arrived comes before what is to leave."""
+        """When packets or carriers' datagrams were last read that had waited.  For a moment after it, each source is
+        read once in its turn: what has arrived comes before what is to leave."""
         self._unread_since: float | None = None
         """Since when a timer waits until everything is read."""
         self.backlog_dropped = 0
