@@ -68,7 +68,7 @@ def _lengths(site: Ground, done: Done) -> None:
 
 
 _COOKIE = "a cookie answers, nothing is stored"
-_SHORT = "; where processor time is short, what waits too long is dropped, the client's, too"
+_SHORT = "; SYNs have a queue of their own, and what does not fit is dropped"
 _ENVELOPE = "the envelope fails, no answer"
 _NO_FRAME = "no frame of the wire's key: no answer"
 
