@@ -32,6 +32,8 @@ _SMALLEST = _HEADER.size + _HASH
 _BUFFER = 4 << 20
 SO_RCVBUFFORCE = 33
 """Of Linux: more than net.core.rmem_max.  What overflowed here would count as lost in the tunnel."""
+_STOOD_STILL = 1.0
+"""Seconds."""
 _PADDING = random.Random(7).randbytes(2048)
 
 
@@ -187,6 +189,8 @@ class Load:
                 return
             self._collect(ready)
             now = time.monotonic()
+            if now - due > _STOOD_STILL:  # this process was stopped: it does not send at once what it has missed
+                began += now - due
             while began + turn / self._rate <= now and not self.is_sent:
                 self._send(turn % len(self._applications))
                 turn += 1
