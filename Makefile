@@ -29,7 +29,7 @@ PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults attacks vagrant-test wheel clean
+.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults load attacks vagrant-test wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -83,6 +83,9 @@ recipes: $(VENV)/.develop ## the table of VPN recipes in docs/recipes.md, measur
 
 faults: $(VENV)/.develop ## the tables of docs/reliability.md: 70 faults, then half an hour of them (as root; SOAK=30)
 	@$(PY) -m tests.faults --soak $(SOAK)
+
+load: $(VENV)/.develop ## a million datagrams through each kind of tunnel, none lost: a table of docs/reliability.md (as root)
+	@$(PY) -m tests.faults.amounts
 
 attacks: $(VENV)/.develop ## the tables of docs/security-tests.md: attacks on a running tunnel (as root)
 	@$(PY) -m tests.attacks

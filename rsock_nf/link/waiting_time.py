@@ -30,6 +30,8 @@ AGAIN: Final = 1.0
 """Seconds after a drop within which there is no grace."""
 SMALL: Final = 256
 """Bytes of a payload.  So small is every control frame but a padded probe: it is kept until ``LOST``."""
+STRANGERS: Final = 2
+"""Packets of nobody known that are kept of a late read, where most of it is theirs."""
 MANY: Final = 64
 """Messages of a read without a limit."""
 LATE_READS: Final = 16

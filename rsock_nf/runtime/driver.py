@@ -28,7 +28,7 @@ from rsock_nf.core.events import Event
 from rsock_nf.core.outbox import Deliver, Transmit
 from rsock_nf.core.types import FlowKey, Outgoing, Run
 from rsock_nf.link import Link
-from rsock_nf.link.waiting_time import BEHIND
+from rsock_nf.link.waiting_time import BEHIND, LATE
 from rsock_nf.native.path import HotPath
 from rsock_nf.runtime.backlog import Backlog
 from rsock_nf.runtime.carriers import Carrier, Carriers
@@ -99,6 +99,9 @@ class Driver:
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._behind_at = -LATE
+        """When packets or carriers' datagrams were last read that had waited.  For a moment after it, each source is
+        read once in its turn: what has arrived comes before what is to leave."""
         self._unread_since: float | None = None
         """Since when a timer waits until everything is read."""
         self.backlog_dropped = 0
@@ -155,16 +158,20 @@ class Driver:
         self._loop.remove_reader(descriptor)
 
     def _link_readable(self) -> None:
-        """One read in each round of the event loop.
-
-        More of them, as with sockets, gained nothing: 32 packets may be 2 MiB, and cost much more than the round."""
+        """One read in each round of the event loop: more of them gain nothing, as 32 packets may be 2 MiB and cost much
+        more than the round.  But if they have waited, the other sockets get their turn after ``ROUNDS`` of them."""
         link = self._link
-        if link is None:
-            return
-        packets = link.receive(BATCH)
-        if packets:
-            self._endpoint.receive_packets(time.monotonic(), packets, behind=link.waited >= BEHIND)
-            self.drain()
+        for _ in range(ROUNDS):
+            if link is None or link is not self._link:
+                return
+            packets = link.receive(BATCH)
+            now, behind = time.monotonic(), link.waited >= BEHIND
+            if packets:
+                self._endpoint.receive_packets(now, packets, behind=behind)
+                self.drain()
+            if not behind:
+                break
+            self._behind_at = now
         self._arm_timer()
 
     def _strangers_readable(self) -> None:
@@ -182,7 +189,10 @@ class Driver:
                 self._carrier_refused(carrier.key)
             if not received:
                 break
-            endpoint.receive_carried(time.monotonic(), received, behind=carrier.waited >= BEHIND)
+            now, behind = time.monotonic(), carrier.waited >= BEHIND
+            if behind:
+                self._behind_at = now
+            endpoint.receive_carried(now, received, behind=behind)
             self.drain()
             if len(received) < BATCH:
                 break
@@ -214,9 +224,10 @@ class Driver:
             runs = receive()
             if not runs:
                 break
-            self._endpoint.receive_datagrams(time.monotonic(), runs)
+            now = time.monotonic()
+            self._endpoint.receive_datagrams(now, runs)
             self.drain()
-            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH:
+            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH or now < self._behind_at + LATE:
                 break
         self._arm_timer()
 

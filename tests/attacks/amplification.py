@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from tests.attacks.attack import ALL
 from tests.attacks.ground import NEIGHBOUR, PORTS, Done, Ground, ground
 from tests.attacks.packets import ACK, FIN, PSH, RST, SYN, UDP, Address, Packet
+from tests.faults.field import Variant
 from tests.wire.native import independent_peer as peer
 
 LINUX = bytes.fromhex("020405b40402080a000000010000000001030307")
 PATIENCE = 0.4
 """Seconds in which every answer comes."""
-HEADING = "| packet of a stranger | bytes in | bytes out |\n|---|--:|--:|"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,16 @@ def _openings(site: Ground) -> Iterator[tuple[str, bytes]]:
     yield "confirmation of nothing", peer.confirmation(secret, session, 77, 1, bytes(16))
 
 
-def amplification() -> list[Answered]:
+def amplification(variant: Variant = ALL) -> list[Answered]:
     """Every kind once, each from an address of its own."""
     found = []
-    with ground(ALL) as site:
+    with ground(variant) as site:
         number = 0
 
         def source() -> Address:
             nonlocal number
             number += 1
-            return f"198.51.100.{number}", 50_000 + number
+            return site.outsider(number), 50_000 + number
 
         server = (site.server, PORTS[0])
         for what, packet in _bare(source(), server):
@@ -99,7 +99,16 @@ def amplification() -> list[Answered]:
     return found
 
 
-def rows(found: list[Answered]) -> tuple[list[str], list[str]]:
-    """The table, and what is not as it should be."""
-    lines = [HEADING, *(f"| {one.what} | {one.sent} | {one.received} |" for one in found)]
-    return lines, [f"amplification: {one.what}: {one.sent} in, {one.received} out" for one in found if one.is_larger]
+def rows(*found: list[Answered]) -> tuple[list[str], list[str]]:
+    """The table, IPv4 first, and what is not as it should be."""
+    versions = ("IPv4", "IPv6")[: len(found)]
+    lines = [
+        f"| packet of a stranger | {' | '.join(f'{version}: bytes in | out' for version in versions)} |",
+        f"|---|{'--:|--:|' * len(found)}",
+    ]
+    lines += [
+        f"| {same[0].what} | {' | '.join(f'{one.sent} | {one.received}' for one in same)} |"
+        for same in zip(*found, strict=True)
+    ]
+    larger = [one for answers in found for one in answers if one.is_larger]
+    return lines, [f"amplification: {one.what}: {one.sent} in, {one.received} out" for one in larger]

@@ -13,6 +13,10 @@ Act = Callable[[Ground, Done], None]
 TCP, SEALED, UDP, SEALED_UDP, ALL = (
     Variant("tcp"), Variant("tcp", AES), Variant("udp"), Variant("udp", AES), Variant("all", AES),
 )  # fmt: skip
+SEALED6, SEALED_UDP6, ALL6 = (Variant(kind, AES, version=6) for kind in ("tcp", "udp", "all"))
+"""The same over IPv6."""
+RSOCK, RSOCK_UDP = Variant("tcp", wire="rsock"), Variant("udp", wire="rsock")
+"""The original's wire, with both ends ours.  It is IPv4 only and seals nothing."""
 
 
 class Who(Enum):
@@ -50,3 +54,10 @@ class Attack:
     """Why it has the effect that it has: what stops it, or why nothing does."""
     plain: str = ""
     """The same where nothing is sealed, if it is different."""
+    rsock: str = ""
+    """The same on the original's wire, if it is different."""
+
+    def reason(self, variant: Variant) -> str:
+        """Why it has the effect that it has on this kind of tunnel."""
+        plain = self.plain if variant.cipher == "none" else ""
+        return (self.rsock if variant.wire == "rsock" else "") or plain or self.why

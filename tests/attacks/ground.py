@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -24,13 +25,10 @@ from tests.attacks import volley
 from tests.attacks.packets import ETHERNET, TCP, Address, Packet, ethernet
 from tests.faults.field import Field, Variant
 from tests.faults.field import field as made_field
+from tests.faults.load import SO_RCVBUFFORCE
 from tests.netns.judges import wait_until
 
 ETH_P_ALL = 3
-SO_RCVBUFFORCE = 33
-"""Of Linux: more than net.core.rmem_max."""
-NAT = ROUTER_OUTSIDE_IP[4]
-"""The client's address, as the server sees it: the router's."""
 PORTS = range(10001, 10011)
 """The server's."""
 NEIGHBOUR = "02:aa:bb:cc:dd:66"
@@ -145,14 +143,36 @@ class Ground:
     to_client: Wire
 
     @property
+    def version(self) -> int:
+        """Of IP."""
+        return self.site.variant.version
+
+    @property
     def server(self) -> str:
         """The server's address."""
-        return self.site.lab.server_ip[4]
+        return self.site.lab.server_ip[self.version]
 
     @property
     def client(self) -> str:
         """The client's own address."""
-        return self.site.lab.client_ip[4]
+        return self.site.lab.client_ip[self.version]
+
+    @property
+    def nat(self) -> str:
+        """The client's address, as the server sees it: the router's."""
+        return ROUTER_OUTSIDE_IP[self.version]
+
+    def outsider(self, number: int = 65) -> str:
+        """An address that is nobody's here."""
+        if self.version == 6:
+            return f"2001:db8:100::{number + 1:x}"
+        return f"198.51.{100 + number // 200}.{number % 200 + 1}"
+
+    def anyone(self, chance: random.Random) -> Address:
+        """Any address and port of the open network."""
+        a, b = chance.randrange(11, 100), chance.getrandbits(16)
+        host = f"2001:db8:{a:x}:{b:x}::1" if self.version == 6 else f"{a}.{b >> 8}.{b & 255}.1"
+        return host, chance.randrange(1024, 65536)
 
     def upward(self, seconds: float = 1.0) -> list[Packet]:
         """The honest client's packets with content, as an observer sees them before the server."""
@@ -236,4 +256,4 @@ def _pass(seconds: float) -> None:
 
 
 _ROLES: tuple[Role, Role] = ("server", "client")
-__all__ = ["ETHERNET", "NAT", "NEIGHBOUR", "PORTS", "Done", "Ground", "Wire", "ground"]
+__all__ = ["ETHERNET", "NEIGHBOUR", "PORTS", "Done", "Ground", "Wire", "ground"]

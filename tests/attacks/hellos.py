@@ -9,7 +9,7 @@ import base64
 import json
 import random
 
-from tests.attacks.attack import SEALED_UDP, Attack, Who
+from tests.attacks.attack import SEALED_UDP, SEALED_UDP6, Attack, Who
 from tests.attacks.ground import PORTS, Done, Ground
 from tests.attacks.packets import UDP, Packet
 from tests.faults.spoilt import Spoilt
@@ -28,9 +28,8 @@ def _hellos(site: Ground, done: Done) -> None:
     offered = peer.offer(peer.AES_256_GCM, 1400, None)
     packets = []
     for _ in range(DISTINCT):
-        source = f"198.18.{chance.randrange(256)}.{chance.randrange(1, 255)}", 5000
         hello, _noise = peer.hello(secret, offered, chance.randbytes(32), 0)
-        packets.append(Packet(source, (site.server, chance.choice(PORTS)), hello, UDP).octets())
+        packets.append(Packet(site.anyone(chance), (site.server, chance.choice(PORTS)), hello, UDP).octets())
     with (
         site.site.path.spoil(Spoilt.both(delay=DELAY)),
         site.to_server.firing(done, packets, RATE, SECONDS),
@@ -43,6 +42,6 @@ def _hellos(site: Ground, done: Done) -> None:
 
 HELLOS = (
     Attack("hellos", "1,000 recorded hellos, 2,000/s from random addresses; the client starts anew, round trip 0.3 s",
-           Who.ON_PATH, _hellos, (SEALED_UDP,), renews=True, behind=True,
+           Who.ON_PATH, _hellos, (SEALED_UDP, SEALED_UDP6), renews=True, behind=True,
            why="after 128 in 10 s the server wants its cookie back"),
 )  # fmt: skip

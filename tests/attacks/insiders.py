@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from rsock_nf.lab.traffic import Application, EchoTarget
-from tests.attacks.attack import SEALED_UDP, Attack, Who
+from tests.attacks.attack import SEALED_UDP, SEALED_UDP6, Attack, Who
 from tests.attacks.ground import PORTS, Done, Ground
 from tests.attacks.packets import UDP, Packet
 from tests.faults.field import AES, ELSEWHERE
@@ -38,7 +38,7 @@ class Insider:
         key = json.loads(site.site.tunnel.config("client").read_text())["secret"]
         self._site, self._done, self._secret = site, done, peer.Secret(base64.b64decode(key))
         self._cipher = peer.AES_256_GCM if site.site.variant.cipher == AES else peer.NONE
-        self._source = (f"198.51.{100 + number // 200}.{number % 200 + 1}", 5000 + number)
+        self._source = (site.outsider(number), 5000 + number)
         self._port = PORTS[number % len(PORTS)]
         self._flow = peer.Flow(b"", b"", (0, 0), 0)
 
@@ -155,7 +155,9 @@ def _sessions(site: Ground, done: Done, *, count: int = 300) -> None:
 def _all(*frames: tuple[str, str, Frames, str]) -> Iterable[Attack]:
     for name, what, each, why in frames:
         flows = FLOWS if each is _opening else 0
-        yield Attack(name, what, Who.INSIDER, partial(_floods, frames=each), (SEALED_UDP,), flows=flows, why=why)
+        yield Attack(
+            name, what, Who.INSIDER, partial(_floods, frames=each), (SEALED_UDP, SEALED_UDP6), flows=flows, why=why
+        )
 
 
 INSIDERS = (
@@ -169,6 +171,6 @@ INSIDERS = (
         ("insider_parts", "first parts of datagrams that never end, 5,000/s", _parts, "1 MiB of parts for each session"),
         ("insider_targets", "targets that the server does not have, 5,000/s", _no_target, "refused, 1,000 times a second"),
     ),
-    Attack("insider_sessions", "300 sessions with a flow each", Who.INSIDER, _sessions, (SEALED_UDP,), after=8,
+    Attack("insider_sessions", "300 sessions with a flow each", Who.INSIDER, _sessions, (SEALED_UDP, SEALED_UDP6), after=8,
            why="the server keeps 256; one without flows makes room first"),
 )  # fmt: skip

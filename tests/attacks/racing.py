@@ -7,19 +7,18 @@ import threading
 from dataclasses import replace
 
 from rsock_nf.lab.lab import DEVICE
-from tests.attacks.attack import SEALED_UDP, Attack, Who
+from tests.attacks.attack import SEALED_UDP, SEALED_UDP6, Attack, Who
 from tests.attacks.ground import ETH_P_ALL, Done, Ground
 from tests.attacks.packets import UDP, Packet
 from tests.faults.spoilt import Spoil, Spoilt
 
-VICTIM = "198.51.100.99"
 DELAY = 0.05
 """Seconds by which the client's packets come later than the copies."""
 
 
 def _race(site: Ground, done: Done) -> None:
     """The client opens all flows anew.  Each of its packets goes to the server at once, in the victim's name."""
-    ended = threading.Event()
+    ended, victim = threading.Event(), site.outsider(98)
     ear = site.site.lab.client.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     ear.bind((DEVICE, ETH_P_ALL))
     ear.settimeout(0.1)
@@ -31,7 +30,7 @@ def _race(site: Ground, done: Done) -> None:
             except TimeoutError:
                 continue
             if packet and packet.protocol == UDP and packet.destination[0] == site.server:
-                site.to_server.send(done, replace(packet, source=(VICTIM, packet.source[1])).octets())
+                site.to_server.send(done, replace(packet, source=(victim, packet.source[1])).octets())
 
     thread = threading.Thread(target=copy, name="racer")
     site.to_server.frames()
@@ -39,7 +38,7 @@ def _race(site: Ground, done: Done) -> None:
         thread.start()
         try:
             site.renew(done)
-            answers = site.to_server.heard(2.0, toward=VICTIM, keep=True)
+            answers = site.to_server.heard(2.0, toward=victim, keep=True)
         finally:
             ended.set()
             thread.join()
@@ -52,6 +51,6 @@ def _race(site: Ground, done: Done) -> None:
 
 RACING = (
     Attack("racer", "copies of all packets of the client in a victim's name, 50 ms earlier, while it opens flows",
-           Who.ON_PATH, _race, (SEALED_UDP,), renews=True, behind=True,
+           Who.ON_PATH, _race, (SEALED_UDP, SEALED_UDP6), renews=True, behind=True,
            why="the challenge that a confirmation echoes is another one for each address"),
 )  # fmt: skip

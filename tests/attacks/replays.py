@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.attacks.attack import ALL, SEALED, SEALED_UDP, TCP, UDP, Attack, Who
+from tests.attacks.attack import (
+    ALL,
+    ALL6,
+    RSOCK,
+    RSOCK_UDP,
+    SEALED,
+    SEALED6,
+    SEALED_UDP,
+    SEALED_UDP6,
+    TCP,
+    UDP,
+    Attack,
+    Who,
+)  # fmt: skip
 from tests.attacks.ground import NEIGHBOUR, PORTS, Done, Ground
 from tests.attacks.packets import ACK, PSH, Address, Packet
 
@@ -51,7 +64,7 @@ def _other_flow(site: Ground, done: Done) -> None:
 
 def _other_address(site: Ground, done: Done) -> None:
     """From an address of his own, without and behind a TCP handshake of his own."""
-    recorded, source = site.upward(RECORDED), "198.51.100.66"
+    recorded, source = site.upward(RECORDED), site.outsider()
     site.to_server.send(done, *(replace(packet, source=(source, packet.source[1])).octets() for packet in recorded))
     if recorded[0].protocol != 6:
         return
@@ -76,24 +89,28 @@ def _openings(site: Ground, done: Done) -> None:
     recorded = _opening(site)
     for packet in recorded:
         site.to_server.send(done, packet.octets())
-        site.to_server.send(done, replace(packet, source=("198.51.100.66", packet.source[1])).octets())
+        site.to_server.send(done, replace(packet, source=(site.outsider(), packet.source[1])).octets())
 
 
 _WINDOW = "the replay window of the flow refuses it, and then nothing moves"
+_RSOCK = "this wire authenticates nothing: old segments count, and may move a flow's numbers (SECURITY.md)"
 _PLAIN = "without a seal there is no replay window (SECURITY.md)"
 REPLAYS = (
-    Attack("replay", "all packets of 2 s, unchanged, 3 times", Who.ON_PATH, _unchanged, (SEALED, SEALED_UDP, TCP, UDP),
-           twice=True, flows=10, why=_WINDOW, plain=_PLAIN),
-    Attack("replay_to_client", "the same toward the client", Who.ON_PATH, _to_the_client, (SEALED, SEALED_UDP),
+    Attack("replay", "all packets of 2 s, unchanged, 3 times", Who.ON_PATH, _unchanged,
+           (SEALED, SEALED_UDP, TCP, UDP, SEALED6, SEALED_UDP6, RSOCK, RSOCK_UDP),
+           twice=True, flows=10, why=_WINDOW, plain=_PLAIN, rsock=_RSOCK),
+    Attack("replay_to_client", "the same toward the client", Who.ON_PATH, _to_the_client,
+           (SEALED, SEALED_UDP, SEALED6, SEALED_UDP6),
            why=_WINDOW),
-    Attack("replay_ahead", "one old segment in each flow, 4,000,000 ahead", Who.ON_PATH, _ahead, (SEALED, TCP),
-           twice=True, flows=10, after=8, why=_WINDOW, plain=_PLAIN),
+    Attack("replay_ahead", "one old segment in each flow, 4,000,000 ahead", Who.ON_PATH, _ahead,
+           (SEALED, TCP, SEALED6, RSOCK),
+           twice=True, flows=10, after=8, why=_WINDOW, plain=_PLAIN, rsock=_RSOCK),
     Attack("replay_own_flow", "20 old segments in each flow at the right number", Who.ON_PATH, _own_flow,
-           (SEALED, SEALED_UDP), after=8, why=_WINDOW),
+           (SEALED, SEALED_UDP, SEALED6, SEALED_UDP6), after=8, why=_WINDOW),
     Attack("replay_other_flow", "20 old segments of each flow in another flow", Who.ON_PATH, _other_flow,
-           (SEALED, SEALED_UDP, TCP, UDP), twice=True, flows=10, after=8, why="each flow has its own keys, or token"),
+           (SEALED, SEALED_UDP, TCP, UDP, SEALED6, SEALED_UDP6, RSOCK, RSOCK_UDP), twice=True, flows=10, after=8, why="each flow has its own keys, or token", rsock=_RSOCK),
     Attack("replay_other_address", "all packets of 2 s from another address, also behind a handshake", Who.ON_PATH,
-           _other_address, (SEALED, SEALED_UDP, ALL), why="an address has no flow before it has opened one"),
+           _other_address, (SEALED, SEALED_UDP, ALL, SEALED6, SEALED_UDP6, ALL6), why="an address has no flow before it has opened one"),
     Attack("replay_openings", "joins and confirmations, from their own address and from another", Who.ON_PATH,
-           _openings, (SEALED, SEALED_UDP), renews=True, why="each join's number counts once"),
+           _openings, (SEALED, SEALED_UDP, SEALED6, SEALED_UDP6), renews=True, why="each join's number counts once"),
 )  # fmt: skip

@@ -39,7 +39,7 @@ def row(attack: Attack, outcome: Outcome) -> str:
         f"{done.packets:,} in {outcome.seconds:.0f} s, {megabits:.1f} Mbit/s",
         f"{outcome.lost:,} of {outcome.sent:,}", "renewed" if attack.renews else str(outcome.flows_lost),
         " → ".join(f"{100 * share:.0f}" for share in outcome.cpu), f"{outcome.resident:+.1f}", "; ".join(seen),
-        (outcome.variant.cipher == "none" and attack.plain) or attack.why,
+        attack.reason(outcome.variant),
     )  # fmt: skip
 
 

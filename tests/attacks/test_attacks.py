@@ -12,7 +12,7 @@ import pytest
 
 from tests.attacks import elsewhere
 from tests.attacks.amplification import Answered, amplification, rows
-from tests.attacks.attack import SEALED, SEALED_UDP, TCP
+from tests.attacks.attack import RSOCK, SEALED, SEALED6, SEALED_UDP, SEALED_UDP6, TCP
 from tests.attacks.measure import measure
 from tests.attacks.table import ATTACKS, BY_NAME
 from tests.attacks.volley import restored, stored
@@ -25,6 +25,7 @@ SHORT = [
     ("replay", TCP), ("replay_ahead", SEALED), ("replay_other_flow", SEALED_UDP), ("replay_openings", SEALED_UDP),
     ("racer", SEALED_UDP), ("rst_right", SEALED), ("odd_tcp", SEALED), ("fragments", SEALED), ("icmp_seen", SEALED),
     ("hellos", SEALED_UDP), ("insider_conversations", SEALED_UDP),
+    ("neighbour_in_flows", SEALED6), ("replay_openings", SEALED_UDP6), ("odd_tcp_client", RSOCK), ("rst_right", RSOCK),
 ]  # fmt: skip
 
 
@@ -45,8 +46,12 @@ def test_no_answer_to_a_stranger_is_larger_than_what_came() -> None:
     assert sum(not line.endswith("| 0 |") for line in lines) > 10, "some are answered"
 
 
-def test_a_larger_answer_is_found() -> None:
-    assert rows([Answered("SYN", 40, 44)])[1] == ["amplification: SYN: 40 in, 44 out"]
+def test_a_larger_answer_is_found_in_either_family() -> None:
+    small, large = [Answered("SYN", 60, 60)], [Answered("SYN", 40, 44)]
+    lines, wrong = rows(small, large)
+    assert wrong == ["amplification: SYN: 40 in, 44 out"]
+    assert lines[-1] == "| SYN | 60 | 60 | 40 | 44 |"
+    assert rows(large, small)[1] == wrong
 
 
 def test_every_attack_has_a_name_of_its_own_and_says_why_it_ends_so() -> None:

@@ -1,6 +1,7 @@
 """Makes the tables of docs/reliability.md: ``make faults``, as root.
 
-``python -m tests.faults nat_flush`` runs one fault and prints its rows, and changes no file.
+``python -m tests.faults nat_flush`` runs one fault and prints its rows, and changes no file.  With ``--write`` its rows
+take the place of what the table has of it.
 """
 
 from __future__ import annotations
@@ -74,18 +75,17 @@ def soaked(minutes: float) -> tuple[list[str], list[str]]:
 
 def main() -> int:
     """See the module.  Exits with 1 if something is not as it should be."""
-    parser = document.arguments("python -m tests.faults", __doc__, "faults")
+    parser = document.arguments("python -m tests.faults", __doc__, "faults", BY_NAME.values())
     parser.add_argument("--soak", type=float, default=0, metavar="MIN", help="minutes of a run with many faults")
     parser.add_argument("--only-soak", action="store_true", help="no single faults")
     arguments = parser.parse_args()
     scenarios = document.chosen(parser, arguments.names, BY_NAME, "fault")
     wrong: list[str] = []
     if not arguments.only_soak:
-        kinds = document.variants(arguments.variant)
-        rows, found = document.table(HEADING, scenarios, kinds, arguments.jobs, attempt, judged)
+        rows, found = document.table(HEADING, scenarios, arguments.variant, arguments.jobs, attempt, judged)
         wrong += found
-        if not arguments.names:
-            DOCUMENT.write_text(document.replace(DOCUMENT.read_text(), "faults", rows))
+        if arguments.write or not (arguments.names or arguments.variant):
+            DOCUMENT.write_text(document.renewed(DOCUMENT.read_text(), "faults", rows, BY_NAME.values()))
     if arguments.soak:
         rows, found = soaked(arguments.soak)
         wrong += found

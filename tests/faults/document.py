@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Protocol, TypeVar
 
-from tests.faults.field import VARIANTS, Variant
+from tests.faults.field import Variant
 
 
 class Case(Protocol):
@@ -29,11 +29,13 @@ Judged = tuple[str, list[str]]
 """The row of one run, and what is not as it should be."""
 
 
-def arguments(program: str, about: str | None, noun: str) -> argparse.ArgumentParser:
+def arguments(program: str, about: str | None, noun: str, cases: Iterable[Case]) -> argparse.ArgumentParser:
     """``noun``: what its cases are called, in the plural."""
+    kinds = {variant.name: None for case in cases for variant in case.variants}
     parser = argparse.ArgumentParser(prog=program, description=about)
     parser.add_argument("names", nargs="*", help=f"{noun}; none = all of them, and the document is written")
-    parser.add_argument("--variant", choices=[variant.name for variant in VARIANTS], help="only this kind of tunnel")
+    parser.add_argument("--variant", choices=list(kinds), action="append", help="only this kind of tunnel, or these")
+    parser.add_argument("--write", action="store_true", help="write these rows in the document, and keep the others")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     return parser
 
@@ -46,22 +48,18 @@ def chosen(parser: argparse.ArgumentParser, names: Iterable[str], known: Mapping
     return [known[name] for name in names] or list(known.values())
 
 
-def variants(name: str | None) -> list[Variant]:
-    """The one of this name; None = all."""
-    return [variant for variant in VARIANTS if name in (None, variant.name)]
-
-
 def table(
     heading: str,
     cases: Iterable[C],
-    kinds: Collection[Variant],
+    kinds: Collection[str] | None,
     jobs: int,
     run: Callable[[str, Variant], Found],
     judged: Callable[[C, Variant, Found], Judged],
 ) -> tuple[list[str], list[str]]:
     """The lines of the table, and what is not as it should be.
 
-    ``jobs``: runs at a time.  ``run`` is called in another process, with the name of a case.
+    ``kinds``: only tunnels of these names; None = all.  ``jobs``: runs at a time.  ``run`` is called in another process,
+    with the name of a case.
     """
     rows, wrong = [heading], []
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -69,7 +67,7 @@ def table(
             (case, variant, pool.submit(run, case.name, variant))
             for case in cases
             for variant in case.variants
-            if variant in kinds
+            if kinds is None or variant.name in kinds
         ]
         for case, variant, found in runs:
             line, faults = judged(case, variant, found.result())
@@ -85,3 +83,16 @@ def replace(text: str, name: str, lines: list[str]) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return "\n".join([before + begin, *lines, end + after])
+
+
+def renewed(text: str, name: str, lines: list[str], cases: Iterable[Case]) -> str:
+    """As ``replace``, but the rows of ``text`` that are not among ``lines`` stay, in the order of ``cases``.
+
+    A row has the name of its case as ``**name**: …`` in its first cell, and that of the tunnel in another cell.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    old = text.partition(begin)[2].partition(end)[0].splitlines()
+    rows = [row.split("|") for row in (*lines, *old) if row.startswith("| **")]
+    wanted = [(f" **{case.name}**:", f" {variant.name} ") for case in cases for variant in case.variants]
+    found = (next((row for row in rows if row[1].startswith(case) and kind in row), None) for case, kind in wanted)
+    return replace(text, name, [lines[0], *("|".join(row) for row in found if row)])

@@ -33,11 +33,15 @@ class Variant:
 
     type: str = "tcp"
     cipher: str = "none"
+    version: int = 4
+    """Of IP."""
+    wire: str = "native"
 
     @property
     def name(self) -> str:
-        """As in the table's heading."""
-        return f"{self.type} {'aes' if self.cipher == 'aes-256-gcm' else self.cipher}"
+        """As in the table."""
+        sealed = "aes" if self.cipher == AES else self.cipher
+        return f"{self.type} {sealed if self.wire == 'native' else self.wire}{' IPv6' if self.version == 6 else ''}"
 
     @property
     def flows(self) -> int:
@@ -177,34 +181,41 @@ class Field:
             self.tunnel.up(role)
 
 
+def _keys(variant: Variant) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the files of client and server say beside the usual."""
+    if variant.wire == "rsock":
+        keys = {"type": variant.type, "wire": "rsock", "hash": "between us", "secret": None}
+        return keys, keys
+    keys = {"type": variant.type, "cipher": variant.cipher}
+    ends = [{"listen": "{}:{}".format(*LISTEN), "target": 0}, {"listen": "{}:{}".format(*ELSEWHERE), "target": 1}]
+    targets = ["{}:{}".format(*TARGET), "127.0.0.1:9998"]
+    return {**keys, "listen": None, "tunnels": ends}, {**keys, "target": None, "targets": targets}
+
+
 @contextlib.contextmanager
 def field(
     variant: Variant,
     *,
     rate: float = 300,
     sizes: tuple[int, int] = (200, 1200),
+    conversations: int = 6,
+    most: int = 0,
     direct: bool = False,
     prefix: str = "rsft",
 ) -> Iterator[Field]:
     """A tunnel of this kind under load.  ``direct``: without the middlebox.  ``prefix``: of the namespaces' names.
 
-    A second local end of the client leads to a second target, for other applications (``ELSEWHERE``).
+    A second local end of the client leads to a second target, for other applications (``ELSEWHERE``).  The original's
+    wire has one target only.
     """
     with ExitStack() as stack:
         directory = FilePath(stack.enter_context(TemporaryDirectory(prefix="rsnf-")))
         lab = stack.enter_context(Lab(Router(block_udp=variant.type == "tcp"), prefix=prefix))
         path = None if direct else stack.enter_context(Path(lab))
-        common = {"type": variant.type, "cipher": variant.cipher}
-        ends = [{"listen": "{}:{}".format(*LISTEN), "target": 0}, {"listen": "{}:{}".format(*ELSEWHERE), "target": 1}]
-        targets = ["{}:{}".format(*TARGET), "127.0.0.1:9998"]
-        tunnel = AskedTunnel(
-            lab,
-            directory,
-            client={**common, "listen": None, "tunnels": ends},
-            server={**common, "target": None, "targets": targets},
-        )
+        client, server = _keys(variant)
+        tunnel = AskedTunnel(lab, directory, version=variant.version, client=client, server=server)
         stack.enter_context(tunnel.standing())
-        load = stack.enter_context(Load(lab, rate=rate, sizes=sizes))
+        load = stack.enter_context(Load(lab, rate=rate, conversations=conversations, most=most, sizes=sizes))
         made = Field(variant, lab, path, tunnel, load)
         wait_until(lambda: load.is_heard, "the load in both directions")
         yield made

@@ -30,6 +30,10 @@ _HEADER = struct.Struct("!cBId")
 _HASH = 8
 _SMALLEST = _HEADER.size + _HASH
 _BUFFER = 4 << 20
+SO_RCVBUFFORCE = 33
+"""Of Linux: more than net.core.rmem_max.  What overflowed here would count as lost in the tunnel."""
+_STOOD_STILL = 1.0
+"""Seconds."""
 _PADDING = random.Random(7).randbytes(2048)
 
 
@@ -105,7 +109,10 @@ class Direction:
 
 
 class Load:
-    """``with Load(lab, rate=300) as load:`` runs until it is left.  ``rate``: datagrams a second, each way."""
+    """``with Load(lab, rate=300) as load:`` runs until it is left.  ``rate``: datagrams a second, each way.
+
+    ``most``: so many are sent, both ways together; then it only listens.  0 = without end.
+    """
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class Load:
         *,
         rate: float = 300,
         conversations: int = 6,
+        most: int = 0,
         sizes: tuple[int, int] = (200, 1200),
         listen: tuple[str, int] = LISTEN,
         target: tuple[str, int] = TARGET,
@@ -120,11 +128,12 @@ class Load:
         self.up = Direction()
         self.down = Direction()
         self._rate = rate
+        self._most = most
         self._sizes = sizes
         self._random = random.Random(3)
         self._applications = [self._socket(lab, listen) for _ in range(conversations)]
         self._target = lab.server.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        self._target.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
         self._target.bind(target)
         self._target.setblocking(False)
         self._peers: dict[int, tuple[str, int]] = {}
@@ -137,7 +146,7 @@ class Load:
     @staticmethod
     def _socket(lab: Lab, listen: tuple[str, int]) -> socket.socket:
         made = lab.client.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
         made.setblocking(False)
         made.connect(listen)
         return made
@@ -163,18 +172,26 @@ class Load:
         """Every conversation has reached the target, and something of each has come back."""
         return len(self._peers) == len(self._applications) and self.down.arrived >= len(self._applications)
 
+    @property
+    def is_sent(self) -> bool:
+        """All that there was to send."""
+        return 0 < self._most <= self.up.sent + self.down.sent
+
     def _run(self) -> None:
         sockets = [self._target, *self._applications, self._wake]
         began = time.monotonic()
         turn = 0
         while True:
             due = began + turn / self._rate
-            ready = select.select(sockets, [], [], max(due - time.monotonic(), 0.0))[0]
+            patience = None if self.is_sent else max(due - time.monotonic(), 0.0)
+            ready = select.select(sockets, [], [], patience)[0]
             if self._wake in ready:
                 return
             self._collect(ready)
             now = time.monotonic()
-            while began + turn / self._rate <= now:
+            if now - due > _STOOD_STILL:  # this process was stopped: it does not send at once what it has missed
+                began += now - due
+            while began + turn / self._rate <= now and not self.is_sent:
                 self._send(turn % len(self._applications))
                 turn += 1
 
@@ -184,7 +201,7 @@ class Load:
         with contextlib.suppress(OSError):
             self._applications[conversation].send(self._next(b"u", conversation, self.up))
         peer = self._peers.get(conversation)
-        if peer is not None:
+        if peer is not None and not self.is_sent:
             with contextlib.suppress(OSError):
                 self._target.sendto(self._next(b"d", conversation, self.down), peer)
 

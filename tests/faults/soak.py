@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsock_nf.lab.tunnel import Role
+from rsock_nf.runtime.host.source_ports import PORT_LINGER
 from tests.faults.field import AES, Field, Variant
 from tests.faults.field import field as made_field
 from tests.faults.scenarios import BY_NAME
@@ -72,6 +73,7 @@ def soak(variant: Variant, seconds: float, tell: Callable[[str], None], seed: in
                 threading.Event().wait(min(scenario.seconds, LASTS))
             threading.Event().wait(max(now + EVERY - time.monotonic(), 0.0))
         site.all_flows(60)
+        threading.Event().wait(PORT_LINGER + LASTS)  # no port is held any more whose flow has ended
         after = _sizes(site)
         up, down = site.load.directions()
         return Soaked(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from tests.faults.amounts import Amount, Carried, carry
+from tests.faults.field import AES, Variant
 from tests.faults.load import Direction, datagram, out
 
 
@@ -38,3 +40,21 @@ def test_a_window_is_out_when_more_than_half_is_lost() -> None:
             way.take(half, b"u", 1)
     assert round(out(way.between(0, 10)), 3) == 0.1
     assert out(way.between(5.3, 10)) == 0
+
+
+def test_a_tunnel_harms_none_of_so_many_datagrams() -> None:
+    """The short form of ``make load``.  A busy machine may lose some: what waits too long is dropped."""
+    found = carry(Amount("short", 10_000, 1000, 40), Variant("tcp", AES))
+    assert found.offences() == []
+    assert found.sent == 10_000
+    assert found.lost < 5_000
+
+
+def test_a_table_of_amounts_tells_what_was_lost_and_harmed() -> None:
+    up, down = Direction(sent=3, arrived=2, doubled=1), Direction(sent=2, arrived=2, misdelivered=4)
+    up.delays += [(0.0, 0.001), (0.0, 0.002)]
+    found = Carried(Amount("few", 5, 100, 2), Variant("udp"), (up, down), {"invalid": 3})
+    assert (
+        found.row() == "| **few**: 2 conversations, 100/s each way | udp none | 5 | 1 | 4 | 0 | 1 | 2.0 / 2.0 / 2.0 |"
+    )
+    assert found.offences() == ["3 invalid", "4 misdelivered, 0 corrupted, 1 twice"]

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,11 @@ _VALUES: list[Any] = [
 
 def run_config_keys(data: bytes) -> object:
     """The first byte chooses a file; each pair of bytes then sets a key, or with a high bit a key of an object."""
-    base = json.loads(json.dumps(_BASES[data[0] % len(_BASES)] if data else _SERVER))
+    base = deepcopy(_BASES[data[0] % len(_BASES)] if data else _SERVER)
     for key, value in zip(data[1::2], data[2::2], strict=False):
         inside = base[sorted(base)[value % len(base)]] if key & 0x80 and base else base
         owner = inside if isinstance(inside, dict) else base
-        owner[_KEYS[key % 0x80 % len(_KEYS)]] = _VALUES[value % len(_VALUES)]
+        owner[_KEYS[key % 0x80 % len(_KEYS)]] = deepcopy(_VALUES[value % len(_VALUES)])
     return run_config(json.dumps(base).encode())
 
 

@@ -33,6 +33,7 @@ from tests.fuzz.target import Target
 SECRET = bytes(range(32))
 HANDSHAKE = NativeHandshake(SECRET)
 KEYS = NativeKeys.derive(Cipher.AES_256_GCM, bytes(32), bytes(range(32)))
+SHARE = 4
 ID, NUMBER = 0x1122334455667788, 5
 _OFFERS = [Offer(Cipher.NONE, 1460, scale) for scale in (None, 7)]
 
@@ -187,14 +188,19 @@ def control_seeds() -> list[bytes]:
 
 _HEAD = ID.to_bytes(8, "big") + NUMBER.to_bytes(4, "big")
 TARGETS: dict[str, Target] = {
-    "insider_to_server": Target(run_to_server, to_server_seeds, 4),
-    "insider_hello": Target(run_hello, lambda: [bytes(20) + _build_offer(one) + bytes(40) for one in _OFFERS], 8),
-    "insider_join": Target(run_join, lambda: [_HEAD + _build_offer(one) + bytes(10) for one in _OFFERS], 2),
-    "insider_confirm": Target(run_confirm, lambda: [_HEAD + bytes(16)], 2),
-    "insider_to_client": Target(run_to_client, to_client_seeds, 8),
-    "insider_answer": Target(
-        run_answer, lambda: [_ANSWER_BODY.pack(status, cipher, ID, 2) for status in Status for cipher in range(3)], 16
+    "insider_to_server": Target(run_to_server, to_server_seeds, 4, SHARE),
+    "insider_hello": Target(
+        run_hello, lambda: [bytes(20) + _build_offer(one) + bytes(40) for one in _OFFERS], 8, SHARE
     ),
-    "insider_control_none": Target(partial(run_control, Cipher.NONE), control_seeds),
-    "insider_control_aes": Target(partial(run_control, Cipher.AES_256_GCM), control_seeds),
+    "insider_join": Target(run_join, lambda: [_HEAD + _build_offer(one) + bytes(10) for one in _OFFERS], 2, SHARE),
+    "insider_confirm": Target(run_confirm, lambda: [_HEAD + bytes(16)], 2, SHARE),
+    "insider_to_client": Target(run_to_client, to_client_seeds, 8, SHARE),
+    "insider_answer": Target(
+        run_answer,
+        lambda: [_ANSWER_BODY.pack(status, cipher, ID, 2) for status in Status for cipher in range(3)],
+        cost=16,
+        share=SHARE,
+    ),
+    "insider_control_none": Target(partial(run_control, Cipher.NONE), control_seeds, share=SHARE),
+    "insider_control_aes": Target(partial(run_control, Cipher.AES_256_GCM), control_seeds, share=SHARE),
 }

@@ -1,4 +1,4 @@
-"""Fuzz for a given time: ``python -m tests.fuzz.run --seconds 60 [--target NAME] [--seed N] [--keep]``.
+"""Fuzz for a given processor time: ``python -m tests.fuzz.run --seconds 60 [--target NAME] [--seed N] [--keep]``.
 
 An input that reaches a line of ``rsock_nf`` which none before reached joins the corpus, in memory, and with ``--keep``
 as a file in ``corpus/<target>/``.  Of a target that takes long, only some attempts are looked at so.  An input that
@@ -20,6 +20,7 @@ from typing import Any
 
 import rsock_nf
 from rsock_nf.core.types import Malformed
+from tests.fuzz.limit import TooLongError, at_most
 from tests.fuzz.mutate import mutated
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
@@ -38,9 +39,14 @@ def starting_corpus(name: str) -> list[bytes]:
 
 
 def attempt(target: Target, data: bytes) -> bool:
-    """Whether ``target`` takes ``data``; anything but ``Malformed`` goes through."""
+    """Whether ``target`` takes ``data``; anything but ``Malformed`` goes through.
+
+    Raises:
+        TooLongError: The attempt took more processor time than it may.
+    """
     try:
-        target.run(data)
+        with at_most(target.limit):
+            target.run(data)
     except Malformed:
         return False
     return True
@@ -87,14 +93,21 @@ def keep(name: str, data: bytes, prefix: str = "") -> Path:
     return file
 
 
+def crash_of(error: BaseException, target: Target) -> str:
+    """What went wrong, and where.  One crash is stored for each."""
+    if isinstance(error, TooLongError):
+        return f"more than {target.limit:g} s of processor time"
+    return f"{type(error).__name__} at line {traceback.extract_tb(error.__traceback__)[-1].lineno}"
+
+
 def fuzz(name: str, seconds: float, seed: int, *, store: bool) -> tuple[int, int, int]:
     """Fuzz one target: (attempts, lines reached, crashes)."""
     target, rng, coverage = TARGETS[name], random.Random(f"{name} {seed}"), Coverage()
     corpus = starting_corpus(name)
     waiting = list(corpus)
     attempts, crashes = 0, set[str]()
-    end = time.monotonic() + seconds
-    while waiting or time.monotonic() < end:
+    end = time.process_time() + seconds
+    while waiting or time.process_time() < end:
         known = bool(waiting)
         data = waiting.pop() if waiting else mutated(rng, corpus)
         attempts += 1
@@ -103,8 +116,8 @@ def fuzz(name: str, seconds: float, seed: int, *, store: bool) -> tuple[int, int
                 attempt(target, data)
                 continue
             new = coverage.reached_new(target, data)
-        except Exception as error:  # noqa: BLE001 - finding these is the purpose
-            where = f"{type(error).__name__} at line {traceback.extract_tb(error.__traceback__)[-1].lineno}"
+        except (Exception, TooLongError) as error:  # noqa: BLE001 - finding these is the purpose
+            where = crash_of(error, target)
             if where not in crashes:
                 crashes.add(where)
                 print(f"{name}: {where}: {error} ({keep(name, data, 'crash-')})", file=sys.stderr)
@@ -118,17 +131,18 @@ def fuzz(name: str, seconds: float, seed: int, *, store: bool) -> tuple[int, int
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60, help="for all targets together")
+    parser.add_argument("--seconds", type=float, default=60, help="of processor time, for all targets together")
     parser.add_argument("--target", choices=sorted(TARGETS), action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="store inputs that reach new lines")
     options = parser.parse_args(arguments)
     names = options.target or list(TARGETS)
+    second = options.seconds / sum(TARGETS[name].share for name in names)
     total = 0
     for name in names:
-        attempts, lines, crashes = fuzz(name, options.seconds / len(names), options.seed, store=options.keep)
+        attempts, lines, crashes = fuzz(name, second * TARGETS[name].share, options.seed, store=options.keep)
         total += crashes
-        print(f"{name:20} {attempts:8} attempts {lines:4} lines {crashes} crashes")
+        print(f"{name:20} {attempts:8} attempts {lines:4} lines {crashes} crashes", flush=True)
     return 1 if total else 0
 
 

@@ -4,11 +4,14 @@ The number of mutations follows hypothesis' profile: ``make fuzz`` tries a hundr
 """
 
 import random
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.fuzz.limit import at_most
 from tests.fuzz.mutate import mutated
 from tests.fuzz.run import CORPUS, attempt, corpus_files, fuzz, main, starting_corpus
 from tests.fuzz.target import Target
@@ -61,3 +64,29 @@ def test_a_crash_is_found_stored_and_reported(
     (crash,) = (tmp_path / "fragile").iterdir()
     assert crash.read_bytes()[0] == 0xA5
     assert fuzz("fragile", 0, 0, store=False)[2] == 1
+
+
+def test_an_attempt_that_does_not_end_is_a_crash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it catches: the limit is no ``Exception``."""
+
+    def endless(data: bytes) -> object:
+        while data[:1] == b"\xa5":
+            with suppress(Exception):
+                hash(data)
+        return None
+
+    monkeypatch.setattr("tests.fuzz.run.CORPUS", tmp_path)
+    monkeypatch.setattr(Target, "limit", 0.1)
+    monkeypatch.setitem(TARGETS, "endless", Target(endless, lambda: [b"\xa5", b"seed"]))
+    assert main(["--target", "endless", "--seconds", "0"]) == 1
+    assert "more than 0.1 s of processor time" in capsys.readouterr().err
+    (crash,) = (tmp_path / "endless").iterdir()
+    assert crash.read_bytes() == b"\xa5"
+
+
+def test_a_limit_counts_processor_time_only() -> None:
+    stopped = threading.Event()
+    with at_most(0.1):
+        stopped.wait(0.3)

@@ -279,4 +279,4 @@ def seeds() -> list[bytes]:
     return made
 
 
-TARGETS: dict[str, Target] = {"whole": Target(run, seeds, 20)}
+TARGETS: dict[str, Target] = {"whole": Target(run, seeds, cost=20, share=24)}

@@ -11,7 +11,7 @@ from rsock_nf.core.events import SessionDown
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.types import Checksum, Outgoing, Packet, Run
 from rsock_nf.link.waiting_time import BEHIND
-from rsock_nf.runtime.driver import BATCH, MAX_BACKLOG, STRANGERS, UNREAD_FIRST, Driver
+from rsock_nf.runtime.driver import BATCH, MAX_BACKLOG, ROUNDS, STRANGERS, UNREAD_FIRST, Driver
 from rsock_nf.sockets.source import Source
 from tests.runtime import parts
 
@@ -200,7 +200,7 @@ class Timer:
 
 def test_the_endpoint_is_told_that_packets_have_waited() -> None:
     scene = Scene()
-    link = parts.link(send=scene.send, receive=lambda _: scene.packets.pop(0), waited=BEHIND)
+    link = parts.link(receive=lambda _: scene.packets.pop(0) if scene.packets else [], waited=BEHIND)
     scene.driver.use_link(link, lambda: None)
     scene.packets = [[Packet(memoryview(b""), 0, Checksum.VALID, b"")]]
     scene.call(scene.loop.read, link.fileno())
@@ -215,6 +215,27 @@ def test_the_link_is_read_once_in_each_round() -> None:
     assert scene.told == [("packets", BATCH)]
     scene.call(scene.loop.read, 100)
     assert scene.packets == []
+
+
+def test_a_link_that_is_behind_is_read_before_more_is_taken_from_the_application() -> None:
+    """Before: 32 packets were read for 512 datagrams of the application, and what flows live by waited for a second."""
+    scene = Scene()
+    packets = [Packet(memoryview(b""), 0, Checksum.VALID, b"")]
+    link = parts.link(send=scene.send, receive=lambda _: packets, waited=BEHIND)
+    scene.driver.use_link(link, lambda: None)
+    many = [Run("peer", [b"datagram"] * BATCH, 8)]
+    scene.driver.add_source(Source(8, lambda: many))
+    scene.call(scene.loop.read, link.fileno())
+    assert scene.told == [("packets while behind", 1)] * ROUNDS
+    scene.told.clear()
+    scene.call(scene.loop.read, 8)
+    assert scene.told == [("runs", 1)], "one read"
+    scene.told.clear()
+    link.waited = 0.0  # type: ignore[misc]
+    scene.driver._behind_at -= 1.0
+    scene.call(scene.loop.read, link.fileno())
+    scene.call(scene.loop.read, 8)
+    assert scene.told == [("packets", 1), *[("runs", 1)] * ROUNDS]
 
 
 def test_strangers_with_a_queue_of_their_own_are_read_a_few_at_a_time() -> None:

@@ -117,6 +117,14 @@ class Pump:
         self.stalled.pop(flow, None)
         flow.group.rest(flow)
 
+    def move_flow(self, flow: PumpFlow, key: FlowKey) -> None:
+        """``flow``, over a UDP carrier, has these addresses and ports from now on, which no other flow has."""
+        self.states.lost_flow(flow)
+        del self._carriers[flow.key]
+        flow.key = key
+        self._carriers[key] = flow
+        self.states.has_flow(flow)
+
     def knows(self, packet: Packet) -> bool:
         """Whether ``packet`` has the addresses and ports of an established flow."""
         data = packet.data
@@ -127,14 +135,6 @@ class Pump:
     def knows_carrier(self, key: FlowKey) -> bool:
         """Whether there is an established flow with this key over UDP."""
         return key in self._carriers
-
-    def move_flow(self, flow: PumpFlow, key: FlowKey) -> None:
-        """``flow``, over a UDP carrier, has these addresses and ports from now on, which no other flow has."""
-        self.states.lost_flow(flow)
-        del self._carriers[flow.key]
-        flow.key = key
-        self._carriers[key] = flow
-        self.states.has_flow(flow)
 
     def set_max_payload(self, flow: PumpFlow, max_payload: int) -> None:
         """Payloads of up to ``max_payload`` bytes pass on the path of ``flow``."""

@@ -24,6 +24,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Final
 
 from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
@@ -38,7 +39,7 @@ from rsock_nf.link.linux.socket_filter import attach_filter
 from rsock_nf.link.linux.stamp import age_of_last_message
 from rsock_nf.link.linux.tap_filter import tap_program
 from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
-from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, may_be_control, not_the_cause
+from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, STRANGERS, WaitingTime, may_be_control, not_the_cause
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
@@ -69,14 +70,27 @@ def _bind_to_all(sock: socket.socket) -> None:
 
 
 def _useful(packets: list[Packet], known: Callable[[Packet], bool]) -> list[Packet]:
-    """Of a late read: what may be control, and what is from senders that are ``known`` and do not fill the queue."""
-    senders = [source(bytes(packet.data[:IPV6_HEADER])) if known(packet) else None for packet in packets]
-    from_known = [(sender, packet) for sender, packet in zip(senders, packets, strict=True) if sender is not None]
-    amounts = [(sender, len(packet.data)) for sender, packet in from_known]
-    others = not_the_cause(amounts, strangers=len(packets) - len(amounts))
-    return [
-        packet for sender, packet in zip(senders, packets, strict=True) if sender in others or _may_be_control(packet)
+    """Of a late read: what may be control, and what is from senders that are ``known`` and do not fill the queue.
+
+    If most of it is of strangers, few of their packets: what is kept costs much more than what is dropped.
+    """
+    ours = [known(packet) for packet in packets]
+    strangers = len(packets) - sum(ours)
+    room = STRANGERS if 2 * strangers > len(packets) else strangers
+    senders = [
+        source(bytes(packet.data[:IPV6_HEADER])) for packet, is_ours in zip(packets, ours, strict=True) if is_ours
     ]
+    amounts = [(sender, len(packet.data)) for sender, packet in zip(senders, compress(packets, ours), strict=True)]
+    others = not_the_cause(amounts, strangers=strangers)
+    sender, kept = iter(senders), []
+    for packet, is_ours in zip(packets, ours, strict=True):
+        if is_ours:
+            if next(sender) in others or _may_be_control(packet):
+                kept.append(packet)
+        elif room and _may_be_control(packet):
+            room -= 1
+            kept.append(packet)
+    return kept
 
 
 def _everybody(_: Packet) -> bool:

@@ -95,6 +95,7 @@ static inline uint8_t *ring_buffer(ring *r, uint32_t index) { return r->data + (
 #define LATE 200000000ll
 #define LOST 1000000000ll
 #define LATE_READS 16u
+#define ROUNDS 8u /* reads of a tap that is behind, before others get their turn */
 
 void waiting_init(hot_waiting *w, int fd, int64_t now);
 int64_t waiting_read(hot_waiting *w, int fd, int64_t now, bool full);
@@ -103,8 +104,9 @@ bool may_be_control(uint32_t size, uint32_t segment_size);
 int64_t waiting_waited(const hot_waiting *w, int64_t now);
 uint32_t waiting_limit(const hot_waiting *w, int64_t now);
 #define STRANGER UINT64_MAX
-/* keep[i] = the sender of amount i is known, and has less than half of an equal share */
-void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep);
+/* keep[i] = the sender of amount i is known, and has less than half of an equal share.  Returns how many strangers'
+ * messages may be kept beside them. */
+uint32_t not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep);
 
 /* -- the engine */
 

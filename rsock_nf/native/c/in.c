@@ -236,13 +236,19 @@ static void useful(hot_engine *e, uint32_t count, uint8_t *keep)
         senders[i] = sender_of(e, ring_buffer(r, i) + start, length - start);
         amounts[i] = length - start;
     }
-    not_the_cause(senders, amounts, count, keep);
+    uint32_t room = not_the_cause(senders, amounts, count, keep);
     for (uint32_t i = 0; i < count; i++) {
         struct virtio_net_hdr vnet;
         uint32_t length = r->messages[i].msg_len;
         memcpy(&vnet, ring_buffer(r, i), VNET_BYTES);
-        if (!keep[i] && length > amounts[i] && amounts[i])
-            keep[i] = is_small(ring_buffer(r, i) + (length - amounts[i]), amounts[i], vnet.gso_size);
+        bool small = length > amounts[i] && amounts[i] &&
+                     is_small(ring_buffer(r, i) + (length - amounts[i]), amounts[i], vnet.gso_size);
+        if (senders[i] != STRANGER) {
+            keep[i] |= small;
+        } else if (small && room) {
+            keep[i] = 1;
+            room--;
+        }
     }
 }
 
@@ -290,10 +296,16 @@ static bool read_tap(hot_engine *e)
     return late && !any;
 }
 
+/* What has arrived comes before what is to leave: if it has waited, there are several reads. */
 void serve_tap(hot_engine *e)
 {
-    for (uint32_t reads = 0; reads < LATE_READS && !e->tap_ring.busy; reads++)
-        if (!read_tap(e))
+    for (uint32_t late = 0, reads = 0; late < LATE_READS && reads < ROUNDS && !e->tap_ring.busy;) {
+        if (read_tap(e))
+            late++;
+        else if (e->tap_waiting.last_waited < BEHIND)
             break;
+        else
+            reads++;
+    }
     e->left.tap_waited = waiting_waited(&e->tap_waiting, e->now);
 }

@@ -12,6 +12,7 @@
 #define GRACE 100000000ll
 #define AGAIN 1000000000ll
 #define SMALL 256u
+#define STRANGERS_KEPT 2u
 
 static int64_t age(int fd)
 {
@@ -83,7 +84,7 @@ bool may_be_control(uint32_t size, uint32_t segment_size)
     return last <= SMALL;
 }
 
-void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep)
+uint32_t not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t count, uint8_t *keep)
 {
     uint64_t known[MESSAGES], total[MESSAGES], sum = 0;
     uint32_t kinds = 0, strangers = 0, of[MESSAGES];
@@ -106,4 +107,5 @@ void not_the_cause(const uint64_t *senders, const uint32_t *amounts, uint32_t co
     bool theirs = strangers > count - strangers;
     for (uint32_t i = 0; i < count; i++)
         keep[i] = senders[i] != STRANGER && (theirs || total[of[i]] * 2 * kinds < sum);
+    return theirs ? STRANGERS_KEPT : strangers;
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsock_nf.core.types import Checksum, Packet
 from rsock_nf.link.linux.tap import _useful
-from rsock_nf.link.waiting_time import SMALL
+from rsock_nf.link.waiting_time import SMALL, STRANGERS
 from tests.core.conntrack import ACK, PSH
 from tests.core.wire import make_tcp
 
@@ -29,7 +29,12 @@ def test_many_strangers_do_not_push_out_the_one_client() -> None:
     bulk = packet(CLIENT, 1200)
     kept = _useful([*strangers(30), bulk, *strangers(5, SMALL + 1)], from_client)
     assert [one for one in kept if from_client(one)] == [bulk]
-    assert len(kept) == 31, "what is small may be an opening: the core decides"
+    assert len(kept) == 1 + STRANGERS, "what is small may be an opening"
+
+
+def test_a_few_strangers_are_no_flood() -> None:
+    few = strangers(3)
+    assert _useful([*[packet(CLIENT, 1200)] * 4, *few], from_client) == few
 
 
 def test_between_flows_shares_are_as_they_were() -> None:
