@@ -1,0 +1,108 @@
+"""Round by round, load by load, carrier by carrier: neighbours in time are what is compared."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bench import measure, search
+from bench.carriers import Carrier
+from bench.cells import FIXED_RATE, RELAY, Cell, Kind
+from bench.report.results import Found, Results, Round
+
+TRIAL = 0.4
+"""Length of one try of the search, as a share of the other measurements."""
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Measures cells and keeps what it finds."""
+
+    carriers: Mapping[str, Carrier]
+    results: Results
+    seconds: float
+    """Of one measurement."""
+
+    def run(self, cells: Sequence[Cell], when: Round) -> None:
+        """One round."""
+        for same in loads(cells):
+            # Another carrier goes first in each round: whoever follows a heavy one finds a warmer, or busier, machine.
+            first = when.turn % len(same)
+            for cell in same[first:] + same[:first]:
+                if cell.carrier in self.carriers:
+                    self.measure(cell, when)
+
+    def measure(self, cell: Cell, when: Round) -> None:
+        """One cell, and what it depends on."""
+        carrier = self.carriers[cell.carrier]
+        found = self._how(cell, carrier, when)()
+        if found is None:
+            progress(when, f"{cell.name}: no rate is carried")
+            return
+        self.results.add(cell, when, dict(found))
+        progress(when, f"{cell.name}: {told(found)}")
+        measure.settle()
+
+    def _how(self, cell: Cell, carrier: Carrier, when: Round) -> Callable[[], search.Found | None]:
+        """What to do for a cell of this kind."""
+        seconds = self.seconds
+        match cell.kind:
+            case Kind.FLOOD:
+                return lambda: measure.measure_load(carrier, cell, seconds)
+            case Kind.BEST:
+                return lambda: self._search(cell, carrier, when)
+            case Kind.FIXED:
+                return lambda: measure.measure_load(carrier, cell, seconds, FIXED_RATE)
+            case Kind.RELAY_BEST:
+                return lambda: self._at(self._best(cell.of(RELAY), when), carrier, cell)
+            case Kind.IDLE:
+                return lambda: measure.measure_trips(carrier, cell, seconds)
+            case Kind.HALF:
+                return lambda: measure.measure_trips(carrier, cell, seconds, self._best(cell, when) / 2)
+            case Kind.START:
+                return lambda: measure.measure_start(carrier)
+            case Kind.MEMORY:
+                return lambda: measure.measure_memory(carrier)
+
+    def _at(self, rate: float, carrier: Carrier, cell: Cell) -> Found:
+        return measure.measure_load(carrier, cell, self.seconds, rate)
+
+    def _search(self, cell: Cell, carrier: Carrier, when: Round) -> search.Found | None:
+        def attempt(rate: float) -> Found:
+            measure.settle()
+            return measure.measure_load(carrier, cell, self.seconds * TRIAL, rate)
+
+        flood = cell._replace(kind=Kind.FLOOD)
+        unlimited = self.results.samples.get(flood, {}).get(when)
+        return search.highest_rate(unlimited or measure.measure_load(carrier, cell, self.seconds * TRIAL), attempt)
+
+    def _best(self, cell: Cell, when: Round) -> float:
+        """The carrier's highest rate, of this round if it was measured; else it is measured now."""
+        best = cell._replace(kind=Kind.BEST)
+        if not self.results.has(best):
+            self.measure(best, when)
+        return self.results.last(best, "received", when) or search.LEAST
+
+
+def loads(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Neighbours that differ in their carrier only."""
+    for _, same in groupby(cells, lambda cell: cell.of("")):
+        yield list(same)
+
+
+def told(found: Mapping[str, float]) -> str:
+    """One measurement in a few words."""
+    if "received" in found:
+        return f"{found['received'] / 1e3:.1f} kpps, {found['lost']:.1%} lost, {found['cpu']:.2f} s/GB"
+    if "p50" in found:
+        return f"{found['p50']:.0f}, {found['p99']:.0f}, {found['p999']:.0f} µs"
+    if "resident" in found:
+        return f"{found['resident'] / 1e6:.0f} MB"
+    return f"{found['server_wall']:.2f} and {found['client_wall']:.2f} s"
+
+
+def progress(when: Round, line: str) -> None:
+    """What is going on, on standard error."""
+    sys.stderr.write(f"round {when.turn + 1}: {line}\n")
