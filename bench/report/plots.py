@@ -14,6 +14,8 @@ _WIDTH, _ROW, _HEAD = 6.4, 0.2, 0.75
 """Inches: of a picture that can be read on a narrow screen; of a bar; of a panel's title and axis."""
 _SIZES = ("64", "512", "1200", "1400")
 _DPI = 150
+_NUMBER = "{x:,.0f}"
+"""Along an axis, also a logarithmic one."""
 
 
 def plot(results: Results, path: Path) -> list[Path]:
@@ -40,8 +42,8 @@ def _overview(results: Results, path: Path) -> None:
     panels = (
         (Kind.BEST, "mbit", "Highest rate with at most 1 % loss, Mbit/s (more is better)", "{:,.0f}"),
         (Kind.FIXED, "cpu", f"CPU seconds for 10⁹ bytes at {FIXED_RATE:,} datagrams/s (less is better)", "{:.1f}"),
-        (Kind.IDLE, "p50", "Round trip, idle, µs: bar p50, line to p99 (less is better)", "{:,.0f}"),
-        (Kind.HALF, "p50", "Round trip at half of the own highest rate, µs: p50, p99 (less is better)", "{:,.0f}"),
+        (Kind.IDLE, "p50", "Round trip, idle, µs: dot p50, line to p99 (less is better)", "{:,.0f}"),
+        (Kind.HALF, "p50", "Round trip at half of the own highest rate, µs: p50, p99", "{:,.0f}"),
     )
     shown = [(panel, [c for c in CARRIERS if results.has(Cell(panel[0], c))]) for panel in panels]
     shown = [(panel, carriers) for panel, carriers in shown if carriers]
@@ -57,29 +59,30 @@ def _overview(results: Results, path: Path) -> None:
 
 
 def _bars(axis: Any, results: Results, cells: list[Cell], name: str, form: str) -> None:
-    """One bar a carrier; of a round trip a line to its 99th percentile, on a logarithmic scale."""
-    trips = name == "p50"
+    """One bar a carrier.  Of a round trip a dot and a line, because a logarithmic scale has no zero."""
     for at, cell in enumerate(cells):
         found = results.spread(cell, name)
         if found is None:
             continue
         family = _family(cell.carrier)
-        axis.barh(
-            at, found.median, 0.75, color=_COLOURS[family], hatch=_HATCHES[family], edgecolor="white", linewidth=0
-        )
         text, end = form.format(found.median), found.median
-        if trips:
-            tail = results.spread(cell, "p99")
-            assert tail is not None
-            axis.plot([found.median, tail.median], [at, at], color="black", linewidth=1, marker="|", markersize=5)
-            text, end = f"{text}, {form.format(tail.median)}", max(end, tail.median)
-        axis.annotate(text, (end, at), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        if tail := results.spread(cell, "p99") if name == "p50" else None:
+            axis.plot([found.median, tail.median], [at, at], color=_COLOURS[family], linewidth=3)
+            axis.plot([found.median], [at], "o", color=_COLOURS[family], markeredgecolor="black", markersize=7)
+            text, end = f"{text}, {form.format(tail.median)}", tail.median
+        else:
+            axis.barh(
+                at, found.median, 0.75, color=_COLOURS[family], hatch=_HATCHES[family], edgecolor="white", linewidth=0
+            )
+        axis.annotate(text, (end, at), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(cells)), [cell.carrier for cell in cells])
-    axis.invert_yaxis()
-    if trips:
+    axis.set_ylim(len(cells) - 0.4, -0.6)
+    if name == "p50":
         axis.set(xscale="log", xlim=(10, axis.get_xlim()[1] * 4))
+        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     else:
         axis.margins(x=0.12)
+    axis.xaxis.set_major_formatter(_NUMBER)
 
 
 def _by_size(results: Results, path: Path) -> None:
@@ -104,7 +107,8 @@ def _by_size(results: Results, path: Path) -> None:
         axis.set_ylabel("thousand datagrams/s")
         axis.margins(y=0.12)
         if app == "gso" and axis.patches:
-            axis.set_yscale("log")
+            axis.set(yscale="log", ylim=(10, None))
+        axis.yaxis.set_major_formatter(_NUMBER)
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=len(MAIN), frameon=False, fontsize=8)
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)

@@ -80,7 +80,7 @@ def goal_table(results: Results) -> str:
 def goal_lines(results: Results) -> list[str]:
     """The same for a terminal of 80 columns."""
     return [
-        f"{text:<41} {wanted:<15} {found:>6}  {verdict.strip('*')}"
+        f"{text:<43} {wanted:<15} {found:>6}  {verdict.strip('*')}"
         for text, wanted, found, _, verdict in goal_rows(results)
     ]
 
