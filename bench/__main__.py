@@ -24,7 +24,6 @@ from pathlib import Path
 from bench import cells as matrix
 from bench.carriers import OUT, Carrier, carrier, other_checkout
 from bench.cells import Cell, Kind
-from bench.measure import other_load
 from bench.report import against, results, tables
 from bench.report.plots import plot
 from bench.report.results import Results, Round, Run
@@ -98,12 +97,11 @@ def measure(options: argparse.Namespace, found: Results, command: str) -> None:
     began = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
     with contextlib.ExitStack() as stack:
         carriers = open_carriers(stack, cells, found, options.against)
-        before = other_load()
         rounds = Rounds(carriers, found, options.seconds)
         for turn in range(options.rounds):
             rounds.run(cells, Round(began, turn))
             results.save(found, options.json)
-        found.runs.append(Run(began, command, where(), max(before, other_load())))
+        found.runs.append(Run(began, command, where()))
     results.save(found, options.json)
 
 

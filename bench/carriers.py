@@ -100,7 +100,7 @@ def tunnel(name: str, directory: Path, both: Mapping[str, str], variables: Mappi
             def pids() -> list[int]:
                 if not processes or not all(Path(f"/proc/{pid}").exists() for pid in processes):
                     processes[:] = [*ends.pids("client"), *ends.pids("server")]
-                return processes
+                return list(processes)
 
             yield Carrier(name, lab, LISTEN[0], str(LISTEN[1]), pids, ends)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 from bench.carriers import OUT, Carrier, ready, restart
@@ -73,14 +72,6 @@ def measure_memory(carrier: Carrier) -> dict[str, float]:
     return {"resident": carrier.resident()}
 
 
-def other_load(seconds: float = 1.0) -> float:
-    """Share of the machine that others use while no load runs: more than a few percent spoils the numbers."""
-    before = _machine()
-    time.sleep(seconds)
-    busy, whole = (now - then for now, then in zip(_machine(), before, strict=True))
-    return busy / whole
-
-
 def settle() -> None:
     """Let queues and sockets of the measurement before drain, so that it leaves nothing to the next."""
     time.sleep(0.2)
@@ -137,10 +128,3 @@ def _line(process: subprocess.Popen[str]) -> Any:
     """The result of a load program that ends by itself."""
     said, _ = process.communicate(timeout=PATIENCE)
     return json.loads(said)
-
-
-def _machine() -> tuple[float, float]:
-    """Ticks that any CPU was not idle, and all ticks (proc(5), /proc/stat)."""
-    user, nice, system, idle, iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
-    busy = user + nice + system + irq + softirq
-    return busy, busy + idle + iowait

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench import measure, search
+from bench import measure, others, search
 from bench.carriers import Carrier
 from bench.cells import FIXED_RATE, RELAY, Cell, Kind
 from bench.report.results import Found, Results, Round
@@ -37,7 +37,11 @@ class Rounds:
     def measure(self, cell: Cell, when: Round) -> None:
         """One cell, and what it depends on."""
         carrier = self.carriers[cell.carrier]
-        found = self._how(cell, carrier, when)()
+        found: Mapping[str, float] | None
+        if cell.kind is Kind.BEST:
+            found = self._search(cell, carrier, when)
+        else:
+            found = others.calm(self._how(cell, carrier, when), self._own)
         if found is None:
             progress(when, f"{cell.name}: no rate is carried")
             return
@@ -45,38 +49,39 @@ class Rounds:
         progress(when, f"{cell.name}: {told(found)}")
         measure.settle()
 
-    def _how(self, cell: Cell, carrier: Carrier, when: Round) -> Callable[[], search.Found | None]:
+    def _own(self) -> set[int]:
+        return {pid for carrier in self.carriers.values() for pid in carrier.pids()}
+
+    def _how(self, cell: Cell, carrier: Carrier, when: Round) -> Callable[[], Found]:
         """What to do for a cell of this kind."""
         seconds = self.seconds
         match cell.kind:
-            case Kind.FLOOD:
-                return lambda: measure.measure_load(carrier, cell, seconds)
-            case Kind.BEST:
-                return lambda: self._search(cell, carrier, when)
             case Kind.FIXED:
                 return lambda: measure.measure_load(carrier, cell, seconds, FIXED_RATE)
             case Kind.RELAY_BEST:
-                return lambda: self._at(self._best(cell.of(RELAY), when), carrier, cell)
+                rate = self._best(cell.of(RELAY), when)
+                return lambda: measure.measure_load(carrier, cell, seconds, rate)
             case Kind.IDLE:
                 return lambda: measure.measure_trips(carrier, cell, seconds)
             case Kind.HALF:
-                return lambda: measure.measure_trips(carrier, cell, seconds, self._best(cell, when) / 2)
+                half = self._best(cell, when) / 2
+                return lambda: measure.measure_trips(carrier, cell, seconds, half)
             case Kind.START:
                 return lambda: measure.measure_start(carrier)
             case Kind.MEMORY:
                 return lambda: measure.measure_memory(carrier)
-
-    def _at(self, rate: float, carrier: Carrier, cell: Cell) -> Found:
-        return measure.measure_load(carrier, cell, self.seconds, rate)
+        return lambda: measure.measure_load(carrier, cell, seconds)
 
     def _search(self, cell: Cell, carrier: Carrier, when: Round) -> search.Found | None:
-        def attempt(rate: float) -> Found:
+        def attempt(rate: float = 0) -> Found:
             measure.settle()
-            return measure.measure_load(carrier, cell, self.seconds * TRIAL, rate)
+            seconds = self.seconds * TRIAL
+            # A search makes two tries anyway.
+            return others.calm(lambda: measure.measure_load(carrier, cell, seconds, rate), self._own, tries=2)
 
         flood = cell._replace(kind=Kind.FLOOD)
         unlimited = self.results.samples.get(flood, {}).get(when)
-        return search.highest_rate(unlimited or measure.measure_load(carrier, cell, self.seconds * TRIAL), attempt)
+        return search.highest_rate(unlimited or attempt(), attempt)
 
     def _best(self, cell: Cell, when: Round) -> float:
         """The carrier's highest rate, of this round if it was measured; else it is measured now."""
@@ -94,6 +99,10 @@ def loads(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 def told(found: Mapping[str, float]) -> str:
     """One measurement in a few words."""
+    return _told(found) + (f"; others used {found['others']:.0%}" if found.get("others", 0) > others.DISTURBED else "")
+
+
+def _told(found: Mapping[str, float]) -> str:
     if "received" in found:
         return f"{found['received'] / 1e3:.1f} kpps, {found['lost']:.1%} lost, {found['cpu']:.2f} s/GB"
     if "p50" in found:

@@ -19,7 +19,7 @@ STEP = 1.25
 CLOSE = 1.03
 """The search ends when the lowest rate that failed is that much above the highest that was carried."""
 SHORT = 0.95
-"""A sender that offers less of what was asked for cannot do more."""
+"""A sender that offers less of what was asked for, in both tries, cannot do more."""
 LEAST = 1000.0
 """Datagrams a second: whatever fails there has no highest rate."""
 
@@ -57,9 +57,12 @@ def next_rate(low: float, high: float, ceiling: float) -> float:
 
 
 def carried(rate: float, attempt: Callable[[float], Found]) -> Found | None:
-    """The first of the tries that loses little."""
+    """The try that loses little and received most.  One is enough, if it was offered what was asked for."""
+    best: Found | None = None
     for _ in range(TRIES):
         found = attempt(rate)
         if found["lost"] <= ALLOWED:
-            return found
-    return None
+            best = found if best is None or found["received"] > best["received"] else best
+            if found["offered"] >= SHORT * rate:
+                break
+    return best

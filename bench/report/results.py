@@ -33,8 +33,6 @@ class Run:
     command: str
     where: str
     """System, Python, processors."""
-    other_load: float
-    """Share of the machine that others used before or after."""
 
 
 @dataclass(frozen=True, slots=True)

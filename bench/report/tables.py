@@ -62,10 +62,11 @@ def circumstances(results: Results) -> str:
     where = "; ".join(dict.fromkeys(run.where for run in results.runs))
     rounds = [len(found) for found in results.samples.values()]
     most = f"{min(rounds)} to {max(rounds)}" if len(set(rounds)) > 1 else str(max(rounds, default=0))
-    noise = max((run.other_load for run in results.runs), default=0.0)
+    noise = spread([one["others"] for found in results.samples.values() for one in found.values() if "others" in one])
+    disturbed = f"Others used {noise.median:.0%} of the machine meanwhile, at most {noise.high:.0%}." if noise else ""
     how = (
         f"{where}. Every number is the median of {most} rounds; ± is half of the distance between the extremes. "
-        f"Others used at most {noise:.0%} of the machine before and after."
+        f"{disturbed}"
     )
     lines = [f"Made by {commands}.", how]
     lines += [f"Not measured: {name}: {why}." for name, why in results.absent.items()]

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from bench import measure
+from bench import measure, others
 from bench.carriers import Carrier
 from bench.cells import DIRECT, FIXED_RATE, NATIVE, RELAY, Cell, Kind
 from bench.report.results import Results, Round
@@ -25,6 +25,7 @@ class Bench:
         monkeypatch.setattr(measure, "measure_load", self._load)
         monkeypatch.setattr(measure, "measure_trips", self._trips)
         monkeypatch.setattr(measure, "settle", lambda: None)
+        monkeypatch.setattr(others, "calm", lambda measured, _own, **_: measured())
 
     def _load(self, carrier: str, _cell: Cell, _seconds: float, rate: float = 0) -> dict[str, float]:
         self.loads.append((carrier, rate))

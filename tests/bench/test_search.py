@@ -87,3 +87,16 @@ def test_the_search_is_short() -> None:
         attempt = carrier(capacity, capacity * 0.6)
         highest_rate(attempt(OFFERED), noted(attempt, tried))
         assert len(tried) <= 16, capacity
+
+
+def test_a_sender_that_was_held_up_once_tries_again() -> None:
+    """Another process took its processor for a moment: nothing was lost, but little was offered."""
+    carries, tries = carrier(200_000), [0]
+
+    def attempt(rate: float) -> Found:
+        tries[0] += 1
+        return carries(rate * 0.6 if tries[0] == 1 else rate)
+
+    found = highest_rate(carries(OFFERED), attempt)
+    assert found is not None
+    assert found["received"] >= 200_000 / CLOSE

@@ -28,7 +28,7 @@ def test_every_load_is_carried_and_counted(name: str, tmp_path: Path) -> None:
             seen = measure.measure_load(found, cell, SECONDS, 2000)
             assert 0 < seen["received"] <= seen["offered"], cell.name
             assert seen["duplicates"] == 0, cell.name
-            assert (seen["cpu"] > 0) == (name != DIRECT), cell.name
+            assert name != DIRECT or seen["cpu"] == 0, cell.name
         idle, half = measure.measure_trips(found, usual, SECONDS), measure.measure_trips(found, usual, SECONDS, 2000)
     assert 0 < idle["p50"] <= idle["p99"] <= idle["p999"]
     assert 0 < half["p50"] <= half["p99"] <= half["p999"]
