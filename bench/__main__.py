@@ -89,7 +89,7 @@ def open_carriers(
 
 
 def measure(options: argparse.Namespace, found: Results, command: str) -> None:
-    """All rounds; the results are saved after each."""
+    """All rounds."""
     cells = wanted(options)
     if not cells:
         raise CommandFailed(f"--only {' '.join(options.only)}: no such cell: see python -m bench --list")
@@ -97,12 +97,10 @@ def measure(options: argparse.Namespace, found: Results, command: str) -> None:
     began = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
     with contextlib.ExitStack() as stack:
         carriers = open_carriers(stack, cells, found, options.against)
-        rounds = Rounds(carriers, found, options.seconds)
+        found.runs.append(Run(began, command, where()))
+        rounds = Rounds(carriers, found, options.seconds, lambda: results.save(found, options.json))
         for turn in range(options.rounds):
             rounds.run(cells, Round(began, turn))
-            results.save(found, options.json)
-        found.runs.append(Run(began, command, where()))
-    results.save(found, options.json)
 
 
 def where() -> str:

@@ -13,7 +13,7 @@ from time import monotonic
 
 DISTURBED = 0.05
 """Share of the machine: above that, a measurement is made again."""
-TRIES = 3
+TRIES = 2
 OTHERS = "others"
 """The share, among what was found."""
 _TICK = os.sysconf("SC_CLK_TCK")

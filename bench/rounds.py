@@ -24,6 +24,8 @@ class Rounds:
     results: Results
     seconds: float
     """Of one measurement."""
+    keep: Callable[[], None] = lambda: None
+    """Called after each load: what was measured so far outlives an interruption."""
 
     def run(self, cells: Sequence[Cell], when: Round) -> None:
         """One round."""
@@ -33,6 +35,7 @@ class Rounds:
             for cell in same[first:] + same[:first]:
                 if cell.carrier in self.carriers:
                     self.measure(cell, when)
+            self.keep()
 
     def measure(self, cell: Cell, when: Round) -> None:
         """One cell, and what it depends on."""
