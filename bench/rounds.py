@@ -43,6 +43,8 @@ class Rounds:
         found: Mapping[str, float] | None
         if cell.kind is Kind.BEST:
             found = self._search(cell, carrier, when)
+        elif cell.kind in {Kind.START, Kind.MEMORY}:  # instances that end look like a disturbance
+            found = self._how(cell, carrier, when)()
         else:
             found = others.calm(self._how(cell, carrier, when), self._own)
         if found is None:
