@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ RELAY_PROGRAM = str(OUT / "relay")
 RELAY_PORT = "20000"
 THERE = "@there"
 """Ends the name of a carrier that runs from another checkout."""
+AWAKE = 1.0
+"""Seconds that a tunnel which stood still has for its probes."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -103,6 +106,20 @@ def tunnel(name: str, directory: Path, both: Mapping[str, str], variables: Mappi
                 return list(processes)
 
             yield Carrier(name, lab, LISTEN[0], str(LISTEN[1]), pids, ends)
+
+
+@contextlib.contextmanager
+def alone(chosen: Carrier, all_of_them: Iterable[Carrier]) -> Iterator[None]:
+    """The other carriers stand still: their timers, of many processes, would show in the longest round trips."""
+    time.sleep(AWAKE)
+    others = [pid for one in all_of_them if one is not chosen for pid in one.pids()]
+    try:
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
 
 
 def other_checkout(directory: Path) -> dict[str, str]:

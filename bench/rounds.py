@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bench import measure, others, search
-from bench.carriers import Carrier
+from bench.carriers import Carrier, alone
 from bench.cells import FIXED_RATE, RELAY, Cell, Kind
 from bench.report.results import Found, Results, Round
 
@@ -67,15 +67,19 @@ class Rounds:
                 rate = self._best(cell.of(RELAY), when)
                 return lambda: measure.measure_load(carrier, cell, seconds, rate)
             case Kind.IDLE:
-                return lambda: measure.measure_trips(carrier, cell, seconds)
+                return lambda: self._trips(carrier, cell)
             case Kind.HALF:
                 half = self._best(cell, when) / 2
-                return lambda: measure.measure_trips(carrier, cell, seconds, half)
+                return lambda: self._trips(carrier, cell, half)
             case Kind.START:
                 return lambda: measure.measure_start(carrier)
             case Kind.MEMORY:
                 return lambda: measure.measure_memory(carrier)
         return lambda: measure.measure_load(carrier, cell, seconds)
+
+    def _trips(self, carrier: Carrier, cell: Cell, load: float = 0) -> Found:
+        with alone(carrier, self.carriers.values()):
+            return measure.measure_trips(carrier, cell, self.seconds, load)
 
     def _search(self, cell: Cell, carrier: Carrier, when: Round) -> search.Found | None:
         def attempt(rate: float = 0) -> Found:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from bench import measure, others
-from bench.carriers import Carrier
+from bench import carriers, measure, others, rounds
+from bench.carriers import Carrier, alone
 from bench.cells import DIRECT, FIXED_RATE, NATIVE, RELAY, Cell, Kind
 from bench.report.results import Results, Round
 from bench.rounds import Rounds
+from rsock_nf.lab.lab import Lab
 
 CAPACITY = {DIRECT: 200_000.0, RELAY: 100_000.0, NATIVE: 160_000.0}
 OFFERED = 250_000.0
@@ -25,6 +30,7 @@ class Bench:
         monkeypatch.setattr(measure, "measure_load", self._load)
         monkeypatch.setattr(measure, "measure_trips", self._trips)
         monkeypatch.setattr(measure, "settle", lambda: None)
+        monkeypatch.setattr(rounds, "alone", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(others, "calm", lambda measured, _own, **_: measured())
 
     def _load(self, carrier: str, _cell: Cell, _seconds: float, rate: float = 0) -> dict[str, float]:
@@ -68,3 +74,28 @@ def test_what_a_cell_depends_on_is_measured_when_it_is_missing(bench: Bench) -> 
 def test_a_carrier_that_is_not_up_is_left_out(bench: Bench) -> None:
     bench.rounds.run([Cell(Kind.FLOOD, "native udp"), Cell(Kind.FLOOD, DIRECT)], Round("now", 0))
     assert bench.loads == [(DIRECT, 0)]
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Carrier]]:
+    """Carriers of one process each, which waits."""
+    monkeypatch.setattr(carriers, "AWAKE", 0.0)
+    with contextlib.ExitStack() as stack:
+        made = []
+        for name in CAPACITY:
+            process = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+            stack.callback(process.kill)
+            made.append(Carrier(name, cast("Lab", None), "", "", lambda pid=process.pid: [pid]))  # type: ignore[misc]
+        yield made
+
+
+def stand_still(carriers: list[Carrier]) -> list[bool]:
+    return [Path(f"/proc/{one.pids()[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T" for one in carriers]
+
+
+def test_a_round_trip_has_the_machine_for_itself(three: list[Carrier]) -> None:
+    with alone(three[1], three):
+        while stand_still(three) != [True, False, True]:  # a signal arrives when it does
+            pass
+    while any(stand_still(three)):
+        pass
