@@ -124,8 +124,10 @@ def report(options: argparse.Namespace, found: Results) -> None:
 
 
 def command_line(words: list[str]) -> str:
-    """How to make the same numbers again."""
-    return "make bench" if not words else f"python -m bench {shlex.join(words)}"
+    """How to make the same numbers again, wherever they are written."""
+    files = {at + step for at, word in enumerate(words) if word in {"--json", "--out"} for step in (0, 1)}
+    kept = [word for at, word in enumerate(words) if at not in files]
+    return "make bench" if not kept else f"python -m bench {shlex.join(kept)}"
 
 
 def main() -> int:

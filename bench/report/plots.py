@@ -78,7 +78,7 @@ def _bars(axis: Any, results: Results, cells: list[Cell], name: str, form: str) 
     axis.set_yticks(range(len(cells)), [cell.carrier for cell in cells])
     axis.set_ylim(len(cells) - 0.4, -0.6)
     if name == "p50":
-        axis.set(xscale="log", xlim=(10, axis.get_xlim()[1] * 4))
+        axis.set(xscale="log", xlim=(10, axis.get_xlim()[1] * 8))
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     else:
         axis.margins(x=0.12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import cells
+from bench.__main__ import arguments, command_line, wanted
 from bench.cells import Cell, Kind, chosen, from_name, matrix
 from bench.report.goals import GOALS
 from bench.report.results import Found, Results, Round
@@ -53,3 +54,20 @@ def test_cells_are_chosen_by_the_beginning_of_their_name() -> None:
 def test_the_mean_of_the_mix_is_the_mean_of_the_mix() -> None:
     parts = [tuple(map(int, part.split("x"))) for part in cells.MIX.split(",")]
     assert sum(size * count for size, count in parts) // sum(count for _, count in parts) == cells.MIX_MEAN
+
+
+def test_the_command_that_is_told_names_no_file() -> None:
+    assert command_line(["--quick", "--out", "/home/me/x.md", "--only", "flood/*/1200/"]) == (
+        "python -m bench --quick --only 'flood/*/1200/'"
+    )
+    assert command_line(["--json", "x"]) == "make bench"
+
+
+def test_another_checkout_is_compared_with_pythons_pump() -> None:
+    names = [cell.name for cell in wanted(arguments(["--against", "there"]))]
+    assert names[:2] == ["flood/python/1200/1/plain/up", "flood/python@there/1200/1/plain/up"]
+    assert not [name for name in names if "python" not in name]
+    chosen_cells = wanted(arguments(["--against", "there", "--only", "idle/native"]))
+    assert {cell.carrier.removesuffix("@there") for cell in chosen_cells} == {
+        name for name in cells.TUNNELS if name.startswith("native")
+    }
