@@ -90,13 +90,6 @@ def goal_rows(results: Results) -> list[tuple[str, str, str, str, str]]:
             rows.append((goal.text, wanted, "–", "–", "not measured"))
             continue
         met = found.median >= goal.wanted if goal.sense == "≥" else found.median <= goal.wanted
-        rows.append(
-            (
-                goal.text,
-                wanted,
-                f"{found.median:.2f}",
-                f"{found.low:.2f}–{found.high:.2f}",
-                "met" if met else "**missed**",
-            )
-        )
+        span = f"{found.low:.2f}–{found.high:.2f}" if found.rounds > 1 else "–"
+        rows.append((goal.text, wanted, f"{found.median:.2f}", span, "met" if met else "**missed**"))
     return rows

@@ -60,14 +60,16 @@ def circumstances(results: Results) -> str:
     """Where, by which commands, how often; how much others disturbed."""
     commands = "; ".join(dict.fromkeys(f"`{run.command}`" for run in results.runs))
     where = "; ".join(dict.fromkeys(run.where for run in results.runs))
-    rounds = [len(found) for found in results.samples.values()]
-    most = f"{min(rounds)} to {max(rounds)}" if len(set(rounds)) > 1 else str(max(rounds, default=0))
+    rounds = sorted(len(found) for found in results.samples.values()) or [0]
+    often = f"{rounds[0]} to {rounds[-1]} rounds" if rounds[0] < rounds[-1] else f"{rounds[0]} rounds"
+    how_often = (
+        f"Every number is the median of {often}; ± is half of the distance between the extremes."
+        if rounds[-1] > 1
+        else "Every number was measured once: how much it varies is not known."
+    )
     noise = spread([one["others"] for found in results.samples.values() for one in found.values() if "others" in one])
     disturbed = f"Others used {noise.median:.0%} of the machine meanwhile, at most {noise.high:.0%}." if noise else ""
-    how = (
-        f"{where}. Every number is the median of {most} rounds; ± is half of the distance between the extremes. "
-        f"{disturbed}"
-    )
+    how = f"{where}. {how_often} {disturbed}"
     lines = [f"Made by {commands}.", how]
     lines += [f"Not measured: {name}: {why}." for name, why in results.absent.items()]
     return "\n\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
@@ -101,7 +103,7 @@ def rate_table(results: Results, cells: Iterable[Cell]) -> str:
         if received is None:
             continue
         rows.append((
-            load_label(cell), cell.carrier, f"{received.median / 1e3:,.1f}", f"{received.share:.0%}",
+            load_label(cell), cell.carrier, f"{received.median / 1e3:,.1f}", f"{received.share:.0%}" if received.rounds > 1 else NONE,
             median(results, cell, "mbit", ",.0f"),
             *(ratio(results, cell, cell.of(other), "received") for other in (DIRECT, RELAY)),
             median(results, cell, "lost", ".1%"),

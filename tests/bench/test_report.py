@@ -68,6 +68,7 @@ def test_every_table_has_as_many_cells_as_its_head() -> None:
     assert len(blocks) >= 10
     for head, *rows in blocks:
         assert {row.count("|") for row in rows} == {head.count("|")}, head
+    assert "Every number was measured once" in text
     assert "Not measured: native udp: there is none." in text
     assert "Others used 2% of the machine meanwhile, at most 2%." in " ".join(text.split())
     prose = [line for line in text.splitlines() if not line.startswith("|")]
@@ -93,3 +94,9 @@ def test_two_checkouts_are_compared_round_by_round() -> None:
 
 def test_each_cell_is_followed_by_the_other_checkouts() -> None:
     assert doubled([FLOOD]) == [FLOOD, FLOOD.of(NATIVE + THERE)]
+
+
+def test_the_spread_of_the_rounds_is_told() -> None:
+    text = tables.render(received({NATIVE: [90.0, 100.0, 110.0], DIRECT: [100.0] * 3}))
+    assert "median of 3 rounds" in text
+    assert "| 1,200 | native | 0.1 | 10% | 10 | 1.00 | – | 10.0% | 4.00 |" in text
