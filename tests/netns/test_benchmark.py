@@ -9,13 +9,13 @@ import pytest
 
 from bench import measure
 from bench.carriers import THERE, carrier, other_checkout
-from bench.cells import DIRECT, NATIVE_UDP, PYTHON, RELAY, Cell, Kind
+from bench.cells import DIRECT, NATIVE, NATIVE_UDP, PYTHON, RELAY, Cell, Kind
 from rsock_nf.lab.netns import CommandFailed
 from rsock_nf.native.library import Library, load
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 0.3
-TUNNELS = [PYTHON, NATIVE_UDP] if isinstance(load(), Library) else [PYTHON]
+TUNNELS = [PYTHON, NATIVE, NATIVE_UDP] if isinstance(load(), Library) else [PYTHON]
 
 
 @pytest.mark.parametrize("name", [DIRECT, RELAY, *TUNNELS])
