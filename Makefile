@@ -70,7 +70,7 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.bench ## tunnel, direct UDP and a C relay, side by side: writes bench/out/performance.md (docs/performance.md: the command is in it)
+bench: $(VENV)/.bench ## tunnels, direct UDP and a C relay, side by side: an hour; writes bench/out (docs/performance.md says more)
 	@$(PY) -m bench
 
 fuzz: $(VENV)/.fuzz ## parsers, insiders, files, whole tunnels, then the C files, coverage-guided (FUZZ_SECONDS=60); then the properties

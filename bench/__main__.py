@@ -1,113 +1,151 @@
 """``make bench``: the tunnel against direct UDP and against a C relay, over the same kind of veth pair.
 
-    python -m bench [--quick] [--rounds N] [--seconds S] [--without-tunnel] [--out docs/performance.md]
+    python -m bench [--quick] [--rounds N] [--seconds S] [--only CELLS] [--merge] [--out FILE.md]
+    python -m bench --against DIRECTORY [--only CELLS] [--rounds N]
+    python -m bench --list
 
-Every cell is the median of ``--rounds`` measurements, taken in turn over all carriers.
-Needs root, a C compiler and nothing else running.
+Needs root and a C compiler, and a machine with nothing else to do.  A full run takes about an hour.  It can be made in
+parts: ``--only 'flood/*/1200/'`` measures some cells, ``--merge`` adds to the results that there are.  Choose cells by
+kind and load, with all carriers: ratios are made within one round only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import datetime as dt
+import platform
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from bench import report
-from bench.measure import OUT, Carrier, Samples, direct, measure_load, measure_trips, other_load, relay, settle, tunnel
-
-SIZES = (64, 512, 1200, 1400)
-TUNNELS = {
-    report.TUNNEL: {"type": "tcp", "cipher": "none"},
-    "rsock-nf none, python": {"type": "tcp", "cipher": "none", "pump": "python"},
-    "rsock-nf none, udp": {"type": "udp", "cipher": "none"},
-    "rsock-nf aes-256-gcm": {"type": "tcp", "cipher": "aes-256-gcm"},
-    "rsock-nf aes-256-gcm, python": {"type": "tcp", "cipher": "aes-256-gcm", "pump": "python"},
-    "rsock-nf chacha20-poly1305": {"type": "tcp", "cipher": "chacha20-poly1305"},
-}
-"""All are measured with ``GOAL_SIZE``, the first with every size."""
-GOAL_SIZE = 1200
-PACED = 30_000
-"""Datagrams a second at which all carriers are compared where none of them is overloaded."""
-SEGMENTS = 40
-"""Datagrams that an application with UDP GSO hands over in one call."""
+from bench import cells as matrix
+from bench.carriers import OUT, Carrier, carrier, other_checkout
+from bench.cells import Cell, Kind
+from bench.report import against, results, tables
+from bench.report.plots import plot
+from bench.report.results import Results, Round, Run
+from bench.rounds import Rounds
+from rsock_nf.lab.netns import CommandFailed
 
 
-def open_carriers(stack: contextlib.ExitStack, *, with_tunnel: bool) -> list[Carrier]:
-    """All of them up at once; idle ones cost next to nothing."""
-    carriers = [stack.enter_context(direct()), stack.enter_context(relay())]
-    if with_tunnel:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsock-nf-bench-")))
-        carriers += [stack.enter_context(tunnel(name, scratch / name, **both)) for name, both in TUNNELS.items()]
-    return carriers
-
-
-def measure_all(carriers: list[Carrier], arguments: argparse.Namespace) -> report.Results:
-    """Round by round, cell by cell, carrier by carrier: neighbours in time are what is compared."""
-    results: report.Results = {}
-    sizes = (GOAL_SIZE,) if arguments.quick else SIZES
-    loads = [(size, segments, 0) for segments in (0, SEGMENTS) for size in sizes] + [(GOAL_SIZE, 0, PACED)]
-    for turn in range(arguments.rounds):
-        # Another carrier goes first in each round: whoever follows a heavy one finds a warmer, or busier, machine.
-        order = carriers[turn % len(carriers) :] + carriers[: turn % len(carriers)]
-        for size, segments, rate in loads:
-            for carrier in order:
-                if size != GOAL_SIZE and carrier.name in TUNNELS and carrier.name != report.TUNNEL:
-                    continue
-                found = measure_load(carrier, size, arguments.seconds, segments=segments, rate=rate)
-                results.setdefault(report.Cell(carrier.name, size, segments > 0, rate), Samples()).loads.append(found)
-                progress(
-                    turn, f"{carrier.name}, {size} bytes: {found.received / 1e3:.1f} of {found.offered / 1e3:.1f} kpps"
-                )
-                settle()
-        for carrier in order:
-            trip = measure_trips(carrier, GOAL_SIZE, arguments.seconds)
-            results.setdefault(report.Cell(carrier.name, GOAL_SIZE, False, 0), Samples()).trips.append(trip)
-            progress(turn, f"{carrier.name}: round trip {trip.p50:.0f} us")
-    return results
-
-
-def progress(turn: int, line: str) -> None:
-    """What is going on, on standard error."""
-    sys.stderr.write(f"round {turn + 1}: {line}\n")
-
-
-def command_line(words: list[str]) -> str:
-    """How to make the same table again."""
-    return "make bench" if not words else f"python -m bench {' '.join(words)}"
-
-
-def main() -> int:
-    """Build, measure, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,200 bytes only, one short round")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--without-tunnel", action="store_true", help="the two references only")
+def arguments(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the usual load only, one short round")
+    parser.add_argument("--rounds", type=int, help="3, or 1 with --quick; 0 writes the report again")
+    parser.add_argument("--seconds", type=float, help="of one measurement: 3, or 1 with --quick")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CELLS", help="names as --list prints them; * and ?")
+    parser.add_argument("--merge", action="store_true", help="add to the results in --json")
+    parser.add_argument("--list", action="store_true", help="print the names of all cells, and measure nothing")
+    parser.add_argument("--against", type=Path, metavar="DIRECTORY", help="compare with another checkout")
+    parser.add_argument("--json", type=Path, help="every single measurement (bench/out/results.json)")
     parser.add_argument(
         "--out",
         type=Path,
         default=OUT / "performance.md",
-        help="Markdown file whose part between the bench markers is replaced; the plot goes beside it (.png)",
+        help="Markdown file whose part between the bench markers is replaced; the plots go beside it (.png)",
     )
-    arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
-    arguments.seconds = arguments.seconds or (1.5 if arguments.quick else 3.0)
+    found = parser.parse_args(words)
+    found.json = found.json or OUT / ("against.json" if found.against else "results.json")
+    found.rounds = (1 if found.quick else 3) if found.rounds is None else found.rounds
+    found.seconds = found.seconds or (1.0 if found.quick else 3.0)
+    return found
+
+
+def wanted(options: argparse.Namespace) -> list[Cell]:
+    """The cells to measure.  With ``--against`` Python's, unless cells are named: they must not get slower."""
+    everything = matrix.matrix(quick=options.quick)
+    if not options.against:
+        return matrix.chosen(everything, options.only)
+    tunnels = [cell for cell in everything if cell.carrier in matrix.TUNNELS]
+    cells = matrix.chosen(tunnels, options.only or [f"*/{matrix.PYTHON}/"])
+    # The relay's rate is not measured here.
+    return against.doubled([cell for cell in cells if cell.kind is not Kind.RELAY_BEST])
+
+
+def open_carriers(
+    stack: contextlib.ExitStack, cells: list[Cell], found: Results, there: Path | None
+) -> dict[str, Carrier]:
+    """All of them up at once; idle ones cost next to nothing.  One that does not come up is noted in ``found``."""
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsock-nf-bench-")))
+    names = {cell.carrier: None for cell in cells} | (
+        {matrix.RELAY: None} if any(cell.kind is Kind.RELAY_BEST for cell in cells) else {}
+    )
+    made = {}
+    for name in names:
+        try:
+            made[name] = stack.enter_context(carrier(name, scratch / name, there))
+            found.absent.pop(name, None)
+        except CommandFailed as error:
+            why = str(error).rpartition("rsock-nf: ")[2]
+            found.absent[name] = why
+            sys.stderr.write(f"{name} is not measured: {why}\n")
+    return made
+
+
+def measure(options: argparse.Namespace, found: Results, command: str) -> None:
+    """All rounds."""
+    cells = wanted(options)
+    if not cells:
+        raise CommandFailed(f"--only {' '.join(options.only)}: no such cell: see python -m bench --list")
     subprocess.run(["make", "-s", "-C", str(Path(__file__).parent)], check=True)
+    began = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
     with contextlib.ExitStack() as stack:
-        carriers = open_carriers(stack, with_tunnel=not arguments.without_tunnel)
-        shares = [other_load()]
-        results = measure_all(carriers, arguments)
-        shares.append(other_load())
-    text = report.render(results, GOAL_SIZE, PACED, max(shares))
-    print(text)
-    (OUT / "results.json").write_text(json.dumps(report.as_json(results), indent=1) + "\n")
-    report.write_between_markers(arguments.out, text, command_line(sys.argv[1:]))
-    report.plot(results, arguments.out.with_suffix(".png"), GOAL_SIZE)
-    sys.stderr.write(f"written: {arguments.out} and {arguments.out.with_suffix('.png')}\n")
+        carriers = open_carriers(stack, cells, found, options.against)
+        found.runs.append(Run(began, command, where()))
+        rounds = Rounds(carriers, found, options.seconds, lambda: results.save(found, options.json))
+        for turn in range(options.rounds):
+            rounds.run(cells, Round(began, turn))
+
+
+def where() -> str:
+    """System, Python, processors."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    cpus = f"{len(models)} × {models[0]}" if models else platform.machine()
+    return f"Linux {platform.release()}, Python {platform.python_version()}, {cpus}"
+
+
+def report(options: argparse.Namespace, found: Results) -> None:
+    """Print and write what was found."""
+    if options.against:
+        print(against.comparison(found))
+        return
+    print("\n".join(tables.goal_lines(found)))
+    tables.write_between_markers(options.out, tables.render(found))
+    pictures = plot(found, options.out.with_suffix(".png"))
+    for path in (options.json, options.out, *pictures):
+        print(f"written: {path}")
+
+
+def command_line(words: list[str]) -> str:
+    """How to make the same numbers again, wherever they are written."""
+    files = {at + step for at, word in enumerate(words) if word in {"--json", "--out"} for step in (0, 1)}
+    kept = [word for at, word in enumerate(words) if at not in files]
+    return "make bench" if not kept else f"python -m bench {shlex.join(kept)}"
+
+
+def main() -> int:
+    """Measure, print, and write."""
+    words = sys.argv[1:]
+    options = arguments(words)
+    if options.list:
+        print("\n".join(cell.name for cell in wanted(options)))
+        return 0
+    try:
+        if options.against:
+            other_checkout(options.against)
+        found = results.load(options.json) if options.merge and options.json.exists() else Results()
+        if options.rounds:
+            measure(options, found, command_line(words))
+        report(options, found)
+    except CommandFailed as error:
+        sys.exit(f"bench: {error}")
     return 0
 
 

@@ -43,6 +43,8 @@ class Tunnel:
         self.directory = directory
         self.prefix: tuple[str, ...] = ()
         """What stands in front of each command: setpriv(1) with its options, for example."""
+        self.variables: dict[str, str] = {}
+        """What the environment of each command has besides."""
         directory.mkdir(parents=True, exist_ok=True)
         secret = self._cli(os.environ, "genkey").stdout.strip()
         self._write("server", {"role": "server", "target": "{}:{}".format(*TARGET), "secret": secret}, server)
@@ -85,7 +87,7 @@ class Tunnel:
 
     def environment(self, role: Role) -> dict[str, str]:
         """The environment in which that end's commands run."""
-        return {**os.environ, "RSOCK_NF_RUN_DIR": str(self._run_dir(role))}
+        return {**os.environ, **self.variables, "RSOCK_NF_RUN_DIR": str(self._run_dir(role))}
 
     def up(self, role: Role, *words: str) -> None:
         """Bring that end up; returns when it is up.  Raises ``CommandFailed``."""
