@@ -24,7 +24,7 @@ from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import NotYetError, RsockError, TunnelError
-from rsock_nf.ops import handover, open_files, privileges
+from rsock_nf.ops import handover, open_files, privileges, system_calls
 from rsock_nf.ops.control_socket.serve import listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -92,6 +92,7 @@ def run(
                 open_files.raise_limit(open_files.needed(settings))
                 if confine is not None:  # here: what comes before takes more, and what follows starts threads
                     log.logger.info("%s", confine(settings))
+                    log.logger.info("%s", system_calls.deny())
                 if make_tunnel is None:
                     log.logger.info("pump: %s", _which_pump(settings))
                 daemon = _Daemon(settings, instance, listener, log, announcement, make_tunnel or _tunnel)

@@ -229,6 +229,7 @@ def test_an_instance_gives_up_what_it_does_not_need(host: Host, keys: dict[str, 
         status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
         sets = {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")}
         assert sets == {"CapEff": wanted, "CapPrm": wanted, "CapBnd": wanted}, thread.name
+        assert status["Seccomp"] == "2", thread.name
         assert (status["NoNewPrivs"], status["CapInh"], status["CapAmb"]) == ("1", "0" * 16, "0" * 16)
     assert "Max core file size        0                    0  " in Path(f"/proc/{pid}/limits").read_text()
     look = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all", "readlink", f"/proc/{pid}/cwd"]
