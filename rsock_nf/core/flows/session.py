@@ -93,6 +93,18 @@ class Established:
         return self.pump.sent_frames + self.pump.received_frames > self.swept_frames + 4
 
 
+@dataclass(slots=True)
+class Hearing:
+    """What was heard on all flows of one kind together."""
+
+    heard: int = 0
+    """It changes while the peer lives."""
+    at: float = 0.0
+    """When that last changed."""
+    said: int = 0
+    """Frames that were sent until then."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """A session, at either end."""
@@ -125,14 +137,10 @@ class Session:
     """Server: of new conversations."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
-    heard: int = 0
-    """What ``Watch`` last heard on all flows together.  It changes while the peer lives."""
-    heard_at: float = 0.0
-    """When that last changed."""
+    hearing: tuple[Hearing, Hearing] = field(default_factory=lambda: (Hearing(), Hearing()))
+    """What ``Watch`` heard on fake TCP flows, and on UDP flows: what forgets the ones may spare the others."""
     took: float = 0.0
     """Seconds that the last answer to a probe took, on any flow."""
-    said: int = 0
-    """Frames that were sent on all flows until then."""
     silent: bool = False
     """No flow answered, and none has answered since."""
     moved_at: float = 0.0

@@ -9,11 +9,11 @@ Not here: the probes themselves (``probes``, or the wire's own).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rsock_nf.core.events import Suspect
 from rsock_nf.core.flows.context import Context
-from rsock_nf.core.flows.session import Established, Session
+from rsock_nf.core.flows.session import Established, Hearing, Session
 from rsock_nf.core.flows.table import FlowTable
 from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.pump.state import FlowGroup
@@ -86,7 +86,7 @@ class Watch:
         Then answers take as long on every flow.  Or none has come yet since the queue began to fill.
         """
         session, waited = flow.session, flow.health.waited(now)
-        if now - session.heard_at > HEARS or waited > LONGEST:
+        if now - session.hearing[flow.key.udp].at > HEARS or waited > LONGEST:
             return False
         unanswered = all(other.health.unanswered for other in session.flows.values())
         return waited < LATER * session.took or unanswered
@@ -98,22 +98,30 @@ class Watch:
                 self._context.deadlines.hasten(Timer.PROBE, other, now)
 
     def listen(self, now: float, session: Session) -> None:
-        """Look whether anything was heard lately on a session that sends."""
-        flows = session.flows.values()
-        if not flows or now - session.moved_at > CARRIED:
+        """Look whether anything was heard lately on a session that sends, and on either kind of its flows."""
+        if not session.flows or now - session.moved_at > CARRIED:
             return
         self._context.deadlines.set(Timer.LISTEN, session, now + LISTEN)
+        quiet = [
+            self._is_quiet(now, session.hearing[udp], flows)
+            for udp in (False, True)
+            if (flows := [flow for flow in session.flows.values() if flow.key.udp is udp])
+        ]
+        if any(quiet) and now - session.alarmed > _LISTEN_PAUSE:
+            self._alarm(now, session)
+
+    def _is_quiet(self, now: float, hearing: Hearing, flows: Sequence[Established]) -> bool:
+        """Whether flows of one kind send, and nothing comes back; none of them waits for an answer yet."""
         heard = sum(flow.pump.received_frames + flow.pump.highest_ack for flow in flows)
         said = sum(flow.pump.sent_frames for flow in flows)
-        if heard != session.heard:
-            if heard > session.heard:  # else a flow has ended, and its numbers are missing
-                session.heard_at = now
-            session.heard, session.said = heard, said
-            return
+        if heard != hearing.heard:
+            if heard > hearing.heard:  # else a flow has ended, and its numbers are missing
+                hearing.at = now
+            hearing.heard, hearing.said = heard, said
+            return False
         patience = max(LISTEN, *(2 * (flow.health.srtt or 0.0) for flow in flows))
-        quiet = now - session.heard_at >= patience and said > session.said
-        if quiet and now - session.alarmed > _LISTEN_PAUSE and not any(flow.health.waiting for flow in flows):
-            self._alarm(now, session)
+        waits = any(flow.health.waiting for flow in flows)
+        return now - hearing.at >= patience and said > hearing.said and not waits
 
     def sample(self, now: float, group: FlowGroup) -> None:
         """A group has traffic, perhaps too little on each flow for frequent probes: probe one of its flows.
