@@ -95,7 +95,7 @@ class Established:
 
 @dataclass(slots=True)
 class Hearing:
-    """What was heard on all flows of one kind together."""
+    """What was heard on several flows together."""
 
     heard: int = 0
     """It changes while the peer lives."""
@@ -137,8 +137,10 @@ class Session:
     """Server: of new conversations."""
     alarmed: float = 0.0
     """When a silent flow last had all flows probed."""
-    hearing: tuple[Hearing, Hearing] = field(default_factory=lambda: (Hearing(), Hearing()))
-    """What ``Watch`` heard on fake TCP flows, and on UDP flows: what forgets the ones may spare the others."""
+    hearing: Hearing = field(default_factory=Hearing)
+    """What ``Watch`` heard on all flows."""
+    hearing_tcp: Hearing = field(default_factory=Hearing)
+    """And on those of fake TCP: a NAT that forgets them may spare the others, or the others move by themselves."""
     took: float = 0.0
     """Seconds that the last answer to a probe took, on any flow."""
     silent: bool = False

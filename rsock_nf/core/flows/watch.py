@@ -86,7 +86,8 @@ class Watch:
         Then answers take as long on every flow.  Or none has come yet since the queue began to fill.
         """
         session, waited = flow.session, flow.health.waited(now)
-        if now - session.hearing[flow.key.udp].at > HEARS or waited > LONGEST:
+        hearing = session.hearing if flow.key.udp else session.hearing_tcp
+        if now - hearing.at > HEARS or waited > LONGEST:
             return False
         unanswered = all(other.health.unanswered for other in session.flows.values())
         return waited < LATER * session.took or unanswered
@@ -98,20 +99,20 @@ class Watch:
                 self._context.deadlines.hasten(Timer.PROBE, other, now)
 
     def listen(self, now: float, session: Session) -> None:
-        """Look whether anything was heard lately on a session that sends, and on either kind of its flows."""
+        """Look whether anything was heard lately on a session that sends, and on its fake TCP flows."""
         if not session.flows or now - session.moved_at > CARRIED:
             return
         self._context.deadlines.set(Timer.LISTEN, session, now + LISTEN)
-        quiet = [
-            self._is_quiet(now, session.hearing[udp], flows)
-            for udp in (False, True)
-            if (flows := [flow for flow in session.flows.values() if flow.key.udp is udp])
-        ]
-        if any(quiet) and now - session.alarmed > _LISTEN_PAUSE:
+        flows = list(session.flows.values())
+        tcp = [flow for flow in flows if not flow.key.udp]
+        quiet = self._is_quiet(now, session.hearing, flows)
+        if tcp:
+            quiet |= self._is_quiet(now, session.hearing_tcp, tcp)
+        if quiet and now - session.alarmed > _LISTEN_PAUSE:
             self._alarm(now, session)
 
     def _is_quiet(self, now: float, hearing: Hearing, flows: Sequence[Established]) -> bool:
-        """Whether flows of one kind send, and nothing comes back; none of them waits for an answer yet."""
+        """Whether ``flows`` send, and nothing comes back; none of them waits for an answer yet."""
         heard = sum(flow.pump.received_frames + flow.pump.highest_ack for flow in flows)
         said = sum(flow.pump.sent_frames for flow in flows)
         if heard != hearing.heard:
