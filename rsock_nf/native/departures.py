@@ -33,6 +33,10 @@ class Departures:
         self._dialled: dict[FlowKey, HotCarrier] = {}
         self._ports: dict[tuple[bytes, int], HotCarrier] = {}
         """A server's carriers, by our address (all zeros: any) and port."""
+        self._put: dict[int, tuple[HotCarrier, bytes]] = {}
+        """Of the flows on a server's carriers, by the name that C has for them: as what they were put there.  The same
+        question may have another answer later: a stranger may come from the same link-local address on another device.
+        """
 
     # -- what there is
 
@@ -139,17 +143,22 @@ class Departures:
             hot.c.flow = flow.c
             return
         name, source = hot.carrier.names_of(flow.key)
+        self._take_back(flow)
         self._registry.direct(flow.c.destination, name, source)
-        self._lib.hot_put_carried(self._engine, hot.c, name + source, len(name + source), flow.c)
+        peer = name + source
+        self._put[flow.name] = hot, peer
+        self._lib.hot_put_carried(self._engine, hot.c, peer, len(peer), flow.c)
+
+    def _take_back(self, flow: SharedFlow) -> None:
+        put = self._put.pop(flow.name, None)
+        if put is not None:
+            hot, peer = put
+            self._lib.hot_drop_carried(self._engine, hot.c, peer, len(peer), flow.c)
 
     def forget(self, flow: SharedFlow) -> None:
         """``flow`` leaves no more."""
         hot = self._carrier_of(flow.key) if flow.key.udp else None
         flow.c.carrier = self._ffi.NULL
-        if hot is None:
-            return
-        if isinstance(hot.carrier, ClientCarrier):
+        self._take_back(flow)
+        if hot is not None and isinstance(hot.carrier, ClientCarrier):
             hot.c.flow = self._ffi.NULL
-        else:
-            peer = b"".join(hot.carrier.names_of(flow.key))
-            self._lib.hot_drop_carried(self._engine, hot.c, peer, len(peer), flow.c)

@@ -46,6 +46,8 @@ class Left(NamedTuple):
     """The packets have waited."""
     runs: list[Run]
     carried: list[Carried]
+    carried_behind: bool
+    """What is carried has waited."""
     refused: list[ClientCarrier]
     """Carriers whose server says that nobody has the port."""
 
@@ -104,17 +106,26 @@ class HotPath:
     def left(self) -> Left:
         """What C left when it last ran."""
         left = self._left
-        bursts = [self._burst(left.bursts[index]) for index in range(left.burst_count)]
-        behind = max(left.tap_waited, left.carrier_waited) >= BEHIND * 1e9
-        made = Left(bursts, self._packets(), behind, [], [], [])
+        made = Left(
+            [burst for index in range(left.burst_count) if (burst := self._burst(left.bursts[index])) is not None],
+            self._packets(),
+            left.tap_waited >= BEHIND * 1e9,
+            [],
+            [],
+            left.carrier_waited >= BEHIND * 1e9,
+            [],
+        )
         for index in range(left.run_count):
             self._sort(left.runs[index], made)
         return made
 
-    def _burst(self, burst: Any) -> Outgoing:
+    def _burst(self, burst: Any) -> Outgoing | None:
+        """None = over UDP, and its flow has ended since: nobody knows on which socket."""
         whole = memoryview(self._ffi.buffer(burst.data, burst.header_bytes + burst.payload_bytes))
         headers, payload = bytes(whole[: burst.header_bytes]), whole[burst.header_bytes :]
         flow = self._flow_of(burst)
+        if flow is None and not headers:
+            return None
         carrier = flow.key if flow is not None and flow.key.udp else None
         bulk = len(payload) > 0  # else it is an ACK
         pieces = [payload] if bulk else []

@@ -35,7 +35,9 @@ class HotSelector(selectors.BaseSelector):
         self.bell = eventfd()
         self.engine: Any = library.lib.hot_new(cold.fileno(), int.from_bytes(os.urandom(8), "big"))
         if self.engine == library.ffi.NULL:
-            raise OSError("the native data path cannot be set up")
+            cold.close()
+            os.close(self.bell)
+            raise OSError("the native data path cannot be set up: no descriptor or no memory is left")
         self.before_wait: Callable[[], None] = lambda: None
         """Called before each wait, to bring C up to date."""
         self._wait = library.lib.hot_wait

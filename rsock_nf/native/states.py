@@ -154,8 +154,13 @@ class FlowKeysInC:
             return
         self._c = ffi.gc(made, lib.hot_keys_free)
         self._flow.cipher, self._flow.keys = cipher, self._c
-        keys.ring.watch(self.turn)
-        self.turn()
+
+    def follow(self) -> None:
+        """C has the flow: it follows the epochs of the session from now on."""
+        self.release()
+        if self._codec is not None and self._c is not None:
+            self._codec.keys.ring.watch(self.turn)
+            self.turn()
 
     def release(self) -> None:
         """The flow has ended."""
@@ -300,6 +305,7 @@ class SharedStates:
         """See ``States``."""
         if isinstance(flow, SharedFlow):
             self.flows[flow.name] = flow
+            flow.keys.follow()
             self._library.lib.hot_put_flow(self._engine, flow.c)
             self.flow_ready(flow)
 

@@ -261,6 +261,8 @@ class Driver:
         if left.bursts:
             self._transmit(left.bursts)
             self.hot.learn_ways()
+        if left.behind:
+            self._behind_at = self.now()
         if left.packets:
             self._endpoint.receive_packets(time.monotonic(), left.packets, behind=left.behind)
             self.drain()
@@ -268,12 +270,11 @@ class Driver:
             if carrier.refused():
                 self._carrier_refused(carrier.key)
         if left.carried:
-            self._endpoint.receive_carried(time.monotonic(), left.carried, behind=left.behind)
+            self._endpoint.receive_carried(time.monotonic(), left.carried, behind=left.carried_behind)
             self.drain()
         if left.runs:
             self._endpoint.receive_datagrams(time.monotonic(), left.runs)
-            self.drain()
-        self._arm_timer()
+        self.settle()
 
     def fold(self) -> None:
         """Have the counters of link and sockets tell what the native path carried, too."""

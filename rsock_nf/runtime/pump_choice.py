@@ -39,10 +39,15 @@ def event_loop(settings: Settings) -> asyncio.AbstractEventLoop:
     why = why_python(settings)
     if why and settings.pump == "native":
         raise TunnelError(f'pump: there is no native data path: {why}; "auto" takes Python\'s')
-    library = load()
-    if why or not isinstance(library, Library):
+    if why:
         return asyncio.SelectorEventLoop()
-    return new_event_loop(library)
+    library = load()
+    try:
+        return new_event_loop(library) if isinstance(library, Library) else asyncio.SelectorEventLoop()
+    except OSError as error:
+        if settings.pump == "native":
+            raise TunnelError(f"pump: {error}") from None
+        return asyncio.SelectorEventLoop()
 
 
 def hot_path(loop: asyncio.AbstractEventLoop, settings: Settings) -> HotPath | None:

@@ -13,7 +13,10 @@ from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.states import State
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.types import Carried, FlowKey, PortRange
+from rsock_nf.wire.native.epochs import GRACE
 from rsock_nf.wire.native.frames import PlainCodec, SealedCodec
+from rsock_nf.wire.native.handshake import NativeKeys
+from rsock_nf.wire.native.rekeying import INTERVAL
 from tests.core.many import Many
 from tests.core.outputs import outputs
 from tests.core.pair import SERVER_ADDRESS, Pair, numbered
@@ -99,6 +102,18 @@ def test_a_nat_that_rebinds_costs_a_round_trip(cipher: Cipher, kinds: Kinds, pub
         assert pair.count(SessionUp, Toward.SERVER) == 1
         assert not any(flow.health.unanswered for flow in pair.flows(pair.client))
         assert pair.server.sessions[0].peer.startswith("203.0.113.7:" if public is None else "203.0.113.8:")
+        assert talk(pair, 2.0, b"later") == (0, 0)
+
+
+@pytest.mark.slow
+def test_keys_are_renewed_on_a_flow_that_has_moved() -> None:
+    with standing() as pair:
+        rebind(pair)
+        talk(pair, 2.0, b"moved")
+        assert talk(pair, INTERVAL + GRACE + 5.0, b"rekeyed") == (0, 0)
+        (session,) = pair.server.sessions
+        assert isinstance(session.keys, NativeKeys)
+        assert session.keys.ring.sending.number >= 1
         assert talk(pair, 2.0, b"later") == (0, 0)
 
 

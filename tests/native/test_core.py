@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 CHOSEN = (
     "test_answers.py test_attacks.py test_carriers.py test_conversations.py",
     "test_flows.py test_path_mtu.py test_rekey.py test_session.py",
-    "test_traffic.py test_weather.py",
+    "test_moving.py test_traffic.py test_weather.py",
 )
 
 

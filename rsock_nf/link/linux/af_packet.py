@@ -241,22 +241,24 @@ class PacketLink:
         """Senders of devices that are gone, renamed or have changed are closed; the filter names the devices that there
         are now."""
         devices = self.routes.host
-        self._changes += 1
         for ifindex, sender in list(self._senders.items()):
             device = devices.get(ifindex)
             if device is None or device.name != sender.name or not device.up or sender.lost:
                 del self._senders[ifindex]
                 sender.close()
+                self._changes += 1
                 self._full = None if self._full is sender else self._full
             else:
+                before = sender.mtu, sender.max_burst_bytes
                 sender.follow(device)
+                self._changes += (sender.mtu, sender.max_burst_bytes) != before
         seen = self._where()
         if seen != self._seen:
-            before, self._seen = self._seen, seen
+            old, self._seen = self._seen, seen
             try:
                 self.rematch(self._match)
             except LinkError:  # more devices than a filter can name: the filter of before stays, and is tried again
-                self._seen = before
+                self._seen = old
 
     def tick(self, now: float) -> None:
         """See ``Link``."""

@@ -129,6 +129,7 @@ struct hot_engine {
     int epoll, epoll_paused; /* with the sources, and without */
     int64_t now;
     bool paused, blocked;
+    uint32_t first; /* of what is ready: where the next round begins */
     uint64_t random;
     int per_datagram, pin;
     uint32_t way_revision;

@@ -4,7 +4,8 @@
  * two sets of descriptors: one with the sockets of applications and targets ("sources"), and one without.  So to stop
  * reading ten thousand sources is to wait for the other set.
  *
- * One pass works for at most a millisecond.  Then cold descriptors, the timer and everything else have their turn.
+ * A round serves what one epoll_wait told.  After a millisecond the sockets that are left have to wait for the next one,
+ * so that cold descriptors, the timer and the tap have their turn.
  */
 #include "hot.h"
 
@@ -12,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PASS 1000000ll /* nanoseconds of work before other descriptors are looked at */
+#define ROUND 1000000ll /* nanoseconds after which the sockets that are ready wait for the next round */
 #define READY 64
 
 int64_t clock_now(void)
@@ -38,7 +39,12 @@ static void unwatch(int epoll, int fd) { epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NUL
 static int watch_always(hot_engine *e, int fd, void *what)
 {
     int failure = watch(e->epoll, fd, what);
-    return failure ? failure : watch(e->epoll_paused, fd, what);
+    if (failure)
+        return failure;
+    failure = watch(e->epoll_paused, fd, what);
+    if (failure)
+        unwatch(e->epoll, fd);
+    return failure;
 }
 
 static void unwatch_always(hot_engine *e, int fd)
@@ -107,9 +113,12 @@ hot_left *hot_left_of(hot_engine *e) { return &e->left; }
 
 int hot_add_tap(hot_engine *e, int fd)
 {
-    e->tap = fd;
-    waiting_init(&e->tap_waiting, fd, clock_now());
-    return watch_always(e, fd, tap_of(e));
+    int failure = watch_always(e, fd, tap_of(e));
+    if (!failure) {
+        e->tap = fd;
+        waiting_init(&e->tap_waiting, fd, clock_now());
+    }
+    return failure;
 }
 
 void hot_drop_tap(hot_engine *e)
@@ -300,6 +309,7 @@ void hot_forget_left(hot_engine *e)
     hot_left *left = &e->left;
     left->passes++;
     left->packet_count = left->run_count = left->piece_count = left->burst_count = 0;
+    left->tap_waited = left->carrier_waited = 0;
     e->unsent_bytes = 0;
     e->tap_ring.busy = e->udp_ring.busy = e->blocked = false;
 }
@@ -320,16 +330,21 @@ static int patience(const hot_engine *e, int64_t end)
 static bool serve(hot_engine *e, const struct epoll_event *ready, int count)
 {
     bool cold = false, over = false;
-    int64_t end = e->now + PASS;
-    for (int i = 0; i < count; i++) {
+    int64_t end = e->now + ROUND;
+    int first = count ? (int)(e->first % (uint32_t)count) : 0;
+    for (int n = 0; n < count; n++) {
+        int i = (first + n) % count;
         hot_source *source = ready[i].data.ptr;
-        over = over || (i % 8 == 7 && clock_now() > end);
+        if (!over && n % 8 == 7 && clock_now() > end) {
+            over = true;
+            e->first = (uint32_t)i; /* epoll tells them in the same order next time: begin here */
+        }
         if (ready[i].data.ptr == cold_of(e))
             cold = true;
         else if (ready[i].data.ptr == tap_of(e))
             serve_tap(e);
         else if (over)
-            continue; /* the others are first next time: epoll goes round */
+            continue;
         else if (source->carrier)
             serve_carrier(e, source);
         else

@@ -21,8 +21,8 @@ static uint32_t next_random(hot_engine *e)
     return (uint32_t)(e->random >> 33);
 }
 
-/* A usable flow that has credit and room for so many bytes.  NULL = the one chosen has not: Python looks further, and
- * counts; it chooses the same one first. */
+/* A usable flow that has credit and room for so many bytes.  NULL = the one chosen has not: Python chooses again, looks
+ * further, and counts. */
 static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
 {
     hot_group *group = c->group;
@@ -42,13 +42,19 @@ static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
     return NULL;
 }
 
+/* Whether one more burst can be left to Python. */
+static bool has_room(const hot_engine *e)
+{
+    return e->left.burst_count < MAX_BURSTS && e->unsent_bytes + MAX_IP_BYTES < UNSENT_BYTES;
+}
+
 /* Keep a burst for Python, which sends it: the kernel did not take it, or there is no way. */
 static void leave_burst(hot_engine *e, hot_flow *flow, const uint8_t *data, uint32_t payload_bytes,
                         uint32_t segment_size)
 {
     uint32_t bytes = flow->header_bytes + payload_bytes;
-    if (e->left.burst_count == MAX_BURSTS || e->unsent_bytes + bytes > UNSENT_BYTES)
-        return; /* like a full queue */
+    if (!has_room(e))
+        return; /* who sends looks before: there is one burst at most */
     uint8_t *kept = e->unsent + e->unsent_bytes;
     memcpy(kept, data, bytes);
     e->unsent_bytes += bytes;
@@ -110,6 +116,10 @@ static void transmit_udp(hot_engine *e, hot_flow *flow, uint8_t *payload, uint32
         int failure = EAGAIN;
         if (flow->carrier && !e->blocked)
             failure = send_datagrams(flow->carrier, &flow->destination, &piece, 1, cut ? segment_size : 0);
+        if (failure == ECONNREFUSED) { /* what ICMP said of an earlier one */
+            mark(e, flow->carrier);
+            flow->carrier->refused++;
+        }
         if (failure) {
             e->blocked |= flow->carrier && failure == EAGAIN;
             leave_burst(e, flow, payload + at, bytes - at, bytes - at > segment_size ? segment_size : 0);
@@ -149,8 +159,8 @@ uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, u
         return 0;
     uint32_t step = size + FRAME_HEADER + (group->usable[0]->cipher == CIPHER_NONE ? 0 : FRAME_TAG); /* of a frame */
     while (start < count) {
-        hot_flow *flow = pick(e, c, step);
-        if (!flow)
+        hot_flow *flow = has_room(e) ? pick(e, c, step) : NULL;
+        if (!flow || flow->cipher == CIPHER_UNKNOWN)
             break;
         uint32_t n = e->per_datagram ? 1 : least(flow->burst_bytes, MAX_PAYLOAD) / step;
         uint64_t credit = (flow->bulk_window - in_flight(flow)) / step;
@@ -214,7 +224,7 @@ void owe(hot_engine *e, hot_flow *flow)
 /* All that is owed, when it is due. */
 void acknowledge_due(hot_engine *e)
 {
-    while (e->owing) {
+    while (e->owing && has_room(e)) {
         hot_flow *flow = e->owing;
         e->owing = flow->owes_next;
         flow->owes = 0;

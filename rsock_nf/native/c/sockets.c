@@ -297,8 +297,11 @@ static void shares(ring *r, uint32_t count, uint8_t *keep)
         uint32_t bytes = r->messages[i].msg_hdr.msg_namelen;
         for (uint32_t at = 0; at < bytes && at < sizeof r->names[i]; at++)
             sender = sender * 131 + r->names[i][at];
+        ancillary told;
+        read_ancillary(&r->messages[i].msg_hdr, &told);
+        uint32_t length = r->messages[i].msg_len;
         senders[i] = sender >> 1;
-        amounts[i] = 1;
+        amounts[i] = told.segment && length ? (length + told.segment - 1) / told.segment : 1;
     }
     not_the_cause(senders, amounts, count, keep);
 }
