@@ -1,4 +1,4 @@
-"""Building the native data path: no compiler warns, other processors and C libraries take it, and what is missing is told."""
+"""Building the native data path: no compiler warns, other processors and C libraries take it, all else is told."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The fuzzer of the native data path, in short: its corpus and mutations of it, watched by sanitizers; and that it finds
-what it is for.
+"""The fuzzer of the native data path, in short: its corpus and mutations of it, watched by sanitizers; and that it
+finds what it is for.
 
 ``make fuzz`` goes on from there (``fuzz/run.py``).
 """

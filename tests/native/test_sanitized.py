@@ -1,4 +1,4 @@
-"""The native data path under AddressSanitizer and UndefinedBehaviorSanitizer, in short; ``make asan`` is the long form."""
+"""The native data path under AddressSanitizer and UndefinedBehaviorSanitizer, in short.  The long one: ``make asan``."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ static uint32_t take_frames(hot_engine *e, hot_flow *flow, uint32_t count)
     return taken;
 }
 
-/* The frames of one payload.  false = left to Python.  taken: the offset behind the last frame that counts; 0 = none. */
+/* The frames of one payload.  false = left to Python.  taken: the offset behind the last frame that counts; 0 = none
+ * counts. */
 bool take_payload(hot_engine *e, hot_flow *flow, const uint8_t *payload, uint32_t size, uint32_t segment_size,
                   uint32_t *taken)
 {

@@ -4,8 +4,8 @@
  * two sets of descriptors: one with the sockets of applications and targets ("sources"), and one without.  So to stop
  * reading ten thousand sources is to wait for the other set.
  *
- * A round serves what one epoll_wait told.  After a millisecond the sockets that are left have to wait for the next one,
- * so that cold descriptors, the timer and the tap have their turn.
+ * A round serves what one epoll_wait told.  After a millisecond the other sockets have to wait for the next round, so
+ * that cold descriptors, the timer and the tap have their turn.
  */
 #include "hot.h"
 

@@ -150,7 +150,7 @@ static void segment(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t pay
 
 static uint8_t *packet_in(hot_engine *e) { return e->burst + 64; } /* room for virtio_net_hdr and link header */
 
-/* Send datagrams of one size, of which the last may be shorter.  Returns how many have left: the others are Python's. */
+/* Send datagrams of one size, the last may be shorter.  Returns how many were sent: the others are Python's. */
 uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size)
 {
     hot_group *group = c->group;

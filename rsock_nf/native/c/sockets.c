@@ -251,8 +251,8 @@ static void gather(hot_engine *e, gathered *g, const uint8_t *data, uint32_t len
     e->run[g->count++] = (hot_piece){data, length};
 }
 
-/* Who sent message index: sockaddr, then where it was sent to, as Python names a peer.  It is written into the ring's own
- * memory, where the ancillary data was.  Returns its bytes. */
+/* Who sent message index: sockaddr, then where it was sent to, as Python names a peer.  It is written into the
+ * memory of the ring, where the ancillary data was.  Returns its bytes. */
 static uint32_t name_sender(ring *r, uint32_t index, const ancillary *told, const uint8_t **peer)
 {
     uint8_t *at = r->controls[index];
