@@ -83,7 +83,7 @@ def _be_in_background(ready_fd: int, *, wait: bool = False) -> int:
     """Be the instance that ``launch.start`` has started: its parent has read the configuration."""
     from rsock_nf import daemon
     from rsock_nf.ops import handover
-    from rsock_nf.ops.privileges import confine
+    from rsock_nf.ops.confinement import confine
 
     return daemon.run(handover.receive(sys.stdin.buffer), wait=wait, ready_fd=ready_fd, confine=confine)
 
@@ -112,7 +112,7 @@ def _start(arguments: argparse.Namespace, configuration: Configuration, command:
         return 0
     if arguments.foreground:
         from rsock_nf import daemon
-        from rsock_nf.ops.privileges import confine
+        from rsock_nf.ops.confinement import confine
 
         return daemon.run(configuration, timeout=arguments.timeout, wait=True, confine=confine)
     from rsock_nf.ops.instances.leftovers import clear_rules

@@ -24,7 +24,7 @@ from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import NotYetError, RsockError, TunnelError
-from rsock_nf.ops import handover, open_files, privileges, system_calls
+from rsock_nf.ops import handover, open_files, privileges
 from rsock_nf.ops.control_socket.serve import listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -65,7 +65,7 @@ def run(
     wait: bool = False,
     ready_fd: int | None = None,
     make_tunnel: MakeTunnel | None = None,
-    confine: Callable[[Settings], str] | None = None,
+    confine: Callable[[Settings], list[str]] | None = None,
 ) -> int:
     """Be the instance until a signal ends it; the exit status.
 
@@ -74,7 +74,7 @@ def run(
     ``ready_fd``: there is a parent that waits for ``ready`` or ``error: why`` on this descriptor, and prints ``waiting:
     why``; log lines go to a
     file, and standard error is given up once ready.  Otherwise errors are raised as ``RsockError``.
-    ``confine``: gives up, for good, the privileges of this process that it does not need; what is left, for the log.
+    ``confine``: gives up, for good, what this process does not need; what is left, in lines for the log.
     """
     settings = configuration.settings
     announcement = Announcement(ready_fd)
@@ -91,8 +91,8 @@ def run(
                     log.logger.warning("%s", line)
                 open_files.raise_limit(open_files.needed(settings))
                 if confine is not None:  # here: what comes before takes more, and what follows starts threads
-                    log.logger.info("%s", confine(settings))
-                    log.logger.info("%s", system_calls.deny())
+                    for line in confine(settings):
+                        log.logger.info("%s", line)
                 if make_tunnel is None:
                     log.logger.info("pump: %s", _which_pump(settings))
                 daemon = _Daemon(settings, instance, listener, log, announcement, make_tunnel or _tunnel)

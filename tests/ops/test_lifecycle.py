@@ -23,7 +23,7 @@ from rsock_nf import cli, config, daemon
 from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError, TunnelError
-from rsock_nf.ops import launch, privileges
+from rsock_nf.ops import confinement, launch, privileges
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
 from rsock_nf.ops.instances.instance import Instance, instances
@@ -168,7 +168,7 @@ def test_in_the_foreground_it_gives_up_only_when_asked_to(
     told = capsys.readouterr().err
     assert told.count('cipher "none"') == 1
     monkeypatch.setattr(privileges, "missing", list)
-    monkeypatch.setattr(privileges, "confine", lambda _: "the privileges of the tests stay")
+    monkeypatch.setattr(confinement, "confine", lambda _: ["the privileges of the tests stay"])
     monkeypatch.setattr(daemon, "_tunnel", made)
     assert cli.main(["up", "--foreground", "--timeout", "0.1", "--config", str(settings.path)]) == 1
     told = capsys.readouterr().err
