@@ -91,7 +91,9 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (datagram_sockets, buffers, unix_datagrams):
-        monkeypatch.setattr(module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=REMEDIES))
+        monkeypatch.setattr(
+            module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=REMEDIES, run_directory_groups=())
+        )
     buffers.shared_buffers.cache_clear()
     yield
     buffers.shared_buffers.cache_clear()
