@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,19 @@ SECONDS = 0.3
 TUNNELS = [PYTHON, NATIVE, NATIVE_UDP] if isinstance(load(), Library) else [PYTHON]
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a short name: the path of a control socket has at most 107 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="rsnf-") as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize("name", [DIRECT, RELAY, *TUNNELS])
-def test_every_load_is_carried_and_counted(name: str, tmp_path: Path) -> None:
+def test_every_load_is_carried_and_counted(name: str, short: Path) -> None:
     usual = Cell(Kind.FIXED, name)
     cells = [usual, usual._replace(direction="down"), usual._replace(direction="both"), usual._replace(app="gso")]
     cells.append(usual._replace(size="mix", conversations=1 if name == RELAY else 100))
-    with carrier(name, tmp_path / name, None) as found:
+    with carrier(name, short / name, None) as found:
         for cell in cells:
             seen = measure.measure_load(found, cell, SECONDS, 2000)
             assert 0 < seen["received"] <= seen["offered"], cell.name
@@ -35,8 +44,8 @@ def test_every_load_is_carried_and_counted(name: str, tmp_path: Path) -> None:
     assert half["load"] > 0
 
 
-def test_a_tunnel_starts_again_and_tells_what_it_took(tmp_path: Path) -> None:
-    with carrier(PYTHON, tmp_path / "both", None) as found:
+def test_a_tunnel_starts_again_and_tells_what_it_took(short: Path) -> None:
+    with carrier(PYTHON, short / "both", None) as found:
         before = found.pids()
         took = measure.measure_start(found)
         assert set(found.pids()).isdisjoint(before)
@@ -45,17 +54,17 @@ def test_a_tunnel_starts_again_and_tells_what_it_took(tmp_path: Path) -> None:
         assert measure.measure_load(found, Cell(Kind.FIXED, PYTHON), SECONDS, 2000)["received"] > 0
 
 
-def test_another_checkout_runs_its_own_code(tmp_path: Path) -> None:
-    there = tmp_path / "there"
+def test_another_checkout_runs_its_own_code(short: Path) -> None:
+    there = short / "there"
     for package in ("rsock_nf", "firewall/rsock_firewall", "firewall/rules"):
         shutil.copytree(ROOT / package, there / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with carrier(PYTHON + THERE, tmp_path / "both", there) as found:
+    with carrier(PYTHON + THERE, short / "both", there) as found:
         commands = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in found.pids()]
         assert len(commands) == 2
         assert all(str(there / "rsock_nf/__main__.py") in words for words in commands), commands
         assert measure.measure_load(found, Cell(Kind.FIXED, PYTHON), SECONDS, 2000)["received"] > 0
 
 
-def test_a_directory_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_checkout_is_refused(short: Path) -> None:
     with pytest.raises(CommandFailed, match=r"--against .*: not a checkout of rsock-nf: name its top directory"):
-        other_checkout(tmp_path)
+        other_checkout(short)

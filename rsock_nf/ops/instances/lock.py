@@ -5,7 +5,6 @@ proc_locks(5) names process, device and inode.  Where there is no such file (BSD
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -43,12 +42,16 @@ def _has_open(pid: int, descriptor: int) -> bool:
         names = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
     except OSError as error:
         return isinstance(error, PermissionError)
+    hidden = False
     for name in names:
-        with contextlib.suppress(OSError):  # it was closed just now
+        try:
             found = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - a hundred of them
-            if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
-                return True
-    return False
+        except OSError as error:  # we may not look, as without CAP_SYS_PTRACE; or it was closed just now
+            hidden |= isinstance(error, PermissionError)
+            continue
+        if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+            return True
+    return hidden
 
 
 def _identity(descriptor: int) -> tuple[tuple[int, int], int]:
