@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from rsock_firewall import FirewallError, Policy
-from rsock_nf import __version__, cli, commands
+from rsock_nf import __version__, cli
+from rsock_nf.commands import genkey
 from rsock_nf.config.values import format_secret, parse_secret
 from rsock_nf.errors import TunnelError
 from rsock_nf.ops import doctor, launch, privileges
@@ -294,7 +295,7 @@ def test_an_unexpected_error_is_one_line_unless_asked_for(
     def fail(_: object) -> int:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(commands, "genkey", fail)
+    monkeypatch.setattr(genkey, "run", fail)
     assert cli.main(["genkey"]) == 1
     assert capsys.readouterr().err == "rsock-nf: unexpected RuntimeError: two lines (RSOCK_NF_DEBUG=1 shows where)\n"
     monkeypatch.setenv("RSOCK_NF_DEBUG", "1")
@@ -306,7 +307,7 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "genkey", interrupt)
+    monkeypatch.setattr(genkey, "run", interrupt)
     assert cli.main(["genkey"]) == 130
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rsock_nf import cli, commands
+from rsock_nf import cli
+from rsock_nf.commands import up
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 RC_D = CONTRIB / "bsd" / "rc.d"
@@ -94,11 +95,11 @@ def test_launchd_runs_a_command_that_exists(monkeypatch: pytest.MonkeyPatch) -> 
     program, *arguments = job["ProgramArguments"]
     seen: list[argparse.Namespace] = []
 
-    def up(parsed: argparse.Namespace) -> int:
+    def run(parsed: argparse.Namespace) -> int:
         seen.append(parsed)
         return 0
 
-    monkeypatch.setattr(commands, "up", up)
+    monkeypatch.setattr(up, "run", run)
     assert Path(program).is_absolute()
     assert cli.main(arguments) == 0
     assert seen[0].foreground
