@@ -41,7 +41,7 @@ from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import conversation_limit
 from rsock_nf.runtime.host.clock_jumps import ClockJumps
-from rsock_nf.runtime.host.descriptors import RulesPlace, is_none_left
+from rsock_nf.runtime.host.descriptors import RulesPlace, too_few_left
 from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
@@ -340,7 +340,7 @@ class ServerSide:
     def _follow_addresses(self) -> None:
         """Rules and filter name our addresses: both follow them."""
         addresses: tuple[IPAddress, ...] = ()
-        self._ask_again = is_none_left()
+        self._ask_again = too_few_left()
         if self._ask_again:
             return
         with contextlib.suppress(LinkError):  # the device is going: what becomes of it is the next event

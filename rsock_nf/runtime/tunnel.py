@@ -19,17 +19,14 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import NotYetError, TunnelError
 from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
-from rsock_nf.runtime.driver import Driver
-from rsock_nf.runtime.host.descriptors import NONE_LEFT, is_none_left
-from rsock_nf.runtime.host.device import Device
-from rsock_nf.runtime.host.rules import Rules
+from rsock_nf.runtime.host.descriptors import TOO_FEW_LEFT, too_few_left
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.reports.journal import Journal
 from rsock_nf.runtime.reports.snapshot import snapshot
+from rsock_nf.runtime.reports.symptoms import Counting
 from rsock_nf.runtime.reports.troubles import Troubles
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
-from rsock_nf.sockets.datagrams import DatagramCounters
 
 TICK = 1.0
 FAREWELL = 0.3
@@ -37,24 +34,12 @@ FAREWELL = 0.3
 MAX_FAREWELL = 2.0
 
 
-class Side(Protocol):
+class Side(Counting, Protocol):
     """The client's or the server's parts, complete."""
 
     @property
     def endpoint(self) -> Endpoint:
         """What it drives."""
-
-    @property
-    def driver(self) -> Driver:
-        """Its data path."""
-
-    @property
-    def device(self) -> Device:
-        """Its device."""
-
-    @property
-    def rules(self) -> Rules | None:
-        """Its firewall rules; None = there is no fake TCP."""
 
     def begin(self) -> None:
         """Read the sockets from now on."""
@@ -74,9 +59,6 @@ class Side(Protocol):
     @property
     def held_ports(self) -> list[int]:
         """The local ports that the rules cover beyond the configuration's."""
-
-    def socket_counters(self) -> list[DatagramCounters]:
-        """Of the sockets toward applications or targets."""
 
 
 class Start(NamedTuple):
@@ -162,8 +144,8 @@ class Tunnel:
     def _tick(self, side: Side, now: float) -> None:
         """Once a second."""
         side.driver.fold()
-        if is_none_left():
-            self._troubles.note(NONE_LEFT)
+        if too_few_left():
+            self._troubles.note(TOO_FEW_LEFT)
         side.device.tick(now)
         if side.rules is not None:
             side.rules.tick()

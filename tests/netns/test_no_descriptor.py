@@ -21,7 +21,9 @@ from tests.netns.conftest import Site
 from tests.netns.judges import wait_until
 from tests.netns.test_host import ROLES
 
-SAID = "ERROR   no descriptor is left, so no flow and no conversation can begin: raise the limit of open files"
+SAID = (
+    "ERROR   no descriptor is left, or too few, so no flow and no conversation can begin: raise the limit of open files"
+)
 
 
 @contextmanager

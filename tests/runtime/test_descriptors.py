@@ -1,4 +1,4 @@
-"""Where no descriptor is left."""
+"""Where too few descriptors are left."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import os
 import pytest
 
 from rsock_nf.link.linux.system import Linux
-from rsock_nf.runtime.host.descriptors import RulesPlace, is_none_left
+from rsock_nf.runtime.host.descriptors import NEEDED, RulesPlace, too_few_left
 from tests.ops.test_control_socket import no_descriptor_left
 
 
-def test_whether_one_is_left() -> None:
-    assert not is_none_left()
-    with no_descriptor_left(spare=0):
-        assert is_none_left()
-    with no_descriptor_left(spare=1):
-        assert not is_none_left()
+def test_whether_too_few_are_left() -> None:
+    assert not too_few_left()
+    for spare in range(NEEDED):
+        with no_descriptor_left(spare=spare):
+            assert too_few_left()
+    with no_descriptor_left(spare=NEEDED):
+        assert not too_few_left()
 
 
 def test_the_rules_stay_where_they_had_to_be_last(monkeypatch: pytest.MonkeyPatch) -> None:

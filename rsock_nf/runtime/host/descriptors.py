@@ -1,4 +1,4 @@
-"""Where no descriptor is left: the conversations and held ports of an instance may take all that it may have.
+"""Where too few descriptors are left: the conversations and held ports of an instance may take all that it may have.
 
 That ends no tunnel.  What is looked at once a second with a file or a socket of its own counts as it was seen last.
 """
@@ -10,18 +10,25 @@ from typing import Final
 
 from rsock_nf.link import NO_DESCRIPTOR, system
 
-NONE_LEFT: Final = (
-    "no descriptor is left, so no flow and no conversation can begin: raise the limit of open files "
+NEEDED: Final = 4
+"""One flow may need as many at a time: its port's socket, and a lock and two sockets to change rules of iptables."""
+TOO_FEW_LEFT: Final = (
+    "no descriptor is left, or too few, so no flow and no conversation can begin: raise the limit of open files "
     "(LimitNOFILE= in systemd, ulimit -n)"
 )
 
 
-def is_none_left() -> bool:
-    """Whether this process can open no file at this moment."""
+def too_few_left() -> bool:
+    """Whether this process can open less than ``NEEDED`` files at this moment."""
+    opened: list[int] = []
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        while len(opened) < NEEDED:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         return error.errno in NO_DESCRIPTOR
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
     return False
 
 

@@ -97,18 +97,18 @@ class Counting(Protocol):
 
     @property
     def driver(self) -> Driver:
-        """See ``Side``."""
+        """Its data path."""
 
     @property
     def device(self) -> Device:
-        """See ``Side``."""
+        """Its device."""
 
     @property
     def rules(self) -> Rules | None:
-        """See ``Side``."""
+        """Its firewall rules; None = there is no fake TCP."""
 
     def socket_counters(self) -> list[DatagramCounters]:
-        """See ``Side``."""
+        """Of the sockets toward applications or targets."""
 
     def reached(self) -> int:
         """Segments that have come to the kernel's TCP for our ports: see ``HeldPort``."""
