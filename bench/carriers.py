@@ -101,7 +101,7 @@ def tunnel(name: str, directory: Path, both: Mapping[str, str], variables: Mappi
             processes: list[int] = []
 
             def pids() -> list[int]:
-                if not processes or not all(Path(f"/proc/{pid}").exists() for pid in processes):
+                if not processes or not all(_runs(pid) for pid in processes):
                     processes[:] = [*ends.pids("client"), *ends.pids("server")]
                 return list(processes)
 
@@ -146,6 +146,14 @@ def restart(ends: Tunnel) -> dict[str, float]:
         own = Carrier(role, ends.lab, "", "", lambda role=role: ends.pids(role))  # type: ignore[misc]
         found[f"{role}_cpu"] = _children_cpu() - before + own.cpu()
     return found
+
+
+def _runs(pid: int) -> bool:
+    """Not gone, nor a zombie: the latter has no command line (proc(5))."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def _children_cpu() -> float:

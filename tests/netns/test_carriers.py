@@ -115,7 +115,7 @@ def test_udp_alone_touches_neither_rules_nor_packet_sockets(build: Build) -> Non
 def test_udp_is_blocked_and_tcp_carries(build: Build, version: int) -> None:
     site = build(STRICT, version=version, **of_type("all"))
     site.carries()
-    assert flows(site) == {"tcp": FLOWS}
+    wait_until(lambda: flows(site) == {"tcp": FLOWS}, "every flow")
     assert site.lab.counters()["udp_refused"] > 0
     assert site.tunnel.status("client")["reason"] == ""
 
@@ -125,7 +125,7 @@ def test_tcp_is_blocked_and_udp_carries(build: Build, version: int) -> None:
     site = build(OPEN, up=False, version=version, **of_type("all"))
     with site.lab.black_hole("meta l4proto tcp"), site.tunnel:
         site.carries()
-        assert flows(site) == {"udp": FLOWS}
+        wait_until(lambda: flows(site) == {"udp": FLOWS}, "every flow")
 
 
 @pytest.mark.parametrize("blocked", ["udp", "tcp"])
