@@ -1,4 +1,7 @@
-"""Two pictures.  Colours of Okabe and Ito (2008), which the colour-blind tell apart; every bar has its number beside it."""
+"""Two pictures.  Every bar has its number beside it.
+
+The colours are those of Okabe and Ito (2008), which the colour-blind tell apart.
+"""
 
 from __future__ import annotations
 

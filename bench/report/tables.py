@@ -103,7 +103,8 @@ def rate_table(results: Results, cells: Iterable[Cell]) -> str:
         if received is None:
             continue
         rows.append((
-            load_label(cell), cell.carrier, f"{received.median / 1e3:,.1f}", f"{received.share:.0%}" if received.rounds > 1 else NONE,
+            load_label(cell), cell.carrier,
+            f"{received.median / 1e3:,.1f}", f"{received.share:.0%}" if received.rounds > 1 else NONE,
             median(results, cell, "mbit", ",.0f"),
             *(ratio(results, cell, cell.of(other), "received") for other in (DIRECT, RELAY)),
             median(results, cell, "lost", ".1%"),

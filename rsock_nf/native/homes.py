@@ -11,8 +11,9 @@ import struct
 from collections.abc import Hashable
 from typing import Any, Final
 
+from rsock_nf.link.sockaddr import NAME_BYTES
 from rsock_nf.native.library import Library
-from rsock_nf.native.registry import NAME_BYTES, HotSource, Registry
+from rsock_nf.native.registry import HotSource, Registry
 from rsock_nf.native.states import SharedConversation
 from rsock_nf.sockets.source import Source
 

@@ -8,6 +8,8 @@ from collections.abc import Hashable
 from typing import Any, Final, TypeAlias
 
 from rsock_nf.core.types import FlowKey
+from rsock_nf.link import system
+from rsock_nf.link.sockaddr import NAME_BYTES
 from rsock_nf.native.library import Library
 from rsock_nf.native.states import SharedConversation
 from rsock_nf.sockets.carriers import ClientCarrier, ServerCarrier
@@ -15,11 +17,8 @@ from rsock_nf.sockets.source import Source
 
 Carrier: TypeAlias = ClientCarrier | ServerCarrier
 
-NAME_BYTES: Final = {socket.AF_INET: 16, socket.AF_INET6: 28}
-"""sizeof(struct sockaddr_in), sizeof(struct sockaddr_in6)"""
 _CMSG: Final = struct.Struct("@Qii")
-_PKTINFO: Final = {16: (socket.IPPROTO_IP, 8), 28: (socket.IPPROTO_IPV6, 50)}
-"""Level and type of IP_PKTINFO and IPV6_PKTINFO, by the length of the sockaddr (include/uapi/linux/in.h, in6.h)."""
+"""struct cmsghdr (cmsg(3))"""
 _COUNTERS: Final = (
     "received",
     "sent",
@@ -111,9 +110,10 @@ class Registry:
         """Fill in a ``hot_destination``: a struct sockaddr, and the pktinfo that says from where (b"" = none)."""
         control = b""
         if source:
-            level, kind = _PKTINFO[len(name)]
-            control = _CMSG.pack(_CMSG.size + len(source), level, kind) + source
-            control += bytes(-len(control) % 8)
+            family = socket.AF_INET6 if len(name) == NAME_BYTES[socket.AF_INET6] else socket.AF_INET
+            for level, kind, told in system().udp.answer_from(family, source):
+                control += _CMSG.pack(_CMSG.size + len(told), level, kind) + told
+                control += bytes(-len(control) % 8)
         self._ffi.memmove(destination.name, name, len(name))
         self._ffi.memmove(destination.control, control, len(control))
         destination.name_bytes, destination.control_bytes = len(name), len(control)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import FlowCodec, Kind
-from rsock_nf.core.pump.state import FlowGroup, Handover, Headers, PumpConversation, PumpFlow
+from rsock_nf.core.pump.state import FlowGroup, Handover, PumpConversation, PumpFlow
 from rsock_nf.core.types import FlowKey
 from rsock_nf.native.library import Library
 from rsock_nf.wire.native.frames import PlainCodec, SealedCodec
@@ -21,23 +21,13 @@ _UNKNOWN, _PLAIN, _AES, _CHACHA = range(4)
 """``hot_flow.cipher``."""
 
 
-def _number(name: str) -> Any:
-    """An attribute that is stored in the C structure ``c`` of its object."""
+def _stored(name: str, kind: type[int] = int) -> Any:
+    """An attribute that is stored in the C structure ``c`` of its object, and is read as ``kind``: int or bool."""
 
     def read(self: Any) -> int:
-        return int(getattr(self.c, name))
+        return kind(getattr(self.c, name))
 
     def write(self: Any, value: int) -> None:
-        setattr(self.c, name, value)
-
-    return property(read, write)
-
-
-def _flag(name: str) -> Any:
-    def read(self: Any) -> bool:
-        return bool(getattr(self.c, name))
-
-    def write(self: Any, value: bool) -> None:  # noqa: FBT001 - an attribute
         setattr(self.c, name, value)
 
     return property(read, write)
@@ -81,28 +71,28 @@ class SharedFlow(PumpFlow):
 
     __slots__ = ("c", "keys", "name")
 
-    next_seq = _number("next_seq")
-    highest_ack = _number("highest_ack")
-    received = _number("received")
-    window = _number("window")
-    scale = _number("scale")
-    receive_window = _number("receive_window")
-    bulk_window = _number("bulk_window")
-    unacknowledged = _number("unacknowledged")
-    windowed = _flag("windowed")
-    stalled = _flag("stalled")
-    max_payload = _number("max_payload")
-    burst_bytes = _number("burst_bytes")
-    counter = _number("counter")
-    sent = _number("sent")
-    sent_frames = _number("sent_frames")
-    sent_bytes = _number("sent_bytes")
-    received_frames = _number("received_frames")
-    received_bytes = _number("received_bytes")
-    bad_checksums = _number("bad_checksums")
-    bad_frames = _number("bad_frames")
-    replayed = _number("replayed")
-    out_of_window = _number("out_of_window")
+    next_seq = _stored("next_seq")
+    highest_ack = _stored("highest_ack")
+    received = _stored("received")
+    window = _stored("window")
+    scale = _stored("scale")
+    receive_window = _stored("receive_window")
+    bulk_window = _stored("bulk_window")
+    unacknowledged = _stored("unacknowledged")
+    windowed = _stored("windowed", bool)
+    stalled = _stored("stalled", bool)
+    max_payload = _stored("max_payload")
+    burst_bytes = _stored("burst_bytes")
+    counter = _stored("counter")
+    sent = _stored("sent")
+    sent_frames = _stored("sent_frames")
+    sent_bytes = _stored("sent_bytes")
+    received_frames = _stored("received_frames")
+    received_bytes = _stored("received_bytes")
+    bad_checksums = _stored("bad_checksums")
+    bad_frames = _stored("bad_frames")
+    replayed = _stored("replayed")
+    out_of_window = _stored("out_of_window")
 
     def __init__(
         self, library: Library, group: SharedGroup, flow_id: int, key: FlowKey, codec: FlowCodec, start: Handover
@@ -121,12 +111,8 @@ class SharedFlow(PumpFlow):
             ffi.buffer(self.c.headers)[: len(headers)] = headers
             self.c.header_bytes = len(headers)
             self.c.identification = start.identification & 0xFFFF
-            self.template = _shared_headers(self.template, self.c)
+            self.template = _SharedHeaders(self.template, self.c)
         self.keys = FlowKeysInC(library, self.c, codec)
-
-
-def _shared_headers(template: Headers, flow: Any) -> Headers:
-    return _SharedHeaders(template, flow)
 
 
 class FlowKeysInC:
@@ -214,12 +200,12 @@ class SharedConversation(PumpConversation):
 
     __slots__ = ("c",)
 
-    number = _number("number")
-    kind = _number("kind")
-    sent_datagrams = _number("sent_datagrams")
-    sent_bytes = _number("sent_bytes")
-    received_datagrams = _number("received_datagrams")
-    received_bytes = _number("received_bytes")
+    number = _stored("number")
+    kind = _stored("kind")
+    sent_datagrams = _stored("sent_datagrams")
+    sent_bytes = _stored("sent_bytes")
+    received_datagrams = _stored("received_datagrams")
+    received_bytes = _stored("received_bytes")
 
     def __init__(
         self,

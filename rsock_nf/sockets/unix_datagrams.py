@@ -235,7 +235,7 @@ def _give_mode(name: str, directory: int, identity: tuple[int, int]) -> None:
     if not hasattr(os, "O_PATH"):  # BSD and macOS
         os.chmod(name, _MODE, dir_fd=directory, follow_symlinks=False)
         return
-    # Linux has no such flag before 6.6 (fchmodat2).  But a descriptor that stands for the file, and opens nothing, has a
+    # Linux has no such flag before 6.6 (fchmodat2).  But a descriptor can stand for the file and open nothing; it has a
     # path.
     handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:

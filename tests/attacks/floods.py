@@ -59,8 +59,8 @@ def _lengths(site: Ground, done: Done) -> None:
     chance = random.Random(3)
     packets = [
         Packet(
-            site.anyone(chance), (site.server, chance.choice(PORTS)), struct.pack("!I", number) + chance.randbytes(number % 200),
-            UDP_PROTOCOL,
+            site.anyone(chance), (site.server, chance.choice(PORTS)),
+            struct.pack("!I", number) + chance.randbytes(number % 200), UDP_PROTOCOL,
         ).octets()
         for number in range(2000)
     ]  # fmt: skip

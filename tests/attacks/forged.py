@@ -82,10 +82,15 @@ def _fragments(due: Packet, chance: random.Random) -> list[bytes]:
     other = replace(due, destination=(due.destination[0], 22), flags=RST | ACK).transport()
     ends = due.source[0], due.destination[0], TCP_PROTOCOL
     return [
-        fragment(*ends, body[:24], more=True), fragment(*ends, other[8:32], offset=8, more=True), fragment(*ends, body[24:], offset=24),
-        fragment(*ends, body[:8], more=True), fragment(*ends, body[8:], offset=8),
-        fragment(*ends, other[:16], more=True), fragment(*ends, body[:24], more=True), fragment(*ends, body[16:], offset=16),
-    ]  # fmt: skip
+        fragment(*ends, body[:24], more=True),
+        fragment(*ends, other[8:32], offset=8, more=True),
+        fragment(*ends, body[24:], offset=24),
+        fragment(*ends, body[:8], more=True),
+        fragment(*ends, body[8:], offset=8),
+        fragment(*ends, other[:16], more=True),
+        fragment(*ends, body[:24], more=True),
+        fragment(*ends, body[16:], offset=16),
+    ]
 
 
 def _extension_headers(site: Ground, done: Done) -> None:

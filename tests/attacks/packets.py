@@ -89,7 +89,10 @@ def packed(address: str) -> bytes:
 
 
 def summed(source: str, destination: str, protocol: int, body: bytes, at: int) -> bytes:
-    """``body`` with the checksum at ``at`` that counts the addresses, too (RFC 9293 section 3.1, RFC 8200 section 8.1)."""
+    """``body`` with its checksum at ``at``, which counts the addresses, too.
+
+    RFC 9293 section 3.1, RFC 8200 section 8.1.
+    """
     ends = packed(source) + packed(destination)
     form = "!IHBB" if version(source) == 6 else "!HBB"
     words = (len(body), 0, 0, protocol) if version(source) == 6 else (len(body), 0, protocol)

@@ -54,7 +54,11 @@ def test_a_disturbed_one_is_made_again_and_the_least_disturbed_counts(uses: list
 
 
 def test_other_processes_count_and_own_ones_do_not() -> None:
-    busy = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint(flush=True)\ninput()"
+    busy = (
+        "import time\nend = time.process_time() + 0.3\n"
+        "while time.process_time() < end: pass\n"
+        "print(flush=True)\ninput()"
+    )
     with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

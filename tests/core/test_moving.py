@@ -139,7 +139,7 @@ def test_a_recording_from_a_third_address_moves_nothing_and_gets_nothing(cipher:
 
 @pytest.mark.parametrize("cipher", CIPHERS)
 def test_who_sends_copies_of_the_newest_frames_first_moves_nothing(cipher: Cipher) -> None:
-    """He reads and is faster, but does not get what goes to the client: the answer to the probe never comes from him."""
+    """He reads and is faster, but does not get what goes to the client.  The probe's answer never comes from him."""
     with standing(cipher) as pair:
         to_third: list[bytes] = []
         said = 0

@@ -1,7 +1,7 @@
 """A million datagrams through a tunnel, at a rate that the machine can carry: none may be lost.
 
-``make load``, as root, makes a table of docs/reliability.md.  With ``--variant`` it runs one kind of tunnel, and changes
-no file; with ``--write``, too, that row takes the place of the one in the table.
+``make load``, as root, makes a table of docs/reliability.md.  With ``--variant`` it runs one kind of tunnel, and
+changes no file.  With ``--write``, too, that row takes the place of the one in the table.
 """
 
 from __future__ import annotations

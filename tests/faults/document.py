@@ -58,8 +58,8 @@ def table(
 ) -> tuple[list[str], list[str]]:
     """The lines of the table, and what is not as it should be.
 
-    ``kinds``: only tunnels of these names; None = all.  ``jobs``: runs at a time.  ``run`` is called in another process,
-    with the name of a case.
+    ``kinds``: only tunnels of these names; None = all.  ``jobs``: runs at a time.  ``run`` is called in another
+    process, with the name of a case.
     """
     rows, wrong = [heading], []
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -1,4 +1,7 @@
-"""A limit on the processor time of an attempt.  It does not count while the process is stopped or others have the CPU."""
+"""A limit on the processor time of an attempt.
+
+It does not count while the process is stopped, or while others have the CPU.
+"""
 
 import signal
 from collections.abc import Iterator

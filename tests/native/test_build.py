@@ -44,7 +44,8 @@ def test_a_compiler_takes_it_without_a_warning(compiler: str, tmp_path: Path) ->
 def test_no_number_is_cut_in_silence(compiler: str, tmp_path: Path) -> None:
     """-Wconversion, for our own files: the code that cffi writes is not made for it."""
     flags = [*FLAGS, *WARNINGS, "-Wconversion", f"-I{SOURCES}", "-fsyntax-only"]
-    done = subprocess.run([compiler, *flags, *map(str, sources())], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    command = [compiler, *flags, *map(str, sources())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

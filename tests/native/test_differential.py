@@ -136,8 +136,9 @@ class Differential(RuleBasedStateMachine):
     # -- in
 
     def payload(self, at: int, frames: list[Any], back: int) -> tuple[bytes, int]:
-        """The peer's frames, as one payload; the counters of data go ``back`` so many.  Also: the size of each frame, if
-        all but the last have one size, else 0."""
+        """The peer's frames, as one payload; the counters of data go ``back`` so many.
+
+        Also: the size of each frame, if all but the last have one size, else 0."""
         codec = self.peer[at]
         built: list[bytes] = []
         for kind, number, size, count in frames:

@@ -1,4 +1,7 @@
-"""The native data path under AddressSanitizer and UndefinedBehaviorSanitizer, in short.  The long one: ``make asan``."""
+"""The native data path under AddressSanitizer and UndefinedBehaviorSanitizer, in short.
+
+The long run: ``make asan``.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from typing import NamedTuple, TypeAlias
 from rsock_nf.core.parameters import Spread
 from rsock_nf.core.protocols import Frames, Kind
 from rsock_nf.core.pump.state import ENDLESS, OUR_WINDOW, PLAIN, PumpConversation, PumpFlow, States
+from rsock_nf.core.tcp.header import IPV4_PLAIN
 from rsock_nf.core.tcp.segment import ACK, FIN, PSH, RST, SYN, Segment, parse_segment
 from rsock_nf.core.types import Buffer, Carried, Checksum, FlowKey, Malformed, Outgoing, Packet, Run
 
@@ -46,8 +47,6 @@ _V4 = struct.Struct("!2xH2xHxB14xIIBBH")
 # IPv6 + TCP: payload length, next header, then the same.
 _V6 = struct.Struct("!4xHB37xIIBBH")
 _TCP = 6
-_IPV4_PLAIN = b"\x45"
-"""The first byte of an IPv4 packet without options."""
 
 
 class SlowFrames(NamedTuple):
@@ -128,7 +127,7 @@ class Pump:
     def knows(self, packet: Packet) -> bool:
         """Whether ``packet`` has the addresses and ports of an established flow."""
         data = packet.data
-        if data[:1] == _IPV4_PLAIN:
+        if data and data[0] == IPV4_PLAIN:
             return bytes(data[12:24]) in self._flows
         return bytes(data[8:44]) in self._flows
 

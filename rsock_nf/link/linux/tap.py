@@ -24,7 +24,6 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from itertools import compress
 from typing import Final
 
 from rsock_nf.core.tcp.header import IPV6_HEADER, TCP_HEADER, destination, ip_header_length, source
@@ -78,14 +77,17 @@ def _useful(packets: list[Packet], known: Callable[[Packet], bool]) -> list[Pack
     strangers = len(packets) - sum(ours)
     room = STRANGERS if 2 * strangers > len(packets) else strangers
     senders = [
-        source(bytes(packet.data[:IPV6_HEADER])) for packet, is_ours in zip(packets, ours, strict=True) if is_ours
+        source(bytes(packet.data[:IPV6_HEADER])) if is_ours else None
+        for packet, is_ours in zip(packets, ours, strict=True)
     ]
-    amounts = [(sender, len(packet.data)) for sender, packet in zip(senders, compress(packets, ours), strict=True)]
+    amounts = [
+        (sender, len(packet.data)) for sender, packet in zip(senders, packets, strict=True) if sender is not None
+    ]
     others = not_the_cause(amounts, strangers=strangers)
-    sender, kept = iter(senders), []
-    for packet, is_ours in zip(packets, ours, strict=True):
-        if is_ours:
-            if next(sender) in others or _may_be_control(packet):
+    kept = []
+    for sender, packet in zip(senders, packets, strict=True):
+        if sender is not None:
+            if sender in others or _may_be_control(packet):
                 kept.append(packet)
         elif room and _may_be_control(packet):
             room -= 1

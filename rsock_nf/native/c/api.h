@@ -146,7 +146,7 @@ typedef struct {
     uint32_t packet_count, run_count, piece_count, burst_count;
     int64_t tap_waited; /* of the last read of the tap */
     int64_t carrier_waited; /* and of a carrier */
-    uint64_t passes, hot_packets, hot_datagrams; /* how often C ran, and what it carried by itself */
+    uint64_t passes; /* how often C ran */
 } hot_left;
 
 /* Bits of what hot_wait returns. */
@@ -184,7 +184,6 @@ void hot_drop_carried(hot_engine *engine, hot_source *carrier, const uint8_t *pe
                       hot_flow *flow);
 
 int hot_accept(hot_window *window, uint64_t counter);
-int hot_may_accept(const hot_window *window, uint64_t counter);
 
 /* keys: direction 0 = out, 1 = in */
 hot_keys *hot_keys_new(int cipher, const uint8_t *mask_out, const uint8_t *mask_in);
@@ -200,4 +199,3 @@ uint32_t hot_send_run(hot_engine *engine, hot_conversation *conversation, const 
 void hot_acknowledge(hot_engine *engine);
 void hot_forget_left(hot_engine *engine);
 uint64_t hot_random(hot_engine *engine, uint64_t next);
-uint32_t hot_build_headers(hot_flow *flow, uint32_t payload_bytes, uint32_t segments, uint8_t flags, uint8_t *out);

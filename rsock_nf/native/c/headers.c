@@ -44,7 +44,7 @@ bool checksums_valid(const uint8_t *ip, uint32_t total, uint32_t tcp)
 
 /* The headers of a burst of payload_bytes that will be cut into so many segments; 40 or 60 bytes.  The TCP checksum
  * field holds the pseudo-header's sum, folded, not complemented, as VIRTIO_NET_HDR_F_NEEDS_CSUM asks for. */
-uint32_t hot_build_headers(hot_flow *flow, uint32_t payload_bytes, uint32_t segments, uint8_t flags, uint8_t *out)
+uint32_t build_headers(hot_flow *flow, uint32_t payload_bytes, uint32_t segments, uint8_t flags, uint8_t *out)
 {
     uint32_t bytes = flow->header_bytes, tcp_bytes = payload_bytes + 20;
     memcpy(out, flow->headers, bytes);

@@ -55,11 +55,6 @@ enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16 };
 #define KEY_BYTES 64u
 
 typedef struct {
-    uint32_t length;
-    uint8_t bytes[KEY_BYTES];
-} table_key;
-
-typedef struct {
     struct table_entry *entries;
     uint32_t mask, used, filled;
     uint64_t seed;
@@ -70,6 +65,16 @@ void table_free(table *t);
 void *table_get(const table *t, const void *key, uint32_t length);
 int table_put(table *t, const void *key, uint32_t length, void *value);
 void table_remove(table *t, const void *key, uint32_t length, const void *value);
+
+/* Write the key of what `owner` calls by this name.  Returns its bytes; 0 = it is too long for a key. */
+static inline uint32_t owned_key(uint8_t *key, const void *owner, const void *name, uint32_t bytes)
+{
+    if (bytes > KEY_BYTES - sizeof owner)
+        return 0;
+    memcpy(key, &owner, sizeof owner);
+    memcpy(key + sizeof owner, name, bytes);
+    return (uint32_t)sizeof owner + bytes;
+}
 
 /* -- a ring of buffers that recvmmsg(2) fills */
 
@@ -184,6 +189,7 @@ static inline void put32(uint8_t *p, uint32_t v)
 uint32_t checksum_add(const uint8_t *data, uint32_t length);
 uint32_t checksum_fold(uint64_t sum);
 bool checksums_valid(const uint8_t *ip, uint32_t total, uint32_t tcp);
+uint32_t build_headers(hot_flow *flow, uint32_t payload_bytes, uint32_t segments, uint8_t flags, uint8_t *out);
 
 /* -- plain.c, sealed.c: both return bytes written, or frames found; 0 = left to Python */
 

@@ -13,10 +13,8 @@
 
 hot_conversation *conversation_of(const hot_engine *e, const hot_group *group, uint16_t number)
 {
-    uint8_t key[sizeof group + sizeof number];
-    memcpy(key, &group, sizeof group);
-    memcpy(key + sizeof group, &number, sizeof number);
-    return table_get(&e->conversations, key, sizeof key);
+    uint8_t key[KEY_BYTES];
+    return table_get(&e->conversations, key, owned_key(key, group, &number, sizeof number));
 }
 
 /* Take an ACK.  It counts only up to the highest number that we sent.  Twin: PumpFlow.acked. */
@@ -53,7 +51,6 @@ static uint32_t take_frames(hot_engine *e, hot_flow *flow, uint32_t count)
         f->conversation->received_bytes += f->length;
         f->conversation->kind = KIND_DATA; /* the peer knows it: plain data frames from now on */
         deliver(e, f->conversation, f->data, f->length);
-        e->left.hot_datagrams++;
         taken = f->end;
     }
     return taken;
@@ -290,7 +287,6 @@ static bool read_tap(hot_engine *e)
         memcpy(&from, r->names[i], sizeof from);
         e->left.link.received_packets++;
         e->left.link.received_bytes += length - ip_start(&from);
-        e->left.hot_packets++;
     }
     deliver_now(e);
     e->opened_bytes = 0;

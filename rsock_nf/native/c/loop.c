@@ -237,47 +237,31 @@ void hot_ways_changed(hot_engine *e) { e->way_revision++; }
 /* The way of a flow is right from now on. */
 void hot_set_way(hot_engine *e, hot_flow *flow) { flow->way.revision = e->way_revision; }
 
-static uint32_t conversation_key(const hot_conversation *c, uint8_t *key)
-{
-    memcpy(key, &c->group, sizeof c->group);
-    memcpy(key + sizeof c->group, &c->number, sizeof c->number);
-    return sizeof c->group + sizeof c->number;
-}
-
 int hot_put_conversation(hot_engine *e, hot_conversation *c)
 {
     uint8_t key[KEY_BYTES];
-    uint32_t bytes = conversation_key(c, key);
-    return table_put(&e->conversations, key, bytes, c);
+    uint32_t length = owned_key(key, c->group, &c->number, sizeof c->number);
+    return table_put(&e->conversations, key, length, c);
 }
 
 void hot_drop_conversation(hot_engine *e, hot_conversation *c)
 {
     uint8_t key[KEY_BYTES];
-    uint32_t bytes = conversation_key(c, key);
-    table_remove(&e->conversations, key, bytes, c);
-}
-
-static uint32_t peer_key(hot_source *s, const uint8_t *peer, uint32_t bytes, uint8_t *key)
-{
-    if (bytes > KEY_BYTES - sizeof s)
-        return 0;
-    memcpy(key, &s, sizeof s);
-    memcpy(key + sizeof s, peer, bytes);
-    return (uint32_t)sizeof s + bytes;
+    uint32_t length = owned_key(key, c->group, &c->number, sizeof c->number);
+    table_remove(&e->conversations, key, length, c);
 }
 
 static int put_peer(table *t, hot_source *s, const uint8_t *peer, uint32_t bytes, void *value)
 {
     uint8_t key[KEY_BYTES];
-    uint32_t length = peer_key(s, peer, bytes, key);
+    uint32_t length = owned_key(key, s, peer, bytes);
     return length ? table_put(t, key, length, value) : -1;
 }
 
 static void drop_peer(table *t, hot_source *s, const uint8_t *peer, uint32_t bytes, void *value)
 {
     uint8_t key[KEY_BYTES];
-    uint32_t length = peer_key(s, peer, bytes, key);
+    uint32_t length = owned_key(key, s, peer, bytes);
     if (length)
         table_remove(t, key, length, value);
 }

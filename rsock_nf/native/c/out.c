@@ -142,7 +142,7 @@ static void segment(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t pay
         transmit_udp(e, flow, packet, payload_bytes, segment_size);
         return;
     }
-    hot_build_headers(flow, payload_bytes, segments, flags, packet);
+    build_headers(flow, payload_bytes, segments, flags, packet);
     flow->next_seq += payload_bytes;
     flow->unacknowledged = 0;
     transmit(e, flow, packet, payload_bytes, segment_size);
@@ -180,7 +180,6 @@ uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, u
         c->sent_datagrams += start;
         c->sent_bytes += (uint64_t)size * (start - 1) + pieces[start - 1].length;
     }
-    e->left.hot_datagrams += start;
     return start;
 }
 

@@ -3,12 +3,12 @@
 
 #define WINDOW 8192u
 
-int hot_may_accept(const hot_window *w, uint64_t counter)
+static bool may_accept(const hot_window *w, uint64_t counter)
 {
     if (counter >= w->next)
-        return 1;
+        return true;
     if (counter + WINDOW < w->next)
-        return 0;
+        return false;
     return !(w->seen[counter % WINDOW / 64] >> (counter % 64) & 1);
 }
 
@@ -32,7 +32,7 @@ static void clear(hot_window *w, uint64_t first, uint64_t count)
 
 int hot_accept(hot_window *w, uint64_t counter)
 {
-    if (!hot_may_accept(w, counter))
+    if (!may_accept(w, counter))
         return 0;
     if (counter >= w->next) {
         clear(w, w->next, counter + 1 - w->next);

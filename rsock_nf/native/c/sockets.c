@@ -267,11 +267,8 @@ static uint32_t name_sender(ring *r, uint32_t index, const ancillary *told, cons
 static void *look_up(const table *t, const hot_source *s, const uint8_t *peer, uint32_t bytes)
 {
     uint8_t key[KEY_BYTES];
-    if (bytes > sizeof key - sizeof s)
-        return NULL;
-    memcpy(key, &s, sizeof s);
-    memcpy(key + sizeof s, peer, bytes);
-    return table_get(t, key, (uint32_t)sizeof s + bytes);
+    uint32_t length = owned_key(key, s, peer, bytes);
+    return length ? table_get(t, key, length) : NULL;
 }
 
 /* Whose datagram a message of a listener is. */
@@ -454,10 +451,8 @@ static bool read_carrier(hot_engine *e, hot_source *s)
         s->received += datagrams;
         hot_flow *flow = flows[i];
         bool known = flow && length && flow->left_pass != e->left.passes;
-        if (known && take_payload(e, flow, data, length, segments[i], &taken)) {
-            e->left.hot_packets++;
+        if (known && take_payload(e, flow, data, length, segments[i], &taken))
             continue;
-        }
         if (flow)
             flow->left_pass = e->left.passes;
         leave_carried(e, s, peers[i], peer_bytes[i], (hot_piece){data, length}, segments[i]);

@@ -1,7 +1,7 @@
 """Compile the fuzzer of the native data path: the C files of ``rsock_nf/native/c`` on a simulated kernel (kernel.c).
 
-``libfuzzer`` looks at the coverage, and needs clang with its runtime.  ``replay`` needs any compiler: it runs files, and
-mutations of them.
+``libfuzzer`` looks at the coverage, and needs clang with its runtime.  ``replay`` needs any compiler: it runs files,
+and mutations of them.
 """
 
 from __future__ import annotations
