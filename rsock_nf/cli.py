@@ -80,6 +80,7 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
     ),
     "this host": (
         Command("doctor", "check whether this host can run a tunnel"),
+        Command("capture", "write a tunnel's packets for Wireshark, also decrypted"),
         Command("demo", "show a tunnel at work in network namespaces (as root)", has_help=False),
     ),
     "compatibility with the original rsock (for new tunnels, use up)": (

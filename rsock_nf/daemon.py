@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.errors import NotYetError, RsockError, TunnelError
+from rsock_nf.errors import ControlError, NotYetError, RsockError, TunnelError
 from rsock_nf.ops import handover, open_files, privileges
 from rsock_nf.ops.control_socket.serve import listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
@@ -53,6 +53,9 @@ class Tunnel(Protocol):
 
     def reconnect(self) -> None:
         """Dial every flow anew."""
+
+    def keys(self) -> list[dict[str, Any]]:
+        """What opens the frames of its flows now: ``runtime.reports.frame_keys``."""
 
 
 MakeTunnel: TypeAlias = Callable[[Settings, logging.Logger], Tunnel]
@@ -224,7 +227,7 @@ class _Daemon:
             return {"dials": dials}
 
         self._tunnel = self._make(self._settings, self._log.logger)
-        handlers = {"status": lambda _: self._status(), "reconnect": reconnect}
+        handlers = {"status": lambda _: self._status(), "reconnect": reconnect, "keys": lambda _: self._keys()}
         async with await serve_control(self._listener, handlers, self._log.logger):
             if patience is not None:
                 asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
@@ -276,6 +279,12 @@ class _Daemon:
         if self._waiting.reason and found["state"] == "starting":
             return {**found, "state": "waiting", "reason": self._waiting.reason}
         return found
+
+    def _keys(self) -> dict[str, Any]:
+        """For ``capture --decrypt``.  Raises ``ControlError`` unless the configuration allows it."""
+        if not self._settings.key_log:
+            raise ControlError(f'its keys are not handed out: set "key_log": true in {self._settings.path}; down, up')
+        return {"flows": self._tunnel.keys()}
 
     def _tell_waiting(self, line: str) -> None:
         self._log.logger.warning("%s", line)

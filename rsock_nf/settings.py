@@ -82,6 +82,8 @@ class Settings:
     """The data path: auto | native | python."""
     user: str | None = None
     """The system user that the instance becomes once it has opened what takes root; None = it stays who it is."""
+    key_log: bool = False
+    """The keys of its flows' frames are told to who asks the control socket."""
     log: Log = field(default_factory=Log)
 
     @property

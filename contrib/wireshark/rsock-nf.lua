@@ -13,7 +13,7 @@
 -- that begins later is recognised from the third frame of cipher none on; sealed flows need their port.
 -- Wireshark and `tshark -2` label the packets before that, too.
 --
--- Needs Wireshark 3.6 or later.  Tested with the version that .ci/apt-install brings: tests/wire/native/test_dissector.py.
+-- Written for Wireshark 4.0, whose tshark runs it in tests/wire/native/test_dissector.py.
 
 local rsock_nf = Proto("rsock_nf", "rsock-nf")
 

@@ -131,6 +131,7 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
         backend=keys.backend,
         pump=keys.pump,
         user=keys.user,
+        key_log=keys.key_log,
         log=_log(path, keys),
     )
     refuse_impossible(settings)
@@ -176,6 +177,8 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
             'cipher "none": the application must encrypt; '
             "anyone who can capture the traffic can inject and replay datagrams"
         )
+    if keys.key_log:
+        found.append("key_log: who may ask the control socket can read what the tunnel carries; leave it out again")
     if keys.wire is WireName.RSOCK or second:
         where, key = ("rsock", second.hash) if second else ('wire "rsock"', keys.hash)
         found.append(

@@ -154,6 +154,12 @@ class CommonKeys(Keys):
         description="The system user that the instance becomes once it has opened what takes root. It keeps only the "
         "capabilities that it needs. If not given: it stays who it is.",
     )
+    key_log: bool = Field(
+        default=_default(Settings, "key_log"),
+        strict=True,
+        description="Hand the keys of the present flows to `rsock-nf capture --decrypt`: whoever may ask the control "
+        "socket (root, or the instance's user) can then read what the tunnel carries.",
+    )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 
 

@@ -60,6 +60,7 @@ def _rows(where: str, model: type[Keys], roles: tuple[str, ...]) -> Iterator[Row
         meaning, _, otherwise = (field.description or "").partition(NOT_GIVEN)
         default = told.get("default", "")
         value = f"{default:g}" if isinstance(default, float) else str(default)
+        value = value.lower() if isinstance(default, bool) else value
         words = otherwise.removesuffix(".") or (f"`{value}`" if value else "")
         form = _form(field.metadata, field.annotation) or _schema_in_words(told, schema.get("$defs", {}))
         yield Row(f"{where}{name}", roles, form, words, field.is_required(), meaning)
@@ -84,6 +85,8 @@ def _schema_in_words(told: dict[str, Any], definitions: dict[str, Any]) -> str:
     if choices := told.get("enum") or ([told["const"]] if "const" in told else []):
         return ", ".join(f"`{choice}`" for choice in choices)
     match told["type"]:
+        case "boolean":
+            return "`true`, `false`"
         case "object":
             return "an object"
         case "array":

@@ -30,7 +30,10 @@ from rsock_nf.link.protocol import (
     Route,
     Routes,
     Routing,
+    Seen,
     System,
+    Watch,
+    Watched,
     abroad,
 )
 
@@ -49,7 +52,10 @@ __all__ = [
     "Route",
     "Routes",
     "Routing",
+    "Seen",
     "System",
+    "Watch",
+    "Watched",
     "abroad",
     "default_device",
     "device_addresses",
@@ -57,6 +63,7 @@ __all__ = [
     "host_addresses",
     "open_link",
     "open_routes",
+    "open_watch",
     "own_address",
     "own_addresses",
     "route_to",
@@ -97,6 +104,15 @@ def open_routes(routing: Routing) -> Routes:
     """
     with _in_one_line("the routes cannot be followed"):
         return system().open_routes(routing)
+
+
+def open_watch(watched: Watched, device: str | None, *, snap: int) -> Watch:
+    """Look on at the packets of ``watched`` on ``device``, or on all devices; ``snap`` bytes of each are kept.
+
+    Raises ``LinkError`` when the device does not exist, the privilege is missing, or the system has no such thing.
+    """
+    with _in_one_line("packets cannot be watched"):
+        return system().open_watch(watched, device, snap)
 
 
 def route_to(remote: IPAddress, mark: int = 0) -> Route:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from rsock_nf.core.tcp.header import (
     DESTINATION_PORT,
@@ -65,6 +65,7 @@ __all__ = [
     "RAW_IP",
     "Instruction",
     "Layout",
+    "Part",
     "Syns",
     "check",
     "encode",
@@ -142,11 +143,26 @@ def check(match: Match) -> None:
         raise ValueError("a filter needs at least one address and one port")
 
 
-def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "", syns: Syns = Syns.TAKEN) -> None:
-    """The part that looks at the network headers.  It goes to ``ports`` with the port in A, or to ``reject``.
+class Part(NamedTuple):
+    """One of the parts of a program that look at network headers."""
 
-    ``prefix``: of its labels, where one program has this part twice.  Without addresses any address will do.
-    """
+    prefix: str = ""
+    """Of its labels, where one program has such a part twice."""
+    protocol: int = TCP
+    """What it looks for: TCP or UDP, whose ports are at the same offsets."""
+    found: str = "ports"
+    """The label where it goes with the port in A."""
+    missed: str = "reject"
+    """The label where it goes with everything else."""
+
+
+_ONLY_PART: Final = Part()
+
+
+def select_packets(
+    asm: Assembler, match: Match, layout: Layout, part: Part = _ONLY_PART, syns: Syns = Syns.TAKEN
+) -> None:
+    """The part that looks at the network headers.  Without addresses any address will do."""
     ipv4 = [address.packed for address in match.addresses if address.version == 4]
     ipv6 = [address.packed for address in match.addresses if address.version == 6]
     anywhere = not match.addresses
@@ -154,22 +170,32 @@ def select_packets(asm: Assembler, match: Match, layout: Layout, prefix: str = "
     if layout.mask:
         asm.emit(AND, layout.mask)
     if ipv4 or anywhere:
-        asm.branch(JEQ, layout.ipv4, then=f"{prefix}ipv4")
+        asm.branch(JEQ, layout.ipv4, then=f"{part.prefix}ipv4")
     if ipv6 or anywhere:
-        asm.branch(JEQ, layout.ipv6, then=f"{prefix}ipv6")
-    asm.goto("reject")
+        asm.branch(JEQ, layout.ipv6, then=f"{part.prefix}ipv6")
+    asm.goto(part.missed)
     if ipv4 or anywhere:
-        _ipv4(asm, layout.network, match.side, ipv4, prefix, syns)
+        _ipv4(asm, layout.network, match.side, ipv4, part, syns)
     if ipv6 or anywhere:
-        _ipv6(asm, layout.network, match.side, ipv6, prefix, syns)
+        _ipv6(asm, layout.network, match.side, ipv6, part, syns)
 
 
 def select_ports(asm: Assembler, match: Match) -> None:
     """The last part: ``ports`` and ``reject``."""
+    reject(asm)
+    accept_ports(asm, match.ports)
+
+
+def reject(asm: Assembler) -> None:
+    """``reject``: nothing is kept."""
     asm.label("reject")
     asm.emit(RET, 0)
-    asm.label("ports")
-    _ports(asm, match.ports)
+
+
+def accept_ports(asm: Assembler, ports: Sequence[PortRange], found: str = "ports", missed: str = "") -> None:
+    """``found``: all is kept if the port in A is one of ``ports``; else it goes to ``missed``, or nothing is kept."""
+    asm.label(found)
+    _ports(asm, ports, missed)
 
 
 def _opposite(side: PortSide) -> PortSide:
@@ -181,107 +207,107 @@ def _port(side: PortSide) -> int:
     return SOURCE_PORT if side is PortSide.SOURCE else DESTINATION_PORT
 
 
-def _of_syns(asm: Assembler, load: int, offset: int, syns: Syns) -> None:
-    """Go to ``reject`` by the flags at ``offset``, which ``load`` reads; else on."""
+def _of_syns(asm: Assembler, load: int, offset: int, part: Part, syns: Syns) -> None:
+    """Go to where what is missed goes by the flags at ``offset``, which ``load`` reads; else on."""
     if syns is not Syns.TAKEN:
         asm.emit(load, offset)
         asm.emit(AND, SYN | ACK)
         if syns is Syns.LEFT:
-            asm.branch(JEQ, SYN, then="reject")
+            asm.branch(JEQ, SYN, then=part.missed)
         else:
-            asm.branch(JEQ, SYN, otherwise="reject")
+            asm.branch(JEQ, SYN, otherwise=part.missed)
 
 
-def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str, syns: Syns) -> None:
-    """TCP over IPv4, and the ICMP that quotes it."""
+def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part: Part, syns: Syns) -> None:
+    """TCP (or UDP) over IPv4, and the ICMP that quotes it."""
 
     def address(of: PortSide) -> int:
         return IPV4_SOURCE if of is PortSide.SOURCE else IPV4_DESTINATION
 
-    asm.label(f"{prefix}ipv4")
+    asm.label(f"{part.prefix}ipv4")
     asm.emit(LD_H, net + IPV4_FRAGMENT)
-    asm.branch(JSET, _MORE_OR_LATER, then="reject")  # no fragment is ours: our segments carry DF
+    asm.branch(JSET, _MORE_OR_LATER, then=part.missed)  # no fragment is ours: our segments carry DF
     asm.emit(LD_B, net + IPV4_PROTOCOL)
-    asm.branch(JEQ, TCP, then=f"{prefix}tcp4")
+    asm.branch(JEQ, part.protocol, then=f"{part.prefix}tcp4")
     if syns is Syns.ALONE:
-        asm.goto("reject")
+        asm.goto(part.missed)
     else:
-        asm.branch(JEQ, ICMP, then=f"{prefix}icmp4", otherwise="reject")
+        asm.branch(JEQ, ICMP, then=f"{part.prefix}icmp4", otherwise=part.missed)
 
-    asm.label(f"{prefix}tcp4")
-    _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp4 port")
-    asm.label(f"{prefix}tcp4 port")
+    asm.label(f"{part.prefix}tcp4")
+    _addresses(asm, LD_W, net + address(side), addresses, part._replace(found=f"{part.prefix}tcp4 port"))
+    asm.label(f"{part.prefix}tcp4 port")
     asm.emit(LDX_HEADER_LENGTH, net)
-    _of_syns(asm, LD_B_X, net + TCP_FLAGS, syns)
+    _of_syns(asm, LD_B_X, net + TCP_FLAGS, part, syns)
     asm.emit(LD_H_X, net + _port(side))
-    asm.goto("ports")
+    asm.goto(part.found)
 
     if syns is Syns.ALONE:
         return
-    asm.label(f"{prefix}icmp4")
+    asm.label(f"{part.prefix}icmp4")
     sent = _opposite(side)
     quoted = net + ICMP_HEADER
     asm.emit(LDX_HEADER_LENGTH, net)
     asm.emit(LD_H_X, net)
-    asm.branch(JEQ, 0x0304, otherwise="reject")  # destination unreachable, fragmentation needed
+    asm.branch(JEQ, 0x0304, otherwise=part.missed)  # destination unreachable, fragmentation needed
     asm.emit(LD_H_X, quoted + IPV4_FRAGMENT)
-    asm.branch(JSET, _MORE_OR_LATER, then="reject")
+    asm.branch(JSET, _MORE_OR_LATER, then=part.missed)
     asm.emit(LD_B_X, quoted + IPV4_PROTOCOL)
-    asm.branch(JEQ, TCP, otherwise="reject")
-    _addresses(asm, LD_W_X, quoted + address(sent), addresses, f"{prefix}icmp4 port")
-    asm.label(f"{prefix}icmp4 port")
+    asm.branch(JEQ, part.protocol, otherwise=part.missed)
+    _addresses(asm, LD_W_X, quoted + address(sent), addresses, part._replace(found=f"{part.prefix}icmp4 port"))
+    asm.label(f"{part.prefix}icmp4 port")
     asm.emit(LD_B_X, quoted)  # the quoted header may carry options too
     asm.emit(AND, 15)
     asm.emit(LSH, 2)
     asm.emit(ADD_X)
     asm.emit(TAX)
     asm.emit(LD_H_X, quoted + _port(sent))
-    asm.goto("ports")
+    asm.goto(part.found)
 
 
-def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], prefix: str, syns: Syns) -> None:
-    """TCP over IPv6, and the ICMPv6 that quotes it."""
+def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part: Part, syns: Syns) -> None:
+    """TCP (or UDP) over IPv6, and the ICMPv6 that quotes it."""
 
     def address(of: PortSide) -> int:
         return IPV6_SOURCE if of is PortSide.SOURCE else IPV6_DESTINATION
 
-    asm.label(f"{prefix}ipv6")
+    asm.label(f"{part.prefix}ipv6")
     asm.emit(LD_B, net + IPV6_NEXT_HEADER)
-    asm.branch(JEQ, TCP, then=f"{prefix}tcp6")
+    asm.branch(JEQ, part.protocol, then=f"{part.prefix}tcp6")
     if syns is Syns.ALONE:
-        asm.goto("reject")
+        asm.goto(part.missed)
     else:
-        asm.branch(JEQ, ICMPV6, then=f"{prefix}icmp6", otherwise="reject")
+        asm.branch(JEQ, ICMPV6, then=f"{part.prefix}icmp6", otherwise=part.missed)
 
-    asm.label(f"{prefix}tcp6")
-    _addresses(asm, LD_W, net + address(side), addresses, f"{prefix}tcp6 port")
-    asm.label(f"{prefix}tcp6 port")
-    _of_syns(asm, LD_B, net + IPV6_HEADER + TCP_FLAGS, syns)
+    asm.label(f"{part.prefix}tcp6")
+    _addresses(asm, LD_W, net + address(side), addresses, part._replace(found=f"{part.prefix}tcp6 port"))
+    asm.label(f"{part.prefix}tcp6 port")
+    _of_syns(asm, LD_B, net + IPV6_HEADER + TCP_FLAGS, part, syns)
     asm.emit(LD_H, net + IPV6_HEADER + _port(side))
-    asm.goto("ports")
+    asm.goto(part.found)
 
     if syns is Syns.ALONE:
         return
-    asm.label(f"{prefix}icmp6")
+    asm.label(f"{part.prefix}icmp6")
     sent = _opposite(side)
     quoted = net + IPV6_HEADER + ICMP_HEADER
     asm.emit(LD_B, net + IPV6_HEADER)
-    asm.branch(JEQ, 2, otherwise="reject")  # packet too big
+    asm.branch(JEQ, 2, otherwise=part.missed)  # packet too big
     asm.emit(LD_B, quoted + IPV6_NEXT_HEADER)
-    asm.branch(JEQ, TCP, otherwise="reject")
-    _addresses(asm, LD_W, quoted + address(sent), addresses, f"{prefix}icmp6 port")
-    asm.label(f"{prefix}icmp6 port")
+    asm.branch(JEQ, part.protocol, otherwise=part.missed)
+    _addresses(asm, LD_W, quoted + address(sent), addresses, part._replace(found=f"{part.prefix}icmp6 port"))
+    asm.label(f"{part.prefix}icmp6 port")
     asm.emit(LD_H, quoted + IPV6_HEADER + _port(sent))
-    asm.goto("ports")
+    asm.goto(part.found)
 
 
-def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes], found: str) -> None:
-    """Go to ``found`` when the address at ``offset`` is one of ``addresses``, or there are none; else to "reject".
+def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes], part: Part) -> None:
+    """Go where ``part`` says, if the address at ``offset`` is one of ``addresses`` or there are none, and if not.
 
     A trie over 32-bit words: the addresses of a device mostly share their prefix.
     """
     if not addresses:
-        asm.goto(found)
+        asm.goto(part.found)
         return
     asm.emit(load, offset)
     groups = [(word, [a[4:] for a in members]) for word, members in groupby(sorted(set(addresses)), lambda a: a[:4])]
@@ -289,11 +315,11 @@ def _addresses(asm: Assembler, load: int, offset: int, addresses: Sequence[bytes
         value = int.from_bytes(word, "big")
         last = n == len(groups) - 1
         if tails == [b""]:
-            asm.branch(JEQ, value, then=found, otherwise="reject" if last else "")
+            asm.branch(JEQ, value, then=part.found, otherwise=part.missed if last else "")
             continue
-        other = "reject" if last else asm.fresh("address")
+        other = part.missed if last else asm.fresh("address")
         asm.branch(JEQ, value, otherwise=other)
-        _addresses(asm, load, offset + 4, tails, found)
+        _addresses(asm, load, offset + 4, tails, part)
         if not last:
             asm.label(other)
 
@@ -302,8 +328,9 @@ _BLOCK: Final = 64
 """How many comparisons share one pair of returns: so few that each of them can jump to it (255 instructions)."""
 
 
-def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
-    """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.
+def _ports(asm: Assembler, ports: Sequence[PortRange], missed: str) -> None:
+    """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.  If it lies in none,
+    go to ``missed``, or reject if that is empty.
 
     ``changes`` has the port numbers, in order, at which a range begins or has ended.  If an odd number of them is at or
     below the port, the port lies in a range.
@@ -314,12 +341,13 @@ def _ports(asm: Assembler, ports: Sequence[PortRange]) -> None:
             changes[-1] = max(changes[-1], last + 1)
         else:
             changes += [first, last + 1]
-    _search(asm, changes, 0, len(changes), None)
+    _search(asm, changes, (0, len(changes)), None, missed)
 
 
-def _search(asm: Assembler, changes: list[int], low: int, high: int, block: str | None) -> None:
+def _search(asm: Assembler, changes: list[int], span: tuple[int, int], block: str | None, missed: str) -> None:
     """The part of the search where it is known that the first ``low`` changes are at or below the port, and that those
-    from ``high`` on are above it."""
+    from ``high`` on are above it; ``span`` is both.  ``missed``: see ``_ports``."""
+    low, high = span
     opens = block is None and high - low <= _BLOCK
     if opens:
         block = asm.fresh("block")
@@ -332,12 +360,15 @@ def _search(asm: Assembler, changes: list[int], low: int, high: int, block: str 
     below = leaf(low) if low == middle and block else ""
     asm.branch(JGE, changes[middle], then=above, otherwise=below)
     if not below:
-        _search(asm, changes, low, middle, block)
+        _search(asm, changes, (low, middle), block, missed)
     if not (middle + 1 == high and block):
         asm.label(above)
-        _search(asm, changes, middle + 1, high, block)
+        _search(asm, changes, (middle + 1, high), block, missed)
     if opens:
         asm.label(leaf(1))
         asm.emit(RET, ACCEPT)
         asm.label(leaf(0))
-        asm.emit(RET, 0)
+        if missed:
+            asm.goto(missed)
+        else:
+            asm.emit(RET, 0)

@@ -46,6 +46,49 @@ class Match:
     """The server's ports."""
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Whose packets are watched, as ``Watch`` shows them: those to and from the server's end, on either host."""
+
+    addresses: tuple[IPAddress, ...]
+    """The server's; empty = any."""
+    tcp: tuple[PortRange, ...]
+    """The server's ports of fake TCP."""
+    udp: tuple[PortRange, ...]
+    """The server's ports of flows over UDP."""
+
+
+class Seen(NamedTuple):
+    """A packet as it crossed a device of this host."""
+
+    when: int
+    """Nanoseconds since 1970, by the kernel."""
+    device: str
+    outgoing: bool
+    ethernet: bool
+    """``data`` begins with an Ethernet header; else with that of IP."""
+    data: bytes
+    """What was captured of it."""
+    length: int
+    """Bytes that it has: more than there are in ``data`` if it was cut off."""
+
+
+class Watch(Protocol):
+    """Looks on, for ``rsock-nf capture``: packets of a tunnel in both directions.  Non-blocking."""
+
+    def fileno(self) -> int:
+        """Readable when packets wait."""
+
+    def read(self, budget: int) -> list[Seen]:
+        """At most ``budget`` packets; empty when none waits."""
+
+    def drops(self) -> int:
+        """How many packets found the buffer full, since the beginning."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
 def _none() -> Collection[TransportAddress]:
     return ()
 
@@ -322,6 +365,9 @@ class System(Protocol):
 
     def open_routes(self, routing: Routing) -> Routes:
         """See ``open_routes``."""
+
+    def open_watch(self, watched: Watched, device: str | None, snap: int) -> Watch:
+        """See ``open_watch``."""
 
     def route_to(self, remote: IPAddress, mark: int) -> Route:
         """See ``route_to``."""

@@ -21,6 +21,7 @@ from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.host.descriptors import TOO_FEW_LEFT, too_few_left
 from rsock_nf.runtime.protocols import Endpoint
+from rsock_nf.runtime.reports.frame_keys import frame_keys
 from rsock_nf.runtime.reports.journal import Journal
 from rsock_nf.runtime.reports.snapshot import snapshot
 from rsock_nf.runtime.reports.symptoms import Counting
@@ -171,6 +172,10 @@ class Tunnel:
         """A client replaces every flow, while traffic goes on."""
         if self._side is not None:
             self._side.reconnect()
+
+    def keys(self) -> list[dict[str, Any]]:
+        """What opens the frames of its flows now."""
+        return frame_keys(self._side.view().sessions) if self._side is not None else []
 
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""

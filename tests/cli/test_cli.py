@@ -76,6 +76,8 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], command: s
         (["genkey", "--now"], "rsock-nf genkey: error: unrecognized arguments: --now"),
         (["up", "-c", "x", "--timeout", "0"], "rsock-nf up: error: argument --timeout: '0' is not a number of seconds (0-3600)"),
         (["demo", "--datagrams", "-3"], "rsock-nf demo: error: argument --datagrams: '-3' is not a number of datagrams (at least 1)"),
+        (["capture", "--count", "0"], "rsock-nf capture: error: argument --count: '0' is not a number (at least 1)"),
+        (["capture", "--seconds", "nan"], "rsock-nf capture: error: argument --seconds: 'nan' is not a number of seconds"),
         (["down", "-c", "x", "-n", "y"], "rsock-nf down: error: argument -n/--name: not allowed with argument -c/--config"),
     ],
 )  # fmt: skip

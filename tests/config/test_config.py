@@ -517,6 +517,15 @@ def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Pat
     )
 
 
+def test_a_key_log_is_a_decision_and_is_warned_of(tmp_path: Path) -> None:
+    keys = SERVER | {"cipher": "aes-256-gcm"}
+    assert not config.load(write(tmp_path / "edge.json", keys)).settings.key_log
+    loaded = config.load(write(tmp_path / "edge.json", keys | {"key_log": True}))
+    assert loaded.settings.key_log
+    assert [line for line in loaded.warnings if "key_log: who may ask the control socket can read" in line]
+    assert message(write(tmp_path / "edge.json", keys | {"key_log": "yes"})).startswith("key_log: ")
+
+
 def test_the_log_alone_needs_no_resolver_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("a name was looked up")

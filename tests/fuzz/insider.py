@@ -162,7 +162,7 @@ def run_control(cipher: Cipher, data: bytes) -> object:
     with raw_control():
         payload = KEYS_OF[cipher].codec(1, initiator=True).pack_control(3, Raw(data))
     opened, bad = KEYS_OF[cipher].codec(1, initiator=False).unpack(memoryview(payload), 0)
-    if len(data) < native_frames._LENGTH:
+    if len(data) < native_frames.LENGTH:
         assert not bad
         return KEYS_OF[cipher].codec(1, initiator=False).read_control(opened[0].datagrams[0])
     return None

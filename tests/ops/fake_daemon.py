@@ -69,6 +69,9 @@ class FakeTunnel:
     def reconnect(self) -> None:
         self.reconnects += 1
 
+    def keys(self) -> list[dict[str, Any]]:
+        return [{"flow": 1}]
+
 
 def main() -> int:
     behaviour, option, descriptor = sys.argv[1:]

@@ -21,7 +21,7 @@ from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.kernel_routes import NO_ROUTES
-from rsock_nf.link.protocol import AbsentError, Link, LinkError, Match, Remedies, Route, Routes, Routing
+from rsock_nf.link.protocol import AbsentError, Link, LinkError, Match, Remedies, Route, Routes, Routing, Watch, Watched
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -77,6 +77,11 @@ class Bsd:
     def open_routes(routing: Routing) -> Routes:  # noqa: ARG004 - as ``System`` has it
         """See ``open_routes``: the kernel finds the way of each datagram."""
         return NO_ROUTES
+
+    @staticmethod
+    def open_watch(watched: Watched, device: str | None, snap: int) -> Watch:  # noqa: ARG004 - as ``System`` has it
+        """See ``open_watch``: there is none here."""
+        raise LinkError(f"capture is for Linux; here: tcpdump -i {device or 'DEVICE'} -w FILE port PORT")
 
     def route_to(self, remote: IPAddress, mark: int) -> Route:  # noqa: ARG002 - as ``System`` has it
         """See ``route_to``."""

@@ -13,7 +13,7 @@ from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.linux import port_use
 from rsock_nf.link.linux.socket_filter import REFUSE_ALL, attach_filter
-from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing
+from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing, Watch, Watched
 from rsock_nf.link.udp import UdpSystem
 
 _FREEBIND, _FREEBIND6 = 15, 78  # IP_FREEBIND, IPV6_FREEBIND: include/uapi/linux/in.h, in6.h
@@ -60,6 +60,13 @@ class Linux:
         from rsock_nf.link.linux.ways import Ways
 
         return Ways(routing)
+
+    @staticmethod
+    def open_watch(watched: Watched, device: str | None, snap: int) -> Watch:
+        """See ``open_watch``."""
+        from rsock_nf.link.linux.watch import PacketWatch
+
+        return PacketWatch(watched, device, snap)
 
     @staticmethod
     def route_to(remote: IPAddress, mark: int) -> Route:

@@ -41,7 +41,7 @@ from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
 from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, STRANGERS, WaitingTime, may_be_control, not_the_cause
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
-_PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
+PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
 _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
 """By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
 _NAME: Final = struct.Struct("=HHiH")
@@ -60,7 +60,7 @@ INDEX: Final = struct.Struct("=i")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bind_to_all(sock: socket.socket) -> None:
+def bind_to_all(sock: socket.socket) -> None:
     """Receive from every device.  Python's bind() can only name one.  Raises ``OSError``."""
     everything = _SOCKADDR_LL.pack(AF_PACKET, socket.htons(_ETH_P_ALL), 0)
     if _libc.bind(sock.fileno(), everything, _SOCKADDR_LL.size):
@@ -143,7 +143,7 @@ class Tap:
                 self._socket.setsockopt(SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             enlarge_receive(self._socket, receive_buffer)
             self.rematch(match, only=only, hidden=hidden)
-            _bind_to_all(self._socket)
+            bind_to_all(self._socket)
             self._waiting = WaitingTime(lambda: age_of_last_message(self._socket.fileno()))
         except OSError as error:
             self._socket.close()
@@ -259,7 +259,7 @@ class Tap:
     def read_statistics(self) -> None:
         """Read struct tpacket_stats: packets and drops since it was last read."""
         with contextlib.suppress(OSError):  # the socket is closed: the counts stay as they are
-            raw = self._socket.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 8)
+            raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
             self._counters.receive_drops += struct.unpack("=II", raw)[1]
 
     def close(self) -> None:

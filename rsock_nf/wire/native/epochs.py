@@ -72,11 +72,15 @@ class Epoch:
         """The keys of a flow in one direction: 0 = toward the server, 1 = toward the client."""
         keys = self._flows.get((flow_id, direction))
         if keys is None:
-            material = hkdf(self.session_key, b"", flow_info(flow_id, direction), 64)
+            material = self.material(flow_id, direction)
             keys = self._flows[flow_id, direction] = DirectionKeys(
                 self._aead(material[:32]), self._aead(material[32:]), material[:32]
             )
         return keys
+
+    def material(self, flow_id: int, direction: int) -> bytes:
+        """The key of data frames and that of control frames, 32 bytes each."""
+        return hkdf(self.session_key, b"", flow_info(flow_id, direction), 64)
 
 
 class KeyRing:
@@ -102,6 +106,11 @@ class KeyRing:
         material = hkdf(self._lasting, b"", flow_info(flow_id, direction), 20)
         mask = BlockCipher(AES(material[:16]), ECB()).encryptor()  # noqa: S305 - as in RFC 9001 section 5.4.3
         return LastingKeys(mask, int.from_bytes(material[16:], "big"), material[:16])
+
+    @property
+    def cipher(self) -> Cipher:
+        """The session's."""
+        return self._cipher
 
     @property
     def is_aes(self) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import CipherContext
@@ -31,14 +32,14 @@ from rsock_nf.wire.native.epochs import DirectionKeys, Epoch, KeyRing
 from rsock_nf.wire.native.limits import TAG
 
 HEADER = struct.Struct("!HHI")
-_LENGTH = 0x3FFF
-_NONCE = struct.Struct("!4xQ")
+LENGTH = 0x3FFF
+NONCE = struct.Struct("!4xQ")
 _SAMPLE = 16
 _PADDING = bytes(_SAMPLE - HEADER.size)
-_DATA_BITS = 31
+DATA_BITS = 31
 """The counter of a data frame has so many bits; the bit above tells the epoch."""
-_COUNTER = (1 << _DATA_BITS) - 1
-_CONTROL_BITS = 47
+_COUNTER = (1 << DATA_BITS) - 1
+CONTROL_BITS = 47
 """The same of a control frame."""
 
 
@@ -72,6 +73,19 @@ class FlowKeys:
         epoch = self.ring.understood[bit]
         return epoch.of(self._flow_id, self._in) if epoch else None
 
+    def disclosed(self, direction: int) -> dict[str, Any]:
+        """What opens the frames of one direction in the epochs that are understood now: see ``overheard``.
+
+        ``direction``: 0 = toward the server, 1 = toward the client.
+        """
+        _, token, mask_key = self.ring.lasting(self._flow_id, direction)
+        epochs = {
+            str(epoch.bit): epoch.material(self._flow_id, direction).hex()
+            for epoch in self.ring.understood
+            if epoch is not None
+        }
+        return {"mask": mask_key.hex(), "token": token, "epochs": epochs}
+
     def came(self, bit: int) -> None:
         """A frame with this bit has authenticated."""
         epoch = self.ring.understood[bit]
@@ -89,24 +103,24 @@ class _ControlFrames:
         """(header, ciphertext and tag) of a control frame."""
         body = build_control(message)
         bit, keys = self._keys.sending()
-        number = bit << _CONTROL_BITS | counter
+        number = bit << CONTROL_BITS | counter
         header = HEADER.pack(Kind.CONTROL << 14 | len(body), number >> 32, number & 0xFFFFFFFF)
-        return header, keys.control.encrypt(_NONCE.pack(number), body, header)
+        return header, keys.control.encrypt(NONCE.pack(number), body, header)
 
     def open(self, header: bytes, sealed: memoryview, end: int) -> Frames | None:
         """Open a control frame.  None = it does not authenticate."""
         _, high, low = HEADER.unpack(header)
         number = high << 32 | low
-        bit = number >> _CONTROL_BITS
+        bit = number >> CONTROL_BITS
         keys = self._keys.receiving(bit)
         if keys is None:
             return None
         try:
-            body = keys.control.decrypt(_NONCE.pack(number), sealed, header)
+            body = keys.control.decrypt(NONCE.pack(number), sealed, header)
         except InvalidTag:
             return None
         self._keys.came(bit)
-        return Frames(Kind.CONTROL, 0, number & (1 << _CONTROL_BITS) - 1, [body], len(body), end)
+        return Frames(Kind.CONTROL, 0, number & (1 << CONTROL_BITS) - 1, [body], len(body), end)
 
 
 def _control_size(message: object) -> int:
@@ -147,7 +161,7 @@ class PlainCodec:
             return False
         word, _, token = HEADER.unpack_from(payload)
         is_control = word >> 14 == Kind.CONTROL
-        right_size = len(payload) == HEADER.size + (word & _LENGTH) + (TAG if is_control else 0)
+        right_size = len(payload) == HEADER.size + (word & LENGTH) + (TAG if is_control else 0)
         return right_size and (is_control or bool(token == self.keys.token_in))
 
     def pack_control(self, counter: int, message: object) -> bytes:
@@ -169,7 +183,7 @@ class PlainCodec:
         if size < HEADER.size:
             return [], 1
         word, conversation, token = HEADER.unpack_from(payload)
-        length = word & _LENGTH
+        length = word & LENGTH
         frame = HEADER.size + length
         kind = word >> 14
         if token != self.keys.token_in or kind == Kind.CONTROL or segment_size not in (0, frame) or frame > size:
@@ -208,7 +222,7 @@ class PlainCodec:
 
     def _unpack_one(self, payload: memoryview, at: int) -> Frames | None:
         word, conversation, token = HEADER.unpack_from(payload, at)
-        length = word & _LENGTH
+        length = word & LENGTH
         start = at + HEADER.size
         end = start + length
         if word >> 14 == Kind.CONTROL:
@@ -244,10 +258,10 @@ class SealedCodec:
         encrypt = keys.data.encrypt
         headers, sealed = [], []
         word = kind << 14 | len(prefix)
-        for number, datagram in enumerate(datagrams, bit << _DATA_BITS | counter):
+        for number, datagram in enumerate(datagrams, bit << DATA_BITS | counter):
             header = HEADER.pack(word + len(datagram), conversation, number)
             headers.append(header)
-            sealed.append(encrypt(_NONCE.pack(number), prefix + datagram if prefix else datagram, header))
+            sealed.append(encrypt(NONCE.pack(number), prefix + datagram if prefix else datagram, header))
         payload: list[Buffer] = []
         samples = [body[:_SAMPLE] for body in sealed]
         for header, body in zip(_masked(self.keys.mask_out, headers, samples), sealed, strict=True):
@@ -259,7 +273,7 @@ class SealedCodec:
         if len(payload) < HEADER.size + TAG:
             return False
         mask = self.keys.mask_in.update(payload[HEADER.size : HEADER.size + _SAMPLE])
-        length = (payload[0] ^ mask[0]) << 8 & _LENGTH | payload[1] ^ mask[1]
+        length = (payload[0] ^ mask[0]) << 8 & LENGTH | payload[1] ^ mask[1]
         return len(payload) == HEADER.size + length + TAG
 
     def pack_control(self, counter: int, message: object) -> bytes:
@@ -318,9 +332,9 @@ class SealedCodec:
         plain = _xor_masks(self.keys.mask_in, parts[::2], parts[1::2])
         fields = _plain_headers(count).unpack(plain)
         word, conversation, first = fields[:3]
-        length = word & _LENGTH
+        length = word & LENGTH
         numbers = range(first, first + count)
-        bit = first >> _DATA_BITS
+        bit = first >> DATA_BITS
         keys = self.keys.receiving(bit)
         if (
             word >> 14 == Kind.CONTROL
@@ -331,7 +345,7 @@ class SealedCodec:
             or fields[2::3] != tuple(numbers)
         ):
             return None
-        decrypt, nonce = keys.data.decrypt, _NONCE.pack
+        decrypt, nonce = keys.data.decrypt, NONCE.pack
         try:
             datagrams: list[Buffer] = [
                 decrypt(nonce(number), payload[start + HEADER.size : start + frame], plain[at : at + HEADER.size])
@@ -350,14 +364,14 @@ class SealedCodec:
         None = the first one is not ours.
         """
         word, conversation, first = HEADER.unpack(headers[0])
-        length = word & _LENGTH
+        length = word & LENGTH
         start = starts[0] + HEADER.size
         end = start + length + TAG
         if end > len(payload):
             return None
         if word >> 14 == Kind.CONTROL:
             return self._control.open(headers[0], payload[start:end], end)
-        bit = first >> _DATA_BITS
+        bit = first >> DATA_BITS
         keys = self.keys.receiving(bit)
         if keys is None:
             return None
@@ -370,7 +384,7 @@ class SealedCodec:
             for header in headers:
                 if header[:4] != like or int.from_bytes(header[4:], "big") != number:
                     break
-                datagrams.append(decrypt(_NONCE.pack(number), payload[start : start + length + TAG], header))
+                datagrams.append(decrypt(NONCE.pack(number), payload[start : start + length + TAG], header))
                 end = start + length + TAG
                 number += 1
                 start += step
@@ -383,7 +397,7 @@ class SealedCodec:
     def _frame_size(self, payload: memoryview, at: int) -> int:
         """The size that the frame at ``at`` has by its own header."""
         (header,) = self._headers(payload, range(at, at + 1))
-        return HEADER.size + (int.from_bytes(header[:2], "big") & _LENGTH) + TAG
+        return HEADER.size + (int.from_bytes(header[:2], "big") & LENGTH) + TAG
 
     def _headers(self, payload: memoryview, starts: range) -> list[bytes]:
         """The unmasked headers at ``starts``."""

@@ -245,6 +245,22 @@ class NativeHandshake:
         head, sealed = confirm.message[: _JOIN_HEAD.size], confirm.message[_JOIN_HEAD.size :]
         return _decrypt(native_keys(keys).confirm, confirm.number, sealed, head, CHALLENGE)
 
+    # -- who looks on
+
+    def overhear(self, message: Buffer, *, from_client: bool) -> bytes:
+        """A handshake message without its mask: salt, kind, body, as long as it was.
+
+        Of a hello also the offer is in clear.  What takes the ephemeral keys of both ends stays sealed.
+        Raises ``Malformed`` if it is none, or one of another secret.
+        """
+        kind, body = self._envelope.open(message, FROM_CLIENT if from_client else FROM_SERVER)
+        if kind == MessageKind.HELLO:
+            at = _HELLO_HEAD.size + _POINT
+            # Nothing is answered, so the key may be any.
+            noise = NNpsk0(initiator=False, psk=self._psk, prologue=PROLOGUE, rng_key=bytes(range(32)))
+            body = body[:at] + noise.read_message(body[_HELLO_HEAD.size :]) + body[-_TAG:]
+        return bytes(message[:SALT]) + bytes((kind,)) + body
+
     def _gone_mac(self, join: bytes) -> bytes:
         return hashlib.blake2s(join, key=self._gone, digest_size=16).digest()
 

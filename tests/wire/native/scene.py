@@ -1,9 +1,9 @@
 """A tunnel of two real cores, what it put on the wire as a capture, and what its codecs say that they put there.
 
-    scene = Scene.played(Cipher.NONE, monkeypatch)
-    scene.packets               # IP packets in order: (time, packet)
-    scene.frames[payload]       # what the core packed into that payload: one ``Said`` for each frame
-    scene.messages[payload]     # which handshake message a payload is
+scene = Scene.played(Cipher.NONE, monkeypatch)
+scene.packets               # IP packets in order: (time, packet)
+scene.frames[payload]       # what the core packed into that payload: one ``Said`` for each frame
+scene.messages[payload]     # which handshake message a payload is
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.protocols import Kind
 from rsock_nf.core.types import Buffer
@@ -30,6 +31,7 @@ from tests.core.pair import START, Pair
 from tests.core.wire import Toward, _continues, _merge, endpoints, is_udp
 
 DISSECTOR = Path(__file__).parents[3] / "contrib" / "wireshark" / "rsock-nf.lua"
+HEADER = 8
 RAW_IP = 101
 """LINKTYPE_RAW"""
 
@@ -57,10 +59,20 @@ class Scene:
     frames: dict[bytes, Said] = field(default_factory=dict)
     """By the frame's bytes: a payload of several is cut by their lengths."""
     messages: dict[bytes, MessageKind] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
+    """The client's, shortly before the end."""
 
     @classmethod
-    def played(cls, cipher: Cipher, patch: pytest.MonkeyPatch, *, kinds: Kinds = Kinds.TCP, family: int = 4) -> Scene:
-        """Handshake, datagrams of all kinds both ways, a refusal, farewell."""
+    def played(
+        cls,
+        cipher: Cipher,
+        patch: pytest.MonkeyPatch,
+        *,
+        kinds: Kinds = Kinds.TCP,
+        family: int = 4,
+        before_the_end: Callable[[Pair], None] | None = None,
+    ) -> Scene:
+        """Handshake, datagrams of all kinds both ways, farewell."""
         pair = Pair(seed=5, cipher=cipher, kinds=kinds, family=family)
         scene = cls(pair)
         pair.wire.drop.append(scene._record)
@@ -75,6 +87,9 @@ class Scene:
                 pair.say("app", b"")
                 pair.say("app", b"x" * 4000)
                 pair.run(3)
+                scene.sessions = list(pair.client.sessions)
+                if before_the_end:
+                    before_the_end(pair)
                 pair.client.role.stop(pair.now)
                 pair.flush()
                 pair.run(1)
@@ -130,6 +145,16 @@ class Scene:
             return made
 
         return packed
+
+    def said_in(self, payload: bytes) -> list[Said]:
+        """What the core packed into a payload, which may be a merged one."""
+        found, at = [], 0
+        while at < len(payload):
+            sizes = range(HEADER, len(payload) - at + 1)
+            size = next(size for size in sizes if payload[at : at + size] in self.frames)
+            found.append(self.frames[payload[at : at + size]])
+            at += size
+        return found
 
     def merged(self) -> list[tuple[float, bytes]]:
         """The packets as a receiver's GRO merges them (``tests.core.wire``)."""
