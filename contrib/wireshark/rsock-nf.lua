@@ -448,7 +448,7 @@ end
 -- A handshake message as everybody sees it.
 local function show_masked(tvb, tree, message)
     local item = tree:add(F.message, tvb(0), message)
-    item:append_text(" (by its length and place)")
+    item:set_text(string.format("Handshake message: %s (by its length and place)", MESSAGE_NAMES[message]))
     local range = captured(tvb, 0, SALT, item)
     if range then
         item:add(F.salt, range)

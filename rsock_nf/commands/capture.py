@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.write == "-" and sys.stdout.isatty():
         raise _UsageError("a capture is nothing for a terminal: give -w FILE, or pipe it into tshark -r -")
     found = subject.find(named_instance(arguments), arguments.config)
-    reader = subject.clear(found) if arguments.decrypt else record.AsTheyAre()
+    clear = subject.clear(found) if arguments.decrypt else None
     try:
         with (
             closing(subject.watch(found, snap=arguments.snap)) as watch,
@@ -52,14 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
             complain(f"captures {found.text()}; Ctrl-C ends it")
             limits = record.Limits(arguments.count, arguments.seconds)
             about = found.text(), f"{found.settings.name}{', in clear' if arguments.decrypt else ''}", arguments.snap
-            tally = record.record(watch, output, reader, limits, about)
+            tally = record.record(watch, output, clear or record.AsTheyAre(), limits, about)
     except BrokenPipeError:  # at the last flush: who read it has gone
         return 0
     except OSError as error:
         raise RsockError(f"{arguments.write}: cannot be written: {error.strerror or error}") from None
     lines = [f"{tally.packets:,} packets", f"{tally.drops:,} lost because this process was too slow"]
-    if arguments.decrypt:
-        lines.append(f"{reader.opened:,} in clear, {reader.closed:,} that no key opens")
+    if clear:
+        lines.append(f"{clear.opened:,} in clear, {clear.closed:,} that no key opens")
     complain("; ".join(lines))
     return 0
 

@@ -17,6 +17,7 @@ from rsock_nf import cli
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import TunnelError
 from rsock_nf.ops.capture import subject
+from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
 
 CLIENT = {
@@ -78,7 +79,7 @@ def test_whose_packets_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asked = []
     monkeypatch.setattr(subject, "open_watch", lambda watched, device, snap: asked.append((watched, device, snap)))
     path = client_file(tmp_path, type="all", ports="443,10001-10010", device="eth7")
-    found = subject.find(subject.Instance("home"), path)
+    found = subject.find(Instance("home"), path)
     subject.watch(found, snap=96)
     ((watched, device, snap),) = asked
     assert (device, snap) == ("eth7", 96)
@@ -88,6 +89,6 @@ def test_whose_packets_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    found = subject.find(subject.Instance("home"), client_file(tmp_path, device="rsnf-none"))
+    found = subject.find(Instance("home"), client_file(tmp_path, device="rsnf-none"))
     with pytest.raises(TunnelError, match=r"^device rsnf-none does not exist$"):
         subject.watch(found, snap=96)

@@ -243,7 +243,7 @@ def test_everything_is_in_clear_for_the_dissector(
     assert offers == 1
 
 
-def test_new_flows_are_asked_for_once_and_strangers_do_not_make_it_ask_again() -> None:
+def test_new_flows_are_asked_for_at_once_and_strangers_do_not_make_it_ask_again() -> None:
     with Pair(seed=2, cipher=Cipher.AES_256_GCM) as pair:
         pair.up()
         asked = []
@@ -254,7 +254,6 @@ def test_new_flows_are_asked_for_once_and_strangers_do_not_make_it_ask_again() -
 
         clear = Clear(ask, [], serves=False)
         clear.learn()
-        clear._asked = float("-inf")
         flow = pair.client.flows.established()[0]
         payload = b"".join(flow.pump.codec.pack(0, 1, 5, b"", [b"text"]))
         ends = (flow.key.local, flow.key.local_port), (flow.key.remote, flow.key.remote_port)
@@ -271,9 +270,10 @@ def test_new_flows_are_asked_for_once_and_strangers_do_not_make_it_ask_again() -
 
 
 def test_keys_that_make_no_sense_are_one_line() -> None:
-    for answer in ({}, {"flows": [{}]}, {"flows": [{"local": ["x", 1]}]}):
+    answers: list[dict[str, Any]] = [{}, {"flows": [{}]}, {"flows": [{"local": ["x", 1]}]}]
+    for answer in answers:
         with pytest.raises(ControlError, match="make no sense"):
-            Clear(lambda answer=answer: answer, [], serves=False).learn()  # type: ignore[misc]
+            Clear(lambda: answer, [], serves=False).learn()  # noqa: B023 - it is called at once
 
 
 def test_an_instance_that_has_gone_leaves_what_is_known() -> None:

@@ -1,8 +1,9 @@
 """Captured packets with their payloads in clear: the keys of flows come from the running instance, as they change.
 
-The instance is asked when a packet comes that no known key opens, at most twice a second.  It knows the keys of a flow
-before the flow carries anything, and those of an epoch before a frame of it.  So what a batch brings can be opened by
-what is asked after it.
+The instance is asked when a packet comes that no known key opens.  It knows the keys of a flow before the flow carries
+anything, and those of an epoch before a frame of it.  So what a batch brings can be opened by what is asked after it.
+Packets of strangers are never opened: for each flow it is asked once a second at most, and answers take a tenth of the
+time at most.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from rsock_nf.core.types import Malformed
 from rsock_nf.errors import ControlError, RsockError
 from rsock_nf.link import Seen
-from rsock_nf.ops.capture.located import End, Located, locate, replaced
+from rsock_nf.ops.capture.located import End, locate, replaced
 from rsock_nf.wire.native.handshake import NativeHandshake
 from rsock_nf.wire.native.overheard import TO_CLIENT, TO_SERVER, OverheardFlow
 
@@ -26,8 +27,14 @@ PREFIX: Final = "rsock-nf: in clear, "
 """Of the comments of packets in clear: the dissector in ``contrib/wireshark`` looks for it."""
 NO_KEY: Final = "rsock-nf: no key opens this"
 CUT: Final = "rsock-nf: not captured whole, so it cannot be opened"
-_PAUSE: Final = 0.5
-"""Seconds between two questions."""
+_PAUSE: Final = 0.02
+"""Seconds between two questions, at least."""
+_SHARE: Final = 10
+"""The pause is so many times as long as the last answer took."""
+_AGAIN: Final = 1.0
+"""Seconds until it is asked again because of the same flow."""
+_MOST_FLOWS: Final = 10_000
+"""That are remembered because no key opened them."""
 
 _Key: TypeAlias = tuple[bool, End, End]
 """A flow: is it UDP, our end, the other end."""
@@ -47,6 +54,8 @@ class _Try(NamedTuple):
     comment: str
     data: bytes = b""
     """The packet in clear; empty = it stays closed."""
+    key: _Key | None = None
+    """The flow whose keys would open it, perhaps."""
 
 
 class Clear:
@@ -57,7 +66,10 @@ class Clear:
         self._handshakes = handshakes
         self._serves = serves
         self._flows: dict[_Key, _Flow] = {}
-        self._asked = float("-inf")
+        self._closed: dict[_Key, float] = {}
+        """Flows with a packet that no key opened, and when it was asked because of them."""
+        self._next = 0.0
+        """When it may be asked again."""
         self.opened = 0
         """Packets with a payload that are in clear now."""
         self.closed = 0
@@ -65,8 +77,12 @@ class Clear:
 
     def learn(self) -> None:
         """Ask for the keys.  Raises ``RsockError``, and ``ControlError`` if the answer makes no sense."""
-        self._asked = time.monotonic()
-        answer = self._ask()
+        began = time.monotonic()
+        try:
+            answer = self._ask()
+        finally:
+            ended = time.monotonic()
+            self._next = ended + max(_PAUSE, _SHARE * (ended - began))
         try:
             for told in answer["flows"]:
                 ends: tuple[End, End] = _end(told["local"]), _end(told["remote"])
@@ -82,9 +98,8 @@ class Clear:
     def read(self, batch: Iterable[Seen]) -> Iterator[tuple[Seen, str]]:
         """Each packet, in clear where it can be, and the comment that goes with it; "" where there is no payload."""
         tried = [(seen, self._try(seen)) for seen in batch]
-        again = any(found is not None and found.comment == NO_KEY for _, found in tried)
-        if again and time.monotonic() - self._asked >= _PAUSE and self._learned():
-            tried = [(seen, self._try(seen) if found and found.comment == NO_KEY else found) for seen, found in tried]
+        if self._is_new({found.key for _, found in tried if found is not None and found.key}) and self._learned():
+            tried = [(seen, self._try(seen) if found and found.key else found) for seen, found in tried]
         for seen, found in tried:
             if found is None:
                 yield seen, ""
@@ -95,8 +110,18 @@ class Clear:
                 self.closed += 1
                 yield seen, found.comment
 
+    def _is_new(self, closed: set[_Key]) -> bool:
+        """Whether one of these flows, with a packet that no key opens, is to be asked for."""
+        now = time.monotonic()
+        wanted = [key for key in closed if now - self._closed.get(key, float("-inf")) >= _AGAIN]
+        if len(self._closed) > _MOST_FLOWS:
+            self._closed.clear()
+        self._closed.update(dict.fromkeys(wanted, now))
+        return bool(wanted)
+
     def _learned(self) -> bool:
-        """Whether the instance has told; it may be gone by now."""
+        """Whether the instance has told; it may be gone by now.  Packets wait in the kernel meanwhile."""
+        time.sleep(max(self._next - time.monotonic(), 0))
         try:
             self.learn()
         except RsockError:
@@ -111,12 +136,13 @@ class Clear:
         if where.end > len(seen.data):
             return _Try(CUT)
         payload = seen.data[where.start : where.end]
-        found = self._message(payload, seen) or self._frames(payload, where, seen)
-        return _Try(PREFIX + found[1], replaced(seen.data, where, found[0])) if found else _Try(NO_KEY)
-
-    def _frames(self, payload: bytes, where: Located, seen: Seen) -> tuple[bytes, str] | None:
         ours, theirs = (where.source, where.destination) if seen.outgoing else (where.destination, where.source)
-        flow = self._flows.get((where.udp, ours, theirs))
+        key = where.udp, ours, theirs
+        found = self._message(payload, seen) or self._frames(payload, key, seen)
+        return _Try(PREFIX + found[1], replaced(seen.data, where, found[0])) if found else _Try(NO_KEY, key=key)
+
+    def _frames(self, payload: bytes, key: _Key, seen: Seen) -> tuple[bytes, str] | None:
+        flow = self._flows.get(key)
         if flow is None:
             return None
         to_client = seen.outgoing is self._serves

@@ -103,9 +103,9 @@ def _only_one() -> Instance:
 def _refuse_other_namespace(instance: Instance) -> None:
     """Raises ``InstanceError`` if its packets cannot be seen from here."""
     record = instance.record()
-    if record is None or record.netns in {None, namespaces.current()}:
+    if record is None or record.netns is None or record.netns == namespaces.current():
         return
-    way = namespaces.way_into(record.netns) if record.netns is not None else None
+    way = namespaces.way_into(record.netns)
     remedy = f": {way} rsock-nf capture {instance.name}" if way else ""
     raise InstanceError(f"instance {instance.name} runs in another network namespace{remedy}")
 

@@ -44,8 +44,8 @@ def seen(
 
 
 def between(source: tuple[str, int], destination: tuple[str, int], *, udp: bool) -> bytes:
-    ends = [(ip_address(address).packed, port) for address, port in (source, destination)]
-    return make_udp(*ends, b"x") if udp else make_tcp(*ends, 1, 1, ACK, b"x")
+    near, far = ((ip_address(address).packed, port) for address, port in (source, destination))
+    return make_udp(near, far, b"x") if udp else make_tcp(near, far, 1, 1, ACK, b"x")
 
 
 @pytest.mark.parametrize("link", arphrd.SUPPORTED)

@@ -101,7 +101,10 @@ def test_every_field_of_a_plain_frame_is_what_the_core_made(
 @pytest.mark.parametrize("key", [(NONE, Kinds.TCP, 4), (AES, Kinds.TCP, 6), (AES, Kinds.UDP, 4)], ids=str)
 @pytest.mark.parametrize("ports", [PORTS, ()], ids=["by port", "by itself"])
 def test_every_handshake_message_is_named(
-    scenes: dict[tuple[Cipher, Kinds, int], Scene], key: tuple[Cipher, Kinds, int], tmp_path: Path, ports: tuple[str]
+    scenes: dict[tuple[Cipher, Kinds, int], Scene],
+    key: tuple[Cipher, Kinds, int],
+    tmp_path: Path,
+    ports: tuple[str, ...],
 ) -> None:
     scene = scenes[key]
     write_pcap(tmp_path / "c.pcap", scene.packets)
