@@ -8,8 +8,8 @@
 --   sealed         where handshake messages and sealed payloads are; their inside takes keys, and is said to be sealed
 --   decrypted      what `rsock-nf capture --decrypt` wrote: everything.  Such a packet has a comment that says so
 --
--- How it finds flows: by the ports in its preferences, by "Decode As", or by itself.  By itself it takes a flow from the
--- confirmation on, if three messages before frames have the lengths, the order and the look of a handshake.  A capture
+-- How it finds flows: by the ports in its preferences, by "Decode As", or by itself.  By itself it takes a flow from
+-- the confirmation on, if three messages before frames have the lengths, the order and the look of a handshake.  A capture
 -- that begins later is recognised from the third frame of cipher none on; sealed flows need their port.
 -- Wireshark and `tshark -2` label the packets before that, too.
 --
@@ -101,7 +101,8 @@ rsock_nf.prefs.tcp_ports = Pref.range("TCP ports", "", "The server's ports of fa
 rsock_nf.prefs.udp_ports = Pref.range("UDP ports", "", "The server's ports of flows over UDP", 65535)
 rsock_nf.prefs.cipher = Pref.enum("Cipher", AUTO, "How frames are read that are not decrypted",
     { { 1, "found out for each flow", AUTO }, { 2, "none", NONE }, { 3, "sealed", SEALED } }, false)
-rsock_nf.prefs.inside = Pref.string("Datagrams are", "", "A dissector for what datagrams hold, for example wg; empty = none")
+rsock_nf.prefs.inside = Pref.string("Datagrams are", "",
+    "A dissector for what datagrams hold, for example wg; empty = none")
 
 local comments = Field.new("frame.comment")
 

@@ -329,8 +329,9 @@ _BLOCK: Final = 64
 
 
 def _ports(asm: Assembler, ports: Sequence[PortRange], missed: str) -> None:
-    """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.  If it lies in none,
-    go to ``missed``, or reject if that is empty.
+    """Accept when A, a port, lies in one of ``ports``: a binary search over the ends of the ranges.
+
+    If it lies in none, go to ``missed``, or reject if that is empty.
 
     ``changes`` has the port numbers, in order, at which a range begins or has ended.  If an odd number of them is at or
     below the port, the port lies in a range.
