@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -25,7 +25,7 @@ from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import ControlError, NotYetError, RsockError, TunnelError
 from rsock_nf.ops import handover, open_files, privileges
-from rsock_nf.ops.control_socket.serve import listen, serve_control
+from rsock_nf.ops.control_socket.serve import Handler, listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.ops.waiting import Waiting
@@ -56,6 +56,12 @@ class Tunnel(Protocol):
 
     def keys(self) -> list[dict[str, Any]]:
         """What opens the frames of its flows now: ``runtime.reports.frame_keys``."""
+
+    async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the other end for answers.  Raises ``ControlError``."""
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
 
 
 MakeTunnel: TypeAlias = Callable[[Settings, logging.Logger], Tunnel]
@@ -220,14 +226,14 @@ class _Daemon:
         return 0
 
     async def _serve(self, patience: float | None, stop: asyncio.Event, *, wait: bool) -> None:
-        def reconnect(_: dict[str, Any]) -> dict[str, Any]:
-            dials = isinstance(self._settings.tunnel, ClientParameters)
-            if dials:
-                self._tunnel.reconnect()
-            return {"dials": dials}
-
         self._tunnel = self._make(self._settings, self._log.logger)
-        handlers = {"status": lambda _: self._status(), "reconnect": reconnect, "keys": lambda _: self._keys()}
+        handlers: dict[str, Handler] = {
+            "status": lambda _: self._status(),
+            "reconnect": self._reconnect,
+            "ping": self._ping,
+            "speedtest": self._speedtest,
+            "keys": lambda _: self._keys(),
+        }
         async with await serve_control(self._listener, handlers, self._log.logger):
             if patience is not None:
                 asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
@@ -273,6 +279,20 @@ class _Daemon:
         refuse_impossible(self._settings)
         self._tunnel = self._make(self._settings, self._log.logger)
         return True
+
+    # -- what the control socket asks of the present try
+
+    def _reconnect(self, _: dict[str, Any]) -> dict[str, Any]:
+        dials = isinstance(self._settings.tunnel, ClientParameters)
+        if dials:
+            self._tunnel.reconnect()
+        return {"dials": dials}
+
+    async def _ping(self, question: dict[str, Any]) -> dict[str, Any]:
+        return await self._tunnel.ping(question)
+
+    def _speedtest(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._tunnel.speedtest(question)
 
     def _status(self) -> dict[str, Any]:
         found = {"pid": os.getpid(), **self._tunnel.snapshot()}

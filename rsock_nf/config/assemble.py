@@ -228,6 +228,7 @@ def _server(path: Path, keys: ServerKeys, hosts: Hosts) -> ServerParameters:
         allow=keys.allow,
         max_sessions=keys.max_sessions,
         max_conversations=keys.max_conversations,
+        speedtest=keys.speedtest,
     )
 
 

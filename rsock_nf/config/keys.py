@@ -217,6 +217,14 @@ class ServerKeys(CommonKeys):
         default=_default(ServerParameters, "on_probe"),
         description="What a stranger's first payload gets after the TCP handshake: nothing, or a reset (`closed`).",
     )
+    speedtest: int = Field(
+        default=_default(ServerParameters, "speedtest"),
+        strict=True,
+        ge=0,
+        le=100_000,
+        description="Mbit/s at which clients may test the tunnel by `rsock-nf speedtest`, each way, one client at a "
+        "time; 0 = not at all.",
+    )
     max_sessions: Count = Field(default=_default(ServerParameters, "max_sessions"), description="Clients at a time.")
     max_conversations: Count = Field(
         default=_default(ServerParameters, "max_conversations"),

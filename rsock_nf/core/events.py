@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rsock_nf.core.types import FlowKey
+from rsock_nf.core.types import FlowKey, OwnPeer
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,22 @@ class KindCarries:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnRefused:
+    """Client: the server does not serve the conversation of this client's own process."""
+
+    peer: OwnPeer
+
+
+@dataclass(frozen=True, slots=True)
+class PingAnswered:
+    """The answer to a ping came (``Probing.ping``)."""
+
+    number: int
+    took: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Packets will go between these packed addresses: keep their way up to date."""
 
@@ -173,6 +189,8 @@ Event: TypeAlias = (
     | FlowsDieAt
     | KindRests
     | KindCarries
+    | OwnRefused
+    | PingAnswered
     | Follow
     | Forget
     | Suspect

@@ -34,7 +34,7 @@ class Probe:
     number: int
     """A u32.  The sender chooses it; it is unique on one flow."""
     padding: int = 0
-    """Bytes appended, so that the segment has the size whose passage is tested."""
+    """Bytes appended, so that the segment has the size whose passage is tested.  Also of one that has come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
 
+SPEEDTEST_TARGET = 0xFFFF
+"""The target whose conversations end in the server's own process, where it allows that."""
+
 
 class Kinds(enum.Enum):
     """The kinds of flow.  The ports are the same for both kinds."""
@@ -102,6 +105,8 @@ class ServerParameters(Common):
     on_probe: OnProbe = OnProbe.SILENT
     allow: tuple[IPNetwork, ...] = ()
     """Clients come from these networks only.  Empty = from anywhere."""
+    speedtest: int = 0
+    """Mbit/s at which a client may test the tunnel, each way: see ``SPEEDTEST_TARGET``.  0 = not at all."""
     max_sessions: int = 256
     max_conversations: int = 4096
     """Of all sessions together.  Each conversation is one UDP socket."""

@@ -102,6 +102,15 @@ class Run(NamedTuple):
     """Bytes of each datagram but the last."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPeer:
+    """A peer that is no application: the client's process talks to something in the server's, as in a speed test."""
+
+    target: int
+    """What it talks to: a target that is not in the server's list."""
+    number: int
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class PortRange:
     """TCP ports ``first`` to ``last``, both included."""

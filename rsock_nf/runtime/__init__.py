@@ -15,12 +15,13 @@ from rsock_nf.runtime.tunnel import Tunnel
 from rsock_nf.settings import Settings
 
 
-def make_tunnel(settings: Settings, log: logging.Logger) -> Tunnel:
-    """The tunnel that ``settings`` describe, not started yet."""
+def make_tunnel(settings: Settings, log: logging.Logger, *, applications: bool = True) -> Tunnel:
+    """The tunnel that ``settings`` describe, not started yet.  ``applications``: False = a client takes none."""
     if isinstance(settings.tunnel, ClientParameters):
         from rsock_nf.runtime import client  # one role is imported, not both: that takes time
 
-        return Tunnel(settings, functools.partial(client.build, settings, settings.tunnel), log)
+        build = functools.partial(client.build, settings, settings.tunnel, applications=applications)
+        return Tunnel(settings, build, log)
     from rsock_nf.runtime import server
 
     return Tunnel(settings, functools.partial(server.build, settings, settings.tunnel), log)

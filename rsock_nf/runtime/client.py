@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from os import urandom
+from typing import Any
 
 from rsock_firewall import FirewallError, select
 from rsock_nf.core.events import (
     CarrierReleased,
     CarrierWanted,
     Event,
+    OwnRefused,
+    PingAnswered,
     PortReleased,
     PortWanted,
     SessionUp,
@@ -24,8 +27,8 @@ from rsock_nf.core.events import (
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.pump.state import PLAIN
-from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
-from rsock_nf.errors import NotYetError, TunnelError
+from rsock_nf.core.types import FlowKey, IPAddress, OwnPeer, Run, TransportAddress
+from rsock_nf.errors import ControlError, NotYetError, TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
     Link,
@@ -59,15 +62,18 @@ from rsock_nf.runtime.host.server_cover import Cover
 from rsock_nf.runtime.host.server_route import ServerRoute, configured_source
 from rsock_nf.runtime.host.source_ports import SourcePorts
 from rsock_nf.runtime.host.talkers import Talkers
+from rsock_nf.runtime.pings import Pings
 from rsock_nf.runtime.protocols import ClientEndpoint
 from rsock_nf.runtime.pump_choice import hot_path
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import WINDOW, Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
+from rsock_nf.runtime.speedtest.asking import Speedtest
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
 from rsock_nf.sockets.datagrams import DatagramCounters
+from rsock_nf.wire.parameters import WireName
 from rsock_nf.words import looped
 
 
@@ -90,10 +96,17 @@ class Parts:
     """The native data path."""
 
 
-def build(settings: Settings, parameters: ClientParameters, start: Start, stack: contextlib.ExitStack) -> ClientSide:
-    """Open everything, rules before the link.  See ``tunnel.Build``."""
+def build(
+    settings: Settings,
+    parameters: ClientParameters,
+    start: Start,
+    stack: contextlib.ExitStack,
+    *,
+    applications: bool = True,
+) -> ClientSide:
+    """Open everything, rules before the link.  See ``tunnel.Build``.  ``applications``: open sockets for them."""
     log, troubles = start.log, start.troubles
-    ends = LocalEnds.open(settings.listen, log, stack)
+    ends = LocalEnds.open(settings.listen if applications else (), log, stack)
     ports = SourcePorts(settings.client_ports, urandom)
     stack.callback(ports.close)
     if parameters.kinds.tcp and (own := own_address(parameters.server)) is not None:
@@ -165,15 +178,20 @@ class ClientSide:
         self._ports = parts.ports
         self._cover = parts.cover
         self._talkers = parts.talkers
+        self._sink = parts.ends.sink()
+        self._loop = start.loop
+        self._speedtest: Speedtest | None = None
+        """From the first test on."""
         self.driver = Driver(
             start.loop,
             parts.endpoint,
-            deliver=parts.ends.sink(),
+            deliver=self._deliver,
             handle=self.handle,
             carrier_refused=self._carrier_refused,
             has_carriers=bool(carrier_ports(settings)),
             hot=parts.hot,
         )
+        self.pings = Pings(start.loop, parts.endpoint, self.driver)
         self._guard = LoopGuard(parameters.ports)
         if parts.hot is not None:
             parts.hot.sift = self._guard.sift
@@ -197,6 +215,8 @@ class ClientSide:
 
     def close(self) -> None:
         """Close link and carriers."""
+        if self._speedtest is not None:
+            self._speedtest.close()
         self.driver.finish()
         self.device.close()
         self.driver.close()
@@ -218,6 +238,22 @@ class ClientSide:
         self.endpoint.role.renew(self.driver.now())
         self.driver.settle()
 
+    def wake(self) -> None:
+        """See ``Side``."""
+        self.endpoint.role.start(self.driver.now())
+        self.driver.settle()
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Side``."""
+        if self._settings.wire.name is not WireName.NATIVE:
+            raise ControlError("speedtest: wire rsock cannot name the server itself as a target")
+        if self._speedtest is None:
+            self._speedtest = Speedtest(self._loop, self.endpoint, self.driver, self.pings)
+        return self._speedtest.command(question)
+
+    def _deliver(self, runs: list[Run]) -> None:
+        self._sink(runs if self._speedtest is None else self._speedtest.take(runs))
+
     def _apply_cover(self) -> None:
         self._apply_rules()
         self.device.rematch()
@@ -236,6 +272,11 @@ class ClientSide:
             case PortReleased(port=port):
                 self._log.debug("port %d is no longer used", port)
                 self._ports.release(port, self.driver.now())
+            case OwnRefused(peer=peer):
+                if self._speedtest is not None:
+                    self._speedtest.refused(peer)
+            case PingAnswered():
+                self.pings.answered(event)
             case Suspect(remote=remote):
                 log_suspect(self._log, remote)
                 self.device.routes.suspect(ip_address(remote))
@@ -419,9 +460,12 @@ class ClientSide:
             counters=self.endpoint.counters,
             troubles=self._troubles.counts,
             version=max(address.version for address in self._cover.server),
+            dialled=role.ports(),
         )
 
     def _describe(self, _: Session, peer: Hashable) -> str:
+        if isinstance(peer, OwnPeer):
+            return "speed test"
         return self._ends.describe(peer)
 
     @property

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
-from rsock_nf.core.flows.session import Session
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
 from rsock_nf.core.tcp.header import (
     DESTINATION_PORT,
@@ -105,6 +105,10 @@ class Demultiplexer:
         """All of them."""
         for branch in self._branches:
             branch.endpoint.receive_mtu(now, mtu, max_burst_bytes)
+
+    def ping(self, now: float, flow: Established) -> int:
+        """The endpoint of this flow.  Of several wires, one has pings: so their numbers differ."""
+        return self._branches[self._index_of.get(flow.key.local_port, 0)].endpoint.ping(now, flow)
 
     def handle_timeout(self, now: float) -> None:
         """All of them."""

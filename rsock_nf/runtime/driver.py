@@ -227,7 +227,7 @@ class Driver:
             now = time.monotonic()
             self._endpoint.receive_datagrams(now, runs)
             self.drain()
-            if self._congested or sum([len(run.datagrams) for run in runs]) < BATCH or now < self._behind_at + LATE:
+            if self.congested or sum([len(run.datagrams) for run in runs]) < BATCH or now < self._behind_at + LATE:
                 break
         self._arm_timer()
 
@@ -248,7 +248,7 @@ class Driver:
 
     def _let_go(self) -> None:
         """Read the sources again, unless something else still waits."""
-        if not self._congested and not self._stopping:
+        if not self.congested and not self._stopping:
             self.start_reading()
 
     # -- in: what the native path left
@@ -362,7 +362,7 @@ class Driver:
             self._full = -1
 
     @property
-    def _congested(self) -> bool:
+    def congested(self) -> bool:
         """Something waits for a full send buffer."""
         return bool(self._backlog) or self.carriers.waiting
 

@@ -9,9 +9,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rsock_nf.core.ends.crowding import Crowd
-from rsock_nf.core.flows.session import Session
+from rsock_nf.core.ends.port_reports import PortReport
+from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Output
-from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, IPAddress, OwnPeer, Packet, Run
 
 
 class Endpoint(Protocol):
@@ -47,6 +48,9 @@ class Endpoint(Protocol):
     def receive_mtu(self, now: float, mtu: int, max_burst_bytes: int) -> None:
         """The MTU or the burst size changed; both in bytes."""
 
+    def ping(self, now: float, flow: Established) -> int:
+        """Ask the other end for an answer on ``flow``: its number; 0 = it cannot be asked there."""
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due."""
 
@@ -72,8 +76,14 @@ class ClientRole(Protocol):
     def remote_text(self) -> str:
         """The server's address in use."""
 
+    def ports(self) -> list[PortReport]:
+        """What became of the last dial of each server port."""
+
     def peers(self) -> list[Hashable]:
         """The applications that it has conversations with."""
+
+    def hang_up(self, now: float, peer: OwnPeer) -> None:
+        """End the conversation of this process itself, if there is one."""
 
     def start(self, now: float) -> None:
         """Dial."""

@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from typing import Any
 
 from rsock_firewall import FirewallError, Policy, select
-from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget, Suspect
+from rsock_nf.core.events import (
+    ConversationClosed,
+    ConversationOpened,
+    Event,
+    Follow,
+    Forget,
+    PingAnswered,
+    Suspect,
+)
 from rsock_nf.core.flows.session import Session
-from rsock_nf.core.parameters import ServerParameters
+from rsock_nf.core.parameters import SPEEDTEST_TARGET, ServerParameters
 from rsock_nf.core.pump.state import PLAIN
-from rsock_nf.core.types import FlowKey, IPAddress
-from rsock_nf.errors import NotYetError
+from rsock_nf.core.types import FlowKey, IPAddress, Run
+from rsock_nf.errors import ControlError, NotYetError
 from rsock_nf.link import (
     Link,
     LinkError,
@@ -47,12 +56,14 @@ from rsock_nf.runtime.host.names import Questions
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.target_names import TargetNames
 from rsock_nf.runtime.host.targets import Targets
+from rsock_nf.runtime.pings import Pings
 from rsock_nf.runtime.protocols import ServerEndpoint
 from rsock_nf.runtime.pump_choice import hot_path
 from rsock_nf.runtime.reports.detours import notes, reasons
 from rsock_nf.runtime.reports.event_log import log_event, log_suspect
 from rsock_nf.runtime.reports.symptoms import Symptoms, look_for_symptoms
 from rsock_nf.runtime.reports.view import View
+from rsock_nf.runtime.speedtest.serving import SpeedServer
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
@@ -202,7 +213,7 @@ class ServerSide:
         self.driver = Driver(
             start.loop,
             parts.endpoint,
-            deliver=parts.targets.send,
+            deliver=self._deliver,
             handle=self.handle,
             carrier_refused=_none_dialled,
             has_carriers=bool(carrier_ports(settings)),
@@ -224,8 +235,15 @@ class ServerSide:
                 log=start.log,
             )
 
+        self._speed: SpeedServer | None = None
+        if isinstance(settings.tunnel, ServerParameters) and settings.tunnel.speedtest:
+            self._speed = SpeedServer(start.loop, parts.endpoint, self.driver, settings.tunnel.speedtest)
+        self.pings = Pings(start.loop, parts.endpoint, self.driver)
+
     def close(self) -> None:
         """Close link and carriers."""
+        if self._speed is not None:
+            self._speed.close()
         self.driver.finish()
         self.device.close()
         self.driver.close()
@@ -242,6 +260,14 @@ class ServerSide:
     def reconnect(self) -> None:
         """See ``Side``: a server dials nobody."""
 
+    def wake(self) -> None:
+        """See ``Side``: a server never sleeps."""
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Side``."""
+        del question
+        raise ControlError(f"speedtest: {self._settings.name} is a server: run it at a client")
+
     # -- the endpoint's events
 
     def handle(self, event: Event) -> None:
@@ -255,6 +281,8 @@ class ServerSide:
                 self.device.routes.follow(ip_address(remote), ip_address(local))
             case Forget(remote=remote, local=local):
                 self.device.routes.forget(ip_address(remote), ip_address(local))
+            case PingAnswered():
+                self.pings.answered(event)
             case Suspect(remote=remote):
                 log_suspect(self._log, remote)
                 self.device.routes.suspect(ip_address(remote))
@@ -262,7 +290,13 @@ class ServerSide:
             case _:
                 log_event(self._log, event)
 
+    def _deliver(self, runs: list[Run]) -> None:
+        self._targets.send(runs if self._speed is None else self._speed.take(runs))
+
     def _open_socket(self, peer: Hashable, target: int) -> None:
+        if target == SPEEDTEST_TARGET and self._speed is not None:
+            self._speed.opened(peer)
+            return
         try:
             source = self._targets.open(peer, target)
         except LinkError as error:
@@ -295,6 +329,8 @@ class ServerSide:
         self.driver.add_source(source)
 
     def _close_socket(self, peer: Hashable) -> None:
+        if self._speed is not None:
+            self._speed.closed(peer)
         descriptor = self._targets.descriptor(peer)
         if descriptor is not None:
             self.driver.remove_source(descriptor)
@@ -401,7 +437,8 @@ class ServerSide:
         )
 
     def _describe(self, session: Session, peer: Hashable) -> str:
-        return self._targets.describe(outer_peer(self.endpoint, session, peer))
+        outer = outer_peer(self.endpoint, session, peer)
+        return "speed test" if self._speed is not None and self._speed.has(outer) else self._targets.describe(outer)
 
     def reached(self) -> int:
         """See ``Counting``."""

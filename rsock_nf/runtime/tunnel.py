@@ -11,15 +11,16 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rsock_firewall import FirewallError
 from rsock_nf.core.parameters import ClientParameters
-from rsock_nf.errors import NotYetError, TunnelError
+from rsock_nf.errors import ControlError, NotYetError, TunnelError
 from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.host.descriptors import TOO_FEW_LEFT, too_few_left
+from rsock_nf.runtime.pings import PingQuestion, Pings
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.reports.frame_keys import frame_keys
 from rsock_nf.runtime.reports.journal import Journal
@@ -50,6 +51,16 @@ class Side(Counting, Protocol):
 
     def reconnect(self) -> None:
         """Replace every flow; a server does nothing."""
+
+    def wake(self) -> None:
+        """Dial, if nothing was left to carry; a server does nothing."""
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``speedtest.asking.Speedtest.command``.  Raises ``ControlError``, as a server does."""
+
+    @property
+    def pings(self) -> Pings:
+        """Asks the other end for answers."""
 
     def tick(self, now: float) -> None:
         """Once a second, after device and rules."""
@@ -176,6 +187,23 @@ class Tunnel:
     def keys(self) -> list[dict[str, Any]]:
         """What opens the frames of its flows now."""
         return frame_keys(self._side.view().sessions) if self._side is not None else []
+
+    async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the other end, on one flow or on all (``pings.PingQuestion``).  Raises ``ControlError``."""
+        asked = PingQuestion.parse(question)
+        side = self._side
+        if side is None:
+            return {"replies": [], "reason": "starting"}
+        side.wake()
+        replies = await side.pings.ask(asked)
+        return {"replies": replies, "reason": "" if replies else side.view().reason}
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
+        if self._side is None:
+            raise ControlError("speedtest: it is still starting")
+        self._side.wake()
+        return self._side.speedtest(question)
 
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsock_firewall import FirewallError
@@ -65,6 +65,13 @@ class FakeTunnel:
             raise FirewallError("nftables refused:\nno such table")
         return {"name": self.settings.name, "role": "server", "state": "connecting", "reason": "no answer from 203.0.113.5",
                 "sessions": [], "reconnects": self.reconnects}  # fmt: skip
+
+    async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"replies": [], "reason": f"asked with {len(question)} keys"}
+
+    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        return {"phase": "failed", "error": f"asked with {len(question)} keys"}
 
     def reconnect(self) -> None:
         self.reconnects += 1

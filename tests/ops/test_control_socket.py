@@ -124,3 +124,40 @@ def test_many_askers_are_taken_in_turns(tmp_path: Path, monkeypatch: pytest.Monk
                 return await asyncio.wait_for(asyncio.gather(*[answer(one) for one in askers]), 20)
 
     assert all(found["ok"] for found in asyncio.run(ask_all()))
+
+
+def test_an_answer_that_is_waited_for_holds_up_nobody_and_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "control"
+
+    async def ask_two() -> tuple[dict[str, Any], bool]:
+        wanted = asyncio.Event()
+
+        async def late(_: dict[str, Any]) -> dict[str, Any]:
+            await wanted.wait()
+            return {"late": True}
+
+        async with await serve_control(listen(path), {"late": late, "status": lambda _: {"name": "x"}}, LOG):
+            with asker(path) as slow, asker(path) as quick:
+                await asyncio.get_running_loop().sock_sendall(slow, b'{"verb": "late"}\n')
+                assert (await answer(quick))["answer"] == {"name": "x"}
+                wanted.set()
+                return json.loads(await asyncio.get_running_loop().sock_recv(slow, 1 << 16)), True
+
+    assert asyncio.run(asyncio.wait_for(ask_two(), 20)) == ({"ok": True, "answer": {"late": True}}, True)
+
+    async def never(_: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def ask_never() -> Any:
+        async with await serve_control(listen(path.with_name("other")), {"late": never}, LOG):
+            with asker(path.with_name("other")) as one:
+                await asyncio.get_running_loop().sock_sendall(one, b'{"verb": "late"}\n')
+                return json.loads(await asyncio.get_running_loop().sock_recv(one, 1 << 16))
+
+    monkeypatch.setattr("rsock_nf.ops.control_socket.serve._THOUGHT", 0.01)
+    refused = asyncio.run(asyncio.wait_for(ask_never(), 20))
+    assert refused == {"ok": False, "error": "late takes longer than 0.01 s"}
+    assert caplog.records == []

@@ -25,7 +25,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
-from rsock_nf.core.parameters import OnProbe, ServerParameters
+from rsock_nf.core.parameters import SPEEDTEST_TARGET, OnProbe, ServerParameters
 from rsock_nf.core.protocols import Frames, SessionKeys
 from rsock_nf.core.pump.state import OUR_SCALE, Handover, PumpConversation
 from rsock_nf.core.tcp.segment import (
@@ -323,7 +323,8 @@ class Accepting:
         if self.sessions_by_id.get(session.session_id) is not session:
             self.context.counters["conversations of a session that ended"] += 1
             return None
-        if not 0 <= target < len(self.parameters.targets):
+        tested = target == SPEEDTEST_TARGET and self.parameters.speedtest > 0
+        if not 0 <= target < len(self.parameters.targets) and not tested:
             self.table.answer(now, session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
         if not session.openings.take(now):

@@ -12,10 +12,11 @@ from rsock_nf.core import messages
 from rsock_nf.core.ends.numbers import SPACE, Numbers
 from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.waiting import Waiting
+from rsock_nf.core.events import OwnRefused
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Limits
 from rsock_nf.core.pump.state import FlowGroup, PumpConversation
-from rsock_nf.core.types import Outgoing, Run
+from rsock_nf.core.types import Outgoing, OwnPeer, Run
 
 _REFUSALS: dict[int, str] = {
     messages.RefusalReason.NO_TARGET: "it has no target {target} (counted from 0)",
@@ -110,6 +111,10 @@ class Applications:
 
     # -- conversations
 
+    def of(self, peer: Hashable) -> PumpConversation | None:
+        """The conversation of ``peer``; None = it has none."""
+        return self._pump.conversation(peer)
+
     def _open(self, now: float, peer: Hashable) -> PumpConversation | None:
         """Open a new conversation for ``peer``.  None = no number is free.
 
@@ -120,7 +125,7 @@ class Applications:
         number = self.numbers.take(now)
         if number is None:
             return None
-        target = self._parameters.targets[local_end(peer)]
+        target = peer.target if isinstance(peer, OwnPeer) else self._parameters.targets[local_end(peer)]
         opening = self._has_opening_frames
         conversation = self._pump.states.conversation(self._group, number, peer, target=target, opening=opening)
         self._conversations.put(now, conversation)
@@ -143,9 +148,13 @@ class Applications:
     def refused(self, now: float, number: int, code: int) -> None:
         """The server does not serve the conversation."""
         conversation = self._group.conversations.get(number)
-        if conversation is not None:  # else we know already
+        if conversation is None:  # we know already
+            return
+        if isinstance(conversation.peer, OwnPeer):
+            self._context.outbox.tell(OwnRefused(conversation.peer))
+        else:
             self._refusals[local_end(conversation.peer)] = Refusal(self._why_refused(conversation, code), now)
-            self.forget(now, conversation)
+        self.forget(now, conversation)
 
     def _why_refused(self, conversation: PumpConversation, code: int) -> str:
         reason = _REFUSALS.get(code, f"reason {code}").format(target=conversation.target)

@@ -19,6 +19,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.ends.applications import Applications
 from rsock_nf.core.ends.openings import Openings
 from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.port_reports import Outcome, PortReport
 from rsock_nf.core.ends.reasons import Reasons
 from rsock_nf.core.ends.renewals import Renewals
 from rsock_nf.core.ends.slots import Slot, Slots
@@ -43,7 +44,7 @@ from rsock_nf.core.pump.pump import ANY_NUMBER
 from rsock_nf.core.pump.state import PumpConversation, PumpFlow
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.segment import SYN, Segment
-from rsock_nf.core.types import Carried, FlowKey, IPAddress, Packet, Run
+from rsock_nf.core.types import Carried, FlowKey, IPAddress, OwnPeer, Packet, Run
 
 MAX_GIVEN_UP = 64
 
@@ -127,7 +128,18 @@ class Dialling:
 
     def peers(self) -> list[Hashable]:
         """The applications that it has conversations with."""
-        return [conversation.peer for conversation in self.group.conversations.values()]
+        peers = [conversation.peer for conversation in self.group.conversations.values()]
+        return [peer for peer in peers if not isinstance(peer, OwnPeer)]
+
+    def hang_up(self, now: float, peer: OwnPeer) -> None:
+        """End the conversation of this client's own process, if there is one."""
+        conversation = self.applications.of(peer)
+        if conversation is not None:
+            self.expire(now, conversation)
+
+    def ports(self) -> list[PortReport]:
+        """What became of the last dial of each server port, as far as it was dialled."""
+        return list(self.openings.reports)
 
     def start(self, now: float) -> None:
         """Begin to dial.  This also wakes an idle client."""
@@ -366,6 +378,7 @@ class Dialling:
             self._redial(now, slot, 0.0)
             return
         self.context.deadlines.cancel(Timer.RETRANSMIT, flow)
+        self.openings.reports.of(flow.key).outcome = Outcome.UP
         self.why.flow_up()
         if first:
             self.session = flow.session

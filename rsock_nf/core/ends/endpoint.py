@@ -221,6 +221,10 @@ class Endpoint(Generic[R]):
                 self._probing.widened(now, flow)
         self._settle(now)
 
+    def ping(self, now: float, flow: Established) -> int:
+        """Ask the other end for an answer on ``flow``.  See ``Probing.ping``."""
+        return self._probing.ping(now, flow) if flow.state is State.ESTABLISHED else 0
+
     def handle_timeout(self, now: float) -> None:
         """Do what is due at ``now``."""
         for timer, key in self._context.deadlines.due(now):

@@ -6,6 +6,7 @@ Not here: when and where a client dials (``dialling``, ``slots``), and the bytes
 from __future__ import annotations
 
 from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.port_reports import Outcome, PortReports
 from rsock_nf.core.ends.reasons import Reasons
 from rsock_nf.core.ends.slots import Slot, Slots
 from rsock_nf.core.flows.opening import Opening, Repeat
@@ -59,6 +60,7 @@ class Openings:
         self._why = why
         self._next_flow = 0
         self.tally = Tally()
+        self.reports = PortReports()
 
     # -- out
 
@@ -72,6 +74,7 @@ class Openings:
         number = identification if key.udp else add(identification, 1)  # the SYN uses the first number
         opening = Opening(self._next_flow, key, state=state, identification=number, slot=slot.index)
         slot.opening = opening
+        self.reports.of(key)
         self._table.put(opening)
         self._slots.sent(now)
         if key.udp:
@@ -129,7 +132,9 @@ class Openings:
     def give_up(self, now: float, flow: Flow) -> None:
         """The opening was not answered: give the flow up."""
         syn = flow.state is State.SYN_SENT
-        if syn or (flow.key.udp and flow.state is not State.CONFIRMING):
+        silent = syn or (flow.key.udp and flow.state is not State.CONFIRMING)
+        self.reports.of(flow.key).outcome = Outcome.SILENT if silent else Outcome.UNANSWERED
+        if silent:
             self._slots[flow.slot].unanswered = True
         if syn and not self.open_ports():
             self._why.silent_port(flow.key.remote_port)
@@ -159,6 +164,7 @@ class Openings:
         syn_sent = opening.state is State.SYN_SENT
         if segment.ack != opening.next_seq if syn_sent else segment.seq != opening.received:
             return
+        self.reports.of(opening.key).outcome = Outcome.REFUSED if syn_sent else Outcome.RESET
         hint = "does the server run, with this port?" if syn_sent else "it was open: are secret and wire the server's?"
         self._slots[opening.slot].unanswered |= syn_sent
         self._why.refused(now, f"port {opening.key.remote_port} (RST): {hint}")
@@ -175,18 +181,27 @@ class Openings:
         opening.window = segment.window
         opening.peer_isn = segment.seq
         opening.received = add(segment.seq, 1)
-        self.heard(now, opening)
+        self.heard(now, opening, Outcome.OPEN)
         self._table.step(now, opening, Input.SYN_ACK)
 
-    def heard(self, now: float, opening: Opening) -> None:
+    def heard(self, now: float, opening: Opening, outcome: Outcome = Outcome.ANSWERED) -> None:
         """A SYN-ACK or an answer came on ``opening``."""
         self.tally.answered()
+        report = self.reports.of(opening.key)
+        report.outcome = outcome
+        if outcome is Outcome.OPEN or opening.key.udp:
+            report.took = now - opening.repeat.since if opening.repeat and opening.repeat.tries == 1 else None
         if opening.repeat:
             opening.repeat.answered(now, opening.health)
         self._slots.answered(self._slots[opening.slot])
 
+    def turned_away(self, opening: Opening) -> None:
+        """The server has authenticated itself on ``opening``, and does not serve us."""
+        self.reports.of(opening.key).outcome = Outcome.ANSWERED
+
     def port_unreachable(self, now: float, opening: Opening) -> None:
         """An ICMP message says that the server's UDP port is closed."""
         self._slots[opening.slot].unanswered = True
+        self.reports.of(opening.key).outcome = Outcome.REFUSED
         self._why.refused(now, f"UDP port {opening.key.remote_port} (ICMP port unreachable)")
         self._table.step(now, opening, Input.RESET)

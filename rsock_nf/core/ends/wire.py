@@ -33,6 +33,11 @@ class Probing(Protocol):
     def ask(self, now: float, flow: Established) -> None:
         """Probe ``flow`` now, unless its state forbids it."""
 
+    def ping(self, now: float, flow: Established) -> int:
+        """Send a probe on ``flow`` that judges nothing, because an operator asks.  Its answer is told as
+        ``PingAnswered``.  Returns its number; 0 = the probes of this wire have none, and nothing was sent.
+        """
+
     def receive(self, now: float, flow: Established, message: object, received: int) -> bool:
         """Control message ``message`` came as frame number ``received`` of ``flow``.
 

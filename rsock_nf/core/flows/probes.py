@@ -17,6 +17,7 @@ from rsock_nf.core.flows.comparison import Comparison
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.kinds import name
 from rsock_nf.core.flows.path_mtu import PLATEAUS
+from rsock_nf.core.flows.pings import Pings
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Input, State
 from rsock_nf.core.flows.table import FlowTable
@@ -44,6 +45,7 @@ class Probes:
         self._table = table
         self._watch = watch
         self._kinds = Comparison(context)
+        self._pings = Pings(context)
 
     def begin(self, now: float, flow: Established) -> None:
         """See ``Probing``.  The first probe leaves at once, padded.
@@ -93,6 +95,12 @@ class Probes:
         self._send(flow, messages.Probe(number, padding))
         self._context.deadlines.set(Timer.PROBE, flow, now + flow.health.rto)
 
+    def ping(self, now: float, flow: Established) -> int:
+        """See ``Probing``."""
+        number = self._pings.next(now)
+        self._send(flow, messages.Probe(number))
+        return number
+
     def _is_check_due(self, now: float, session: Session) -> bool:
         """Whether this probe is to check a confirmed size."""
         if now < session.check_at or now - session.moved_at > CARRIED:
@@ -116,6 +124,7 @@ class Probes:
             case messages.Probe() if not flow.session.probe_answers.take(now):
                 self._context.counters["probes above a session's rate"] += 1
             case messages.Probe(number=number):
+                flow.largest_in = max(flow.largest_in, flow.pump.codec.control_size(message))
                 self._answer(flow, messages.ProbeAnswer(number, flow.flow_id, received & 0xFFFFFFFF))
             case messages.ProbeAnswer(number=number, flow_id=flow_id, received=arrived):
                 about = flow.session.flows.get(flow_id)
@@ -133,6 +142,8 @@ class Probes:
             self._table.tell_others(flow, answer)
 
     def _answered(self, now: float, flow: Established, number: int, received: int) -> None:
+        if self._pings.answered(now, number):
+            return
         if flow.path.passed(now, number):
             self._resize(flow)
         if not flow.health.answered(now, number, received, count=not flow.path.searching):

@@ -48,6 +48,8 @@ class Established:
         """When it began to carry traffic."""
         self.health = Health()
         self.path = PathMtu()
+        self.largest_in = 0
+        """Bytes of the largest probe that came: segments of that size pass toward us.  0 = none came yet."""
         self.sick = False
         """It is to be replaced."""
         self.retired = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rsock_nf.errors import ControlError, InstanceError
@@ -22,8 +23,10 @@ _MOST_BYTES = 16 << 20
 _READ_BYTES = 64 << 10
 
 
-def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any]:
-    """The instance's answer.
+def ask(
+    instance: Instance, verb: str, fields: Mapping[str, Any] | None = None, *, timeout: float = 3.0
+) -> dict[str, Any]:
+    """The instance's answer.  ``fields``: what the question has besides the verb.
 
     Raises ``InstanceError`` when it does not run, ``ControlError`` when its whole answer has not come within
     ``timeout`` seconds, is larger than 16 MiB, or is an error.
@@ -31,7 +34,9 @@ def ask(instance: Instance, verb: str, *, timeout: float = 3.0) -> dict[str, Any
     if not instance.is_running():
         raise InstanceError(f"instance {instance.name} is not running")
     try:
-        line = _exchange(str(instance.control_path), json.dumps({"verb": verb}).encode() + b"\n", timeout)
+        line = _exchange(
+            str(instance.control_path), json.dumps({**(fields or {}), "verb": verb}).encode() + b"\n", timeout
+        )
     except TimeoutError:
         raise ControlError(f"instance {instance.name} does not answer within {timeout:g} s") from None
     except OSError as error:

@@ -13,18 +13,20 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
 
-Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
 
 _LINE_BYTES = 64 << 10
 _PATIENCE = 2.0
 """Seconds that a question may take to arrive, and its answer to leave."""
+_THOUGHT = 10.0
+"""Seconds that an answer may take that is waited for."""
 _BACKLOG = 16
 _MOST = 32
 """Askers at the same time; the others wait in the backlog."""
@@ -54,17 +56,23 @@ def listen(path: Path) -> socket.socket:
 async def serve_control(listener: socket.socket, handlers: Mapping[str, Handler], log: logging.Logger) -> ControlServer:
     """Call the verb's handler for each question that comes to ``listener``, which it closes at the end.
 
-    A handler gets the whole question and returns the answer, which JSON can hold; it must not block.  What it raises is
-    told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
+    A handler gets the whole question and returns the answer, which JSON can hold, or what can be awaited for it; it
+    must not block.  What it raises is told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
     tunnel.
     """
-    return ControlServer(listener, lambda line: _reply(line, handlers, log), log)
+
+    async def reply(line: bytes) -> bytes:
+        return await _reply(line, handlers, log)
+
+    return ControlServer(listener, reply, log)
 
 
 class ControlServer:
     """Takes askers from ``listener`` and gives each the answer to its line; an asynchronous context manager."""
 
-    def __init__(self, listener: socket.socket, reply: Callable[[bytes], bytes], log: logging.Logger) -> None:
+    def __init__(
+        self, listener: socket.socket, reply: Callable[[bytes], Awaitable[bytes]], log: logging.Logger
+    ) -> None:
         self._listener = listener
         self._reply = reply
         self._log = log
@@ -146,8 +154,11 @@ class ControlServer:
                     if not read:
                         break
                     line += read
-                if len(line) <= _LINE_BYTES:
-                    await self._loop.sock_sendall(connection, self._reply(bytes(line)) + b"\n")
+            if len(line) > _LINE_BYTES:
+                return
+            answer = await self._reply(bytes(line))
+            async with asyncio.timeout(_PATIENCE):
+                await self._loop.sock_sendall(connection, answer + b"\n")
 
     def _done(self, asker: asyncio.Task[None]) -> None:
         self._askers.discard(asker)
@@ -155,7 +166,7 @@ class ControlServer:
             self._resume()
 
 
-def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) -> bytes:
+async def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) -> bytes:
     try:
         question = json.loads(line)
         verb = question["verb"]
@@ -167,9 +178,15 @@ def _reply(line: bytes, handlers: Mapping[str, Handler], log: logging.Logger) ->
     if handler is None:
         return _refusal(f"unknown verb {json.dumps(verb)}")
     try:
-        return json.dumps({"ok": True, "answer": handler(question)}).encode()
+        answer = handler(question)
+        if not isinstance(answer, dict):
+            async with asyncio.timeout(_THOUGHT):
+                answer = await answer
+        return json.dumps({"ok": True, "answer": answer}).encode()
     except RsockError as error:
         return _refusal(str(error))
+    except TimeoutError:
+        return _refusal(f"{verb} takes longer than {_THOUGHT:g} s")
     except Exception as error:
         log.exception("control: %s failed", verb)
         return _refusal(f"{verb} failed: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from rsock_nf.core.ends.port_reports import PortReport
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
@@ -20,6 +22,8 @@ from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.wire.largest import largest_datagram
 from rsock_nf.words import missing_kind, narrow_path, vpn_settings
 
+_MAX_PORTS = 1024
+"""The server's, of which a client tells what became of the dials."""
 _MAX_CONVERSATIONS = 100
 """That are listed one by one."""
 
@@ -48,6 +52,8 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "mtu_computed": not measured,
         "wires": of_each_wire,
         "sessions": described,
+        "remote": view.remote,
+        "dialled": [_dialled(report) for report in view.dialled[:_MAX_PORTS]],
         "type": _type(settings),
         "pump": "python" if why else "native",
         "pump_reason": why,
@@ -150,6 +156,16 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
     }
 
 
+def _dialled(report: PortReport) -> dict[str, Any]:
+    return {
+        "remote": str(ip_address(report.remote)),
+        "port": report.port,
+        "type": "udp" if report.udp else "tcp",
+        "outcome": report.outcome.value,
+        "took_ms": None if report.took is None else round(report.took * 1000, 3),
+    }
+
+
 def _missing(udp: bool) -> str:  # noqa: FBT001 - a kind
     return missing_kind(udp=udp)
 
@@ -180,6 +196,9 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
         "loss_out": round(health.loss, 4),
         "unanswered_probes": health.unanswered,
         "max_payload": pump.max_payload,
+        "path_known": flow.path.settled,
+        "largest_in": flow.largest_in,
+        "headers": overhead(len(flow.key.local), udp=flow.key.udp),
         "in_flight": pump.in_flight,
         "tx_frames": pump.sent_frames,
         "rx_frames": pump.received_frames,

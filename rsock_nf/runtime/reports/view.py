@@ -8,6 +8,7 @@ from typing import Any
 
 from rsock_firewall import Counters
 from rsock_nf.core.ends.crowding import Crowd
+from rsock_nf.core.ends.port_reports import PortReport
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.settings import Settings
@@ -44,6 +45,8 @@ class View:
     """What failed, and how often."""
     version: int = 4
     """The IP version with the larger headers, of those by which flows may travel."""
+    dialled: Sequence[PortReport] = ()
+    """Client: what became of the dials of each server port."""
     crowds: Sequence[Crowd] = ()
     """Server, for each wire: conversations that make room for others."""
 

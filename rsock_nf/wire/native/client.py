@@ -154,6 +154,7 @@ class NativeClientWire:
             return None
         answer, challenge, keys = read
         if answer.status is not Status.WELCOME:
+            dialling.openings.turned_away(opening)
             dialling.why.tell(_refusal(answer.status, answer.cipher.value))
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None

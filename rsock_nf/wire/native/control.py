@@ -46,7 +46,7 @@ def build_control(message: object) -> bytes:
 
 
 def parse_control(body: Buffer) -> object:
-    """The message in an opened control frame.  Raises ``Malformed``."""
+    """The message in an opened control frame; of a probe, also how much padding came.  Raises ``Malformed``."""
     if not body:
         raise Malformed("empty control message")
     known = _LAYOUT.get(body[0])
@@ -55,4 +55,7 @@ def parse_control(body: Buffer) -> object:
     message, fields = known
     if len(body) < 1 + fields.size:
         raise Malformed(f"{message.__name__} of {len(body)} bytes")
+    if message is Probe:
+        (number,) = fields.unpack_from(body, 1)
+        return Probe(number, len(body) - 1 - fields.size)
     return message(*fields.unpack_from(body, 1))
