@@ -69,6 +69,8 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
         Command("up", "start a tunnel; returns when it is up"),
         Command("down", "stop one tunnel or all; remove their rules, also after a crash"),
         Command("status", "show sessions, flows, loss, round-trip times and counters"),
+        Command("ping", "measure round trips through a running tunnel"),
+        Command("speedtest", "measure what a running tunnel carries, down and up"),
         Command("reconnect", "clients: replace every flow, keep the session"),
     ),
     "configuration": (
@@ -79,7 +81,7 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
         Command("convert", "print a configuration of the original rsock as ours"),
     ),
     "this host": (
-        Command("doctor", "check whether this host can run a tunnel"),
+        Command("doctor", "check this host and, of a client, the way to its server"),
         Command("capture", "write a tunnel's packets for Wireshark, also decrypted"),
         Command("demo", "show a tunnel at work in network namespaces (as root)", has_help=False),
     ),

@@ -290,7 +290,7 @@ test_captured_resets() { [[ $(captured client "$RESETS") -gt 0 && $(captured ser
 
 tunnel_up() {
     configure auto 4 none
-    both "rsock-nf doctor --config /etc/rsock-nf/vm.json" ||
+    both "rsock-nf doctor --local --config /etc/rsock-nf/vm.json" ||
         fail "doctor: $(grep -h FAIL "$work/both.client" "$work/both.server" | head -n 1)"
     count_resets client server
     capture_start client server

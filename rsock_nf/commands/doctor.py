@@ -1,23 +1,50 @@
-"""``doctor``: what is in the way of a tunnel on this host."""
+"""``doctor``: what is in the way of a tunnel, on this host and on the way to the server."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
 from rsock_nf.commands.shared import config_argument, loaded
 
+if TYPE_CHECKING:
+    from rsock_nf.link.checks import Finding
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file."""
+    """The file, and how much is wanted."""
     config_argument(parser, required=False)
+    parser.add_argument("--local", action="store_true", help="look at this host only; do not dial the server")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also what makes no difference")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object, with everything")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found out about this host."""
-    from rsock_nf.ops import doctor
+    """Print what was found out.  1 = something is in the way."""
+    import json
 
-    findings = doctor.examine(loaded(arguments.config, warn=False).settings if arguments.config else None)
-    for finding in findings:
-        say(finding)
-    return 1 if any(finding.verdict is doctor.Verdict.FAIL for finding in findings) else 0
+    from rsock_nf.ops.doctor.examination import examine
+
+    def tell(finding: Finding) -> None:
+        if not arguments.json and (arguments.verbose or not finding.quiet):
+            say(_told(finding))
+            sys.stdout.flush()
+
+    settings = loaded(arguments.config, warn=False).settings if arguments.config else None
+    found = examine(settings, ask_server=not arguments.local, tell=tell)
+    if arguments.json:
+        say(json.dumps(found.as_json(), indent=2))
+    return 0 if found.well else 1
+
+
+def _told(finding: Finding) -> str:
+    """For a terminal cut to its width; for programs one line."""
+    import shutil
+    import textwrap
+
+    if not sys.stdout.isatty():
+        return str(finding)
+    width = max(shutil.get_terminal_size().columns, 40)
+    return textwrap.fill(str(finding), width, subsequent_indent=" " * 6, break_on_hyphens=False, break_long_words=False)

@@ -72,6 +72,14 @@ def running_instances(named: Instance | None) -> list[Instance]:
     return found
 
 
+def only_running(named: Instance | None) -> Instance:
+    """The named instance, or the only one that runs.  Raises ``InstanceError`` when there is none, or several."""
+    running = running_instances(named)
+    if len(running) > 1:
+        raise InstanceError(f"several instances run: name one of {', '.join(one.name for one in running)}")
+    return running[0]
+
+
 def require_privileges(command: str, remark: str = "", *, backend: str = "auto") -> None:
     """Raises ``InstanceError``: what this process lacks for ``command``."""
     from rsock_nf.ops.privileges import refusal

@@ -22,6 +22,11 @@ class Finding:
     subject: str
     text: str
     """What was found and, unless all is well, what to do."""
+    remedy: str = ""
+    """What to do, where ``text`` does not say it."""
+    quiet: bool = False
+    """It helps nobody whose tunnel works, nor anybody whose tunnel does not: it is shown to who asks for everything."""
 
     def __str__(self) -> str:
-        return f"{self.verdict.value:<5} {self.subject}: {self.text}"
+        told = f"{self.text}: {self.remedy}" if self.remedy else self.text
+        return f"{self.verdict.value:<5} {self.subject}: {told}"

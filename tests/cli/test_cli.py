@@ -17,7 +17,8 @@ from rsock_nf import __version__, cli
 from rsock_nf.commands import genkey
 from rsock_nf.config.values import format_secret, parse_secret
 from rsock_nf.errors import TunnelError
-from rsock_nf.ops import doctor, launch, privileges
+from rsock_nf.ops import launch, privileges
+from rsock_nf.ops.doctor import host as doctor
 from rsock_nf.ops.instances import instance, namespaces
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
@@ -422,6 +423,8 @@ def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(
     monkeypatch.setattr(doctor, "select", lambda _: SimpleNamespace(name="nftables"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     cli.main(["doctor"])
+    assert "optional" not in capsys.readouterr().out, "nftables works: it makes no difference"
+    cli.main(["doctor", "--verbose"])
     assert f"(optional: {sys.executable} -m pip install python-iptables)" in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from pwd import struct_passwd
 from typing import Final
@@ -162,6 +162,12 @@ class Bsd:
             return [Finding(Verdict.FAIL, "device", str(error))]
         with contextlib.closing(kernel):
             return list(bsd_checks.examine_device(self._abi, self._bpf or KernelCalls(), kernel, device, tap=tap))
+
+    @staticmethod
+    def examine_surroundings(chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:
+        """See ``System.examine_surroundings``: not looked at."""
+        del chosen, udp_ports
+        return []
 
     def _kernel(self) -> RouteSocket:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from pwd import struct_passwd
 from typing import Final
@@ -173,3 +173,10 @@ class Linux:
         from rsock_nf.link.linux import checks as linux_checks
 
         return linux_checks.examine_device(device, tap=tap)
+
+    @staticmethod
+    def examine_surroundings(chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:
+        """See ``System.examine_surroundings``."""
+        from rsock_nf.link.linux import surroundings
+
+        return surroundings.examine(chosen, udp_ports)

@@ -35,3 +35,17 @@ def test_a_vpn_device_with_the_mtu_of_the_loopback(tmp_path: Path, monkeypatch: 
         "wg1 has 65456: wg-quick without `MTU =` takes the loopback's, and large packets are cut: "
         "set `MTU =` in its [Interface]"
     )
+
+
+def test_gro_matters_on_a_card_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_NET", tmp_path)
+    monkeypatch.setattr(checks, "ethtool_value", lambda *_: 0)
+    device(tmp_path, "veth0", 1500)
+    device(tmp_path, "eth0", 1500)
+    (tmp_path / "eth0/device").mkdir()
+    found = {
+        name: [(one.verdict, one.quiet) for one in checks._offloads(name) if one.subject == "gro"]
+        for name in ("veth0", "eth0")
+    }
+    assert found == {"veth0": [(Verdict.OK, True)], "eth0": [(Verdict.WARN, False)]}
+    assert all(one.verdict is Verdict.WARN for one in checks._offloads("veth0") if one.subject != "gro")
