@@ -9,8 +9,8 @@
 --   decrypted      what `rsock-nf capture --decrypt` wrote: everything.  Such a packet has a comment that says so
 --
 -- How it finds flows: by the ports in its preferences, by "Decode As", or by itself.  By itself it takes a flow from
--- the confirmation on, if three messages before frames have the lengths, the order and the look of a handshake.  A capture
--- that begins later is recognised from the third frame of cipher none on; sealed flows need their port.
+-- the confirmation on, if three messages before frames have the lengths, the order and the look of a handshake.  A
+-- capture that begins later is recognised from the third frame of cipher none on; sealed flows need their port.
 -- Wireshark and `tshark -2` label the packets before that, too.
 --
 -- Written for Wireshark 4.0, whose tshark runs it in tests/wire/native/test_dissector.py.
@@ -213,7 +213,8 @@ local function note_token(flow, source, tvb, frames)
     end
 end
 
--- What this payload is: {message = …} or {frames = true} or {sealed = true}.  Asked once for each payload, in order: in the first pass.
+-- What this payload is: {message = …} or {frames = true} or {sealed = true}.  Asked once for each payload, in order: in
+-- the first pass.
 local function find_out(flow, tvb, source)
     local size = tvb:reported_len()
     local frames, whole = frames_in(tvb, false)

@@ -119,25 +119,28 @@ def record(watch: Watch, output: BinaryIO, reader: Reader, limits: Limits, about
 
 
 def _loop(watch: Watch, file: _File, reader: Reader, limits: Limits, told: socket.socket, output: BinaryIO) -> None:
+    """What the kernel has seen until it is to stop is written, too."""
     poll = select.poll()
     poll.register(watch.fileno(), select.POLLIN)
     poll.register(told.fileno(), select.POLLIN)
     poll.register(output.fileno(), 0)  # an error, if who reads the pipe has gone
     end = None if limits.seconds is None else time.monotonic() + limits.seconds
+    stop: int | None = None
     while limits.packets is None or file.tally.packets < limits.packets:
-        left = None if end is None else (end - time.monotonic()) * 1000
-        if left is not None and left <= 0:
-            return
-        for descriptor, event in poll.poll(left):
-            if descriptor == told.fileno():
-                return
-            if descriptor == output.fileno() and event & (select.POLLERR | select.POLLHUP):
+        if stop is None:
+            left = None if end is None else max(end - time.monotonic(), 0) * 1000
+            ready = dict(poll.poll(left))
+            if ready.get(output.fileno(), 0) & (select.POLLERR | select.POLLHUP):
                 raise BrokenPipeError
+            if told.fileno() in ready or left == 0:
+                stop = time.time_ns()
         wanted = _BATCH if limits.packets is None else min(_BATCH, limits.packets - file.tally.packets)
         batch = watch.read(wanted)
         for seen, comment in reader.read(batch):
             file.add(seen, comment)
         output.flush()
+        if stop is not None and (not batch or batch[-1].when > stop):
+            return
 
 
 @contextlib.contextmanager
