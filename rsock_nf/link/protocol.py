@@ -430,8 +430,8 @@ class System(Protocol):
     def examine_surroundings(self, chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:
         """What other programs and settings of the host do to a tunnel.
 
-        ``chosen``: the device of UDP flows that need not be that of their route; "" = there are none.  ``udp_ports``: on
-        which clients come in over UDP."""
+        ``chosen``: the device of UDP flows that need not be that of their route; "" = there are none.  ``udp_ports``:
+        on which clients come in over UDP."""
 
 
 _ABROAD: Final = {4: ("192.0.2.1", "1.1.1.1"), 6: ("2001:db8::1", "2606:4700:4700::1111")}

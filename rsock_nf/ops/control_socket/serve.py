@@ -57,8 +57,8 @@ async def serve_control(listener: socket.socket, handlers: Mapping[str, Handler]
     """Call the verb's handler for each question that comes to ``listener``, which it closes at the end.
 
     A handler gets the whole question and returns the answer, which JSON can hold, or what can be awaited for it; it
-    must not block.  What it raises is told to the asker, in one line, and logged by ``log`` unless it is a ``RsockError``: to be asked must not end a
-    tunnel.
+    must not block.  What it raises is told to the asker, in one line, and logged by ``log`` unless it is a
+    ``RsockError``: to be asked must not end a tunnel.
     """
 
     async def reply(line: bytes) -> bytes:
