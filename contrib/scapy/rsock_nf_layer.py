@@ -51,6 +51,7 @@ CONTROLS = {
     10: "Rekey",
     11: "Rekeyed",
     12: "RekeyWanted",
+    13: "TargetState",
 }
 
 
@@ -69,6 +70,8 @@ class Control(Packet):
         ConditionalField(IntField("received", 0), _of(3)),
         ConditionalField(ShortField("conversation", 0), _of(6, 7, 8)),
         ConditionalField(ByteField("reason", 1), _of(8)),
+        ConditionalField(ShortField("target", 0), _of(13)),
+        ConditionalField(ByteField("refuses", 0), _of(13)),
         ConditionalField(IntField("epoch", 0), _of(10, 11)),
         ConditionalField(StrFixedLenField("key", bytes(32), 32), _of(10, 11)),
         StrField("padding", b""),

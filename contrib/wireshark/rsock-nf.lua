@@ -21,9 +21,10 @@ local KINDS = { [0] = "data", "opening", "fragment", "control" }
 local DATA, OPENING, FRAGMENT, CONTROL = 0, 1, 2, 3
 local CONTROLS = {
     "Ready", "Probe", "ProbeAnswer", "FlowDown", "CloseFlow", "Opened", "CloseConversation", "Refused",
-    "CloseSession", "Rekey", "Rekeyed", "RekeyWanted",
+    "CloseSession", "Rekey", "Rekeyed", "RekeyWanted", "TargetState",
 }
 local REASONS = { "no such target", "too many conversations", "no socket toward the target" }
+local TARGET_STATES = { [0] = "answers", "nobody listens there" }
 local MESSAGES = { "hello", "answer", "join", "join answer", "confirmation", "gone", "cookie" }
 local HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE, COOKIE = 1, 2, 3, 4, 5, 6, 7
 local HELLO_OR_JOIN, JOIN_ANSWER_OR_COOKIE = 100, 101
@@ -79,6 +80,7 @@ local F = {
     frames_received = ProtoField.uint32("rsock_nf.control.received", "Frames received"),
     about = ProtoField.uint16("rsock_nf.control.conversation", "Conversation"),
     reason = ProtoField.uint8("rsock_nf.control.reason", "Reason", base.DEC, REASONS),
+    refuses = ProtoField.uint8("rsock_nf.control.refuses", "State", base.DEC, TARGET_STATES),
     epoch = ProtoField.uint32("rsock_nf.control.epoch", "Epoch"),
     key = ProtoField.bytes("rsock_nf.control.key", "X25519 key"),
     padding = ProtoField.bytes("rsock_nf.control.padding", "Padding"),
@@ -292,6 +294,7 @@ local FIELDS = {
     Opened = { { F.about, 2 } },
     CloseConversation = { { F.about, 2 } },
     Refused = { { F.about, 2 }, { F.reason, 1 } },
+    TargetState = { { F.target, 2 }, { F.refuses, 1 } },
     Rekey = { { F.epoch, 4 }, { F.key, 32 } },
     Rekeyed = { { F.epoch, 4 }, { F.key, 32 } },
 }

@@ -151,6 +151,13 @@ class PingAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetAnswers:
+    """Client: the server's target ``target`` refused, and somebody listens there again."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Packets will go between these packed addresses: keep their way up to date."""
 
@@ -191,6 +198,7 @@ Event: TypeAlias = (
     | KindCarries
     | OwnRefused
     | PingAnswered
+    | TargetAnswers
     | Follow
     | Forget
     | Suspect

@@ -83,10 +83,29 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetState:
+    """From the server: whether somebody listens at a target.  A client that does not know it drops it."""
+
+    target: int
+    """Its index in the server's list."""
+    refuses: int
+    """0 = it answers again; else nobody listens there: ICMP port unreachable came back."""
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """From either end: the process ends, and with it everything of the session."""
 
 
 Control: TypeAlias = (
-    Ready | Probe | ProbeAnswer | FlowDown | CloseFlow | Opened | CloseConversation | Refused | CloseSession
+    Ready
+    | Probe
+    | ProbeAnswer
+    | FlowDown
+    | CloseFlow
+    | Opened
+    | CloseConversation
+    | Refused
+    | TargetState
+    | CloseSession
 )

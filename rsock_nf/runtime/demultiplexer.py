@@ -10,11 +10,13 @@ Not here: what the endpoints are (``endpoints``).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple, Self, TypeVar
 
 from rsock_nf.core.ends.crowding import Crowd
+from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
@@ -131,6 +133,18 @@ class Demultiplexer:
         """The endpoint of this peer."""
         index, inner = _split(peer)
         self._branches[index].endpoint.role.socket_refused(now, inner, reason)
+
+    def tell_target(self, now: float, target: int, *, refuses: bool) -> None:
+        """The endpoint whose target it is."""
+        branch = max(
+            (branch for branch in self._branches if branch.first_target <= target), key=lambda one: one.first_target
+        )
+        branch.endpoint.role.tell_target(now, target - branch.first_target, refuses=refuses)
+
+    @property
+    def strangers(self) -> TopSources:
+        """Of all of them."""
+        return functools.reduce(TopSources.merged, (branch.endpoint.role.strangers for branch in self._branches))
 
     def followed(self) -> list[tuple[bytes, bytes]]:
         """What any of them follows."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.ends.port_reports import PortReport
+from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Output
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, OwnPeer, Packet, Run
@@ -130,6 +131,13 @@ class ServerRole(Protocol):
 
     def socket_refused(self, now: float, peer: Hashable, reason: str) -> None:
         """The socket that ``ConversationOpened`` asked for cannot be opened."""
+
+    def tell_target(self, now: float, target: int, *, refuses: bool) -> None:
+        """Tell the clients that have conversations with a target whether nobody listens there."""
+
+    @property
+    def strangers(self) -> TopSources:
+        """Who sends what does not authenticate."""
 
     def followed(self) -> list[tuple[bytes, bytes]]:
         """The packed addresses, remote and local, between which there are fake-TCP flows."""

@@ -412,6 +412,8 @@ class ServerSide:
         if self._clocks.jumped(now):
             self.endpoint.role.want_keys(now)
         self._tick_targets(now)
+        for number, refuses in self._targets.tick(now):
+            self.endpoint.role.tell_target(now, number, refuses=refuses)
         if self._ask_again:
             self._follow_addresses()
         if self._name_at and now >= self._name_at:
@@ -430,7 +432,8 @@ class ServerSide:
             sessions=self.endpoint.sessions,
             describe=self._describe,
             counters=self.endpoint.counters,
-            refusals=self._targets.refusals(),
+            targets=self._targets.refusals(),
+            strangers=self.endpoint.role.strangers,
             troubles=self._troubles.counts,
             version=self._cover.version,
             crowds=self.endpoint.role.crowds(self.driver.now()),

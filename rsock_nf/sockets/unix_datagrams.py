@@ -7,11 +7,8 @@ and counted.  The same goes for a sender with a relative path.  We would look th
 so the sender could choose a socket that it may not write to itself.  Links in absolute paths are followed with our
 rights (``SECURITY.md`` says whom to let in).
 
-The file belongs to us and to the group of its directory, mode 0660: the members of that group may use the tunnel.
-Nobody else may be able to put another file in its place: its directory, and those above, must be ours or root's.
-A file that a dead process left is replaced.  A socket in use, or any other kind of file, is left alone, and is an
-error.
-``close`` removes the file if it is still ours.
+The members of the group of its directory may use the tunnel: ``unix_path`` tells to whom the file belongs, and what is
+done with one that is there already.
 
 It is not reliable, though the kernel's socket is.  What a peer's full queue refuses is dropped and counted, as with
 UDP.  That queue is short (``net.unix.max_dgram_qlen``, by default 10 datagrams). A peer that is connected to us has no
@@ -21,28 +18,25 @@ net/unix/af_unix.c.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
-import stat
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rsock_nf import trust
 from rsock_nf.core.types import Run
-from rsock_nf.link import LinkError, system
+from rsock_nf.link import system
 from rsock_nf.link.udp import MSG_TRUNC
 from rsock_nf.link.waiting_time import LOST
 from rsock_nf.printable import printable
 from rsock_nf.sockets.buffers import ReceiveBuffers, shared_buffers
 from rsock_nf.sockets.datagrams import FULL, SOCKET_BUFFER, DatagramCounters
+from rsock_nf.sockets.unix_path import BoundPath
 
 _SOCKADDR_UN: Final = 110
 _FAMILY_BYTES: Final = 2
-_MODE: Final = 0o660
 _LONGEST: Final = 65_507
 """The longest UDP datagram over IPv4; this socket would take longer ones."""
 _GONE: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTDIR)
@@ -62,38 +56,18 @@ class UnixListener:
         self._buffers = buffers or shared_buffers(_SOCKADDR_UN, system().udp.stamp_ancillary_bytes)
         self._since = time.monotonic()
         """What waits has come after this time."""
-        self._identity: tuple[int, int] | None = None
+        self._bound = BoundPath(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         try:
-            self._bind()
-        except OSError as error:
-            self.close()
-            raise LinkError(_why_not(path, error)) from error
+            self._bound.bind(self._socket, self._enlarge)
         except BaseException:
             self.close()
             raise
 
-    def _bind(self) -> None:
-        directory = _open_directory(self.local)
-        try:
-            self._bind_in(directory)
-        finally:
-            os.close(directory)
-
-    def _bind_in(self, directory: int) -> None:
-        _remove_dead(self.local)
+    def _enlarge(self) -> None:
         system().udp.enlarge_send(self._socket, SOCKET_BUFFER)
         system().udp.stamp(self._socket)
-        with _nobody_else():
-            self._socket.bind(bytes(self.local))
-        found = os.stat(self.local.name, dir_fd=directory, follow_symlinks=False)
-        self._identity = (found.st_dev, found.st_ino)
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise OSError(errno.EEXIST, "somebody put another file in its place")
-        with contextlib.suppress(PermissionError):  # not root: the group stays ours
-            os.chown(self.local.name, -1, os.fstat(directory).st_gid, dir_fd=directory, follow_symlinks=False)
-        _give_mode(self.local.name, directory, self._identity)
 
     def fileno(self) -> int:
         """Readable when datagrams wait."""
@@ -102,13 +76,7 @@ class UnixListener:
     def close(self) -> None:
         """Idempotent.  Removes the file, unless somebody put another in its place."""
         self._socket.close()
-        identity, self._identity = self._identity, None
-        if identity is None:
-            return
-        with contextlib.suppress(OSError):
-            found = self.local.lstat()
-            if (found.st_dev, found.st_ino) == identity:
-                self.local.unlink()
+        self._bound.remove()
 
     def receive(self) -> list[Run]:
         """What waits, at most 64 datagrams; empty when nothing does.
@@ -197,71 +165,3 @@ def _answerable(name: bytes) -> bytes:
         return name
     path = name.partition(b"\0")[0]
     return path if path.startswith(b"/") else _NOBODY
-
-
-def _remove_dead(path: Path) -> None:
-    """Remove the socket file of a dead process.  Raises ``LinkError`` when something else is there."""
-    try:
-        kind = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(kind):
-        raise LinkError(f"cannot listen on unix:{path}: a file that is not a socket is there; it is left alone")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(bytes(path))
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:  # nobody holds it (unix_find_bsd)
-                path.unlink(missing_ok=True)
-                return
-            if error.errno != errno.EPROTOTYPE:  # held, by a socket that is no datagram socket
-                raise
-    raise LinkError(
-        f"cannot listen on unix:{path}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
-    )
-
-
-def _open_directory(path: Path) -> int:
-    """Of the socket.  Raises ``LinkError`` when others could change it, and ``OSError``."""
-    try:
-        return trust.open_path(path.parent, sticky=True, groups=system().run_directory_groups)
-    except trust.DistrustError as error:
-        remedies = ", or ".join([*error.remedies, "choose another directory"])
-        raise LinkError(f"cannot listen on unix:{path}: {error}: {remedies}") from None
-
-
-def _give_mode(name: str, directory: int, identity: tuple[int, int]) -> None:
-    """``_MODE`` to the file of that identity (device, inode), never to what a link names.  Raises ``OSError``."""
-    if not hasattr(os, "O_PATH"):  # BSD and macOS
-        os.chmod(name, _MODE, dir_fd=directory, follow_symlinks=False)
-        return
-    # Linux has no such flag before 6.6 (fchmodat2).  But a descriptor can stand for the file and open nothing; it has a
-    # path.
-    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        found = os.fstat(handle)
-        if (found.st_dev, found.st_ino) != identity:
-            raise OSError(errno.EEXIST, "somebody put another file in its place")
-        Path(f"/proc/self/fd/{handle}").chmod(_MODE)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _nobody_else() -> Iterator[None]:
-    """Files that are made in this context are accessible to the owner only, whatever the process's mask is."""
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def _why_not(path: Path, error: OSError) -> str:
-    what = f"cannot listen on unix:{path}"
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return f"{what}: no such directory {path.parent}; make it"
-        case errno.EADDRINUSE:
-            return f"{what}: in use; `{system().remedies.unix_socket.format(path=path)}` tells by whom"
-    return f"{what}: {error.strerror or error}"

@@ -6,6 +6,7 @@ import pytest
 
 from rsock_nf.core.events import FlowClosed
 from rsock_nf.core.flows.session import Established
+from rsock_nf.core.flows.states import Input
 from rsock_nf.core.parameters import Cipher, Spread
 from rsock_nf.core.pump.state import PumpFlow
 from tests.core.conntrack import parse_tcp
@@ -223,3 +224,40 @@ def test_no_credit_is_counted() -> None:
         assert conversation.group.no_credit == 100 - conversation.sent_datagrams > 0
         pair.run(0.5)
         assert len(pair.heard()) == conversation.sent_datagrams
+
+
+def test_totals_of_a_session_keep_what_has_ended() -> None:
+    """Conversations and flows come and go: a session's counters only grow."""
+    with Pair(client={"duration": 2.0}, server={"duration": 2.0}) as pair:
+        pair.up()
+        for number in range(3):
+            pair.say(f"app{number}", *numbered(10, 100, b"%d" % number))
+        pair.run(1.0)
+        (ours,), (theirs,) = pair.client.sessions, pair.server.sessions
+        said = 3 * sum(map(len, numbered(10, 100, b"0")))
+        frames = ours.frames(udp=False)
+        pair.run(40.0)
+        assert not ours.group.conversations
+        assert not theirs.group.conversations
+        assert (ours.group.traffic().sent_datagrams, ours.group.traffic().sent_bytes) == (30, said)
+        assert (theirs.group.traffic().received_datagrams, theirs.group.traffic().received_bytes) == (30, said)
+        for flow in pair.flows(pair.client):
+            pair.client.flows.step(pair.now, flow, Input.CLOSE)
+        pair.client.flows.settle()
+        pair.run(2.0)
+        later = ours.frames(udp=False)
+        assert min(later.sent - frames.sent, later.received - frames.received) > 0
+        assert (ours.frames(udp=True).sent, later.lost) == (0, 0)
+
+
+def test_a_session_knows_when_something_last_came() -> None:
+    with Pair(client={"idle_timeout": 0.0}) as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(3.0)
+        (theirs,) = pair.server.sessions
+        assert pair.now - theirs.heard_at <= 3.0
+        pair.wire.drop.append(lambda toward, _: toward is Toward.SERVER)
+        heard = theirs.heard_at
+        pair.run(30.0)
+        assert theirs.heard_at - heard <= 1.0, "what was on its way"

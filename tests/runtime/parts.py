@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from rsock_firewall import Counters, Held
+from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.types import Outgoing
 from rsock_nf.link import Link, LinkCounters
 from rsock_nf.link.kernel_routes import KernelRoutes
@@ -43,7 +44,7 @@ def start(loop: Any = None) -> Start:
 
 def endpoint(**role: Any) -> Any:
     """One that wants nothing, and whose role has these verbs."""
-    verbs = SimpleNamespace(**{"crowds": lambda _: [], **role})
+    verbs = SimpleNamespace(**{"crowds": lambda _: [], "strangers": TopSources(), **role})
     return SimpleNamespace(
         poll=list,
         next_timeout=lambda: None,

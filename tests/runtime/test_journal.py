@@ -12,6 +12,7 @@ import pytest
 
 from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.parameters import Kinds, ServerParameters
+from rsock_nf.runtime.host.refusals import Target
 from rsock_nf.runtime.reports.journal import LONGEST_PAUSE, REMINDER, Journal
 from rsock_nf.runtime.reports.snapshot import snapshot
 from rsock_nf.runtime.reports.view import HostView, View
@@ -26,7 +27,7 @@ class Fake:
     def __init__(self) -> None:
         self.reason = ""
         self.state = "serving"
-        self.refused: dict[str, int] = {}
+        self.targets: list[Target] = []
         self.troubles: dict[str, int] = {}
         self.sessions: list[Any] = []
         self.counters: dict[str, int] = {}
@@ -41,7 +42,7 @@ class Fake:
             sessions=self.sessions,
             describe=lambda _, peer: f"from {peer}",
             counters=self.counters,
-            refusals=self.refused,
+            targets=self.targets,
             troubles=self.troubles,
             crowds=self.crowds,
         )
@@ -114,11 +115,29 @@ def test_a_target_that_refuses_is_named_once_a_minute(caplog: pytest.LogCaptureF
     assert book.at(0) == []
     lines = []
     for second in range(1, 62):
-        book.instance.refused = {"127.0.0.1:9999": second}
+        book.instance.targets = [Target("127.0.0.1:9999", second, second)]
         lines += book.at(second)
     said = "target 127.0.0.1:9999: nobody listens there (refused so far: {})"
     assert lines == [said.format(1), said.format(61)]
     assert book.at(61 + 2 * REMINDER) == [], "it refuses no more"
+
+
+def test_that_a_target_answers_again_is_logged_once_and_only_if_its_refusal_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    book = Book(caplog, logging.INFO)
+    target = Target("127.0.0.1:9999", 3, 0.0)
+    book.instance.targets = [target]
+    assert len(book.at(0)) == 1
+    target.refuses = False
+    assert book.at(1) == ["target 127.0.0.1:9999 answers again (refused before: 3)"]
+    lines = []
+    for second in range(2, 122):  # it flaps
+        target.refuses, target.refused = bool(second % 2), second
+        lines += book.at(second)
+    assert len(lines) <= 2 * (120 / REMINDER + 1), "each side at most once a minute"
+    book.instance.targets = []
+    assert book.at(500) == []
 
 
 @pytest.mark.parametrize(

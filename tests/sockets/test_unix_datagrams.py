@@ -251,7 +251,7 @@ def test_a_link_swapped_in_after_bind_gives_nobody_anything(
 
     genuine = os.chown
     if moment == "bind":
-        monkeypatch.setattr("rsock_nf.sockets.unix_datagrams._nobody_else", swap_at_the_end)
+        monkeypatch.setattr("rsock_nf.sockets.unix_path._nobody_else", swap_at_the_end)
     else:
         monkeypatch.setattr(os, "chown", swap_and_give)
     with pytest.raises(

@@ -18,6 +18,7 @@ from rsock_nf.core.ends.allowed import Allowed
 from rsock_nf.core.ends.crowding import Crowd, Crowding
 from rsock_nf.core.ends.moving import Moves
 from rsock_nf.core.ends.parts import Parts
+from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Follow, Forget, SessionDown, SessionUp
 from rsock_nf.core.flows.opening import Opening
@@ -114,6 +115,8 @@ class Accepting:
         self._allowed = Allowed(parameters.allow)
         self.crowding = Crowding(parameters.max_conversations, parts.conversations)
         self.moves = Moves(parts.context, parts.table, parts.intake, parts.probing)
+        self.strangers = TopSources()
+        """Who sends what does not authenticate.  The wire notes it."""
         self.sessions_by_id: dict[int, Session] = {}
         self._wire = wire
         self._probing = parts.probing
@@ -145,6 +148,12 @@ class Accepting:
             refused = messages.Refused(conversation.number, messages.RefusalReason.SOCKET)
             self.table.tell(session_of(conversation), refused)
             self._end_conversation(conversation)
+
+    def tell_target(self, now: float, target: int, *, refuses: bool) -> None:
+        """Tell the clients that have conversations with ``target`` whether nobody listens there."""
+        for session in self.sessions:
+            if any(conversation.target == target for conversation in session.group.conversations.values()):
+                self.table.tell(session, messages.TargetState(target, int(refuses)))
 
     def followed(self) -> list[tuple[bytes, bytes]]:
         """The packed addresses, remote and local, between which there are fake-TCP flows."""

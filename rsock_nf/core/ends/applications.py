@@ -27,7 +27,8 @@ _REFUSALS: dict[int, str] = {
 MAX_CONVERSATIONS = SPACE // 2
 """The most conversations of a client.  So half of the numbers can rest after their conversations."""
 REFUSAL_LASTS = 60.0
-"""Seconds for which a refusal is told.  If the server still refuses, the next datagram of that local end shows it."""
+"""Seconds for which a refusal is told.  If the server still refuses, the next datagram of that local end shows it, and
+soon after it the server tells of a target again."""
 
 
 class Refusal(NamedTuple):
@@ -57,6 +58,8 @@ class Applications:
         self._expire = expire
         self._refusals: dict[int, Refusal] = {}
         """By local end."""
+        self._refusing: dict[int, float] = {}
+        """Targets at which nobody listens, as the server says, and when it last said so."""
         first = limits.first_conversation
         self.numbers = Numbers(parts.context.random(2) if first is None else first)
         self.waiting = Waiting()
@@ -162,21 +165,34 @@ class Applications:
         whose = f" of {names[end]}" if end < len(names) else ""
         return f"the server refuses the conversations{whose}: {reason}"
 
+    def target_state(self, now: float, target: int, *, refuses: bool) -> bool:
+        """The server says whether nobody listens at a target.  True = it refused, as we know, and answers again."""
+        if refuses and target in self._parameters.targets:
+            self._refusing[target] = now
+        return not refuses and self._refusing.pop(target, None) is not None
+
     @property
     def refusal(self) -> str:
-        """What the server refuses now, as text for people; empty = nothing."""
-        return "; ".join(refusal.text for refusal in self._refusals.values())
+        """What the server or a target refuses now, as text for people; empty = nothing."""
+        several = len(set(self._parameters.targets)) > 1
+        which = [f"target {target} (counted from 0)" if several else "target" for target in sorted(self._refusing)]
+        of_targets = [f"the server's {target} refuses: nobody listens there" for target in which]
+        return "; ".join([*(refusal.text for refusal in self._refusals.values()), *of_targets])
 
     def forget_old_refusals(self, now: float) -> bool:
         """Nobody has asked again: perhaps the server would not refuse now.  Returns whether one was forgotten."""
         old = [end for end, refusal in self._refusals.items() if now - refusal.when >= REFUSAL_LASTS]
         for end in old:
             del self._refusals[end]
-        return bool(old)
+        silent = [target for target, when in self._refusing.items() if now - when >= REFUSAL_LASTS]
+        for target in silent:
+            del self._refusing[target]
+        return bool(old or silent)
 
     def forget_refusals(self) -> None:
         """The session ended: the next server may not refuse."""
         self._refusals.clear()
+        self._refusing.clear()
 
 
 def local_end(peer: Hashable) -> int:

@@ -49,6 +49,7 @@ class Conversations:
         silence = self._silence.get(conversation.group)
         if silence is not None and silence.remove(conversation):
             self._count -= 1
+            conversation.group.ended.add(conversation)
             self._most.add(conversation.group, -1)
             if not len(silence):
                 del self._silence[conversation.group]

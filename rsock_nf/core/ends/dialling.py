@@ -32,6 +32,7 @@ from rsock_nf.core.events import (
     PortWanted,
     SessionDown,
     SessionUp,
+    TargetAnswers,
 )
 from rsock_nf.core.flows.opening import Opening
 from rsock_nf.core.flows.session import Established, Session
@@ -533,6 +534,10 @@ class Dialling:
             case messages.Refused(conversation=number, reason=code):
                 self.context.counters["conversations refused"] += 1
                 self.applications.refused(now, number, code)
+                self.why.set_lasting(self.applications.refusal)
+            case messages.TargetState(target=target, refuses=refuses):
+                if self.applications.target_state(now, target, refuses=bool(refuses)):
+                    self.context.outbox.tell(TargetAnswers(target))
                 self.why.set_lasting(self.applications.refusal)
             case _:
                 return self._wire.control(now, self, flow, message)

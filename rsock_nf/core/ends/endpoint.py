@@ -537,6 +537,9 @@ class Endpoint(Generic[R]):
                     # The first traffic after a silence: do not wait until the next keepalive to probe the flow.
                     self._context.deadlines.hasten(Timer.PROBE, flow, now + ACTIVE_PROBE)
                 flow.swept_frames = flow.pump.sent_frames + flow.pump.received_frames
+            if flow.pump.received_frames != flow.swept_received:
+                flow.swept_received = flow.pump.received_frames
+                flow.session.heard_at = now
         for group in active:
             self._watch.sample(now, group)
         if len(self.flows) or len(self.conversations):

@@ -46,6 +46,9 @@ class Health:
     rttvar: float = 0.0
     loss: float = 0.0
     """The share of our frames that did not arrive, smoothed."""
+    lost: int = 0
+    """Our frames that did not arrive, since the flow began: it only grows.  A frame that the last probe has overtaken
+    is not lost yet, so this follows one answer later."""
     unanswered: int = 0
     """Probes in a row without an answer."""
     next_number: int = 1
@@ -62,6 +65,8 @@ class Health:
     """(frames sent, frames arrived) as the last answer told."""
     _sampled: tuple[int, int] = (0, 0)
     """The same, as ``loss`` last took them."""
+    _missing: int = 0
+    """Frames that had not arrived when the last answer left, since the flow began."""
 
     @property
     def rto(self) -> float:
@@ -119,6 +124,8 @@ class Health:
         self.took = max(now - sent.at, 0.0)
         self.sample(self.took)
         self.counted = _since(self._answered, sent.frames, received) if count else (0, 0)
+        before, self._missing = self._missing, self._missing + self.counted[0] - self.counted[1]
+        self.lost = max(self.lost, min(before, self._missing))
         self._answered = sent.frames, received
         if not count:
             self._sampled = self._answered

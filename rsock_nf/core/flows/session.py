@@ -58,6 +58,8 @@ class Established:
         """FINs or close frames that came after the flow had closed, and were answered again."""
         self.swept_frames = 0
         """The pump's counters at the last sweep.  They tell whether there was traffic since."""
+        self.swept_received = 0
+        """Those of received frames alone."""
         self.repeat: Repeat | None = None
         """First the confirmation that opened the flow, later its closing segment; None once that is answered."""
 
@@ -96,6 +98,22 @@ class Established:
 
 
 @dataclass(slots=True)
+class FrameCounts:
+    """Frames of flows that have ended."""
+
+    sent: int = 0
+    received: int = 0
+    lost: int = 0
+    """Sent, and did not arrive (``Health.lost``)."""
+
+    def add(self, flow: Established) -> None:
+        """Count those of ``flow``, too."""
+        self.sent += flow.pump.sent_frames
+        self.received += flow.pump.received_frames
+        self.lost += flow.health.lost
+
+
+@dataclass(slots=True)
 class Hearing:
     """What was heard on several flows together."""
 
@@ -128,6 +146,10 @@ class Session:
     """Server: the numbers of the flows that it has accepted.  Each number is accepted once."""
     used: float = 0.0
     """When it last had a flow or a conversation."""
+    heard_at: float = 0.0
+    """When a sweep last found that a frame had come; 0 = never."""
+    ended: dict[bool, FrameCounts] = field(default_factory=lambda: {False: FrameCounts(), True: FrameCounts()})
+    """Of each kind (is it UDP?): what its flows that do not carry any more had counted."""
     judge: KindJudge = field(default_factory=KindJudge)
     """Which kind of its flows carries bulk."""
     carried: bool = False
@@ -151,6 +173,15 @@ class Session:
     """When a sweep last found that datagrams had moved."""
     check_at: float = 0.0
     """From then on, a probe is padded to check that the size of a flow's segments still passes."""
+
+    def frames(self, *, udp: bool) -> FrameCounts:
+        """Of all flows of one kind, those that have ended too: it only grows."""
+        past = self.ended[udp]
+        total = FrameCounts(past.sent, past.received, past.lost)
+        for flow in self.flows.values():
+            if flow.key.udp is udp:
+                total.add(flow)
+        return total
 
     def usable_payload(self) -> int:
         """The largest payload of one segment that passes on every usable flow.  0 = no flow is usable."""

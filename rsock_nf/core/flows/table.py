@@ -191,7 +191,8 @@ class FlowTable:
     def _left(self, now: float, flow: Established, reason: str) -> None:
         """``flow`` has left state ESTABLISHED: it carries no traffic any more, whatever its new state is."""
         flow.pump.group.rest(flow.pump)
-        flow.session.flows.pop(flow.flow_id, None)
+        if flow.session.flows.pop(flow.flow_id, None) is not None:
+            flow.session.ended[flow.key.udp].add(flow)
         flow.session.used = now
         self._context.deadlines.cancel(Timer.PROBE, flow)
         orderly = flow.state in (State.CLOSING, State.LINGERING)

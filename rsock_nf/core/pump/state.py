@@ -154,6 +154,23 @@ class PumpFlow:
                 self.stalled = False
 
 
+class Traffic:
+    """Datagrams of the application and their bytes, in both directions, without any header of ours."""
+
+    __slots__ = ("received_bytes", "received_datagrams", "sent_bytes", "sent_datagrams")
+
+    def __init__(self) -> None:
+        self.sent_datagrams = self.sent_bytes = 0
+        self.received_datagrams = self.received_bytes = 0
+
+    def add(self, other: Traffic | PumpConversation) -> None:
+        """Count what ``other`` has counted, too."""
+        self.sent_datagrams += other.sent_datagrams
+        self.sent_bytes += other.sent_bytes
+        self.received_datagrams += other.received_datagrams
+        self.received_bytes += other.received_bytes
+
+
 class FlowGroup:
     """The flows of one session, and its conversations by number."""
 
@@ -161,6 +178,7 @@ class FlowGroup:
         "_carriers",
         "_resting",
         "conversations",
+        "ended",
         "fit",
         "largest_oversized",
         "no_credit",
@@ -179,6 +197,8 @@ class FlowGroup:
         self._resting: bool | None = None
         self._carriers = 0
         self.conversations: dict[int, PumpConversation] = {}
+        self.ended = Traffic()
+        """Of the conversations that have ended."""
         self.no_credit = 0
         """Datagrams dropped because no usable flow had credit."""
         self.oversized = 0
@@ -187,6 +207,14 @@ class FlowGroup:
         """Bytes of the largest of them."""
         self.patient = False
         """Datagrams without credit are handed back instead of dropped, because the windows will open soon."""
+
+    def traffic(self) -> Traffic:
+        """Of all conversations, those that have ended too: it only grows."""
+        total = Traffic()
+        total.add(self.ended)
+        for conversation in self.conversations.values():
+            total.add(conversation)
+        return total
 
     def use(self, flow: PumpFlow) -> None:
         """From now on ``flow`` may carry bulk, if its kind does.  Does nothing if it may already."""

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from rsock_nf.core.types import HostAddress, Run, TransportAddress
+from rsock_nf.runtime.host.refusals import Counts, Refusals, Target
 from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
 from rsock_nf.sockets.source import Source
 
@@ -61,8 +62,9 @@ class Targets:
         """By descriptor: those that ``move`` has replaced."""
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
-        self._refused = Counter[str]()
-        """Refusals by target, of the sockets that are closed by now."""
+        self._refused, self._answers = Counter[TransportAddress](), Counter[TransportAddress]()
+        """Refusals and answers by target, of the sockets that are closed by now."""
+        self._refusals = Refusals()
 
     def open(self, peer: Hashable, number: int) -> Source:
         """Open a socket toward target ``number``.  Raises ``LinkError``."""
@@ -84,8 +86,34 @@ class Targets:
     def _closed_one(self, socket: TargetSocket) -> None:
         socket.close()
         self._closed.update(dataclasses.asdict(socket.counters))
-        if socket.counters.refused:
-            self._refused[str(socket.target)] += socket.counters.refused
+        self._refused[socket.target] += socket.counters.refused
+        self._answers[socket.target] += socket.counters.received
+
+    # -- targets that refuse
+
+    def tick(self, now: float) -> list[tuple[int, bool]]:
+        """Once a second: what clients are to be told.  See ``Refusals.due``."""
+        refused = self._refused.total() + sum([socket.counters.refused for socket in self._sockets.values()])
+        if self._refusals.needs_a_look(refused):
+            self._refusals.look(now, self._counts())
+        return self._refusals.due(now, self._targets)
+
+    def _counts(self) -> dict[TransportAddress, Counts]:
+        """Of every target that there is, and of those that have another address by now but still conversations."""
+        refused, answers = Counter(self._refused), Counter(self._answers)
+        there = set(self._targets)
+        for socket in self._sockets.values():
+            there.add(socket.target)
+            refused[socket.target] += socket.counters.refused
+            answers[socket.target] += socket.counters.received
+        for counter in (self._refused, self._answers):
+            for gone in counter.keys() - there:
+                del counter[gone]
+        return {address: Counts(refused[address], answers[address]) for address in there}
+
+    def refusals(self) -> Sequence[Target]:
+        """The targets that have refused anything, as the last ``tick`` found them."""
+        return self._refusals.all()
 
     # -- targets whose addresses change
 
@@ -96,6 +124,7 @@ class Targets:
     def use(self, number: int, address: HostAddress) -> None:
         """Target ``number`` has this address now.  New conversations go there."""
         self._targets[number] = TransportAddress(address.address, self._targets[number].port, address.zone)
+        self._counts()  # forgets what nothing leads to any more
 
     def look(self, now: float, number: int) -> tuple[bool, bool, bool]:
         """Once a second, for a target that has a name: whether some conversation has heard from it since the last look,
@@ -159,11 +188,3 @@ class Targets:
     def counters(self) -> list[DatagramCounters]:
         """Of each open socket, and the sum of those that are closed."""
         return [DatagramCounters(**self._closed), *(socket.counters for socket in self._sockets.values())]
-
-    def refusals(self) -> dict[str, int]:
-        """How often each target said that nobody listens there, since the start; only those that did."""
-        found = Counter(self._refused)
-        for socket in self._sockets.values():
-            if socket.counters.refused:
-                found[str(socket.target)] += socket.counters.refused
-        return dict(found)

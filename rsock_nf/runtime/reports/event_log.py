@@ -16,6 +16,7 @@ from rsock_nf.core.events import (
     KindRests,
     SessionDown,
     SessionUp,
+    TargetAnswers,
 )
 from rsock_nf.core.types import FlowKey, TransportAddress
 
@@ -36,6 +37,8 @@ def log_event(log: logging.Logger, event: Event) -> None:
             log.info("session %016x: %s", session_id, text)
         case KindCarries(session_id=session_id):
             log.info("session %016x: TCP and UDP flows carry again", session_id)
+        case TargetAnswers(target=target):
+            log.info("the server's target %d answers again", target)
         case FlowsDieAt(age=age):
             log.info("something on the way ends flows at an age of %.0f s: each is renewed before", age)
         case FlowMoved(flow_id=flow_id, old=old, key=key):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from ipaddress import ip_address
 
 from rsock_nf.core.parameters import Kinds
 from rsock_nf.policy import carrier_ports
@@ -36,6 +37,10 @@ LONGEST_PAUSE = 300.0
 The first pauses are 0, 1 and 2 s: the first reasons say least."""
 
 
+_SOURCES = 3
+"""Addresses of strangers in one line."""
+
+
 class Journal:
     """See the module.  One for each instance, which calls ``tick``."""
 
@@ -51,6 +56,8 @@ class Journal:
         """``type: all``: the kind (is it UDP?) that has no flow, and since when; infinity once it was told."""
         self._told: dict[str, tuple[int, float]] = {}
         """Subject: its count when it was last told, and when that was."""
+        self._refusing: set[str] = set()
+        """Targets of which it was told that nobody listens there, and not yet that this is over."""
         self._oversized: set[int] = set()
         """Sessions with datagrams that do not fit one frame, of which it was told."""
         self._narrow: dict[int, tuple[int, int]] = {}
@@ -64,9 +71,7 @@ class Journal:
         self._note_reason(view.reason, now)
         self._note_state(view)
         self._note_kinds(view, now)
-        for target, count in view.refusals.items():
-            if self._is_due(target, count, now):
-                self._log.warning("target %s: %s (refused so far: %d)", target, NOBODY_LISTENS, count)
+        self._note_targets(view, now)
         for trouble, count in view.troubles.items():
             if self._is_due(trouble, count, now):
                 self._log.error("%s (times so far: %d)", trouble, count)
@@ -76,7 +81,9 @@ class Journal:
         strangers = view.counters.get(STRANGERS, 0)
         if self._is_due(STRANGERS, strangers, now):
             who = who_strangers_are(over_udp=bool(carrier_ports(view.settings)))
-            self._log.info("strangers: %d payloads so far that do not authenticate (%s)", strangers, who)
+            most = ", ".join(f"{ip_address(address)} ({count})" for address, count in view.strangers.top()[:_SOURCES])
+            told = f"{who}; most from {most}" if most else who
+            self._log.info("strangers: %d payloads so far that do not authenticate (%s)", strangers, told)
         if self._log.isEnabledFor(logging.DEBUG):
             self._trace(view)
 
@@ -115,6 +122,17 @@ class Journal:
             elif now - self._missing_since.setdefault(udp, now) >= MISSED:
                 self._missing_since[udp] = math.inf
                 self._log.warning("%s", missing_kind(udp=udp))
+
+    def _note_targets(self, view: View, now: float) -> None:
+        """Of a server: a target refuses, and later that this is over."""
+        for target in view.targets:
+            if target.refuses and self._is_due(target.address, target.refused, now):
+                self._refusing.add(target.address)
+                self._log.warning("target %s: %s (refused so far: %d)", target.address, NOBODY_LISTENS, target.refused)
+            elif not target.refuses and target.address in self._refusing:
+                self._refusing.remove(target.address)
+                self._log.info("target %s answers again (refused before: %d)", target.address, target.refused)
+        self._refusing.intersection_update(target.address for target in view.targets)
 
     def _note_crowds(self, view: View, now: float) -> None:
         """Of a server: conversations make room for others."""

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from rsock_nf import __version__
 from rsock_nf.core.ends.port_reports import PortReport
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
-from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
+from rsock_nf.runtime.host.refusals import Target
 from rsock_nf.runtime.pump_choice import why_python
 from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
@@ -39,6 +41,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
     return {
         "name": settings.name,
         "role": "client" if isinstance(settings.tunnel, ClientParameters) else "server",
+        "version": __version__,
         "uptime": round(now - started, 3),
         "state": view.state,
         "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
@@ -54,6 +57,8 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "sessions": described,
         "remote": view.remote,
         "dialled": [_dialled(report) for report in view.dialled[:_MAX_PORTS]],
+        "flows_wanted": _flows_wanted(settings.tunnel),
+        "idle_timeout": getattr(settings.tunnel, "idle_timeout", None),
         "type": _type(settings),
         "pump": "python" if why else "native",
         "pump_reason": why,
@@ -72,11 +77,34 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
             "local_ports": list(host.held_ports),
         },
         "sockets": _sum(host.sockets),
-        "refused_by": dict(view.refusals),
+        "refused_by": {target.address: target.refused for target in view.targets if target.refuses},
+        "targets": [_target(target, now) for target in view.targets],
+        "strangers": [
+            {"address": str(ip_address(address)), "payloads": count} for address, count in view.strangers.top()
+        ],
+        "strangers_ago": None if view.strangers.last is None else round(now - view.strangers.last, 3),
         "backlog_dropped": host.backlog_dropped,
         "made_room": sum(crowd.made_room for crowd in view.crowds),
         "counters": dict(view.counters),
     }
+
+
+def _target(target: Target, now: float) -> dict[str, Any]:
+    """A target that has refused datagrams."""
+    return {
+        "target": target.address,
+        "refuses": target.refuses,
+        "refused": target.refused,
+        "refused_ago": round(now - target.refused_at, 3),
+    }
+
+
+def _flows_wanted(tunnel: ClientParameters | ServerParameters) -> int | None:
+    """A client's slots; None = a server has none.  See ``core.ends.slots``."""
+    if not isinstance(tunnel, ClientParameters):
+        return None
+    ports = sum(span.last - span.first + 1 for span in tunnel.ports)
+    return min(tunnel.flows, ports) * (tunnel.kinds.tcp + tunnel.kinds.udp)
 
 
 def wires(settings: Settings, sessions: list[dict[str, Any]], link_mtu: int, version: int) -> list[dict[str, Any]]:
@@ -119,12 +147,14 @@ def _sum(counters: Sequence[DatagramCounters]) -> dict[str, int]:
 
 def _session(view: View, session: Session, now: float) -> dict[str, Any]:
     conversations = list(session.group.conversations.values())
+    traffic = session.group.traffic()
     return {
         "id": f"{session.session_id:016x}",
         "peer": session.peer or view.remote,
         "wire": session.wire,
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
+        "heard_ago": round(now - max(session.heard_at, session.created), 3),
         "mtu": session.largest_datagram(),
         "oversized": session.group.oversized,
         "largest_oversized": session.group.largest_oversized,
@@ -149,10 +179,11 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
             }
             for conversation in conversations[:_MAX_CONVERSATIONS]
         ],
-        "tx_datagrams": sum(conversation.sent_datagrams for conversation in conversations),
-        "rx_datagrams": sum(conversation.received_datagrams for conversation in conversations),
-        "tx_bytes": sum(conversation.sent_bytes for conversation in conversations),
-        "rx_bytes": sum(conversation.received_bytes for conversation in conversations),
+        "tx_datagrams": traffic.sent_datagrams,
+        "rx_datagrams": traffic.received_datagrams,
+        "tx_bytes": traffic.sent_bytes,
+        "rx_bytes": traffic.received_bytes,
+        "frames": {kind: dataclasses.asdict(session.frames(udp=udp)) for kind, udp in _kinds(session)},
     }
 
 
@@ -164,6 +195,13 @@ def _dialled(report: PortReport) -> dict[str, Any]:
         "outcome": report.outcome.value,
         "took_ms": None if report.took is None else round(report.took * 1000, 3),
     }
+
+
+def _kinds(session: Session) -> list[tuple[str, bool]]:
+    """Of which it has, or had, a flow: what they are called, and whether they travel over UDP."""
+    there = {flow.key.udp for flow in session.flows.values()}
+    kinds = (("tcp", False), ("udp", True))
+    return [(kind, udp) for kind, udp in kinds if udp in there or session.ended[udp].received]
 
 
 def _missing(udp: bool) -> str:  # noqa: FBT001 - a kind

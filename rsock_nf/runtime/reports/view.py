@@ -9,8 +9,10 @@ from typing import Any
 from rsock_firewall import Counters
 from rsock_nf.core.ends.crowding import Crowd
 from rsock_nf.core.ends.port_reports import PortReport
+from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import Kinds
+from rsock_nf.runtime.host.refusals import Target
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 
@@ -39,8 +41,10 @@ class View:
     """Our end of a conversation, for people: from its session and its peer."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """The endpoint's, of what it dropped or ignored."""
-    refusals: Mapping[str, int] = field(default_factory=dict)
-    """How often each target said that nobody listens there; only those that did."""
+    targets: Sequence[Target] = ()
+    """Server: the targets that have refused datagrams, and whether they still do."""
+    strangers: TopSources = field(default_factory=TopSources)
+    """Server: who sends what does not authenticate."""
     troubles: Mapping[str, int] = field(default_factory=dict)
     """What failed, and how often."""
     version: int = 4

@@ -27,6 +27,7 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     10: (Rekey, struct.Struct("!I32s")),
     11: (Rekeyed, struct.Struct("!I32s")),
     12: (RekeyWanted, struct.Struct("!")),
+    13: (messages.TargetState, struct.Struct("!HB")),
 }
 """Type byte → (message, its fields in order).  Bytes behind the fields are padding and are ignored."""
 

@@ -103,6 +103,8 @@ class NativeServerWire:
             # Without a cookie of ours: from our client, after its NAT address changed or its flow ended here.
             first = self._shaken(now, segment, Place())
             reason = "payloads from strangers" if first else "payloads of no flow"
+            if first:
+                accepting.strangers.note(now, segment.key.remote)
             accepting.turn_away(segment, reply_to, reason, shaken=first)
 
     def _shaken(self, now: float, segment: Segment, place: Place) -> bool:

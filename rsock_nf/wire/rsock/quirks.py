@@ -28,12 +28,12 @@ from rsock_nf.wire.rsock.frames import RsockCodec, RsockKeys
 
 
 def may_tell(flow: PumpFlow, message: object, *, initiator: bool) -> bool:
-    """See ``Wire``.  This wire has no message for the end of a session.
+    """See ``Wire``.  This wire has no message for the end of a session, and none for the state of a target.
 
     An original's server makes a flow only of a datagram.  So a client sends no message on a flow that has carried
     nothing.
     """
-    if isinstance(message, messages.CloseSession):
+    if isinstance(message, messages.CloseSession | messages.TargetState):
         return False
     return not initiator or bool(flow.sent_frames or flow.received_frames)
 

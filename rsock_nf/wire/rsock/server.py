@@ -173,6 +173,7 @@ class RsockServerWire:
             frame = self._format.read_untrusted(first)
         except Malformed:
             shaken = self._shaken(segment) is not None
+            accepting.strangers.note(now, segment.key.remote)
             accepting.turn_away(segment, reply_to, "payloads from strangers", shaken=shaken)
             return
         known = _CARRIER if segment.key.udp else self._shaken(segment, frame.version)

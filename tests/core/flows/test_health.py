@@ -216,3 +216,21 @@ def test_a_sign_of_life_that_names_no_probe_ends_the_waiting() -> None:
     health.clear()
     assert (health.srtt, health.unanswered, health.waiting, health.loss) == (None, 0, False, 0.0)
     assert not health.answered(4.0, 1, 200)
+
+
+def test_what_did_not_arrive_is_counted_once_the_next_answer_confirms_it() -> None:
+    """A probe overtakes bulk: what is behind it is late, not lost."""
+    health = Health()
+    told = []
+    for now, (sent, arrived) in enumerate([(100, 100), (200, 150), (300, 300), (400, 390), (500, 490), (600, 600)]):
+        number = health.probe_sent(float(now), sent, (now, 0))
+        health.answered(now + 0.1, number, arrived)
+        told.append(health.lost)
+    assert told == [0, 0, 0, 0, 10, 10], "it never shrinks"
+
+
+def test_the_count_of_what_was_lost_survives_that_the_peer_counts_modulo_2_to_the_32() -> None:
+    health = Health()
+    for now, (sent, arrived) in enumerate([(2**32 - 10, 2**32 - 20), (2**32 + 90, 80), (2**32 + 190, 180)]):
+        health.answered(now + 0.1, health.probe_sent(float(now), sent, (now, 0)), arrived)
+    assert health.lost == 10

@@ -18,7 +18,7 @@ from rsock_nf.link.bsd.abi import load
 from rsock_nf.link.bsd.udp import DestinationOption, MessageReader, PlainUdp, destination_option
 from rsock_nf.link.linux.system import REMEDIES
 from rsock_nf.link.udp import MSG_TRUNC
-from rsock_nf.sockets import buffers, unix_datagrams
+from rsock_nf.sockets import buffers, unix_datagrams, unix_path
 from rsock_nf.sockets import datagrams as datagram_sockets
 from tests.sockets.test_datagrams import (
     Keep,
@@ -90,7 +90,7 @@ PLAIN = PlainUdp(DestinationOption(IP_PKTINFO, IP_PKTINFO, IP_PKTINFO, packet_in
 
 @pytest.fixture(autouse=True)
 def plain_udp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (datagram_sockets, buffers, unix_datagrams):
+    for module in (datagram_sockets, buffers, unix_datagrams, unix_path):
         monkeypatch.setattr(
             module, "system", lambda: SimpleNamespace(udp=PLAIN, remedies=REMEDIES, run_directory_groups=())
         )

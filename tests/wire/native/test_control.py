@@ -28,8 +28,9 @@ MESSAGES: dict[int, st.SearchStrategy[Message]] = {
     10: st.builds(Rekey, u32, keys),
     11: st.builds(Rekeyed, u32, keys),
     12: st.just(RekeyWanted()),
+    13: st.builds(messages.TargetState, u16, u8),
 }
-SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37, 12: 1}
+SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37, 12: 1, 13: 4}
 any_message = st.one_of(*MESSAGES.values())
 
 

@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
 
-from rsock_nf.core.messages import CloseFlow, FlowDown, Opened, Probe, ProbeAnswer, Ready, Refused
+from rsock_nf.core.messages import CloseFlow, FlowDown, Opened, Probe, ProbeAnswer, Ready, Refused, TargetState
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind
 from rsock_nf.wire.native.control import build_control, parse_control
@@ -128,6 +128,7 @@ MESSAGES = [
     (CloseFlow(), {"type": "CloseFlow"}),
     (Opened(4), {"type": "Opened", "conversation": 4}),
     (Refused(4, 2), {"type": "Refused", "conversation": 4, "reason": 2}),
+    (TargetState(1, 1), {"type": "TargetState", "target": 1, "refuses": 1}),
     (Rekey(1, bytes(32)), {"type": "Rekey", "epoch": 1, "key": bytes(32)}),
     (RekeyWanted(), {"type": "RekeyWanted"}),
 ]

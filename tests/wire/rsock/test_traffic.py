@@ -536,3 +536,17 @@ def test_a_close_frame_may_be_the_first_frame_on_a_flow() -> None:
             "the other side closed it",
             "this side ends",
         }
+
+
+def test_the_state_of_a_target_has_no_words_here_and_is_not_told() -> None:
+    with RsockPair() as pair:
+        pair.up()
+        pair.say("app", b"hello")
+        pair.run(1.0)
+        assert pair.server.sessions
+        pair.server.role.tell_target(pair.now, 0, refuses=True)
+        pair.run(1.0)
+        assert pair.client.role.reason == ""
+        pair.say("app", b"still there")
+        pair.run(1.0)
+        assert pair.heard()[-1] == b"still there"
