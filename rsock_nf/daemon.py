@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
@@ -93,7 +93,11 @@ def run(
     try:
         with instance.claim(settings.path, settings.digest):
             log = _open_log(settings, instance.log_path if ready_fd is not None else None)
-            with contextlib.closing(log), listen(instance.control_path) as listener:
+            with (
+                contextlib.closing(log),
+                listen(instance.control_path) as listener,
+                _metrics_listener(settings) as metrics,
+            ):
                 for line in configuration.notes:
                     log.logger.info("%s", line)
                 for line in configuration.warnings:
@@ -104,7 +108,8 @@ def run(
                         log.logger.info("%s", line)
                 if make_tunnel is None:
                     log.logger.info("pump: %s", _which_pump(settings))
-                daemon = _Daemon(settings, instance, listener, log, announcement, make_tunnel or _tunnel)
+                doors = Doors(listener, metrics)
+                daemon = _Daemon(settings, instance, doors, log, announcement, make_tunnel or _tunnel)
                 make_loop = functools.partial(_event_loop, settings) if make_tunnel is None else None
                 with asyncio.Runner(loop_factory=make_loop) as runner:
                     return runner.run(daemon.run(timeout, wait=wait))
@@ -163,6 +168,14 @@ class Announcement:
             os.write(descriptor, f"{line}\n".encode())
 
 
+class Doors(NamedTuple):
+    """Where others ask."""
+
+    control: socket.socket
+    metrics: socket.socket | None
+    """None = nobody asks for metrics."""
+
+
 class _Daemon:
     """The life of an instance that has its lock and its log."""
 
@@ -170,14 +183,14 @@ class _Daemon:
         self,
         settings: Settings,
         instance: Instance,
-        listener: socket.socket,
+        doors: Doors,
         log: InstanceLog,
         announcement: Announcement,
         make: MakeTunnel,
     ) -> None:
         self._settings = settings
         self._instance = instance
-        self._listener = listener
+        self._doors = doors
         self._log = log
         self._announcement = announcement
         self._make = make
@@ -234,12 +247,20 @@ class _Daemon:
             "speedtest": self._speedtest,
             "keys": lambda _: self._keys(),
         }
-        async with await serve_control(self._listener, handlers, self._log.logger):
+        control = await serve_control(self._doors.control, handlers, self._log.logger)
+        async with control, await self._serve_metrics():
             if patience is not None:
                 asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
             while not await self._try(stop, wait=wait):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._waiting.pause)
+
+    async def _serve_metrics(self) -> contextlib.AbstractAsyncContextManager[object]:
+        if self._doors.metrics is None:
+            return contextlib.nullcontext()
+        from rsock_nf.ops.metrics.serve import serve_metrics
+
+        return await serve_metrics(self._doors.metrics, self._status, self._log.logger)
 
     async def _try(self, stop: asyncio.Event, *, wait: bool) -> bool:
         """Be the tunnel until ``stop`` is set.  False = the host does not have yet what it takes."""
@@ -346,6 +367,15 @@ class _Daemon:
             logger.info("SIGHUP: log level %s", self._log_settings.level)
         except RsockError as error:
             logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
+
+
+def _metrics_listener(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    """Open before privileges go.  What serves it takes some megabytes: it is imported for the key ``metrics`` only."""
+    if settings.metrics is None:
+        return contextlib.nullcontext()
+    from rsock_nf.ops.metrics.serve import listening
+
+    return listening(settings.metrics)
 
 
 def _which_pump(settings: Settings) -> str:

@@ -80,6 +80,9 @@ class Settings:
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
     pump: str = "auto"
     """The data path: auto | native | python."""
+    metrics: TransportAddress | Path | None = None
+    """Where metrics for Prometheus are served: a loopback address, or the absolute path of a Unix stream socket; None =
+    nowhere."""
     user: str | None = None
     """The system user that the instance becomes once it has opened what takes root; None = it stays who it is."""
     key_log: bool = False

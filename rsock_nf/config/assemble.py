@@ -130,6 +130,7 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
         target_hosts=tuple(hosts.targets),
         backend=keys.backend,
         pump=keys.pump,
+        metrics=_listen(path, "metrics", keys.metrics) if keys.metrics is not None else None,
         user=keys.user,
         key_log=keys.key_log,
         log=_log(path, keys),

@@ -27,6 +27,7 @@ from rsock_nf.config.kinds import (
     Keepalive,
     Listen,
     Mark,
+    Metrics,
     Name,
     Network,
     OneOrMore,
@@ -159,6 +160,11 @@ class CommonKeys(Keys):
         strict=True,
         description="Hand the keys of the present flows to `rsock-nf capture --decrypt`: whoever may ask the control "
         "socket (root, or the instance's user) can then read what the tunnel carries.",
+    )
+    metrics: OrAbsent[Metrics] = Field(
+        default=None,
+        description="Where metrics for Prometheus are served, as `127.0.0.1:9273`; every user of this host can read "
+        "them there. Of a Unix-domain socket the group of its directory can. If not given: nowhere.",
     )
     log: LogKeys = Field(default_factory=LogKeys, description="Where log lines go and which.")
 

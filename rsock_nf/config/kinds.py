@@ -112,6 +112,12 @@ HostPort: TypeAlias = Annotated[values.HostPort, BeforeValidator(values.parse_ho
 Listen: TypeAlias = Annotated[
     types.TransportAddress | Path, BeforeValidator(values.parse_listen), _TEXT, Form("address:port or unix:/path")
 ]
+Metrics: TypeAlias = Annotated[
+    types.TransportAddress | Path,
+    BeforeValidator(values.parse_metrics),
+    _TEXT,
+    Form("loopback address:port or unix:/path"),
+]
 Ports: TypeAlias = Annotated[
     tuple[types.PortRange, ...], BeforeValidator(values.parse_ports), _PORTS, Form("port, range, or a list")
 ]

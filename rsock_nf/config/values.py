@@ -213,6 +213,16 @@ def parse_listen(value: object) -> TransportAddress | Path:
     return Path(text)
 
 
+def parse_metrics(value: object) -> TransportAddress | Path:
+    """As ``parse_listen``, but an address must be a loopback one: there is no authentication."""
+    where = parse_listen(value)
+    if isinstance(where, TransportAddress) and not where.address.is_loopback:
+        raise ValueError(
+            f"{where}: only this host may ask: a loopback address is wanted, as 127.0.0.1:{where.port}, or unix:/path"
+        )
+    return where
+
+
 def parse_hash(value: object) -> str:
     """The key of the original's wire: any text without a zero character, even an empty one."""
     if isinstance(value, str) and "\0" not in value and value.isprintable():

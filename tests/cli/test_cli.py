@@ -210,12 +210,17 @@ def leave(**record: object) -> instance.Instance:
     ],
 )  # fmt: skip
 def test_status_lists_what_ended_without_down(
-    capsys: pytest.CaptureFixture[str], words: list[str], record: dict[str, object], said: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    record: dict[str, object],
+    said: str,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     dead = leave(**record)
     line = said.replace("STATE", str(dead.state_path)).replace("LOG", str(dead.log_path))
     assert cli.main(words) == 1
-    assert capsys.readouterr() == (f"edge  {line}\n", "")
+    assert capsys.readouterr() == (f"edge: {line}\n", "")
     state, _, reason = line.partition(": ")
     assert cli.main([*words, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
@@ -247,8 +252,8 @@ def test_down_of_what_died_in_another_network_namespace_is_refused(
         )
         assert dead.state_path.exists()
     assert cli.main(["status"]) == 1
-    assert capsys.readouterr().out == (
-        "edge  crashed: process 4711 is gone; its rules still stand: ip netns exec blue99 rsock-nf down --name edge\n"
+    assert " ".join(capsys.readouterr().out.split()) == (
+        "edge: crashed: process 4711 is gone; its rules still stand: ip netns exec blue99 rsock-nf down --name edge"
     )
 
 

@@ -262,6 +262,13 @@ MISTAKES = [
     (CLIENT, {"rsock": {"ports": 9}}, "rsock: only a server has this key"),
     (SERVER, {"tunnels": []}, "tunnels: only a client has this key"),
     (CLIENT, {"tunnels": [{"listen": "127.0.0.1:9"}]}, 'listen: give either this or "tunnels", not both'),
+    (
+        SERVER,
+        {"metrics": "0.0.0.0:9273"},
+        "metrics: 0.0.0.0:9273: only this host may ask: a loopback address is wanted, as 127.0.0.1:9273, or unix:/path",
+    ),
+    (SERVER, {"metrics": "localhost:9273"}, 'metrics: "localhost:9273": a literal IP address is wanted, not a host name'),
+    (CLIENT, {"metrics": "unix:/" + "x" * 107}, "metrics: /" + "x" * 107 + ": too long for a socket: at most 107 bytes"),
     (CLIENT, {"listen": "unix:"}, 'listen: "unix:" is not the path of a socket (want "unix:/run/rsock.sock")'),
     (CLIENT, {"listen": "unix:/run/"}, 'listen: "unix:/run/" is not the path of a socket (want "unix:/run/rsock.sock")'),
     (CLIENT, {"listen": "unix:/" + "x" * 107}, "listen: /" + "x" * 107 + ": too long for a socket: at most 107 bytes"),
@@ -679,3 +686,18 @@ def test_the_keys_show_no_secret(tmp_path: Path) -> None:
     keys = validate(tmp_path / "edge.json", SERVER)
     assert keys.secret == KEY
     assert repr(KEY) not in repr(keys)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "where"),
+    [
+        ("127.0.0.1:9273", "127.0.0.1:9273"),
+        ("[::1]:9273", "[::1]:9273"),
+        ("unix:/run/edge.sock", "/run/edge.sock"),
+        ("unix:edge.sock", "DIRECTORY/edge.sock"),
+    ],
+)
+def test_where_metrics_are_served(tmp_path: Path, metrics: str, where: str) -> None:
+    found = config.load(write(tmp_path / "e.json", SERVER | {"metrics": metrics})).settings.metrics
+    assert str(found) == where.replace("DIRECTORY", str(tmp_path))
+    assert config.load(write(tmp_path / "e.json", SERVER)).settings.metrics is None

@@ -13,6 +13,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from rsock_nf import config
 from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.values import format_secret
@@ -20,9 +22,15 @@ from rsock_nf.errors import ConfigError, ControlError, RsockError
 from rsock_nf.ops.control_socket.ask import read_answer
 from rsock_nf.ops.control_socket.serve import _reply
 from rsock_nf.ops.instances import instance
+from rsock_nf.ops.metrics import exposition
 from rsock_nf.ops.status import render
+from rsock_nf.ops.status.brief import COLUMNS, brief
+from rsock_nf.ops.status.layout import plain
+from rsock_nf.ops.status.live import fit
 from rsock_nf.printable import printable
 from tests.fuzz.target import Target
+from tests.ops.metrics_snapshots import session as metrics_session
+from tests.ops.metrics_snapshots import snapshot
 
 _SECRET = format_secret(bytes(range(32)))
 _SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret": _SECRET}
@@ -115,10 +123,15 @@ def run_question(data: bytes) -> object:
 def run_answer(data: bytes) -> object:
     """What an instance of any version says, and what ``status`` prints of it."""
     try:
-        text = render(read_answer("edge", data))
+        answer = read_answer("edge", data)
     except ControlError as error:
-        text = printable(str(error))
-    assert printable(text, keep="\n") == text
+        return printable(str(error))
+    found = {**answer, "name": "edge", "state": str(answer.get("state", "unknown"))}  # as ``overview``
+    text = render(answer)
+    for said in (text, render(found, each_flow=True, width=40), plain(fit([found], {"edge": found}, 80, 24))):
+        assert printable(said, keep="\n") == said
+    assert all(line.count("\t") == len(COLUMNS) - 1 for line in brief(found))
+    list(text_string_to_metric_families(exposition.text([found])))
     return text
 
 
@@ -149,7 +162,13 @@ def answer_seeds() -> list[bytes]:
         "firewall": {"backend": "nftables", "dropped": 1},
     }
     silent = {"name": "edge", "state": "down", "reason": "r"}
-    replies = [{"ok": True, "answer": status}, {"ok": True, "answer": silent}, {"ok": False, "error": "no"}]
+    full = {**status, **snapshot({**session, **metrics_session("anna")}), "link": status["link"]}
+    replies = [
+        {"ok": True, "answer": full},
+        {"ok": True, "answer": status},
+        {"ok": True, "answer": silent},
+        {"ok": False, "error": "no"},
+    ]
     return [json.dumps(reply).encode() for reply in replies]
 
 

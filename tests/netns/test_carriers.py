@@ -102,7 +102,7 @@ def test_udp_alone_touches_neither_rules_nor_packet_sockets(build: Build) -> Non
             assert host.run(["nft", "list", "ruleset"]).stdout == ""
             assert len(host.read("packet").splitlines()) == 1, "a heading, and no socket"
         no_tcp(site.lab)
-        assert "no rules" in site.tunnel.command("client", "status").stdout
+        assert "no rules" in site.tunnel.command("client", "status", "--flows").stdout
         for role in ("client", "server"):
             told = site.tunnel.command(role, "rules", "--config", str(site.tunnel.config(role))).stdout
             assert told.startswith("#")

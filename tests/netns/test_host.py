@@ -267,6 +267,19 @@ def test_a_target_that_nobody_serves_is_named_in_status_and_log(shared_site: Sit
     assert "  target    127.0.0.1:9999: nobody listens there: refused " in said
     status = site.tunnel.status("server")
     assert status["refused_by"]["127.0.0.1:9999"] == status["sockets"]["refused"] > 0
+    refuses = "the server's target refuses: nobody listens there"
+    wait_until(lambda: site.tunnel.status("client")["reason"] == refuses, "the client to be told")
+    wait_until(lambda: f"WARNING {refuses}" in site.tunnel.log("client"), "the client to log it")
+    with Application(site.lab) as application, EchoTarget(site.lab):
+        wait_until(lambda: application.ping(1).returned == 1, "an answer")
+        wait_until(lambda: not site.tunnel.status("server")["refused_by"], "the server to see it")
+        wait_until(lambda: site.tunnel.status("client")["reason"] == "", "the client to be told")
+    assert "nobody listens there" not in site.tunnel.command("server", "status").stdout
+    wait_until(lambda: "target 127.0.0.1:9999 answers again" in site.tunnel.log("server"), "the server to log it")
+    wait_until(lambda: "the server's target 0 answers again" in site.tunnel.log("client"), "the client to log it")
+    assert site.tunnel.log("client").count("answers again") == 1
+    (target,) = site.tunnel.status("server")["targets"]
+    assert (target["refuses"], target["refused"] > 0) == (False, True), "the count stays"
 
 
 def test_a_device_that_is_down_is_told_in_status_and_log(site: Site) -> None:

@@ -55,7 +55,7 @@ def test_it_carries_is_asked_repaired_killed_and_ended(build: Callable[..., Site
         for role in ROLES:
             assert may(site, role, NET_ADMIN | NET_RAW)
             assert f"{NOBODY.pw_name}, CAP_NET_ADMIN CAP_NET_RAW; no core dumps" in site.tunnel.log(role)
-            assert "  firewall  " in site.tunnel.command(role, "status").stdout
+            assert "  firewall  " in site.tunnel.command(role, "status", "--flows").stdout
             flush(site, role, backend)
         site.carries()
         for role in ROLES:

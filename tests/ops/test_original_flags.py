@@ -137,7 +137,8 @@ def test_sighup_opens_the_log_anew_though_there_is_no_file_to_read(
     flags = {"name": "edge", "log": str(tmp_path / "log"), "param": {"taddr": "127.0.0.1:9"}}
     settings = config.from_flags("server", flags).settings
     with contextlib.closing(InstanceLog("edge", settings.log, None)) as log, socket.socket() as unused:
-        running = daemon._Daemon(settings, Instance("edge"), unused, log, daemon.Announcement(None), daemon._tunnel)
+        doors = daemon.Doors(unused, None)
+        running = daemon._Daemon(settings, Instance("edge"), doors, log, daemon.Announcement(None), daemon._tunnel)
         (tmp_path / "log").rename(tmp_path / "log.1")
         asyncio.run(running._reload())
     assert "SIGHUP: log level info" in (tmp_path / "log").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,3 +52,13 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import one\n")
     known = {name: tmp_path / f"{name}.py" for name in ("one", "two")}
     assert {name: imports(path, known) for name, path in known.items()} == {"one": {"two"}, "two": {"one"}}
+
+
+def test_an_instance_without_metrics_loads_nothing_for_terminals_and_scrapers() -> None:
+    """It would cost some megabytes of each tunnel."""
+    code = (
+        "import sys, rsock_nf.daemon, rsock_nf.runtime.client, rsock_nf.runtime.server, rsock_nf.runtime.tunnel;"
+        "print(sorted({'rich', 'prometheus_client'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

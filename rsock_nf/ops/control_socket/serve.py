@@ -16,7 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
 
@@ -62,20 +62,41 @@ async def serve_control(listener: socket.socket, handlers: Mapping[str, Handler]
     """
 
     async def reply(line: bytes) -> bytes:
-        return await _reply(line, handlers, log)
+        return await _reply(line, handlers, log) + b"\n"
 
     return ControlServer(listener, reply, log)
 
 
+class Manner(NamedTuple):
+    """How questions come."""
+
+    end: bytes
+    """A question ends with this."""
+    most_bytes: int
+    """Of a question; a longer one gets no answer."""
+    patience: float
+    """Seconds that a question may take to arrive, and its answer to leave."""
+    called: str
+    """What the log calls it."""
+
+
+LINES: Final = Manner(b"\n", _LINE_BYTES, _PATIENCE, "control")
+
+
 class ControlServer:
-    """Takes askers from ``listener`` and gives each the answer to its line; an asynchronous context manager."""
+    """Takes askers from ``listener`` and gives each the answer to its question; an asynchronous context manager."""
 
     def __init__(
-        self, listener: socket.socket, reply: Callable[[bytes], Awaitable[bytes]], log: logging.Logger
+        self,
+        listener: socket.socket,
+        reply: Callable[[bytes], Awaitable[bytes]],
+        log: logging.Logger,
+        manner: Manner = LINES,
     ) -> None:
         self._listener = listener
         self._reply = reply
         self._log = log
+        self._manner = manner
         self._loop = asyncio.get_running_loop()
         self._spare: int | None = None
         self._askers: set[asyncio.Task[None]] = set()
@@ -142,23 +163,23 @@ class ControlServer:
         if now - self._told_at >= _SAY_AGAIN:
             self._told_at = now
             remedy = "raise its limit of open files (LimitNOFILE= in systemd, ulimit -n)"
-            self._log.warning("control: no descriptor for who asks: %s: %s", error.strerror, remedy)
+            self._log.warning("%s: no descriptor for who asks: %s: %s", self._manner.called, error.strerror, remedy)
 
     async def _converse(self, connection: socket.socket) -> None:
         # An asker that is slow, endless or gone is not our trouble.
         with connection, contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_PATIENCE):
-                line = bytearray()
-                while not line.endswith(b"\n") and len(line) <= _LINE_BYTES:
-                    read = await self._loop.sock_recv(connection, _LINE_BYTES)
+            async with asyncio.timeout(self._manner.patience):
+                question = bytearray()
+                while not question.endswith(self._manner.end) and len(question) <= self._manner.most_bytes:
+                    read = await self._loop.sock_recv(connection, self._manner.most_bytes)
                     if not read:
                         break
-                    line += read
-            if len(line) > _LINE_BYTES:
+                    question += read
+            if len(question) > self._manner.most_bytes:
                 return
-            answer = await self._reply(bytes(line))
-            async with asyncio.timeout(_PATIENCE):
-                await self._loop.sock_sendall(connection, answer + b"\n")
+            answer = await self._reply(bytes(question))
+            async with asyncio.timeout(self._manner.patience):
+                await self._loop.sock_sendall(connection, answer)
 
     def _done(self, asker: asyncio.Task[None]) -> None:
         self._askers.discard(asker)
