@@ -104,7 +104,7 @@ rsock_nf.prefs.udp_ports = Pref.range("UDP ports", "", "The server's ports of fl
 rsock_nf.prefs.cipher = Pref.enum("Cipher", AUTO, "How frames are read that are not decrypted",
     { { 1, "found out for each flow", AUTO }, { 2, "none", NONE }, { 3, "sealed", SEALED } }, false)
 rsock_nf.prefs.inside = Pref.string("Datagrams are", "",
-    "A dissector for what datagrams hold, for example wg; empty = none")
+    "A dissector for what datagrams hold, for example wg (WireGuard); empty = none")
 
 local comments = Field.new("frame.comment")
 
@@ -284,7 +284,10 @@ local function show_inside(tvb, at, finish, pinfo, tree)
     local name = rsock_nf.prefs.inside
     if name == "" or finish > tvb:len() or finish == at then return end
     local known, dissector = pcall(Dissector.get, name)
-    if known and dissector then pcall(dissector.call, dissector, tvb(at, finish - at):tvb(), pinfo, tree) end
+    if not (known and dissector) then return end
+    pinfo.can_desegment = 0 -- a datagram is whole: nothing of it is in another segment
+    pcall(dissector.call, dissector, tvb(at, finish - at):tvb(), pinfo, tree)
+    pinfo.desegment_len = 0
 end
 
 local FIELDS = {

@@ -24,11 +24,13 @@ from rsock_nf.ops.capture.clear import CUT, NO_KEY, PREFIX, Clear
 from rsock_nf.ops.capture.located import locate, replaced
 from rsock_nf.ops.capture.record import AsTheyAre, Limits, open_output, record
 from rsock_nf.runtime.reports.frame_keys import frame_keys
+from rsock_nf.wire.native.epochs import KeyRing
+from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake
 from tests.core.conntrack import ACK, PSH
 from tests.core.pair import SECRET, Pair
 from tests.core.wire import checksummed, make_tcp, make_udp
-from tests.wire.native.scene import Scene, dissected, payload_of
+from tests.wire.native.scene import DISSECTOR, Scene, dissected, payload_of, write_pcap
 
 CLIENT, SERVER = ip_address("192.0.2.1").packed, ip_address("192.0.2.2").packed
 CLIENT_6, SERVER_6 = ip_address("2001:db8::1").packed, ip_address("2001:db8::2").packed
@@ -240,6 +242,54 @@ def test_everything_is_in_clear_for_the_dissector(
             controls.update(seen.numbers("control"))
     assert controls >= {1, 2, 3, 6, 9}
     assert offers == 1
+
+
+def test_no_harm_to_what_is_in_clear_causes_an_error_in_lua(
+    tmp_path: Path, watches: list[Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``dissected`` fails when there is one."""
+    told: list[dict[str, Any]] = []
+    scene = Scene.played(
+        Cipher.AES_256_GCM, monkeypatch, before_the_end=lambda pair: told.extend(frame_keys(pair.client.sessions))
+    )
+    rng = random.Random(7)
+    clear = Clear(lambda: {"flows": told}, [NativeHandshake(SECRET)], serves=False)
+
+    def harmed(seen: Seen, comment: str) -> tuple[Seen, str]:
+        data = bytearray(seen.data)
+        for _ in range(rng.randrange(4)):
+            at = rng.choice([40, 41, 40 + 16, rng.randrange(40, 80)])
+            if at < len(data):
+                data[at] = rng.randrange(256)
+        cut = rng.choice([len(data), rng.randrange(40, 100)])
+        word = rng.choice(["cipher none", "cipher", "", "handshake", comment.removeprefix(PREFIX)])
+        return seen._replace(data=bytes(data[:cut])), PREFIX + word
+
+    class Harming:
+        @staticmethod
+        def read(batch: Any) -> Any:
+            return (harmed(seen, comment) if comment else (seen, "") for seen, comment in clear.read(batch))
+
+    for number in range(2):
+        watches.append(Shown(captured(scene)))
+        with open_output(str(tmp_path / "c.pcapng"), private=True) as output:
+            tally = record(watches[number], output, Harming(), Limits(packets=len(captured(scene))), ABOUT)
+        shown = dissected(tmp_path / "c.pcapng", "rsock_nf.tcp_ports:10001-10010")
+        assert len(shown) == tally.packets > 150
+        assert sum(bool(one.all("malformed")) for one in shown) > 10
+        assert sum(bool(one.all("cut")) for one in shown) > 10
+
+
+def test_what_datagrams_hold_can_be_shown(tmp_path: Path) -> None:
+    ring = KeyRing(Cipher.NONE, bytes(64))
+    codec = flow_codec(Cipher.NONE, ring, 1, initiator=True)
+    initiation = b"\x01\x00\x00\x00" + bytes(range(144))  # of WireGuard
+    payload = b"".join(codec.pack(0, 5, 0, b"", [initiation]))
+    write_pcap(tmp_path / "c.pcap", [(0.0, make_tcp((CLIENT, 40000), (SERVER, 10001), 7, 9, ACK | PSH, payload))])
+    options = ("rsock_nf.tcp_ports:10001", "rsock_nf.inside:wg")
+    argv = ["tshark", "-n", "-X", f"lua_script:{DISSECTOR}", "-r", str(tmp_path / "c.pcap"), "-T", "fields"]
+    argv += ["-e", "rsock_nf.conversation", "-e", "wg.sender", *(word for one in options for word in ("-o", one))]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "5\t0x03020100\n"
 
 
 def test_new_flows_are_asked_for_at_once_and_strangers_do_not_make_it_ask_again() -> None:
