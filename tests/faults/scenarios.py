@@ -20,7 +20,7 @@ from rsock_nf.lab.tunnel import Role
 from tests.faults.field import AES, ELSEWHERE, PLAIN_TCP, VARIANTS, Field, Variant
 from tests.faults.frames import TCP, UDP
 from tests.faults.spoilt import Hostility, Spoil, Spoilt
-from tests.netns.judges import LOAD, wait_until
+from tests.netns.judges import LOAD, make_load_programs, wait_until
 
 Fault = Callable[[Field], AbstractContextManager[Any]]
 MAIN = (PLAIN_TCP, Variant("tcp", AES), Variant("udp", AES), Variant("all"))
@@ -188,9 +188,11 @@ def _input_drop(site: Field) -> None:
 def _flood(site: Field, *, share: float, role: Role) -> Iterator[None]:
     """Another application of the client's host sends all that it can, and one end has little CPU."""
     argv = [LOAD, "send", "-h", ELSEWHERE[0], "-p", str(ELSEWHERE[1]), "-s", "1200", "-t", "8", "-r", "60000"]
+    make_load_programs()
     with site.starved(share, [role]):
-        site.lab.client.popen(argv, stdout=subprocess.DEVNULL)
+        flood = site.lab.client.popen(argv, stdout=subprocess.DEVNULL)
         yield
+        assert flood.wait(timeout=60) == 0, "the other application did not flood"
 
 
 @contextlib.contextmanager

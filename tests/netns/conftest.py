@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role
 from tests.evidence import FAILED, watched
 from tests.netns.asked import AskedTunnel
-from tests.netns.judges import Wires, tracked_flows, wait_until
+from tests.netns.judges import Wires, make_load_programs, tracked_flows, wait_until
 
 Build = Callable[..., "Site"]
 STRICT = Router()
@@ -32,14 +30,8 @@ FLOWS = 10
 
 @pytest.fixture(scope="session", autouse=True)
 def load_programs() -> None:
-    """The benchmark's C programs: Python is too slow to fill the tunnel."""
-    bench = Path(__file__).parents[2] / "bench"
-    lock = os.open(bench, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # every worker wants them
-        subprocess.run(["make", "-s", "-C", str(bench)], check=True)
-    finally:
-        os.close(lock)
+    """Before the first test that wants them."""
+    make_load_programs()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,9 +20,20 @@ from rsock_nf.lab.lab import DEVICE, INSIDE, OUTSIDE, Lab
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.tunnel import LISTEN, TARGET
 
-LOAD = str(Path(__file__).parents[2] / "bench/out/udp_load")
+BENCH = Path(__file__).parents[2] / "bench"
+LOAD = str(BENCH / "out/udp_load")
 RESET = "(ip and tcp[tcpflags] & tcp-rst != 0) or (ip6[6] == 6 and ip6[53] & 4 != 0)"
 """pcap-filter(7); libpcap looks for TCP flags in IPv4 only, hence the offset in IPv6."""
+
+
+def make_load_programs() -> None:
+    """The benchmark's C programs, ``LOAD`` among them: Python is too slow to fill the tunnel."""
+    lock = os.open(BENCH, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # every worker wants them
+        subprocess.run(["make", "-s", "-C", str(BENCH)], check=True)
+    finally:
+        os.close(lock)
 
 
 class Capture:
