@@ -106,7 +106,7 @@ def test_a_tracker_that_forgets_everything(site: Site) -> None:
     wait_until(lambda: ports_of_flows(site) <= {port for port, _ in tracked_flows(site.lab)}, "old flows to be closed")
     invalid = site.lab.invalid()
     assert application.exchange(2000).lost == 0
-    assert site.lab.invalid() <= invalid + 1, "at most that FIN"
+    assert site.lab.invalid() == invalid
 
 
 def ports_of_flows(site: Site) -> set[str]:
