@@ -104,7 +104,7 @@ class Engine:
         return taken
 
     def send(self, conversation: SharedConversation, run: Run) -> int:
-        """Give it datagrams; how many of them have left."""
+        """Give it datagrams; how many of them it has taken.  They leave with ``flush``, at the latest."""
         kept = [self.ffi.from_buffer(bytes(datagram)) for datagram in run.datagrams]
         pieces = self.ffi.new("hot_piece[]", len(kept))
         for piece, data in zip(pieces, kept, strict=True):
@@ -112,6 +112,10 @@ class Engine:
         done = int(self.lib.hot_send_run(self.c, conversation.c, pieces, len(kept), run.size))
         self.taken += done
         return done
+
+    def flush(self) -> None:
+        """Send the burst that is being built, as at the end of a round."""
+        self.lib.hot_flush(self.c)
 
     def acknowledge(self) -> None:
         """Send the ACKs that are owed."""

@@ -104,6 +104,15 @@ frame = st.tuples(
 """Kind, conversation, size of each datagram, and how many of them."""
 
 
+said = st.tuples(
+    st.sampled_from(NUMBERS),
+    st.sampled_from([1, 100, 100, 1200, 1200, 1436, 1452, 1453]),
+    st.one_of(st.integers(1, 3), st.integers(1, 90)),
+    st.sampled_from([0, 0, 0, 1, 50, 100]),
+)
+"""Conversation, size of each datagram, how many, and by how much the last is shorter."""
+
+
 class Differential(RuleBasedStateMachine):
     """See the module."""
 
@@ -231,30 +240,32 @@ class Differential(RuleBasedStateMachine):
 
     # -- out
 
-    @rule(
-        number=st.sampled_from(NUMBERS),
-        size=st.sampled_from([1, 100, 1200, 1436, 1452, 1453]),
-        count=st.integers(1, 90),
-        shorter=st.integers(0, 100),
-    )
-    def says(self, number: int, size: int, count: int, shorter: int) -> None:
-        """An application sends datagrams of one size; the last may be shorter."""
-        datagrams: list[Buffer] = [os.urandom(size) for _ in range(count - 1)]
-        datagrams.append(os.urandom(max(size - shorter, 0)))
-        run = Run(f"peer {number}", datagrams, size)
+    @rule(said=st.lists(said, min_size=1, max_size=5))
+    def says(self, said: list[tuple[int, int, int, int]]) -> None:
+        """Applications send datagrams, each of one size; its last may be shorter."""
+        runs = []
+        for number, size, count, shorter in said:
+            datagrams: list[Buffer] = [os.urandom(size) for _ in range(count - 1)]
+            datagrams.append(os.urandom(max(size - shorter, 0)))
+            runs.append(Run(f"peer {number}", datagrams, size))
         self.seed += 1
         self.plain.pump._random = self.seed
         self.engine.lib.hot_random(self.engine.c, self.seed)
-        bursts, slow = self.plain.pump.from_app([run])
-        conversation = self.hot.conversations.get(number)
-        done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
+        bursts, slow = self.plain.pump.from_app(runs)
+        waiting = list(runs)
+        while waiting:
+            run = waiting[0]
+            conversation = self.hot.conversations.get(int(str(run.peer).split()[1]))
+            done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
+            if done < len(run.datagrams):
+                waiting[0] = Run(run.peer, run.datagrams[done:], run.size)
+                break
+            del waiting[0]
+        self.engine.flush()
         mine = self.engine.sent()
-        left: list[Run] = []
-        if done < count:
-            self.hot.pump._random = self.engine.lib.hot_random(self.engine.c, 0)
-            more, left = self.hot.pump.from_app([Run(run.peer, datagrams[done:], size)])
-            mine += more
-        assert wire(mine) == wire(bursts)
+        self.hot.pump._random = self.engine.lib.hot_random(self.engine.c, 0)
+        more, left = self.hot.pump.from_app(waiting)
+        assert wire(mine + more) == wire(bursts)
         assert flat(left) == flat(slow)
 
     @rule(at=st.integers(0, FLOWS - 1))

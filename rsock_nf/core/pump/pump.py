@@ -1,7 +1,7 @@
 """The pump: datagrams to bursts and back, for established flows.  It is the fast path, and nothing else.
 
 The way out, ``from_app``: run of datagrams → conversation (by peer) → a usable flow with credit → frames of equal
-size → one burst.  The way in, ``from_link``: packet → flow (by addresses and ports) → acknowledgement → frames →
+size → one burst.  Frames of several conversations may share it.  The way in, ``from_link``: packet → flow (by addresses and ports) → acknowledgement → frames →
 conversation → run of datagrams.
 
 Only the pump changes the next sequence number, the highest received one, send credit, counters and replay windows
@@ -70,6 +70,29 @@ Slow: TypeAlias = Packet | Carried | SlowFrames | SlowPayload
 frames and payloads of a known flow."""
 
 
+class _Building:
+    """A burst that is being built: frames of one kind and size, the last may be shorter; not yet sent."""
+
+    __slots__ = ("closed", "count", "flow", "frame", "kind", "limit", "payload")
+
+    def __init__(self, flow: PumpFlow, kind: int, frame: int, limit: int) -> None:
+        self.flow = flow
+        self.kind = kind
+        self.frame = frame
+        self.limit = limit
+        """Frames that it may have."""
+        self.count = 0
+        self.payload: list[Buffer] = []
+        self.closed = False
+        """Its last frame is shorter: nothing can follow."""
+
+    def room(self) -> int:
+        """How many frames may follow."""
+        flow = self.flow
+        credit = flow.bulk_window - flow.in_flight - self.frame * self.count
+        return 0 if self.closed else min(self.limit - self.count, credit // self.frame)
+
+
 class Pump:
     """See the module.  ``seed`` is for the random choice of flows; ``max_burst_bytes`` is the link's.
 
@@ -88,6 +111,7 @@ class Pump:
         self._max_burst_bytes = max_burst_bytes
         self._per_datagram = spread is Spread.PACKET
         self._pin = spread is Spread.CONVERSATION
+        self._building: _Building | None = None
         self._unacknowledged: dict[PumpFlow, None] = {}
         self.stalled: dict[PumpFlow, None] = {}
         """Flows that had no credit when bulk was to leave, since the owner last emptied this."""
@@ -194,9 +218,10 @@ class Pump:
             if conversation is None:
                 slow.append(run)
                 continue
-            done = self.send(conversation, conversation.kind, conversation.prefix, run.datagrams, run.size, bursts)
+            done = self._add(conversation, conversation.kind, conversation.prefix, run.datagrams, run.size, bursts)
             if done < len(run.datagrams):
                 slow.append(Run(run.peer, run.datagrams[done:], run.size))
+        self._close(bursts)
         return bursts, slow
 
     def send(
@@ -212,6 +237,20 @@ class Pump:
 
         Returns how many datagrams are done: sent, or dropped because no flow has credit.
         """
+        done = self._add(conversation, kind, prefix, datagrams, size, bursts)
+        self._close(bursts)
+        return done
+
+    def _add(
+        self,
+        conversation: PumpConversation,
+        kind: int,
+        prefix: bytes,
+        datagrams: list[Buffer],
+        size: int,
+        bursts: list[Outgoing],
+    ) -> int:
+        """As ``send``, but what follows may join the last burst: that one is not in ``bursts`` yet."""
         group = conversation.group
         usable = group.usable
         if not usable:
@@ -219,26 +258,50 @@ class Pump:
         frame = size + len(prefix) + usable[0].codec.overhead
         start, n = 0, len(datagrams)
         while start < n:
-            flow = self._pick(conversation, frame)
-            if flow is None:
-                conversation.count_sent(datagrams, start, size)
-                if group.patient:
+            building = self._building
+            if building is None or not self._continues(building, conversation, kind, frame):
+                self._close(bursts)
+                flow = self._pick(conversation, frame)
+                if flow is None:
+                    conversation.count_sent(datagrams, start, size)
+                    if group.patient:
+                        return start
+                    group.no_credit += n - start
+                    return n
+                if frame > flow.max_payload:
+                    conversation.count_sent(datagrams, start, size)
                     return start
-                group.no_credit += n - start
-                return n
-            if frame > flow.max_payload:
-                conversation.count_sent(datagrams, start, size)
-                return start
-            count = 1 if self._per_datagram else flow.burst_bytes // frame or 1
-            count = min(count, n - start, (flow.bulk_window - flow.in_flight) // frame)
+                limit = 1 if self._per_datagram else flow.burst_bytes // frame or 1
+                building = self._building = _Building(flow, kind, frame, limit)
+            flow = building.flow
+            count = min(building.room(), n - start)
             batch = datagrams if count == n else datagrams[start : start + count]
-            payload = flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
+            building.payload += flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
+            building.count += count
+            building.closed = len(batch[-1]) < size
             flow.counter += count
-            bursts.append(self._segment(flow, payload, frame if count > 1 else 0, _PSH_ACK, bulk=True))
             flow.sent_frames += count
             start += count
         conversation.count_sent(datagrams, n, size)
         return n
+
+    def _continues(self, building: _Building, conversation: PumpConversation, kind: int, frame: int) -> bool:
+        """Whether a frame of ``conversation`` may follow."""
+        flow = building.flow
+        return (
+            building.frame == frame
+            and building.kind == kind
+            and flow.group is conversation.group
+            and not (self._pin and conversation.pinned is not flow)
+            and building.room() > 0
+        )
+
+    def _close(self, bursts: list[Outgoing]) -> None:
+        """The burst that is being built leaves."""
+        building, self._building = self._building, None
+        if building is not None:
+            segment_size = building.frame if building.count > 1 else 0
+            bursts.append(self._segment(building.flow, building.payload, segment_size, _PSH_ACK, bulk=True))
 
     def _pick(self, conversation: PumpConversation, frame: int) -> PumpFlow | None:
         """A usable flow with credit for a frame of ``frame`` bytes, chosen at random.  None = no flow has credit."""

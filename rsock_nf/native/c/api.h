@@ -196,6 +196,7 @@ int hot_take_packet(hot_engine *engine, uint8_t *data, uint32_t length, const ui
 int hot_take_carried(hot_engine *engine, hot_flow *flow, const uint8_t *data, uint32_t length, uint32_t segment_size);
 uint32_t hot_send_run(hot_engine *engine, hot_conversation *conversation, const hot_piece *pieces, uint32_t count,
                       uint32_t size);
+void hot_flush(hot_engine *engine);
 void hot_acknowledge(hot_engine *engine);
 void hot_forget_left(hot_engine *engine);
 uint64_t hot_random(hot_engine *engine, uint64_t next);

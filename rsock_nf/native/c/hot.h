@@ -2,7 +2,7 @@
  *
  *   loop.c     waits; serves what is hot, and returns to Python for everything else
  *   sockets.c  reads datagrams of applications and targets, and delivers datagrams to them
- *   out.c      datagrams -> a usable flow with credit -> frames of equal size -> one burst
+ *   out.c      datagrams -> a usable flow with credit -> frames of equal size -> one burst, of several conversations
  *   plain.c, sealed.c   the bytes of data frames
  *   headers.c  IP and TCP headers, checksums
  *   in.c       packet -> flow -> acknowledgement -> frames -> conversation
@@ -123,6 +123,15 @@ typedef struct {
     bool closed; /* its last datagram is shorter: nothing can follow */
 } delivery;
 
+/* The burst that is being built, in hot_engine.burst: frames of one size, the last may be shorter. */
+typedef struct {
+    hot_flow *flow; /* NULL = there is none */
+    const hot_group *group;
+    uint32_t step; /* bytes of a frame */
+    uint32_t count, limit, bytes;
+    bool closed; /* its last frame is shorter: nothing can follow */
+} outgoing;
+
 typedef struct {
     hot_conversation *conversation;
     uint64_t counter; /* sealed only */
@@ -155,7 +164,8 @@ struct hot_engine {
     uint32_t opened_bytes;
 
     hot_piece run[MAX_PIECES]; /* the run that is being gathered */
-    uint8_t *burst;            /* the burst that is being built */
+    outgoing outgoing;
+    uint8_t *burst; /* the bytes of outgoing */
 
     hot_left left;
     uint8_t *unsent; /* the bytes of left.bursts */
@@ -204,6 +214,7 @@ hot_conversation *conversation_of(const hot_engine *e, const hot_group *group, u
 /* -- out.c, in.c, sockets.c */
 
 uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size);
+void flush_burst(hot_engine *e);
 void acknowledge(hot_engine *e, hot_flow *flow);
 void acknowledge_due(hot_engine *e);
 void owe(hot_engine *e, hot_flow *flow);

@@ -334,6 +334,7 @@ static bool serve(hot_engine *e, const struct epoll_event *ready, int count)
         else
             serve_source(e, source);
     }
+    flush_burst(e);
     return cold;
 }
 

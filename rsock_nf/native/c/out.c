@@ -1,4 +1,5 @@
-/* The way out: datagrams of one conversation -> a usable flow with credit -> frames of equal size -> one burst.
+/* The way out: datagrams -> a usable flow with credit -> frames of equal size, of one conversation or of several -> one
+ * burst.  It leaves when another has to begin, when something else has to leave, and at the end of a round.
  * Twin: Pump.send in core/pump/pump.py, Sender.send in link/linux/sender.py.
  */
 #include "hot.h"
@@ -150,31 +151,68 @@ static void segment(hot_engine *e, hot_flow *flow, uint8_t *packet, uint32_t pay
 
 static uint8_t *packet_in(hot_engine *e) { return e->burst + 64; } /* room for virtio_net_hdr and link header */
 
-/* Send datagrams of one size, the last may be shorter.  Returns how many were sent: the others are Python's. */
+/* Whether a frame of c may follow in the burst that is being built. */
+static bool continues(const hot_engine *e, const hot_conversation *c, uint32_t step)
+{
+    const outgoing *o = &e->outgoing;
+    return o->flow && o->group == c->group && o->step == step && !o->closed && o->count < o->limit &&
+           (!e->pin || c->pinned == o->flow) && has_credit(o->flow, o->bytes + step);
+}
+
+/* Begin a burst for frames of c.  Returns false = they are Python's. */
+static bool begin_burst(hot_engine *e, hot_conversation *c, uint32_t step)
+{
+    hot_flow *flow = has_room(e) ? pick(e, c, step) : NULL;
+    if (!flow || flow->cipher == CIPHER_UNKNOWN)
+        return false;
+    uint32_t limit = e->per_datagram ? 1 : least(least(flow->burst_bytes, MAX_PAYLOAD) / step, MAX_FRAMES);
+    e->outgoing = (outgoing){.flow = flow, .group = c->group, .step = step, .limit = limit ? limit : 1};
+    return true;
+}
+
+/* The burst that is being built leaves. */
+void flush_burst(hot_engine *e)
+{
+    outgoing *o = &e->outgoing;
+    if (!o->flow)
+        return;
+    hot_flow *flow = o->flow;
+    o->flow = NULL;
+    if (o->count)
+        segment(e, flow, packet_in(e), o->bytes, o->count > 1 ? o->step : 0, PSH | ACK);
+}
+
+/* Frames for datagrams of one size, the last may be shorter.  They join the burst that is being built, or begin another
+ * one.  Returns how many were taken: the others are Python's. */
 uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size)
 {
     hot_group *group = c->group;
+    outgoing *o = &e->outgoing;
     uint32_t start = 0;
     if (c->kind != KIND_DATA || !group->usable_count || group->usable[0]->cipher == CIPHER_UNKNOWN)
         return 0;
     uint32_t step = size + FRAME_HEADER + (group->usable[0]->cipher == CIPHER_NONE ? 0 : FRAME_TAG); /* of a frame */
     while (start < count) {
-        hot_flow *flow = has_room(e) ? pick(e, c, step) : NULL;
-        if (!flow || flow->cipher == CIPHER_UNKNOWN)
-            break;
-        uint32_t n = e->per_datagram ? 1 : least(flow->burst_bytes, MAX_PAYLOAD) / step;
-        uint64_t credit = (flow->bulk_window - in_flight(flow)) / step;
-        n = least(least(n ? n : 1, count - start), MAX_FRAMES);
+        if (!continues(e, c, step)) {
+            flush_burst(e);
+            if (!begin_burst(e, c, step))
+                break;
+        }
+        hot_flow *flow = o->flow;
+        uint64_t credit = (flow->bulk_window - in_flight(flow) - o->bytes) / step;
+        uint32_t n = least(o->limit - o->count, count - start);
         n = credit < n ? (uint32_t)credit : n;
-        uint8_t *packet = packet_in(e), *payload = packet + flow->header_bytes;
-        uint32_t bytes = flow->cipher == CIPHER_NONE ? plain_pack(flow, c->number, pieces + start, n, payload)
-                                                     : sealed_pack(flow, c->number, pieces + start, n, payload);
+        uint8_t *at = packet_in(e) + flow->header_bytes + o->bytes;
+        uint32_t bytes = flow->cipher == CIPHER_NONE ? plain_pack(flow, c->number, pieces + start, n, at)
+                                                     : sealed_pack(flow, c->number, pieces + start, n, at);
         if (!bytes)
             break;
         flow->counter += n;
         flow->sent_frames += n;
-        segment(e, flow, packet, bytes, n > 1 ? step : 0, PSH | ACK);
+        o->bytes += bytes;
+        o->count += n;
         start += n;
+        o->closed = pieces[start - 1].length < size;
     }
     if (start) {
         c->sent_datagrams += start;
@@ -188,6 +226,8 @@ uint32_t hot_send_run(hot_engine *e, hot_conversation *c, const hot_piece *piece
     return send_run(e, c, pieces, count, size);
 }
 
+void hot_flush(hot_engine *e) { flush_burst(e); }
+
 /* The state of the random choice of flows; next becomes the new one, unless it is 0. */
 uint64_t hot_random(hot_engine *e, uint64_t next)
 {
@@ -198,6 +238,7 @@ uint64_t hot_random(hot_engine *e, uint64_t next)
 
 void acknowledge(hot_engine *e, hot_flow *flow)
 {
+    flush_burst(e);
     segment(e, flow, packet_in(e), 0, 0, ACK);
 }
 

@@ -90,6 +90,47 @@ def test_bursts_stay_below_the_link_and_end_with_the_short_one() -> None:
     assert other.take(packets(bursts))[0] == datagrams
 
 
+def test_conversations_share_a_burst_as_long_as_their_datagrams_have_one_size() -> None:
+    one, other = ends(10)
+    for end in (one, other):
+        for number in range(6, 9):
+            made = PumpConversation(end.group, number, f"peer {number}", target=0, opening=False)
+            end.pump.put_conversation(made)
+    sizes = {"peer": 300, "peer 6": 300, "peer 7": 200, "peer 8": 300}
+    said = [Run(peer, [bytes([at]) * 300, bytes([at]) * size], 300) for at, (peer, size) in enumerate(sizes.items())]
+    bursts, slow = one.pump.from_app(said)
+    assert not slow
+    assert [(burst.segment_size, burst.payload_size) for burst in bursts] == [
+        (308, 6 * 308 - 100),  # behind a shorter one nothing can follow
+        (308, 2 * 308),
+    ]
+    runs, left = other.pump.from_link([Packet(memoryview(one), 0, Checksum.VERIFY, b"") for one in packets(bursts)])
+    assert not left
+    got: dict[object, list[bytes]] = {run.peer: [] for run in said}
+    for run in runs:
+        got[run.peer] += map(bytes, run.datagrams)
+    assert got == {run.peer: run.datagrams for run in said}
+
+
+@pytest.mark.parametrize("spread", [Spread.PACKET, Spread.CONVERSATION])
+def test_how_it_spreads_limits_what_shares_a_burst(spread: Spread) -> None:
+    one, _ = ends(10, spread=spread)
+    runs = []
+    for number in range(6, 40):
+        one.pump.put_conversation(PumpConversation(one.group, number, number, target=0, opening=False))
+        runs.append(Run(number, [b"same", b"size"], 4))
+    used: dict[int, set[int]] = {number: set() for number in range(6, 40)}
+    for _ in range(5):
+        bursts, _ = one.pump.from_app(runs)
+        for burst in bursts:
+            for packet in packets([burst]):
+                tcp = parse_tcp(packet)
+                used[int.from_bytes(tcp.payload[2:4], "big")].add(tcp.source[1])
+        if spread is Spread.PACKET:
+            assert {burst.segment_size for burst in bursts} == {0}
+    assert (max(map(len, used.values())) > 1) is (spread is Spread.PACKET)
+
+
 def test_a_burst_of_one_is_not_to_be_cut() -> None:
     one, _ = ends()
     assert [burst.segment_size for burst in one.out(bytes(1400))] == [0]
