@@ -1,8 +1,8 @@
 """The pump: datagrams to bursts and back, for established flows.  It is the fast path, and nothing else.
 
 The way out, ``from_app``: run of datagrams → conversation (by peer) → a usable flow with credit → frames of equal
-size → one burst.  Frames of several conversations may share it.  The way in, ``from_link``: packet → flow (by addresses and ports) → acknowledgement → frames →
-conversation → run of datagrams.
+size → one burst.  Frames of several conversations may share it.  The way in, ``from_link``: packet → flow (by addresses
+and ports) → acknowledgement → frames → conversation → run of datagrams.
 
 Only the pump changes the next sequence number, the highest received one, send credit, counters and replay windows
 of established flows.  *Every* segment of such a flow leaves through it, control frames and pure ACKs too.
