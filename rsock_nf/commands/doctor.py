@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
 from rsock_nf.commands.shared import config_argument, loaded
+from rsock_nf.errors import UnresolvedError
 
 if TYPE_CHECKING:
     from rsock_nf.link.checks import Finding
@@ -32,8 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
             say(_told(finding))
             sys.stdout.flush()
 
-    settings = loaded(arguments.config, warn=False).settings if arguments.config else None
-    found = examine(settings, ask_server=not arguments.local, tell=tell)
+    settings, unresolved = None, ""
+    if arguments.config:
+        try:
+            settings = loaded(arguments.config, warn=False).settings
+        except UnresolvedError as error:
+            unresolved = str(error)
+    found = examine(settings, unresolved, ask_server=not arguments.local, tell=tell)
     if arguments.json:
         say(json.dumps(found.as_json(), indent=2))
     return 0 if found.well else 1

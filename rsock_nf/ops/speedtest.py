@@ -53,6 +53,7 @@ def as_json(name: str, told: Told) -> dict[str, Any]:
             direction: {
                 "bits_per_second": found["bits_per_second"],
                 "loss": found["loss"],
+                "settled": found["settled"],
                 "under_load": _trips(found["rtt_ms"]).as_json(),
             }
             for direction, found in told["found"].items()
@@ -73,6 +74,8 @@ def rows(told: Told) -> list[tuple[str, ...]]:
 
 def remark(told: Told) -> str:
     """What limits the result; empty = the path, or a processor."""
+    if not all(found["settled"] for found in told["found"].values()):
+        return "the rate was still growing when the time was over: try more --seconds"
     allowed = told["allowed_bits_per_second"]
     best = max(found["bits_per_second"] for found in told["found"].values())
     if best >= 0.9 * allowed:

@@ -433,6 +433,16 @@ def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(
     assert f"(optional: {sys.executable} -m pip install python-iptables)" in capsys.readouterr().out
 
 
+def test_the_doctor_looks_at_the_host_though_a_name_cannot_be_looked_up(
+    server_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server_file.write_text(json.dumps({"role": "server", "target": "no-such-host.invalid:9", "secret": SECRET}))
+    assert cli.main(["doctor", "--config", str(server_file)]) == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith(f'FAIL  names: {server_file}: target: cannot resolve "no-such-host.invalid"')
+    assert [line for line in others if line.startswith("ok    kernel: ")]
+
+
 def test_the_doctor_tells_what_vpns_should_set(
     server_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,11 +94,6 @@ def test_both_kinds_and_a_blocked_one(build: Build) -> None:
             lines, f"warn  server: {SERVER}, UDP ports 10001-10010: no answer to a hello: open these UDP ports"
         )
         assert line.endswith("rsock-nf status")
-        site.tunnel.rewrite("client", type="udp")
-        with site.lab.black_hole("meta l4proto udp"):
-            status, lines = examined(site)
-        assert status == 1
-        told(lines, f"FAIL  server: {SERVER}, UDP ports 10001-10010: no answer to a hello: open these UDP ports")
 
 
 def test_no_server_runs_and_nobody_answers(build: Build) -> None:
@@ -260,9 +255,6 @@ def test_a_speed_test_through_the_tunnel(build: Build) -> None:
         assert 1e6 < found[direction]["bits_per_second"] < 22e6
         assert found[direction]["under_load"]["answered"] > 0
     assert found["idle"]["answered"] == 10
-    said = speedtest(site, "client").stdout.splitlines()
-    assert said[0].split() == ["Mbit/s", "loss", "RTT", "min", "avg", "max", "ms"]
-    assert [line.split()[0] for line in said[1:4]] == ["idle", "down", "up"]
     wait_until(lambda: site.tunnel.status("server")["sessions"][0]["conversations"] == 0, "its conversation to end")
     site.carries(500)
     at_server = site.tunnel.command("server", "speedtest", check=False)

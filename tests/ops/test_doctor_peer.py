@@ -107,3 +107,10 @@ def test_loss_by_kind() -> None:
 def test_some_of_many_ports_were_asked() -> None:
     found = said(seen(port(1, "up"), flows=[flow()]), asked=64)
     assert "ok    server: 64 of its ports were asked, spread over all (at most 64 at a time)" in found
+
+
+def test_the_wire_of_the_original_proves_no_secret() -> None:
+    snapshot = seen(port(1, "up"), flows=[flow()])
+    snapshot["sessions"][0]["wire"] = "rsock"
+    assert not [line for line in said(snapshot) if "secret" in line]
+    assert [line for line in said(snapshot) if line.startswith("ok    wire: rsock: nothing is authenticated")]

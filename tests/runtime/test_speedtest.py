@@ -70,12 +70,18 @@ def test_only_the_steps_after_the_search_count() -> None:
     direction = Direction(trips=[1.0, None])
     direction.add((1.0, 125_000.0, 0.0), searching=True)
     direction.add((1.0, 500_000.0, 0.5), searching=True)
+    assert not direction.as_json()["settled"]
     assert direction.as_json()["bits_per_second"] == 4_000_000, (
         "the search has not ended: the last step is all there is"
     )
     direction.add((1.0, 250_000.0, 0.0), searching=False)
     direction.add((3.0, 750_000.0, 0.04), searching=False)
-    assert direction.as_json() == {"bits_per_second": 2_000_000, "loss": 0.03, "rtt_ms": [1.0, None]}
+    assert direction.as_json() == {
+        "bits_per_second": 2_000_000,
+        "loss": 0.03,
+        "settled": True,
+        "rtt_ms": [1.0, None],
+    }
     assert Direction().as_json()["bits_per_second"] == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from rsock_nf.core.parameters import ClientParameters
@@ -44,15 +45,21 @@ class Examination:
 
 
 def examine(
-    settings: Settings | None, *, ask_server: bool = True, tell: Callable[[Finding], None] = lambda _: None
+    settings: Settings | None,
+    unresolved: str = "",
+    *,
+    ask_server: bool = True,
+    tell: Callable[[Finding], None] = lambda _: None,
 ) -> Examination:
     """Without settings, what every instance needs.  ``ask_server``: of a client, dial it, which takes seconds.
 
+    ``unresolved``: why there are no settings: a name in the file cannot be looked up now.
     ``tell`` gets each finding as soon as it is known.
     """
     findings: list[Finding] = []
     seen: list[dict[str, Any]] = []
-    for finding in _found(settings, findings, seen, ask_server=ask_server):
+    first = [Finding(Verdict.FAIL, "names", unresolved, "connect the network, or see /etc/resolv.conf")]
+    for finding in chain(first if unresolved else [], _found(settings, findings, seen, ask_server=ask_server)):
         findings.append(finding)
         tell(finding)
     return Examination(findings, seen[0] if seen else {})

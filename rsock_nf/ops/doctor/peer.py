@@ -109,10 +109,13 @@ def _ports(remote: str, reports: Sequence[dict[str, Any]], *, stands: bool) -> I
 
 
 def _secret(snapshot: dict[str, Any], *, stands: bool) -> Iterator[Finding]:
-    if stands:
+    if stands and snapshot["sessions"][0]["wire"] == "rsock":
+        text = 'rsock: nothing is authenticated; whether "hash" is the server\'s shows with the first datagrams'
+        yield Finding(Verdict.OK, "wire", text)
+    elif stands:
         session = snapshot["sessions"][0]
-        cipher = "" if session["wire"] == "rsock" else f", cipher {session['cipher']}"
-        yield Finding(Verdict.OK, "secret", f"the server has the same one; wire {session['wire']}{cipher}")
+        text = f"the server has the same one; wire {session['wire']}, cipher {session['cipher']}"
+        yield Finding(Verdict.OK, "secret", text)
     elif any(one["outcome"] in ("open", "unanswered", "answered", "reset") for one in snapshot["dialled"]):
         yield Finding(Verdict.FAIL, "secret", str(snapshot["reason"]))
     elif not snapshot["dialled"]:

@@ -76,6 +76,7 @@ class Direction:
         return {
             "bits_per_second": round(octets * 8 / seconds) if seconds else 0,
             "loss": round(lost / seconds, 4) if seconds else 0.0,
+            "settled": self.found,
             "rtt_ms": [None if trip is None else round(trip, 3) for trip in self.trips],
         }
 

@@ -16,7 +16,7 @@ _CLEAN: Final = 0.01
 """So much loss says nothing: a path may have it at every rate."""
 _FULL: Final = 0.85
 """If less than this share of the rate arrives, there is no more to be had."""
-_FAST, _SLOW, _BACK = 2.0, 1.04, 0.94
+_FAST, _SLOW, _BACK = 3.0, 1.04, 0.94
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Pace:
     """Never more."""
     rate: float = FIRST
     searching: bool = True
-    """The rate still doubles: what arrives is not the path's rate yet."""
+    """The rate still grows fast: what arrives is not the path's rate yet."""
 
     def __post_init__(self) -> None:
         self.rate = min(self.rate, self.limit)
