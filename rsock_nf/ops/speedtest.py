@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final, TypeAlias
 
 from rsock_nf.errors import ControlError, RsockError
@@ -22,7 +22,7 @@ _LOOK_AGAIN: Final = 0.25
 _ENDS: Final = ("done", "failed")
 
 
-def test(instance: Instance, seconds: float) -> Iterator[Told]:
+def test(instance: Instance, seconds: float) -> Generator[Told, None, None]:
     """Begin a test, and tell how it goes, until it is done.
 
     Raises ``ControlError`` when it fails, ``InstanceError``.  A test that is left before its end is stopped.

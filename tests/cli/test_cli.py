@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -434,8 +435,12 @@ def test_the_doctor_tells_how_this_python_gets_the_iptables_backend(
 
 
 def test_the_doctor_looks_at_the_host_though_a_name_cannot_be_looked_up(
-    server_file: Path, capsys: pytest.CaptureFixture[str]
+    server_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_resolver(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_resolver)
     server_file.write_text(json.dumps({"role": "server", "target": "no-such-host.invalid:9", "secret": SECRET}))
     assert cli.main(["doctor", "--config", str(server_file)]) == 1
     first, *others = capsys.readouterr().out.splitlines()
