@@ -32,6 +32,7 @@ local CIPHERS = { [0] = "none", "aes-256-gcm", "chacha20-poly1305" }
 local STATUSES = { [0] = "welcome", "other cipher", "full" }
 local SCALES = { [255] = "none in the SYN-ACK" }
 local HEADER, TAG, SALT = 8, 16, 16
+local SPEED_TEST = 65535 -- as a target
 
 local MESSAGE_NAMES = { [HELLO_OR_JOIN] = "hello or join", [JOIN_ANSWER_OR_COOKIE] = "join answer or cookie" }
 for number, name in ipairs(MESSAGES) do MESSAGE_NAMES[number] = name end
@@ -66,7 +67,7 @@ local F = {
     token = ProtoField.uint32("rsock_nf.token", "Token", base.HEX),
     epoch_bit = ProtoField.uint8("rsock_nf.epoch_bit", "Epoch, lowest bit"),
     counter = ProtoField.uint64("rsock_nf.counter", "Counter"),
-    target = ProtoField.uint16("rsock_nf.target", "Target", base.DEC, { [65535] = "the server itself: a speed test" }),
+    target = ProtoField.uint16("rsock_nf.target", "Target"),
     datagram = ProtoField.bytes("rsock_nf.datagram", "Datagram"),
     tag = ProtoField.bytes("rsock_nf.tag", "Tag"),
     identification = ProtoField.uint32("rsock_nf.fragment.identification", "Identification", base.HEX),
@@ -369,6 +370,7 @@ local function show_frame(tvb, frame, pinfo, tree, flow, source, clear)
     elseif kind == OPENING then
         local after = add_fields(item, tvb, body, finish, { { F.target, 2 } })
         if after then
+            if tvb(body, 2):uint() == SPEED_TEST then words = words .. " (speed test)" end
             add_rest(item, F.datagram, tvb, after, finish)
             show_inside(tvb, after, finish, pinfo, item)
         end
