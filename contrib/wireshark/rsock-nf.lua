@@ -32,7 +32,6 @@ local CIPHERS = { [0] = "none", "aes-256-gcm", "chacha20-poly1305" }
 local STATUSES = { [0] = "welcome", "other cipher", "full" }
 local SCALES = { [255] = "none in the SYN-ACK" }
 local HEADER, TAG, SALT = 8, 16, 16
-local SPEED_TEST = 65535 -- as a target
 
 local MESSAGE_NAMES = { [HELLO_OR_JOIN] = "hello or join", [JOIN_ANSWER_OR_COOKIE] = "join answer or cookie" }
 for number, name in ipairs(MESSAGES) do MESSAGE_NAMES[number] = name end
@@ -331,6 +330,8 @@ local function show_control(tvb, at, finish, tree)
     if behind then add_rest(tree, F.padding, tvb, behind, finish) end
     return name
 end
+
+local SPEED_TEST = 65535 -- as a target
 
 -- One frame; a few words about it.  `clear`: nil, or what the comment of a decrypted packet told.
 local function show_frame(tvb, frame, pinfo, tree, flow, source, clear)
