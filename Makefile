@@ -15,6 +15,9 @@ TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl \
 	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn openssl iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
 	shellcheck procps iputils-ping vagrant
 
+# A game that is played through the tunnel.
+TEST_PACKAGES += teeworlds-server
+
 # libFuzzer, which looks at the coverage of the C files.
 FUZZ_PACKAGES := clang libclang-rt-dev
 
@@ -70,6 +73,10 @@ format: $(VENV)/.develop ## let ruff format and mend what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+.PHONY: docs
+docs: $(VENV)/.develop ## the site, in site/: open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 bench: $(VENV)/.bench ## tunnels, direct UDP and a C relay, side by side: an hour; writes bench/out (docs/performance.md says more)
 	@$(PY) -m bench
 
@@ -97,7 +104,7 @@ wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## everything that make made in this directory
-	rm -rf rsock_nf/native/*.so $(VENV) build dist bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf rsock_nf/native/*.so $(VENV) build dist site bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps.  Each environment contains the one before it, so that `make test` after `make demo` adds and removes nothing.
@@ -113,7 +120,7 @@ $(VENV)/.native: $(VENV)/.run $(wildcard rsock_nf/native/c/*) rsock_nf/native/bu
 
 $(VENV)/.develop: $(VENV)/.native
 	@.ci/apt-install $(TEST_PACKAGES)
-	@.ci/venv $(VENV) test check
+	@.ci/venv $(VENV) test check docs
 	@touch $@
 
 $(VENV)/.fuzz: $(VENV)/.develop
@@ -121,5 +128,5 @@ $(VENV)/.fuzz: $(VENV)/.develop
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.develop
-	@.ci/venv $(VENV) test check bench
+	@.ci/venv $(VENV) test check docs bench
 	@touch $@

@@ -29,6 +29,11 @@ def test_the_diagram_has_every_state_and_every_row() -> None:
             assert line.endswith(", ".join(action.value for action in actions))
 
 
+def test_the_picture_for_readers_has_every_state() -> None:
+    picture = (ARCHITECTURE.parent / "docs/states.svg").read_text()
+    assert sorted(re.findall(r'<text class="name"[^>]*>(\w+)</text>', picture)) == sorted(state.name for state in State)
+
+
 def _says(line: str, happened: str) -> bool:
     inputs = line.split(" : ")[1].split(" / ", maxsplit=1)[0]
     return happened in inputs.split(" or ")
