@@ -27,7 +27,14 @@ def port(
 
 
 def flow(kind: str = "tcp", *, out: int = 1460, into: int = 1460, known: bool = True) -> dict[str, Any]:
-    return {"type": kind, "max_payload": out, "largest_in": into, "path_known": known, "headers": 40}
+    return {
+        "local": "10.0.0.1:40001",
+        "type": kind,
+        "max_payload": out,
+        "largest_in": into,
+        "path_known": known,
+        "headers": 40,
+    }
 
 
 def seen(*dialled: dict[str, Any], flows: list[dict[str, Any]] | None = None, reason: str = "") -> dict[str, Any]:
@@ -114,3 +121,18 @@ def test_the_wire_of_the_original_proves_no_secret() -> None:
     snapshot["sessions"][0]["wire"] = "rsock"
     assert not [line for line in said(snapshot) if "secret" in line]
     assert [line for line in said(snapshot) if line.startswith("ok    wire: rsock: nothing is authenticated")]
+
+
+@pytest.mark.parametrize(
+    ("seen_as", "said_so"),
+    [
+        ("10.0.0.1", "the server sees this host as 10.0.0.1"),
+        ("198.51.100.7", "the server sees this host as 198.51.100.7; its own is 10.0.0.1, so a NAT is on the way"),
+    ],
+)
+def test_the_address_that_the_server_sees(seen_as: str, said_so: str) -> None:
+    snapshot = seen(port(1, "up"), flows=[flow()])
+    snapshot["sessions"][0]["seen_as"] = seen_as
+    assert f"ok    address: {said_so}" in said(snapshot)
+    snapshot["sessions"][0]["seen_as"] = ""
+    assert not [line for line in said(snapshot) if "address" in line]

@@ -123,9 +123,15 @@ def _secret(snapshot: dict[str, Any], *, stands: bool) -> Iterator[Finding]:
 
 
 def _address(snapshot: dict[str, Any]) -> Iterator[Finding]:
-    seen = snapshot.get("seen_as")
-    if seen:
-        yield Finding(Verdict.OK, "address", f"the server sees this host as {seen}")
+    """What the server says of our address; nothing of a server that does not say it."""
+    seen = sorted({session["seen_as"] for session in snapshot["sessions"] if session.get("seen_as")})
+    if not seen:
+        return
+    own = {
+        flow["local"].rpartition(":")[0].strip("[]") for session in snapshot["sessions"] for flow in session["flows"]
+    }
+    between = "" if own.issuperset(seen) else f"; its own is {', '.join(sorted(own))}, so a NAT is on the way"
+    yield Finding(Verdict.OK, "address", f"the server sees this host as {', '.join(seen)}{between}")
 
 
 def _paths(snapshot: dict[str, Any]) -> Iterator[Finding]:
