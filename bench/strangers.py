@@ -21,23 +21,27 @@ from rsock_nf.core.tcp.segment import ACK, PSH, HeaderTemplate, build_syn
 from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet, TransportAddress
 from rsock_nf.wire.native.half_open import MAX_STRANGE
 from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.hints import Form, Hinted
 from rsock_nf.wire.native.opening import Offer
 from rsock_nf.wire.native.server import NativeServerWire
-from rsock_nf.wire.parameters import NativeParameters
+from rsock_nf.wire.parameters import KnownClient, NativeParameters
 
 SECRET, COOKIE_KEY = bytes(range(32)), bytes(32)
 NOW = 1000.0
 SERVER = bytes((192, 0, 2, 2))
 CHUNK, CHUNKS = 250, 16
 LARGEST_PACKET = 60_000
+MANY = 1000
 RNG = random.Random(1)
 
 
-def make_server() -> Endpoint[Accepting]:
-    """A server without clients."""
+def make_server(known: int = 0) -> Endpoint[Accepting]:
+    """A server without sessions.  ``known``: how many clients have secrets of their own; then ``SECRET`` is one's."""
     targets = (TransportAddress(ip_address("192.0.2.9"), 9),)
     parameters = ServerParameters(kinds=Kinds.ALL, targets=targets)
-    wire = NativeServerWire(NativeParameters(SECRET), COOKIE_KEY)
+    secrets = [SECRET, *(RNG.randbytes(32) for _ in range(1, known))]
+    clients = tuple(KnownClient(f"c{number}", (secret,)) for number, secret in enumerate(secrets))
+    wire = NativeServerWire(NativeParameters(b"", clients=clients) if known else NativeParameters(SECRET), COOKIE_KEY)
     return endpoint.server(parameters, wire, RNG.randbytes, mtu=1500, max_burst_bytes=64_000)
 
 
@@ -67,7 +71,8 @@ def syn(at: int) -> Packet:
 def hellos(count: int) -> list[bytes]:
     """Recorded hellos."""
     handshake = NativeHandshake(SECRET)
-    return [handshake.hello(Offer(Cipher.NONE, 1400, 7), RNG.randbytes)[0] for _ in range(count)]
+    hinted = Hinted(Form.HOURLY)
+    return [handshake.hello(Offer(Cipher.NONE, 1400, 7), RNG.randbytes, hinted=hinted)[0] for _ in range(count)]
 
 
 def give(server: Endpoint[Accepting], packets: list[Packet | Carried]) -> float:
@@ -83,9 +88,9 @@ def give(server: Endpoint[Accepting], packets: list[Packet | Carried]) -> float:
     return took
 
 
-def cost(make: Callable[[int], Packet | Carried], *, busy: bool = False, chunks: int = CHUNKS) -> float:
-    """Microseconds for one packet: the best of several chunks."""
-    server = make_server()
+def cost(make: Callable[[int], Packet | Carried], *, busy: bool = False, chunks: int = CHUNKS, known: int = 0) -> float:
+    """Microseconds for one packet: the best of several chunks.  ``known``: see ``make_server``."""
+    server = make_server(known)
     if busy:
         give(server, [over_udp(at, hello) for at, hello in enumerate(hellos(MAX_STRANGE))])
     size = CHUNK if chunks > 1 else MAX_STRANGE // 2
@@ -102,19 +107,26 @@ def main() -> None:
     """Print the table."""
     recorded = hellos(1000)
     garbage = {size: RNG.randbytes(size) for size in (20, 93, 156, 1400, 64_000)}
-    print(f"{'packet':<34} {'TCP':>6} {'UDP':>6}  us")
-    print(f"{'SYN':<34} {cost(syn):6.1f} {'':>6}")
+    print(f"{'':<34} {'one secret':>13}   {f'{MANY} clients':>13}")
+    print(f"{'packet':<34} {'TCP':>6} {'UDP':>6}   {'TCP':>6} {'UDP':>6}  us")
+    print(f"{'SYN':<34} {cost(syn):6.1f}")
     for size, payload in garbage.items():
-        tcp = f"{cost(all_of(over_tcp, [payload])):6.1f}" if size < LARGEST_PACKET else " " * 6
-        print(f"{f'garbage, {size} bytes':<34} {tcp} {cost(all_of(over_udp, [payload])):6.1f}")
-    rows = (
-        ("recorded hello, asked for a cookie", recorded, True, CHUNKS),
-        ("a hello that was answered", recorded[:1], False, CHUNKS),
-        ("a new hello", recorded, False, 1),
-    )
-    for name, payloads, busy, chunks in rows:
-        both = [cost(all_of(make, payloads), busy=busy, chunks=chunks) for make in (over_tcp, over_udp)]
-        print(f"{name:<34} {both[0]:6.1f} {both[1]:6.1f}")
+        row(f"garbage, {size} bytes", [payload], tcp=size < LARGEST_PACKET)
+    row("recorded hello, asked for a cookie", recorded, busy=True)
+    row("a hello that was answered", recorded[:1])
+    row("a new hello", recorded, chunks=1)
+
+
+def row(name: str, payloads: list[bytes], *, busy: bool = False, chunks: int = CHUNKS, tcp: bool = True) -> None:
+    """Print what these payloads cost, over TCP and UDP, at a server with one secret and at one with many."""
+    cells = []
+    for known in (0, MANY):
+        for make in (over_tcp, over_udp):
+            counts = tcp or make is over_udp
+            cells.append(
+                f"{cost(all_of(make, payloads), busy=busy, chunks=chunks, known=known):6.1f}" if counts else ""
+            )
+    print(f"{name:<34} {cells[0]:>6} {cells[1]:>6}   {cells[2]:>6} {cells[3]:>6}")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
         Command("ping", "measure round trips through a running tunnel"),
         Command("speedtest", "measure what a running tunnel carries, down and up"),
         Command("reconnect", "clients: replace every flow, keep the session"),
+        Command("kick", "servers: end the sessions of one client"),
+        Command("reload", "follow the configuration file as it is now, without down"),
     ),
     "configuration": (
         Command("genkey", "make a secret"),

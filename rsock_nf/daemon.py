@@ -24,7 +24,7 @@ from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import ControlError, NotYetError, RsockError, TunnelError
-from rsock_nf.ops import handover, open_files, privileges
+from rsock_nf.ops import handover, open_files, privileges, reload
 from rsock_nf.ops.control_socket.serve import Handler, listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
@@ -62,6 +62,15 @@ class Tunnel(Protocol):
 
     def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
+
+    def kick(self, name: str) -> int:
+        """End the sessions of the client that has this name; returns how many."""
+
+    def adopt(self, settings: Settings) -> None:
+        """Follow these settings, which differ from those before only in what a running instance can change.
+
+        Raises ``TunnelError`` if it has not begun yet.
+        """
 
 
 MakeTunnel: TypeAlias = Callable[[Settings, logging.Logger], Tunnel]
@@ -194,7 +203,7 @@ class _Daemon:
         self._log = log
         self._announcement = announcement
         self._make = make
-        self._log_settings = settings.log
+        self._reloads = 0
         self._reloading: set[asyncio.Task[None]] = set()
         """The tasks that answer a SIGHUP.  The event loop alone would not keep them alive."""
         self._was_up = False
@@ -245,7 +254,9 @@ class _Daemon:
             "reconnect": self._reconnect,
             "ping": self._ping,
             "speedtest": self._speedtest,
+            "reload": self._asked_to_reload,
             "keys": lambda _: self._keys(),
+            "kick": lambda question: {"ended": self._tunnel.kick(str(question.get("client")))},
         }
         control = await serve_control(self._doors.control, handlers, self._log.logger)
         async with control, await self._serve_metrics():
@@ -352,21 +363,67 @@ class _Daemon:
         task.add_done_callback(self._reloading.discard)
 
     async def _reload(self) -> None:
-        """Open the log again, because log rotation wants that; then read the log's level and file again.
-
-        Nothing else changes in a running tunnel.
-        """
+        """Open the log again, because log rotation wants that; then read the file again, and follow it."""
         logger = self._log.logger
         try:
-            self._log.apply(self._log_settings)
+            self._log.apply(self._settings.log)
             path = self._settings.path
-            if path != COMMAND_LINE:
-                # In another process: the import of pydantic would hold up traffic.
-                self._log_settings = await asyncio.to_thread(handover.read_log_again, path)
-                self._log.apply(self._log_settings)
-            logger.info("SIGHUP: log level %s", self._log_settings.level)
+            if path == COMMAND_LINE:
+                logger.info("SIGHUP: log level %s", self._settings.log.level)
+                return
+            found = await self._read_again(path)
+            self._follow("SIGHUP", found)
+            for line in found.warnings:
+                logger.warning("%s", line)
         except RsockError as error:
-            logger.error("SIGHUP: nothing changed: %s", error)  # noqa: TRY400 - one line says it all
+            remedy = f"; root's `rsock-nf reload --name {self._settings.name}` may" if self._settings.user else ""
+            logger.error("SIGHUP: nothing changed: %s%s", error, remedy)  # noqa: TRY400 - one line says it all
+
+    async def _read_again(self, path: Path) -> Configuration:
+        """The file as it is now.  Raises ``RsockError``."""
+        while True:
+            before = self._reloads
+            # In another process: the import of pydantic would hold up traffic.
+            found = await asyncio.to_thread(handover.read_again, path)
+            if before == self._reloads:  # else the command `reload` was faster
+                return found
+
+    def _asked_to_reload(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The command ``reload`` has read the file.  Raises ``RsockError``; then all is as before."""
+        made = self._follow("reload", handover.from_text(question.get("settings")))
+        return {"changed": made.changed, "left": made.left}
+
+    def _follow(self, asked_by: str, found: Configuration) -> reload.Plan:
+        """Follow the file as far as a running instance can.  Raises ``RsockError``; then all is as before."""
+        logger, before = self._log.logger, self._settings
+        wanted = found.settings
+        if wanted.unresolved and not isinstance(wanted.tunnel, ClientParameters):
+            wanted = self._with_known_addresses(wanted)
+        made = reload.plan(before, wanted)
+        self._log.apply(made.settings.log)
+        try:
+            self._tunnel.adopt(made.settings)
+        except RsockError:
+            self._log.apply(before.log)
+            raise
+        self._settings = made.settings
+        self._reloads += 1
+        self._instance.renew(made.settings.digest)
+        logger.log(
+            logging.WARNING if made.left else logging.INFO,
+            "%s: log level %s; %s",
+            asked_by,
+            made.settings.log.level,
+            made.text,
+        )
+        return made
+
+    def _with_known_addresses(self, wanted: Settings) -> Settings:
+        """The resolver does not answer: names have the addresses that they had."""
+        from rsock_nf.runtime.host.first_addresses import with_addresses
+
+        known = {host.name: host.addresses for host in self._settings.target_hosts if host.addresses}
+        return with_addresses(wanted, known)
 
 
 def _metrics_listener(settings: Settings) -> contextlib.AbstractContextManager[socket.socket | None]:

@@ -105,3 +105,8 @@ TOO_SLOW: Final = "this host is too slow for its load: what waits too long until
 def cannot_send(missing: Sequence[str]) -> str:
     """Packets have no way.  ``missing``: for whom, and why."""
     return f"packets cannot be sent to {missing[0]}" if missing else "packets cannot be sent: no route, or no neighbour"
+
+
+def secret_in_use(number: int) -> str:
+    """Of a session whose client has two secrets: which one it uses, 1 or 2."""
+    return f"the {('first', 'second')[number - 1]} of two secrets is in use"

@@ -31,7 +31,9 @@ local HELLO_OR_JOIN, JOIN_ANSWER_OR_COOKIE = 100, 101
 local CIPHERS = { [0] = "none", "aes-256-gcm", "chacha20-poly1305" }
 local STATUSES = { [0] = "welcome", "other cipher", "full" }
 local SCALES = { [255] = "none in the SYN-ACK" }
-local HEADER, TAG, SALT = 8, 16, 16
+local HEADER, TAG, SALT, HINT = 8, 16, 16, 4
+-- The hint stands behind each message of a client.
+local FROM_CLIENT = { [HELLO] = true, [JOIN] = true, [CONFIRMATION] = true, [HELLO_OR_JOIN] = true }
 
 local MESSAGE_NAMES = { [HELLO_OR_JOIN] = "hello or join", [JOIN_ANSWER_OR_COOKIE] = "join answer or cookie" }
 for number, name in ipairs(MESSAGES) do MESSAGE_NAMES[number] = name end
@@ -58,6 +60,7 @@ local F = {
     session = ProtoField.uint64("rsock_nf.session", "Session", base.HEX),
     number = ProtoField.uint32("rsock_nf.handshake.number", "Number (flow id)"),
     mac = ProtoField.bytes("rsock_nf.handshake.mac", "Keyed hash"),
+    hint = ProtoField.bytes("rsock_nf.handshake.hint", "Hint of the secret"),
     -- frames
     frame = ProtoField.bytes("rsock_nf.frame", "Frame", base.NONE),
     kind = ProtoField.uint16("rsock_nf.kind", "Kind", base.DEC, KINDS, 0xC000),
@@ -176,23 +179,23 @@ local function handshake_message(flow, source, size, salt)
         return message
     end
     if flow.stage == "start" then
-        if size >= 50 and size <= 156 then
+        if size >= 50 and size <= 160 then -- without a hint, as clients of before, from 50 on
             flow.client, flow.asked = source, size
-            return is(size < 93 and JOIN or size > 113 and HELLO or HELLO_OR_JOIN, "asked")
+            return is(size < 97 and JOIN or size > 117 and HELLO or HELLO_OR_JOIN, "asked")
         end
     elseif flow.stage == "confirmed" then
         return nil
     elseif source ~= flow.client then
         if size == 93 then return is(ANSWER, "answered") end
         if size == 49 then
-            local message = flow.asked < 93 and JOIN_ANSWER or flow.asked > 113 and COOKIE or JOIN_ANSWER_OR_COOKIE
+            local message = flow.asked < 97 and JOIN_ANSWER or flow.asked > 117 and COOKIE or JOIN_ANSWER_OR_COOKIE
             return is(message, "answered")
         end
         if size == 33 then return is(GONE, "asked") end
     else
-        if size == 61 and flow.stage == "answered" then return is(CONFIRMATION, "confirmed") end
-        if size >= 93 and size <= 156 then -- a hello with the cookie that was wanted
-            flow.asked = 156
+        if (size == 65 or size == 61) and flow.stage == "answered" then return is(CONFIRMATION, "confirmed") end
+        if size >= 93 and size <= 160 then -- a hello with the cookie that was wanted
+            flow.asked = 160
             return is(HELLO, "asked")
         end
     end
@@ -443,16 +446,18 @@ local function show_message(tvb, tree)
         item:add_proto_expert_info(E.malformed, "Unknown message")
         return "handshake?"
     end
-    local at = add_fields(item, tvb, SALT + 1, size, BODIES[kind])
+    local finish = FROM_CLIENT[kind] and size - HINT or size
+    local at = add_fields(item, tvb, SALT + 1, finish, BODIES[kind])
     if at and kind == HELLO then
-        at = add_fields(item, tvb, at, size - TAG, OFFER)
+        at = add_fields(item, tvb, at, finish - TAG, OFFER)
         if at then
-            add_rest(item, F.zeros, tvb, at, size - TAG)
-            add_rest(item, F.tag, tvb, size - TAG, size)
+            add_rest(item, F.zeros, tvb, at, finish - TAG)
+            add_rest(item, F.tag, tvb, finish - TAG, finish)
         end
     elseif at and (kind == ANSWER or kind == JOIN or kind == CONFIRMATION) then
-        add_rest(item, F.sealed, tvb, at, size)
+        add_rest(item, F.sealed, tvb, at, finish)
     end
+    if at and finish < size then add_rest(item, F.hint, tvb, finish, size) end
     return MESSAGES[kind]
 end
 
@@ -463,7 +468,10 @@ local function show_masked(tvb, tree, message)
     local range = captured(tvb, 0, SALT, item)
     if range then
         item:add(F.salt, range)
-        add_rest(item, F.masked, tvb, SALT, tvb:reported_len())
+        local size = tvb:reported_len()
+        local finish = FROM_CLIENT[message] and size - HINT or size
+        add_rest(item, F.masked, tvb, SALT, finish)
+        if finish < size then add_rest(item, F.hint, tvb, finish, size) end
     end
     return MESSAGE_NAMES[message]
 end

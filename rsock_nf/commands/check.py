@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rsock_nf.commands.output import say
@@ -12,24 +13,22 @@ from rsock_nf.commands.shared import config_argument, loaded
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of ``check``."""
     config_argument(parser, required=True)
-    parser.add_argument("--print-log", action="store_true", help=argparse.SUPPRESS)  # how a running instance asks
+    parser.add_argument("--print-settings", action="store_true", help=argparse.SUPPRESS)  # how a running instance asks
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Validate a configuration file."""
-    if arguments.print_log:
-        return _print_log(arguments.config)
+    if arguments.print_settings:
+        return _print_settings(arguments.config)
     settings = loaded(arguments.config).settings
     say(f"{settings.path}: valid; instance {settings.name}")
     return 0
 
 
-def _print_log(path: Path) -> int:
-    """For a running instance (``ops.handover``)."""
-    import json
-
+def _print_settings(path: Path) -> int:
+    """For a running instance (``ops.handover``): its pipe is the only reader, for the secret is among them."""
     from rsock_nf import config
+    from rsock_nf.ops import handover
 
-    log = config.load_log(path)
-    say(json.dumps({"level": log.level, "file": str(log.file) if log.file else None}))
+    sys.stdout.buffer.write(handover.pack(config.load_again(path)))
     return 0

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsock_nf.errors import UnresolvedError
+
 if TYPE_CHECKING:  # making its dataclasses takes 20 ms, and `genkey` needs none of them
     from rsock_nf.config.configuration import Configuration
-    from rsock_nf.settings import Log
 
 
 def load(path: Path, role: str | None = None, *, patient: bool = False) -> Configuration:
@@ -51,14 +52,12 @@ def convert(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return assemble.convert(path)
 
 
-def load_log(path: Path) -> Log:
-    """Read the file again for ``log`` alone: every key is checked, but no name resolved and no secret file read.
-
-    It imports pydantic, which takes 0.2 s: not for an event loop that carries traffic.  Raises ``ConfigError``.
-    """
-    from rsock_nf.config import assemble
-
-    return assemble.load_log(path)
+def load_again(path: Path) -> Configuration:
+    """As ``load``, of the file of a running instance: names that cannot be resolved now are left without addresses."""
+    try:
+        return load(path)
+    except UnresolvedError:
+        return load(path, patient=True)
 
 
 def schema() -> dict[str, Any]:

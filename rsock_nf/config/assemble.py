@@ -8,17 +8,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rsock_nf.config import original, source, values
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.hosts import Hosts
-from rsock_nf.config.keys import ClientKeys, CommonKeys, ServerKeys
+from rsock_nf.config.keys import ClientKeys, CommonKeys, KnownClientKeys, ServerKeys
 from rsock_nf.config.plausible import refuse_impossible
 from rsock_nf.config.validate import validate
-from rsock_nf.core.parameters import Cipher, ClientParameters, ServerParameters
+from rsock_nf.core.parameters import Cipher, ClientLimits, ClientParameters, ServerParameters
 from rsock_nf.core.types import PortRange, TransportAddress
 from rsock_nf.errors import ConfigError
 from rsock_nf.link import system
@@ -26,6 +26,7 @@ from rsock_nf.settings import Log, SecondWire, Settings
 from rsock_nf.wire.parameters import (
     DEFAULT_HASH,
     RSOCK_KEEPALIVE,
+    KnownClient,
     NativeParameters,
     RsockParameters,
     WireName,
@@ -34,7 +35,7 @@ from rsock_nf.wire.parameters import (
 
 T = TypeVar("T")
 
-_NATIVE_ONLY = ("secret", "secret_file", "cipher", "targets", "rsock")
+_NATIVE_ONLY = ("secret", "secret_file", "clients", "cipher", "targets", "rsock")
 _RSOCK_ONLY = ("hash", "rsock_version")
 
 
@@ -109,7 +110,7 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
     _check_wire(path, keys)
-    secret, warnings = _secret(path, keys) if keys.wire is WireName.NATIVE else (b"", [])
+    secrets, warnings = _secrets(path, keys) if keys.wire is WireName.NATIVE else ((), [])
     warnings += _weaknesses(keys)
     client = keys if isinstance(keys, ClientKeys) else None
     hosts = Hosts(path, patient=patient)
@@ -117,9 +118,9 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
     settings = Settings(
         name=name,
         path=path,
-        digest=_digest(keys, secret),
+        digest=_digest(keys, secrets),
         tunnel=tunnel,
-        wire=_wire(keys, secret),
+        wire=_wire(keys, secrets),
         second=_second_wire(path, keys, tunnel, hosts) if isinstance(tunnel, ServerParameters) else None,
         device=_device(path, keys.device, {one.zone for host in hosts.servers for one in host.addresses if one.zone}),
         fwmark=keys.fwmark or 0,
@@ -137,13 +138,6 @@ def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Conf
     )
     refuse_impossible(settings)
     return Configuration(settings, tuple(f"{path}: {line}" for line in warnings))
-
-
-def load_log(path: Path) -> Log:
-    """See ``rsock_nf.config.load_log``."""
-    path = path.absolute()
-    raw = source.read_object(path)
-    return _log(path, validate(path, _converted(path, raw, None).keys if original.is_original(raw) else raw))
 
 
 def _log(path: Path, keys: CommonKeys) -> Log:
@@ -193,22 +187,53 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
     return found
 
 
-def _secret(path: Path, keys: CommonKeys) -> tuple[bytes, list[str]]:
-    """The secret, and warnings about the file that holds it."""
+def _secrets(path: Path, keys: ServerKeys | ClientKeys) -> tuple[tuple[bytes, ...], list[str]]:
+    """The secrets that are nobody's in particular, and warnings about the file that holds them or those of clients."""
+    known = keys.clients if isinstance(keys, ServerKeys) else ()
     if keys.secret and keys.secret_file is not None:
         raise ConfigError(path, "secret_file", 'give either this or "secret", not both')
-    if keys.secret:
-        return keys.secret, _exposed(path, "secret: ")
-    if keys.secret_file is None:
-        raise ConfigError(path, "secret", 'missing: make one with "rsock-nf genkey", the same for both sides')
-    if values.is_secret(keys.secret_file):  # which must not appear in a message about a file
+    field, secrets = "secret", keys.secret
+    exposed = _exposed(path, "secret: ") if keys.secret or known else []
+    if keys.secret_file is not None:
+        field, (secrets, more) = "secret_file", _secret_file(path, keys.secret_file)
+        exposed += more
+    elif not secrets and not known:
+        what = (
+            ", the same for both sides"
+            if isinstance(keys, ClientKeys)
+            else ', the same for both sides, or give "clients"'
+        )
+        raise ConfigError(path, "secret", f'missing: make one with "rsock-nf genkey"{what}')
+    if isinstance(keys, ClientKeys) and len(secrets) > 1:
+        raise ConfigError(path, field, "a client has one; its server may have two while one replaces the other")
+    _refuse_twice(path, field, secrets, known)
+    return secrets, exposed
+
+
+def _secret_file(path: Path, name: str) -> tuple[tuple[bytes, ...], list[str]]:
+    if values.is_secret(name):  # which must not appear in a message about a file
         raise ConfigError(path, "secret_file", 'this is a secret itself, not the path of a file: give it as "secret"')
-    file = path.parent / keys.secret_file
+    file = path.parent / name
     text = source.read_text(file, "secret_file", owner=path)
     try:
-        return values.parse_secret(text), _exposed(file, f"secret_file: {file}: ")
+        return values.parse_secrets(text.split() or [""]), _exposed(file, f"secret_file: {file}: ")
     except ValueError as error:
         raise ConfigError(path, "secret_file", f"{file}: {error}") from None
+
+
+def _refuse_twice(path: Path, field: str, own: tuple[bytes, ...], known: Sequence[KnownClientKeys]) -> None:
+    """Raises ``ConfigError`` about a client whose name or secret is another's, too: nobody could tell them apart."""
+    names: set[str] = set()
+    whose = dict.fromkeys(own, f'"{field}"')
+    for index, client in enumerate(known):
+        where = f"clients[{index}]"
+        if client.name in names:
+            raise ConfigError(path, f"{where}.name", f"{client.name} is given twice")
+        names.add(client.name)
+        for secret in client.secret:
+            if secret in whose:
+                raise ConfigError(path, f"{where}.secret", f"it is also that of {whose[secret]}")
+            whose[secret] = client.name
 
 
 def _exposed(path: Path, field: str) -> list[str]:
@@ -269,11 +294,18 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters, hosts: 
     return SecondWire(tunnel, RsockParameters(second.hash.encode()))
 
 
-def _wire(keys: CommonKeys, secret: bytes) -> WireParameters:
+def _wire(keys: ServerKeys | ClientKeys, secrets: tuple[bytes, ...]) -> WireParameters:
     if keys.wire is WireName.NATIVE:
-        return NativeParameters(secret)
+        known = keys.clients if isinstance(keys, ServerKeys) else ()
+        clients = tuple(KnownClient(one.name, one.secret, _limits(one)) for one in known)
+        first, second = (*secrets, b"", b"")[: values.MAX_SECRETS]
+        return NativeParameters(first, second, clients)
     versions = {"version": keys.rsock_version} if isinstance(keys, ClientKeys) else {}
     return RsockParameters(keys.hash.encode(), **versions)
+
+
+def _limits(client: KnownClientKeys) -> ClientLimits:
+    return ClientLimits(max_conversations=client.max_conversations, rate=client.rate)
 
 
 def _common(keys: CommonKeys) -> dict[str, Any]:
@@ -346,11 +378,17 @@ def _device(path: Path, device: str | None, zones: set[str]) -> str | None:
     return devices.pop() if devices else None
 
 
-def _digest(keys: CommonKeys, secret: bytes) -> str:
+def _digest(keys: CommonKeys, secrets: tuple[bytes, ...]) -> str:
     """Equal for files that mean the same: order, white space, log level and the place of the secret do not matter.
 
     Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
     """
-    meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "log"}}
-    text = repr((meaning, keys.log.file, hashlib.sha256(secret).hexdigest()))
+    meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "clients", "log"}}
+    known = keys.clients if isinstance(keys, ServerKeys) else ()
+    clients = [(one.name, _hashed(one.secret), _limits(one)) for one in known]
+    text = repr((meaning, keys.log.file, _hashed(secrets), clients))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hashed(secrets: tuple[bytes, ...]) -> list[str]:
+    return [hashlib.sha256(secret).hexdigest() for secret in secrets]

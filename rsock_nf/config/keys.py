@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rsock_nf.config.kinds import (
     Address,
+    ClientName,
     Count,
     Device,
     Duration,
@@ -33,8 +34,9 @@ from rsock_nf.config.kinds import (
     OneOrMore,
     OrAbsent,
     Ports,
+    Rate,
     RsockVersion,
-    Secret,
+    Secrets,
     User,
     Wanted,
 )
@@ -82,11 +84,15 @@ class CommonKeys(Keys):
     name: OrAbsent[Name] = Field(
         default=None, description="The instance's name. If not given: the configuration file's name without `.json`."
     )
-    secret: Secret = Field(
-        default=b"", description="What `rsock-nf genkey` printed; the same on both sides.", repr=False
+    secret: Secrets = Field(
+        default=(),
+        description="What `rsock-nf genkey` printed; the same on both sides. A server may have two while one replaces "
+        "the other, and none where each of its `clients` has one.",
+        repr=False,
     )
     secret_file: OrAbsent[File] = Field(
-        default=None, description="Instead of `secret`: a file with it, relative to the configuration file."
+        default=None,
+        description="Instead of `secret`: a file with it, relative to the configuration file; two are on two lines.",
     )
     ports: Ports = Field(
         default=_default(ServerParameters, "ports"),
@@ -198,6 +204,31 @@ class RsockKeys(Keys):
     )
 
 
+class KnownClientKeys(Keys):
+    """A client with a secret of its own.  Its own file has that secret as `secret`, and nothing more.
+
+    `status` and the log have its name. `rsock-nf reload` lets clients come and go without touching the others.
+    """
+
+    name: Annotated[ClientName, Wanted("what status and log call it")] = Field(
+        description="What `status` and the log call it."
+    )
+    secret: Annotated[Secrets, Wanted('make one with "rsock-nf genkey"')] = Field(
+        description="What `rsock-nf genkey` printed; nobody else has it. Two while one replaces the other: `status` "
+        "tells which one the client uses.",
+        repr=False,
+    )
+    max_conversations: OrAbsent[Count] = Field(
+        default=None,
+        description="Conversations over all of its sessions. If not given: the server's limit alone.",
+    )
+    rate: OrAbsent[Rate] = Field(
+        default=None,
+        description="Bits a second of its datagrams, each way; what is above is dropped. It is moved by Python, also "
+        "where the data path is native. If not given: no limit.",
+    )
+
+
 class ServerKeys(CommonKeys):
     """The server's configuration file."""
 
@@ -218,6 +249,13 @@ class ServerKeys(CommonKeys):
         default=(),
         description="The networks from which clients come. Packets from elsewhere get no answer, on both wires. "
         "The host's input firewall sees no packet of fake TCP, so it cannot do that. If not given: anywhere.",
+    )
+    clients: tuple[KnownClientKeys, ...] = Field(
+        default=(),
+        min_length=1,
+        description="Clients that have secrets of their own, beside or instead of `secret`. With `secret` alone, "
+        "clients have no names.",
+        repr=False,
     )
     on_probe: OnProbe = Field(
         default=_default(ServerParameters, "on_probe"),
@@ -298,5 +336,10 @@ class ClientKeys(CommonKeys):
 
 
 ROLES: dict[str, type[ServerKeys | ClientKeys]] = {"server": ServerKeys, "client": ClientKeys}
-OBJECTS: dict[str, type[Keys]] = {"log": LogKeys, "rsock": RsockKeys, "tunnels": TunnelKeys}
+OBJECTS: dict[str, type[Keys]] = {
+    "log": LogKeys,
+    "rsock": RsockKeys,
+    "clients": KnownClientKeys,
+    "tunnels": TunnelKeys,
+}
 """The keys that hold an object or a list of objects, and which keys these have."""

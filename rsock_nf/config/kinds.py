@@ -94,7 +94,13 @@ OneOrMore: TypeAlias = Annotated[
 """One value, or a list of values: at least one, none twice."""
 
 Name: TypeAlias = Annotated[str, BeforeValidator(values.parse_name), Form("text")]
-Secret: TypeAlias = Annotated[bytes, BeforeValidator(values.parse_secret), _TEXT, Form("44 characters")]
+ClientName: TypeAlias = Annotated[str, BeforeValidator(values.parse_client_name), Form("text")]
+Secrets: TypeAlias = Annotated[
+    tuple[bytes, ...],
+    BeforeValidator(values.parse_secrets),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 2}]}),
+    Form("44 characters, or a list of two such"),
+]
 File: TypeAlias = Annotated[str, BeforeValidator(_parse_file), Form("path")]
 Device: TypeAlias = Annotated[str, BeforeValidator(values.parse_device), Form("text")]
 User: TypeAlias = Annotated[str, BeforeValidator(values.parse_user), Form("text")]
@@ -130,5 +136,13 @@ FlowAge: TypeAlias = Annotated[
     BeforeValidator(values.parse_flow_age),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": values.MAX_FLOW_AGE}, {"type": "string"}]}),
     Form('0, or 60-86400 s, also as `"1h"`'),
+]
+Rate: TypeAlias = Annotated[
+    float,
+    BeforeValidator(values.parse_rate),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": values.MIN_RATE, "maximum": values.MAX_RATE}, {"type": "string"}]}
+    ),
+    Form('bits a second, also as `"20M"`'),
 ]
 RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_parse_version)]

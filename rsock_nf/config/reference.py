@@ -49,7 +49,7 @@ def rows() -> list[Row]:
 
 
 def _place(key: str) -> str:
-    return f"{key}[]" if key == "tunnels" else key
+    return f"{key}[]" if key in {"clients", "tunnels"} else key
 
 
 def _rows(where: str, model: type[Keys], roles: tuple[str, ...]) -> Iterator[Row]:

@@ -19,6 +19,10 @@ from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddres
 from rsock_nf.printable import printable
 
 SECRET_BYTES = 32
+MIN_RATE, MAX_RATE = 8_000.0, 100e9
+"""Bits a second."""
+MAX_SECRETS = 2
+"""Of one client at a time."""
 MAX_RANGES = 256
 """A classic BPF program has room for 4,096 instructions (BPF_MAXINSNS) and needs at most five for a range."""
 
@@ -28,6 +32,8 @@ MIN_FLOW_AGE, MAX_FLOW_AGE = 60.0, 86400.0
 _SHOWN = 60
 """The most characters of a key or a value in a message."""
 _AGE = re.compile(r"(\d{1,6})([smh])")
+_RATE = re.compile(r"(\d{1,12})([kMG]?)")
+_BITS = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[^\s/%:\"\\\x00-\x1f]{1,15}")  # IFNAMSIZ 16 with its zero; dev_valid_name(), net/core/dev.c
@@ -48,6 +54,13 @@ def parse_name(value: object) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
     raise ValueError(f"{shown(value)} cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
+
+
+def parse_client_name(value: object) -> str:
+    """The name of a client: it stands in log lines and in ``status``."""
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise ValueError(f"{shown(value)} cannot name a client: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
 
 
 def parse_device(value: object) -> str:
@@ -241,6 +254,26 @@ def parse_secret(text: object) -> bytes:
     if len(set(key)) < SECRET_BYTES // 4:  # 32 random bytes with fewer than 8 values: never
         raise ValueError('too regular to be a random key: make one with "rsock-nf genkey"')
     return key
+
+
+def parse_rate(value: object) -> float:
+    """Bits a second: a number, or text as ``"20M"``."""
+    if isinstance(value, str) and (match := _RATE.fullmatch(value)):
+        value = int(match[1]) * _BITS[match[2]]
+    if isinstance(value, int | float) and not isinstance(value, bool) and MIN_RATE <= value <= MAX_RATE:
+        return float(value)
+    raise ValueError(f'{shown(value)} is not a rate: bits a second are wanted, from 8k to 100G, as "20M"')
+
+
+def parse_secrets(value: object) -> tuple[bytes, ...]:
+    """One secret, or a list of two."""
+    items = value if isinstance(value, list) else [value]
+    if not 1 <= len(items) <= MAX_SECRETS:
+        raise ValueError(f"{len(items)} secrets: one is wanted, or two while one replaces the other")
+    found = tuple(parse_secret(item) for item in items)
+    if len(set(found)) != len(found):
+        raise ValueError("both secrets are the same")
+    return found
 
 
 def is_secret(text: str) -> bool:

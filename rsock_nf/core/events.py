@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rsock_nf.core.identity import ANYBODY, Identity
 from rsock_nf.core.types import FlowKey, OwnPeer
 
 
@@ -49,6 +50,8 @@ class ConversationOpened:
 
     peer: Hashable
     target: int
+    client: Identity = ANYBODY
+    """Whose conversation it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class SessionUp:
 
     session_id: int
     peer: str
+    whose: str = ""
+    """The client, for people, if it has a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class SessionDown:
 
     session_id: int
     reason: str
+    whose: str = ""
+    """The client, for people, if it has a name."""
 
 
 @dataclass(frozen=True, slots=True)

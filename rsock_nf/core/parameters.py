@@ -7,8 +7,10 @@ Not here: the keys of the file and what they may hold (``rsock_nf.config``).
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass
+from typing import ClassVar, Final, TypeVar
 
 from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
 
@@ -67,6 +69,9 @@ class OnProbe(enum.Enum):
 class Common:
     """What client and server both need."""
 
+    LIVE: ClassVar[tuple[str, ...]] = ("duration", "keepalive")
+    """What may change while the endpoint runs: see ``adopt``."""
+
     kinds: Kinds = Kinds.TCP
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports: merged, disjoint, ascending."""
@@ -81,6 +86,8 @@ class Common:
 @dataclass(frozen=True, slots=True)
 class ClientParameters(Common):
     """What only a client needs."""
+
+    LIVE: ClassVar[tuple[str, ...]] = (*Common.LIVE, "idle_timeout", "flow_age")
 
     server: tuple[IPAddress, ...] = ()
     """The server's addresses, in order of preference.  Flows go to one address at a time.  When it answers no SYN,
@@ -98,8 +105,29 @@ class ClientParameters(Common):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What a server lets one client have, over all of its sessions.  None = no limit but the server's own."""
+
+    max_conversations: int | None = None
+    rate: float | None = None
+    """Bits a second of the application's datagrams, each way."""
+
+
+NO_LIMITS: Final = ClientLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class ServerParameters(Common):
     """What only a server needs."""
+
+    LIVE: ClassVar[tuple[str, ...]] = (
+        *Common.LIVE,
+        "targets",
+        "on_probe",
+        "allow",
+        "max_sessions",
+        "max_conversations",
+    )
 
     targets: tuple[TransportAddress, ...] = ()
     on_probe: OnProbe = OnProbe.SILENT
@@ -110,3 +138,14 @@ class ServerParameters(Common):
     max_sessions: int = 256
     max_conversations: int = 4096
     """Of all sessions together.  Each conversation is one UDP socket."""
+
+
+P = TypeVar("P", bound=Common)
+
+
+def adopt(running: P, wanted: Common) -> P:
+    """The parameters of an endpoint that runs with ``running``, and is to follow ``wanted`` as far as it can.
+
+    Both are of the same role.
+    """
+    return dataclasses.replace(running, **{name: getattr(wanted, name) for name in running.LIVE})

@@ -2,27 +2,26 @@
 
 ``up`` reads and validates the file and resolves its names.  The process that it starts gets the result on its standard
 input, where no other process can see the secret.  It reads no file again, so both processes have the same settings
-even if the file or a name changes in between.  When a running instance has to read ``log`` again, it starts a
-process for that: the import of pydantic would hold up its traffic.
+even if the file or a name changes in between.  When a running instance has to read its file again, it starts a process
+for that: the import of pydantic would hold up its traffic.
 
 The form is pickle, restricted to the classes that settings consist of: reading it cannot call anything else.
 """
 
 from __future__ import annotations
 
+import base64
 import enum
 import io
-import json
 import pickle
 import subprocess
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
 from rsock_nf.config.configuration import Configuration
 from rsock_nf.errors import InstanceError
 from rsock_nf.ops.program import program
-from rsock_nf.settings import Log
 
 _MODULES = (
     "rsock_nf.config.configuration",
@@ -31,7 +30,7 @@ _MODULES = (
     "rsock_nf.settings",
     "rsock_nf.wire.parameters",
 )
-_PLAIN = (IPv4Address, IPv6Address, PosixPath)
+_PLAIN = (IPv4Address, IPv6Address, IPv4Network, IPv6Network, PosixPath)
 _PATIENCE = 60.0
 """Seconds that reading the file again may take on a very busy machine."""
 
@@ -48,9 +47,9 @@ def receive(stream: BinaryIO) -> Configuration:
     try:
         configuration = _Reader(stream).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        raise InstanceError(f"no settings on standard input: {error}") from None
+        raise InstanceError(f"these are no settings: {error}") from None
     if not isinstance(configuration, Configuration):
-        raise InstanceError("no settings on standard input")
+        raise InstanceError("these are no settings")
     return configuration
 
 
@@ -72,17 +71,31 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no part of settings")
 
 
-def read_log_again(path: Path) -> Log:
-    """``log`` of the configuration file as it is now.  Another process reads and checks the file.
+def read_again(path: Path) -> Configuration:
+    """The configuration file as it is now.  Another process reads and checks the file, and looks up its names.
 
     Raises ``InstanceError``: one line that names the file and the field.
     """
-    command = [*program(), "check", "--config", str(path), "--print-log"]
+    command = [*program(), "check", "--config", str(path), "--print-settings"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, cwd="/")
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False, cwd="/")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstanceError(f"{path}: cannot be read again: {error}") from None
     if done.returncode:
-        raise InstanceError(done.stderr.strip().removeprefix("rsock-nf: ") or f"{path}: cannot be read again")
-    log = json.loads(done.stdout)
-    return Log(log["level"], Path(log["file"]) if log["file"] else None)
+        reason = done.stderr.decode(errors="replace").strip().removeprefix("rsock-nf: ")
+        raise InstanceError(reason or f"{path}: cannot be read again")
+    return receive(io.BytesIO(done.stdout))
+
+
+def as_text(configuration: Configuration) -> str:
+    """What ``from_text`` reads, for a line of JSON.  The secret is in it."""
+    return base64.b64encode(pack(configuration)).decode()
+
+
+def from_text(text: object) -> Configuration:
+    """What ``as_text`` made.  Raises ``InstanceError`` when it is anything else."""
+    try:
+        packed = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except ValueError:
+        packed = b""
+    return receive(io.BytesIO(packed))

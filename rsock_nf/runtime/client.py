@@ -254,6 +254,21 @@ class ClientSide:
     def _deliver(self, runs: list[Run]) -> None:
         self._sink(runs if self._speedtest is None else self._speedtest.take(runs))
 
+    def kick(self, name: str) -> int:
+        """See ``Side``: a client has no clients."""
+        del name
+        return 0
+
+    def adopt(self, settings: Settings) -> None:
+        """See ``Side``."""
+        if not isinstance(settings.tunnel, ClientParameters):
+            raise TypeError("settings of a server")
+        now, before, self._settings = self.driver.now(), self._settings, settings
+        self.endpoint.role.use_parameters(now, settings.tunnel)
+        if settings.wire != before.wire:
+            self.endpoint.role.use_secrets(now, settings.wire)
+        self.driver.settle()
+
     def _apply_cover(self) -> None:
         self._apply_rules()
         self.device.rematch()

@@ -20,6 +20,7 @@ from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, Event, Follow, Forget
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Deliver, Output, Transmit
+from rsock_nf.core.parameters import ServerParameters
 from rsock_nf.core.tcp.header import (
     DESTINATION_PORT,
     IPV4_HEADER,
@@ -155,6 +156,19 @@ class Demultiplexer:
         for branch in self._branches:
             branch.endpoint.role.want_keys(now)
 
+    def use_parameters(self, now: float, of_each_wire: Sequence[ServerParameters]) -> None:
+        """Each its own.  The first one has as many targets as before."""
+        for branch, parameters in zip(self._branches, of_each_wire, strict=True):
+            branch.endpoint.role.use_parameters(now, [parameters])
+
+    def use_secrets(self, now: float, secrets: object) -> None:
+        """The first one."""
+        self._branches[0].endpoint.role.use_secrets(now, secrets)
+
+    def kick(self, now: float, name: str) -> int:
+        """Of all of them."""
+        return sum(branch.endpoint.role.kick(now, name) for branch in self._branches)
+
     def crowds(self, now: float) -> list[Crowd]:
         """One for each endpoint, in the order of their numbers."""
         return [crowd for branch in self._branches for crowd in branch.endpoint.role.crowds(now)]
@@ -184,7 +198,8 @@ class Demultiplexer:
         """An address is followed as long as any endpoint wants it."""
         match event:
             case ConversationOpened(peer=peer, target=target):
-                return ConversationOpened((index, peer), target + self._branches[index].first_target)
+                first = self._branches[index].first_target
+                return dataclasses.replace(event, peer=(index, peer), target=target + first)
             case ConversationClosed(peer=peer):
                 return dataclasses.replace(event, peer=(index, peer))
             case Follow(remote=remote, local=local):

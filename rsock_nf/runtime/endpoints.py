@@ -5,6 +5,7 @@ Only what the instance needs is imported: each wire and each role takes some mil
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from os import urandom
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def client_endpoint(
         return client(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
     from rsock_nf.wire.native.client import NativeClientWire
 
-    native = NativeClientWire(wire)
+    native = NativeClientWire(wire, time.time)
     return client(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes, states=states)
 
 
@@ -73,7 +74,7 @@ def _one_server(parameters: ServerParameters, wire: WireParameters, limits: Limi
         return server(parameters, rsock, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes)
     from rsock_nf.wire.native.server import NativeServerWire
 
-    native = NativeServerWire(wire, urandom(32))
+    native = NativeServerWire(wire, urandom(32), time.time)
     return server(parameters, native, urandom, mtu=limits.mtu, max_burst_bytes=limits.max_burst_bytes, states=states)
 
 

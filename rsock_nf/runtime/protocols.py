@@ -13,6 +13,7 @@ from rsock_nf.core.ends.port_reports import PortReport
 from rsock_nf.core.ends.top_sources import TopSources
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.outbox import Output
+from rsock_nf.core.parameters import ClientParameters, ServerParameters
 from rsock_nf.core.types import Carried, FlowKey, IPAddress, OwnPeer, Packet, Run
 
 
@@ -104,6 +105,12 @@ class ClientRole(Protocol):
     def hurry(self, now: float) -> None:
         """The way to the server may be open again."""
 
+    def use_parameters(self, now: float, parameters: ClientParameters) -> None:
+        """Follow them as far as a running client can."""
+
+    def use_secrets(self, now: float, secrets: object) -> None:
+        """Another secret from now on: the wire's parameters."""
+
     def use_addresses(self, now: float, addresses: Sequence[IPAddress], *, move: bool = False) -> None:
         """The server's addresses are these from now on; ``move``: leave an old one at once."""
 
@@ -144,6 +151,15 @@ class ServerRole(Protocol):
 
     def want_keys(self, now: float) -> None:
         """The host may have gone back to an earlier state: renew keys soon."""
+
+    def use_parameters(self, now: float, of_each_wire: Sequence[ServerParameters]) -> None:
+        """Follow them as far as a running server can."""
+
+    def use_secrets(self, now: float, secrets: object) -> None:
+        """Other clients from now on: the first wire's parameters."""
+
+    def kick(self, now: float, name: str) -> int:
+        """End the sessions of the client that has this name; returns how many."""
 
     def crowds(self, now: float) -> list[Crowd]:
         """For each wire: what an operator is told of conversations that make room for others."""

@@ -23,9 +23,10 @@ from rsock_nf.core.events import (
     Suspect,
 )
 from rsock_nf.core.flows.session import Session
+from rsock_nf.core.identity import Identity
 from rsock_nf.core.parameters import SPEEDTEST_TARGET, ServerParameters
 from rsock_nf.core.pump.state import PLAIN
-from rsock_nf.core.types import FlowKey, IPAddress, Run
+from rsock_nf.core.types import FlowKey, IPAddress, Run, TransportAddress
 from rsock_nf.errors import ControlError, NotYetError
 from rsock_nf.link import (
     Link,
@@ -53,6 +54,7 @@ from rsock_nf.runtime.host.clock_jumps import ClockJumps
 from rsock_nf.runtime.host.descriptors import RulesPlace, too_few_left
 from rsock_nf.runtime.host.device import Device, LinkedDevice, PlainDevice
 from rsock_nf.runtime.host.names import Questions
+from rsock_nf.runtime.host.rates import Rates
 from rsock_nf.runtime.host.rules import Rules
 from rsock_nf.runtime.host.target_names import TargetNames
 from rsock_nf.runtime.host.targets import Targets
@@ -139,7 +141,7 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
     served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device, mark=settings.fwmark)
     for carrier in served:
         stack.callback(carrier.close)
-    targets = Targets(parameters.targets + (settings.second.tunnel.targets if settings.second else ()))
+    targets = Targets(all_targets(settings))
     stack.callback(targets.close_all)
     routing = Routing(cover.device, settings.fwmark, applications=targets.addresses)
     rules, link = None, None
@@ -157,6 +159,12 @@ def build(settings: Settings, parameters: ServerParameters, start: Start, stack:
     side = ServerSide(settings, start, Parts(served, targets, cover, routing, rules, link, limits, endpoint, held, hot))
     stack.callback(side.close)
     return side
+
+
+def all_targets(settings: Settings) -> tuple[TransportAddress, ...]:
+    """Of each wire, those of the second one last."""
+    tunnels = [tunnel for tunnel in settings.tunnels if isinstance(tunnel, ServerParameters)]
+    return tuple(target for tunnel in tunnels for target in tunnel.targets)
 
 
 def _cover_fake_tcp(settings: Settings, log: logging.Logger) -> Cover:
@@ -201,9 +209,11 @@ class ServerSide:
         self._clocks = ClockJumps()
         self._ready = start.ready
         self._targets = parts.targets
-        self._target_names = TargetNames(
-            settings.target_hosts, Questions(start.loop).ask, use=parts.targets.use, log=start.log
-        )
+        self._rates = Rates()
+        self._given_targets = all_targets(settings)
+        """As the settings have them: names may have led elsewhere since."""
+        self._questions = Questions(start.loop)
+        self._target_names = self._names_of_targets(settings)
         self._cover = parts.cover
         self._routing = parts.routing
         self._name_at = 0.0
@@ -268,13 +278,54 @@ class ServerSide:
         del question
         raise ControlError(f"speedtest: {self._settings.name} is a server: run it at a client")
 
+    def kick(self, name: str) -> int:
+        """See ``Side``."""
+        ended = self.endpoint.role.kick(self.driver.now(), name)
+        self.driver.settle()
+        return ended
+
+    def adopt(self, settings: Settings) -> None:
+        """See ``Side``."""
+        if not isinstance(settings.tunnel, ServerParameters):
+            raise TypeError("settings of a client")
+        now, targets = self.driver.now(), all_targets(settings)
+        parameters, second = conversation_limit.fit(
+            settings.tunnel, settings.second, self._log, open_now=len(self._targets)
+        )
+        self._settings, before = settings, self._settings
+        if settings.wire != before.wire:
+            self.endpoint.role.use_secrets(now, settings.wire)
+        self.endpoint.role.use_parameters(now, [parameters, second.tunnel] if second else [parameters])
+        self.driver.settle()  # conversations with targets that are gone have no sockets any more
+        if targets != self._given_targets:
+            self._given_targets = targets
+            self._target_names.forget()
+            self._target_names = self._names_of_targets(settings)
+            for peer in self._targets.replace(targets):
+                self._move_socket(peer)
+        self._follow_rates()
+
+    def _follow_rates(self) -> None:
+        """Clients may have other rates from now on."""
+        for session in self.endpoint.sessions:
+            rate = self._rates.of(session.identity)
+            for conversation in session.group.conversations.values():
+                peer = outer_peer(self.endpoint, session, conversation.peer)
+                descriptor = self._targets.descriptor(peer)
+                if descriptor is not None and self._targets.rate(peer) is not rate:
+                    self.driver.remove_source(descriptor)
+                    self.driver.add_source(self._targets.limit(peer, rate))
+
+    def _names_of_targets(self, settings: Settings) -> TargetNames:
+        return TargetNames(settings.target_hosts, self._questions.ask, use=self._targets.use, log=self._log)
+
     # -- the endpoint's events
 
     def handle(self, event: Event) -> None:
         """Do what it asks for."""
         match event:
-            case ConversationOpened(peer=peer, target=target):
-                self._open_socket(peer, target)
+            case ConversationOpened(peer=peer, target=target, client=client):
+                self._open_socket(peer, target, client)
             case ConversationClosed(peer=peer):
                 self._close_socket(peer)
             case Follow(remote=remote, local=local):
@@ -293,12 +344,16 @@ class ServerSide:
     def _deliver(self, runs: list[Run]) -> None:
         self._targets.send(runs if self._speed is None else self._speed.take(runs))
 
-    def _open_socket(self, peer: Hashable, target: int) -> None:
+    def _open_socket(self, peer: Hashable, target: int, client: Identity) -> None:
+        rate = self._rates.of(client)
         if target == SPEEDTEST_TARGET and self._speed is not None:
-            self._speed.opened(peer)
+            if rate is None:
+                self._speed.opened(peer)
+            else:
+                self.endpoint.role.socket_refused(self.driver.now(), peer, "a client with a rate tests no speed")
             return
         try:
-            source = self._targets.open(peer, target)
+            source = self._targets.open(peer, target, rate)
         except LinkError as error:
             self._troubles.note(str(error))  # on wire rsock perhaps once a datagram
             self.endpoint.role.socket_refused(self.driver.now(), peer, str(error))
@@ -431,13 +486,17 @@ class ServerSide:
             notes=notes(detours),
             sessions=self.endpoint.sessions,
             describe=self._describe,
-            counters=self.endpoint.counters,
+            counters=self._counters(),
             targets=self._targets.refusals(),
             strangers=self.endpoint.role.strangers,
             troubles=self._troubles.counts,
             version=self._cover.version,
             crowds=self.endpoint.role.crowds(self.driver.now()),
         )
+
+    def _counters(self) -> Mapping[str, int]:
+        above = self._rates.dropped
+        return {**self.endpoint.counters, "datagrams above a client's rate": above} if above else self.endpoint.counters
 
     def _describe(self, session: Session, peer: Hashable) -> str:
         outer = outer_peer(self.endpoint, session, peer)

@@ -62,6 +62,12 @@ class Side(Counting, Protocol):
     def pings(self) -> Pings:
         """Asks the other end for answers."""
 
+    def kick(self, name: str) -> int:
+        """End the sessions of the client that has this name; returns how many."""
+
+    def adopt(self, settings: Settings) -> None:
+        """Follow these settings, which differ from those before only in what a running instance can change."""
+
     def tick(self, now: float) -> None:
         """Once a second, after device and rules."""
 
@@ -204,6 +210,20 @@ class Tunnel:
             raise ControlError("speedtest: it is still starting")
         self._side.wake()
         return self._side.speedtest(question)
+
+    def kick(self, name: str) -> int:
+        """End the sessions of the client that has this name; returns how many."""
+        return self._side.kick(name) if self._side is not None else 0
+
+    def adopt(self, settings: Settings) -> None:
+        """Follow these settings, which differ from those before only in what a running instance can change.
+
+        Raises ``TunnelError`` if it has not begun yet.
+        """
+        if self._side is None:
+            raise TunnelError("the instance has not begun yet: down and up make it take its file anew")
+        self._settings = settings
+        self._side.adopt(settings)
 
     def snapshot(self) -> dict[str, Any]:
         """The state of the instance as plain JSON types."""

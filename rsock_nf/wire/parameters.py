@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from rsock_nf.core.parameters import NO_LIMITS, ClientLimits
+
 DEFAULT_HASH = "hello135"
 """The key that the original falls back to; everyone knows it."""
 RSOCK_KEEPALIVE = 4.0
@@ -25,11 +27,35 @@ DEFAULT_WIRE = WireName.NATIVE
 
 
 @dataclass(frozen=True, slots=True)
+class KnownClient:
+    """A client with a secret of its own, as its server knows it."""
+
+    name: str
+    secrets: tuple[bytes, ...] = field(repr=False)
+    """One; two while the first is being replaced.  Each has 32 bytes."""
+    limits: ClientLimits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
 class NativeParameters:
     """The native wire."""
 
     secret: bytes = field(repr=False)
-    """32 bytes, as ``genkey`` makes them."""
+    """32 bytes, as ``genkey`` makes them.  A server that knows each of its clients may have none: b""."""
+    second_secret: bytes = field(default=b"", repr=False)
+    """Server: another one that is valid, too, while the first is being replaced; b"" = there is none."""
+    clients: tuple[KnownClient, ...] = ()
+    """Server: those that have secrets of their own."""
+
+    @property
+    def own_secrets(self) -> tuple[bytes, ...]:
+        """Those that are nobody's in particular."""
+        return tuple(filter(None, (self.secret, self.second_secret)))
+
+    @property
+    def all_secrets(self) -> tuple[bytes, ...]:
+        """Those, and the clients'."""
+        return (*self.own_secrets, *(secret for client in self.clients for secret in client.secrets))
 
     @property
     def name(self) -> WireName:

@@ -20,19 +20,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsock_nf import config
+from rsock_nf.config import values
 from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.validate import validate
 from rsock_nf.config.values import format_secret, parse_ports, parse_secret
-from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
+from rsock_nf.core.parameters import Cipher, ClientLimits, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
 from rsock_nf.core.types import PortRange, TransportAddress
 from rsock_nf.errors import ConfigError
 from rsock_nf.policy import policy_for
 from rsock_nf.settings import Log
-from rsock_nf.wire.parameters import NativeParameters, RsockParameters
+from rsock_nf.wire.parameters import KnownClient, NativeParameters, RsockParameters
 
 KEY = bytes(range(32))
 SECRET = format_secret(KEY)
+OTHER = format_secret(KEY[::-1])
 SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9999", "secret": SECRET}
 CLIENT: dict[str, Any] = {"role": "client", "server": "203.0.113.5", "listen": "127.0.0.1:30000", "secret": SECRET}
 KEYS = sorted({key for model in (*ROLES.values(), *OBJECTS.values()) for key in model.model_fields})
@@ -261,6 +263,20 @@ MISTAKES = [
     (SERVER, {"rsock": {"ports": 9}, "addresses": "::1"}, 'rsock: this wire is IPv4 only, and "addresses" has no IPv4 address'),
     (CLIENT, {"rsock": {"ports": 9}}, "rsock: only a server has this key"),
     (SERVER, {"tunnels": []}, "tunnels: only a client has this key"),
+    (CLIENT, {"clients": []}, "clients: only a server has this key"),
+    (SERVER, {"clients": []}, "clients: the list is empty"),
+    (SERVER, {"clients": [{"name": "a"}]}, 'clients[0].secret: missing: make one with "rsock-nf genkey"'),
+    (SERVER, {"clients": [{"secret": SECRET}]}, "clients[0].name: missing: what status and log call it"),
+    (SERVER, {"clients": [{"name": "a b", "secret": SECRET}]}, "clients[0].name: \"a b\" cannot name a client: 1 to 64 letters, digits, '_', '-' or '.' are wanted"),
+    (SERVER, {"clients": [{"name": "a", "secret": SECRET}]}, 'clients[0].secret: it is also that of "secret"'),
+    (SERVER, {"clients": [{"name": "a", "secret": OTHER}, {"name": "b", "secret": OTHER}]}, "clients[1].secret: it is also that of a"),
+    (SERVER, {"clients": [{"name": "a", "secret": OTHER}, {"name": "a", "secret": SECRET}], "secret": [OTHER, SECRET]}, 'clients[0].secret: it is also that of "secret"'),
+    (SERVER, {"clients": [{"name": "a", "secret": OTHER, "rate": "20 M"}]}, 'clients[0].rate: "20 M" is not a rate: bits a second are wanted, from 8k to 100G, as "20M"'),
+    (SERVER, {"clients": [{"name": "a", "secret": OTHER, "rate": True}]}, 'clients[0].rate: true is not a rate: bits a second are wanted, from 8k to 100G, as "20M"'),
+    (SERVER, {"clients": [{"name": "a", "secret": OTHER, "rates": 1}]}, 'clients[0].rates: unknown key (did you mean "rate"?)'),
+    (SERVER, {"secret": [SECRET, OTHER, OTHER]}, "secret: 3 secrets: one is wanted, or two while one replaces the other"),
+    (SERVER, {"secret": [SECRET, SECRET]}, "secret: both secrets are the same"),
+    (CLIENT, {"secret": [SECRET, OTHER]}, "secret: a client has one; its server may have two while one replaces the other"),
     (CLIENT, {"tunnels": [{"listen": "127.0.0.1:9"}]}, 'listen: give either this or "tunnels", not both'),
     (
         SERVER,
@@ -351,7 +367,11 @@ def test_one_line_for_each_mistake(tmp_path: Path, base: dict[str, Any], change:
     [
         (SERVER, "role", 'role: missing: "server" or "client"'),
         (SERVER, "target", 'target: missing: where datagrams go, as "127.0.0.1:9999"'),
-        (SERVER, "secret", 'secret: missing: make one with "rsock-nf genkey", the same for both sides'),
+        (
+            SERVER,
+            "secret",
+            'secret: missing: make one with "rsock-nf genkey", the same for both sides, or give "clients"',
+        ),
         (CLIENT, "server", "server: missing: the server's address or name"),
         (CLIENT, "listen", 'listen: missing: where the application sends its datagrams, as "127.0.0.1:30000"'),
     ],
@@ -533,16 +553,18 @@ def test_a_key_log_is_a_decision_and_is_warned_of(tmp_path: Path) -> None:
     assert message(write(tmp_path / "edge.json", keys | {"key_log": "yes"})).startswith("key_log: ")
 
 
-def test_the_log_alone_needs_no_resolver_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: object, **__: object) -> None:
-        raise AssertionError("a name was looked up")
+def test_a_file_that_is_read_again_may_have_names_that_the_resolver_does_not_know_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(socket, "getaddrinfo", asked)
-    keys = {"role": "client", "server": "relay.example", "listen": "127.0.0.1:9", "secret_file": "gone"}
-    path = write(tmp_path / "c.json", keys | {"log": {"level": "debug", "file": "c.log"}})
-    assert config.load_log(path) == Log("debug", tmp_path / "c.log")
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    keys = {"role": "server", "target": "app.example:9", "secret": SECRET}
+    path = write(tmp_path / "s.json", keys)
+    assert config.load_again(path).settings.unresolved == ("app.example",)
     with pytest.raises(ConfigError, match=r"log.level: must be"):
-        config.load_log(write(path, keys | {"log": {"level": "all"}}))
+        config.load_again(write(path, keys | {"log": {"level": "all"}}))
 
 
 def test_manual_rules_of_a_client_cover_all_of_its_ports(tmp_path: Path) -> None:
@@ -684,7 +706,7 @@ def test_a_number_beyond_all_bounds_is_too_large(tmp_path: Path) -> None:
 
 def test_the_keys_show_no_secret(tmp_path: Path) -> None:
     keys = validate(tmp_path / "edge.json", SERVER)
-    assert keys.secret == KEY
+    assert keys.secret == (KEY,)
     assert repr(KEY) not in repr(keys)
 
 
@@ -701,3 +723,66 @@ def test_where_metrics_are_served(tmp_path: Path, metrics: str, where: str) -> N
     found = config.load(write(tmp_path / "e.json", SERVER | {"metrics": metrics})).settings.metrics
     assert str(found) == where.replace("DIRECTORY", str(tmp_path))
     assert config.load(write(tmp_path / "e.json", SERVER)).settings.metrics is None
+
+
+def test_clients_with_secrets_of_their_own(tmp_path: Path) -> None:
+    third = format_secret(bytes(range(3, 35)))
+    keys = {"role": "server", "target": "127.0.0.1:9999"}
+    clients: list[dict[str, Any]] = [
+        {"name": "alice", "secret": SECRET},
+        {"name": "bob", "secret": [OTHER, third], "rate": "20M", "max_conversations": 7},
+    ]
+    path = write(tmp_path / "s.json", {**keys, "clients": clients})
+    settings = config.load(path).settings
+    assert settings.wire == NativeParameters(
+        b"",
+        clients=(
+            KnownClient("alice", (KEY,)),
+            KnownClient("bob", (KEY[::-1], bytes(range(3, 35))), ClientLimits(7, 20e6)),
+        ),
+    )
+    other = config.load(
+        write(path, {**keys, "clients": [{**clients[0], "secret": third}, clients[1] | {"secret": OTHER}]})
+    )
+    assert other.settings.digest != settings.digest, "another secret is another configuration"
+    assert SECRET not in repr(settings)
+    assert repr(KEY) not in repr(settings)
+
+
+def test_two_secrets_in_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text(f"{SECRET}\n{OTHER}\n")
+    keys = {"role": "server", "target": "127.0.0.1:9999", "secret_file": "secrets"}
+    assert config.load(write(tmp_path / "s.json", keys)).settings.wire == NativeParameters(KEY, KEY[::-1])
+
+
+@pytest.mark.parametrize(
+    ("written", "rate"), [(8000, 8e3), (1.5e6, 1.5e6), ("64k", 64e3), ("20M", 20e6), ("1G", 1e9), ("9000", 9e3)]
+)
+def test_rates(written: object, rate: float) -> None:
+    assert values.parse_rate(written) == rate
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "20",
+        "20m",
+        "M",
+        "7k",
+        "101G",
+        "1e9",
+        "-5M",
+        7999,
+        1e12,
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        [],
+        "9" * 13 + "G",
+    ],
+)
+def test_no_rates(written: object) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        values.parse_rate(written)

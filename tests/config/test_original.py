@@ -16,7 +16,6 @@ from rsock_nf.config.original import UnusableError, convert
 from rsock_nf.core.parameters import ClientParameters, Kinds, ServerParameters
 from rsock_nf.core.types import PortRange, TransportAddress
 from rsock_nf.errors import ConfigError
-from rsock_nf.settings import Log
 from rsock_nf.wire.parameters import RsockParameters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "original"
@@ -202,11 +201,6 @@ def test_only_a_file_of_the_original_is_converted(tmp_path: Path) -> None:
     path = write(tmp_path / "edge.json", {"role": "server", "wire": "rsock", "target": "127.0.0.1:9"})
     with pytest.raises(ConfigError, match="param: missing: this is no configuration of the original rsock"):
         config.convert(path)
-
-
-def test_the_log_alone(tmp_path: Path) -> None:
-    path = write(tmp_path / "edge.json", {"verbose": True, "log": "logs/", "param": CLIENT | {"taddr": "no.example"}})
-    assert config.load_log(path) == Log("debug", tmp_path / "logs" / "rsock.log")
 
 
 def test_flags() -> None:

@@ -100,7 +100,7 @@ def test_what_works_somewhere_is_not(tmp_path: Path, base: dict[str, Any], chang
         {**CLIENT, "log": {"level": SECRET}},
         {**CLIENT, "cipher": SECRET},
         {**CLIENT, "cipher": [SECRET]},
-        {**CLIENT, "secret": [SECRET]},
+        {**CLIENT, "secret": [SECRET, SECRET]},
         {**CLIENT, "secret": SECRET[1:]},
         {**CLIENT, "ports": SECRET},
         {key: value for key, value in {**CLIENT, "secret_file": SECRET}.items() if key != "secret"},

@@ -10,7 +10,7 @@ import pytest
 
 from rsock_nf import config
 from rsock_nf.config import reference
-from rsock_nf.config.keys import ROLES, Keys, LogKeys, RsockKeys, TunnelKeys
+from rsock_nf.config.keys import ROLES, Keys, KnownClientKeys, LogKeys, RsockKeys, TunnelKeys
 
 ROOT = Path(__file__).parents[2]
 OTHER_WIRE = {"hash", "rsock_version"}
@@ -26,7 +26,12 @@ def test_every_key_is_there_once_and_means_something() -> None:
     found = reference.rows()
     names = [row.key for row in found]
     assert len(set(names)) == len(names)
-    inner: dict[str, type[Keys]] = {"log": LogKeys, "rsock": RsockKeys, "tunnels[]": TunnelKeys}
+    inner: dict[str, type[Keys]] = {
+        "log": LogKeys,
+        "rsock": RsockKeys,
+        "clients[]": KnownClientKeys,
+        "tunnels[]": TunnelKeys,
+    }
     expected = {name for model in ROLES.values() for name in model.model_fields}
     expected |= {f"{where}.{name}" for where, model in inner.items() for name in model.model_fields}
     assert set(names) == expected

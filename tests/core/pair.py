@@ -57,6 +57,8 @@ def with_plain_states(make: Callable[[States], Endpoint[Any]]) -> Endpoint[Any]:
     return make(PLAIN)
 
 
+YEAR_2030 = 1_893_456_000.0
+"""What the clocks of the hosts say at time 0."""
 wrap = with_plain_states
 """Makes an endpoint of a function that takes the states of its pump.  A test may put another pump in front of it."""
 
@@ -92,7 +94,11 @@ class Pair:
         self._late_syns = late_syns
         client, server = dict(client or {}), dict(server or {})
         self._client_secret = client.pop("secret", SECRET)
-        self._server_secret = server.pop("secret", SECRET)
+        self._server_secrets = NativeParameters(
+            server.pop("secret", SECRET), server.pop("second_secret", b""), server.pop("clients", ())
+        )
+        self.clock_error = 0.0
+        """Seconds by which the clock of the client's host differs from that of the server's."""
         self._client_parameters = ClientParameters(
             **{
                 "cipher": cipher,
@@ -130,7 +136,9 @@ class Pair:
 
     def _make_client(self) -> Endpoint[Dialling]:
         parameters = self._client_parameters
-        self.client_wire = wire = NativeClientWire(NativeParameters(self._client_secret))
+        self.client_wire = wire = NativeClientWire(
+            NativeParameters(self._client_secret), lambda: YEAR_2030 + self.now + self.clock_error
+        )
         return wrap(
             lambda states: endpoint.client(
                 parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst, states=states
@@ -139,7 +147,9 @@ class Pair:
 
     def _make_server(self) -> Endpoint[Accepting]:
         parameters = self._server_parameters
-        self.server_wire = wire = NativeServerWire(NativeParameters(self._server_secret), self.rng.randbytes(32))
+        self.server_wire = wire = NativeServerWire(
+            self._server_secrets, self.rng.randbytes(32), lambda: YEAR_2030 + self.now
+        )
         return wrap(
             lambda states: endpoint.server(
                 parameters, wire, self.rng.randbytes, mtu=self.mtu, max_burst_bytes=self.burst, states=states

@@ -443,7 +443,7 @@ def test_a_confirmation_counts_only_where_its_hello_was_answered() -> None:
 
         def steal(toward: Toward, packet: bytes) -> bool:
             payload = endpoints(packet)[2]
-            if toward is Toward.SERVER and len(payload) == 61:
+            if toward is Toward.SERVER and len(payload) == 65:
                 stolen.append(payload)
             return bool(stolen)
 

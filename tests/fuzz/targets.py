@@ -19,12 +19,16 @@ from rsock_nf.core.pump.fragments import parse_fragment, split
 from rsock_nf.core.tcp.icmp import parse_too_big
 from rsock_nf.core.tcp.segment import parse_segment, parse_syn_options
 from rsock_nf.core.types import Checksum, Packet
+from rsock_nf.wire.native import hints
 from rsock_nf.wire.native.control import parse_control
 from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, _build_offer, _parse_offer
+from rsock_nf.wire.native.hints import Form, Hinted, no_clock
+from rsock_nf.wire.native.holders import Holders
 from rsock_nf.wire.native.noise import NNpsk0
 from rsock_nf.wire.native.opening import HelloMessage, Offer
+from rsock_nf.wire.parameters import KnownClient, NativeParameters
 from rsock_nf.wire.rsock.frames import KeepAliveRequest, RsockFormat
 from tests.fuzz import files, insider, whole
 from tests.fuzz.insider import control_seeds
@@ -120,6 +124,22 @@ def hello_seeds() -> list[bytes]:
     return [handshake.hello(Offer(Cipher.NONE, 1460, scale), fresh(i))[0] for i, scale in enumerate((None, 7))]
 
 
+HOLDERS = Holders(
+    NativeParameters(SECRET, clients=tuple(KnownClient(f"c{n}", (bytes([n]) * 32,)) for n in range(3))), no_clock
+)
+
+
+def hinted_seeds() -> list[bytes]:
+    """Of clients that have secrets of their own, and of those that have the server's, with each form of hint."""
+    found = []
+    for at, secret in enumerate((SECRET, bytes([1]) * 32)):
+        for form in Form:
+            handshake, hinted = NativeHandshake(secret), Hinted(form)
+            hello, _ = handshake.hello(Offer(Cipher.NONE, 1460, 7), fresh(at), hinted=hinted)
+            found += [hello, hello[: -hints.SIZE]] if secret == SECRET else [hello]
+    return found
+
+
 def run_noise_first(data: bytes) -> object:
     return NNpsk0(initiator=False, psk=SECRET, prologue=b"", rng_key=fresh(1)(32)).read_message(data)
 
@@ -148,6 +168,7 @@ TARGETS: dict[str, Target] = {
     "frames_aes": Target(partial(run_codec, Cipher.AES_256_GCM), partial(codec_seeds, Cipher.AES_256_GCM)),
     "frames_rsock": Target(run_rsock, rsock_seeds),
     "hello": Target(run_hello, hello_seeds),
+    "hinted": Target(HOLDERS.read_untrusted, hinted_seeds),
     "offer": Target(  # behind the seal of a hello: what only someone who has the secret can say
         _parse_offer, lambda: [_build_offer(Offer(Cipher.NONE, 1460, scale)) for scale in (None, 7)]
     ),

@@ -20,14 +20,18 @@ from rsock_nf.core.protocols import Kind
 from rsock_nf.core.types import Carried, Checksum, FlowKey, Packet
 from rsock_nf.wire.native.envelope import MessageKind
 from rsock_nf.wire.native.half_open import MAX_FRESH, MAX_STRANGE
+from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.hints import Form, Hinted
 from rsock_nf.wire.native.opening import Offer
 from tests.core.conntrack import ACK, PSH
-from tests.core.pair import SERVER_ADDRESS, Pair, numbered
+from tests.core.pair import SECRET, SERVER_ADDRESS, Pair, numbered
 from tests.core.wire import Conditions, Merge, Nat, Toward, checksummed, endpoints, is_udp, make_tcp
 from tests.fuzz.insider import Raw, raw_control
 from tests.fuzz.mutate import mutated
 from tests.fuzz.target import Target
 from tests.wire.rsock.pair import RsockPair
+
+HANDSHAKE = NativeHandshake(SECRET)
 
 STEP = 4
 MOST_STEPS = 40
@@ -159,11 +163,13 @@ class Tunnel:
         if self.rsock:
             return
         server, source = self.pair.server, (bytes((198, 51, 100, step.b)), 2000 + step.b)
-        messages = self.pair.server_wire._handshake
+        messages = HANDSHAKE
         if step.c & 1:
             message = messages._envelope.wrap(MessageKind(step.a % 7 + 1), self.rng.randbytes(33 + step.c // 2))
         else:
             message = messages.hello(Offer(tuple(Cipher)[step.a % 3], step.c * 8, None), self.rng.randbytes)[0]
+        if step.b & 1:
+            message = messages.hints.attach(message, Hinted(Form.LASTING))
         if step.a & 0x80:
             key = FlowKey(SERVER, 10001, *source, udp=True)
             server.receive_carried(self.pair.now, [Carried(key, memoryview(message), 0)])

@@ -20,7 +20,8 @@ from rsock_nf.settings import Settings
 
 
 class FakeTunnel:
-    """``behaviour``: ready | absent | brief | early | silent | refused | broken | stubborn | late-failure | secretive."""
+    """``behaviour``: ready | absent | brief | early | silent | refused | broken | stubborn | late-failure | secretive |
+    unwilling."""
 
     tried = False
     """The host has been asked once for what it does not have yet."""
@@ -64,7 +65,7 @@ class FakeTunnel:
         if self.behaviour == "secretive":
             raise FirewallError("nftables refused:\nno such table")
         return {"name": self.settings.name, "role": "server", "state": "connecting", "reason": "no answer from 203.0.113.5",
-                "sessions": [], "reconnects": self.reconnects}  # fmt: skip
+                "sessions": [], "reconnects": self.reconnects, "keepalive": self.settings.tunnel.keepalive}  # fmt: skip
 
     async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0)
@@ -78,6 +79,14 @@ class FakeTunnel:
 
     def keys(self) -> list[dict[str, Any]]:
         return [{"flow": 1}]
+
+    def kick(self, name: str) -> int:
+        return 2 if name == "alice" else 0
+
+    def adopt(self, settings: Settings) -> None:
+        if self.behaviour == "unwilling":
+            raise TunnelError("the instance has not begun yet")
+        self.settings = settings
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import enum
 import io
 import json
@@ -19,18 +20,22 @@ from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.ops import handover
-from rsock_nf.settings import Log
 
 ROOT = Path(__file__).parents[2]
 SECRET = format_secret(bytes(range(32)))
 SERVER = {
     "role": "server", "targets": ["127.0.0.1:9999", "[fe80::2%eth1]:53"], "secret": SECRET, "ports": [443, "8000-8009"],
     "type": "all", "cipher": "aes-256-gcm", "addresses": ["192.0.2.1", "2001:db8::1"], "on_probe": "closed",
+    "allow": ["192.0.2.0/24", "2001:db8::/32"],
     "rsock": {"ports": 20000, "hash": "k"}, "log": {"level": "debug", "file": "edge.log"},
 }  # fmt: skip
 CLIENT = {
     "role": "client", "server": ["fe80::1%eth0", "192.0.2.5"], "secret": SECRET, "spread": "packet", "client_ports": "2-20",
     "tunnels": [{"listen": "127.0.0.1:1"}, {"listen": "unix:app.sock", "target": 3}],
+}  # fmt: skip
+KNOWN = {
+    "role": "server", "target": "127.0.0.1:9", "secret": [SECRET, format_secret(bytes(range(1, 33)))],
+    "clients": [{"name": "alice", "secret": format_secret(bytes(range(2, 34))), "rate": "20M", "max_conversations": 7}],
 }  # fmt: skip
 ORIGINAL = {"daemon": 0, "param": {"taddr": "127.0.0.1:9999", "type": "all"}}
 
@@ -41,7 +46,7 @@ def read(tmp_path: Path, keys: object) -> Configuration:
     return config.load(path)
 
 
-@pytest.mark.parametrize("keys", [SERVER, CLIENT, ORIGINAL])
+@pytest.mark.parametrize("keys", [SERVER, CLIENT, KNOWN, ORIGINAL])
 def test_the_same_values_arrive(tmp_path: Path, keys: object) -> None:
     configuration = read(tmp_path, keys)
     assert handover.receive(io.BytesIO(handover.pack(configuration))) == configuration
@@ -107,15 +112,26 @@ class Evil:
     ],
 )
 def test_anything_else_is_refused(given: bytes) -> None:
-    with pytest.raises(InstanceError, match="no settings on standard input"):
+    with pytest.raises(InstanceError, match="these are no settings"):
         handover.receive(io.BytesIO(given))
 
 
-def test_the_log_is_read_again_by_another_process(tmp_path: Path) -> None:
-    path = tmp_path / "edge.json"
-    path.write_text(json.dumps(SERVER))
-    assert handover.read_log_again(path) == Log("debug", tmp_path / "edge.log")
+def test_the_file_is_read_again_by_another_process(tmp_path: Path) -> None:
+    configuration = read(tmp_path, SERVER)
+    path = configuration.settings.path
+    assert handover.read_again(path) == configuration
     path.write_text(json.dumps({**SERVER, "log": {"level": "all"}}))
     with pytest.raises(RsockError) as caught:
-        handover.read_log_again(path)
+        handover.read_again(path)
     assert str(caught.value) == f'{path}: log.level: must be "debug", "info", "warning" or "error", not "all"'
+
+
+def test_settings_travel_as_a_line_of_text(tmp_path: Path) -> None:
+    configuration = read(tmp_path, CLIENT)
+    assert handover.from_text(handover.as_text(configuration)) == configuration
+
+
+@pytest.mark.parametrize("text", [None, 7, "", "é", "AAAA", base64.b64encode(pickle.dumps(Evil())).decode()])
+def test_other_text_is_refused(text: object) -> None:
+    with pytest.raises(InstanceError, match="these are no settings"):
+        handover.from_text(text)

@@ -9,7 +9,7 @@ Not here: which payload proves a client (``ServerWire``), and the sockets toward
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
@@ -26,7 +26,8 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
-from rsock_nf.core.parameters import SPEEDTEST_TARGET, OnProbe, ServerParameters
+from rsock_nf.core.identity import ANYBODY, Identity
+from rsock_nf.core.parameters import NO_LIMITS, SPEEDTEST_TARGET, OnProbe, ServerParameters, adopt
 from rsock_nf.core.protocols import Frames, SessionKeys
 from rsock_nf.core.pump.state import OUR_SCALE, Handover, PumpConversation
 from rsock_nf.core.tcp.segment import (
@@ -81,6 +82,9 @@ class ServerWire(Wire, Protocol):
     def timeout(self, now: float, accepting: Accepting) -> None:
         """The HALF_OPEN timer is due."""
 
+    def use_parameters(self, now: float, accepting: Accepting, parameters: object) -> None:
+        """The wire's parameters have changed: end the sessions of those who are not known any more."""
+
     def want_keys(self, now: float, session: Session) -> None:
         """Renew the keys of ``session`` soon."""
 
@@ -130,11 +134,45 @@ class Accepting:
         """The process ends: tell every client, close every flow, take no new ones."""
         self._stopping = True
         for session in self.sessions:
-            for _ in range(2):  # one may be lost; if both are, the client only loses time
-                self.table.tell(session, messages.CloseSession())
+            self._farewell(session)
         for flow in self.table:
             self.table.step(now, flow, Input.CLOSE, "this side ends")
         self.table.settle()
+
+    def use_parameters(self, now: float, of_each_wire: Sequence[ServerParameters]) -> None:
+        """Follow the parameters as far as a running endpoint can (``adopt``).  ``of_each_wire``: here it is one.
+
+        Flows of clients that are outside of ``allow`` now close.  Conversations with a target that is there no more
+        end.  All others stay.
+        """
+        (wanted,) = of_each_wire
+        self.parameters = self.context.parameters = parameters = adopt(self.parameters, wanted)
+        self._allowed = Allowed(parameters.allow)
+        for flow in self.table:
+            if flow.key.remote not in self._allowed:
+                self.table.step(now, flow, Input.CLOSE, "its client is outside of allow now")
+        self.table.settle()
+        self.crowding.use_limit(parameters.max_conversations)
+        self.conversations.use_duration(parameters.duration)
+        for session in self.sessions:
+            for conversation in list(session.group.conversations.values()):
+                if len(parameters.targets) <= conversation.target < SPEEDTEST_TARGET:
+                    self.expire(now, conversation)
+
+    def use_secrets(self, now: float, secrets: object) -> None:
+        """Other clients are known from now on.  ``secrets``: the wire's parameters.
+
+        The sessions of those whose secret is not valid any more end; nothing changes for the others.
+        """
+        self._wire.use_parameters(now, self, secrets)
+        self.table.settle()
+
+    def kick(self, now: float, name: str) -> int:
+        """End the sessions of the client that has this name; returns how many.  It may come back at once."""
+        found = [session for session in self.sessions if session.identity.name == name]
+        for session in found:
+            self.dismiss(now, session, "the operator ended it")
+        return len(found)
 
     def want_keys(self, now: float) -> None:
         """The host may have gone back to an earlier state: renew the keys of every session soon."""
@@ -339,7 +377,7 @@ class Accepting:
         if not session.openings.take(now):
             self.context.counters["conversations above a session's rate"] += 1
             return None
-        leaving = self.crowding.needed(now, session)
+        leaving = self.crowding.needed(now, session, self._same_client(session))
         if leaving is not None:
             self._end_conversation(leaving)
         self.crowding.take(session, number)
@@ -347,8 +385,15 @@ class Accepting:
         states = self.table.pump.states
         conversation = states.conversation(session.group, number, peer, target=target, opening=False)
         self.conversations.put(now, conversation)
-        self.context.outbox.tell(ConversationOpened(peer, target))
+        self.context.outbox.tell(ConversationOpened(peer, target, session.identity))
         return conversation
+
+    def _same_client(self, session: Session) -> list[Session]:
+        """All sessions of its client, if that has limits of its own."""
+        identity = session.identity
+        return (
+            [one for one in self.sessions if one.identity.name == identity.name] if identity.limits != NO_LIMITS else []
+        )
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
         """Send what targets sent."""
@@ -393,17 +438,29 @@ class Accepting:
             self.table.step(now, flow, Input.CLOSE, reason)
         for conversation in list(session.group.conversations.values()):
             self._end_conversation(conversation)
-        self.context.outbox.tell(SessionDown(session.session_id, reason))
+        self.context.outbox.tell(SessionDown(session.session_id, reason, session.identity.text))
 
-    def begin_session(self, now: float, session_id: int, keys: SessionKeys, key: FlowKey) -> Session:
+    def begin_session(
+        self, now: float, session_id: int, keys: SessionKeys, key: FlowKey, identity: Identity = ANYBODY
+    ) -> Session:
         """A client has authenticated: its session begins."""
         group = self.table.pump.states.group(None)
         wire, cipher, peer = self._wire, self.parameters.cipher, str(_endpoint(key))
-        session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer)
+        session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer, identity=identity)
         group.owner = session
         self.sessions_by_id[session_id] = session
-        self.context.outbox.tell(SessionUp(session_id, peer))
+        self.context.outbox.tell(SessionUp(session_id, peer, identity.text))
         return session
+
+    def dismiss(self, now: float, session: Session, reason: str) -> None:
+        """End ``session``, and tell its client."""
+        self._farewell(session)
+        self._end_session(now, session, reason)
+        self.table.settle()
+
+    def _farewell(self, session: Session) -> None:
+        for _ in range(2):  # one may be lost; if both are, the client only loses time
+            self.table.tell(session, messages.CloseSession())
 
     def has_room(self) -> bool:
         """Whether there is room for another session, perhaps after ending one that has no flow."""

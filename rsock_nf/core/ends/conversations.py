@@ -33,6 +33,11 @@ class Conversations:
     def __len__(self) -> int:
         return self._count
 
+    def use_duration(self, duration: float) -> None:
+        """The seconds for which a conversation may be silent have changed."""
+        for silence in self._silence.values():
+            silence.use_duration(duration)
+
     def put(self, now: float, conversation: PumpConversation) -> None:
         """``conversation`` begins."""
         self._pump.put_conversation(conversation)
@@ -58,6 +63,10 @@ class Conversations:
     def to_go(self, now: float, group: FlowGroup) -> PumpConversation:
         """The conversation that makes room for another one of ``group``.  There must be one."""
         return self._silence[self._most.gives_way(group)].to_go(now)
+
+    def to_go_of(self, now: float, group: FlowGroup) -> PumpConversation:
+        """The conversation of ``group`` that makes room for another one.  There must be one."""
+        return self._silence[group].to_go(now)
 
     def sweep(self, now: float) -> tuple[list[FlowGroup], list[PumpConversation]]:
         """(groups with traffic since the last sweep, conversations that have been silent for too long)."""

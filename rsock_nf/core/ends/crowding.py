@@ -9,6 +9,7 @@ Not here: which conversation makes room (``silence``).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rsock_nf.core.ends.conversations import Conversations
@@ -26,21 +27,24 @@ class Crowd(NamedTuple):
     """What an operator is told when conversations make room."""
 
     limit: int
-    """``max_conversations``."""
+    """``max_conversations``, of the server or of a client."""
     made_room: int
     """How many conversations have made room so far."""
     peer: str
     """The client's address and port, of the session whose conversation was the last to make room."""
     now: bool
     """Conversations made room in the last ``CROWDED`` seconds."""
+    whose: str = ""
+    """The name of the client whose own limit it is.  Empty = it is the server's."""
 
     @property
     def reason(self) -> str:
         """What is wrong, and the remedy.  Empty = nothing."""
         if not self.now:
             return ""
-        full = f"conversations: {self.limit} of {self.limit} in use"
-        return f"{full}: answered or silent ones make room; raise max_conversations"
+        of, its = (f" of {self.whose}", "its ") if self.whose else ("", "")
+        full = f"conversations{of}: {self.limit} of {self.limit} in use"
+        return f"{full}: answered or silent ones make room; raise {its}max_conversations"
 
 
 class Crowding:
@@ -50,20 +54,35 @@ class Crowding:
         self._limit = limit
         self._conversations = conversations
         self._made_room = 0
+        self._full = limit, ""
+        """The limit that was reached last, and whose it is."""
         self._peer = ""
         self._last: float | None = None
         """When a conversation made room for the last time."""
         self._targets: OrderedDict[tuple[int, int], int] = OrderedDict()
         """(session id, number) of a conversation that made room → the index of its target."""
 
-    def needed(self, now: float, session: Session) -> PumpConversation | None:
+    def use_limit(self, limit: int) -> None:
+        """From now on there may be ``limit`` conversations.  Those that are too many end as others begin."""
+        self._limit = limit
+        self._full = limit, ""
+
+    def needed(self, now: float, session: Session, same_client: Sequence[Session]) -> PumpConversation | None:
         """The conversation that is to end before another one of ``session`` begins.  None = there is room.
 
-        It belongs to a session with the most conversations.
+        It belongs to a session with the most conversations.  If the client has a limit of its own, and has reached it,
+        it is one of the client's.  ``same_client``: then all of its sessions.
         """
-        if len(self._conversations) < self._limit:
+        most = session.identity.limits.max_conversations
+        if most is not None and sum(len(one.group.conversations) for one in same_client) >= most:
+            fullest = max(same_client, key=lambda one: (len(one.group.conversations), one is session))
+            leaving = self._conversations.to_go_of(now, fullest.group)
+            self._full = most, session.identity.name
+        elif len(self._conversations) >= self._limit:
+            leaving = self._conversations.to_go(now, session.group)
+            self._full = self._limit, ""
+        else:
             return None
-        leaving = self._conversations.to_go(now, session.group)
         owner = leaving.group.owner
         if not isinstance(owner, Session):
             raise TypeError(f"a conversation of {owner!r}")
@@ -84,4 +103,5 @@ class Crowding:
     def crowd(self, now: float) -> Crowd:
         """What an operator is told."""
         crowded = self._last is not None and now - self._last < CROWDED
-        return Crowd(self._limit, self._made_room, self._peer, crowded)
+        limit, whose = self._full
+        return Crowd(limit, self._made_room, self._peer, crowded, whose)

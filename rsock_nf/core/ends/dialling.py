@@ -39,7 +39,7 @@ from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
-from rsock_nf.core.parameters import ClientParameters
+from rsock_nf.core.parameters import ClientParameters, adopt
 from rsock_nf.core.protocols import Frames
 from rsock_nf.core.pump.pump import ANY_NUMBER
 from rsock_nf.core.pump.state import PumpConversation, PumpFlow
@@ -94,6 +94,12 @@ class ClientWire(Wire, Protocol):
     def control(self, now: float, dialling: Dialling, flow: Established, message: object) -> bool:
         """A control message that the role does not know.  False = it is not one of the wire's own."""
 
+    def dismissed(self) -> None:
+        """The server ends the session: perhaps it does not want this client any more."""
+
+    def use_parameters(self, now: float, dialling: Dialling, parameters: object) -> None:
+        """The wire's parameters have changed."""
+
     def sweep(self, now: float, dialling: Dialling) -> None:
         """Once a second while flows are wanted."""
 
@@ -109,6 +115,7 @@ class Dialling:
         self.context = parts.context
         self.table = parts.table
         self.intake = parts.intake
+        self.conversations = parts.conversations
         self.group = parts.pump.states.group(self)
         """One group as long as the process lives: conversations outlive sessions."""
         self.session: Session | None = None
@@ -141,6 +148,16 @@ class Dialling:
     def ports(self) -> list[PortReport]:
         """What became of the last dial of each server port, as far as it was dialled."""
         return list(self.openings.reports)
+
+    def use_parameters(self, now: float, parameters: ClientParameters) -> None:
+        """Follow ``parameters`` as far as a running endpoint can (``adopt``)."""
+        self.parameters = self.context.parameters = parameters = adopt(self.parameters, parameters)
+        self.conversations.use_duration(parameters.duration)
+        self.renewals.use_max_age(now, parameters.flow_age)
+
+    def use_secrets(self, now: float, secrets: object) -> None:
+        """Another secret from now on.  ``secrets``: the wire's parameters.  The session goes on."""
+        self._wire.use_parameters(now, self, secrets)
 
     def start(self, now: float) -> None:
         """Begin to dial.  This also wakes an idle client."""
@@ -560,6 +577,7 @@ class Dialling:
     def session_closed(self, now: float, session: Session) -> None:
         """The server says that it ends the session."""
         if session is self.session:
+            self._wire.dismissed()
             self.lose_session(now, "the server ended the session", Input.CLOSE)
 
     def lose_session(self, now: float, reason: str, event: Input = Input.DEAD) -> None:

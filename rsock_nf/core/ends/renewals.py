@@ -45,12 +45,21 @@ class Renewals:
         self._aged: Established | None = None
         """The last flow that was renewed because of its age."""
 
-    def opened(self, now: float, slot: Slot) -> None:
-        """``slot`` has a new flow."""
+    def use_max_age(self, now: float, max_age: float) -> None:
+        """``max_age`` is another one from now on, for the flows that there are, too."""
+        self._max_age = max_age
+        self._due.clear()
+        for slot in self._slots:
+            if slot.flow is not None:
+                self.opened(now, slot, born=slot.flow.since)
+
+    def opened(self, now: float, slot: Slot, born: float | None = None) -> None:
+        """``slot`` has a new flow, which began at ``born``; None = now."""
+        since = now if born is None else born
         self._due.pop(slot, None)
         if self._max_age:
-            self._due[slot] = now + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
-        self._plan(now, slot, born=now)
+            self._due[slot] = since + self._max_age * (1 - JITTER + 2 * JITTER * self._rng(1)[0] / 255)
+        self._plan(now, slot, since)
 
     def _plan(self, now: float, slot: Slot, born: float) -> None:
         """The flow of ``slot``, which began at ``born``, is to be renewed before the age at which flows die."""

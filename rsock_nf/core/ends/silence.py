@@ -51,6 +51,11 @@ class Silence:
         self._active = False
         self._scanned = 0.0
 
+    def use_duration(self, duration: float) -> None:
+        """From now on ``duration`` is another one."""
+        self._brief_silence = min(BRIEF_SILENCE, duration)
+        self._duration = duration
+
     def __len__(self) -> int:
         return len(self._answered) + len(self._asking) + len(self._grown)
 

@@ -17,6 +17,7 @@ from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.opening import Repeat, describe
 from rsock_nf.core.flows.path_mtu import PathMtu
 from rsock_nf.core.flows.states import State
+from rsock_nf.core.identity import ANYBODY, Identity
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import Limits, SessionKeys
 from rsock_nf.core.pump.fragments import Reassembly
@@ -140,6 +141,8 @@ class Session:
     flows: dict[int, Established] = field(default_factory=dict)
     """The flows that carry traffic, by flow id."""
     reassembly: Reassembly = field(default_factory=Reassembly)
+    identity: Identity = ANYBODY
+    """Server: who the client is, as far as its secret tells."""
     peer: str = ""
     """Server: the address and port of the client's newest flow."""
     numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))

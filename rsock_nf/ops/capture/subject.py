@@ -79,7 +79,7 @@ def clear(subject: Subject) -> Clear:
     if not subject.running:
         raise InstanceError(f"instance {subject.instance.name} is not running: --decrypt asks it for the keys")
     _refuse_other_namespace(subject.instance)
-    secrets = [wire.secret for wire in subject.settings.wires if isinstance(wire, NativeParameters)]
+    secrets = [one for wire in subject.settings.wires if isinstance(wire, NativeParameters) for one in wire.all_secrets]
     if not secrets:
         raise TunnelError('--decrypt: with "wire": "rsock" nothing is encrypted')
     opened = Clear(

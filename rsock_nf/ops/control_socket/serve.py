@@ -22,7 +22,9 @@ from rsock_nf.errors import ControlError, RsockError
 
 Handler: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | Awaitable[dict[str, Any]]]
 
-_LINE_BYTES = 64 << 10
+_READ_BYTES = 64 << 10
+_LINE_BYTES = 3 << 20
+"""Of a question: settings of 10,000 clients."""
 _PATIENCE = 2.0
 """Seconds that a question may take to arrive, and its answer to leave."""
 _THOUGHT = 10.0
@@ -171,7 +173,7 @@ class ControlServer:
             async with asyncio.timeout(self._manner.patience):
                 question = bytearray()
                 while not question.endswith(self._manner.end) and len(question) <= self._manner.most_bytes:
-                    read = await self._loop.sock_recv(connection, self._manner.most_bytes)
+                    read = await self._loop.sock_recv(connection, _READ_BYTES)
                     if not read:
                         break
                     question += read

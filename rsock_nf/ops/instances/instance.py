@@ -75,6 +75,8 @@ class Instance:
         self.log_path = self.directory / "log"
         self.state_path = self.directory / _STATE
         self._ended: str | None = None
+        self._own: tuple[int, Record] | None = None
+        """Of the holder: its record, and a descriptor of it."""
 
     def __repr__(self) -> str:
         return f"Instance({self.name!r})"
@@ -95,11 +97,25 @@ class Instance:
             except OSError as error:
                 raise InstanceError(f"{self.state_path}: cannot be written: {error.strerror}") from None
             stack.callback(os.close, written)
-            stack.callback(self._leave, descriptor, written, record)
+            self._own = written, record
+            stack.callback(self._leave, descriptor)
             yield
 
-    def _leave(self, descriptor: int, written: int, record: Record) -> None:
-        """Be no longer the instance whose directory and ``record``, open as ``written``, these are."""
+    def renew(self, digest: str) -> None:
+        """To be called by the holder: it follows another configuration now."""
+        if self._own is None:
+            return
+        written, record = self._own
+        record = dataclasses.replace(record, digest=digest)
+        self._own = written, record
+        with contextlib.suppress(OSError):  # of a full disk; digests have one length, so it is in its place
+            os.pwrite(written, _packed(record), 0)
+
+    def _leave(self, descriptor: int) -> None:
+        """Be no longer the instance whose directory this is."""
+        if self._own is None:
+            return
+        (written, record), self._own = self._own, None
         with contextlib.suppress(OSError):
             if self._ended is None:
                 os.ftruncate(written, 0)

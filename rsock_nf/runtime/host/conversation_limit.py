@@ -15,15 +15,15 @@ SPARE = 64
 
 
 def fit(
-    parameters: ServerParameters, second: SecondWire | None, log: logging.Logger
+    parameters: ServerParameters, second: SecondWire | None, log: logging.Logger, *, open_now: int = 0
 ) -> tuple[ServerParameters, SecondWire | None]:
     """The same, with a smaller ``max_conversations`` if the process can open fewer files.  ``log`` gets a warning then.
 
-    Everything but the sockets of conversations is open already.
+    Everything but the sockets of conversations is open already, and of these ``open_now``.
     """
     wanted = parameters.max_conversations + (second.tunnel.max_conversations if second else 0)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = limit - _open_now() - SPARE
+    room = limit - _open_now() + open_now - SPARE
     if limit == resource.RLIM_INFINITY or wanted <= room:
         return parameters, second
     log.warning(

@@ -57,6 +57,10 @@ class TargetNames:
         """Of the targets that have names.  The others are never asked for."""
         return list(self._hosts)
 
+    def forget(self) -> None:
+        """The targets are others from now on: what is still asked for is not used."""
+        self._hosts = {}
+
     def begun(self, number: int, now: float) -> None:
         """A conversation with this target begins: ask if the last answer is old."""
         name = self._names.get(number)

@@ -11,11 +11,15 @@ import functools
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from rsock_nf.core.types import HostAddress, Run, TransportAddress
+from rsock_nf.runtime.host.rates import ClientRate, LimitedSocket
 from rsock_nf.runtime.host.refusals import Counts, Refusals, Target
 from rsock_nf.sockets.datagrams import DatagramCounters, TargetSocket
 from rsock_nf.sockets.source import Source
+
+AnySocket: TypeAlias = TargetSocket | LimitedSocket
 
 SILENT = 5.0
 """Seconds in which a conversation sends and gets no answer, until its target counts as silent."""
@@ -56,9 +60,9 @@ class Targets:
 
     def __init__(self, targets: Sequence[TransportAddress]) -> None:
         self._targets = list(targets)
-        self._sockets: dict[Hashable, TargetSocket] = {}
+        self._sockets: dict[Hashable, AnySocket] = {}
         self._health: dict[Hashable, Health] = {}
-        self._left: dict[int, TargetSocket] = {}
+        self._left: dict[int, AnySocket] = {}
         """By descriptor: those that ``move`` has replaced."""
         self._closed = Counter[str]()
         """What the sockets that are closed by now counted, summed: the names are those of ``DatagramCounters``."""
@@ -66,12 +70,31 @@ class Targets:
         """Refusals and answers by target, of the sockets that are closed by now."""
         self._refusals = Refusals()
 
-    def open(self, peer: Hashable, number: int) -> Source:
-        """Open a socket toward target ``number``.  Raises ``LinkError``."""
+    def open(self, peer: Hashable, number: int, rate: ClientRate | None = None) -> Source:
+        """Open a socket toward target ``number``.  ``rate``: of its client.  Raises ``LinkError``."""
         socket = TargetSocket(self._targets[number])
-        self._sockets[peer] = socket
         self._health[peer] = Health(number)
-        return Source(socket.fileno(), functools.partial(socket.receive, peer), socket.counters, peer)
+        return self._limited(peer, socket, rate)
+
+    def _limited(self, peer: Hashable, socket: TargetSocket, rate: ClientRate | None) -> Source:
+        """Use ``socket`` for the conversation.  The native data path knows no rates: it must not read such a socket."""
+        limited = socket if rate is None else LimitedSocket(socket, rate)
+        self._sockets[peer] = limited
+        counters = socket.counters if rate is None else None
+        return Source(limited.fileno(), functools.partial(limited.receive, peer), counters, peer)
+
+    def rate(self, peer: Hashable) -> ClientRate | None:
+        """Of the peer's conversation; None = it has no limit."""
+        socket = self._sockets[peer]
+        return socket.rate if isinstance(socket, LimitedSocket) else None
+
+    def limit(self, peer: Hashable, rate: ClientRate | None) -> Source:
+        """Another rate for the peer's conversation, or none.  The event loop must not watch its socket now."""
+        socket = self._sockets[peer]
+        return self._limited(peer, socket.inner if isinstance(socket, LimitedSocket) else socket, rate)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
 
     def descriptor(self, peer: Hashable) -> int | None:
         """Of the peer's socket; None = it has none (any more)."""
@@ -83,7 +106,7 @@ class Targets:
         del self._health[peer]
         self._closed_one(self._sockets.pop(peer))
 
-    def _closed_one(self, socket: TargetSocket) -> None:
+    def _closed_one(self, socket: AnySocket) -> None:
         socket.close()
         self._closed.update(dataclasses.asdict(socket.counters))
         self._refused[socket.target] += socket.counters.refused
@@ -126,6 +149,13 @@ class Targets:
         self._targets[number] = TransportAddress(address.address, self._targets[number].port, address.zone)
         self._counts()  # forgets what nothing leads to any more
 
+    def replace(self, targets: Sequence[TransportAddress]) -> list[Hashable]:
+        """Other targets from now on.  Returns the peers whose conversations are to ``move``, because their target has
+        another address.  Conversations with a target that is there no more have ended by now."""
+        self._targets = list(targets)
+        self._counts()
+        return [peer for peer, one in self._health.items() if self._sockets[peer].target != self._targets[one.number]]
+
     def look(self, now: float, number: int) -> tuple[bool, bool, bool]:
         """Once a second, for a target that has a name: whether some conversation has heard from it since the last look,
         whether some was refused, and whether some gets no answer."""
@@ -157,7 +187,7 @@ class Targets:
         Raises ``LinkError``; then all is as before.
         """
         old = self._sockets[peer]
-        source = self.open(peer, self._health[peer].number)
+        source = self.open(peer, self._health[peer].number, self.rate(peer))
         self._left[old.fileno()] = old
         return old.fileno(), source
 

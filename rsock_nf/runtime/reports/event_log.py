@@ -24,10 +24,10 @@ from rsock_nf.core.types import FlowKey, TransportAddress
 def log_event(log: logging.Logger, event: Event) -> None:
     """A session or a flow has come, gone or fallen ill."""
     match event:
-        case SessionUp(session_id=session_id, peer=peer):
-            log.info("session %016x with %s is up", session_id, peer)
-        case SessionDown(session_id=session_id, reason=reason):
-            log.info("session %016x has ended: %s", session_id, reason)
+        case SessionUp(session_id=session_id, peer=peer, whose=whose):
+            log.info("session %016x%s with %s is up", session_id, _of(whose), peer)
+        case SessionDown(session_id=session_id, reason=reason, whose=whose):
+            log.info("session %016x%s has ended: %s", session_id, _of(whose), reason)
         case FlowOpened(flow_id=flow_id, key=key):
             log.debug("flow %d, %s, is up", flow_id, _ports(key))
         case FlowClosed(flow_id=flow_id, key=key, reason=reason, orderly=orderly):
@@ -52,6 +52,10 @@ def log_event(log: logging.Logger, event: Event) -> None:
 def log_suspect(log: logging.Logger, remote: bytes) -> None:
     """Several flows to ``remote`` went silent."""
     log.debug("several flows went silent: asking for the next hop to %s again", ip_address(remote))
+
+
+def _of(whose: str) -> str:
+    return f" of {whose}" if whose else ""
 
 
 def _remote(key: FlowKey) -> TransportAddress:

@@ -22,7 +22,7 @@ from rsock_nf.runtime.reports.view import HostView, View
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.wire.largest import largest_datagram
-from rsock_nf.words import missing_kind, narrow_path, vpn_settings
+from rsock_nf.words import missing_kind, narrow_path, secret_in_use, vpn_settings
 
 _MAX_PORTS = 1024
 """The server's, of which a client tells what became of the dials."""
@@ -150,6 +150,8 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
     traffic = session.group.traffic()
     return {
         "id": f"{session.session_id:016x}",
+        "name": session.identity.name,
+        "secret": session.identity.secret or None,
         "peer": session.peer or view.remote,
         "wire": session.wire,
         "cipher": session.cipher.value,
@@ -164,6 +166,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "resting": _resting(session.judge, now),
         "notes": [
             *map(_missing, view.missing_kinds()),
+            *([secret_in_use(session.identity.secret)] if session.identity.secret else []),
             *filter(None, [session.judge.text(now)]),
             *([narrow_path(*narrowest)] if (narrowest := session.narrowest()) else []),
         ],

@@ -9,6 +9,8 @@ Not here: the bytes of these messages (``handshake``), and their repetition (``e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rsock_nf.core import messages
 from rsock_nf.core.ends.dialling import Dialling
 from rsock_nf.core.ends.wire import Probing
@@ -25,7 +27,8 @@ from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.tcp.sequence import add
 from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE
-from rsock_nf.wire.native.handshake import NativeHandshake, native_keys
+from rsock_nf.wire.native.handshake import NativeHandshake, hint_of, native_keys
+from rsock_nf.wire.native.hints import Form, Hinted, hour_of, no_clock
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
 from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed, RekeyWanted
@@ -38,13 +41,16 @@ _LIMITED = (
 
 
 class NativeClientWire:
-    """See the module, and ``ClientWire``."""
+    """See the module, and ``ClientWire``.  ``time_of_day``: what the host's clock says, in seconds since 1970."""
 
     name = WireName.NATIVE.value
     limits = LIMITS
 
-    def __init__(self, parameters: NativeParameters) -> None:
+    def __init__(self, parameters: NativeParameters, time_of_day: Callable[[], float] = no_clock) -> None:
+        self._time_of_day = time_of_day
         self._handshake = NativeHandshake(parameters.secret)
+        self._form = Form.HOURLY
+        """Of the hints: the form that the server answered last; until it answers, that of the next hello."""
         self._answered_joins = True
         """Whether the last join was answered.  When a second one in a row is not, the session counts as lost."""
         self._ever_answered = False
@@ -97,20 +103,26 @@ class NativeClientWire:
                 offer, rng = self._offer(dialling, opening), dialling.context.rng
                 message = self._handshake.join(session.keys, session.session_id, opening.flow_id, offer, rng)
                 opening.exchange = message
-                dialling.openings.say(now, opening, message)
+                dialling.openings.say(now, opening, self._hinted(message))
             case Action.CONFIRM if isinstance(opening.exchange, Session):
                 session = opening.exchange
                 number, challenge = opening.flow_id, opening.challenge
                 message = self._handshake.confirm(session.keys, session.session_id, number, challenge)
-                dialling.openings.confirm(now, opening, session, message)
+                dialling.openings.confirm(now, opening, session, self._hinted(message))
             case _:
                 raise AssertionError(f"{action} of {opening}")
 
     def _say_hello(self, now: float, dialling: Dialling, opening: Opening) -> None:
-        message, opening.exchange = self._handshake.hello(self._offer(dialling, opening), dialling.context.rng)
+        hinted = Hinted(self._form, hour_of(self._time_of_day()))
+        self._form = self._form.other  # for the next hello, should this one not be answered
+        offer, rng = self._offer(dialling, opening), dialling.context.rng
+        message, opening.exchange = self._handshake.hello(offer, rng, hinted=hinted)
         dialling.openings.say(now, opening, message)
         if not opening.key.udp and dialling.why.text == dialling.why.nothing_heard:
             dialling.why.tell(f"{_open_port(dialling, opening)}, no answer to our hello yet")
+
+    def _hinted(self, message: bytes) -> bytes:
+        return self._handshake.hints.attach(message, Hinted(self._form, hour_of(self._time_of_day())))
 
     @staticmethod
     def _offer(dialling: Dialling, opening: Opening) -> Offer:
@@ -148,6 +160,9 @@ class NativeClientWire:
         which is then said.  Raises ``Malformed``.
         """
         read = self._handshake.read_answer(opening.exchange, segment.payload)
+        hinted = hint_of(opening.exchange)
+        if hinted is not None:
+            self._form = hinted.form
         if isinstance(read, CookieMessage):
             self._heard(now, dialling, opening, segment)
             self._say_hello_again(now, dialling, opening, read)
@@ -168,7 +183,8 @@ class NativeClientWire:
             dialling.table.step(now, opening, Input.TURNED_AWAY, _LIMITED)
             return
         offer, rng = self._offer(dialling, opening), dialling.context.rng
-        message, opening.exchange = self._handshake.hello(offer, rng, wanted.cookie, wanted.place)
+        hinted = Hinted(self._form, hour_of(self._time_of_day()))
+        message, opening.exchange = self._handshake.hello(offer, rng, wanted.cookie, wanted.place, hinted=hinted)
         dialling.openings.say(now, opening, message)
 
     def _session(self, now: float, dialling: Dialling, session_id: int, keys: SessionKeys) -> Session:
@@ -232,6 +248,27 @@ class NativeClientWire:
         if not self._answered_joins:
             dialling.lose_session(now, "joins are not answered")
         self._answered_joins = False
+
+    def dismissed(self) -> None:
+        """See ``ClientWire``.  If hellos are not answered from now on, the secret may not be valid any more."""
+        self._ever_answered = False
+
+    # -- another secret
+
+    def use_parameters(self, now: float, dialling: Dialling, parameters: object) -> None:
+        """See ``ClientWire``.  The session goes on, with new flows: they show the server that we have the new secret.
+
+        What the old secret has asked, the new one cannot understand the answer to.
+        """
+        if not isinstance(parameters, NativeParameters):
+            raise TypeError("parameters of another wire")
+        self._handshake = NativeHandshake(parameters.secret)
+        self._form, self._ever_answered = Form.HOURLY, False
+        for opening in dialling.table.opening(State.HELLO_SENT, State.JOIN_SENT):
+            dialling.table.step(now, opening, Input.TURNED_AWAY, "the secret has changed")
+        dialling.table.settle()
+        dialling.renew(now)
+        dialling.hurry(now)
 
     # -- flows that carry traffic
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rsock_nf.core.flows.allowance import Allowance
+from rsock_nf.core.identity import Identity
 from rsock_nf.core.protocols import SessionKeys
 from rsock_nf.core.types import FlowKey
 from rsock_nf.wire.native.freshness import challenge
@@ -52,6 +54,8 @@ class HalfOpen:
 
     message: bytes
     """Its bytes."""
+    identity: Identity
+    """Who made it."""
     session_id: int
     number: int
     """The number of the join.  -1 for a hello, whose number comes with the confirmation."""
@@ -96,6 +100,7 @@ class Unreadable:
     """
 
     message: bytes
+    identity: Identity
     since: float
     fresh: bool
 
@@ -139,7 +144,8 @@ class HalfOpenTable:
     def admit(self, now: float, source: bytes, *, fresh: bool) -> Admission:
         """Whether a new message gets an entry.  If so, it takes a token from the bucket of ``source``.
 
-        ``source``: see ``source_of``; for a join, its session.  ``fresh``: it is a join, or has a cookie.
+        ``source``: of a hello, the client's name and ``source_of``; of a join, its session.
+        ``fresh``: it is a join, or has a cookie.
         """
         if not fresh:
             allowed = len(self._strange) < MAX_STRANGE and self._strange_buckets.take(now, source)
@@ -162,6 +168,13 @@ class HalfOpenTable:
         (self._fresh if entry.fresh else self._strange).pop(entry.message, None)
         if isinstance(entry, HalfOpen) and self._by_name.get((entry.session_id, entry.number)) is entry:
             del self._by_name[entry.session_id, entry.number]
+
+    def keep(self, valid: Callable[[Identity], bool]) -> None:
+        """Remove the entries of everybody else."""
+        for entries in (self._strange, self._fresh):
+            for entry in list(entries.values()):
+                if not valid(entry.identity):
+                    self.remove(entry)
 
     def expire(self, now: float) -> None:
         """Remove the entries that are too old."""

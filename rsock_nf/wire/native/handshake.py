@@ -20,6 +20,7 @@ Not here: who sends what and when (``client``, ``server``), when a cookie is wan
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import struct
@@ -38,12 +39,15 @@ from rsock_nf.wire.native.envelope import (
     MAX_PADDING,
     SALT,
     Envelope,
+    Lengths,
     MessageKind,
 )
 from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.freshness import SIZE as CHALLENGE
+from rsock_nf.wire.native.hints import SIZE as HINT
+from rsock_nf.wire.native.hints import Hinted, Hints
 from rsock_nf.wire.native.keys import hkdf
 from rsock_nf.wire.native.noise import NNpsk0
 from rsock_nf.wire.native.opening import (
@@ -123,25 +127,34 @@ class _Pending:
     cipher: Cipher
     hello: bytes
     place: Place
+    hinted: Hinted | None
 
 
 class NativeHandshake:
     """The messages of a handshake under one shared secret of 32 bytes.  It keeps nothing but the secret."""
 
     def __init__(self, secret: bytes) -> None:
-        material = hkdf(secret, b"", b"rsock-nf 2 secret", 128)
-        self._psk, mask, self._gone, seal = (material[at : at + 32] for at in range(0, 128, 32))
+        material = hkdf(secret, b"", b"rsock-nf 2 secret", 160)
+        self._psk, mask, self._gone, seal, hint = (material[at : at + 32] for at in range(0, 160, 32))
         self._envelope = Envelope(mask, seal)
+        self.hints = Hints(hint)
 
     # -- client
 
-    def hello(self, offer: Offer, rng: Rng, cookie: bytes = NO_COOKIE, place: Place = _START) -> tuple[bytes, object]:
-        """Client: make a hello.  Returns (the message, what ``read_answer`` needs)."""
+    def hello(
+        self, offer: Offer, rng: Rng, cookie: bytes = NO_COOKIE, place: Place = _START, *, hinted: Hinted | None = None
+    ) -> tuple[bytes, object]:
+        """Client: make a hello.  Returns (the message, what ``read_answer`` needs).
+
+        ``place``: with a cookie it is that of the ``CookieMessage``.  ``hinted``: None = without a hint, as clients of
+        before said it.
+        """
         noise = NNpsk0(initiator=True, psk=self._psk, prologue=PROLOGUE, rng_key=rng(32))
         head, body = _HELLO_HEAD.pack(cookie, *place), _build_offer(offer)
         padding = ANSWER_SIZE - (ENVELOPE + len(head) + _POINT + len(body) + _TAG)
-        message = self._envelope.wrap(MessageKind.HELLO, head + noise.write_message(_padded(body, padding, rng)))
-        return message, _Pending(noise, offer.cipher, message, place)
+        bare = self._envelope.wrap(MessageKind.HELLO, head + noise.write_message(_padded(body, padding, rng)))
+        message = bare if hinted is None else self.hints.attach(bare, hinted)
+        return message, _Pending(noise, offer.cipher, message, place, hinted)
 
     def read_answer(self, pending: object, message: Buffer) -> tuple[Answer, bytes, SessionKeys] | CookieMessage:
         """Client: read the answer to a hello: (answer, challenge, keys), or that the server wants a cookie.
@@ -164,7 +177,10 @@ class NativeHandshake:
         return Answer(Status(status), _CIPHER_OF[cipher], session_id, targets), body[:CHALLENGE], keys
 
     def join(self, keys: SessionKeys, session_id: int, number: int, offer: Offer, rng: Rng) -> bytes:
-        """Client: make a join, which asks for another flow of a session.  ``number`` becomes the flow's id."""
+        """Client: make a join, which asks for another flow of a session.  ``number`` becomes the flow's id.
+
+        It has no hint yet, like a confirmation: ``hints.attach``.
+        """
         head = _JOIN_HEAD.pack(session_id, number)
         body = _build_offer(offer)
         padding = JOIN_ANSWER_SIZE - (ENVELOPE + len(head) + len(body) + _TAG)
@@ -172,7 +188,10 @@ class NativeHandshake:
         return self._envelope.wrap(MessageKind.JOIN, head + sealed)
 
     def read_join_answer(self, keys: SessionKeys, number: int, join: bytes, message: Buffer) -> bytes | Gone:
-        """Client: read the answer to a join: its challenge, or that the session is gone.  Raises ``Malformed``."""
+        """Client: read the answer to a join: its challenge, or that the session is gone.  Raises ``Malformed``.
+
+        ``join``: as ``join`` made it, without a hint.
+        """
         kind, body = self._envelope.open(message, FROM_SERVER)
         if kind == MessageKind.GONE:
             if not hmac.compare_digest(body, self._gone_mac(self._envelope.open(join, FROM_CLIENT)[1])):
@@ -248,12 +267,18 @@ class NativeHandshake:
     # -- who looks on
 
     def overhear(self, message: Buffer, *, from_client: bool) -> bytes:
-        """A handshake message without its mask: salt, kind, body, as long as it was.
+        """A handshake message without its mask: salt, kind, body, and of a client's also the hint; as long as it was.
 
         Of a hello also the offer is in clear.  What takes the ephemeral keys of both ends stays sealed.
         Raises ``Malformed`` if it is none, or one of another secret.
         """
-        kind, body = self._envelope.open(message, FROM_CLIENT if from_client else FROM_SERVER)
+        if from_client:
+            with contextlib.suppress(Malformed):  # else it is of a client of before, which says no hint
+                return self._overheard(message[:-HINT], FROM_CLIENT) + bytes(message[-HINT:])
+        return self._overheard(message, FROM_CLIENT if from_client else FROM_SERVER)
+
+    def _overheard(self, message: Buffer, lengths: Lengths) -> bytes:
+        kind, body = self._envelope.open(message, lengths)
         if kind == MessageKind.HELLO:
             at = _HELLO_HEAD.size + _POINT
             # Nothing is answered, so the key may be any.
@@ -299,6 +324,13 @@ def _decrypt(aead: ChaCha20Poly1305, number: int, sealed: bytes, associated: byt
 def _join_mac(keys: SessionKeys, number: int, challenge: bytes) -> bytes:
     text = number.to_bytes(4, "big") + challenge
     return hashlib.blake2s(text, key=native_keys(keys).join_answer, digest_size=16).digest()
+
+
+def hint_of(pending: object) -> Hinted | None:
+    """How the hello was hinted of which this is what ``hello`` returned."""
+    if not isinstance(pending, _Pending):
+        raise TypeError("not what hello() returned")
+    return pending.hinted
 
 
 def native_keys(keys: SessionKeys) -> NativeKeys:

@@ -11,6 +11,7 @@ Not here: the bytes of these messages (``handshake``).
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.accepting import MAX_FLOWS, Accepting, Proved, link_header
@@ -26,10 +27,12 @@ from rsock_nf.core.pump.state import OUR_WINDOW, Handover, PumpFlow
 from rsock_nf.core.tcp.cookie import Cookie
 from rsock_nf.core.tcp.segment import ACK, PSH, RST, HeaderTemplate, Segment, SynOptions
 from rsock_nf.core.tcp.sequence import add
-from rsock_nf.core.types import Buffer, Carried, Malformed, Outgoing, Packet
+from rsock_nf.core.types import Buffer, Carried, FlowKey, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE, HelloCookies
 from rsock_nf.wire.native.half_open import MAX_AGE, Admission, HalfOpen, HalfOpenTable, Unreadable, source_of
-from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, NativeHandshake, native_keys
+from rsock_nf.wire.native.handshake import ANSWER_SIZE, JOIN_ANSWER_SIZE, native_keys
+from rsock_nf.wire.native.hints import no_clock
+from rsock_nf.wire.native.holders import Holder, Holders
 from rsock_nf.wire.native.limits import LIMITS
 from rsock_nf.wire.native.opening import Answer, ConfirmMessage, HelloMessage, JoinMessage, Place, Status
 from rsock_nf.wire.native.rekeying import Rekey, RekeyWanted
@@ -40,13 +43,19 @@ SMALLEST_PAYLOAD = 256
 
 
 class NativeServerWire:
-    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and never told to anybody."""
+    """See the module, and ``ServerWire``.  ``cookie_key``: 32 random bytes, made at start and never told to anybody.
+
+    ``time_of_day``: what the clock of the host says, in seconds since 1970.
+    """
 
     name = WireName.NATIVE.value
     limits = LIMITS
 
-    def __init__(self, parameters: NativeParameters, cookie_key: bytes) -> None:
-        self._handshake = NativeHandshake(parameters.secret)
+    def __init__(
+        self, parameters: NativeParameters, cookie_key: bytes, time_of_day: Callable[[], float] = no_clock
+    ) -> None:
+        self._time_of_day = time_of_day
+        self._holders = Holders(parameters, time_of_day)
         self._cookie = Cookie(cookie_key)
         self._hello_cookies = HelloCookies(cookie_key)
         self.half_open = HalfOpenTable()
@@ -88,13 +97,13 @@ class NativeServerWire:
         them counts for a rate limit, so garbage uses up nothing of what a client is allowed.
         """
         try:
-            message = self._handshake.read_untrusted(segment.payload)
+            holder, message = self._holders.read_untrusted(segment.payload)
             if isinstance(message, ConfirmMessage):
-                self._confirmed(now, accepting, segment, reply_to, message)
+                self._confirmed(now, accepting, segment, reply_to, holder, message)
             elif not self._shaken(now, segment, message.place if isinstance(message, HelloMessage) else Place()):
                 accepting.context.counters["hellos without a handshake"] += 1
             else:
-                answer = self._answer(now, accepting, segment, message)
+                answer = self._answer(now, accepting, segment, holder, message)
                 if answer:
                     _reply(accepting, segment, reply_to, answer)
         except Malformed:
@@ -112,15 +121,22 @@ class NativeServerWire:
         isn, ack = add(segment.seq, -1 - place.sent), add(segment.ack, -1 - place.received)
         return segment.key.udp or self._cookie.check(segment.key, isn, ack, now)
 
-    def _answer(self, now: float, accepting: Accepting, segment: Segment, message: HelloMessage | JoinMessage) -> bytes:
+    def _answer(
+        self,
+        now: float,
+        accepting: Accepting,
+        segment: Segment,
+        holder: Holder,
+        message: HelloMessage | JoinMessage,
+    ) -> bytes:
         """The answer to a hello or join.  b"" = there is none.  Raises ``Malformed``."""
         payload = bytes(segment.payload)
         entry = self.half_open.find(payload)
         if entry is None:
             made = (
-                self._join(now, accepting, message, payload)
+                self._join(now, accepting, holder, message, payload)
                 if isinstance(message, JoinMessage)
-                else self._hello(now, accepting, segment, message, payload)
+                else self._hello(now, accepting, segment, holder, message, payload)
             )
             if isinstance(made, bytes):
                 return made
@@ -133,8 +149,8 @@ class NativeServerWire:
         end, heard = add(segment.seq, len(payload)), add(segment.ack, size)
         challenge = entry.challenge(segment.key, *((0, 0) if segment.key.udp else (end, heard)))
         if entry.joined:
-            return self._handshake.join_answer(entry.keys, entry.number, challenge)
-        return self._handshake.challenged(entry.sealed, challenge)
+            return holder.handshake.join_answer(entry.keys, entry.number, challenge)
+        return holder.handshake.challenged(entry.sealed, challenge)
 
     def _remember(self, now: float, accepting: Accepting, entry: HalfOpen | Unreadable) -> None:
         if self.half_open.put(entry):
@@ -142,24 +158,30 @@ class NativeServerWire:
         accepting.context.deadlines.set_if_unset(Timer.HALF_OPEN, None, now + MAX_AGE)
 
     def _hello(
-        self, now: float, accepting: Accepting, segment: Segment, message: HelloMessage, payload: bytes
+        self,
+        now: float,
+        accepting: Accepting,
+        segment: Segment,
+        holder: Holder,
+        message: HelloMessage,
+        payload: bytes,
     ) -> HalfOpen | Unreadable | bytes:
         """The entry for a new hello, or the answer that asks for a cookie."""
         parameters, rng, counters = accepting.parameters, accepting.context.rng, accepting.context.counters
         fresh = self._hello_cookies.check(now, segment.key, message.cookie)
-        admission = self.half_open.admit(now, source_of(segment.key), fresh=fresh)
+        admission = self.half_open.admit(now, _source(holder, segment.key), fresh=fresh)
         if admission is Admission.LIMITED:
             counters["hellos above the rate limit"] += 1
-            return self._handshake.want_cookie(payload, NO_COOKIE)
+            return holder.handshake.want_cookie(payload, NO_COOKIE)
         if admission is Admission.NEEDS_COOKIE:
             counters["hellos that were asked for a cookie"] += 1
-            return self._handshake.want_cookie(payload, self._hello_cookies.make(now, segment.key))
+            return holder.handshake.want_cookie(payload, self._hello_cookies.make(now, segment.key))
         try:
-            hello = self._handshake.read_hello(message, rng)
+            hello = holder.handshake.read_hello(message, rng)
         except Malformed:
-            return Unreadable(payload, now, fresh)
+            return Unreadable(payload, holder.identity, now, fresh)
         if hello.offer.mss < SMALLEST_PAYLOAD:
-            return Unreadable(payload, now, fresh)
+            return Unreadable(payload, holder.identity, now, fresh)
         status = Status.WELCOME
         if hello.offer.cipher is not parameters.cipher:
             status = Status.CIPHER
@@ -167,9 +189,10 @@ class NativeServerWire:
             status = Status.FULL
         session_id = accepting.context.random(8)
         answer = Answer(status, parameters.cipher, session_id, len(parameters.targets))
-        sealed, keys = self._handshake.answer(hello, answer)
+        sealed, keys = holder.handshake.answer(hello, answer)
         return HalfOpen(
             payload,
+            holder.identity,
             session_id,
             -1,
             hello.offer,
@@ -182,12 +205,16 @@ class NativeServerWire:
             welcome=status is Status.WELCOME,
         )
 
-    def _join(self, now: float, accepting: Accepting, join: JoinMessage, payload: bytes) -> HalfOpen | bytes:
+    def _join(
+        self, now: float, accepting: Accepting, holder: Holder, join: JoinMessage, payload: bytes
+    ) -> HalfOpen | bytes:
         """The entry for a new join, or that its session is gone.  b"" = no answer.  Raises ``Malformed``."""
         session = accepting.sessions_by_id.get(join.session_id)
         if session is None:
-            return self._handshake.gone(join)
-        offer = self._handshake.read_join(session.keys, join)
+            return holder.handshake.gone(join)
+        if session.identity.name != holder.identity.name:
+            raise Malformed("join to the session of another client")
+        offer = holder.handshake.read_join(session.keys, join)
         used = not session.numbers.may_accept(join.number)
         if used or offer.mss < SMALLEST_PAYLOAD or len(session.flows) >= MAX_FLOWS:
             raise Malformed("join with a number used before, or for one flow too many")
@@ -198,31 +225,47 @@ class NativeServerWire:
         session.numbers.accept(join.number)
         seed = accepting.context.rng(16)
         return HalfOpen(
-            payload, join.session_id, join.number, offer, session.keys, seed, sealed=b"", since=now, fresh=True
+            payload,
+            holder.identity,
+            join.session_id,
+            join.number,
+            offer,
+            session.keys,
+            seed,
+            sealed=b"",
+            since=now,
+            fresh=True,
         )
 
     def _confirmed(
-        self, now: float, accepting: Accepting, segment: Segment, reply_to: bytes, confirm: ConfirmMessage
+        self,
+        now: float,
+        accepting: Accepting,
+        segment: Segment,
+        reply_to: bytes,
+        holder: Holder,
+        confirm: ConfirmMessage,
     ) -> None:
         """Our challenge came back under the session's keys: the address is real, and the client has the secret."""
         counters = accepting.context.counters
         self.half_open.expire(now)
         entry = self.half_open.named(confirm.session_id, confirm.number)
-        if entry is None:
+        if entry is None or entry.identity.name != holder.identity.name:
             counters["confirmations of nothing"] += 1
             return
         challenge = entry.challenge(segment.key, segment.seq, segment.ack)
-        if not hmac.compare_digest(self._handshake.read_confirm(entry.keys, confirm), challenge):
+        if not hmac.compare_digest(holder.handshake.read_confirm(entry.keys, confirm), challenge):
             counters["confirmations from elsewhere"] += 1  # its sender has not proved its address
             return
         session = accepting.sessions_by_id.get(entry.session_id)
         if session is None:
             if entry.joined or not accepting.make_room(now):
                 return
-            session = accepting.begin_session(now, entry.session_id, entry.keys, segment.key)
+            session = accepting.begin_session(now, entry.session_id, entry.keys, segment.key, holder.identity)
         if not entry.joined and not session.numbers.accept(confirm.number):
             return
         self.half_open.remove(entry)
+        session.identity = holder.identity  # the client may have changed its secret
         _ready(accepting, _accept(now, accepting, segment, session, entry, confirm.number), reply_to)
 
     # -- flows
@@ -243,10 +286,25 @@ class NativeServerWire:
     def _confirms(self, flow: Established, segment: Segment) -> bool:
         """Whether the payload is the confirmation that opened ``flow``, or looks like it."""
         try:
-            message = self._handshake.read_untrusted(segment.payload)
+            _, message = self._holders.read_untrusted(segment.payload)
         except Malformed:
             return False
         return isinstance(message, ConfirmMessage) and message[:2] == (flow.session.session_id, flow.flow_id)
+
+    # -- secrets that come and go
+
+    def use_parameters(self, now: float, accepting: Accepting, parameters: object) -> None:
+        """See ``ServerWire``.  The sessions of a secret that is not valid any more end."""
+        if not isinstance(parameters, NativeParameters):
+            raise TypeError("parameters of another wire")
+        self._holders = Holders(parameters, self._time_of_day, self._holders)
+        self.half_open.keep(lambda identity: self._holders.now_of(identity) is not None)
+        for session in accepting.sessions:
+            identity = self._holders.now_of(session.identity)
+            if identity is None:
+                accepting.dismiss(now, session, "its secret is not valid any more")
+            else:
+                session.identity = identity
 
     # -- rekeys
 
@@ -344,6 +402,11 @@ def _reply(accepting: Accepting, segment: Segment, reply_to: bytes, payload: byt
     ack = add(segment.seq, len(segment.payload))
     headers = template.build(segment.ack, ack, PSH | ACK, OUR_WINDOW, len(payload))
     accepting.context.outbox.send([Outgoing(headers, [payload], len(payload), 0, reply_to)])
+
+
+def _source(holder: Holder, flow: FlowKey) -> bytes:
+    """Whose bucket counts: clients do not use up what others are allowed, not even behind one address."""
+    return holder.identity.name.encode() + b"@" + source_of(flow)
 
 
 def _of_opening(frames: Frames) -> tuple[int, list[Buffer]]:

@@ -157,6 +157,12 @@ class RsockClientWire:
         """See ``ClientWire``.  There is none."""
         return False
 
+    def dismissed(self) -> None:
+        """See ``ClientWire``.  Nothing follows from it."""
+
+    def use_parameters(self, now: float, dialling: Dialling, parameters: object) -> None:
+        """See ``ClientWire``.  The key does not change while the client runs."""
+
     def sweep(self, now: float, dialling: Dialling) -> None:
         """See ``ClientWire``.  Tell early that nothing is answered."""
         if dialling.session and any(flow.health.unanswered for flow in dialling.session.flows.values()):

@@ -271,6 +271,9 @@ class RsockServerWire:
         """See ``ServerWire``.  There is none."""
         return False
 
+    def use_parameters(self, now: float, accepting: Accepting, parameters: object) -> None:
+        """See ``ServerWire``.  All clients have one key, which does not change while the server runs."""
+
     def want_keys(self, now: float, session: Session) -> None:
         """See ``ServerWire``.  There are no keys of a session."""
 

@@ -48,11 +48,11 @@ def hkdf(key: bytes, info: bytes, length: int, salt: bytes = bytes(32)) -> bytes
 
 
 class Secret:
-    """The four keys of the secret."""
+    """The five keys of the secret."""
 
     def __init__(self, secret: bytes) -> None:
-        keys = hkdf(secret, b"rsock-nf 2 secret", 128)
-        self.psk, self.mask, self.gone, self.seal = keys[:32], keys[32:64], keys[64:96], keys[96:]
+        keys = hkdf(secret, b"rsock-nf 2 secret", 160)
+        self.psk, self.mask, self.gone, self.seal, self.hint = (keys[at : at + 32] for at in range(0, 160, 32))
 
     # -- 4.1 envelope
 
@@ -71,6 +71,14 @@ class Secret:
         if len(payload) not in lengths.get(plain[0], ()):
             raise Garbage("length of this kind")
         return plain[0], plain[1:]
+
+    # -- 4.6 hints
+
+    def hinted(self, message: bytes, hour: int | None) -> bytes:
+        """``message`` with the hint of this hour; None = the lasting one."""
+        text = struct.pack("!Q", 2**64 - 1 if hour is None else hour)
+        hint = hashlib.blake2s(text, key=self.hint, digest_size=4, person=b"hint").digest()
+        return message + bytes(a ^ b for a, b in zip(hint, message, strict=False))
 
     def _masked(self, salt: bytes, data: bytes) -> bytes:
         masks = hashlib.shake_256(self.mask + salt).digest(len(data))

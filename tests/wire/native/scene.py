@@ -26,6 +26,7 @@ from rsock_nf.wire.native.control import build_control
 from rsock_nf.wire.native.envelope import MessageKind
 from rsock_nf.wire.native.frames import PlainCodec, SealedCodec
 from rsock_nf.wire.native.handshake import NativeHandshake
+from rsock_nf.wire.native.hints import Hints
 from tests.core.conntrack import parse_tcp
 from tests.core.pair import START, Pair
 from tests.core.wire import Toward, _continues, _merge, endpoints, is_udp
@@ -112,6 +113,7 @@ class Scene:
         }
         for name, kind in made.items():
             patch.setattr(NativeHandshake, name, self._making(kind, getattr(NativeHandshake, name)))
+        patch.setattr(Hints, "attach", self._attaching(Hints.attach))
 
     def _making(self, kind: MessageKind, make: Callable[..., Any]) -> Callable[..., Any]:
         def made(*arguments: Any, **named: Any) -> Any:
@@ -120,6 +122,17 @@ class Scene:
             return message
 
         return made
+
+    def _attaching(self, attach: Callable[..., bytes]) -> Callable[..., bytes]:
+        """Behind join and confirmation, when they have been made; behind a hello, while it is."""
+
+        def attached(*arguments: Any) -> bytes:
+            message = attach(*arguments)
+            if arguments[1] in self.messages:
+                self.messages[message] = self.messages[arguments[1]]
+            return message
+
+        return attached
 
     def _packing(self, pack: Callable[..., list[Buffer]]) -> Callable[..., list[Buffer]]:
         def packed(

@@ -14,7 +14,7 @@ import pytest
 
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.protocols import Kind
-from rsock_nf.wire.native.envelope import MessageKind
+from rsock_nf.wire.native.envelope import FROM_CLIENT, MessageKind
 from rsock_nf.wire.native.limits import TAG
 from tests.core.conntrack import ACK, PSH
 from tests.core.wire import make_tcp, make_udp
@@ -119,7 +119,11 @@ def test_every_handshake_message_is_named(
             continue
         (message,) = seen.numbers("handshake.message")
         assert kind in AMBIGUOUS.get(message, {message})
-        assert seen.bytes("handshake.salt") + seen.bytes("handshake.masked") == [payload[:16], payload[16:]]
+        shown_bytes = [seen.bytes(f"handshake.{name}") for name in ("salt", "masked", "hint")]
+        if kind in FROM_CLIENT.of:
+            assert shown_bytes == [[payload[:16]], [payload[16:-4]], [payload[-4:]]]
+        else:
+            assert shown_bytes == [[payload[:16]], [payload[16:]], []]
         named[kind] += message not in AMBIGUOUS
     assert len(named) == 5
     assert all(named.values())

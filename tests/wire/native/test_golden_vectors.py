@@ -9,6 +9,7 @@ from rsock_nf.core import messages
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind, SessionKeys
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
+from rsock_nf.wire.native.hints import Form, Hinted
 from rsock_nf.wire.native.opening import Answer, CookieMessage, Gone, HelloMessage, Offer, Place, Status
 from rsock_nf.wire.native.rekeying import Rekey, Rekeyed, RekeyWanted
 from tests.wire.native import vectors
@@ -46,6 +47,14 @@ def keys_of(cipher: Cipher) -> SessionKeys:
 
 def test_independent_peer_still_makes_the_file() -> None:
     assert vectors.vectors() == GOLDEN
+
+
+def test_hints() -> None:
+    made, message = NativeHandshake(vectors.SECRET).hints, bytes(16)
+    hourly = [made.attach(message, Hinted(Form.HOURLY, hour))[16:].hex() for hour in (0, vectors.HOUR)]
+    assert [*hourly, made.attach(message, Hinted(Form.LASTING))[16:].hex()] == list(
+        GOLDEN["behind a message of 16 zero bytes"].values()
+    )
 
 
 @ciphers

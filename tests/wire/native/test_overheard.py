@@ -15,6 +15,7 @@ from rsock_nf.wire.native.envelope import MessageKind
 from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake, native_keys
+from rsock_nf.wire.native.hints import SIZE as HINT
 from rsock_nf.wire.native.limits import TAG
 from rsock_nf.wire.native.overheard import TO_CLIENT, TO_SERVER, OverheardFlow, disclose
 from tests.core.pair import SECRET, Pair
@@ -142,7 +143,7 @@ def test_handshake_messages_without_their_mask(cipher: Cipher, monkeypatch: pyte
         if kind is MessageKind.HELLO:  # section 4.2: cookie, sent, received, e, offer
             offer = clear[17 + 16 + 4 + 32 :]
             assert offer[:5] == bytes([2, int(cipher is not Cipher.NONE)]) + (1460).to_bytes(2) + b"\x07"
-            assert not any(offer[5:-TAG])
+            assert not any(offer[5 : -TAG - HINT])
         if kind is MessageKind.CONFIRM:  # section 4.4: session id, number
             (session,) = {session.session_id for session in scene.sessions}
             assert clear[17:25] == session.to_bytes(8)

@@ -23,6 +23,7 @@ TARGETS = 2
 MSS, SCALE = 1460, 7
 PADDING = 11
 FLOW_ID = 7
+HOUR = 480_000
 CONVERSATION = 0xBEEF
 CIPHERS = {"none": peer.NONE, "aes-256-gcm": peer.AES_256_GCM, "chacha20-poly1305": peer.CHACHA20_POLY1305}
 
@@ -116,6 +117,12 @@ def vectors() -> dict[str, object]:
         "about": "rsock-nf wire format 2, see docs/wire.md; made by tests/wire/native/vectors.py",
         "secret": SECRET.hex(),
         "ephemeral keys": [key.hex() for key in EPHEMERALS],
+    }
+    secret = peer.Secret(SECRET)
+    document["behind a message of 16 zero bytes"] = {
+        "hint of hour 0": secret.hinted(bytes(16), 0)[16:].hex(),
+        f"hint of hour {HOUR}": secret.hinted(bytes(16), HOUR)[16:].hex(),
+        "lasting hint": secret.hinted(bytes(16), None)[16:].hex(),
     }
     for name, cipher in CIPHERS.items():
         messages, session = handshake(cipher)

@@ -1,0 +1,177 @@
+"""``reload`` and SIGHUP: what a running instance follows of its file, what it names and leaves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsock_nf import cli, config
+from rsock_nf.config.values import format_secret
+from rsock_nf.errors import InstanceError
+from rsock_nf.ops import launch
+from rsock_nf.ops.control_socket.ask import ask
+from rsock_nf.ops.reload import plan
+from rsock_nf.settings import Settings
+from tests.ops.test_lifecycle import SECRET, Host, host, pid_of
+
+__all__ = ["host"]
+
+SERVER: dict[str, Any] = {"role": "server", "target": "127.0.0.1:9", "secret": SECRET}
+CLIENT: dict[str, Any] = {"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "secret": SECRET}
+BOTH_WIRES: dict[str, Any] = {**SERVER, "rsock": {"ports": 20000, "hash": "k"}}
+OTHER_SECRET, ALICES, BOBS = (format_secret(bytes(range(first, first + 32))) for first in (1, 2, 3))
+ALICE, BOB = {"name": "alice", "secret": ALICES}, {"name": "bob", "secret": BOBS}
+
+
+def read(path: Path, keys: dict[str, Any]) -> Settings:
+    path.write_text(json.dumps({"name": "edge", **keys}))
+    return config.load(path).settings
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed", "left"),
+    [
+        (SERVER, {}, (), ()),
+        (SERVER, {"allow": "192.0.2.0/24", "on_probe": "closed"}, ("on_probe", "allow"), ()),
+        (SERVER, {"target": ["127.0.0.1:9", "127.0.0.1:10"]}, ("targets",), ()),
+        (SERVER, {"max_sessions": 3, "max_conversations": 7}, ("max_sessions", "max_conversations"), ()),
+        (SERVER, {"keepalive": 3, "duration": 60, "log": {"level": "debug"}}, ("duration", "keepalive", "log"), ()),
+        (SERVER, {"keepalive": 3, "ports": "1000-1009", "type": "all"}, ("keepalive",), ("type", "ports")),
+        (SERVER, {"pump": "python", "user": "nobody", "device": "eth7"}, (), ("device", "pump", "user")),
+        (SERVER, {"cipher": "aes-256-gcm", "name": "other"}, (), ("name", "cipher")),
+        (SERVER, {"wire": "rsock", "secret": None}, (), ("wire",)),
+        (SERVER, {"secret": OTHER_SECRET}, ("secret",), ()),
+        (SERVER, {"secret": [SECRET, OTHER_SECRET]}, ("secret",), ()),
+        (SERVER, {"clients": [{**ALICE, "rate": "1M"}, BOB]}, ("clients (+alice, +bob)",), ()),
+        ({**SERVER, "clients": [ALICE, BOB]}, {"clients": [{**BOB, "rate": 9000}]}, ("clients (-alice, bob)",), ()),
+        (CLIENT, {"secret": OTHER_SECRET}, ("secret",), ()),
+        (BOTH_WIRES, {"allow": "192.0.2.0/24"}, ("allow",), ()),
+        (BOTH_WIRES, {"target": "127.0.0.1:10"}, ("targets",), ()),
+        (BOTH_WIRES, {"target": ["127.0.0.1:10", "127.0.0.1:11"]}, (), ("targets",)),
+        (BOTH_WIRES, {"rsock": {"ports": 20001}}, (), ("rsock",)),
+        (BOTH_WIRES, {"rsock": None}, (), ("rsock",)),
+        (CLIENT, {"idle_timeout": 5, "flow_age": "1h"}, ("idle_timeout", "flow_age"), ()),
+        (CLIENT, {"flows": 3, "server": "192.0.2.2"}, (), ("server", "flows")),
+        (CLIENT, {"listen": None, "tunnels": [{"listen": "127.0.0.1:9", "target": 1}]}, (), ("tunnels",)),
+        (CLIENT, {"listen": None, "server": None, **SERVER}, (), ("role",)),
+    ],
+)  # fmt: skip
+def test_what_is_followed_and_what_takes_down_and_up(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], changed: tuple[str, ...], left: tuple[str, ...]
+) -> None:
+    running = read(tmp_path / "edge.json", before)
+    keys = {name: value for name, value in {**before, **after}.items() if value is not None}
+    wanted = read(tmp_path / "edge.json", keys)
+    made = plan(running, wanted)
+    assert (made.changed, made.left) == (changed, left)
+    assert plan(made.settings, wanted).changed == (), "all of that is followed"
+    if not left:
+        assert made.settings == wanted
+    if not changed and left:
+        assert made.settings == running, "nothing of what is left gets in"
+
+
+def test_a_target_without_address_is_refused(tmp_path: Path) -> None:
+    running = read(tmp_path / "edge.json", SERVER)
+    (tmp_path / "edge.json").write_text(json.dumps({**SERVER, "target": "no.such.host.invalid:9"}))
+    wanted = config.load(tmp_path / "edge.json", patient=True).settings
+    with pytest.raises(InstanceError, match=r"edge.json: target: cannot resolve no.such.host.invalid at present$"):
+        plan(running, wanted)
+
+
+def test_the_command_has_a_running_instance_follow_its_file(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    instance = host.start(host.settings(ports="1000-1009"))
+    host.settings(ports="1000-1009", keepalive=7)
+    assert cli.main(["reload", "--name", "edge"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "edge: changed: keepalive\n"
+    assert ask(instance, "status")["keepalive"] == 7
+    assert launch.running_alike(host.settings(ports="1000-1009", keepalive=7)), "its record says so"
+    assert "INFO    reload: log level info; changed: keepalive" in instance.log_path.read_text()
+    host.settings(ports="1000-1008", keepalive=8)
+    assert cli.main(["reload"]) == 0
+    assert capsys.readouterr().out == "edge: changed: keepalive; as before until down and up: ports\n"
+    assert ask(instance, "status")["keepalive"] == 8
+    with pytest.raises(InstanceError, match="is already running, with what"):
+        launch.running_alike(host.settings(ports="1000-1008", keepalive=8))
+    assert cli.main(["reload"]) == 0
+    assert capsys.readouterr().out == "edge: nothing to change; as before until down and up: ports\n"
+
+
+def test_a_broken_file_changes_nothing_and_the_command_fails(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    instance = host.start(host.settings())
+    path = host.directory / "edge.json"
+    path.write_text(json.dumps({**SERVER, "keepalive": 7, "log": {"level": "loud"}}))
+    assert cli.main(["reload", "--name", "edge"]) == 2
+    why = 'log.level: must be "debug", "info", "warning" or "error", not "loud"'
+    assert capsys.readouterr() == ("", f"rsock-nf: {path}: {why}\n")
+    log = host.directory / "none" / "there.log"
+    log.parent.touch()  # a file, where a directory is wanted
+    path.write_text(json.dumps({**SERVER, "keepalive": 7, "log": {"file": str(log)}}))
+    assert cli.main(["reload", "--name", "edge"]) == 1
+    assert "log.file" in capsys.readouterr().err
+    assert ask(instance, "status")["keepalive"] == 10
+
+
+def test_what_the_tunnel_refuses_changes_nothing(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    instance = host.start(host.settings(), "unwilling")
+    host.settings(keepalive=7, log={"file": "other.log"})
+    assert cli.main(["reload", "--name", "edge"]) == 1
+    assert "edge: the instance has not begun yet" in capsys.readouterr().err
+    os.kill(pid_of(instance), signal.SIGHUP)
+    while "SIGHUP: nothing changed: the instance has not begun yet" not in instance.log_path.read_text():
+        ask(instance, "status")
+
+
+def test_sighup_follows_the_file_too(host: Host) -> None:
+    instance = host.start(host.settings())
+    host.settings(keepalive=7, pump="python")
+    os.kill(pid_of(instance), signal.SIGHUP)
+    while ask(instance, "status")["keepalive"] != 7:
+        pass
+    line = "SIGHUP: log level info; changed: keepalive; as before until down and up: pump"
+    while line not in instance.log_path.read_text():
+        ask(instance, "status")
+
+
+@pytest.mark.usefixtures("host")
+def test_reload_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reload"]) == 1
+    assert cli.main(["reload", "--name", "edge"]) == 1
+    assert capsys.readouterr().err == "rsock-nf: no instance is running\nrsock-nf: instance edge is not running\n"
+
+
+def test_no_secret_is_told_by_what_a_reload_says(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    instance = host.start(host.settings())
+    host.settings(secret=OTHER_SECRET, clients=[ALICE, BOB])
+    assert cli.main(["reload"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "edge: changed: secret, clients (+alice, +bob)\n"
+    log = instance.log_path.read_text()
+    assert "changed: secret, clients (+alice, +bob)" in log
+    for secret in (SECRET, OTHER_SECRET, ALICES, BOBS):
+        assert secret not in log + said.err
+
+
+def test_of_a_thousand_clients_some_are_named(tmp_path: Path) -> None:
+    running = read(tmp_path / "edge.json", SERVER)
+    many = [{"name": f"c{at}", "secret": format_secret(os.urandom(32))} for at in range(1000)]
+    made = plan(running, read(tmp_path / "edge.json", {**SERVER, "clients": many}))
+    assert made.changed == (f"clients ({', '.join(f'+c{at}' for at in range(20))}, and 980 more)",)
+
+
+def test_a_client_is_kicked(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.start(host.settings())
+    assert cli.main(["kick", "alice", "--name", "edge"]) == 0
+    assert cli.main(["kick", "bob"]) == 1
+    assert capsys.readouterr() == (
+        "edge: ended 2 sessions of alice\n",
+        "rsock-nf: no session of bob: `rsock-nf status` lists the sessions\n",
+    )
+    assert cli.main(["kick", "alice", "--name", "other"]) == 1
+    assert capsys.readouterr().err == "rsock-nf: instance other is not running\n"
