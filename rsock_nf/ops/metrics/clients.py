@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
+from rsock_nf.ops.status.units import host_of
+
 Key: TypeAlias = tuple[str, ...]
 """What is counted: its name, then the values of the labels behind ``client``."""
 
@@ -23,12 +25,7 @@ _WAYS: Final = (("sent", "tx"), ("received", "rx"))
 
 def client_of(session: Mapping[str, Any]) -> str:
     """How a session's client is called in labels: its name, or else its address.  A server knows it with the port."""
-    if session.get("name"):
-        return str(session["name"])
-    peer = str(session["peer"])
-    address, _, port = peer.rpartition(":")
-    bare = peer.count(":") > 1 and not peer.startswith("[")
-    return peer if bare or not port else (address or peer).strip("[]")
+    return str(session.get("name") or host_of(str(session["peer"])))
 
 
 class Clients:

@@ -1,4 +1,5 @@
 """A session as one line of a table: who, how many flows, loss, round-trip time, traffic, and when it was last heard.
+The port of a client's newest flow is left out: ``--flows`` has all.
 
 The order is by trouble, then by traffic: what needs a person stands above.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from rsock_nf.ops.status.layout import Line, Table, folded, line
-from rsock_nf.ops.status.units import age, counted, megabits, share, size
+from rsock_nf.ops.status.units import age, counted, host_of, megabits, share, size
 from rsock_nf.words import what_happens
 
 Snapshot: TypeAlias = dict[str, Any]
@@ -22,7 +23,7 @@ MOST_NOTES: Final = 8
 _ID: Final = 8
 """Characters of a session's id where it has no name."""
 WELL, SICK, WITHOUT_FLOWS = range(3)
-_GIVES: Final = ((0, 14), (1, 22), (0, 10), (1, 14), (0, 6), (1, 6))
+_GIVES: Final = ((0, 24), (1, 20), (0, 14), (1, 15), (0, 10), (1, 10), (0, 6), (1, 6))
 """How names and addresses become narrower: see ``Table``."""
 _ORDER: Final = (1, 0, 2)
 _STYLES: Final = ("", "warn", "dim")
@@ -152,7 +153,7 @@ def _cells(session: Shown, *, wires: bool, live: bool) -> tuple[str, ...]:
         traffic = (size(session.sent, ""), size(session.received, ""))
     return (
         session.name,
-        session.peer,
+        host_of(session.peer),
         *((session.wire,) if wires else ()),
         f"{session.up}/{session.wanted}" if session.wanted else "0",
         share(session.loss),

@@ -54,3 +54,10 @@ def share(part: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """``"1 flow"``, ``"2 flows"``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def host_of(peer: str) -> str:
+    """The address of a peer, which may have a port: ``"198.51.100.7:40001"``, ``"[2001:db8::1]:40001"``."""
+    address, _, port = peer.rpartition(":")
+    bare = peer.count(":") > 1 and not peer.startswith("[")
+    return peer if bare or not port else (address or peer).strip("[]")
