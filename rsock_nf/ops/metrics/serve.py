@@ -25,7 +25,7 @@ from rsock_nf.link import LinkError, system
 from rsock_nf.ops.control_socket.serve import ControlServer, Manner
 from rsock_nf.ops.metrics.clients import Clients
 from rsock_nf.ops.metrics.exposition import pieces
-from rsock_nf.ops.metrics.names import samples
+from rsock_nf.ops.metrics.names import Sample, samples
 from rsock_nf.sockets.unix_path import BoundPath
 
 FRESH: Final = 1.0
@@ -34,6 +34,8 @@ _REQUESTS: Final = Manner(b"\r\n\r\n", 8 << 10, 5.0, "metrics")
 _BACKLOG: Final = 16
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PATHS: Final = (b"/metrics", b"/")
+_AT_ONCE: Final = 200
+"""Values from one pause for the tunnel to the next."""
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -115,8 +117,13 @@ class _Page:
         async with self._making:
             if loop.time() - self._made_at >= FRESH:
                 snapshot = self._look()
+                values: list[Sample] = []
+                for sample in samples(snapshot, self._clients):
+                    values.append(sample)
+                    if not len(values) % _AT_ONCE:
+                        await asyncio.sleep(0)
                 made = []
-                for piece in pieces({snapshot["name"]: samples(snapshot, self._clients)}):
+                for piece in pieces({snapshot["name"]: values}):
                     made.append(piece)
                     await asyncio.sleep(0)
                 self._text, self._made_at = b"".join(made), loop.time()
