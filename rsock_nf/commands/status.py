@@ -12,6 +12,7 @@ from rsock_nf.commands.shared import instance_arguments, named_instance
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rsock_nf.ops.instances.instance import Instance
     from rsock_nf.ops.status import Snapshot
 
 _PERIOD = 1.0
@@ -35,14 +36,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Show one instance or all, once or again and again."""
     from rsock_nf.ops.instances.overview import runs
 
-    looks = _looks(arguments)
+    named = named_instance(arguments)
+    looks = _looks(named)
     found, before = next(looks)
     if arguments.watch and any(map(runs, found)) and _is_screen() and _is_for_people(arguments):
         found, before = _watch(arguments, found, looks)
-    _print(arguments, found, before)
+    _print(arguments, found, before, one=named is not None)
     while arguments.watch and any(map(runs, found)):
         found, before = next(looks)
-        _print(arguments, found, before)
+        _print(arguments, found, before, one=named is not None)
     return 0 if found and all(map(runs, found)) else 1
 
 
@@ -50,13 +52,12 @@ def _is_for_people(arguments: argparse.Namespace) -> bool:
     return not (arguments.json or arguments.brief or arguments.metrics)
 
 
-def _looks(arguments: argparse.Namespace) -> Iterator[tuple[list[Snapshot], dict[str, Snapshot]]]:
+def _looks(named: Instance | None) -> Iterator[tuple[list[Snapshot], dict[str, Snapshot]]]:
     """The instances, once a second, and those of the look before by name."""
     import time
 
     from rsock_nf.ops.instances.overview import overview
 
-    named = named_instance(arguments)
     before: dict[str, Snapshot] = {}
     while True:
         found = overview(named, find_lost=not before)
@@ -82,15 +83,15 @@ def _watch(
     return found, before
 
 
-def _print(arguments: argparse.Namespace, found: Sequence[Snapshot], before: dict[str, Snapshot]) -> None:
-    named = arguments.config or arguments.name
+def _print(arguments: argparse.Namespace, found: Sequence[Snapshot], before: dict[str, Snapshot], *, one: bool) -> None:
+    """``one``: an instance was named."""
     if arguments.json:
         import json
 
-        say(json.dumps(found[0] if named else found, indent=None if arguments.watch else 2))
+        say(json.dumps(found[0] if one else found, indent=None if arguments.watch else 2))
     elif not found:
         complain("no instance is running")
-    elif named and found[0]["state"] == "down":
+    elif one and found[0]["state"] == "down":
         complain(found[0]["reason"])
     elif arguments.metrics:
         from rsock_nf.ops.metrics.exposition import text
