@@ -66,7 +66,7 @@ def test_of_several_targets_it_is_said_which_and_others_are_ignored() -> None:
         applications = pair.client.role.applications
         for target in range(2, 5000):
             applications.target_state(pair.now, target, refuses=True)
-        assert pair.client.role.reason.count("refuses") == 1
+        assert applications.refusal.count("refuses") == 1
 
 
 def test_a_client_that_does_not_know_the_message_counts_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,11 @@ def test_a_flood_of_forged_addresses_hides_no_constant_source() -> None:
     assert note_all(stream).top()[0].address == b"\xc0\x00\x02\x01"
 
 
+def test_who_comes_late_and_sends_much_gets_a_counter() -> None:
+    early = [bytes([10, 0, 0, number]) for number in range(COUNTERS)] * 5
+    assert note_all([*early, *[b"late"] * 100]).top()[0] == Source(b"late", 95)
+
+
 def test_few_sources_are_counted_exactly_and_the_largest_comes_first() -> None:
     top = note_all([b"aaaa", b"bbbb", b"bbbb"])
     assert top.top() == [Source(b"bbbb", 2), Source(b"aaaa", 1)]
