@@ -15,7 +15,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from rsock_nf import __version__
 from rsock_nf.commands.output import PROGRAM, complain
@@ -29,11 +29,11 @@ _COMMANDS: Final = "rsock_nf.commands"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    words = _spelt_out(sys.argv[1:] if argv is None else list(argv))
     parser, parsers = _parser(words)
     arguments, extra = parser.parse_known_args(words)
     if extra and arguments.command != "demo":
-        parsers[arguments.command].error(f"unrecognized arguments: {' '.join(extra)}")
+        parsers[arguments.command].error(_unrecognized(extra, parsers[arguments.command]))
     arguments.extra = extra
     try:
         status: int = importlib.import_module(f"{_COMMANDS}.{arguments.command}").run(arguments)
@@ -76,6 +76,8 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
         Command("reload", "follow the configuration file as it is now, without down"),
     ),
     "configuration": (
+        Command("init", "make a server's file, and the line that makes the client's"),
+        Command("join", "make the client's file from that line"),
         Command("genkey", "make a secret"),
         Command("check", "validate a configuration file"),
         Command("rules", "print the exact firewall rules; touch nothing"),
@@ -95,16 +97,53 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
 """The commands by heading, in the order in which ``--help`` lists them."""
 
 
-def _parser(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+class Parser(argparse.ArgumentParser):
+    """Its errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell it, and exit: 2."""
+        complain(f"{message}; see `{self.prog} --help`", command=self.prog)
+        raise SystemExit(2)
+
+
+def _spelt_out(words: list[str]) -> list[str]:
+    """``help`` and ``version`` as the options that they stand for; a command that does not exist ends it."""
+    at = next((at for at, word in enumerate(words) if not word.startswith("-")), None)
+    match words[at:] if at is not None else []:
+        case ["help", command, *_] if not command.startswith("-"):
+            return _spelt_out([command, "--help"])
+        case ["help", *_]:
+            return ["--help"]
+        case ["version", *_]:
+            return ["--version"]
+        case [word, *_] if word not in (known := [command.name for group in GROUPS.values() for command in group]):
+            complain(f"there is no command {word!r}{_meant(word, known)}; `{PROGRAM} --help` lists them")
+            raise SystemExit(2)
+    return words
+
+
+def _unrecognized(extra: list[str], parser: argparse.ArgumentParser) -> str:
+    options = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001 - read only
+    return f"unrecognized arguments: {' '.join(extra)}{_meant(extra[0].partition('=')[0], options)}"
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    import difflib  # not for a command line without mistakes
+
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """The parser for ``argv``, and that of each command; only the command that is called has its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
+        usage=f"{PROGRAM} [-h] [-V] COMMAND ...",
         description="Carries an application's UDP inside many flows that look like TCP.",
         epilog=_listed(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     subparsers = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", prog=PROGRAM, help=argparse.SUPPRESS
     )
@@ -123,4 +162,4 @@ def _listed() -> str:
     lines = []
     for heading, group in GROUPS.items():
         lines += [f"{heading}:", *(f"  {command.name:<11}{command.text}" for command in group), ""]
-    return "\n".join([*lines, f"`{PROGRAM} COMMAND --help` shows the options of a command."])
+    return "\n".join([*lines, f"`{PROGRAM} help COMMAND` shows the options of a command."])

@@ -15,6 +15,12 @@ class RsockError(Exception):
     exit_code = 1
 
 
+class UsageError(RsockError):
+    """The words of the command line cannot be used.  Nothing on the host was changed."""
+
+    exit_code = 2
+
+
 class ConfigError(RsockError):
     """The configuration cannot be used.  Nothing on the host was changed."""
 

@@ -34,6 +34,7 @@ from scapy.fields import (
     XIntField,
 )
 from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet6 import IP6Field
 from scapy.packet import Packet, bind_layers
 
 KINDS = {0: "data", 1: "opening", 2: "fragment", 3: "control"}
@@ -52,6 +53,7 @@ CONTROLS = {
     11: "Rekeyed",
     12: "RekeyWanted",
     13: "TargetState",
+    14: "SeenAs",
 }
 
 
@@ -74,6 +76,8 @@ class Control(Packet):
         ConditionalField(ByteField("refuses", 0), _of(13)),
         ConditionalField(IntField("epoch", 0), _of(10, 11)),
         ConditionalField(StrFixedLenField("key", bytes(32), 32), _of(10, 11)),
+        ConditionalField(IP6Field("address", "::"), _of(14)),
+        ConditionalField(ShortField("port", 0), _of(14)),
         StrField("padding", b""),
     ]
 

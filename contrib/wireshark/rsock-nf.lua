@@ -22,6 +22,7 @@ local DATA, OPENING, FRAGMENT, CONTROL = 0, 1, 2, 3
 local CONTROLS = {
     "Ready", "Probe", "ProbeAnswer", "FlowDown", "CloseFlow", "Opened", "CloseConversation", "Refused",
     "CloseSession", "Rekey", "Rekeyed", "RekeyWanted", "TargetState",
+    "SeenAs",
 }
 local REASONS = { "no such target", "too many conversations", "no socket toward the target" }
 local TARGET_STATES = { [0] = "answers", "nobody listens there" }
@@ -69,7 +70,7 @@ local F = {
     token = ProtoField.uint32("rsock_nf.token", "Token", base.HEX),
     epoch_bit = ProtoField.uint8("rsock_nf.epoch_bit", "Epoch, lowest bit"),
     counter = ProtoField.uint64("rsock_nf.counter", "Counter"),
-    target = ProtoField.uint16("rsock_nf.target", "Target"),
+    target = ProtoField.uint16("rsock_nf.target", "Target", base.DEC, { [65535] = "the server itself: a speed test" }),
     datagram = ProtoField.bytes("rsock_nf.datagram", "Datagram"),
     tag = ProtoField.bytes("rsock_nf.tag", "Tag"),
     identification = ProtoField.uint32("rsock_nf.fragment.identification", "Identification", base.HEX),
@@ -86,6 +87,8 @@ local F = {
     refuses = ProtoField.uint8("rsock_nf.control.refuses", "State", base.DEC, TARGET_STATES),
     epoch = ProtoField.uint32("rsock_nf.control.epoch", "Epoch"),
     key = ProtoField.bytes("rsock_nf.control.key", "X25519 key"),
+    seen_address = ProtoField.ipv6("rsock_nf.control.seen_address", "Client's address as the server sees it"),
+    seen_port = ProtoField.uint16("rsock_nf.control.seen_port", "Client's port as the server sees it"),
     padding = ProtoField.bytes("rsock_nf.control.padding", "Padding"),
 }
 rsock_nf.fields = F
@@ -303,6 +306,7 @@ local FIELDS = {
     TargetState = { { F.target, 2 }, { F.refuses, 1 } },
     Rekey = { { F.epoch, 4 }, { F.key, 32 } },
     Rekeyed = { { F.epoch, 4 }, { F.key, 32 } },
+    SeenAs = { { F.seen_address, 16 }, { F.seen_port, 2 } },
 }
 
 -- Adds each of `fields`, {field, bytes}, one behind the other; where they end, or nil if there are not so many bytes.
@@ -333,8 +337,6 @@ local function show_control(tvb, at, finish, tree)
     if behind then add_rest(tree, F.padding, tvb, behind, finish) end
     return name
 end
-
-local SPEED_TEST = 65535 -- as a target
 
 -- One frame; a few words about it.  `clear`: nil, or what the comment of a decrypted packet told.
 local function show_frame(tvb, frame, pinfo, tree, flow, source, clear)
@@ -374,7 +376,6 @@ local function show_frame(tvb, frame, pinfo, tree, flow, source, clear)
     elseif kind == OPENING then
         local after = add_fields(item, tvb, body, finish, { { F.target, 2 } })
         if after then
-            if tvb(body, 2):uint() == SPEED_TEST then words = words .. " (speed test)" end
             add_rest(item, F.datagram, tvb, after, finish)
             show_inside(tvb, after, finish, pinfo, item)
         end

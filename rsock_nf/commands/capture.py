@@ -6,22 +6,16 @@ import argparse
 import sys
 
 from rsock_nf.commands.output import complain
-from rsock_nf.commands.shared import config_argument, named_instance
-from rsock_nf.errors import RsockError
+from rsock_nf.commands.shared import file_by_path, instance_arguments, named_instance
+from rsock_nf.errors import RsockError, UsageError
 
 _SNAP = 262_144
 """More than any packet has, as tcpdump takes it."""
 
 
-class _UsageError(RsockError):
-    exit_code = 2
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which tunnel, where to, how much of it."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="the instance; none: the only one that runs")
-    config_argument(which, required=False)
+    instance_arguments(parser, "the only one that runs")
     parser.add_argument("-w", "--write", metavar="FILE", default="-", help="a pcapng file; - = standard output")
     parser.add_argument(
         "--decrypt", action="store_true", help='also what is sealed, in clear: wants "key_log": true in the file'
@@ -41,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rsock_nf.ops.capture import record, subject
 
     if arguments.write == "-" and sys.stdout.isatty():
-        raise _UsageError("a capture is nothing for a terminal: give -w FILE, or pipe it into tshark -r -")
-    found = subject.find(named_instance(arguments), arguments.config)
+        raise UsageError("a capture is nothing for a terminal: give -w FILE, or pipe it into tshark -r -")
+    found = subject.find(named_instance(arguments), file_by_path(arguments))
     clear = subject.clear(found) if arguments.decrypt else None
     try:
         with (

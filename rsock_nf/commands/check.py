@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import config_argument, loaded
+from rsock_nf.commands.shared import config_argument, loaded, required_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Validate a configuration file."""
+    path = required_file(arguments)
     if arguments.print_settings:
-        return _print_settings(arguments.config)
-    settings = loaded(arguments.config).settings
+        return _print_settings(path)
+    settings = loaded(path).settings
     say(f"{settings.path}: valid; instance {settings.name}")
     return 0
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import config_argument, loaded
+from rsock_nf.commands.shared import config_argument, config_file, loaded
 from rsock_nf.errors import UnresolvedError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     settings, unresolved = None, ""
-    if arguments.config:
+    if path := config_file(arguments):
         try:
-            settings = loaded(arguments.config, warn=False).settings
+            settings = loaded(path, warn=False).settings
         except UnresolvedError as error:
             unresolved = str(error)
     found = examine(settings, unresolved, ask_server=not arguments.local, tell=tell)

@@ -10,9 +10,9 @@ from rsock_nf.printable import printable
 PROGRAM: Final = "rsock-nf"
 
 
-def complain(line: str) -> None:
-    """One line on standard error."""
-    print(f"{PROGRAM}: {printable(' '.join(line.split()))}", file=sys.stderr)
+def complain(line: str, *, command: str = PROGRAM) -> None:
+    """One line on standard error.  ``command``: who says it, with the program's name."""
+    print(f"{command}: {printable(' '.join(line.split()))}", file=sys.stderr)
 
 
 def say(text: object) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import named_instance, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, only_running
 
 if TYPE_CHECKING:
     from rsock_nf.ops.instances.instance import Instance
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which instance, how often, on which flows."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="the instance (default: the only one that runs)")
-    which.add_argument("--config", type=Path, metavar="FILE", help="the instance of this configuration file")
+    instance_arguments(parser, "the only one that runs", options=("--config",))
     parser.add_argument("-c", dest="count", type=_count, metavar="N", help="stop after N rounds (default: at Ctrl-C)")
     parser.add_argument(
         "-i", dest="interval", type=_interval, default=1.0, metavar="SECONDS", help="between two rounds (default 1)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import config_argument, loaded
+from rsock_nf.commands.shared import config_argument, loaded, required_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +17,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the firewall rules of an instance."""
     from rsock_nf.ops.rules import rules_for
 
-    say(rules_for(loaded(arguments.config, warn=False).settings).rstrip("\n"))
+    say(rules_for(loaded(required_file(arguments), warn=False).settings).rstrip("\n"))
     return 0

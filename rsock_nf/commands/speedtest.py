@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import named_instance, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, only_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +20,7 @@ _IDLE = 2.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which instance, and how long."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="the client (default: the only instance that runs)")
-    which.add_argument("-c", "--config", type=Path, metavar="FILE", help="the instance of this configuration file")
+    instance_arguments(parser, "the only one that runs")
     parser.add_argument(
         "--seconds", type=_seconds, default=5.0, metavar="N", help="of each direction, 1 to 25 (default 5)"
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Any, Final
 
+from rsock_nf.commands.live_line import LiveLine
 from rsock_nf.commands.output import complain, say
 from rsock_nf.commands.shared import require_privileges
 from rsock_nf.errors import InstanceError, TunnelError
@@ -55,18 +57,34 @@ def start(arguments: argparse.Namespace, configuration: Configuration, command: 
 
         return daemon.run(configuration, timeout=arguments.timeout, wait=True, confine=confine)
     from rsock_nf.ops.instances.leftovers import clear_rules
+    from rsock_nf.ops.standing import summary
 
     _warn_of_host(settings)
+    wait = getattr(arguments, "wait", False)  # the original's commands have no such option
+    timeout = arguments.timeout or (None if wait else TIMEOUT)
+    began = time.monotonic()
     try:
-        wait = getattr(arguments, "wait", False)  # the original's commands have no such option
-        timeout = arguments.timeout or (None if wait else TIMEOUT)
-        launch.start(configuration, command, timeout=timeout, clear=clear_rules, tell=complain)
+        with LiveLine() as line:
+
+            def watch(status: dict[str, Any]) -> None:
+                what = status.get("reason") or status.get("state") or "starting"
+                line.show(f"{settings.name}: {time.monotonic() - began:.0f} s: {what}")
+
+            def tell(text: str) -> None:
+                line.clear()
+                complain(text)
+
+            launch.start(
+                configuration, command, timeout=timeout, clear=clear_rules, tell=tell, patient=wait, watch=watch
+            )
+            line.show(f"{settings.name}: up")
+            told = summary(settings)
     except TunnelError:
         if not launch.running_alike(settings):
             raise
         say(already)  # by another `up` at the same moment
         return 0
-    say(f"{settings.name}: up{ending}")
+    say(f"{settings.name}: {told}{ending}")
     return 0
 
 

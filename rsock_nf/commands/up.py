@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rsock_nf.commands.output import PROGRAM
-from rsock_nf.commands.shared import config_argument, loaded
+from rsock_nf.commands.shared import config_argument, loaded, required_file
 from rsock_nf.commands.starting import TIMEOUT, be_in_background, start
 from rsock_nf.errors import InstanceError, UnresolvedError
 
@@ -38,11 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
         return be_in_background(arguments.ready_fd, wait=arguments.wait)
     from rsock_nf.ops import launch
 
+    path = required_file(arguments)
     patient = arguments.foreground or arguments.wait
     try:
-        configuration = loaded(
-            arguments.config, warn=not arguments.foreground, patient=patient
-        )  # else the log has them
+        configuration = loaded(path, warn=not arguments.foreground, patient=patient)  # else the log has them
     except UnresolvedError as error:
         raise InstanceError(f"{error}; `{PROGRAM} up --wait` waits for it") from None
     command = launch.background_command(configuration.settings.path, wait=arguments.wait)

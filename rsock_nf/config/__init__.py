@@ -30,6 +30,15 @@ def load(path: Path, role: str | None = None, *, patient: bool = False) -> Confi
     return assemble.load(path, role, patient=patient)
 
 
+def judge(path: Path, raw: dict[str, Any]) -> Configuration:
+    """As ``load``, of an object that is to become the file ``path``.  No name is looked up.
+
+    Raises ``ConfigError``."""
+    from rsock_nf.config import assemble
+
+    return assemble.assemble(path, raw, patient=True)
+
+
 def from_flags(role: str, original: Mapping[str, Any]) -> Configuration:
     """What the flags of the original's command line mean.
 

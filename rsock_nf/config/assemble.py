@@ -44,7 +44,7 @@ def load(path: Path, role: str | None = None, *, patient: bool = False) -> Confi
     path = path.absolute()
     raw = source.read_object(path)
     if not original.is_original(raw):
-        found = _assemble(path, raw, patient=patient)
+        found = assemble(path, raw, patient=patient)
         if role and raw["role"] != role:
             raise ConfigError(path, "role", f"this is a {raw['role']}'s file, and a {role} is wanted")
         return found
@@ -92,9 +92,9 @@ def _converted(path: Path, raw: Mapping[str, Any], role: str | None) -> original
 
 
 def _assemble_converted(path: Path, converted: original.Converted, *, patient: bool = False) -> Configuration:
-    """As ``_assemble``; errors and warnings name the field of the original."""
+    """As ``assemble``; errors and warnings name the field of the original."""
     try:
-        found = _assemble(path, converted.keys, patient=patient)
+        found = assemble(path, converted.keys, patient=patient)
     except ConfigError as error:
         raise ConfigError(path, converted.origins.get(error.field, error.field), error.message) from None
     ours, theirs = f"{path}: hash:", f"{path}: {converted.origins['hash']}:"
@@ -105,7 +105,7 @@ def _flag(field: str) -> str:
     return field.replace("param.", "--") if "param." in field else f"--{field}"
 
 
-def _assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Configuration:
+def assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Configuration:
     """The settings that the object ``raw`` means; ``path`` is its file.  Raises ``ConfigError``."""
     name = source.instance_name(path, raw)
     keys = validate(path, raw)
@@ -167,10 +167,11 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
     """What the wires that are configured do not give."""
     found = []
     second = keys.rsock if isinstance(keys, ServerKeys) else None
-    if keys.wire is WireName.NATIVE and keys.cipher is Cipher.NONE:
+    undecided = "cipher" not in keys.model_fields_set  # who writes "none" has decided it
+    if keys.wire is WireName.NATIVE and keys.cipher is Cipher.NONE and undecided:
         found.append(
-            'cipher "none": the application must encrypt; '
-            "anyone who can capture the traffic can inject and replay datagrams"
+            'cipher "none": the application must encrypt; anyone who can capture the traffic can inject and replay '
+            'datagrams (write "cipher": "none" into the file if that is meant)'
         )
     if keys.key_log:
         found.append("key_log: who may ask the control socket can read what the tunnel carries; leave it out again")

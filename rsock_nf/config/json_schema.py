@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
-from rsock_nf.config.keys import ClientKeys, Keys, ServerKeys
+from rsock_nf.config.keys import ROLES, ClientKeys, Keys, ServerKeys
 from rsock_nf.core.types import PortRange
+
+_SCHEMA_KEY: Final = {"type": "string", "description": "Where this schema is, for editors; rsock-nf ignores it."}
 
 
 def schema() -> dict[str, Any]:
     """The whole schema."""
     either: TypeAdapter[Any] = TypeAdapter(Annotated[ServerKeys | ClientKeys, Field(discriminator="role")])
     found = either.json_schema(schema_generator=_Schema)
+    for model in ROLES.values():
+        found["$defs"][model.__name__]["properties"]["$schema"] = _SCHEMA_KEY
     return {"$schema": _Schema.schema_dialect, "title": "rsock-nf", **found}
 
 

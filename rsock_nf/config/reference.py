@@ -17,8 +17,9 @@ _HEAD = """\
 
 This file is printed by `python -m rsock_nf.config.reference` from the keys in the program.
 
-A configuration is one JSON object. A key that is not listed here is an error. `rsock-nf check --config FILE` tells
-whether a file is right; `rsock-nf schema` prints the JSON schema.
+A configuration is one object, as JSON (comments and trailing commas are accepted), YAML or TOML:
+[operations.md](operations.md#forms-of-a-configuration-file). A key that is not listed here is an error, but for
+`"$schema"`. `rsock-nf check FILE` tells whether a file is right; `rsock-nf schema` prints the JSON schema.
 """
 
 

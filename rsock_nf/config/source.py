@@ -1,36 +1,35 @@
-"""The configuration file as JSON; what its keys mean is not asked here.  Cheap to import: the standard library only."""
+"""The configuration file as an object; what its keys mean is not asked here.  Cheap to import: the standard library
+only."""
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from rsock_nf.config.values import named, parse_name, shown
+from rsock_nf.config import formats
+from rsock_nf.config.values import parse_name, shown
 from rsock_nf.errors import ConfigError
 
 _MAX_BYTES = 1 << 20
+_WANTED = {".yaml": "a YAML mapping", ".yml": "a YAML mapping"}
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The file's one JSON object.
+    """The file's one object, in the form that its name says (``formats``), without ``$schema``.
 
-    Stricter than ``json.load``: a key given twice, NaN and Infinity are errors.  Raises ``ConfigError``.
+    Raises ``ConfigError``.
     """
-    text = read_text(path, "")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(path, "", f"not JSON: {place}: {error.msg[:1].lower()}{error.msg[1:]}") from None
-    except ValueError as error:
+        value = formats.read(path, read_text(path, ""))
+    except formats.FormError as error:
         raise ConfigError(path, "", str(error)) from None
-    except RecursionError:
-        raise ConfigError(path, "", "not JSON that anyone wrote: nested too deeply") from None
     if not isinstance(value, dict):
-        raise ConfigError(path, "", f"a JSON object is wanted, not {shown(value)}")
+        raise ConfigError(
+            path, "", f"{_WANTED.get(path.suffix.lower(), 'a JSON object')} is wanted, not {shown(value)}"
+        )
+    value.pop("$schema", None)  # for the editor in which the file is written
     return value
 
 
@@ -68,27 +67,5 @@ def instance_name(path: Path, value: dict[str, Any]) -> str:
 
 
 def others_can_read(path: Path) -> bool:
-    """Whether the file's mode lets everyone read it."""
-    return bool(path.stat().st_mode & stat.S_IROTH)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) == len(pairs):
-        return result
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise ValueError(f"{named(key)}: given twice")
-        seen.add(key)
-    return result
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
+    """Whether the file's mode lets everyone read it; one that is not written yet (``config.judge``): no."""
+    return path.exists() and bool(path.stat().st_mode & stat.S_IROTH)

@@ -192,14 +192,27 @@ def parse_host(value: object) -> str:
         # What consists of digits and dots was meant to be an address: resolvers would read "10.1" as 10.0.0.1.
         if _HOST.fullmatch(value) and not re.fullmatch(r"[0-9.]+", value):
             return value
-    raise ValueError(f"{shown(value)} is neither an IP address nor a host name")
+    raise ValueError(f"{shown(value)} is neither an IP address nor a host name{_host_hint(value)}")
+
+
+def _host_hint(value: object) -> str:
+    """What is too much: brackets or a port."""
+    host, port = value.strip() if isinstance(value, str) else "", ""
+    if match := re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]+):([0-9,-]+)", host):
+        host, port = match[1], match[2]
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if bare == value or (split_zone(bare)[0] is None and not _HOST.fullmatch(bare)):
+        return ""
+    return f': write "{bare}"' + (f', and the port as "ports": "{port}"' if port else "")
 
 
 def parse_host_port(value: object) -> HostPort:
     """``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``"host.example:9999"``."""
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", value) if isinstance(value, str) else None
     if not match:
-        raise ValueError(f'{shown(value)} is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")')
+        port = re.fullmatch(r":?(\d{1,5})", str(value)) if type(value) in (int, str) else None
+        here = f': for this host write "127.0.0.1:{port[1]}"' if port else ' (want "127.0.0.1:9999" or "[::1]:9999")'
+        raise ValueError(f"{shown(value)} is not an address with a port{here}")
     host = match[1] or match[2]
     literal = split_zone(host)[0]
     if match[1] and (literal is None or literal.version != 6):

@@ -93,6 +93,17 @@ class TargetState:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenAs:
+    """From the server, on the first flow of a session: from where that flow comes, as the server sees it.
+
+    A client that does not know this message drops it."""
+
+    address: bytes
+    """16 bytes; an IPv4 address as IPv6 maps it (RFC 4291 section 2.5.5.2)."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     """From either end: the process ends, and with it everything of the session."""
 
@@ -107,5 +118,6 @@ Control: TypeAlias = (
     | CloseConversation
     | Refused
     | TargetState
+    | SeenAs
     | CloseSession
 )

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     missing = [name for name in ("ip", "nft") if shutil.which(name) is None]
     if os.geteuid() != 0 or missing:
-        reason = (
-            f"missing: {', '.join(missing)} (Debian: apt-get install iproute2 nftables)" if missing else "must be root"
-        )
+        reason = f"missing: {', '.join(missing)} (Debian: apt-get install iproute2 nftables)"
+        if os.geteuid() != 0:  # first: nft is in /usr/sbin, which is often not in another user's PATH
+            reason = "must be root: it makes network namespaces"
         sys.stderr.write(f"rsock-nf demo: {reason}\n")
         return 1
     try:
@@ -132,7 +132,7 @@ def _show(version: int, datagrams: int, cipher: str) -> Evidence:
     """Run the tunnel over one address family."""
     evidence = Evidence(f"IPv{version}")
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rsock-nf-demo-")))
+        scratch = stack.enter_context(_scratch())
         lab = stack.enter_context(Lab(Router(strict=True, block_udp=True)))
         _say(
             f"{evidence.family}: client {lab.client_ip[version]} == strict NAT, UDP blocked == server {lab.server_ip[version]}"
@@ -153,6 +153,21 @@ def _show(version: int, datagrams: int, cipher: str) -> Evidence:
         for host in (lab.client, lab.server):
             evidence.left += sorted(_state(host) - before[host.name])
     return evidence
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A directory for the files of both sides.  When the demonstration fails it stays: the logs are in it."""
+    path = Path(tempfile.mkdtemp(prefix="rsock-nf-demo-"))
+    try:
+        yield path
+    except (CommandFailed, OSError, subprocess.TimeoutExpired):
+        sys.stderr.write(f"rsock-nf demo: the files of both sides and their logs are kept in {path}\n")
+        raise
+    except BaseException:
+        shutil.rmtree(path)
+        raise
+    shutil.rmtree(path)
 
 
 def _eaten(host: Namespace) -> int:

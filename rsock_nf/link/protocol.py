@@ -341,6 +341,8 @@ class System(Protocol):
     """The directory for files that need not survive a reboot."""
     run_directory_groups: tuple[int, ...]
     """The groups of the system's own, by number, that may write it."""
+    config_directory: Path
+    """The directory for the configuration of programs that do not come with the system."""
     has_capabilities: bool
     """Privileges can be granted one by one (capabilities(7)), not only all of root's together."""
     socket_path_bytes: int

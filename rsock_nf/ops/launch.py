@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
 
 from rsock_nf.config.configuration import Configuration
-from rsock_nf.errors import InstanceError, RsockError, TunnelError
+from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.ops import handover
-from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
-from rsock_nf.ops.instances.instance import Instance, Record, instances, remove_run_dir
+from rsock_nf.ops.instances.instance import Instance, Record, forget_old_logs, instances, remove_run_dir
 from rsock_nf.ops.instances.processes import end, lost_processes
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
+from rsock_nf.ops.launched import Launched, Watch
 from rsock_nf.ops.program import program
 from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
@@ -119,18 +117,21 @@ def background_command(path: Path, *, wait: bool = False) -> list[str]:
     return [*program(), "up", "--foreground", *(["--wait"] if wait else []), "--config", str(path)]
 
 
-def start(
+def start(  # noqa: PLR0913 - each is an option of `up`, or an end of it
     configuration: Configuration,
     command: Sequence[str],
     *,
     timeout: float | None,
     clear: Clear,
     tell: Callable[[str], None] = lambda _: None,
+    patient: bool = False,
+    watch: Watch | None = None,
 ) -> None:
     """Run ``command`` with ``--ready-fd N`` appended, and return when it writes ``ready`` to that descriptor.
 
-    ``timeout``: in seconds; None = as long as it takes.  ``tell`` gets each line ``waiting: why``.  The process gets
-    the configuration on its standard input (``handover``).
+    ``timeout``: in seconds; None = as long as it takes.  ``tell`` gets each line ``waiting: why``, and ``watch``, a few
+    times a second, what ``status`` would show.  ``patient``: also wait for what will not heal by itself
+    (``Dialling.hopeless``).  The process gets the configuration on its standard input (``handover``).
     Raises ``TunnelError`` with the reason when it ends, says ``error: reason``, or is not ready within ``timeout``
     seconds.  Then, as on any other exception, it has been stopped, and its rules and files are removed.  SIGTERM and
     SIGHUP become such an exception, ``SystemExit``.
@@ -153,7 +154,7 @@ def start(
             os.close(write_end)
         try:
             _hand_over(configuration, process)
-            _await_ready(settings, process, announcement, timeout, tell)
+            Launched(settings, process, announcement, tell, patient=patient, watch=watch).await_ready(timeout)
         except BaseException:
             _end(process)
             try:
@@ -173,51 +174,6 @@ def _hand_over(configuration: Configuration, process: subprocess.Popen[bytes]) -
             process.stdin.write(handover.pack(configuration))
 
 
-def _await_ready(
-    settings: Settings,
-    process: subprocess.Popen[bytes],
-    announcement: FileIO,
-    timeout: float | None,
-    tell: Callable[[str], None],
-) -> None:
-    end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        ready, _, _ = select.select([announcement], [], [], None if end is None else max(end - time.monotonic(), 0.0))
-        if not ready:
-            reason = _reason(settings.name)  # first, for it is asked of a process that ends soon
-            late = f"instance {settings.name} is not up within {timeout:g} s: {reason} {_log_hint(settings)}"
-            raise TunnelError(f"{late}; `rsock-nf up --wait` waits as long as it takes")
-        line = announcement.readline().decode(errors="replace").rstrip("\n")  # unbuffered: one line is read, not two
-        if line == "ready":
-            return
-        if line.startswith("error: "):
-            raise TunnelError(line.removeprefix("error: "))
-        if not line.startswith("waiting: "):
-            break
-        tell(line)
-    if process.wait(_GRACE) == 0:
-        raise TunnelError(f"instance {settings.name} was stopped before it stood {_log_hint(settings)}")
-    said = process.stderr.read().decode(errors="replace") if process.stderr else ""
-    last_words = said.strip().splitlines() or ["without a word"]
-    raise TunnelError(
-        f"instance {settings.name} ended while starting (status {process.returncode}): "
-        f"{last_words[-1]} {_log_hint(settings)}"
-    )
-
-
-def _log_hint(settings: Settings) -> str:
-    return f"(log: {settings.log.file or Instance(settings.name).log_path})"
-
-
-def _reason(name: str) -> str:
-    """Why a tunnel that starts is not up yet, in its own words."""
-    try:
-        status = ask(Instance(name), "status")
-    except RsockError:  # no socket to ask, or an event loop that has not begun
-        return "its process is still starting"
-    return str(status.get("reason") or status.get("state"))
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
@@ -234,6 +190,7 @@ def undo(name: str, clear: Clear) -> list[str]:
     found = [f"{backend} rules" for backend in clear(name)]
     if Instance(name).discard():
         found.append("files")
+    forget_old_logs()
     remove_run_dir()
     return found
 

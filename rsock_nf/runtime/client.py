@@ -467,6 +467,7 @@ class ClientSide:
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",
             reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons, *self._symptoms.reasons()])),
+            hopeless=role.hopeless,
             notes=self._route.notes(),
             looped=self._guard.dropped,
             remote=role.remote_text,

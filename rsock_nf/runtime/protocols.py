@@ -71,6 +71,10 @@ class ClientRole(Protocol):
         """Why there is no session; empty when there is one."""
 
     @property
+    def hopeless(self) -> bool:
+        """That reason will not go away by itself."""
+
+    @property
     def idle(self) -> bool:
         """It has closed its flows, because nothing was left to carry."""
 

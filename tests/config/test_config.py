@@ -199,6 +199,10 @@ MISTAKES = [
     (SERVER, {"log": "x"}, 'log: must be an object, not "x"'),
     (SERVER, {"log": {"file": ""}}, 'log.file: "" is not the path of a file'),
     (SERVER, {"target": "127.0.0.1"}, 'target: "127.0.0.1" is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")'),
+    (SERVER, {"target": 51820}, 'target: 51820 is not an address with a port: for this host write "127.0.0.1:51820"'),
+    (SERVER, {"target": ":51820"}, 'target: ":51820" is not an address with a port: for this host write "127.0.0.1:51820"'),
+    (CLIENT, {"server": "192.0.2.1:443"}, 'server: "192.0.2.1:443" is neither an IP address nor a host name: write "192.0.2.1", and the port as "ports": "443"'),
+    (CLIENT, {"server": "[2001:db8::5]"}, 'server: "[2001:db8::5]" is neither an IP address nor a host name: write "2001:db8::5"'),
     (SERVER, {"target": "::1:9"}, 'target: "::1:9" is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")'),
     (SERVER, {"target": "127.0.0.1:0"}, "target: port 0 is not within 1-65535"),
     (SERVER, {"target": "127.1:80"}, 'target: "127.1" is neither an IP address nor a host name'),
@@ -383,7 +387,10 @@ def test_one_line_for_each_missing_key(tmp_path: Path, base: dict[str, Any], key
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{\n  "role": "server",\n}', "not JSON: line 3, column 1: expecting property name enclosed in double quotes"),
+        (
+            '{\n  "role": "server",\n  :}',
+            "not JSON: line 3, column 3: expecting property name enclosed in double quotes",
+        ),
         ('{"role": "server"', "not JSON: line 1, column 18: expecting ',' delimiter"),
         ("", "not JSON: line 1, column 1: expecting value"),
         ("[1]", "a JSON object is wanted, not [1]"),
@@ -540,7 +547,7 @@ def test_warnings_name_what_others_can_read_and_what_seals_nothing(tmp_path: Pat
     path.chmod(0o644)
     assert config.load(path).warnings == (
         f"{path}: secret: everyone on this host can read it: chmod o-r {path}",
-        f'{path}: cipher "none": the application must encrypt; anyone who can capture the traffic can inject and replay datagrams',
+        f'{path}: cipher "none": the application must encrypt; anyone who can capture the traffic can inject and replay datagrams (write "cipher": "none" into the file if that is meant)',
     )
 
 
@@ -551,6 +558,11 @@ def test_a_key_log_is_a_decision_and_is_warned_of(tmp_path: Path) -> None:
     assert loaded.settings.key_log
     assert [line for line in loaded.warnings if "key_log: who may ask the control socket can read" in line]
     assert message(write(tmp_path / "edge.json", keys | {"key_log": "yes"})).startswith("key_log: ")
+
+
+@pytest.mark.parametrize("keys", [{"cipher": "none"}, {"cipher": "aes-256-gcm"}])
+def test_a_cipher_that_was_chosen_is_no_reason_to_warn(tmp_path: Path, keys: dict[str, str]) -> None:
+    assert config.load(write(tmp_path / "edge.json", SERVER | keys)).warnings == ()
 
 
 def test_a_file_that_is_read_again_may_have_names_that_the_resolver_does_not_know_now(

@@ -146,7 +146,7 @@ def test_a_line_for_what_is_odd(tmp_path: Path, keys: dict[str, Any], line: str)
         ),
         (
             {"param": CLIENT | {"ludp": ":30000"}},
-            'param.ludp: ":30000" is not an address with a port (want "127.0.0.1:9999" or "[::1]:9999")',
+            'param.ludp: ":30000" is not an address with a port: for this host write "127.0.0.1:30000"',
         ),
         (
             {"server": False, "param": {"taddr": "203.0.113.5"}},

@@ -74,7 +74,7 @@ def test_a_replacement_is_made_before_the_break() -> None:
         pair.up()
         load(pair, 12.0)
         port = pair.flows(pair.client)[0].key.local_port
-        lossy = pair.rng.__class__(9)
+        lossy = pair.rng.__class__(10)
         pair.wire.drop.append(
             lambda toward, packet: toward is Toward.SERVER and port_of(packet) == port and lossy.random() < 0.5
         )

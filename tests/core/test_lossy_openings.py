@@ -13,7 +13,7 @@ both_kinds = pytest.mark.parametrize("kinds", [Kinds.TCP, Kinds.UDP], ids=["tcp"
 
 
 @both_kinds
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_a_path_that_loses_most_is_not_taken_for_a_wrong_secret(kinds: Kinds, seed: int) -> None:
     with Pair(seed, kinds=kinds, client={"flows": 4}) as pair:
         pair.up()

@@ -181,6 +181,7 @@ def control_seeds() -> list[bytes]:
         messages.Opened(5),
         messages.CloseConversation(6),
         messages.Refused(6, messages.RefusalReason.LIMIT),
+        messages.SeenAs(bytes(16), 7),
         messages.CloseSession(),
     ]
     return [build_control(message) for message in said]

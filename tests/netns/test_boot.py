@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -149,7 +150,8 @@ def test_in_the_background_up_returns_when_it_is_up(dark: Callable[..., tuple[Si
     site.lab.client.ip(f"link set {DEVICE} up")
     site.lab.client.ip(f"addr add {CLIENT_IP[4]}/24 dev {DEVICE}", f"route add default via {ROUTER_INSIDE_IP[4]}")
     assert waiting.process.wait(60) == 0
-    assert waiting.text().endswith("client: up\n")
+    last = waiting.text().splitlines()[-1]
+    assert re.match(rf"client: up: \d+/10 flows, .*the server sees you as {ROUTER_OUTSIDE_IP[4]}, ", last), last
     site.carries(200)
     site.tunnel.end("client")
 

@@ -21,7 +21,7 @@ from rsock_nf.settings import Settings
 
 class FakeTunnel:
     """``behaviour``: ready | absent | brief | early | silent | refused | broken | stubborn | late-failure | secretive |
-    unwilling."""
+    unwilling | hopeless."""
 
     tried = False
     """The host has been asked once for what it does not have yet."""
@@ -47,7 +47,7 @@ class FakeTunnel:
             case "brief":
                 signal.raise_signal(signal.SIGTERM)
                 await stop.wait()
-            case "silent" | "early":
+            case "silent" | "early" | "hopeless":
                 await stop.wait()
             case "stubborn":
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
@@ -64,6 +64,13 @@ class FakeTunnel:
     def snapshot(self) -> dict[str, Any]:
         if self.behaviour == "secretive":
             raise FirewallError("nftables refused:\nno such table")
+        if self.behaviour == "hopeless":
+            return {
+                "name": self.settings.name,
+                "state": "connecting",
+                "hopeless": True,
+                "reason": "the secret is another",
+            }
         return {"name": self.settings.name, "role": "server", "state": "connecting", "reason": "no answer from 203.0.113.5",
                 "sessions": [], "reconnects": self.reconnects, "keepalive": self.settings.tunnel.keepalive}  # fmt: skip
 

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -25,7 +24,6 @@ from rsock_nf.ops.capture.clear import CUT, NO_KEY, PREFIX, Clear
 from rsock_nf.ops.capture.located import locate, replaced
 from rsock_nf.ops.capture.record import AsTheyAre, Limits, open_output, record
 from rsock_nf.runtime.reports.frame_keys import frame_keys
-from rsock_nf.wire.native import control
 from rsock_nf.wire.native.epochs import KeyRing
 from rsock_nf.wire.native.frames import flow_codec
 from rsock_nf.wire.native.handshake import NativeHandshake
@@ -280,29 +278,6 @@ def test_no_harm_to_what_is_in_clear_causes_an_error_in_lua(
         assert len(shown) == tally.packets > 150
         assert sum(bool(one.all("malformed")) for one in shown) > 10
         assert sum(bool(one.all("cut")) for one in shown) > 10
-
-
-def test_the_dissector_knows_every_control_message_with_all_its_fields(tmp_path: Path, watches: list[Shown]) -> None:
-    seen, names = [], []
-    for code, (kind, fields) in control._LAYOUT.items():
-        body = bytes([code]) + bytes(range(1, fields.size + 1)) + b"more"
-        frame = struct.pack("!HHI", 3 << 14 | len(body), 0, code) + body + bytes(16)
-        packet = make_tcp((CLIENT, 40000 + code), (SERVER, 10001), 7, 9, ACK | PSH, frame)
-        seen.append(Seen(code, "eth0", True, False, packet, len(packet)))
-        names.append(f"{kind.__name__} ({code})")
-
-    class Commenting:
-        @staticmethod
-        def read(batch: Any) -> Any:
-            return ((one, f"{PREFIX}cipher none, session 1, flow 1, to the server") for one in batch)
-
-    watches.append(Shown(seen))
-    with open_output(str(tmp_path / "c.pcapng"), private=True) as output:
-        record(watches[0], output, Commenting(), Limits(packets=len(seen)), ABOUT)
-    shown = dissected(tmp_path / "c.pcapng", "rsock_nf.tcp_ports:10001")
-    assert [one.all("control")[0].get("showname") for one in shown] == [f"Control message: {name}" for name in names]
-    assert [one.bytes("control.padding") for one in shown] == [[b"more"]] * len(names)
-    assert not any(one.all("malformed") for one in shown)
 
 
 def test_what_datagrams_hold_can_be_shown(tmp_path: Path) -> None:

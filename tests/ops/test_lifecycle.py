@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,11 @@ from rsock_nf.errors import ControlError, InstanceError, TunnelError
 from rsock_nf.ops import confinement, launch, privileges
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
-from rsock_nf.ops.instances.instance import Instance, instances
+from rsock_nf.ops.instances.instance import KEPT_LOGS, Instance, instances
 from rsock_nf.ops.instances.overview import overview, runs
 from rsock_nf.ops.instances.processes import instance_processes
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
+from rsock_nf.ops.launched import Launched
 from rsock_nf.ops.log import InstanceLog
 from rsock_nf.settings import Log, Settings
 from rsock_nf.wire.parameters import NativeParameters
@@ -61,10 +63,10 @@ class Host:
         behaviour: str = "ready",
         *,
         timeout: float = 20.0,
-        tell: Callable[[str], None] = lambda _: None,
+        **options: Any,
     ) -> Instance:
         command = [sys.executable, str(FAKE), behaviour]
-        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear, tell=tell)
+        launch.start(Configuration(settings, ()), command, timeout=timeout, clear=self.clear, **options)
         return Instance(settings.name)
 
     def clear(self, name: str) -> list[str]:
@@ -159,7 +161,7 @@ def test_a_start_that_takes_too_long_is_undone_and_says_what_it_waited_for(host:
 def test_in_the_foreground_it_gives_up_only_when_asked_to(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = host.settings(cipher="none")
+    settings = host.settings()
     configuration = config.load(settings.path)
     made = functools.partial(FakeTunnel, "silent")
     with pytest.raises(TunnelError, match=r"^instance edge is not up within 0.1 s: no answer from 203.0.113.5$"):
@@ -190,14 +192,69 @@ def test_without_patience_what_is_missing_is_an_error(host: Host) -> None:
     assert not run_dir().exists() or left() == []
 
 
+def test_what_waiting_does_not_heal_ends_a_start_unless_it_is_to_wait(host: Host) -> None:
+    with pytest.raises(
+        TunnelError,
+        match=r"^instance edge does not come up: the secret is another \(log: .*/edge/log\); "
+        r"correct it, or `rsock-nf up --wait` goes on trying$",
+    ):
+        host.start(host.settings(), "hopeless", timeout=600)
+    assert host.cleared == ["edge"]
+
+
+@pytest.fixture
+def launched(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Launched]]:
+    """Makes one of which ``status`` tells what is given; at the second look it says ``ready``."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb", buffering=0) as announcement, os.fdopen(write_end, "wb", buffering=0) as says:
+
+        def make(status: dict[str, Any], **options: Any) -> Launched:
+            looks = iter([b"", b"ready\n"])
+
+            def look(_: str) -> dict[str, Any]:
+                says.write(next(looks))
+                return status
+
+            monkeypatch.setattr("rsock_nf.ops.launched._status", look)
+            nobody: Any = None
+            return Launched(
+                host.settings(), nobody, announcement, nobody, **{"patient": False, "watch": None} | options
+            )
+
+        yield make
+
+
+def test_who_waits_waits_for_that_too_and_sees_why(launched: Callable[..., Launched]) -> None:
+    seen: list[dict[str, Any]] = []
+    status = {"state": "connecting", "hopeless": True, "reason": "the secret is another"}
+    launched(status, patient=True, watch=seen.append).await_ready(None)
+    assert seen == [status, status]
+
+
+def test_one_that_stands_when_the_time_is_over_has_a_moment_to_say_so(launched: Callable[..., Launched]) -> None:
+    """Its word on the pipe may come late on a busy host; to undo it would be wrong."""
+    launched({"state": "serving", "reason": ""}).await_ready(0.0)
+    with pytest.raises(TunnelError, match=r"^instance edge is not up within 0 s: connecting \(log: "):
+        launched({"state": "connecting", "reason": ""}).await_ready(0.0)
+
+
+def test_logs_of_failed_starts_do_not_pile_up(host: Host) -> None:
+    host.start(host.settings("alive"))
+    for number in range(KEPT_LOGS + 3):
+        with pytest.raises(TunnelError):
+            host.start(host.settings(f"edge{number}"), "refused")
+    kept = [f"edge{number}/log" for number in range(3, KEPT_LOGS + 3)]
+    assert [name for name in left() if not name.startswith("alive/")] == kept
+
+
 def test_an_interrupted_start_is_undone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
-    def interrupt(_: Settings, process: subprocess.Popen[bytes], *__: object) -> None:
-        started.append(process)
+    def interrupt(launched: Launched, _: float) -> None:
+        started.append(launched._process)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "_await_ready", interrupt)
+    monkeypatch.setattr(Launched, "await_ready", interrupt)
     with pytest.raises(KeyboardInterrupt):
         host.start(host.settings())
     assert started[0].returncode is not None

@@ -76,8 +76,9 @@ def test_the_process_in_the_background_is_what_the_flags_said(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert cli.main(words) == 0
-    expected = f"{name}: up; `rsock-nf status --name {name}` shows it, `rsock-nf down --name {name}` stops it\n"
-    assert capsys.readouterr().out == expected
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}: up")
+    assert said.endswith(f"; `rsock-nf status --name {name}` shows it, `rsock-nf down --name {name}` stops it\n")
     monkeypatch.chdir("/")  # where it stands
     assert started.run_command(monkeypatch) == 0
     ((configuration, ready_fd),) = started.foreground
@@ -158,7 +159,7 @@ def test_check_and_up_take_the_file_as_it_is(
 ) -> None:
     path = tmp_path / "edge.json"
     path.write_text(json.dumps({"param": {"taddr": "127.0.0.1:9"}}))
-    for words, answer in ((["check"], f"{path}: valid; instance edge"), (["up"], "edge: up")):
+    for words, answer in ((["check"], f"{path}: valid; instance edge"), (["up"], "edge: up: TCP ports 10001-10010")):
         assert cli.main([*words, "--config", str(path)]) == 0
         said = capsys.readouterr()
         assert said.out == f"{answer}\n"

@@ -281,6 +281,11 @@ class Dialling:
         return self.why.text
 
     @property
+    def hopeless(self) -> bool:
+        """``reason`` will not go away by itself, as a wrong secret does not."""
+        return self.why.hopeless
+
+    @property
     def idle(self) -> bool:
         """There is nothing to carry, so all flows are closed."""
         return not self._active
@@ -543,6 +548,8 @@ class Dialling:
         match message:
             case messages.Ready():
                 pass
+            case messages.SeenAs(address=address):
+                flow.session.seen_as = address
             case messages.FlowDown(flow_id=flow_id) if flow_id == flow.flow_id and flow.alone:
                 self.table.step(now, flow, Input.SICK)  # it goes on as well as it can until another flow is up
             case messages.Opened(conversation=number):

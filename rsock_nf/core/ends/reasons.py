@@ -15,6 +15,8 @@ class Reasons:
         self._text = "not started"
         self._lasting = ""
         """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
+        self._hopeless = ""
+        """The text that ``give_no_hope`` was said of."""
         self._refused_address = ""
         self._refused_until = 0.0
         """Until then a refusal says more than the silence of other ports: hosts limit the rate of ICMP errors."""
@@ -23,6 +25,15 @@ class Reasons:
     def text(self) -> str:
         """The reason.  Empty = traffic is carried."""
         return self._text
+
+    @property
+    def hopeless(self) -> bool:
+        """The reason will not go away by itself: somebody has to change one of the two sides."""
+        return bool(self._text) and self._text == self._hopeless
+
+    def give_no_hope(self) -> None:
+        """The reason that is told now will not go away by itself."""
+        self._hopeless = self._text
 
     @property
     def nothing_heard(self) -> str:

@@ -145,6 +145,8 @@ class Session:
     """Server: who the client is, as far as its secret tells."""
     peer: str = ""
     """Server: the address and port of the client's newest flow."""
+    seen_as: bytes = b""
+    """Client: its address as the server sees it, as in ``messages.SeenAs``; empty = the server has not told."""
     numbers: ReplayWindow = field(default_factory=lambda: ReplayWindow(1024))
     """Server: the numbers of the flows that it has accepted.  Each number is accepted once."""
     used: float = 0.0

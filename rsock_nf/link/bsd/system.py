@@ -52,6 +52,7 @@ class Bsd:
         self._abi = load(name)
         self._bpf = bpf
         self.remedies = REMEDIES[name]
+        self.config_directory = Path("/usr/local/etc" if name in {"freebsd", "macos"} else "/etc")
         self._routing = routing or KernelRouting(self._abi)
         self.udp: UdpSystem = PlainUdp(destination_option(self._abi), self._abi.numbers, self.route_mtu)
 

@@ -33,6 +33,7 @@ class Linux:
     """See ``System``.  The imports are late, because pyroute2 takes 0.3 s to import."""
 
     run_directory = Path("/run")
+    config_directory = Path("/etc")
     run_directory_groups: tuple[int, ...] = ()
     has_capabilities = True
     socket_path_bytes = 107

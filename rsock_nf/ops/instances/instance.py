@@ -40,6 +40,8 @@ _CONTROL = "control"
 _LOGS = {"log", "log.1"}
 _RECORD_BYTES = 64 << 10
 _PID_MAX = (1 << 31) - 1  # pid_t is an int
+KEPT_LOGS = 5
+"""Instances that have ended, of which the logs are kept: the newest ones."""
 _UNSETTLED = 0.01
 """Seconds until another look, where microseconds would do: a record follows its lock, a look at a lock ends."""
 
@@ -191,6 +193,15 @@ class Instance:
             except OSError as error:
                 raise InstanceError(f"{self.directory}: cannot be removed: {error.strerror}") from None
 
+    def forget(self) -> None:
+        """Remove all that a dead holder left, also its log."""
+        with contextlib.suppress(OSError, InstanceError), self._opened() as descriptor:
+            if descriptor is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in _LOGS:
+                    _unlink(name, descriptor)
+                self._remove_files(descriptor)
+
     def _remove_files(self, descriptor: int) -> bool:
         """All but logs, and the directory if there is none; whether there was anything.  Raises ``OSError``."""
         others = [name for name in os.listdir(descriptor) if name not in _LOGS]
@@ -290,6 +301,18 @@ def instances() -> list[Instance]:
     except FileNotFoundError:
         return []
     return [instance for instance in map(Instance, names) if instance.exists()]
+
+
+def forget_old_logs() -> None:
+    """Forget the instances that have left a log alone, all but ``KEPT_LOGS`` of them."""
+    found = []
+    with contextlib.suppress(OSError, InstanceError), _opened_run_dir() as parent:
+        for name in os.listdir(parent):  # noqa: PTH208 - of a descriptor
+            with contextlib.suppress(OSError, InstanceError):
+                if _is_directory(parent, name) and not (one := Instance(name)).exists():
+                    found.append((one.log_path.stat().st_mtime, name))
+    for _, name in sorted(found)[:-KEPT_LOGS]:
+        Instance(name).forget()
 
 
 def remove_run_dir() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from rsock_nf import __version__
@@ -45,6 +45,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "uptime": round(now - started, 3),
         "state": view.state,
         "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
+        "hopeless": view.hopeless,
         "notes": list(view.notes),
         "looped": view.looped,
         "config": str(settings.path),
@@ -153,6 +154,7 @@ def _session(view: View, session: Session, now: float) -> dict[str, Any]:
         "name": session.identity.name,
         "secret": session.identity.secret or None,
         "peer": session.peer or view.remote,
+        "seen_as": _seen_as(session.seen_as),
         "wire": session.wire,
         "cipher": session.cipher.value,
         "age": round(now - session.created, 3),
@@ -205,6 +207,14 @@ def _kinds(session: Session) -> list[tuple[str, bool]]:
     there = {flow.key.udp for flow in session.flows.values()}
     kinds = (("tcp", False), ("udp", True))
     return [(kind, udp) for kind, udp in kinds if udp in there or session.ended[udp].received]
+
+
+def _seen_as(address: bytes) -> str:
+    """The client's address as the server sees it; empty = it has not told."""
+    if not address:
+        return ""
+    seen = IPv6Address(address)
+    return str(seen.ipv4_mapped or seen)
 
 
 def _missing(udp: bool) -> str:  # noqa: FBT001 - a kind

@@ -30,6 +30,8 @@ class View:
     """``starting``, a server's ``serving``, or a client's ``idle``, ``connecting`` or ``connected``."""
     reason: str = ""
     """What is wrong, with its remedy: nothing is carried, or a part is lost; empty = nothing."""
+    hopeless: bool = False
+    """Client: the reason will not go away by itself."""
     notes: Sequence[str] = ()
     """What is unusual, though traffic is carried."""
     looped: int = 0

@@ -9,13 +9,14 @@ Not here: the bytes of these messages (``handshake``), and their repetition (``e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.dialling import Dialling
+from rsock_nf.core.ends.slots import Slot
 from rsock_nf.core.ends.wire import Probing
 from rsock_nf.core.flows.context import Context
-from rsock_nf.core.flows.opening import Opening
+from rsock_nf.core.flows.opening import Opening, Repeat
 from rsock_nf.core.flows.probes import Probes
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.flows.states import Action, Input, State
@@ -25,7 +26,7 @@ from rsock_nf.core.protocols import Frames, Kind, SessionKeys
 from rsock_nf.core.pump.state import PumpFlow
 from rsock_nf.core.tcp.segment import Segment
 from rsock_nf.core.tcp.sequence import add
-from rsock_nf.core.types import Carried, Malformed, Outgoing, Packet
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet
 from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.handshake import NativeHandshake, hint_of, native_keys
 from rsock_nf.wire.native.hints import Form, Hinted, hour_of, no_clock
@@ -34,10 +35,38 @@ from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
 from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
+MEANT_HELLOS = 5
+MEANT_PORTS = 3
+"""So many hellos without an answer, on so many ports, are no accident (``Silence``)."""
+LATE = 1.3
+"""A hello counts as unanswered after so many round trips of its flow's SYN."""
+SLOW_ROUND_TRIP = 2.0
+"""Seconds.  Where a SYN had to be repeated, its round trip is not known: it is taken for this."""
 _LIMITED = (
     "the server takes no more hellos from this client's address for now (20 a second): do many clients share it? "
     "It is tried again"
 )
+
+
+class Silence:
+    """Whether a server that accepts connections leaves hellos unanswered on purpose: it does so when the secret is
+    wrong.  One hello may be lost, and several too; but not those of several ports, while every SYN is answered."""
+
+    def __init__(self) -> None:
+        self._hellos: dict[FlowKey, int] = {}
+        """How many of each flow were not answered in time."""
+
+    def note(self, now: float, flow: Flow, repeat: Repeat) -> None:
+        """The hellos of ``flow`` so far have no answer; it is about to be repeated."""
+        round_trip = SLOW_ROUND_TRIP if flow.health.srtt is None else flow.health.srtt
+        if not flow.key.udp and now - repeat.since >= LATE * round_trip:
+            self._hellos[flow.key] = repeat.tries
+
+    def is_meant(self, slots: Iterable[Slot]) -> bool:
+        """Enough hellos on enough ports were not answered.  ``slots``: the client's."""
+        ports = {slot.port for slot in slots if not slot.udp}
+        asked = {key.remote_port for key in self._hellos}
+        return len(asked) >= min(MEANT_PORTS, len(ports)) and sum(self._hellos.values()) >= MEANT_HELLOS
 
 
 class NativeClientWire:
@@ -55,6 +84,7 @@ class NativeClientWire:
         """Whether the last join was answered.  When a second one in a row is not, the session counts as lost."""
         self._ever_answered = False
         """Whether something with the secret ever came from the server: then the secret is right."""
+        self._silence = Silence()
 
     def probing(self, context: Context, table: FlowTable, watch: Watch) -> Probing:
         """See ``Wire``."""
@@ -153,6 +183,7 @@ class NativeClientWire:
             opening.window = segment.window << (opening.scale or 0)
             opening.received = add(segment.seq, len(segment.payload))
         self._ever_answered = True
+        self._silence = Silence()
         dialling.openings.heard(now, opening)
 
     def _read_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
@@ -171,6 +202,8 @@ class NativeClientWire:
         if answer.status is not Status.WELCOME:
             dialling.openings.turned_away(opening)
             dialling.why.tell(_refusal(answer.status, answer.cipher.value))
+            if answer.status is Status.CIPHER:
+                dialling.why.give_no_hope()
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None
         opening.challenge = challenge
@@ -208,7 +241,10 @@ class NativeClientWire:
     def before_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
         """See ``ClientWire``.  When a second hello is not answered, ``status`` tells it."""
         repeat = flow.repeat
-        if flow.state is State.HELLO_SENT and repeat and repeat.tries > 1:  # a single hello, or its answer, may be lost
+        if flow.state is not State.HELLO_SENT or repeat is None:
+            return
+        self._silence.note(now, flow, repeat)
+        if repeat.tries > 1:  # a single hello, or its answer, may be lost
             self._note_silence(now, dialling, flow)
 
     def after_repeat(self, now: float, dialling: Dialling, flow: Flow) -> None:
@@ -235,6 +271,9 @@ class NativeClientWire:
             dialling.why.tell(f"{where} leaves our hellos unanswered: is UDP open on the way, and {same}")
         else:
             dialling.why.tell(f"{_open_port(dialling, flow)}, but leaves our hellos unanswered: {same}")
+            # While a SYN is not answered either, the path may lose both.
+            if self._silence.is_meant(dialling.slots) and not dialling.table.opening(State.SYN_SENT):
+                dialling.why.give_no_hope()
 
     def unanswered(self, now: float, dialling: Dialling, flow: Flow) -> None:
         """See ``ClientWire``.  Over TCP, joins without an answer mean that the session is lost.

@@ -28,6 +28,7 @@ _LAYOUT: dict[int, tuple[type, struct.Struct]] = {
     11: (Rekeyed, struct.Struct("!I32s")),
     12: (RekeyWanted, struct.Struct("!")),
     13: (messages.TargetState, struct.Struct("!HB")),
+    14: (messages.SeenAs, struct.Struct("!16sH")),
 }
 """Type byte → (message, its fields in order).  Bytes behind the fields are padding and are ignored."""
 

@@ -258,6 +258,7 @@ class NativeServerWire:
             counters["confirmations from elsewhere"] += 1  # its sender has not proved its address
             return
         session = accepting.sessions_by_id.get(entry.session_id)
+        is_new = session is None
         if session is None:
             if entry.joined or not accepting.make_room(now):
                 return
@@ -266,7 +267,10 @@ class NativeServerWire:
             return
         self.half_open.remove(entry)
         session.identity = holder.identity  # the client may have changed its secret
-        _ready(accepting, _accept(now, accepting, segment, session, entry, confirm.number), reply_to)
+        flow = _accept(now, accepting, segment, session, entry, confirm.number)
+        _ready(accepting, flow, reply_to)
+        if is_new:
+            _tell(accepting, flow, messages.SeenAs(_mapped(segment.key.remote), segment.key.remote_port), reply_to)
 
     # -- flows
 
@@ -389,8 +393,17 @@ def _accept(
 
 
 def _ready(accepting: Accepting, flow: Established, reply_to: bytes) -> None:
-    burst = accepting.table.pump.send_control(flow.pump, messages.Ready())
+    _tell(accepting, flow, messages.Ready(), reply_to)
+
+
+def _tell(accepting: Accepting, flow: Established, message: messages.Control, reply_to: bytes) -> None:
+    burst = accepting.table.pump.send_control(flow.pump, message)
     accepting.context.outbox.send([burst._replace(reply_to=reply_to)])
+
+
+def _mapped(address: bytes) -> bytes:
+    """16 bytes: see ``messages.SeenAs``."""
+    return address if len(address) == 16 else bytes(10) + b"\xff\xff" + address
 
 
 def _reply(accepting: Accepting, segment: Segment, reply_to: bytes, payload: bytes) -> None:

@@ -24,6 +24,7 @@ HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE, COOKIE = 1, 2, 3, 4, 5, 6,
 FROM_CLIENT = {HELLO: range(93, 157), JOIN: range(50, 114), CONFIRMATION: range(61, 62)}
 FROM_SERVER = {ANSWER: range(93, 94), JOIN_ANSWER: range(49, 50), GONE: range(33, 34), COOKIE: range(49, 50)}
 READY, PROBE, PROBE_ANSWER, FLOW_DOWN, CLOSE_FLOW, OPENED, CLOSE_CONVERSATION, REFUSED, CLOSE_SESSION = range(1, 10)
+SEEN_AS = 14
 REKEY, REKEYED = 10, 11
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
@@ -505,3 +506,8 @@ class Flow:
         if self.sending is None:
             raise Garbage("frame before the flow stands")
         return self.segment(self.sending.frame(kind, conversation, body))
+
+
+def seen_as(address: bytes, port: int) -> bytes:
+    """Control message 14, as section 6 has it: IPv4 is mapped into IPv6."""
+    return bytes((SEEN_AS,)) + (b"\0" * 10 + b"\xff" * 2 + address)[-16:] + struct.pack("!H", port)

@@ -29,8 +29,9 @@ MESSAGES: dict[int, st.SearchStrategy[Message]] = {
     11: st.builds(Rekeyed, u32, keys),
     12: st.just(RekeyWanted()),
     13: st.builds(messages.TargetState, u16, u8),
+    14: st.builds(messages.SeenAs, st.binary(min_size=16, max_size=16), u16),
 }
-SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37, 12: 1, 13: 4}
+SIZES = {1: 1, 2: 5, 3: 13, 4: 5, 5: 1, 6: 3, 7: 3, 8: 4, 9: 1, 10: 37, 11: 37, 12: 1, 13: 4, 14: 19}
 any_message = st.one_of(*MESSAGES.values())
 
 

@@ -79,6 +79,8 @@ class CarrierSite(Site):
         assert len(answered) <= len(hello)
         answer, session = peer.read_answer(self.secret, noise, answered)
         self.prove(carrier, session, answer.session_id, flow_id, answer.challenge)
+        seen_as = peer.seen_as(carrier.key.remote, carrier.key.remote_port)
+        assert [*self.told] == [(peer.CONTROL, 0, seen_as)], "the first flow of a session hears its own address"
         return carrier, session, answer.session_id
 
     def carrier_join(self, session: peer.Session, session_id: int, number: int, port: int) -> Carrier:
@@ -92,13 +94,15 @@ class CarrierSite(Site):
         challenge = peer.read_join_answer(self.secret, session, number, join, answered)
         assert challenge is not None
         self.prove(carrier, session, session_id, number, challenge)
+        assert [*self.told] == []
         return carrier
 
     def prove(self, carrier: Carrier, session: peer.Session, session_id: int, number: int, challenge: bytes) -> None:
         carrier.stand(session, self.cipher, number)
         confirmation = peer.confirmation(self.secret, session, session_id, number, challenge)
         self.say(carrier, confirmation)
-        assert carrier.read() == [(peer.CONTROL, 0, bytes((peer.READY,)))]
+        self.told = iter(carrier.read())
+        assert next(self.told) == (peer.CONTROL, 0, bytes((peer.READY,)))
 
 
 def data(carrier: Carrier, kind: int, conversation: int, body: bytes) -> bytes:

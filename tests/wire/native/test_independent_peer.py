@@ -97,13 +97,16 @@ class Site:
         answer, session = peer.read_answer(self.secret, noise, self.exchange(flow, hello))
         assert (answer.status, answer.cipher, answer.targets) == (0, self.cipher, 2)
         self.confirm(flow, session, answer.session_id, flow_id, answer.challenge)
+        address, port = flow.local, flow.ports[0]
+        assert flow.controls.pop() == peer.seen_as(address, port), "the first flow of a session hears its own address"
+        assert flow.controls == [bytes((peer.READY,))]
         return flow, session, answer.session_id
 
     def confirm(self, flow: peer.Flow, session: peer.Session, session_id: int, number: int, challenge: bytes) -> None:
         flow.stand(session, self.cipher, number)
         message = peer.confirmation(self.secret, session, session_id, number, challenge)
         self.deliver(self.send(flow.segment(message)))
-        assert flow.controls == [bytes((peer.READY,))]
+        assert flow.controls[:1] == [bytes((peer.READY,))]
 
     def join(self, session: peer.Session, session_id: int, number: int) -> peer.Flow:
         flow = self.dial()
@@ -111,6 +114,7 @@ class Site:
         challenge = peer.read_join_answer(self.secret, session, number, join, self.exchange(flow, join))
         assert challenge is not None
         self.confirm(flow, session, session_id, number, challenge)
+        assert flow.controls == [bytes((peer.READY,))]
         return flow
 
     def events(self) -> list[object]:
@@ -272,7 +276,7 @@ def test_repeated_handshake_messages_get_the_same_answer(cipher: Cipher) -> None
     confirmation = flow.segment(peer.confirmation(site.secret, session, answer.session_id, 9, answer.challenge))
     for _ in range(2):
         site.deliver(site.send(confirmation))
-    assert flow.controls == [bytes((peer.READY,))] * 2
+    assert flow.controls == [bytes((peer.READY,)), peer.seen_as(flow.local, flow.ports[0]), bytes((peer.READY,))]
     assert len(site.server.role.sessions_by_id) == 1
 
 
