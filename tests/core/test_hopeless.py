@@ -8,6 +8,7 @@ import pytest
 
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.types import PortRange
+from rsock_nf.wire.parameters import NativeParameters
 from tests.core.pair import Pair
 from tests.core.wire import Conditions, Nat, Toward
 
@@ -98,7 +99,7 @@ def test_what_was_hopeless_is_over_when_the_server_answers() -> None:
     """Somebody has corrected the other side, and this one was told to wait."""
     with Pair() as pair:
         right = pair.server
-        pair._server_secret = b"y" * 32
+        pair._server_secrets = NativeParameters(b"y" * 32)
         pair.server = pair._make_server()
         pair.start()
         pair.run_until(lambda: hopeless(pair), 3.0)
