@@ -136,3 +136,8 @@ def test_the_address_that_the_server_sees(seen_as: str, said_so: str) -> None:
     assert f"ok    address: {said_so}" in said(snapshot)
     snapshot["sessions"][0]["seen_as"] = ""
     assert not [line for line in said(snapshot) if "address" in line]
+
+
+def test_ports_that_lie_far_apart_are_not_all_listed() -> None:
+    first, *_ = said(seen(*(port(number, "up") for number in range(100, 6500, 100)), flows=[flow()]))
+    assert first == "ok    server: 192.0.2.2, TCP ports 100,200,300,400,500,600,700,800,… (64 of them): up"

@@ -33,6 +33,8 @@ _TEXTS: Final = {
 _AS: Final = {"dialled": "silent"}
 """Who has not answered when we stop listening is silent."""
 _LOSS: Final = 0.02
+_MOST_SPANS: Final = 8
+"""In one line.  Of thousands of ports, those that are asked lie far apart."""
 
 
 def look(settings: Settings) -> Look | None:
@@ -179,5 +181,7 @@ def _spans(ports: Sequence[int]) -> str:
             spans[-1][1] = port
         else:
             spans.append([port, port])
-    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans[:_MOST_SPANS])
+    if len(spans) > _MOST_SPANS:
+        text += f",… ({len(set(ports))} of them)"
     return f"{'port' if len(set(ports)) == 1 else 'ports'} {text}"
