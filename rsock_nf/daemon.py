@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -28,6 +29,7 @@ from rsock_nf.ops import handover, open_files, privileges, reload
 from rsock_nf.ops.control_socket.serve import Handler, listen, serve_control
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.log import InstanceLog
+from rsock_nf.ops.supervisor import Supervisor
 from rsock_nf.ops.waiting import Waiting
 from rsock_nf.printable import printable
 from rsock_nf.settings import Settings
@@ -50,6 +52,9 @@ class Tunnel(Protocol):
 
     def snapshot(self) -> dict[str, Any]:
         """Its state, for ``status``."""
+
+    def headline(self) -> str:
+        """Its state in one line, for a service manager; asked once a second."""
 
     def reconnect(self) -> None:
         """Dial every flow anew."""
@@ -128,6 +133,7 @@ def run(
             raise
         return error.exit_code
     finally:
+        announcement.supervisor.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, usual)
 
 
@@ -140,13 +146,16 @@ def _open_log(settings: Settings, default: Path | None) -> InstanceLog:
 
 
 class Announcement:
-    """The pipe to a parent that waits for us to be ready; without one, nothing."""
+    """Who started us learns how it goes: a parent that waits at a pipe, or a service manager; else nobody."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        # With a parent that waits, it is the parent that a service manager may have started.
+        self.supervisor = Supervisor(os.environ if descriptor is None else {})
 
     def ready(self) -> None:
         """Traffic is carried: the parent may go, and with it the terminal."""
+        self.supervisor.ready()
         if self._descriptor is not None:
             with open(os.devnull, "r+b") as null:  # noqa: PTH123 - for its descriptor
                 for standard in (0, 1, 2):
@@ -155,6 +164,7 @@ class Announcement:
 
     def failed(self, reason: str) -> None:
         """It will not work, for this reason."""
+        self.supervisor.status(reason)
         self._tell(f"error: {' '.join(reason.split())}")
 
     def waiting(self, line: str, *, said: bool) -> None:
@@ -202,6 +212,7 @@ class _Daemon:
         self._doors = doors
         self._log = log
         self._announcement = announcement
+        self._supervisor = announcement.supervisor
         self._make = make
         self._reloads = 0
         self._reloading: set[asyncio.Task[None]] = set()
@@ -249,6 +260,7 @@ class _Daemon:
 
     async def _serve(self, patience: float | None, stop: asyncio.Event, *, wait: bool) -> None:
         self._tunnel = self._make(self._settings, self._log.logger)
+        self._supervisor.attend(asyncio.get_running_loop(), self._headline)
         handlers: dict[str, Handler] = {
             "status": lambda _: self._status(),
             "reconnect": self._reconnect,
@@ -338,6 +350,10 @@ class _Daemon:
             raise ControlError(f'its keys are not handed out: set "key_log": true in {self._settings.path}; down, up')
         return {"flows": self._tunnel.keys()}
 
+    def _headline(self) -> str:
+        line = self._tunnel.headline()
+        return f"waiting: {self._waiting.reason}" if self._waiting.reason and line == "starting" else line
+
     def _tell_waiting(self, line: str) -> None:
         self._log.logger.warning("%s", line)
         self._announcement.waiting(line, said=self._log.on_stderr)
@@ -352,9 +368,11 @@ class _Daemon:
         self._was_up = True
         self._log.logger.info("up: pid %d, %s", os.getpid(), self._settings.path)
         self._announcement.ready()
+        self._supervisor.status(self._headline())
 
     def _stop(self, stop: asyncio.Event, number: signal.Signals) -> None:
         self._log.logger.info("%s: going down", number.name)
+        self._supervisor.stopping()
         stop.set()
 
     def _hang_up(self) -> None:
@@ -365,6 +383,9 @@ class _Daemon:
     async def _reload(self) -> None:
         """Open the log again, because log rotation wants that; then read the file again, and follow it."""
         logger = self._log.logger
+        told = self._was_up  # else it is starting still, to a service manager
+        if told:
+            self._supervisor.reloading()
         try:
             self._log.apply(self._settings.log)
             path = self._settings.path
@@ -378,6 +399,9 @@ class _Daemon:
         except RsockError as error:
             remedy = f"; root's `rsock-nf reload --name {self._settings.name}` may" if self._settings.user else ""
             logger.error("SIGHUP: nothing changed: %s%s", error, remedy)  # noqa: TRY400 - one line says it all
+        finally:
+            if told:
+                self._supervisor.ready()
 
     async def _read_again(self, path: Path) -> Configuration:
         """The file as it is now.  Raises ``RsockError``."""
@@ -397,6 +421,8 @@ class _Daemon:
         """Follow the file as far as a running instance can.  Raises ``RsockError``; then all is as before."""
         logger, before = self._log.logger, self._settings
         wanted = found.settings
+        if wanted.user is None:  # `up --user` may have named one
+            wanted = replace(wanted, user=before.user)
         if wanted.unresolved and not isinstance(wanted.tunnel, ClientParameters):
             wanted = self._with_known_addresses(wanted)
         made = reload.plan(before, wanted)

@@ -252,10 +252,10 @@ install_it() {
     for role in client server; do
         put "$role" "/opt/$name" 0644 <"$wheel"
         put "$role" /opt/traffic.py 0644 <"$here/traffic.py"
-        put "$role" /etc/systemd/system/rsock-nf@.service 0644 <"$here/../contrib/systemd/rsock-nf@.service"
     done
     both "/opt/rsock-nf/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall /opt/$name
-        ln -sf /opt/rsock-nf/bin/rsock-nf /usr/local/bin/; systemctl daemon-reload; rsock-nf --version; uname -r"
+        ln -sf /opt/rsock-nf/bin/rsock-nf /usr/local/bin/; rsock-nf install-service >/dev/null
+        rsock-nf --version; uname -r"
     secret=$(on client "rsock-nf genkey" </dev/null)
     paste -sd , "$work/both.server"
 }
@@ -386,11 +386,29 @@ back_to_nothing() {
     echo "rules, packet sockets, processes and /run (but for the log) as before up, on both"
 }
 
+# `systemctl start` returns when the tunnel stands: the client's unit is active, and connected.
 units_up() {
+    local role said
     configure auto 4 none
-    both "systemd-analyze verify rsock-nf@vm.service 2>&1 | grep rsock-nf@ || true; systemctl enable --now --quiet rsock-nf@vm"
+    # Emulated machines are slow.
+    for role in client server; do
+        put "$role" /etc/systemd/system/rsock-nf@vm.service.d/slow.conf 0644 <<<"[Service]
+TimeoutStartSec=$UP_SECONDS"
+    done
+    both "systemctl daemon-reload; systemd-analyze verify rsock-nf@vm.service 2>&1 | grep rsock-nf@ || true
+        systemctl enable --now --quiet rsock-nf@vm"
     [[ ! -s $work/both.server ]] || fail "systemd-analyze: $(head -n 1 "$work/both.server")"
-    await "$UP_SECONDS" "the client's unit" connected
+    connected || fail "the client's unit is active, but the tunnel does not stand"
+    for role in client server; do
+        said=$(on "$role" "ps -o user= -p \$(systemctl show --property MainPID --value rsock-nf@vm)" </dev/null)
+        [[ $said == rsock-nf ]] || fail "$role runs as user $said"
+        said=$(on "$role" "systemctl show --property StatusText --value rsock-nf@vm" </dev/null)
+        [[ $said == connected* || $said == serving* ]] || fail "$role: systemctl shows the state '$said'"
+        on "$role" "systemctl reload rsock-nf@vm" </dev/null
+        await 60 "SIGHUP in the journal of $role" on "$role" "journalctl --quiet -u rsock-nf@vm --grep SIGHUP | grep -q ."
+        said=$(on "$role" "journalctl --quiet -u rsock-nf@vm -o cat | grep -E '^(<|20[0-9][0-9]-)' | head -n 1 || true" </dev/null)
+        [[ ! $said ]] || fail "$role: priority or time stand in a line of the journal: $said"
+    done
     exposure=$(on server "systemd-analyze security --no-pager rsock-nf@vm.service 2>/dev/null | tail -n 1" </dev/null)
     echo "systemd-analyze: ${exposure##*: };"
     echo_both_ways
@@ -458,7 +476,8 @@ rebooted() {
 revived() { on client "timeout 60 python3 /opt/traffic.py exchange $LISTEN --count 1" </dev/null; }
 
 units_down() {
-    both "systemctl disable --now --quiet rsock-nf@vm; systemctl stop vm-capture; ! systemctl is-failed --quiet rsock-nf@vm"
+    both "systemctl disable --now --quiet rsock-nf@vm
+        rm -r /etc/systemd/system/rsock-nf@vm.service.d; systemctl stop vm-capture; ! systemctl is-failed --quiet rsock-nf@vm"
     down_clean
     echo "systemctl stop left nothing either"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from rsock_nf.commands.output import PROGRAM
 from rsock_nf.commands.shared import config_argument, loaded, required_file
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="undo everything and fail unless it is up after so long "
         f"(default {TIMEOUT:g}; with --foreground or --wait: no limit)",
     )
+    parser.add_argument(
+        "--user",
+        type=_user,
+        metavar="USER",
+        help="the system user that the instance becomes, unless the file names one (services use it)",
+    )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # how the background process is started
 
 
@@ -44,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         configuration = loaded(path, warn=not arguments.foreground, patient=patient)  # else the log has them
     except UnresolvedError as error:
         raise InstanceError(f"{error}; `{PROGRAM} up --wait` waits for it") from None
+    if arguments.user is not None and configuration.settings.user is None:
+        configuration = replace(configuration, settings=replace(configuration.settings, user=arguments.user))
     command = launch.background_command(configuration.settings.path, wait=arguments.wait)
     return start(arguments, configuration, command)
 
@@ -56,3 +65,12 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0-3600)")
     return value
+
+
+def _user(text: str) -> str:
+    from rsock_nf.config.values import parse_user
+
+    try:
+        return parse_user(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

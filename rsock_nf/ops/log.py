@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from rsock_nf.errors import TunnelError
+from rsock_nf.ops.journald import marked, on_journal, priority_of
 from rsock_nf.printable import printable
 from rsock_nf.settings import Log
 
@@ -48,7 +49,8 @@ class InstanceLog:
         self.logger.setLevel(settings.level.upper())
         if handler is None:
             return
-        handler.setFormatter(_Printable(_FORMAT, _TIME))
+        on_stderr = not isinstance(handler, logging.FileHandler)
+        handler.setFormatter(_ForJournal() if on_stderr and on_journal() else _Printable(_FORMAT, _TIME))
         self.logger.addHandler(handler)
         self.close()
         self._handler = handler
@@ -91,6 +93,14 @@ class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """As the library does; a traceback keeps its lines."""
         return printable(super().format(record), keep="\n")
+
+
+class _ForJournal(logging.Formatter):
+    """The same for systemd's journal, which knows the time and wants a priority before each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the library does."""
+        return marked(printable(super().format(record), keep="\n"), priority_of(record.levelno))
 
 
 class _Tolerant(logging.Handler):

@@ -23,6 +23,7 @@ from rsock_nf.runtime.host.descriptors import TOO_FEW_LEFT, too_few_left
 from rsock_nf.runtime.pings import PingQuestion, Pings
 from rsock_nf.runtime.protocols import Endpoint
 from rsock_nf.runtime.reports.frame_keys import frame_keys
+from rsock_nf.runtime.reports.headline import headline
 from rsock_nf.runtime.reports.journal import Journal
 from rsock_nf.runtime.reports.snapshot import snapshot
 from rsock_nf.runtime.reports.symptoms import Counting
@@ -233,6 +234,10 @@ class Tunnel:
         view = side.view() if side is not None else _view_at_first(self._settings)
         host = self._host(side) if side is not None else HostView(device_up=not fake_tcp_ports(self._settings))
         return snapshot(view, host, now=time.monotonic(), started=self._started)
+
+    def headline(self) -> str:
+        """Its state in one line."""
+        return headline(self._side.view() if self._side is not None else _view_at_first(self._settings))
 
     def _host(self, side: Side) -> HostView:
         carriers = side.driver.carriers

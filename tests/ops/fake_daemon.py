@@ -1,6 +1,6 @@
 """An instance whose tunnel is a fake: the real lock, log, control socket and signals around nothing.
 
-fake_daemon.py BEHAVIOUR --ready-fd N < SETTINGS
+fake_daemon.py BEHAVIOUR [--ready-fd N] < SETTINGS; without N, in the foreground
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class FakeTunnel:
     def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         return {"phase": "failed", "error": f"asked with {len(question)} keys"}
 
+    def headline(self) -> str:
+        return "starting" if self.behaviour == "absent" else "connecting: no answer from 203.0.113.5"
+
     def reconnect(self) -> None:
         self.reconnects += 1
 
@@ -97,15 +100,15 @@ class FakeTunnel:
 
 
 def main() -> int:
-    behaviour, option, descriptor = sys.argv[1:]
-    assert option == "--ready-fd"
+    behaviour, *options = sys.argv[1:]
+    assert options[:-1] in ([], ["--ready-fd"])
     if behaviour == "dead":
         sys.stderr.write("Traceback\nImportError: no module named soap\n")
         return 3
     return daemon.run(
         handover.receive(sys.stdin.buffer),
         wait=behaviour == "absent",
-        ready_fd=int(descriptor),
+        ready_fd=int(options[-1]) if options else None,
         make_tunnel=lambda settings, log: FakeTunnel(behaviour, settings, log),
     )
 

@@ -1,11 +1,10 @@
-"""The two-machine test's own parts, without a machine: the Vagrantfile, the unit, the scripts' promises, the judge.
+"""The two-machine test's own parts, without a machine: the Vagrantfile, the scripts' promises, the judge.
 
 The scenario itself runs by ``make vagrant-test``, and in CI where an earlier run left a saved state (``.ci/run``).
 """
 
 from __future__ import annotations
 
-import configparser
 import importlib.util
 import itertools
 import json
@@ -21,8 +20,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from rsock_nf.ops import privileges
 
 ROOT = Path(__file__).parents[2]
 VAGRANT = ROOT / "vagrant"
@@ -83,20 +80,6 @@ def test_the_vagrantfile_and_the_scripts_mean_the_same_devices_and_requirements(
     for key in ("dependencies", "iptables"):
         (array,) = re.findall(rf"^{key} = (\[.*?\])", lines, re.MULTILINE)
         assert json.loads(array)
-
-
-def test_the_unit_gives_no_more_than_a_tunnel_needs() -> None:
-    unit = configparser.ConfigParser(interpolation=None, strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "contrib/systemd/rsock-nf@.service")
-    service = unit["Service"]
-    assert set(service["CapabilityBoundingSet"].split()) == {*privileges._NEEDED, "CAP_NET_BIND_SERVICE"}
-    assert service["ExecStart"].endswith("up --foreground --config /etc/rsock-nf/%i.json")
-    assert service["ProtectSystem"] == "strict"
-    assert service["NoNewPrivileges"] == service["MemoryDenyWriteExecute"] == service["ProtectHome"] == "yes"
-    assert set(service["RestrictAddressFamilies"].split()) == {
-        "AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET",
-    }  # fmt: skip
 
 
 def test_each_package_that_the_image_has_is_installed_in_another_box_too() -> None:

@@ -1,0 +1,1 @@
+"""An instance as a service of systemd: the unit, and its installation."""
