@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 RUN_PACKAGES := python3-venv nftables iproute2 ethtool gcc libc6-dev python3-dev libssl-dev
 TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl \
 	libpcap0.8 libpcap-dev kcptun shadowsocks-libev wireguard-go wireguard-tools openvpn openssl iperf3 dnsperf dnsmasq-base bind9-dnsutils nginx-light \
-	shellcheck procps iputils-ping vagrant
+	shellcheck procps iputils-ping vagrant systemd mandoc zsh fish lintian dpkg-dev adduser
 
 # A game that is played through the tunnel.
 TEST_PACKAGES += teeworlds-server
@@ -21,8 +21,11 @@ TEST_PACKAGES += teeworlds-server
 # libFuzzer, which looks at the coverage of the C files.
 FUZZ_PACKAGES := clang libclang-rt-dev
 
+# The Debian package is made with these.
+PACKAGE_PACKAGES := $(RUN_PACKAGES) python3 dpkg-dev binutils xz-utils
+
 # Every shell script, found by its first line.
-SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib tests vagrant)
+SCRIPTS = $(shell grep -rsIlE --exclude-dir=out '^\#!/(usr/bin/env bash|bin/(ba)?sh)' .ci bench contrib release tests vagrant)
 
 FUZZ_SECONDS ?= 60
 SOAK ?= 30
@@ -32,7 +35,7 @@ PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults load attacks vagrant-test wheel clean
+.PHONY: help venv demo test quick asan check lint types imports scripts format bench fuzz recipes faults load attacks vagrant-test wheel man deb pyz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 23
@@ -103,6 +106,15 @@ vagrant-test: $(VENV)/.native ## the tunnel between two virtual machines: Vagran
 wheel: $(VENV)/.develop ## dist/*.whl
 	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+man: $(VENV)/.native ## dist/share: man pages, and completions for bash, zsh and fish
+	@PYTHONPATH=.:firewall $(PY) release/pages.py dist/share
+
+deb: $(VENV)/.package ## dist/*.deb, for this host's release of Debian
+	@release/deb $(PY) dist
+
+pyz: $(VENV)/.package ## dist/rsock-nf.pyz: all in one file, for this version of Python and this kind of host
+	@release/pyz $(PY) dist
+
 clean: ## everything that make made in this directory
 	rm -rf rsock_nf/native/*.so $(VENV) build dist site bench/out tests/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -125,6 +137,11 @@ $(VENV)/.develop: $(VENV)/.native
 
 $(VENV)/.fuzz: $(VENV)/.develop
 	@.ci/apt-install $(FUZZ_PACKAGES)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.native
+	@.ci/apt-install $(PACKAGE_PACKAGES)
+	@.ci/venv $(VENV) package
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.develop

@@ -1,4 +1,5 @@
-"""The build hook of hatchling: a wheel gets the native data path where a C compiler and headers are there.
+"""The build hook of hatchling: a wheel gets man pages and completions, and, where a C compiler and headers are there, the
+native data path.
 
 Where they are not, the wheel is pure Python, and nobody is told: rsock-nf works without, and `rsock-nf doctor` says why
 there is none.
@@ -6,6 +7,8 @@ there is none.
 A wheel has the compiled module without its C files: nothing is compiled where it is installed.  It is for one kind of
 processor, and for every CPython from 3.11 on (abi3).  The source distribution has the C files.  An editable
 installation gets the module beside its sources.
+
+Man pages and completions are made by ``release/pages.py``.  pip puts them below ``share`` of the environment.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ class NativeDataPath(BuildHookInterface[Any]):
 
         self._directory = tempfile.TemporaryDirectory()
         editable = version == "editable"
+        if not editable:
+            self._add_pages(build_data)
         to = target() if editable else Path(self._directory.name) / target().name
         try:
             build(to)
@@ -42,7 +47,18 @@ class NativeDataPath(BuildHookInterface[Any]):
         if not editable:
             build_data["force_include"][str(to)] = f"rsock_nf/native/{to.name}"
 
+    def _add_pages(self, build_data: dict[str, Any]) -> None:
+        sys.path[1:1] = [str(Path(self.root, name)) for name in ("firewall", "release")]
+        try:
+            from pages import write
+        except ImportError as problem:  # built without what they are made with
+            self.app.display_debug(f"no man pages and no completions: {problem}")
+            return
+        share = Path(self._directory.name, "share")
+        for name in write(share):
+            build_data["shared_data"][str(share / name)] = f"share/{name}"
+
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """The module is in the wheel."""
+        """All is in the wheel."""
         del version, build_data, artifact_path
         self._directory.cleanup()

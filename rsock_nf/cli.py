@@ -15,7 +15,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from rsock_nf import __version__
 from rsock_nf.commands.output import PROGRAM, complain
@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extra and arguments.command != "demo":
         parsers[arguments.command].error(_unrecognized(extra, parsers[arguments.command]))
     arguments.extra = extra
+    arguments.whole_parser = whole_parser
     try:
-        status: int = importlib.import_module(f"{_COMMANDS}.{arguments.command}").run(arguments)
+        status: int = _module(arguments.command).run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Command(NamedTuple):
-    """One command of the command line; ``rsock_nf.commands`` has a module of its name."""
+    """One command of the command line; ``rsock_nf.commands`` has a module of its name, with ``_`` for ``-``."""
 
     name: str
     text: str
@@ -85,6 +86,8 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
         Command("convert", "print a configuration of the original rsock as ours"),
     ),
     "this host": (
+        Command("install-service", "have systemd start tunnels at boot"),
+        Command("completion", "print the completions of a shell"),
         Command("doctor", "check this host and, of a client, the way to its server"),
         Command("capture", "write a tunnel's packets for Wireshark, also decrypted"),
         Command("demo", "show a tunnel at work in network namespaces (as root)", has_help=False),
@@ -134,8 +137,24 @@ def _meant(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
-    """The parser for ``argv``, and that of each command; only the command that is called has its arguments."""
+def whole_parser() -> Parser:
+    """The parser with every command and its arguments: what completions are made of."""
+    return _parser((), whole=True)[0]
+
+
+def parsers_by_heading() -> dict[str, list[Parser]]:
+    """That of every command, with its arguments: what the man page is made of."""
+    parsers = _parser((), whole=True)[1]
+    return {heading: [parsers[command.name] for command in group] for heading, group in GROUPS.items()}
+
+
+def _parser(
+    argv: Sequence[str], *, whole: bool = False
+) -> tuple[Parser, dict[str, Parser]]:
+    """The parser for ``argv``, and that of each command; only the command that is called has its arguments.
+
+    ``whole``: all have theirs, and the text of ``GROUPS`` as help, which ``--help`` lists by itself.
+    """
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [-h] [-V] COMMAND ...",
@@ -145,21 +164,26 @@ def _parser(argv: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     )
     parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     subparsers = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", prog=PROGRAM, help=argparse.SUPPRESS
+        dest="command", required=True, metavar="COMMAND", prog=PROGRAM, help=None if whole else argparse.SUPPRESS
     )
     called = next((word for word in argv if not word.startswith("-")), "")
     for command in (command for group in GROUPS.values() for command in group):
         described = f"{command.text[:1].upper()}{command.text[1:]}."
-        made = subparsers.add_parser(command.name, description=described, add_help=command.has_help)
-        if command.name == called:
-            module = importlib.import_module(f"{_COMMANDS}.{called}")
+        listed: dict[str, Any] = {"help": command.text} if whole else {}
+        made = subparsers.add_parser(command.name, description=described, add_help=command.has_help, **listed)
+        if whole or command.name == called:
+            module = _module(command.name)
             if hasattr(module, "add_arguments"):
                 module.add_arguments(made)
     return parser, subparsers.choices
 
 
+def _module(command: str) -> Any:
+    return importlib.import_module(f"{_COMMANDS}.{command.replace('-', '_')}")
+
+
 def _listed() -> str:
     lines = []
     for heading, group in GROUPS.items():
-        lines += [f"{heading}:", *(f"  {command.name:<11}{command.text}" for command in group), ""]
+        lines += [f"{heading}:", *(f"  {f'{command.name}  ':<11}{command.text}" for command in group), ""]
     return "\n".join([*lines, f"`{PROGRAM} help COMMAND` shows the options of a command."])

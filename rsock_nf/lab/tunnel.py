@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 from rsock_nf.lab.lab import Lab
 from rsock_nf.lab.netns import CommandFailed, Namespace
+from rsock_nf.ops.program import program
 
 Role: TypeAlias = Literal["client", "server"]
 LISTEN = ("127.0.0.1", 30000)
@@ -82,7 +82,7 @@ class Tunnel:
         self, role: Role, *words: str, check: bool = True, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """``rsock-nf WORDS`` on that end's host.  Raises ``CommandFailed`` unless ``check`` is off."""
-        argv = [*self.prefix, sys.executable, "-m", "rsock_nf", *words]
+        argv = [*self.prefix, *program(), *words]
         return self._host(role).run(argv, check=check, timeout=timeout, env=self.environment(role))
 
     def environment(self, role: Role) -> dict[str, str]:
@@ -134,7 +134,7 @@ class Tunnel:
 
     @staticmethod
     def _cli(environment: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "rsock_nf", *words]
+        argv = [*program(), *words]
         result = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=environment, check=False)
         if result.returncode != 0:
             raise CommandFailed(f"{' '.join(argv)}: exit {result.returncode}: {result.stderr.strip()}")

@@ -1,5 +1,5 @@
-"""The wheel: both packages, their type markers, the entry point, the compiled data path if it can be compiled, and
-nothing else; and it imports."""
+"""The wheel: both packages, their type markers, the entry point, the compiled data path if it can be compiled, the unit,
+man pages, completions, start scripts, and nothing else; and it imports."""
 
 from __future__ import annotations
 
@@ -52,10 +52,27 @@ def names_in(wheel: Path) -> set[str]:
 
 def test_it_holds_both_packages_only(pure: Path) -> None:
     names = names_in(pure)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rsock_nf", "rsock_firewall"}
+    inside = {name.split("/")[0] for name in names if ".dist-info" not in name and ".data/" not in name}
+    assert inside == {"rsock_nf", "rsock_firewall"}
     for path in ("cli.py", "py.typed", "core/types.py", "link/__init__.py", "wire/__init__.py", "lab/demo.py"):
         assert f"rsock_nf/{path}" in names
     assert {"rsock_firewall/__init__.py", "rsock_firewall/py.typed"} <= names
+
+
+def test_it_has_the_unit_and_what_belongs_below_share(pure: Path) -> None:
+    names = names_in(pure)
+    assert "rsock_nf/ops/service/rsock-nf@.service" in names
+    data = {name.partition(".data/data/")[2] for name in names if ".data/" in name}
+    assert data == {
+        "share/man/man1/rsock-nf.1",
+        "share/man/man5/rsock-nf.json.5",
+        "share/bash-completion/completions/rsock-nf",
+        "share/zsh/site-functions/_rsock-nf",
+        "share/fish/vendor_completions.d/rsock-nf.fish",
+        "share/rsock-nf/openrc/rsock-nf",
+        "share/rsock-nf/procd/rsock-nf.init",
+        "share/rsock-nf/wg-quick@.service.d/rsock-nf.conf",
+    }
 
 
 def test_where_there_is_a_compiler_it_has_the_native_data_path_and_is_for_this_platform(
@@ -109,9 +126,8 @@ def test_it_names_the_command_and_needs_no_compiler(pure: Path) -> None:
         line for line in archive.read(read["METADATA"]).decode().splitlines() if line.startswith("Requires-Dist:")
     ]
     unconditional = sorted(line.split()[1].split(">")[0] for line in needed if "extra ==" not in line)
-    assert unconditional == sorted(
-        ["cffi", "cryptography", "json5", "prometheus-client", "pydantic", "pyroute2", "pyyaml", "rich", "segno"]
-    )
+    wanted = "cffi cryptography json5 prometheus-client pydantic pyroute2 pyyaml rich segno shtab"
+    assert unconditional == wanted.split()
 
 
 def test_it_imports_and_runs_from_the_wheel_alone(pure: Path) -> None:
