@@ -13,7 +13,7 @@ from rsock_nf import __version__
 ROOT = Path(__file__).parents[2]
 CLEAN = Path(__file__).with_name("clean_root.sh")
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 LIFE = r"""
 set -euo pipefail
