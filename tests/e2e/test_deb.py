@@ -13,7 +13,7 @@ from rsock_nf import __version__
 ROOT = Path(__file__).parents[2]
 CLEAN = Path(__file__).with_name("clean_root.sh")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deb")]  # one worker builds it
 
 LIFE = r"""
 set -euo pipefail
