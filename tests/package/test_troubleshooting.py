@@ -70,6 +70,8 @@ NOT_TOLD = {
     "the server's numbers are ahead of ours",
     "is no longer an address of the server",
     "an ephemeral TCP port",  # a name in other texts
+    "connected to",  # these two: of a state that is well, as systemctl shows it
+    "no flows until the next datagram",
 }
 VARIES = re.compile(r"\0|%[\d.]*[a-z]|\{\w*\}")
 """A part of a text that varies: of an f-string, of a log line, of a format."""
