@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_it_is_installed_used_and_purged(package: Path) -> None:
         [str(CLEAN), str(package), "bash", "-c", LIFE], check=False, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    parts = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
+    parts = dict(part.split("\n", 1) for part in re.split("^== ", done.stdout, flags=re.MULTILINE)[1:])
     assert f"rsock-nf {__version__}" in parts["run"]
     assert "-P /usr/lib/rsock-nf/rsock_nf/__main__.py up --foreground" in parts["run"]
     assert "edge" in parts["run"]
