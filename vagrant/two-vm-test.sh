@@ -405,7 +405,7 @@ TimeoutStartSec=$UP_SECONDS"
         said=$(on "$role" "systemctl show --property StatusText --value rsock-nf@vm" </dev/null)
         [[ $said == connected* || $said == serving* ]] || fail "$role: systemctl shows the state '$said'"
         on "$role" "systemctl reload rsock-nf@vm" </dev/null
-        await 60 "SIGHUP in the journal of $role" on "$role" "journalctl --quiet -u rsock-nf@vm --grep SIGHUP | grep -q ."
+        await 60 "the reload in the journal of $role" on "$role" "journalctl --quiet -u rsock-nf@vm --grep '^reload: ' | grep -q ."
         said=$(on "$role" "journalctl --quiet -u rsock-nf@vm -o cat | grep -E '^(<|20[0-9][0-9]-)' | head -n 1 || true" </dev/null)
         [[ ! $said ]] || fail "$role: priority or time stand in a line of the journal: $said"
     done

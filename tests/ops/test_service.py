@@ -18,7 +18,6 @@ from rsock_nf.ops.program import program
 from rsock_nf.ops.service import install, unit
 
 ROOT = Path(__file__).parents[2]
-OLD, NEW = 252, 253
 
 
 def service(text: str) -> dict[str, list[str]]:
@@ -32,31 +31,25 @@ def service(text: str) -> dict[str, list[str]]:
 
 
 def test_the_program_is_this_one_and_the_rest_is_the_template() -> None:
-    made = unit.unit(["/opt/v/bin/python", "-P", "/opt/a b/100%/__main__.py"], [Path("/opt/v")], OLD)
+    made = unit.unit(["/opt/v/bin/python", "-P", "/opt/a b/100%/__main__.py"], [Path("/opt/v")])
     (started,) = service(made)["ExecStart"]
     assert started == (
         '/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" '
         "up --foreground --user rsock-nf --config /etc/rsock-nf/%i.json"
     )
     differ = set(made.splitlines()) ^ set(unit.template().splitlines())
-    assert {line.partition("=")[0] for line in differ} == {"ExecStart"}
+    assert {line.partition("=")[0] for line in differ} == {"ExecStart", "ExecReload"}
+    (reloaded,) = service(made)["ExecReload"]
+    assert reloaded == '+/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" reload --config /etc/rsock-nf/%i.json'
 
 
 def test_a_program_in_a_home_is_seen_and_nothing_else_there_is() -> None:
     needs = [
         Path(path) for path in ("/home/a/rsock-nf/.venv", "/home/a/rsock-nf", "/root/.pyenv/versions/3.13", "/usr")
     ]
-    found = service(unit.unit(["/home/a/rsock-nf/.venv/bin/python"], needs, OLD))
+    found = service(unit.unit(["/home/a/rsock-nf/.venv/bin/python"], needs))
     assert found["ProtectHome"] == ["tmpfs"]
     assert found["BindReadOnlyPaths"] == ["/home/a/rsock-nf", "/root/.pyenv/versions/3.13"]
-
-
-def test_a_newer_systemd_sends_the_signal_itself() -> None:
-    old, new = (service(unit.unit(["/usr/bin/rsock-nf"], [], version)) for version in (OLD, NEW))
-    assert old["Type"] == ["notify"]
-    assert old["ExecReload"] == ["+/bin/sh -c 'kill -HUP $MAINPID'"]
-    assert new["Type"] == ["notify-reload"]
-    assert "ExecReload" not in new
 
 
 def test_what_this_very_program_needs_is_found(tmp_path: Path) -> None:
@@ -83,20 +76,11 @@ def test_the_unit_gives_no_more_than_a_tunnel_needs() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", [OLD, NEW])
-def test_systemd_has_nothing_to_object_to(tmp_path: Path, version: int) -> None:
-    path = tmp_path / "rsock-nf@.service"
-    text = unit.unit(program(), unit.needed(), version)
-    path.write_text(text)
+def test_systemd_has_nothing_to_object_to(tmp_path: Path) -> None:
+    (tmp_path / unit.NAME).write_text(unit.unit(program(), unit.needed()))
     instance = tmp_path / "rsock-nf@a-b.service"
     done = subprocess.run(["systemd-analyze", "verify", str(instance)], capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if "rsock-nf@" in line]
-    if (
-        version == NEW
-        and "252" in subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
-    ):
-        said = [line for line in said if "notify-reload" not in line]
-    assert said == []
+    assert [line for line in done.stderr.splitlines() if "rsock-nf@" in line] == []
 
 
 def test_its_exposure_is_ok(tmp_path: Path) -> None:
@@ -157,7 +141,7 @@ def test_it_writes_the_unit_and_the_directories_and_says_what_is_next(host: Path
     for _ in range(2):
         said.clear()
         install.install(said.append, lambda _: None)
-        assert (host / "units" / unit.NAME).read_text() == unit.unit(program(), unit.needed(), 255)
+        assert (host / "units" / unit.NAME).read_text() == unit.unit(program(), unit.needed())
         assert (host / "etc").stat().st_mode & 0o777 == 0o750
         assert (host / "log").stat().st_mode & 0o777 == 0o750
         assert said[-1].startswith("next: systemctl enable --now rsock-nf@NAME")

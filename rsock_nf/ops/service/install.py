@@ -5,7 +5,6 @@ Idempotent: what is there already stays as it is, but for the unit, which is wri
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
@@ -30,16 +29,8 @@ _NEXT: Final = f"next: systemctl enable --now rsock-nf@NAME, for {CONFIGURATIONS
 
 
 def text() -> str:
-    """The unit for this program and this host's systemd."""
-    return unit.unit(program(), unit.needed(), systemd_version())
-
-
-def systemd_version() -> int:
-    """0 = unknown."""
-    with contextlib.suppress(OSError, IndexError, ValueError, subprocess.SubprocessError):
-        said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
-        return int(said.split()[1])
-    return 0
+    """The unit for this program."""
+    return unit.unit(program(), unit.needed())
 
 
 def install(tell: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -64,7 +55,7 @@ def install(tell: Callable[[str], None], warn: Callable[[str], None]) -> None:
     made = _account(unit.USER)
     if made is None:
         raise InstanceError(f"there is no user {unit.USER}, though useradd has made it")
-    # The group may read a file of mode 0640, which is what it takes to apply a changed one while an instance runs.
+    # The group may read a file of mode 0640: then SIGHUP works, too, not only root's `reload`.
     _make_directory(CONFIGURATIONS, 0o750, 0, made.pw_gid)
     _make_directory(LOGS, 0o750, made.pw_uid, made.pw_gid)
     written = UNITS / unit.NAME

@@ -1,7 +1,7 @@
-"""The systemd unit: ``rsock-nf@.service`` beside this file, made fit for the program and the systemd of this host.
+"""The systemd unit: ``rsock-nf@.service`` beside this file, made fit for the program of this host.
 
-The file is complete as it is, for a program in /usr/bin.  What differs is replaced line by line: the program; the
-directories that it needs although the unit hides the homes; how it is told to reload.
+The file is complete as it is, for a program in /usr/bin.  What differs is replaced: the program, and the directories
+that it needs although the unit hides the homes.
 Not here: where the unit is written (``install``).
 """
 
@@ -20,34 +20,25 @@ USER: Final = "rsock-nf"
 """The system user that its instances become."""
 PACKAGED: Final = ["/usr/bin/python3", "-P", "/usr/lib/rsock-nf/rsock_nf/__main__.py"]
 """What /usr/bin/rsock-nf of the Debian package runs."""
-_PROGRAM: Final = "ExecStart=/usr/bin/rsock-nf "
+_PROGRAM: Final = "/usr/bin/rsock-nf "
 _HIDE: Final = "ProtectHome=yes\n"
 _HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - names
 """What ``ProtectHome`` and ``PrivateTmp`` hide (systemd.exec(5))."""
-_TOLD: Final = "Type=notify\n"
-_RELOAD: Final = "# +: a process of another user is signalled.\nExecReload=+/bin/sh -c 'kill -HUP $MAINPID'\n"
-_SINCE: Final = 253
-"""The first systemd with ``Type=notify-reload``: it sends SIGHUP, and waits until that has been obeyed."""
 
 
 def template() -> str:
-    """The unit for a program in /usr/bin, and for systemd before 253."""
+    """The unit for a program in /usr/bin."""
     return files(__package__).joinpath(NAME).read_text(encoding="utf-8")
 
 
-def unit(program: Sequence[str], needs: Iterable[Path], systemd: int) -> str:
-    """The unit that runs ``program``, its first words.  ``needs``: absolute directories and files that it reads.
-
-    ``systemd``: its version; 0 = unknown.
-    """
-    text = template().replace(_PROGRAM, f"ExecStart={' '.join(map(_quoted, program))} ")
+def unit(program: Sequence[str], needs: Iterable[Path]) -> str:
+    """The unit that runs ``program``, its first words.  ``needs``: absolute directories and files that it reads."""
+    text = template().replace(_PROGRAM, f"{' '.join(map(_quoted, program))} ")
     hidden = [path for path in needs if any(path.is_relative_to(home) for home in _HIDDEN)]
     if hidden:
         lines = [f"BindReadOnlyPaths={_quoted(str(path))}\n" for path in _outermost(hidden)]
         # Empty directories in the place of the homes and of /tmp, and in them what the program needs.
         text = text.replace(_HIDE, "".join(["ProtectHome=tmpfs\n", *lines]))
-    if systemd >= _SINCE:
-        text = text.replace(_TOLD, "Type=notify-reload\n").replace(_RELOAD, "")
     return text
 
 
