@@ -148,9 +148,7 @@ def parsers_by_heading() -> dict[str, list[Parser]]:
     return {heading: [parsers[command.name] for command in group] for heading, group in GROUPS.items()}
 
 
-def _parser(
-    argv: Sequence[str], *, whole: bool = False
-) -> tuple[Parser, dict[str, Parser]]:
+def _parser(argv: Sequence[str], *, whole: bool = False) -> tuple[Parser, dict[str, Parser]]:
     """The parser for ``argv``, and that of each command; only the command that is called has its arguments.
 
     ``whole``: all have theirs, and the text of ``GROUPS`` as help, which ``--help`` lists by itself.
