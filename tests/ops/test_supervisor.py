@@ -89,7 +89,7 @@ def test_a_service_tells_its_state_that_it_stands_reloads_lives_and_goes(tmp_pat
         assert process.wait(30) == 0
     lines = said.read_text().splitlines()
     assert [line for line in lines if line.startswith("<6>up: pid ")], lines
-    assert "<6>SIGHUP: log level info" in lines
+    assert [line for line in lines if line.startswith("<6>SIGHUP: log level info")], lines
     assert lines[-1] == "<6>down"
     assert not [line for line in lines if line[:1] != "<"]
 
