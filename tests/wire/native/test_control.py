@@ -84,5 +84,7 @@ def test_any_bytes_parse_or_are_malformed(body: bytes) -> None:
         message = parse_control(body)
     except Malformed:
         return
+    if isinstance(message, messages.Probe):
+        message = messages.Probe(message.number)  # what it is padded with does not matter
     built = build_control(message)
     assert body[: len(built)] == built
