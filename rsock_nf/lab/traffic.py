@@ -103,6 +103,8 @@ class EchoTarget:
 class Exchange:
     """What the application saw of its datagrams and their echoes."""
 
+    first: int = 0
+    """The number of its first datagram.  One of before that comes late counts as nothing here."""
     sent: int = 0
     returned: int = 0
     """Distinct datagrams that came back unharmed."""
@@ -163,7 +165,7 @@ class Application:
 
     def exchange_evenly(self, count: int, rate: float, *, size: int = 500) -> Exchange:
         """``count`` datagrams, ``rate`` a second, whatever comes back."""
-        found, pending, started = Exchange(), set[int](), time.perf_counter()
+        found, pending, started = Exchange(first=self._number), set[int](), time.perf_counter()
         for at in range(count):
             self._send(size, pending, found)
             while (left := started + (at + 1) / rate - time.perf_counter()) > 0:
@@ -176,7 +178,7 @@ class Application:
 
     def _run(self, window: int, sizes: Iterator[int] | None, more: Callable[[Exchange], bool]) -> Exchange:
         sizes = sizes or mixed_sizes(1)
-        found, pending, started = Exchange(), set[int](), time.perf_counter()
+        found, pending, started = Exchange(first=self._number), set[int](), time.perf_counter()
         while more(found):
             while len(pending) < window and more(found):
                 self._send(next(sizes), pending, found)
@@ -225,5 +227,6 @@ class Application:
                 self._answered.add(number)
                 answered += number in pending
                 pending.discard(number)
-                found.returned += 1
-                found.payload += len(data)
+                if number >= found.first:
+                    found.returned += 1
+                    found.payload += len(data)
