@@ -19,8 +19,11 @@ ALIKE = 0.1
 """Ages are alike if they differ by at most this share, and ``FOUND_LATE``."""
 FOUND_LATE = 2.0
 """Seconds: a death is noticed so much later at one time than at another."""
-REMEMBERED = 3600.0
-"""Seconds for which an age is remembered."""
+REMEMBERED = 60.0
+"""An age is remembered for so many times its length, at most for ``LONGEST``.  A short one may also come from faults
+that had nothing to do with age, and costs many renewals: it is soon tried again whether flows may grow older."""
+LONGEST = 3600.0
+"""Seconds."""
 
 
 class Ages:
@@ -49,5 +52,6 @@ class Ages:
         if not alike:
             return False
         before = self.limit(now)
-        self._limit, self._until = min(age, *alike), now + REMEMBERED
+        self._limit = min(age, *alike)
+        self._until = now + min(REMEMBERED * self._limit, LONGEST)
         return self._limit != before
