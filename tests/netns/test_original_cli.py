@@ -33,12 +33,12 @@ def test_flags_at_one_end_and_a_file_at_the_other(site: Site) -> None:
     tunnel, address = site.tunnel, site.lab.server_ip[4]
     said = tunnel.command("server", "server", "--taddr=127.0.0.1:9999", "--ports=10001-10003", "--hash=k", "--daemon=1")
     how = "`rsock-nf status --name server-10001` shows it, `rsock-nf down --name server-10001` stops it"
-    assert said.stdout == f"server-10001: up; {how}\n"
+    assert said.stdout == f"server-10001: up: TCP ports 10001-10003; {how}\n"
     file = tunnel.directory / "home.json"
     param = {"taddr": f"{address}:1", "ludp": "127.0.0.1:30000", "ports": "10001-10003", "hash": "k", "type": "?"}
     file.write_text(json.dumps({"daemon": 1, "verbose": True, "param": param}))
     said = tunnel.command("client", "client", "-f", str(file))
-    assert said.stdout.startswith("home: up; ")
+    assert said.stdout.startswith("home: up: ")
     assert 'param.type: "?" is taken as "tcp", as the original does' in said.stderr
     target = site.target()
     found = site.application().exchange(200, window=32)  # flows begin with a window of 64 KiB: no more at once
