@@ -66,11 +66,11 @@ class Carrier:
 def carrier(name: str, scratch: Path, there: Path | None) -> Iterator[Carrier]:
     """The carrier of that name, up.  Raises ``CommandFailed``."""
     base = name.removesuffix(THERE)
-    variables = other_checkout(there) if there and name.endswith(THERE) else {}
+    other = there if name.endswith(THERE) else None
     both = dict(TUNNELS.get(base, {}))
-    if variables and there and not (there / "rsock_nf/native").exists():
+    if other and not (other / "rsock_nf/native").exists():
         both.pop("pump", None)  # a checkout from before there was a choice
-    with direct() if base == DIRECT else relay() if base == RELAY else tunnel(name, scratch, both, variables) as made:
+    with direct() if base == DIRECT else relay() if base == RELAY else tunnel(name, scratch, both, other) as made:
         yield made
 
 
@@ -92,11 +92,16 @@ def relay() -> Iterator[Carrier]:
 
 
 @contextlib.contextmanager
-def tunnel(name: str, directory: Path, both: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Carrier]:
-    """Both ends configured alike; its flows never go idle, so that a dial is no part of a measurement."""
+def tunnel(name: str, directory: Path, both: Mapping[str, str], other: Path | None) -> Iterator[Carrier]:
+    """Both ends configured alike; its flows never go idle, so that a dial is no part of a measurement.
+
+    ``other``: the checkout whose code they run; None = this one.
+    """
     with Lab(None, prefix="rsnfbench") as lab:
         ends = Tunnel(lab, directory, client={**both, "idle_timeout": 0}, server=both)
-        ends.variables.update(variables)
+        if other:
+            ends.variables.update(other_checkout(other))
+            ends.program = [sys.executable, "-P", str(other.resolve() / "rsock_nf/__main__.py")]
         with ends:
             processes: list[int] = []
 
@@ -123,7 +128,7 @@ def alone(chosen: Carrier, all_of_them: Iterable[Carrier]) -> Iterator[None]:
 
 
 def other_checkout(directory: Path) -> dict[str, str]:
-    """What the environment needs so that ``python -m rsock_nf`` is that of ``directory``.  Raises ``CommandFailed``."""
+    """What the environment needs so that ``rsock_nf`` is that of ``directory``.  Raises ``CommandFailed``."""
     path = f"{directory.resolve()}:{directory.resolve() / 'firewall'}"
     variables = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}  # safe path: nothing from the current directory
     ask = [sys.executable, "-c", "import rsock_nf.cli, rsock_firewall; print(rsock_nf.cli.__file__)"]

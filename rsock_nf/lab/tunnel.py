@@ -43,6 +43,8 @@ class Tunnel:
         self.directory = directory
         self.prefix: tuple[str, ...] = ()
         """What stands in front of each command: setpriv(1) with its options, for example."""
+        self.program = program()
+        """The first words of each command."""
         self.variables: dict[str, str] = {}
         """What the environment of each command has besides."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ class Tunnel:
         self, role: Role, *words: str, check: bool = True, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """``rsock-nf WORDS`` on that end's host.  Raises ``CommandFailed`` unless ``check`` is off."""
-        argv = [*self.prefix, *program(), *words]
+        argv = [*self.prefix, *self.program, *words]
         return self._host(role).run(argv, check=check, timeout=timeout, env=self.environment(role))
 
     def environment(self, role: Role) -> dict[str, str]:

@@ -228,6 +228,7 @@ class HotEnd:
         for run in runs:
             conversation = self._inner.pump.conversation(run.peer)
             done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
+            self.engine.flush()
             self._collect()
             if done < len(run.datagrams):
                 self._inner.receive_datagrams(now, [Run(run.peer, run.datagrams[done:], run.size)])

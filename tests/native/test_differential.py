@@ -252,15 +252,16 @@ class Differential(RuleBasedStateMachine):
         self.plain.pump._random = self.seed
         self.engine.lib.hot_random(self.engine.c, self.seed)
         bursts, slow = self.plain.pump.from_app(runs)
-        waiting = list(runs)
-        while waiting:
-            run = waiting[0]
+        waiting: list[Run] = []
+        for at, run in enumerate(runs):
             conversation = self.hot.conversations.get(int(str(run.peer).split()[1]))
+            if conversation is None:  # it is left, and those behind it go on
+                waiting.append(run)
+                continue
             done = self.engine.send(conversation, run) if isinstance(conversation, SharedConversation) else 0
             if done < len(run.datagrams):
-                waiting[0] = Run(run.peer, run.datagrams[done:], run.size)
+                waiting += [Run(run.peer, run.datagrams[done:], run.size), *runs[at + 1 :]]
                 break
-            del waiting[0]
         self.engine.flush()
         mine = self.engine.sent()
         self.hot.pump._random = self.engine.lib.hot_random(self.engine.c, 0)
