@@ -141,6 +141,11 @@ def test_a_vpn_that_cannot_be_recognised_by_its_program(directory: Path, first: 
         (note,) = tunnel.status("client")["notes"]
         assert note == f'the route to {server} leads into plain0, a VPN: eth0 is used instead; set "device" to choose'
         assert tunnel.status("client")["sockets"]["received"] < 2 * STORM + 500
+        told = tunnel.command("client", "doctor", "--config", str(tunnel.config("client"))).stdout
+        assert "MTU: 1500 on the way out" in told, "of eth0, not of the VPN"
+        tunnel.end("client")  # whose VPN stays
+        told = tunnel.command("client", "doctor", "--config", str(tunnel.config("client")), check=False).stdout
+        assert "fail  " not in told.lower(), told
 
 
 @pytest.mark.parametrize("types", ["tcp", "udp"])

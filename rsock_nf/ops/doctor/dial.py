@@ -19,11 +19,13 @@ from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
+from rsock_nf.words import LEADS_INTO
 
 MOST_PORTS = 64
 """Of the server that are asked, and of each kind."""
-_SILENT = 3.2
-"""Seconds without a word from an address: it has had three SYNs on each port, or two hellos over UDP."""
+_SILENT = 5.5
+"""Seconds without a word from an address: it has had three SYNs on each port, or two hellos over UDP; and a VPN that
+has the route has been given up (``runtime.host.server_route``)."""
 _MOST = 10.0
 """Seconds for all addresses together."""
 _SETTLE = 5.0
@@ -125,8 +127,10 @@ async def _dial(settings: Settings, addresses: int, asked: int) -> Look:
 async def _watch(tunnel: Tunnel, up: asyncio.Event, patience: float) -> list[dict[str, Any]]:
     """Until nothing new is to be expected; the replies to pings."""
     loop = asyncio.get_running_loop()
+    await _until(loop.time() + patience, lambda: up.is_set() or _turned_away(tunnel.snapshot()))
+    if not up.is_set() and _has_gone_around(tunnel.snapshot()):
+        await _until(loop.time() + patience, up.is_set)
     end = loop.time() + patience
-    await _until(end, lambda: up.is_set() or _turned_away(tunnel.snapshot()))
     if not up.is_set():
         return []
     await _until(end, lambda: not any(port["outcome"] in _UNDECIDED for port in tunnel.snapshot()["dialled"]))
@@ -153,6 +157,11 @@ async def _pings(tunnel: Tunnel) -> list[dict[str, Any]]:
         replies += found["replies"]
         await asyncio.sleep(_APART)
     return replies
+
+
+def _has_gone_around(snapshot: dict[str, Any]) -> bool:
+    """A VPN had the route to the server, and nothing was answered: another way is tried from now on."""
+    return any(LEADS_INTO in note for note in snapshot["notes"])
 
 
 def _turned_away(snapshot: dict[str, Any]) -> bool:
