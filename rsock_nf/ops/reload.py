@@ -52,9 +52,11 @@ class Plan:
 
 def outcome(changed: Sequence[str], left: Sequence[str]) -> str:
     """What a reload came to, in one line for people."""
-    parts = [f"changed: {', '.join(changed)}" if changed else "nothing to change"]
+    if not changed and not left:
+        return "nothing to change"
+    parts = [f"changed: {', '.join(changed)}" if changed else "nothing changed now"]
     if left:
-        parts.append(f"as before until down and up: {', '.join(left)}")
+        parts.append(f"until down and up these stay as before: {', '.join(left)}")
     return "; ".join(parts)
 
 

@@ -95,12 +95,12 @@ def test_the_command_has_a_running_instance_follow_its_file(host: Host, capsys: 
     assert "INFO    reload: log level info; changed: keepalive" in instance.log_path.read_text()
     host.settings(ports="1000-1008", keepalive=8)
     assert cli.main(["reload"]) == 0
-    assert capsys.readouterr().out == "edge: changed: keepalive; as before until down and up: ports\n"
+    assert capsys.readouterr().out == "edge: changed: keepalive; until down and up these stay as before: ports\n"
     assert ask(instance, "status")["keepalive"] == 8
     with pytest.raises(InstanceError, match="is already running, with what"):
         launch.running_alike(host.settings(ports="1000-1008", keepalive=8))
     assert cli.main(["reload"]) == 0
-    assert capsys.readouterr().out == "edge: nothing to change; as before until down and up: ports\n"
+    assert capsys.readouterr().out == "edge: nothing changed now; until down and up these stay as before: ports\n"
 
 
 def test_a_broken_file_changes_nothing_and_the_command_fails(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_sighup_follows_the_file_too(host: Host) -> None:
     os.kill(pid_of(instance), signal.SIGHUP)
     while ask(instance, "status")["keepalive"] != 7:
         pass
-    line = "SIGHUP: log level info; changed: keepalive; as before until down and up: pump"
+    line = "SIGHUP: log level info; changed: keepalive; until down and up these stay as before: pump"
     while line not in instance.log_path.read_text():
         ask(instance, "status")
 

@@ -27,7 +27,7 @@ _TEXTS: Final = {
     "refused": {"tcp": "refused (RST)", "udp": "refused (ICMP port unreachable)"},
     "reset": {"tcp": "open, but reset when we spoke", "udp": "reset"},
     "unanswered": {"tcp": "open (SYN-ACK), but leave hellos unanswered", "udp": "no answer to a hello"},
-    "open": {"tcp": "open (SYN-ACK)", "udp": "open"},
+    "open": {"tcp": "open", "udp": "open"},
     "answered": {"tcp": "open, and the server answers hellos", "udp": "the server answers hellos"},
 }
 _AS: Final = {"dialled": "silent"}
