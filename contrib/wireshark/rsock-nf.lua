@@ -70,7 +70,7 @@ local F = {
     token = ProtoField.uint32("rsock_nf.token", "Token", base.HEX),
     epoch_bit = ProtoField.uint8("rsock_nf.epoch_bit", "Epoch, lowest bit"),
     counter = ProtoField.uint64("rsock_nf.counter", "Counter"),
-    target = ProtoField.uint16("rsock_nf.target", "Target", base.DEC, { [65535] = "the server itself: a speed test" }),
+    target = ProtoField.uint16("rsock_nf.target", "Target", base.DEC, nil, nil, "65535 = the server itself: a speed test"),
     datagram = ProtoField.bytes("rsock_nf.datagram", "Datagram"),
     tag = ProtoField.bytes("rsock_nf.tag", "Tag"),
     identification = ProtoField.uint32("rsock_nf.fragment.identification", "Identification", base.HEX),
