@@ -68,7 +68,7 @@ class Command(NamedTuple):
 GROUPS: Final[dict[str, tuple[Command, ...]]] = {
     "tunnels": (
         Command("up", "start a tunnel; returns when it is up"),
-        Command("down", "stop one tunnel or all; remove their rules, also after a crash"),
+        Command("down", "stop one tunnel or all; remove rules, also after a crash"),
         Command("status", "show sessions, flows, loss, round-trip times and counters"),
         Command("ping", "measure round trips through a running tunnel"),
         Command("speedtest", "measure what a running tunnel carries, down and up"),
@@ -181,7 +181,8 @@ def _module(command: str) -> Any:
 
 
 def _listed() -> str:
+    width = max(len(command.name) for group in GROUPS.values() for command in group) + 2
     lines = []
     for heading, group in GROUPS.items():
-        lines += [f"{heading}:", *(f"  {f'{command.name}  ':<11}{command.text}" for command in group), ""]
+        lines += [f"{heading}:", *(f"  {command.name:<{width}}{command.text}" for command in group), ""]
     return "\n".join([*lines, f"`{PROGRAM} help COMMAND` shows the options of a command."])
