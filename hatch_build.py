@@ -1,5 +1,6 @@
-"""The build hook of hatchling: a wheel gets man pages and completions, and, where a C compiler and headers are there, the
-native data path.
+"""The build hook of hatchling: a wheel gets man pages and completions.
+
+Where a C compiler and headers are there, it also gets the native data path.
 
 Where they are not, the wheel is pure Python, and nobody is told: rsock-nf works without, and `rsock-nf doctor` says why
 there is none.

@@ -1,8 +1,9 @@
-"""Hook of mkdocs: the documents outside of docs/ are pages of the site, too, and every link leads where it does on disk.
+"""Hook of mkdocs: documents outside of docs/ are pages of the site, too, and every link leads where it does on disk.
 
 Documents link to each other by their paths in the repository, which a code host follows.  The site has other paths, so
 each link is resolved in the repository and written anew.  A linked file that is no page (a unit file, a C file) is
-copied to ``source/`` of the site; a folder is shown by the code host.  A link that leads nowhere is a warning, and the build is strict.
+copied to ``source/`` of the site; a folder is shown by the code host.  A link that leads nowhere is a warning, and the
+build is strict.
 """
 
 from __future__ import annotations

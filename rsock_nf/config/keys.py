@@ -154,7 +154,7 @@ class CommonKeys(Keys):
     pump: Literal["auto", "native", "python"] = Field(
         default=_default(Settings, "pump"),
         description="The data path: `native` is compiled code (Linux), `python` needs none; `auto` takes the native "
-        "one where there is one. `status` tells which one runs, and why.",
+        "one where there is one. `status --flows` tells which one runs, and why.",
     )
     user: OrAbsent[User] = Field(
         default=None,

@@ -76,7 +76,7 @@ def _offloads(device: str) -> Iterator[Finding]:
         if enabled:
             yield Finding(Verdict.OK, name, f"on, {device}", quiet=True)
         elif name == "gro" and not (_NET / device / "device").exists():
-            # Only a card's own receive path merges.  What a veth or a tunnel's device gets was merged before, or is cut.
+            # Only a card's own receive path merges.  What a veth or a tunnel's device gets was merged before, or cut.
             yield Finding(Verdict.OK, name, f"off, {device}, which is no card: it makes no difference", quiet=True)
         else:
             yield Finding(Verdict.WARN, name, f"off, {device}: {consequence}: ethtool -K {device} {name} on")
