@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import instance_arguments, named_instance, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, number, only_running
 
 if TYPE_CHECKING:
     from rsock_nf.ops.instances.instance import Instance
@@ -57,22 +57,12 @@ def _ping(instance: Instance, wish: Wish, *, as_json: bool) -> int:
 
 
 def _count(text: str) -> int:
-    return int(_number(text, "rounds", 1, 1_000_000, whole=True))
+    return int(number(text, "rounds", 1, 1_000_000, whole=True))
 
 
 def _interval(text: str) -> float:
-    return _number(text, "seconds", 0.01, 3600)
+    return number(text, "seconds", 0.01, 3600)
 
 
 def _patience(text: str) -> float:
-    return _number(text, "seconds", 0.01, 5)
-
-
-def _number(text: str, what: str, least: float, most: float, *, whole: bool = False) -> float:
-    try:
-        value = float(int(text)) if whole else float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} ({least:g}-{most:g})")
-    return value
+    return number(text, "seconds", 0.01, 5)

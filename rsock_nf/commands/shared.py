@@ -147,3 +147,14 @@ def require_privileges(command: str, remark: str = "", *, backend: str = "auto")
     reason = refusal(command, backend)
     if reason:
         raise InstanceError(f"{reason}; {remark}" if remark else reason)
+
+
+def number(text: str, what: str, least: float, most: float, *, whole: bool = False) -> float:
+    """An argument between ``least`` and ``most``, both allowed; ``what`` it counts.  Raises ``ArgumentTypeError``."""
+    try:
+        value = float(int(text)) if whole else float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} ({least:g}-{most:g})")
+    return value

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import instance_arguments, named_instance, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, number, only_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,10 +80,4 @@ def _watched(going: Iterator[Told], seconds: float) -> Told:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 25:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (1-25)")
-    return value
+    return number(text, "seconds", 1, 25)

@@ -5,14 +5,13 @@ The journal writes down the time itself; by the priority ``journalctl -p warning
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Final
 
 ERROR: Final = 3
 WARNING: Final = 4
 INFO: Final = 6
-_DEBUG: Final = 7
+DEBUG: Final = 7
 """Priorities of syslog(3)."""
 
 
@@ -31,9 +30,3 @@ def on_journal() -> bool:
 def marked(text: str, priority: int) -> str:
     """Each of its lines with that priority."""
     return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
-
-
-def priority_of(level: int) -> int:
-    """Of a level of ``logging``."""
-    steps = ((logging.ERROR, ERROR), (logging.WARNING, WARNING), (logging.INFO, INFO))
-    return next((priority for least, priority in steps if level >= least), _DEBUG)

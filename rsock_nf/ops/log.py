@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from rsock_nf.errors import TunnelError
-from rsock_nf.ops.journald import marked, on_journal, priority_of
+from rsock_nf.ops.journald import DEBUG, ERROR, INFO, WARNING, marked, on_journal
 from rsock_nf.printable import printable
 from rsock_nf.settings import Log
 
@@ -100,7 +100,12 @@ class _ForJournal(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """As the library does."""
-        return marked(printable(super().format(record), keep="\n"), priority_of(record.levelno))
+        return marked(printable(super().format(record), keep="\n"), _priority_of(record.levelno))
+
+
+def _priority_of(level: int) -> int:
+    steps = ((logging.ERROR, ERROR), (logging.WARNING, WARNING), (logging.INFO, INFO))
+    return next((priority for least, priority in steps if level >= least), DEBUG)
 
 
 class _Tolerant(logging.Handler):

@@ -16,13 +16,13 @@ from rsock_nf.config.invitation import Invitation
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.link import abroad
 from rsock_nf.ops.applications import Application, addresses, advice, numbers_for, versions
+from rsock_nf.ops.service import install, unit
 from rsock_nf.printable import printable
 from rsock_nf.sockets.carriers import route_mtu
 
-_UNITS: Final = (Path("/etc/systemd/system"), Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+_UNITS: Final = (install.UNITS, install.PACKAGED, Path("/lib/systemd/system"))
 _HEADERS: Final = overhead(16, udp=False) - overhead(4, udp=False)
 """Bytes by which the headers of IPv6 are larger than those of IPv4."""
-_UNIT: Final = "rsock-nf@.service"
 
 
 def of_server(path: Path, invitation: Invitation, application: Application, target: str, *, to_terminal: bool) -> None:
@@ -79,8 +79,8 @@ def _tell(stream: TextIO, *told: str) -> None:
 
 
 def _at_boot(name: str) -> Iterator[str]:
-    if any((directory / _UNIT).exists() for directory in _UNITS):
-        yield f"   at each boot:   systemctl enable --now rsock-nf@{name}"
+    if any((directory / unit.NAME).exists() for directory in _UNITS):
+        yield f"   or, at each boot: systemctl enable --now rsock-nf@{name}"
 
 
 def _indented(text: str) -> Iterator[str]:

@@ -25,11 +25,6 @@ def subheading(text: str) -> str:
     return f".SS {escaped(text)}"
 
 
-def paragraph(text: str) -> str:
-    """Markdown's ``code`` is bold; of a link the text stays."""
-    return f".PP\n{markdown(text)}"
-
-
 def items(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """A list of terms, written as they are typed, each with its text in Markdown."""
     return [f".TP\n.B {escaped(term)}\n{markdown(text)}" for term, text in pairs]

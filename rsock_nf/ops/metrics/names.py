@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from rsock_nf.ops.metrics.clients import Clients
+from rsock_nf.ops.status.head import CARRIER_TROUBLES, LINK_TROUBLES
 
 PREFIX: Final = "rsock_nf_"
 STATES: Final = ("starting", "waiting", "idle", "connecting", "connected", "serving")
 _COUNTER: Final = "_total"
-_LINK_DROPS: Final = ("receive_drops", "late", "truncated", "dropped_syns", "send_full", "too_big", "unresolved", "send_errors")  # fmt: skip
-_CARRIER_DROPS: Final = ("receive_drops", "late", "refused", "send_full", "too_big", "send_errors", "receive_errors", "dropped")  # fmt: skip
 _LOCAL_DROPS: Final = ("refused", "send_full", "send_errors", "receive_errors", "unanswerable", "late", "oversize")
 
 
@@ -122,10 +121,10 @@ def _host(snapshot: Mapping[str, Any]) -> Iterator[Sample]:
     if link["counters"]:
         packets = {way: link["counters"][f"{way}_packets"] for way in ("received", "sent")}
         yield from _by_label("link_packets_total", packets)
-        yield from _by_label("link_dropped_packets_total", _only(link["counters"], _LINK_DROPS))
+        yield from _by_label("link_dropped_packets_total", _only(link["counters"], LINK_TROUBLES))
     if carriers:
         yield from _by_label("carrier_datagrams_total", _only(carriers, ("received", "sent")))
-        yield from _by_label("carrier_dropped_datagrams_total", _only(carriers, _CARRIER_DROPS))
+        yield from _by_label("carrier_dropped_datagrams_total", _only(carriers, CARRIER_TROUBLES))
     yield from _by_label("local_datagrams_total", _only(local, ("received", "sent")))
     yield from _by_label("local_dropped_datagrams_total", _only(local, _LOCAL_DROPS))
     yield Sample("backlog_dropped_datagrams_total", (), snapshot["backlog_dropped"])

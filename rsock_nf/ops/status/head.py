@@ -14,7 +14,8 @@ from rsock_nf.ops.status.units import about, counted, duration, megabits, size
 from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, which_pump, who_strangers_are
 
 _STYLES: Final = {"connected": "good", "serving": "good", "idle": "warn", "connecting": "warn", "waiting": "warn"}
-_LINK_TROUBLES: Final = (
+# What the snapshot counts as lost; ``ops.metrics`` has them, too.
+LINK_TROUBLES: Final = (
     "receive_drops",
     "late",
     "truncated",
@@ -24,7 +25,7 @@ _LINK_TROUBLES: Final = (
     "unresolved",
     "send_errors",
 )
-_CARRIER_TROUBLES: Final = (
+CARRIER_TROUBLES: Final = (
     "receive_drops",
     "late",
     "refused",
@@ -195,13 +196,13 @@ def _link(link: dict[str, Any]) -> tuple[str, bool]:
     troubles = []
     if counters:
         parts.append(f"{counters['received_packets']} packets in, {counters['sent_packets']} out")
-        troubles = _nonzero(counters, _LINK_TROUBLES)
+        troubles = _nonzero(counters, LINK_TROUBLES)
     return "; ".join(parts + troubles), bool(troubles) or not is_open or not is_up
 
 
 def _carriers(carriers: dict[str, int]) -> tuple[str, bool]:
     text = f"{counted(carriers['sockets'], 'socket')}; {carriers['received']} datagrams in, {carriers['sent']} out"
-    troubles = _nonzero(carriers, _CARRIER_TROUBLES)
+    troubles = _nonzero(carriers, CARRIER_TROUBLES)
     return "; ".join([text, *troubles]), bool(troubles)
 
 
