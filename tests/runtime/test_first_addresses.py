@@ -76,6 +76,16 @@ def test_the_targets_of_both_wires_get_their_addresses(tmp_path: Path) -> None:
     assert [str(target) for target in found.second.tunnel.targets] == ["[fd00::5]:53"]
 
 
+def test_a_target_whose_name_has_no_address_yet_stays_without(tmp_path: Path) -> None:
+    """As when a reload names another one, and the resolver does not answer."""
+    settings = load(tmp_path, {**SERVER, "target": ["app.test:51820", "other.test:9999"]})
+    found = with_addresses(settings, {"app.test": (FOUR,)})
+    assert found.unresolved == ("other.test",)
+    assert isinstance(found.tunnel, ServerParameters)
+    assert isinstance(settings.tunnel, ServerParameters)
+    assert [target.address for target in found.tunnel.targets] == [FOUR.address, settings.tunnel.targets[1].address]
+
+
 def test_a_second_wire_without_a_target_has_the_first_one(tmp_path: Path) -> None:
     settings = load(tmp_path, {**SERVER, "rsock": {"ports": "2000"}})
     found = with_addresses(settings, {"app.test": (FOUR,)})

@@ -72,7 +72,7 @@ def _with_targets(tunnel: ServerParameters | ClientParameters, hosts: tuple[Host
     if not isinstance(tunnel, ServerParameters):
         raise TypeError("a client has no targets")
     targets = [
-        TransportAddress(host.addresses[0].address, target.port, host.addresses[0].zone)
+        TransportAddress(host.addresses[0].address, target.port, host.addresses[0].zone) if host.addresses else target
         for host, target in zip(hosts, tunnel.targets, strict=True)
     ]
     return dataclasses.replace(tunnel, targets=tuple(targets))
