@@ -49,10 +49,25 @@ class LastingKeys(NamedTuple):
     """What one flow has in one direction as long as it lives."""
 
     mask: CipherContext
-    """AES-128-ECB, encrypting: 16 bytes in, 16 bytes of mask out."""
+    """See ``header_mask``."""
     token: int
     mask_key: bytes
     """The key of ``mask``."""
+
+
+def aead_of(cipher: Cipher) -> type[Aead]:
+    """What seals the frames of a session; control frames are sealed with cipher ``none``, too."""
+    return AESGCM if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
+
+
+def direction_keys(aead: type[Aead], material: bytes) -> DirectionKeys:
+    """From the key of data frames and that of control frames, 32 bytes each (``Epoch.material``)."""
+    return DirectionKeys(aead(material[:32]), aead(material[32:]), material[:32])
+
+
+def header_mask(key: bytes) -> CipherContext:
+    """AES-128-ECB, encrypting: 16 bytes in, 16 bytes of mask out."""
+    return BlockCipher(AES(key), ECB()).encryptor()  # noqa: S305 - as in RFC 9001 section 5.4.3
 
 
 class Epoch:
@@ -61,7 +76,7 @@ class Epoch:
     __slots__ = ("_aead", "_flows", "bit", "number", "session_key")
 
     def __init__(self, cipher: Cipher, session_key: bytes, number: int) -> None:
-        self._aead: type[Aead] = AESGCM if cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
+        self._aead = aead_of(cipher)
         self.session_key = session_key
         self.number = number
         self.bit = number & 1
@@ -73,9 +88,7 @@ class Epoch:
         keys = self._flows.get((flow_id, direction))
         if keys is None:
             material = self.material(flow_id, direction)
-            keys = self._flows[flow_id, direction] = DirectionKeys(
-                self._aead(material[:32]), self._aead(material[32:]), material[:32]
-            )
+            keys = self._flows[flow_id, direction] = direction_keys(self._aead, material)
         return keys
 
     def material(self, flow_id: int, direction: int) -> bytes:
@@ -104,8 +117,7 @@ class KeyRing:
     def lasting(self, flow_id: int, direction: int) -> LastingKeys:
         """What does not change while the flow lives."""
         material = hkdf(self._lasting, b"", flow_info(flow_id, direction), 20)
-        mask = BlockCipher(AES(material[:16]), ECB()).encryptor()  # noqa: S305 - as in RFC 9001 section 5.4.3
-        return LastingKeys(mask, int.from_bytes(material[16:], "big"), material[:16])
+        return LastingKeys(header_mask(material[:16]), int.from_bytes(material[16:], "big"), material[:16])
 
     @property
     def cipher(self) -> Cipher:

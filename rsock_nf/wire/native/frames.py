@@ -34,8 +34,8 @@ from rsock_nf.wire.native.limits import TAG
 HEADER = struct.Struct("!HHI")
 LENGTH = 0x3FFF
 NONCE = struct.Struct("!4xQ")
-_SAMPLE = 16
-_PADDING = bytes(_SAMPLE - HEADER.size)
+SAMPLE = 16
+_PADDING = bytes(SAMPLE - HEADER.size)
 DATA_BITS = 31
 """The counter of a data frame has so many bits; the bit above tells the epoch."""
 _COUNTER = (1 << DATA_BITS) - 1
@@ -78,7 +78,8 @@ class FlowKeys:
 
         ``direction``: 0 = toward the server, 1 = toward the client.
         """
-        _, token, mask_key = self.ring.lasting(self._flow_id, direction)
+        outward = direction == self._out
+        token, mask_key = (self.token_out, self.mask_out_key) if outward else (self.token_in, self.mask_in_key)
         epochs = {
             str(epoch.bit): epoch.material(self._flow_id, direction).hex()
             for epoch in self.ring.understood
@@ -263,8 +264,8 @@ class SealedCodec:
             headers.append(header)
             sealed.append(encrypt(NONCE.pack(number), prefix + datagram if prefix else datagram, header))
         payload: list[Buffer] = []
-        samples = [body[:_SAMPLE] for body in sealed]
-        for header, body in zip(_masked(self.keys.mask_out, headers, samples), sealed, strict=True):
+        samples = [body[:SAMPLE] for body in sealed]
+        for header, body in zip(masked_headers(self.keys.mask_out, headers, samples), sealed, strict=True):
             payload += (header, body)
         return payload
 
@@ -272,14 +273,14 @@ class SealedCodec:
         """See ``FlowCodec``.  The length behind this flow's mask must be right."""
         if len(payload) < HEADER.size + TAG:
             return False
-        mask = self.keys.mask_in.update(payload[HEADER.size : HEADER.size + _SAMPLE])
+        mask = self.keys.mask_in.update(payload[HEADER.size : HEADER.size + SAMPLE])
         length = (payload[0] ^ mask[0]) << 8 & LENGTH | payload[1] ^ mask[1]
         return len(payload) == HEADER.size + length + TAG
 
     def pack_control(self, counter: int, message: object) -> bytes:
         """See ``FlowCodec``."""
         header, sealed = self._control.seal(counter, message)
-        return _masked(self.keys.mask_out, [header], [sealed[:_SAMPLE]])[0] + sealed
+        return masked_headers(self.keys.mask_out, [header], [sealed[:SAMPLE]])[0] + sealed
 
     def control_size(self, message: object) -> int:
         """See ``FlowCodec``."""
@@ -350,7 +351,7 @@ class SealedCodec:
             datagrams: list[Buffer] = [
                 decrypt(nonce(number), payload[start + HEADER.size : start + frame], plain[at : at + HEADER.size])
                 for number, start, at in zip(
-                    numbers, range(0, len(payload), frame), range(0, len(plain), _SAMPLE), strict=True
+                    numbers, range(0, len(payload), frame), range(0, len(plain), SAMPLE), strict=True
                 )
             ]
         except InvalidTag:
@@ -402,14 +403,14 @@ class SealedCodec:
     def _headers(self, payload: memoryview, starts: range) -> list[bytes]:
         """The unmasked headers at ``starts``."""
         masked = [payload[start : start + HEADER.size] for start in starts]
-        samples = [payload[start + HEADER.size : start + HEADER.size + _SAMPLE] for start in starts]
-        return _masked(self.keys.mask_in, masked, samples)
+        samples = [payload[start + HEADER.size : start + HEADER.size + SAMPLE] for start in starts]
+        return masked_headers(self.keys.mask_in, masked, samples)
 
 
 @lru_cache(maxsize=64)
 def _starts(frame: int, count: int) -> struct.Struct:
     """A layout that takes header and sample of ``count`` equal frames out of a payload in one call."""
-    return struct.Struct(f"{HEADER.size}s{_SAMPLE}s{frame - HEADER.size - _SAMPLE}x" * count)
+    return struct.Struct(f"{HEADER.size}s{SAMPLE}s{frame - HEADER.size - SAMPLE}x" * count)
 
 
 @lru_cache(maxsize=64)
@@ -418,10 +419,10 @@ def _plain_headers(count: int) -> struct.Struct:
     return struct.Struct("!" + f"{HEADER.format[1:]}{len(_PADDING)}x" * count)
 
 
-def _masked(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
+def masked_headers(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> list[bytes]:
     """Each header XOR its mask: this masks and unmasks."""
     mixed = _xor_masks(mask, headers, samples)
-    return [mixed[at : at + HEADER.size] for at in range(0, len(mixed), _SAMPLE)]
+    return [mixed[at : at + HEADER.size] for at in range(0, len(mixed), SAMPLE)]
 
 
 def _xor_masks(mask: CipherContext, headers: Sequence[Buffer], samples: Sequence[Buffer]) -> bytes:

@@ -13,24 +13,29 @@ Not here: who may ask (``ops.control_socket``), and which packet is of which flo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Kind
-from rsock_nf.wire.native.epochs import Aead
-from rsock_nf.wire.native.frames import CONTROL_BITS, DATA_BITS, HEADER, LENGTH, NONCE, PlainCodec, SealedCodec
+from rsock_nf.wire.native.epochs import Aead, DirectionKeys, aead_of, direction_keys, header_mask
+from rsock_nf.wire.native.frames import (
+    CONTROL_BITS,
+    DATA_BITS,
+    HEADER,
+    LENGTH,
+    NONCE,
+    SAMPLE,
+    PlainCodec,
+    SealedCodec,
+    masked_headers,
+)
 from rsock_nf.wire.native.limits import TAG
 
 TO_SERVER, TO_CLIENT = 0, 1
 """The directions of a flow, as the keys are told."""
-_SAMPLE: Final = 16
 
 
 def disclose(codec: FlowCodec) -> dict[str, Any] | None:
@@ -44,13 +49,12 @@ def disclose(codec: FlowCodec) -> dict[str, Any] | None:
 class _Direction:
     """The keys of one direction."""
 
-    def __init__(self, told: Mapping[str, Any], data: type[Aead], control: type[Aead]) -> None:
+    def __init__(self, told: Mapping[str, Any], aead: type[Aead]) -> None:
         self.token = int(told["token"])
-        self.mask = BlockCipher(AES(bytes.fromhex(told["mask"])), ECB()).encryptor()  # noqa: S305 - see ``epochs``
-        self._epochs: dict[int, tuple[Aead, Aead]] = {}
-        for bit, text in told["epochs"].items():
-            material = bytes.fromhex(text)
-            self._epochs[int(bit)] = data(material[:32]), control(material[32:])
+        self.mask = header_mask(bytes.fromhex(told["mask"]))
+        self._epochs: dict[int, DirectionKeys] = {
+            int(bit): direction_keys(aead, bytes.fromhex(text)) for bit, text in told["epochs"].items()
+        }
 
     def keep(self, before: _Direction) -> None:
         """Go on with the keys of an epoch that the instance has forgotten meanwhile."""
@@ -59,7 +63,9 @@ class _Direction:
     def key(self, bit: int, *, control: bool) -> Aead | None:
         """The key of an epoch, by the lowest bit of its number; None = it is not known."""
         keys = self._epochs.get(bit)
-        return keys[control] if keys else None
+        if keys is None:
+            return None
+        return keys.control if control else keys.data
 
 
 class OverheardFlow:
@@ -68,9 +74,9 @@ class OverheardFlow:
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self.cipher = Cipher(told["cipher"])
-        aead: type[Aead] = AESGCM if self.cipher is Cipher.AES_256_GCM else ChaCha20Poly1305
+        aead = aead_of(self.cipher)
         to_server, to_client = told["directions"]
-        self._directions = _Direction(to_server, aead, aead), _Direction(to_client, aead, aead)
+        self._directions = _Direction(to_server, aead), _Direction(to_client, aead)
 
     def keep(self, before: OverheardFlow) -> None:
         """See ``_Direction``: packets of that epoch may have been captured, but not read yet."""
@@ -97,7 +103,7 @@ class OverheardFlow:
             return None
         header = payload[at:body]
         if masked:
-            header = _xor(header, keys.mask.update(payload[body : body + _SAMPLE]))
+            (header,) = masked_headers(keys.mask, [header], [payload[body : body + SAMPLE]])
         word, high, low = HEADER.unpack(header)
         control = word >> 14 == Kind.CONTROL
         end = body + (word & LENGTH)
@@ -113,7 +119,3 @@ class OverheardFlow:
             )
         except InvalidTag:
             return None
-
-
-def _xor(header: bytes, mask: Sequence[int]) -> bytes:
-    return bytes(one ^ other for one, other in zip(header, mask, strict=False))
