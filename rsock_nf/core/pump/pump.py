@@ -259,7 +259,8 @@ class Pump:
         start, n = 0, len(datagrams)
         while start < n:
             building = self._building
-            if building is None or not self._continues(building, conversation, kind, frame):
+            room = self._room_in(building, conversation, kind, frame) if building is not None else 0
+            if building is None or not room:
                 self._close(bursts)
                 flow = self._pick(conversation, frame)
                 if flow is None:
@@ -273,8 +274,9 @@ class Pump:
                     return start
                 limit = 1 if self._per_datagram else flow.burst_bytes // frame or 1
                 building = self._building = _Building(flow, kind, frame, limit)
+                room = building.room()
             flow = building.flow
-            count = min(building.room(), n - start)
+            count = min(room, n - start)
             batch = datagrams if count == n else datagrams[start : start + count]
             building.payload += flow.codec.pack(kind, conversation.number, flow.counter, prefix, batch)
             building.count += count
@@ -285,16 +287,13 @@ class Pump:
         conversation.count_sent(datagrams, n, size)
         return n
 
-    def _continues(self, building: _Building, conversation: PumpConversation, kind: int, frame: int) -> bool:
-        """Whether a frame of ``conversation`` may follow."""
+    def _room_in(self, building: _Building, conversation: PumpConversation, kind: int, frame: int) -> int:
+        """How many frames of ``conversation`` may follow; 0 = they are not of its kind, size, group or flow."""
         flow = building.flow
-        return (
-            building.frame == frame
-            and building.kind == kind
-            and flow.group is conversation.group
-            and not (self._pin and conversation.pinned is not flow)
-            and building.room() > 0
-        )
+        alike = building.frame == frame and building.kind == kind and flow.group is conversation.group
+        if not alike or (self._pin and conversation.pinned is not flow):
+            return 0
+        return building.room()
 
     def _close(self, bursts: list[Outgoing]) -> None:
         """The burst that is being built leaves."""

@@ -126,7 +126,6 @@ typedef struct {
 /* The burst that is being built, in hot_engine.burst: frames of one size, the last may be shorter. */
 typedef struct {
     hot_flow *flow; /* NULL = there is none */
-    const hot_group *group;
     uint32_t step; /* bytes of a frame */
     uint32_t count, limit, bytes;
     bool closed; /* its last frame is shorter: nothing can follow */

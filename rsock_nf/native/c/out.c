@@ -155,7 +155,7 @@ static uint8_t *packet_in(hot_engine *e) { return e->burst + 64; } /* room for v
 static bool continues(const hot_engine *e, const hot_conversation *c, uint32_t step)
 {
     const outgoing *o = &e->outgoing;
-    return o->flow && o->group == c->group && o->step == step && !o->closed && o->count < o->limit &&
+    return o->flow && o->flow->group == c->group && o->step == step && !o->closed && o->count < o->limit &&
            (!e->pin || c->pinned == o->flow) && has_credit(o->flow, o->bytes + step);
 }
 
@@ -166,7 +166,7 @@ static bool begin_burst(hot_engine *e, hot_conversation *c, uint32_t step)
     if (!flow || flow->cipher == CIPHER_UNKNOWN)
         return false;
     uint32_t limit = e->per_datagram ? 1 : least(least(flow->burst_bytes, MAX_PAYLOAD) / step, MAX_FRAMES);
-    e->outgoing = (outgoing){.flow = flow, .group = c->group, .step = step, .limit = limit ? limit : 1};
+    e->outgoing = (outgoing){.flow = flow, .step = step, .limit = limit ? limit : 1};
     return true;
 }
 
