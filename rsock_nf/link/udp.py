@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from rsock_nf.core.types import IPAddress
 
+SOCKET_BUFFER: Final = 8 << 20
+"""Bytes that each UDP socket of a tunnel asks for, in each direction."""
 MSG_TRUNC: Final = 0x20
 """In ``Reader.flags`` on every system, whatever its own number is."""
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
 from rsock_nf.core.types import Buffer, Run, TransportAddress
-from rsock_nf.link import system
+from rsock_nf.link import system, udp
 from rsock_nf.link.sockaddr import NAME_BYTES, SocketAddress, parse_sockaddr, to_endpoint, to_socket_address
 from rsock_nf.link.udp import Ancillary
 from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, WaitingTime, not_the_cause
@@ -39,7 +39,7 @@ from rsock_nf.sockets.refusals import refusal
 
 UDP_MAX_SEGMENTS: Final = 64
 """Datagrams in one UDP_SEGMENT send (include/linux/udp.h; newer kernels take 128)."""
-SOCKET_BUFFER: Final = 8 << 20
+SOCKET_BUFFER: Final = udp.SOCKET_BUFFER
 
 _BURST_BYTES: Final = {socket.AF_INET: 65_507, socket.AF_INET6: 65_487}
 """UDP payload of one send, so that its IP packet is at most 65,535 bytes long."""

@@ -11,6 +11,7 @@ from typing import Final
 
 _SIOCGSTAMPNS: Final = 0x8907  # asm-generic/sockios.h: struct timespec
 TIMESPEC: Final = struct.Struct("@qq")
+SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h
 
 
 def age_of_last_message(descriptor: int) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rsock_nf.core.types import PortRange
+from rsock_nf.link import udp
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.linux.buffers import enlarge_receive, enlarge_send
 
@@ -18,8 +19,7 @@ _ETC = Path("/etc")
 _RUN = Path("/run")
 _SYSCTL = Path("/proc/sys/net")
 _STRICT = 1  # Documentation/networking/ip-sysctl.rst, rp_filter
-BUFFER = 8 << 20
-"""Bytes that each UDP socket of a tunnel asks for (``sockets.datagrams.SOCKET_BUFFER``)."""
+BUFFER = udp.SOCKET_BUFFER
 
 
 def examine(chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:

@@ -41,7 +41,7 @@ from rsock_nf.link.protocol import LinkCounters, LinkError, Match, PortSide
 from rsock_nf.link.waiting_time import LATE, LATE_READS, LOST, STRANGERS, WaitingTime, may_be_control, not_the_cause
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
-PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
+_PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23  # linux/if_packet.h
 _CHECKSUMS: Final = (Checksum.VERIFY, Checksum.PARTIAL, Checksum.VALID, Checksum.PARTIAL)
 """By the flags NEEDS_CSUM (1) and DATA_VALID (2)."""
 _NAME: Final = struct.Struct("=HHiH")
@@ -58,6 +58,17 @@ INDEX: Final = struct.Struct("=i")
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def new_drops(sock: socket.socket) -> int:
+    """Packets that the kernel dropped since this was last asked: tp_drops of struct tpacket_stats (packet(7)).
+
+    0 if the socket is closed.
+    """
+    try:
+        return int(struct.unpack("=II", sock.getsockopt(SOL_PACKET, _PACKET_STATISTICS, 8))[1])
+    except OSError:
+        return 0
 
 
 def bind_to_all(sock: socket.socket) -> None:
@@ -257,10 +268,8 @@ class Tap:
         return found
 
     def read_statistics(self) -> None:
-        """Read struct tpacket_stats: packets and drops since it was last read."""
-        with contextlib.suppress(OSError):  # the socket is closed: the counts stay as they are
-            raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-            self._counters.receive_drops += struct.unpack("=II", raw)[1]
+        """Count what the kernel dropped since this was last done."""
+        self._counters.receive_drops += new_drops(self._socket)
 
     def close(self) -> None:
         """Idempotent."""

@@ -18,14 +18,13 @@ from rsock_nf.core.types import IPAddress
 from rsock_nf.link.linux import buffers as linux_buffers
 from rsock_nf.link.linux.mmsg import BatchReader
 from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteSocket
-from rsock_nf.link.linux.stamp import TIMESPEC, age_of, age_of_last_message
+from rsock_nf.link.linux.stamp import SO_TIMESTAMPNS, TIMESPEC, age_of, age_of_last_message
 from rsock_nf.link.udp import Ancillary, ReceivedAncillary, ipv6_source
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104  # include/uapi/linux/udp.h
 IP_PKTINFO: Final = 8
 _SO_BINDTODEVICE: Final = 25  # asm-generic/socket.h
 _SO_MARK: Final = 36
-_SO_TIMESTAMPNS: Final = 35
 _SO_MEMINFO: Final = 55
 _SO_BINDTOIFINDEX: Final = 62
 _SK_MEMINFO_VARS: Final = 9
@@ -154,7 +153,7 @@ class LinuxUdp:
     @staticmethod
     def stamp(sock: socket.socket) -> None:
         """See ``UdpSystem.stamp``: SO_TIMESTAMPNS (socket(7))."""
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     @staticmethod
     def age(ancillary: bytes) -> float:

@@ -22,16 +22,15 @@ from rsock_nf.link.linux.devices import Devices
 from rsock_nf.link.linux.rtnetlink import RouteSocket
 from rsock_nf.link.linux.sender import AF_PACKET, SOL_PACKET
 from rsock_nf.link.linux.socket_filter import attach_filter
-from rsock_nf.link.linux.tap import PACKET_STATISTICS, bind_to_all
+from rsock_nf.link.linux.stamp import SO_TIMESTAMPNS, TIMESPEC
+from rsock_nf.link.linux.tap import bind_to_all, new_drops
 from rsock_nf.link.linux.tap_filter import PACKET_OUTGOING, watch_program
 from rsock_nf.link.protocol import AbsentError, LinkError, Seen, Watched
 
 _PACKET_AUXDATA: Final = 8
-_SO_TIMESTAMPNS: Final = 35
 _AUXDATA: Final = struct.Struct("=IIIHHHH")
 """struct tpacket_auxdata: tp_status, tp_len, tp_snaplen, tp_mac, tp_net, tp_vlan_tci, tp_vlan_tpid."""
-_TIMESPEC: Final = struct.Struct("=qq")
-_ANCILLARY: Final = socket.CMSG_SPACE(_AUXDATA.size) + socket.CMSG_SPACE(_TIMESPEC.size)
+_ANCILLARY: Final = socket.CMSG_SPACE(_AUXDATA.size) + socket.CMSG_SPACE(TIMESPEC.size)
 _RECEIVE_BUFFER: Final = 32 << 20
 
 
@@ -53,7 +52,7 @@ class PacketWatch:
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(SOL_PACKET, _PACKET_AUXDATA, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             enlarge_receive(self._socket, _RECEIVE_BUFFER)
             attach_filter(self._socket, watch_program(watched, only=only, hidden=hidden))
             bind_to_all(self._socket)
@@ -88,17 +87,15 @@ class PacketWatch:
         for level, option, content in ancillary:
             if (level, option) == (SOL_PACKET, _PACKET_AUXDATA):
                 length = _AUXDATA.unpack_from(content)[1]
-            elif (level, option) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
-                seconds, nanoseconds = _TIMESPEC.unpack_from(content)
+            elif (level, option) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+                seconds, nanoseconds = TIMESPEC.unpack_from(content)
                 when = seconds * 1_000_000_000 + nanoseconds
         kept = min(size, self._snap + (ETHERNET_HEADER if ethernet else 0))
         return Seen(when, device, direction == PACKET_OUTGOING, ethernet, bytes(self._buffer[:kept]), length)
 
     def drops(self) -> int:
         """See ``Watch``."""
-        with contextlib.suppress(OSError):
-            raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-            self._drops += struct.unpack("=II", raw)[1]
+        self._drops += new_drops(self._socket)
         return self._drops
 
     def close(self) -> None:
