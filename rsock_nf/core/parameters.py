@@ -103,6 +103,11 @@ class ClientParameters(Common):
     local_ends: tuple[str, ...] = ()
     """The name of each local listening socket, for people."""
 
+    @property
+    def flows_wanted(self) -> int:
+        """How many flows it has if every port answers."""
+        return min(self.flows, sum(map(len, self.ports))) * (self.kinds.tcp + self.kinds.udp)
+
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:

@@ -124,6 +124,9 @@ class PortRange:
     def __contains__(self, port: int) -> bool:
         return self.first <= port <= self.last
 
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
 
 class HostAddress(NamedTuple):
     """An IP address of a host; ``zone`` is the device of a link-local IPv6 address, else empty."""

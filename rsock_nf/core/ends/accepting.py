@@ -27,7 +27,7 @@ from rsock_nf.core.flows.states import Action, Input, State
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.flows.timers import SWEEP, Timer
 from rsock_nf.core.identity import ANYBODY, Identity
-from rsock_nf.core.parameters import NO_LIMITS, SPEEDTEST_TARGET, OnProbe, ServerParameters, adopt
+from rsock_nf.core.parameters import SPEEDTEST_TARGET, OnProbe, ServerParameters, adopt
 from rsock_nf.core.protocols import Frames, SessionKeys
 from rsock_nf.core.pump.state import OUR_SCALE, Handover, PumpConversation
 from rsock_nf.core.tcp.segment import (
@@ -156,7 +156,7 @@ class Accepting:
         self.conversations.use_duration(parameters.duration)
         for session in self.sessions:
             for conversation in list(session.group.conversations.values()):
-                if len(parameters.targets) <= conversation.target < SPEEDTEST_TARGET:
+                if not self._serves(conversation.target):
                     self.expire(now, conversation)
 
     def use_secrets(self, now: float, secrets: object) -> None:
@@ -370,14 +370,13 @@ class Accepting:
         if self.sessions_by_id.get(session.session_id) is not session:
             self.context.counters["conversations of a session that ended"] += 1
             return None
-        tested = target == SPEEDTEST_TARGET and self.parameters.speedtest > 0
-        if not 0 <= target < len(self.parameters.targets) and not tested:
+        if not self._serves(target):
             self.table.answer(now, session, messages.Refused(number, messages.RefusalReason.NO_TARGET))
             return None
         if not session.openings.take(now):
             self.context.counters["conversations above a session's rate"] += 1
             return None
-        leaving = self.crowding.needed(now, session, self._same_client(session))
+        leaving = self.crowding.needed(now, session, self.sessions_by_id.values())
         if leaving is not None:
             self._end_conversation(leaving)
         self.crowding.take(session, number)
@@ -388,12 +387,10 @@ class Accepting:
         self.context.outbox.tell(ConversationOpened(peer, target, session.identity))
         return conversation
 
-    def _same_client(self, session: Session) -> list[Session]:
-        """All sessions of its client, if that has limits of its own."""
-        identity = session.identity
-        return (
-            [one for one in self.sessions if one.identity.name == identity.name] if identity.limits != NO_LIMITS else []
-        )
+    def _serves(self, target: int) -> bool:
+        """Whether conversations may have this target."""
+        tested = target == SPEEDTEST_TARGET and self.parameters.speedtest > 0
+        return tested or 0 <= target < len(self.parameters.targets)
 
     def send(self, now: float, runs: Iterable[Run]) -> None:
         """Send what targets sent."""

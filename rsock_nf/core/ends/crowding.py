@@ -9,7 +9,7 @@ Not here: which conversation makes room (``silence``).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rsock_nf.core.ends.conversations import Conversations
@@ -67,17 +67,19 @@ class Crowding:
         self._limit = limit
         self._full = limit, ""
 
-    def needed(self, now: float, session: Session, same_client: Sequence[Session]) -> PumpConversation | None:
+    def needed(self, now: float, session: Session, sessions: Iterable[Session]) -> PumpConversation | None:
         """The conversation that is to end before another one of ``session`` begins.  None = there is room.
 
         It belongs to a session with the most conversations.  If the client has a limit of its own, and has reached it,
-        it is one of the client's.  ``same_client``: then all of its sessions.
+        it is one of the client's.  ``sessions``: all of the server's.
         """
-        most = session.identity.limits.max_conversations
-        if most is not None and sum(len(one.group.conversations) for one in same_client) >= most:
-            fullest = max(same_client, key=lambda one: (len(one.group.conversations), one is session))
+        whose = session.identity
+        most = whose.limits.max_conversations
+        own = [one for one in sessions if one.identity.name == whose.name] if most is not None else []
+        if most is not None and sum(len(one.group.conversations) for one in own) >= most:
+            fullest = max(own, key=lambda one: (len(one.group.conversations), one is session))
             leaving = self._conversations.to_go_of(now, fullest.group)
-            self._full = most, session.identity.name
+            self._full = most, whose.name
         elif len(self._conversations) >= self._limit:
             leaving = self._conversations.to_go(now, session.group)
             self._full = self._limit, ""

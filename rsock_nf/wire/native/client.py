@@ -53,20 +53,22 @@ class Silence:
     wrong.  One hello may be lost, and several too; but not those of several ports, while every SYN is answered."""
 
     def __init__(self) -> None:
-        self._hellos: dict[FlowKey, int] = {}
-        """How many of each flow were not answered in time."""
+        self._hellos: dict[int, dict[FlowKey, int]] = {}
+        """By port, how many of each flow were not answered in time; of no more flows than it takes to tell."""
 
     def note(self, now: float, flow: Flow, repeat: Repeat) -> None:
         """The hellos of ``flow`` so far have no answer; it is about to be repeated."""
         round_trip = SLOW_ROUND_TRIP if flow.health.srtt is None else flow.health.srtt
         if not flow.key.udp and now - repeat.since >= LATE * round_trip:
-            self._hellos[flow.key] = repeat.tries
+            of_port = self._hellos.setdefault(flow.key.remote_port, {})
+            if flow.key in of_port or len(of_port) < MEANT_HELLOS:
+                of_port[flow.key] = repeat.tries
 
     def is_meant(self, slots: Iterable[Slot]) -> bool:
         """Enough hellos on enough ports were not answered.  ``slots``: the client's."""
         ports = {slot.port for slot in slots if not slot.udp}
-        asked = {key.remote_port for key in self._hellos}
-        return len(asked) >= min(MEANT_PORTS, len(ports)) and sum(self._hellos.values()) >= MEANT_HELLOS
+        told = sum(sum(of_port.values()) for of_port in self._hellos.values())
+        return len(self._hellos) >= min(MEANT_PORTS, len(ports)) and told >= MEANT_HELLOS
 
 
 class NativeClientWire:
@@ -143,7 +145,7 @@ class NativeClientWire:
                 raise AssertionError(f"{action} of {opening}")
 
     def _say_hello(self, now: float, dialling: Dialling, opening: Opening) -> None:
-        hinted = Hinted(self._form, hour_of(self._time_of_day()))
+        hinted = self._hint_of_now()
         self._form = self._form.other  # for the next hello, should this one not be answered
         offer, rng = self._offer(dialling, opening), dialling.context.rng
         message, opening.exchange = self._handshake.hello(offer, rng, hinted=hinted)
@@ -151,8 +153,11 @@ class NativeClientWire:
         if not opening.key.udp and dialling.why.text == dialling.why.nothing_heard:
             dialling.why.tell(f"{_open_port(dialling, opening)}, no answer to our hello yet")
 
+    def _hint_of_now(self) -> Hinted:
+        return Hinted(self._form, hour_of(self._time_of_day()))
+
     def _hinted(self, message: bytes) -> bytes:
-        return self._handshake.hints.attach(message, Hinted(self._form, hour_of(self._time_of_day())))
+        return self._handshake.hints.attach(message, self._hint_of_now())
 
     @staticmethod
     def _offer(dialling: Dialling, opening: Opening) -> Offer:
@@ -216,7 +221,7 @@ class NativeClientWire:
             dialling.table.step(now, opening, Input.TURNED_AWAY, _LIMITED)
             return
         offer, rng = self._offer(dialling, opening), dialling.context.rng
-        hinted = Hinted(self._form, hour_of(self._time_of_day()))
+        hinted = self._hint_of_now()
         message, opening.exchange = self._handshake.hello(offer, rng, wanted.cookie, wanted.place, hinted=hinted)
         dialling.openings.say(now, opening, message)
 
