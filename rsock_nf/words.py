@@ -75,15 +75,11 @@ def who_strangers_are(*, over_udp: bool) -> str:
     return "another secret, or a scan"
 
 
-LEADS_INTO: Final = "leads into"
-"""In each text about a VPN that has taken a route."""
-
-
 def detour_text(remote: object, avoided: str, used: str, over_us: bool) -> str:  # noqa: FBT001 - see ``Detour``
     """That a VPN has taken the route to ``remote``; ``used``: the device in its place."""
     if not over_us:
-        return f'the route to {remote} {LEADS_INTO} {avoided}, a VPN: {used} is used instead; set "device" to choose'
-    text = f"the route to {remote} {LEADS_INTO} {avoided}, which runs over this tunnel"
+        return f'the route to {remote} leads into {avoided}, a VPN: {used} is used instead; set "device" to choose'
+    text = f"the route to {remote} leads into {avoided}, which runs over this tunnel"
     if used:
         return f"{text}: {used} is used instead"
     return f"{text}, and no other device has a route: add one to {remote}"

@@ -188,9 +188,14 @@ def _weaknesses(keys: CommonKeys) -> list[str]:
     return found
 
 
+def _known(keys: CommonKeys) -> tuple[KnownClientKeys, ...]:
+    """The clients that a server knows by name."""
+    return keys.clients if isinstance(keys, ServerKeys) else ()
+
+
 def _secrets(path: Path, keys: ServerKeys | ClientKeys) -> tuple[tuple[bytes, ...], list[str]]:
     """The secrets that are nobody's in particular, and warnings about the file that holds them or those of clients."""
-    known = keys.clients if isinstance(keys, ServerKeys) else ()
+    known = _known(keys)
     if keys.secret and keys.secret_file is not None:
         raise ConfigError(path, "secret_file", 'give either this or "secret", not both')
     field, secrets = "secret", keys.secret
@@ -297,7 +302,7 @@ def _second_wire(path: Path, keys: CommonKeys, native: ServerParameters, hosts: 
 
 def _wire(keys: ServerKeys | ClientKeys, secrets: tuple[bytes, ...]) -> WireParameters:
     if keys.wire is WireName.NATIVE:
-        known = keys.clients if isinstance(keys, ServerKeys) else ()
+        known = _known(keys)
         clients = tuple(KnownClient(one.name, one.secret, _limits(one)) for one in known)
         first, second = (*secrets, b"", b"")[: values.MAX_SECRETS]
         return NativeParameters(first, second, clients)
@@ -385,7 +390,7 @@ def _digest(keys: CommonKeys, secrets: tuple[bytes, ...]) -> str:
     Names are hashed as written, not as resolved: a rotating DNS answer is not another configuration.
     """
     meaning = {name: value for name, value in keys if name not in {"name", "secret", "secret_file", "clients", "log"}}
-    known = keys.clients if isinstance(keys, ServerKeys) else ()
+    known = _known(keys)
     clients = [(one.name, _hashed(one.secret), _limits(one)) for one in known]
     text = repr((meaning, keys.log.file, _hashed(secrets), clients))
     return hashlib.sha256(text.encode()).hexdigest()

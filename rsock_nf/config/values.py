@@ -51,16 +51,18 @@ class HostPort(NamedTuple):
 
 def parse_name(value: object) -> str:
     """The name of an instance: it becomes part of a directory's and of a firewall table's name."""
-    if isinstance(value, str) and _NAME.fullmatch(value):
-        return value
-    raise ValueError(f"{shown(value)} cannot name an instance: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
+    return _parse_name(value, "an instance")
 
 
 def parse_client_name(value: object) -> str:
     """The name of a client: it stands in log lines and in ``status``."""
+    return _parse_name(value, "a client")
+
+
+def _parse_name(value: object, what: str) -> str:
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
-    raise ValueError(f"{shown(value)} cannot name a client: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
+    raise ValueError(f"{shown(value)} cannot name {what}: 1 to 64 letters, digits, '_', '-' or '.' are wanted")
 
 
 def parse_device(value: object) -> str:
@@ -122,7 +124,7 @@ def parse_ports(value: object) -> tuple[PortRange, ...]:
 
 def count_ports(ranges: tuple[PortRange, ...] | list[PortRange]) -> int:
     """How many ports disjoint ranges hold."""
-    return sum(ports.last - ports.first + 1 for ports in ranges)
+    return sum(map(len, ranges))
 
 
 def _ranges(item: object) -> Iterator[PortRange]:

@@ -25,8 +25,8 @@ def needed(settings: Settings) -> int:
             count += tunnel.max_conversations
     if isinstance(settings.tunnel, ServerParameters):
         named = len(settings.addresses)
-        count += sum(span.last - span.first + 1 for span in fake_tcp_ports(settings)) * (named or 1)
-        count += sum(span.last - span.first + 1 for span in carrier_ports(settings)) * (named or 2)
+        count += sum(map(len, fake_tcp_ports(settings))) * (named or 1)
+        count += sum(map(len, carrier_ports(settings))) * (named or 2)
     return count
 
 

@@ -6,7 +6,6 @@ import statistics
 import time
 from typing import Any, Final
 
-from rsock_nf.config.values import count_ports
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import RsockError
 from rsock_nf.ops.control_socket.ask import ask
@@ -24,7 +23,7 @@ def summary(settings: Settings) -> str:
     if not isinstance(settings.tunnel, ClientParameters):
         kinds = {"tcp": "TCP", "udp": "UDP", "all": "TCP and UDP"}[settings.tunnel.kinds.value]
         return f"up: {kinds} ports {','.join(map(str, settings.tunnel.ports))}"
-    wanted = flows_wanted(settings.tunnel)
+    wanted = settings.tunnel.flows_wanted
     end = time.monotonic() + _PATIENCE
     while True:
         status = _status(settings.name)
@@ -34,11 +33,6 @@ def summary(settings: Settings) -> str:
         if len(flows) >= wanted or time.monotonic() >= end:
             return ", ".join([f"up: {len(flows)}/{wanted} flows", *_numbers(status, flows)]) if flows else "up"
         time.sleep(_LOOK)
-
-
-def flows_wanted(tunnel: ClientParameters) -> int:
-    """How many flows a client has if every port answers."""
-    return min(tunnel.flows, count_ports(tunnel.ports)) * (tunnel.kinds.tcp + tunnel.kinds.udp)
 
 
 def _numbers(status: dict[str, Any], flows: list[dict[str, Any]]) -> list[str]:

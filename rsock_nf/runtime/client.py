@@ -463,12 +463,14 @@ class ClientSide:
         reasons = [role.reason, *self._server.reasons()] if role.reason else []
         if self.driver.now() < self._looped_until:
             reasons.append(looped(self._remote))
+        around = self._route.notes()
         return View(
             self._settings,
             state="idle" if role.idle else "connected" if self._connected else "connecting",
             reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons, *self._symptoms.reasons()])),
             hopeless=role.hopeless,
-            notes=self._route.notes(),
+            notes=around,
+            detoured=bool(around),
             looped=self._guard.dropped,
             remote=role.remote_text,
             sessions=sessions,

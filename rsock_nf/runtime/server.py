@@ -210,8 +210,6 @@ class ServerSide:
         self._ready = start.ready
         self._targets = parts.targets
         self._rates = Rates()
-        self._given_targets = all_targets(settings)
-        """As the settings have them: names may have led elsewhere since."""
         self._questions = Questions(start.loop)
         self._target_names = self._names_of_targets(settings)
         self._cover = parts.cover
@@ -297,8 +295,7 @@ class ServerSide:
             self.endpoint.role.use_secrets(now, settings.wire)
         self.endpoint.role.use_parameters(now, [parameters, second.tunnel] if second else [parameters])
         self.driver.settle()  # conversations with targets that are gone have no sockets any more
-        if targets != self._given_targets:
-            self._given_targets = targets
+        if targets != all_targets(before):
             self._target_names.forget()
             self._target_names = self._names_of_targets(settings)
             for peer in self._targets.replace(targets):

@@ -193,7 +193,7 @@ class Tunnel:
 
     def keys(self) -> list[dict[str, Any]]:
         """What opens the frames of its flows now."""
-        return frame_keys(self._side.view().sessions) if self._side is not None else []
+        return frame_keys(self._side.endpoint.sessions) if self._side is not None else []
 
     async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the other end, on one flow or on all (``pings.PingQuestion``).  Raises ``ControlError``."""

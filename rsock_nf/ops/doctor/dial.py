@@ -19,7 +19,6 @@ from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.signals import leaving_in_order
 from rsock_nf.settings import Settings
-from rsock_nf.words import LEADS_INTO
 
 MOST_PORTS = 64
 """Of the server that are asked, and of each kind."""
@@ -88,8 +87,8 @@ def ask_instance(instance: Instance) -> Look:
 
 def dial(settings: Settings, parameters: ClientParameters) -> Look:
     """What a tunnel of this configuration meets.  Ctrl-C and SIGTERM end it in order."""
-    ports = sum(span.last - span.first + 1 for span in parameters.ports)
-    own_ports = sum(span.last - span.first + 1 for span in settings.client_ports)
+    ports = sum(map(len, parameters.ports))
+    own_ports = sum(map(len, settings.client_ports))
     flows = min(ports, own_ports or ports, MOST_PORTS)
     settings = replace(
         settings,
@@ -161,7 +160,7 @@ async def _pings(tunnel: Tunnel) -> list[dict[str, Any]]:
 
 def _has_gone_around(snapshot: dict[str, Any]) -> bool:
     """A VPN had the route to the server, and nothing was answered: another way is tried from now on."""
-    return any(LEADS_INTO in note for note in snapshot["notes"])
+    return bool(snapshot["detoured"])
 
 
 def _turned_away(snapshot: dict[str, Any]) -> bool:

@@ -115,8 +115,8 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
     if not served and device:
         with contextlib.suppress(LinkError):  # the device's own finding says it
             served = device_addresses(device)
-    # Where it runs, a VPN over it may have taken the route.
-    way = settings.device or (running.device_in_use(settings) if client else "") or None
+    # Of the device that is used: a VPN may have taken the route.
+    way = settings.device or (device if client else "") or None
     mtu = route_mtu(client.server if client else abroad(), way) or ETHERNET_MTU
     version = max((address.version for address in served if not address.is_link_local), default=4)
     for tunnel, wire in zip(settings.tunnels, settings.wires, strict=True):

@@ -121,17 +121,22 @@ class Targets:
             self._refusals.look(now, self._counts())
         return self._refusals.due(now, self._targets)
 
-    def _counts(self) -> dict[TransportAddress, Counts]:
-        """Of every target that there is, and of those that have another address by now but still conversations."""
-        refused, answers = Counter(self._refused), Counter(self._answers)
-        there = set(self._targets)
-        for socket in self._sockets.values():
-            there.add(socket.target)
-            refused[socket.target] += socket.counters.refused
-            answers[socket.target] += socket.counters.received
+    def _forget(self) -> set[TransportAddress]:
+        """Drop what was counted of addresses to which nothing leads any more; those that are left: of every target, and
+        those that conversations still have though their target has another one by now."""
+        there = {*self._targets, *(socket.target for socket in self._sockets.values())}
         for counter in (self._refused, self._answers):
             for gone in counter.keys() - there:
                 del counter[gone]
+        return there
+
+    def _counts(self) -> dict[TransportAddress, Counts]:
+        """Of each of them."""
+        there = self._forget()
+        refused, answers = Counter(self._refused), Counter(self._answers)
+        for socket in self._sockets.values():
+            refused[socket.target] += socket.counters.refused
+            answers[socket.target] += socket.counters.received
         return {address: Counts(refused[address], answers[address]) for address in there}
 
     def refusals(self) -> Sequence[Target]:
@@ -147,13 +152,13 @@ class Targets:
     def use(self, number: int, address: HostAddress) -> None:
         """Target ``number`` has this address now.  New conversations go there."""
         self._targets[number] = TransportAddress(address.address, self._targets[number].port, address.zone)
-        self._counts()  # forgets what nothing leads to any more
+        self._forget()
 
     def replace(self, targets: Sequence[TransportAddress]) -> list[Hashable]:
         """Other targets from now on.  Returns the peers whose conversations are to ``move``, because their target has
         another address.  Conversations with a target that is there no more have ended by now."""
         self._targets = list(targets)
-        self._counts()
+        self._forget()
         return [peer for peer, one in self._health.items() if self._sockets[peer].target != self._targets[one.number]]
 
     def look(self, now: float, number: int) -> tuple[bool, bool, bool]:

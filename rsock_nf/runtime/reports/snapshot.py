@@ -11,7 +11,7 @@ from rsock_nf import __version__
 from rsock_nf.core.ends.port_reports import PortReport
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
-from rsock_nf.core.parameters import ClientParameters, ServerParameters
+from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
 from rsock_nf.link.ethernet import ETHERNET_MTU
@@ -47,6 +47,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
         "hopeless": view.hopeless,
         "notes": list(view.notes),
+        "detoured": view.detoured,
         "looped": view.looped,
         "config": str(settings.path),
         "cipher": settings.tunnel.cipher.value,
@@ -58,7 +59,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "sessions": described,
         "remote": view.remote,
         "dialled": [_dialled(report) for report in view.dialled[:_MAX_PORTS]],
-        "flows_wanted": _flows_wanted(settings.tunnel),
+        "flows_wanted": settings.tunnel.flows_wanted if isinstance(settings.tunnel, ClientParameters) else None,
         "idle_timeout": getattr(settings.tunnel, "idle_timeout", None),
         "type": _type(settings),
         "pump": "python" if why else "native",
@@ -98,14 +99,6 @@ def _target(target: Target, now: float) -> dict[str, Any]:
         "refused": target.refused,
         "refused_ago": round(now - target.refused_at, 3),
     }
-
-
-def _flows_wanted(tunnel: ClientParameters | ServerParameters) -> int | None:
-    """A client's slots; None = a server has none.  See ``core.ends.slots``."""
-    if not isinstance(tunnel, ClientParameters):
-        return None
-    ports = sum(span.last - span.first + 1 for span in tunnel.ports)
-    return min(tunnel.flows, ports) * (tunnel.kinds.tcp + tunnel.kinds.udp)
 
 
 def wires(settings: Settings, sessions: list[dict[str, Any]], link_mtu: int, version: int) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ class View:
     """Client: the reason will not go away by itself."""
     notes: Sequence[str] = ()
     """What is unusual, though traffic is carried."""
+    detoured: bool = False
+    """Client: a VPN has the route to the server, and another device is used."""
     looped: int = 0
     """Client: datagrams from applications that were packets of this tunnel itself, and were dropped."""
     remote: str = ""

@@ -89,8 +89,6 @@ class Speedtest:
         self._endpoint = endpoint
         self._driver = driver
         self._pings = pings
-        self._peers: set[OwnPeer] = set()
-        """Of all tests so far: what comes late is still for us."""
         self._task: asyncio.Task[None] | None = None
         self._watched = 0.0
         self._peer = OwnPeer(SPEEDTEST_TARGET, 0)
@@ -141,13 +139,14 @@ class Speedtest:
     # -- what comes
 
     def take(self, runs: list[Run]) -> list[Run]:
-        """Receive those of ``runs`` that are for us; the others are returned."""
-        if not self._peers:
+        """Receive those of ``runs`` that are for us, of earlier tests too; the others are returned."""
+        own = [run for run in runs if isinstance(run.peer, OwnPeer)]
+        if not own:
             return runs
-        for run in runs:
+        for run in own:
             if run.peer == self._peer:
                 self._receive(run)
-        return [run for run in runs if run.peer not in self._peers]
+        return [run for run in runs if not isinstance(run.peer, OwnPeer)]
 
     def _receive(self, run: Run) -> None:
         for datagram in run.datagrams:
@@ -173,7 +172,6 @@ class Speedtest:
         if self._task is not None:
             raise ControlError("speedtest: another one is going on")
         self._peer = OwnPeer(SPEEDTEST_TARGET, self._peer.number + 1)
-        self._peers.add(self._peer)
         self._phase, self._error, self._report, self._allowed = "begin", "", None, 0
         self._found, self._idle, self._receiver = {}, [], Receiver()
         self._reported = self._loop.time()
