@@ -347,7 +347,9 @@ class _Daemon:
     def _keys(self) -> dict[str, Any]:
         """For ``capture --decrypt``.  Raises ``ControlError`` unless the configuration allows it."""
         if not self._settings.key_log:
-            raise ControlError(f'its keys are not handed out: set "key_log": true in {self._settings.path}; down, up')
+            raise ControlError(
+                f'its keys are not handed out: set "key_log": true in {self._settings.path}, then reload'
+            )
         return {"flows": self._tunnel.keys()}
 
     def _headline(self) -> str:

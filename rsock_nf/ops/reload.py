@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rsock_nf.core.parameters import Common, adopt
+from rsock_nf.core.parameters import ClientParameters, Common, adopt
 from rsock_nf.errors import InstanceError
 from rsock_nf.settings import Host, Settings
 from rsock_nf.wire.parameters import NativeParameters, RsockParameters
 
-_COMPARED: Final = {"path", "digest", "tunnel", "wire", "second", "server_hosts", "target_hosts", "log"}
+_FOLLOWED: Final = ("key_log", "log")
+"""Settings that a running instance takes over as they are; they have the names of their keys."""
+_COMPARED: Final = {"path", "digest", "tunnel", "wire", "second", "server_hosts", "target_hosts", *_FOLLOWED}
 """Settings of which more is to be asked than whether they are the same.  All others have the names of their keys, and
 nothing can change them in a running instance."""
 _KEYS: Final = {"kinds": "type", "targets": "tunnels"}
@@ -31,6 +33,10 @@ _WIRE: Final = "wire"
 _TOLD: Final = 20
 """Names of clients in one line."""
 _TARGETS: Final = "targets"
+_OF_RSOCK: Final = {_TARGETS: "target"}
+"""The same, of the keys in ``rsock``."""
+_NEW_FLOWS: Final = "new flows show it to the server; the session goes on"
+"""When a client's other secret counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ def plan(running: Settings, wanted: Settings) -> Plan:
     left += _fixed_parameters(running.tunnel, wanted.tunnel)
     left += _wire(running, wanted)
     left += _second(running, wanted)
-    made = dataclasses.replace(running, tunnel=adopt(running.tunnel, wanted.tunnel), log=wanted.log)
+    followed = {name: getattr(wanted, name) for name in _FOLLOWED}
+    made = dataclasses.replace(running, tunnel=adopt(running.tunnel, wanted.tunnel), **followed)
     if isinstance(running.wire, NativeParameters) and isinstance(wanted.wire, NativeParameters):
         made = dataclasses.replace(made, wire=wanted.wire)
     if running.second and wanted.second:
@@ -109,16 +116,17 @@ def _fixed_parameters(running: Common, wanted: Common) -> list[str]:
 
 
 def _wire(running: Settings, wanted: Settings) -> list[str]:
-    if running.wire == wanted.wire:
+    """Keys of wire rsock, where it is the only one."""
+    if not isinstance(running.wire, RsockParameters) or not isinstance(wanted.wire, RsockParameters):
         return []
-    if isinstance(running.wire, RsockParameters) and isinstance(wanted.wire, RsockParameters):
-        return ["hash"] if running.wire.key != wanted.wire.key else ["rsock_version"]
-    return []
+    left = ["hash"] if running.wire.key != wanted.wire.key else []
+    return left + (["rsock_version"] if running.wire.version != wanted.wire.version else [])
 
 
-def _secrets(before: NativeParameters, after: NativeParameters) -> list[str]:
+def _secrets(before: NativeParameters, after: NativeParameters, *, client: bool) -> list[str]:
     """What has become of the secrets, by the names of clients: ``clients (+carol, -bob, alice)``."""
-    changed = ["secret"] if before.own_secrets != after.own_secrets else []
+    told_when = f"secret ({_NEW_FLOWS})" if client else "secret"
+    changed = [told_when] if before.own_secrets != after.own_secrets else []
     old, new = ({client.name: client for client in wire.clients} for wire in (before, after))
     told = [f"+{name}" for name in new if name not in old]
     told += [f"-{name}" for name in old if name not in new]
@@ -164,11 +172,11 @@ def _with_targets_of(made: Settings, running: Settings) -> Settings:
 
 def _changed(before: Settings, after: Settings) -> list[str]:
     """The keys that an instance follows which goes on with ``after``."""
-    changed = []
-    for old, new in zip(before.tunnels, after.tunnels, strict=True):
-        changed += [name for name in old.LIVE if getattr(old, name) != getattr(new, name)]
+    changed = [name for name in before.tunnel.LIVE if _differ(name, before.tunnel, after.tunnel)]
+    if before.second and after.second:
+        old, new = before.second.tunnel, after.second.tunnel
+        alone = [name for name in old.LIVE if name not in changed and _differ(name, old, new)]
+        changed += [f"rsock.{_OF_RSOCK.get(name, name)}" for name in alone]
     if isinstance(before.wire, NativeParameters) and isinstance(after.wire, NativeParameters):
-        changed += _secrets(before.wire, after.wire)
-    if before.log != after.log:
-        changed.append("log")
-    return list(dict.fromkeys(changed))
+        changed += _secrets(before.wire, after.wire, client=isinstance(after.tunnel, ClientParameters))
+    return changed + [name for name in _FOLLOWED if getattr(before, name) != getattr(after, name)]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from rsock_nf import cli, config
+from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.values import format_secret
-from rsock_nf.errors import InstanceError
+from rsock_nf.errors import ControlError, InstanceError
 from rsock_nf.ops import launch
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.reload import plan
@@ -26,6 +27,110 @@ CLIENT: dict[str, Any] = {"role": "client", "server": "192.0.2.1", "listen": "12
 BOTH_WIRES: dict[str, Any] = {**SERVER, "rsock": {"ports": 20000, "hash": "k"}}
 OTHER_SECRET, ALICES, BOBS = (format_secret(bytes(range(first, first + 32))) for first in (1, 2, 3))
 ALICE, BOB = {"name": "alice", "secret": ALICES}, {"name": "bob", "secret": BOBS}
+AT_A_CLIENT = "secret (new flows show it to the server; the session goes on)"
+RSOCK_CLIENT: dict[str, Any] = {"role": "client", "server": "192.0.2.1", "listen": "127.0.0.1:9", "wire": "rsock"}
+TUNNELS: dict[str, Any] = {name: value for name, value in CLIENT.items() if name != "listen"}
+
+Change = tuple[dict[str, Any], dict[str, Any], bool, str]
+"""The file before, the file after, whether a running instance follows that, what ``reload`` calls it."""
+
+
+def _of(base: dict[str, Any], *, followed: bool = False, told: str = "", **key: tuple[Any, Any]) -> Change:
+    ((name, (before, after)),) = key.items()
+    rest = {other: value for other, value in base.items() if other != name}
+    old, new = (rest if value is None else {**rest, name: value} for value in (before, after))
+    return old, new, followed, told or name
+
+
+def _inside(base: dict[str, Any], name: str, before: Any, after: Any, *, followed: bool, told: str) -> Change:
+    return {**base, name: before}, {**base, name: after}, followed, told
+
+
+def _of_both(base: dict[str, Any]) -> dict[str, Change]:
+    secret = AT_A_CLIENT if base is CLIENT else "secret"
+    bare = {name: value for name, value in base.items() if name != "secret"}
+    return {
+        "role": (SERVER, CLIENT, False, "role") if base is SERVER else (CLIENT, SERVER, False, "role"),
+        "name": _of(base, name=("edge", "other")),
+        "secret": _of(base, secret=(SECRET, OTHER_SECRET), followed=True, told=secret),
+        "secret_file": _of(bare, secret_file=("one.secret", "other.secret"), followed=True, told=secret),
+        "ports": _of(base, ports=(1000, 1001)),
+        "type": _of(base, type=("tcp", "all")),
+        "wire": (base, {**bare, "wire": "rsock"}, False, "wire"),
+        "hash": _of({**bare, "wire": "rsock"}, hash=("k", "l")),
+        "cipher": _of(base, cipher=("none", "aes-256-gcm")),
+        "spread": _of(base, spread=("burst", "packet")),
+        "duration": _of(base, duration=(30, 40), followed=True),
+        "keepalive": _of(base, keepalive=(3, 4), followed=True),
+        "device": _of(base, device=(None, "eth7")),
+        "fwmark": _of(base, fwmark=(None, 7)),
+        "addresses": _of(base, addresses=(None, "192.0.2.9")),
+        "backend": _of(base, backend=("auto", "nftables")),
+        "pump": _of(base, pump=("auto", "python")),
+        "user": _of(base, user=(None, "nobody")),
+        "key_log": _of(base, key_log=(False, True), followed=True),
+        "metrics": _of(base, metrics=(None, "127.0.0.1:9273")),
+    }
+
+
+def _of_rsock(before: dict[str, Any], after: dict[str, Any], *, followed: str = "") -> Change:
+    old, new = {"ports": 20000, "hash": "k", **before}, {"ports": 20000, "hash": "k", **after}
+    return _inside(SERVER, "rsock", old, new, followed=bool(followed), told=followed or "rsock")
+
+
+def _of_alice(before: dict[str, Any], after: dict[str, Any], told: str) -> Change:
+    return _inside(SERVER, "clients", [{**ALICE, **before}], [{**ALICE, **after}], followed=True, told=told)
+
+
+CHANGES: dict[tuple[str, str], Change] = {
+    **{("server", name): change for name, change in _of_both(SERVER).items()},
+    **{("client", name): change for name, change in _of_both(CLIENT).items()},
+    ("server", "target"): _of(SERVER, target=("127.0.0.1:9", "127.0.0.1:10"), followed=True, told="targets"),
+    ("server", "targets"): _of(
+        {name: value for name, value in SERVER.items() if name != "target"},
+        targets=(["127.0.0.1:9"], ["127.0.0.1:10"]),
+        followed=True,
+    ),
+    ("server", "allow"): _of(SERVER, allow=(None, "192.0.2.0/24"), followed=True),
+    ("server", "on_probe"): _of(SERVER, on_probe=("silent", "closed"), followed=True),
+    ("server", "speedtest"): _of(SERVER, speedtest=(0, 100)),
+    ("server", "max_sessions"): _of(SERVER, max_sessions=(3, 4), followed=True),
+    ("server", "max_conversations"): _of(SERVER, max_conversations=(30, 40), followed=True),
+    ("client", "server"): _of(CLIENT, server=("192.0.2.1", "192.0.2.2")),
+    ("client", "listen"): _of(CLIENT, listen=("127.0.0.1:9", "127.0.0.1:10")),
+    ("client", "rsock_version"): _of(RSOCK_CLIENT, rsock_version=(1, 2)),
+    ("client", "flows"): _of(CLIENT, flows=(3, 4)),
+    ("client", "client_ports"): _of(CLIENT, client_ports=(None, "40000-40099")),
+    ("client", "idle_timeout"): _of(CLIENT, idle_timeout=(5, 6), followed=True),
+    ("client", "flow_age"): _of(CLIENT, flow_age=(0, "1h"), followed=True),
+    ("log", "level"): _inside(CLIENT, "log", {}, {"level": "debug"}, followed=True, told="log"),
+    ("log", "file"): _inside(CLIENT, "log", {}, {"file": "edge.log"}, followed=True, told="log"),
+    ("rsock", "ports"): _of_rsock({}, {"ports": 20001}),
+    ("rsock", "hash"): _of_rsock({}, {"hash": "l"}),
+    ("rsock", "type"): _of_rsock({}, {"type": "all"}),
+    ("rsock", "spread"): _of_rsock({}, {"spread": "packet"}),
+    ("rsock", "target"): _of_rsock({}, {"target": "127.0.0.1:10"}, followed="rsock.target"),
+    ("rsock", "duration"): _of_rsock({}, {"duration": 40}, followed="rsock.duration"),
+    ("rsock", "keepalive"): _of_rsock({}, {"keepalive": 7}, followed="rsock.keepalive"),
+    ("rsock", "max_sessions"): _of_rsock({}, {"max_sessions": 7}, followed="rsock.max_sessions"),
+    ("rsock", "max_conversations"): _of_rsock({}, {"max_conversations": 7}, followed="rsock.max_conversations"),
+    ("clients", "name"): _of_alice({}, {"name": "carol"}, "clients (+carol, -alice)"),
+    ("clients", "secret"): _of_alice({}, {"secret": BOBS}, "clients (alice)"),
+    ("clients", "max_conversations"): _of_alice({}, {"max_conversations": 7}, "clients (alice)"),
+    ("clients", "rate"): _of_alice({}, {"rate": "1M"}, "clients (alice)"),
+    ("tunnels", "listen"): _inside(
+        TUNNELS, "tunnels", [{"listen": "127.0.0.1:9"}], [{"listen": "127.0.0.1:10"}], followed=False, told="listen"
+    ),
+    ("tunnels", "target"): _inside(
+        TUNNELS,
+        "tunnels",
+        [{"listen": "127.0.0.1:9"}],
+        [{"listen": "127.0.0.1:9", "target": 1}],
+        followed=False,
+        told="tunnels",
+    ),
+}
+"""Of each key of the configuration file, by the object that holds it."""
 
 
 def read(path: Path, keys: dict[str, Any]) -> Settings:
@@ -49,7 +154,7 @@ def read(path: Path, keys: dict[str, Any]) -> Settings:
         (SERVER, {"secret": [SECRET, OTHER_SECRET]}, ("secret",), ()),
         (SERVER, {"clients": [{**ALICE, "rate": "1M"}, BOB]}, ("clients (+alice, +bob)",), ()),
         ({**SERVER, "clients": [ALICE, BOB]}, {"clients": [{**BOB, "rate": 9000}]}, ("clients (-alice, bob)",), ()),
-        (CLIENT, {"secret": OTHER_SECRET}, ("secret",), ()),
+        (CLIENT, {"secret": OTHER_SECRET}, (AT_A_CLIENT,), ()),
         (BOTH_WIRES, {"allow": "192.0.2.0/24"}, ("allow",), ()),
         (BOTH_WIRES, {"target": "127.0.0.1:10"}, ("targets",), ()),
         (BOTH_WIRES, {"target": ["127.0.0.1:10", "127.0.0.1:11"]}, (), ("targets",)),
@@ -74,6 +179,32 @@ def test_what_is_followed_and_what_takes_down_and_up(
         assert made.settings == wanted
     if not changed and left:
         assert made.settings == running, "nothing of what is left gets in"
+
+
+def test_each_key_of_the_file_is_followed_or_named(tmp_path: Path) -> None:
+    """A new key needs a row in ``CHANGES``: what another value of it comes to."""
+    of_file = {(role, name) for role, keys in ROLES.items() for name in keys.model_fields if name not in OBJECTS}
+    of_objects = {(of, name) for of, keys in OBJECTS.items() for name in keys.model_fields}
+    assert set(CHANGES) == of_file | of_objects
+    for key, (before, after, followed, told) in CHANGES.items():
+        (tmp_path / "one.secret").write_text(SECRET)
+        (tmp_path / "other.secret").write_text(OTHER_SECRET)
+        made = plan(read(tmp_path / "edge.json", before), wanted := read(tmp_path / "edge.json", after))
+        assert (made.changed, made.left) == (((told,), ()) if followed else ((), (told,))), key
+        assert not followed or made.settings == wanted, key
+
+
+def test_a_key_log_is_followed_both_ways(host: Host) -> None:
+    instance = host.start(host.settings())
+    with pytest.raises(ControlError, match=r'set "key_log": true in .*/edge\.json, then reload$'):
+        ask(instance, "keys")
+    host.settings(key_log=True)
+    assert cli.main(["reload", "--name", "edge"]) == 0
+    assert ask(instance, "keys") == {"flows": [{"flow": 1}]}
+    host.settings()
+    assert cli.main(["reload", "--name", "edge"]) == 0
+    with pytest.raises(ControlError, match="its keys are not handed out"):
+        ask(instance, "keys")
 
 
 def test_a_target_without_address_is_refused(tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def _changed(settings: Settings) -> Iterator[Finding]:
         return
     if record is not None and record.digest != settings.digest:
         text = f"{settings.path} has changed since the instance was started: it was asked as it runs"
-        yield Finding(Verdict.WARN, "file", text, f"rsock-nf down --name {settings.name}, then up")
+        yield Finding(
+            Verdict.WARN,
+            "file",
+            text,
+            f"rsock-nf reload --name {settings.name} follows it, or names what takes down and up",
+        )
 
 
 def _of_address(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
