@@ -79,7 +79,7 @@ class Terminal(io.StringIO):
 def test_the_line_stays_within_the_terminal_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setenv("COLUMNS", "20")
     with LiveLine() as line:
         line.show("wg: dialling")
         line.show("wg: dialling")
