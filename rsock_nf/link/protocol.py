@@ -429,6 +429,16 @@ class System(Protocol):
     def examine_device(self, device: str, *, tap: bool) -> list[Finding]:
         """The state of ``device``; with ``tap`` also whether fake TCP can be received there."""
 
+    def passengers(self, routing: Routing) -> list[str]:
+        """The devices of VPNs that run over a tunnel with these ends.  Empty = none is seen, or that is not known."""
+
+    def detour(self, remote: IPAddress, routing: Routing) -> Detour | None:
+        """What becomes of a route to ``remote`` that leads into a VPN; None = it does not, or that is not known.
+
+        ``Detour.used`` is the VPN's own device if that is taken: nothing shows that it runs over this tunnel.
+        Raises ``LinkError`` when the routes cannot be asked for.
+        """
+
     def examine_surroundings(self, chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:
         """What other programs and settings of the host do to a tunnel.
 

@@ -469,6 +469,7 @@ class ClientSide:
             state="idle" if role.idle else "connected" if self._connected else "connecting",
             reason="; ".join(dict.fromkeys([*self._route.reasons(), *reasons, *self._symptoms.reasons()])),
             hopeless=role.hopeless,
+            turned_away=role.turned_away,
             notes=around,
             detoured=bool(around),
             looped=self._guard.dropped,

@@ -75,6 +75,10 @@ class ClientRole(Protocol):
         """That reason will not go away by itself."""
 
     @property
+    def turned_away(self) -> bool:
+        """That reason is what the server has said, who does not serve us."""
+
+    @property
     def idle(self) -> bool:
         """It has closed its flows, because nothing was left to carry."""
 

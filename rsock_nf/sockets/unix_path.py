@@ -64,12 +64,34 @@ class BoundPath:
                 self._path.unlink()
 
 
+def check(path: Path, *, directory: bool) -> None:
+    """Whether a socket could be bound to ``path`` now.  Nothing is made, and nothing is removed.
+
+    ``directory``: this user will bind it, so its directory has to be fit for him.  Raises ``LinkError``, one line.
+    """
+    try:
+        if directory:
+            os.close(_open_directory(path))
+        _is_dead(path)
+    except OSError as error:
+        raise LinkError(_why_not(path, error)) from error
+
+
 def _remove_dead(path: Path) -> None:
     """Remove the socket file of a dead process.  Raises ``LinkError`` when something else is there."""
+    if _is_dead(path):
+        path.unlink(missing_ok=True)
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether it is the socket of a process that has ended; False = nothing is there.
+
+    Raises ``LinkError`` when something else is there, and ``OSError``.
+    """
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(kind):
         raise LinkError(f"cannot listen on unix:{path}: a file that is not a socket is there; it is left alone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
@@ -77,8 +99,7 @@ def _remove_dead(path: Path) -> None:
             probe.connect(bytes(path))
         except OSError as error:
             if error.errno == errno.ECONNREFUSED:  # nobody holds it (unix_find_bsd)
-                path.unlink(missing_ok=True)
-                return
+                return True
             if error.errno != errno.EPROTOTYPE:  # held, by a socket that is no datagram socket
                 raise
     raise LinkError(

@@ -30,6 +30,7 @@ def test_a_wrong_secret_is_known_within_two_seconds(kinds: Kinds, delay: float) 
         assert "are secret, wire and version" in pair.client.role.reason
         pair.run(5.0)
         assert hopeless(pair)
+        assert not pair.client.role.turned_away, "the server says nothing"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -47,6 +48,7 @@ def test_another_cipher_is_known_at_once() -> None:
         pair.start()
         pair.run_until(lambda: hopeless(pair), 0.5)
         assert pair.client.role.reason.startswith("the server uses cipher none")
+        assert pair.client.role.turned_away
 
 
 def test_udp_that_may_be_blocked_is_waited_for() -> None:

@@ -382,9 +382,11 @@ def test_a_full_server_turns_hellos_away_and_forgets_the_session_without_flows()
         pair.replace_client()
         pair.start()
         pair.run_until(lambda: pair.client.role.reason.startswith("the server has as many sessions"), 5.0)
+        assert pair.client.role.why.turned_away
         assert list(pair.server.role.sessions_by_id) == [first]
         old.role.stop(pair.now)
         pair.run_until(lambda: pair.client.role.session is not None, 60.0)
+        assert not pair.client.role.turned_away
         assert first not in pair.server.role.sessions_by_id
 
 

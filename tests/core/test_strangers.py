@@ -180,6 +180,7 @@ def test_a_client_that_is_limited_says_so(kinds: Kinds) -> None:
         with_cookies(pair, int(BURST), lambda at: (CLIENT, 1000 + at))
         pair.start()
         pair.run_until(lambda: "takes no more hellos from this client's address" in pair.client.role.reason, 0.1)
+        assert pair.client.role.turned_away
         assert pair.run_until(is_up(pair), 5.0)
 
 

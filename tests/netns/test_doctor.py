@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from rsock_nf.config.values import format_secret
 from rsock_nf.lab.lab import Router
 from rsock_nf.lab.tunnel import LISTEN, TARGET, Role
+from tests.link.linux.test_passengers import start
 from tests.netns.conftest import STRICT, Build, Site
 from tests.netns.judges import differences, host_state, wait_until
 
@@ -160,6 +162,59 @@ def test_listen_is_taken_and_the_target_refuses(build: Build) -> None:
     status, lines = examined(site, "server")
     assert status == 0, "\n".join(lines)
     told(lines, f"ok    target: {TARGET[0]}:{TARGET[1]} does not refuse datagrams (UDP tells no more)")
+
+
+def test_a_unix_socket_is_looked_at_and_nothing_is_made(build: Build, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    path = tmp_path / "app.sock"
+    site = build(OPEN, up=False, client={"listen": f"unix:{path}"})
+    told(examined(site, "client", "--local")[1], f"ok    listen: unix:{path} is free")
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        holder.bind(str(path))
+        status, lines = examined(site, "client", "--local")
+        assert status == 1
+        told(lines, f"FAIL  listen: cannot listen on unix:{path}: in use; `")
+    told(examined(site, "client", "--local")[1], f"ok    listen: unix:{path} is free")
+    assert path.exists(), "what a dead process left is left to `up`"
+    tmp_path.chmod(0o777)
+    status, lines = examined(site, "client", "--local")
+    assert status == 1
+    (line,) = told(lines, f"FAIL  listen: cannot listen on unix:{path}: ")
+    assert "chmod" in line
+
+
+def test_a_vpn_over_this_tunnel_has_the_route_to_the_server(build: Build) -> None:
+    site = build(OPEN, up=False)
+    site.tunnel.up("server")
+    start(site.lab.client, "tq0", toward=f"{LISTEN[0]}:{LISTEN[1]}")
+    site.lab.client.ip("link set tq0 up", f"route add {SERVER}/32 dev tq0")
+    status, lines = examined(site)
+    assert status == 0, "\n".join(lines)
+    (line,) = told(lines, f"ok    route: the route to {SERVER} leads into tq0, which runs over this tunnel: ")
+    assert line.endswith("is used instead")
+    told(lines, "ok    secret: ")
+    assert not [line for line in lines if "device" in line and "tq0" in line], "nothing goes there"
+    site.lab.client.ip("route delete default")
+    status, lines = examined(site)
+    assert status == 1
+    told(lines, f"FAIL  route: the route to {SERVER} leads into tq0, which runs over this tunnel, and no other")
+
+
+def test_what_comes_out_of_a_vpn_at_the_server_goes_no_further_beside_docker(build: Build) -> None:
+    site = build(OPEN, up=False)
+    host = site.lab.server
+    port = start(host, "tq0")
+    site.tunnel.rewrite("server", target=f"127.0.0.1:{port}")
+    host.sysctl("net.ipv4.ip_forward", "1")
+    for words in ("-P FORWARD DROP", "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER"):
+        host.run(["iptables-nft", *words.split()])
+    status, lines = examined(site, "server")
+    assert status == 0, "\n".join(lines)
+    (line,) = told(lines, "warn  forwarding: docker drops IPv4 that is forwarded and not accepted by a rule: ")
+    assert "iptables -I DOCKER-USER -i tq0 -j ACCEPT" in line
+    host.run(["iptables-nft", "-I", "DOCKER-USER", "-i", "tq0", "-j", "ACCEPT"])
+    assert [line for line in examined(site, "server")[1] if "forwarding" in line] == []
 
 
 def test_the_running_instance_is_asked_and_no_second_session_is_made(share: Build) -> None:

@@ -23,7 +23,7 @@ from rsock_firewall.policy import Drop, PortRange
 
 NFNL_SUBSYS_NFTABLES = 10
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
-NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
+NFPROTO_UNSPEC, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 0, 1, 2, 10
 TABLE_OWNER, TABLE_PERSIST = 2, 4
 """NFT_TABLE_F_OWNER (Linux >= 5.12), NFT_TABLE_F_PERSIST (>= 6.9)."""
 HOOKS = {"prerouting": 0, "input": 1, "output": 3, "ingress": 5}
@@ -77,6 +77,16 @@ def get_elements(table: str, name: str) -> Message:
 def get_rules(table: str) -> Message:
     """For a dump: all rules of a table, in order."""
     return _message(nftsocket.nft_rule_msg, nftsocket.NFT_MSG_GETRULE, {"NFTA_RULE_TABLE": table})
+
+
+def all_chains() -> Message:
+    """For a dump: every chain of every family."""
+    return _of_family(_message(nftsocket.nft_chain_msg, nftsocket.NFT_MSG_GETCHAIN, {}), NFPROTO_UNSPEC)
+
+
+def all_rules(family: int, table: str) -> Message:
+    """For a dump: all rules of a table of that family."""
+    return _of_family(get_rules(table), family)
 
 
 def new_table(table: str, flags: int) -> Message:
@@ -218,6 +228,11 @@ def _message(cls: Any, kind: int, attributes: dict[str, Any], flags: int = 0) ->
     message["nfgen_family"] = NFPROTO_INET
     message["header"]["type"] = NFNL_SUBSYS_NFTABLES << 8 | kind
     message["header"]["flags"] = NLM_F_REQUEST | flags
+    return message
+
+
+def _of_family(message: Message, family: int) -> Message:
+    message["nfgen_family"] = family
     return message
 
 

@@ -286,6 +286,11 @@ class Dialling:
         return self.why.hopeless
 
     @property
+    def turned_away(self) -> bool:
+        """``reason`` is what the server has said, who does not serve us."""
+        return self.why.turned_away
+
+    @property
     def idle(self) -> bool:
         """There is nothing to carry, so all flows are closed."""
         return not self._active

@@ -17,6 +17,8 @@ class Reasons:
         """What is wrong although flows come up: the server refuses conversations, or answers no frame."""
         self._hopeless = ""
         """The text that ``give_no_hope`` was said of."""
+        self._turned_away = ""
+        """The text that ``turned_away_by`` was given."""
         self._refused_address = ""
         self._refused_until = 0.0
         """Until then a refusal says more than the silence of other ports: hosts limit the rate of ICMP errors."""
@@ -30,6 +32,15 @@ class Reasons:
     def hopeless(self) -> bool:
         """The reason will not go away by itself: somebody has to change one of the two sides."""
         return bool(self._text) and self._text == self._hopeless
+
+    @property
+    def turned_away(self) -> bool:
+        """The server has answered that it does not serve us, at least for now: this is the reason."""
+        return bool(self._text) and self._text == self._turned_away
+
+    def turned_away_by(self, text: str) -> None:
+        """The server has answered that it does not serve us: ``text`` says why."""
+        self._text = self._turned_away = text
 
     def give_no_hope(self) -> None:
         """The reason that is told now will not go away by itself."""

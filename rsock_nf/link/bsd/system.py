@@ -21,7 +21,19 @@ from rsock_nf.link.bsd.routing import KernelRouting, RouteSocket, RoutingCalls
 from rsock_nf.link.bsd.udp import PlainUdp, destination_option
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.kernel_routes import NO_ROUTES
-from rsock_nf.link.protocol import AbsentError, Link, LinkError, Match, Remedies, Route, Routes, Routing, Watch, Watched
+from rsock_nf.link.protocol import (
+    AbsentError,
+    Detour,
+    Link,
+    LinkError,
+    Match,
+    Remedies,
+    Route,
+    Routes,
+    Routing,
+    Watch,
+    Watched,
+)
 from rsock_nf.link.udp import UdpSystem
 
 
@@ -163,6 +175,18 @@ class Bsd:
             return [Finding(Verdict.FAIL, "device", str(error))]
         with contextlib.closing(kernel):
             return list(bsd_checks.examine_device(self._abi, self._bpf or KernelCalls(), kernel, device, tap=tap))
+
+    @staticmethod
+    def passengers(routing: Routing) -> list[str]:
+        """See ``System.passengers``: not looked for."""
+        del routing
+        return []
+
+    @staticmethod
+    def detour(remote: IPAddress, routing: Routing) -> Detour | None:
+        """See ``System.detour``: routes are followed as they are."""
+        del remote, routing
+        return None
 
     @staticmethod
     def examine_surroundings(chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:

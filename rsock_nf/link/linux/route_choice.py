@@ -14,7 +14,7 @@ Not here: when to ask (``ways``).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ from rsock_nf.link.linux.devices import Devices, is_vpn
 from rsock_nf.link.linux.passengers import Passengers
 from rsock_nf.link.linux.routes import find_route
 from rsock_nf.link.linux.rtnetlink import RouteQuestion, RouteReply, RouteSocket
-from rsock_nf.link.protocol import Routing
+from rsock_nf.link.protocol import Detour, LinkError, Routing
 
 
 class Way(NamedTuple):
@@ -130,6 +130,37 @@ class RouteChoice:
         return next(
             (one for one in lasting if one.packed[:8] == preferred.packed[:8]), lasting[0] if lasting else preferred
         )
+
+
+def detour(remote: IPAddress, routing: Routing) -> Detour | None:
+    """See ``System.detour``: asked once, while nothing is in use."""
+    with _asking() as kernel:
+        host = Devices(kernel)
+        way = RouteChoice(routing, kernel, host, Passengers(routing, host)).way(remote, None, 0, ())
+        if way.vpn:
+            return Detour(remote, host.name(way.vpn), host.name(way.ifindex), way.over_us)
+        followed = host.get(way.ifindex)
+        if followed is None or not is_vpn(followed) or routing.device is not None:
+            return None
+        return Detour(remote, followed.name, followed.name, over_us=False)
+
+
+def passengers(routing: Routing) -> list[str]:
+    """See ``System.passengers``."""
+    with _asking() as kernel:
+        host = Devices(kernel)
+        known = Passengers(routing, host)
+        return [device.name for device in host if is_vpn(device) and known.carries(device)]
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[RouteSocket]:
+    """Raises ``LinkError`` when the kernel cannot be asked."""
+    try:
+        with contextlib.closing(RouteSocket()) as kernel:
+            yield kernel
+    except OSError as error:
+        raise LinkError(f"the routes cannot be asked for: {error.strerror or error}") from error
 
 
 def _plain(address: IPAddress) -> IPAddress:

@@ -13,7 +13,7 @@ from rsock_nf.core.types import IPAddress, PortRange
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.linux import port_use
 from rsock_nf.link.linux.socket_filter import REFUSE_ALL, attach_filter
-from rsock_nf.link.protocol import Link, Match, Remedies, Route, Routes, Routing, Watch, Watched
+from rsock_nf.link.protocol import Detour, Link, Match, Remedies, Route, Routes, Routing, Watch, Watched
 from rsock_nf.link.udp import UdpSystem
 
 _FREEBIND, _FREEBIND6 = 15, 78  # IP_FREEBIND, IPV6_FREEBIND: include/uapi/linux/in.h, in6.h
@@ -174,6 +174,20 @@ class Linux:
         from rsock_nf.link.linux import checks as linux_checks
 
         return linux_checks.examine_device(device, tap=tap)
+
+    @staticmethod
+    def passengers(routing: Routing) -> list[str]:
+        """See ``System.passengers``."""
+        from rsock_nf.link.linux import route_choice
+
+        return route_choice.passengers(routing)
+
+    @staticmethod
+    def detour(remote: IPAddress, routing: Routing) -> Detour | None:
+        """See ``System.detour``."""
+        from rsock_nf.link.linux import route_choice
+
+        return route_choice.detour(remote, routing)
 
     @staticmethod
     def examine_surroundings(chosen: str, udp_ports: Sequence[PortRange]) -> list[Finding]:

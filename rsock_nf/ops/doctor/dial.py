@@ -165,7 +165,7 @@ def _has_gone_around(snapshot: dict[str, Any]) -> bool:
 
 def _turned_away(snapshot: dict[str, Any]) -> bool:
     """The server has said why it does not serve us: nothing else will come of it."""
-    return str(snapshot["reason"]).startswith("the server ")
+    return bool(snapshot["turned_away"])
 
 
 def _is_settled(snapshot: dict[str, Any]) -> bool:

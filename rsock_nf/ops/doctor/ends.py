@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import select
 import socket
 import time
@@ -51,21 +53,36 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
 
 
 def _listen(settings: Settings) -> Iterator[Finding]:
+    from rsock_nf.sockets import unix_path
     from rsock_nf.sockets.datagrams import Listener
 
     if running.own(settings) is not None:
-        ends = ", ".join(f"unix:{end}" if isinstance(end, Path) else str(end) for end in settings.listen)
+        ends = ", ".join(map(_named, settings.listen))
         yield Finding(Verdict.OK, "listen", f"{ends}: held by this instance, which is running")
         return
     for end in settings.listen:
-        if isinstance(end, Path):
-            continue  # to try it is to make a file
         try:
-            Listener(end).close()
+            if isinstance(end, Path):
+                unix_path.check(end, directory=_is_this_user(settings.user))
+            else:
+                Listener(end).close()
         except LinkError as error:
-            yield Finding(Verdict.FAIL, "listen", str(error), 'stop who has it, or correct "listen"')
+            # What a file of that name needs is said.
+            remedy = "" if isinstance(end, Path) else 'stop who has it, or correct "listen"'
+            yield Finding(Verdict.FAIL, "listen", str(error), remedy)
         else:
-            yield Finding(Verdict.OK, "listen", f"{end} is free")
+            yield Finding(Verdict.OK, "listen", f"{_named(end)} is free")
+
+
+def _is_this_user(name: str | None) -> bool:
+    """Whether the instance would listen as the user that we are."""
+    with contextlib.suppress(KeyError):  # ``up`` says that there is no such user
+        return name is None or pwd.getpwnam(name).pw_uid == os.geteuid()
+    return False
+
+
+def _named(end: TransportAddress | Path) -> str:
+    return f"unix:{end}" if isinstance(end, Path) else str(end)
 
 
 def _targets(targets: Sequence[TransportAddress]) -> Iterator[Finding]:

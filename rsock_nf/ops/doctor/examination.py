@@ -9,7 +9,7 @@ from typing import Any
 
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.link.checks import Finding, Verdict
-from rsock_nf.ops.doctor import ends, host, peer, ports, running
+from rsock_nf.ops.doctor import ends, host, peer, ports, running, ways
 from rsock_nf.settings import Settings
 
 
@@ -73,6 +73,7 @@ def _found(
     if settings:
         yield from ports.examine(settings)
         yield from ends.examine(settings)
+        yield from ways.onward(settings)
     yield from running.said(settings)
     yield from running.leftovers()
     if settings is None or not ask_server or not isinstance(settings.tunnel, ClientParameters):
@@ -86,5 +87,5 @@ def _found(
         yield from peer.examine(settings, look)
 
 
-_NEEDED = ("privileges", "packet socket", "firewall", "device", "server", "pump")
+_NEEDED = ("privileges", "packet socket", "firewall", "device", "server", "route", "pump")
 """Without these no flow over fake TCP begins."""

@@ -12,6 +12,7 @@ from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.errors import RsockError
 from rsock_nf.link import (
     OWN_ADDRESS,
+    Detour,
     LinkError,
     abroad,
     default_device,
@@ -23,7 +24,7 @@ from rsock_nf.link import (
 from rsock_nf.link.checks import Finding, Verdict
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.ops import privileges
-from rsock_nf.ops.doctor import running
+from rsock_nf.ops.doctor import running, ways
 from rsock_nf.ops.rules import policy_now
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
@@ -38,7 +39,10 @@ def examine(settings: Settings | None) -> list[Finding]:
         findings = [Finding(Verdict.OK, "type udp", text)]
     else:
         findings = [*system().examine_host(), _privileges(settings), *_firewall(settings)]
-    device = _device(settings)
+    detour = ways.taken(settings)
+    if detour is not None:
+        findings.append(ways.route(detour))
+    device = _device(settings, detour)
     if not isinstance(device, Finding):
         # Without "device" packets are taken from every device, so it does not matter which kind this one is of.
         bound = settings is not None and settings.device is not None and bool(fake_tcp_ports(settings))
@@ -88,8 +92,8 @@ def _firewall(settings: Settings | None) -> Iterator[Finding]:
                 yield Finding(Verdict.WARN, "firewall", obstacle)
 
 
-def _device(settings: Settings | None) -> str | Finding:
-    """The device that the instance would take, or why there is none."""
+def _device(settings: Settings | None, detour: Detour | None) -> str | Finding:
+    """The device that the instance would take, or why there is none.  ``detour``: see ``ways.taken``."""
     client = settings.tunnel if settings and isinstance(settings.tunnel, ClientParameters) else None
     try:
         if client and client.kinds.tcp and (own := own_address(client.server)) is not None:
@@ -97,7 +101,8 @@ def _device(settings: Settings | None) -> str | Finding:
         if settings and settings.device:
             return settings.device
         if client:
-            return running.device_in_use(settings) or device_to(client.server, settings.fwmark if settings else 0)
+            chosen = running.device_in_use(settings) or (detour.used if detour else "")
+            return chosen or device_to(client.server, settings.fwmark if settings else 0)
         found = default_device()
     except (LinkError, RsockError) as error:
         return Finding(Verdict.FAIL, "device", str(error))

@@ -46,6 +46,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "state": view.state,
         "reason": "; ".join(filter(None, [view.reason, *dict.fromkeys(crowd.reason for crowd in view.crowds)])),
         "hopeless": view.hopeless,
+        "turned_away": view.turned_away,
         "notes": list(view.notes),
         "detoured": view.detoured,
         "looped": view.looped,

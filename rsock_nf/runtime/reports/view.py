@@ -32,6 +32,8 @@ class View:
     """What is wrong, with its remedy: nothing is carried, or a part is lost; empty = nothing."""
     hopeless: bool = False
     """Client: the reason will not go away by itself."""
+    turned_away: bool = False
+    """Client: the reason is what the server has said, who does not serve us."""
     notes: Sequence[str] = ()
     """What is unusual, though traffic is carried."""
     detoured: bool = False

@@ -206,7 +206,7 @@ class NativeClientWire:
         answer, challenge, keys = read
         if answer.status is not Status.WELCOME:
             dialling.openings.turned_away(opening)
-            dialling.why.tell(_refusal(answer.status, answer.cipher.value))
+            dialling.why.turned_away_by(_refusal(answer.status, answer.cipher.value))
             if answer.status is Status.CIPHER:
                 dialling.why.give_no_hope()
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
@@ -217,7 +217,7 @@ class NativeClientWire:
     def _say_hello_again(self, now: float, dialling: Dialling, opening: Opening, wanted: CookieMessage) -> None:
         """Say a new hello with the server's cookie, or give the flow up if the server wants none at present."""
         if wanted.cookie == NO_COOKIE:
-            dialling.why.tell(_LIMITED)
+            dialling.why.turned_away_by(_LIMITED)
             dialling.table.step(now, opening, Input.TURNED_AWAY, _LIMITED)
             return
         offer, rng = self._offer(dialling, opening), dialling.context.rng

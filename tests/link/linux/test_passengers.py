@@ -16,8 +16,9 @@ from rsock_nf.core.types import TransportAddress
 from rsock_nf.lab.netns import Namespace
 from rsock_nf.link.linux.devices import Devices
 from rsock_nf.link.linux.passengers import FIRST_PAUSE, LONGEST_PAUSE, Passengers, udp_sockets
+from rsock_nf.link.linux.route_choice import detour, passengers
 from rsock_nf.link.linux.rtnetlink import Device, RouteSocket
-from rsock_nf.link.protocol import Routing
+from rsock_nf.link.protocol import Detour, Routing
 
 LISTEN = TransportAddress(ip_address("127.0.0.1"), 30000)
 PROGRAM = """
@@ -156,6 +157,29 @@ def test_a_device_that_is_not_one_is_looked_at_ever_more_rarely(
         passengers.carries(device)
         now[0] += 1.0
     assert len(looks) <= 5 + 120 / LONGEST_PAUSE
+
+
+def test_which_vpns_run_over_a_tunnel_with_these_ends(host: Namespace) -> None:
+    port = start(host, "tq0")
+    start(host, "tq1")
+    target = TransportAddress(ip_address("127.0.0.1"), port)
+    assert host.call(lambda: passengers(Routing(applications=lambda: [target]))) == ["tq0"]
+    assert host.call(lambda: passengers(Routing())) == []
+
+
+def test_what_becomes_of_a_route_that_leads_into_a_vpn(host: Namespace) -> None:
+    server = ip_address("203.0.113.5")
+    ours = Routing(listens=(LISTEN,))
+    host.ip("link add eth0 type veth peer name far", "address add 10.79.0.2/24 dev eth0", "link set eth0 up")
+    host.ip("link set far up", "route add default via 10.79.0.1")
+    start(host, "tq0", toward="30000")
+    assert host.call(lambda: detour(server, ours)) is None
+    host.ip("link set tq0 up", "route add 203.0.113.0/24 dev tq0")
+    assert host.call(lambda: detour(server, ours)) == Detour(server, "tq0", "eth0", over_us=True)
+    assert host.call(lambda: detour(server, Routing())) == Detour(server, "tq0", "tq0", over_us=False)
+    assert host.call(lambda: detour(server, Routing(device="eth0"))) is None
+    host.ip("route delete default")
+    assert host.call(lambda: detour(server, ours)) == Detour(server, "tq0", "", over_us=True)
 
 
 def test_the_kernels_list_of_udp_sockets(host: Namespace) -> None:
