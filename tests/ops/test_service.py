@@ -33,14 +33,11 @@ def service(text: str) -> dict[str, list[str]]:
 def test_the_program_is_this_one_and_the_rest_is_the_template() -> None:
     made = unit.unit(["/opt/v/bin/python", "-P", "/opt/a b/100%/__main__.py"], [Path("/opt/v")])
     (started,) = service(made)["ExecStart"]
-    assert started == (
-        '/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" '
-        "up --foreground --user rsock-nf --config /etc/rsock-nf/%i.json"
-    )
+    assert started == ('/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" up --foreground --user rsock-nf %i')
     differ = set(made.splitlines()) ^ set(unit.template().splitlines())
     assert {line.partition("=")[0] for line in differ} == {"ExecStart", "ExecReload"}
     (reloaded,) = service(made)["ExecReload"]
-    assert reloaded == '+/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" reload --config /etc/rsock-nf/%i.json'
+    assert reloaded == '+/opt/v/bin/python -P "/opt/a b/100%%/__main__.py" reload %i'
 
 
 def test_a_program_in_a_home_is_seen_and_nothing_else_there_is() -> None:

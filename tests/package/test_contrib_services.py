@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rsock_nf.config.places import SUFFIXES
+
 CONTRIB = Path(__file__).parents[2] / "contrib"
 PROGRAM = """#!/bin/sh
 echo "$*" >>"$LOG"
@@ -20,7 +22,7 @@ need() { :; }; want() { :; }; after() { :; }; use() { :; }
 . "$SCRIPT"
 depend
 case $1 in
-start) start_pre && for file in $required_files; do echo "needs $file" >>"$LOG"; done &&
+start) start_pre && for file in ${required_files:-}; do echo "needs $file" >>"$LOG"; done &&
     echo "$supervisor: $command $command_args" >>"$LOG" ;;
 stop) stop_post ;;
 *) "$1" ;;
@@ -45,7 +47,9 @@ class Host:
         self.program.write_text(PROGRAM)
         supervisor = directory / "supervise-daemon"
         supervisor.write_text('#!/bin/sh\necho "supervise-daemon $*" >>"$LOG"\n')
-        for path in (self.program, supervisor):
+        logger = directory / "logger"
+        logger.write_text('#!/bin/sh\necho "logger $*" >>"$LOG"\n')
+        for path in (self.program, supervisor, logger):
             path.chmod(0o755)
 
     def run(self, verb: str, **variables: str) -> tuple[int, list[str]]:
@@ -76,25 +80,23 @@ def openrc(tmp_path: Path) -> Host:
 
 def test_openrc_a_link_is_a_tunnel(openrc: Host) -> None:
     service = {"RC_SVCNAME": "rsock-nf.wg-0", "rsock_nf_program": str(openrc.program)}
-    file = "/etc/rsock-nf/wg-0.json"
     assert openrc.run("start", **service) == (
         0,
         [
-            f"check --config {file}",
-            f"needs {file}",
-            f"supervise-daemon: {openrc.program} up --foreground --user rsock-nf --config {file}",
+            "check wg-0",
+            f"supervise-daemon: {openrc.program} up --foreground --user rsock-nf wg-0",
         ],
     )
-    assert openrc.run("stop", **service) == (0, [f"down --config {file}"])
+    assert openrc.run("stop", **service) == (0, ["down wg-0"])
     assert openrc.run("reload", **service) == (0, ["supervise-daemon rsock-nf.wg-0 --signal HUP"])
 
 
 def test_openrc_the_user_may_be_left_out_and_a_wrong_file_does_not_start(openrc: Host) -> None:
     service = {"RC_SVCNAME": "rsock-nf.x", "rsock_nf_program": str(openrc.program), "rsock_nf_user": ""}
-    assert openrc.run("start", **service, rsock_nf_config="/x.json")[1][-1].split(": ")[1].split() == [
-        str(openrc.program), "up", "--foreground", "--config", "/x.json",
-    ]  # fmt: skip
-    assert openrc.run("start", **service, rsock_nf_config="/bad.json") == (3, ["check --config /bad.json"])
+    checked, needed, started = openrc.run("start", **service, rsock_nf_config="/x.json")[1]
+    assert (checked, needed) == ("check /x.json", "needs /x.json")
+    assert started.split() == ["supervise-daemon:", str(openrc.program), "up", "--foreground", "/x.json"]
+    assert openrc.run("start", **service, rsock_nf_config="/bad.json") == (3, ["check /bad.json"])
 
 
 def test_procd_starts_every_file_but_those_that_are_wrong(tmp_path: Path) -> None:
@@ -103,8 +105,8 @@ def test_procd_starts_every_file_but_those_that_are_wrong(tmp_path: Path) -> Non
     files.mkdir()
     variables = {"RSOCK_NF_PROGRAM": str(host.program), "RSOCK_NF_CONFIG_DIR": str(files)}
     assert host.run("start", **variables) == (0, []), "there is none"
-    for name in ("bad", "home", "office"):
-        (files / f"{name}.json").touch()
+    for name in ("bad.json", "home.json", "office.yaml"):
+        (files / name).touch()
     status, called = host.run("start", **variables)
     assert status == 0
     assert [line for line in called if line.startswith(("check", "instance", "command"))] == [
@@ -112,9 +114,25 @@ def test_procd_starts_every_file_but_those_that_are_wrong(tmp_path: Path) -> Non
         f"check --config {files}/home.json",
         "instance home",
         f"command {host.program} up --foreground --config {files}/home.json",
-        f"check --config {files}/office.json",
+        f"check --config {files}/office.yaml",
         "instance office",
-        f"command {host.program} up --foreground --config {files}/office.json",
+        f"command {host.program} up --foreground --config {files}/office.yaml",
     ]
     assert f"file {files}/home.json" in called
     assert "reload_signal HUP" in called
+
+
+def test_procd_knows_every_suffix_and_starts_a_name_once(tmp_path: Path) -> None:
+    host = Host(tmp_path, CONTRIB / "openwrt" / "files" / "rsock-nf.init", PROCD)
+    files = tmp_path / "etc"
+    files.mkdir()
+    for number, suffix in enumerate(SUFFIXES):
+        (files / f"{number}{suffix}").touch()
+    (files / "0.toml").touch()
+    (files / "notes.txt").touch()
+    _, called = host.run("start", RSOCK_NF_PROGRAM=str(host.program), RSOCK_NF_CONFIG_DIR=str(files))
+    started = [line for line in called if line.startswith("instance")]
+    assert started == [f"instance {number}" for number in range(len(SUFFIXES))]
+    assert f"file {files}/0{SUFFIXES[0]}" in called
+    (refused,) = [line for line in called if line.startswith("logger")]
+    assert refused.endswith(f"{files}/0.toml: another file of 0 was started: remove one of them")

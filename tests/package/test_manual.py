@@ -10,12 +10,15 @@ import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rsock_nf import cli
+from rsock_nf.config.places import CONFIG_DIR_VARIABLE, SUFFIXES
 from rsock_nf.config.reference import rows
-from rsock_nf.ops.manual import roff
+from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
+from rsock_nf.ops.manual import completion, roff
 from rsock_nf.ops.manual.completion import SHELLS
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +179,11 @@ def zsh(share: Path, environment: dict[str, str], *words: str) -> list[str]:
     return sorted(re.findall(r"(?<=[\s])[a-z-][\w.-]*(?=[\s])", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", f" {said} ")))
 
 
+COMPLETION_FILES = {
+    "bash-completion/completions/rsock-nf": "bash",
+    "zsh/site-functions/_rsock-nf": "zsh",
+    "fish/vendor_completions.d/rsock-nf.fish": "fish",
+}
 COMPLETES = {"bash": bash, "zsh": zsh, "fish": fish}
 
 
@@ -189,3 +197,27 @@ def test_a_shell_completes_commands_options_and_names(share: Path, names: dict[s
     assert "here.json" in complete(share, names, "up", "--config", "he")
     if shell != "zsh":  # which inserts the only one
         assert complete(share, names, "stat") == ["status"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_names_are_looked_for_where_this_system_and_this_user_have_them(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before: in /etc and /run, on macOS too; and only with root's instances."""
+    places = SimpleNamespace(config_directory=tmp_path / "etc", run_directory=tmp_path / "run")
+    monkeypatch.setattr(completion, "system", lambda: places)
+    (script,) = [path for path, of in COMPLETION_FILES.items() if of == shell]
+    written = tmp_path / script
+    written.parent.mkdir(parents=True)
+    written.write_text(completion.completion(cli.whole_parser(), shell))
+    for number, suffix in enumerate(SUFFIXES):
+        (tmp_path / f"etc/rsock-nf/wg-{number}{suffix}").parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / f"etc/rsock-nf/wg-{number}{suffix}").touch()
+    for at in ("run/rsock-nf/wg-root", "user/rsock-nf/wg-mine"):
+        (tmp_path / at).mkdir(parents=True)
+    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "dumb", "XDG_RUNTIME_DIR": str(tmp_path / "user")}
+    for name in (CONFIG_DIR_VARIABLE, RUN_DIR_VARIABLE):
+        environment.pop(name, None)
+    found = COMPLETES[shell](tmp_path, environment, "down", "--name", "wg-")
+    expected = [*(f"wg-{number}" for number in range(len(SUFFIXES))), "wg-mine", "wg-root"]
+    assert [name for name in found if name.startswith("wg-") and name != "wg-"] == expected

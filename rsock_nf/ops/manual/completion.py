@@ -1,7 +1,8 @@
 """Completions for shells, by shtab from the parsers of the command line.
 
 What an argument is completed with is told by its ``metavar``: FILE, NAME (of an instance), or both (``FILE|NAME``).
-Names are those of the files in /etc/rsock-nf and of the directories in /run/rsock-nf, when the key is pressed.
+Names are those of the configuration files and of the instances' directories, when the key is pressed: where they are on
+the system that runs this.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from rsock_nf.config.places import SUFFIXES
+from rsock_nf.link import system
+
 SHELLS: Final = ("bash", "zsh", "fish")
 
 _BASH: Final = r"""
 _rsock_nf_names() {
   local path names=""
-  for path in "${RSOCK_NF_CONFIG_DIR:-/etc/rsock-nf}"/*.{json,json5,yaml,yml,toml}; do
+  for path in "${RSOCK_NF_CONFIG_DIR:-@ETC@/rsock-nf}"/*.{@SUFFIXES_BY_COMMA@}; do
     [[ -e $path ]] && path=${path##*/} && names+=" ${path%.*}"
   done
-  for path in "${RSOCK_NF_RUN_DIR:-/run/rsock-nf}"/*/; do
+  for path in "${RSOCK_NF_RUN_DIR:-@RUN@/rsock-nf}"/*/ \
+      "${RSOCK_NF_RUN_DIR:-${XDG_RUNTIME_DIR:-@RUN@}/rsock-nf}"/*/; do
     [[ -e $path ]] && path=${path%/} && names+=" ${path##*/}"
   done
   compgen -W "$names" -- "$1" | sort -u
@@ -33,8 +38,9 @@ _ZSH: Final = r"""
 _rsock_nf_names() {
   local -aU names
   names=(
-    ${RSOCK_NF_CONFIG_DIR:-/etc/rsock-nf}/*.(json|json5|yaml|yml|toml)(N:t:r)
-    ${RSOCK_NF_RUN_DIR:-/run/rsock-nf}/*(N/:t)
+    ${RSOCK_NF_CONFIG_DIR:-@ETC@/rsock-nf}/*.(@SUFFIXES_BY_BAR@)(N:t:r)
+    ${RSOCK_NF_RUN_DIR:-@RUN@/rsock-nf}/*(N/:t)
+    ${RSOCK_NF_RUN_DIR:-${XDG_RUNTIME_DIR:-@RUN@}/rsock-nf}/*(N/:t)
   )
   compadd -a names
 }
@@ -45,9 +51,9 @@ _rsock_nf_file_or_name() {
 """
 _FISH: Final = r"""
 function _rsock_nf_names
-    set -q RSOCK_NF_CONFIG_DIR; or set -l RSOCK_NF_CONFIG_DIR /etc/rsock-nf
-    set -q RSOCK_NF_RUN_DIR; or set -l RSOCK_NF_RUN_DIR /run/rsock-nf
-    for path in $RSOCK_NF_CONFIG_DIR/*.{json,json5,yaml,yml,toml}
+    set -q RSOCK_NF_CONFIG_DIR; or set -l RSOCK_NF_CONFIG_DIR @ETC@/rsock-nf
+    set -q RSOCK_NF_RUN_DIR; or set -l RSOCK_NF_RUN_DIR @RUN@/rsock-nf $XDG_RUNTIME_DIR/rsock-nf
+    for path in $RSOCK_NF_CONFIG_DIR/*.{@SUFFIXES_BY_COMMA@}
         string replace --regex '.*/(.*)\.[^.]*$' '$1' -- $path
     end
     for path in $RSOCK_NF_RUN_DIR/*/
@@ -60,6 +66,7 @@ function _rsock_nf_file_or_name
 end
 """
 _PREAMBLE: Final = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
+"""``@…@`` stands for what ``_preamble`` puts there."""
 
 
 def completion(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -99,4 +106,19 @@ def _completed_with(action: argparse.Action) -> dict[str, Any] | None:
 
 
 def _called(function: str) -> dict[str, Any]:
-    return {"bash": function, "zsh": function, "fish": f"({function})", "preamble": _PREAMBLE}
+    return {"bash": function, "zsh": function, "fish": f"({function})", "preamble": _preamble()}
+
+
+def _preamble() -> dict[str, str]:
+    """Of each shell, with the suffixes and directories of this system."""
+    suffixes = [suffix.removeprefix(".") for suffix in SUFFIXES]
+    chosen = {
+        "@ETC@": str(system().config_directory),
+        "@RUN@": str(system().run_directory),
+        "@SUFFIXES_BY_COMMA@": ",".join(suffixes),
+        "@SUFFIXES_BY_BAR@": "|".join(suffixes),
+    }
+    found = dict(_PREAMBLE)
+    for mark, text in chosen.items():
+        found = {shell: script.replace(mark, text) for shell, script in found.items()}
+    return found

@@ -25,7 +25,7 @@ PACKAGED: Final = Path("/usr/lib/systemd/system")
 """Where the Debian package has the unit, which is for the package's program."""
 _RUNNING: Final = Path("/run/systemd/system")
 """Is there where systemd is the init process (sd_booted(3))."""
-_NEXT: Final = f"next: systemctl enable --now rsock-nf@NAME, for {CONFIGURATIONS}/NAME.json"
+_NEXT: Final = f"next: systemctl enable --now rsock-nf@NAME, for the file NAME in {CONFIGURATIONS}"
 
 
 def text() -> str:
