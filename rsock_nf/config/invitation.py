@@ -1,8 +1,9 @@
 """The invitation: one line with all that a client needs, which ``init`` prints and ``join`` reads.
 
-    rsock-nf://SECRET@HOST/1?server=HOST2&ports=10001-10010&type=tcp&app=wireguard&cipher=none#NAME
+    rsock-nf://SECRET@HOST/1?check=1a2b3c4d&server=HOST2&ports=10001-10010&type=tcp&app=wireguard&cipher=none#NAME
 
-A URI (RFC 3986).  ``/1`` is the version of this form.  The secret is in base64url without padding (RFC 4648 section 5),
+A URI (RFC 3986).  ``/1`` is the version of this form.  ``check`` is a CRC-32 of all the rest, so that a line which was
+damaged on its way is told from one that means something else.  The secret is in base64url without padding (RFC 4648 section 5),
 because ``/`` and ``+`` mean something in a URI.  ``docs/invitation.md`` describes each field for other programs.
 
 Not here: the files that are made of it (``ops.new_files``).
@@ -14,6 +15,7 @@ import base64
 import binascii
 import enum
 import re
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
@@ -41,6 +43,8 @@ _MOST: Final = 4096
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _LIKE_A_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{20,}")
 _APPLICATION: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_CHECK: Final = re.compile(r"\?check=([^&#]*)&")
+"""The first field, so that a line of which the end is missing has it."""
 _SPREAD: Final = Spread.BURST
 """What a line without ``spread`` means; a newer default must not change what an old line says."""
 
@@ -81,7 +85,14 @@ def write(invitation: Invitation) -> str:
     fields += [("app", invitation.application), ("cipher", invitation.cipher.value)]
     secret = base64.urlsafe_b64encode(invitation.secret).decode().rstrip("=")
     name = f"#{quote(invitation.name)}" if invitation.name else ""
-    return f"{SCHEME}{secret}@{quote(first, safe='[]:')}/{VERSION}?{urlencode(fields, safe='[]:,')}{name}"
+    before = f"{SCHEME}{secret}@{quote(first, safe='[]:')}/{VERSION}?"
+    behind = f"{urlencode(fields, safe='[]:,')}{name}"
+    return f"{before}check={_sum(before + behind)}&{behind}"
+
+
+def _sum(line: str) -> str:
+    """Of a line without ``check=…&``."""
+    return f"{zlib.crc32(line.encode()):08x}"
 
 
 def parse(text: str) -> Invitation:
@@ -94,7 +105,7 @@ def parse(text: str) -> Invitation:
         raise InvitationError(f"this is no line of `rsock-nf init`: that begins with {SCHEME}")
     if len(line) > _MOST:
         raise InvitationError(f"longer than {_MOST} characters: this is no line of `rsock-nf init`")
-    rest, _, name = line.removeprefix(SCHEME).partition("#")
+    rest, _, name = _checked(line).removeprefix(SCHEME).partition("#")
     rest, _, query = rest.partition("?")
     authority, _, version = rest.partition("/")
     secret, at, host = authority.rpartition("@")
@@ -116,6 +127,17 @@ def parse(text: str) -> Invitation:
     )
     fields.refuse_others()
     return invitation
+
+
+def _checked(line: str) -> str:
+    """The line without its sum, if it has one.  Raises ``InvitationError`` when the sum is that of another line."""
+    found = _CHECK.search(line)
+    if found is None:
+        return line
+    rest = f"{line[: found.start()]}?{line[found.end() :]}"
+    if found[1].lower() != _sum(rest):
+        raise InvitationError("it is damaged (a character is wrong or missing): copy all of it again")
+    return rest
 
 
 class _Fields:

@@ -20,8 +20,10 @@ INVITATION = Invitation(
 )
 LINE = (
     "rsock-nf://yMnKy8zNzs_Q0dLT1NXW19jZ2tvc3d7f4OHi4-Tl5uc@203.0.113.5/1"
-    "?ports=10001-10010&type=tcp&app=wireguard&cipher=none#wg"
+    "?check=7314aba7&ports=10001-10010&type=tcp&app=wireguard&cipher=none#wg"
 )
+UNCHECKED = LINE.replace("check=7314aba7&", "")
+"""As somebody may change it by hand."""
 
 hosts = st.one_of(
     st.builds(str, st.builds(IPv4Address, st.integers(0, 2**32 - 1))),
@@ -92,8 +94,41 @@ def test_what_pasting_adds_does_not_matter(pasted: str) -> None:
 )
 def test_what_is_wrong_is_told_by_its_field(old: str, new: str, expected: str) -> None:
     with pytest.raises(InvitationError) as caught:
-        parse(LINE.replace(old, new, 1) if old != "wg" else LINE[: -len("wg")] + new)
+        parse(UNCHECKED.replace(old, new, 1) if old != "wg" else UNCHECKED[: -len("wg")] + new)
     assert str(caught.value) == expected
+
+
+DAMAGED = "it is damaged (a character is wrong or missing): copy all of it again"
+
+
+@given(invitations, st.data())
+def test_any_one_wrong_character_is_told_and_nothing_else_is_blamed(
+    invitation: Invitation, data: st.DataObject
+) -> None:
+    line = write(invitation)
+    at = data.draw(st.integers(len("rsock-nf://"), len(line) - 1))
+    wrong = data.draw(st.sampled_from("aZ09-_@/?&=#,.[]%:").filter(lambda one: one != line[at]))
+    with pytest.raises(InvitationError) as caught:
+        parse(line[:at] + wrong + line[at + 1 :])
+    behind = line.index("?check=") + len("?check=")
+    if not behind - len("?check=") <= at < behind + len("7314aba7&"):  # the sum itself is no longer one
+        assert str(caught.value) == DAMAGED
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [LINE.replace("yMnK", "yMnk"), LINE.replace("yMnK", ""), LINE.replace("yMnK", "ynMK"), LINE[:-3], LINE[:-20],
+     LINE.replace("check=731", "check=000"), LINE.replace("5uc@", "5uc"), LINE.replace("203.0.113.5", "203.0.113.6")],
+)  # fmt: skip
+def test_a_damaged_line_is_to_be_copied_again(damaged: str) -> None:
+    with pytest.raises(InvitationError) as caught:
+        parse(damaged)
+    assert str(caught.value) == DAMAGED
+
+
+def test_a_line_without_the_sum_may_be_changed_by_hand() -> None:
+    assert parse(UNCHECKED) == INVITATION
+    assert parse(UNCHECKED.replace("203.0.113.5", "203.0.113.6")).servers == ("203.0.113.6",)
 
 
 @given(st.text(max_size=300), st.integers(0, 120), st.integers(0, 120))
