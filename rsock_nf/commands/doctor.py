@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from rsock_nf.commands.output import say
+from rsock_nf.commands.output import fit_to_terminal, say
 from rsock_nf.commands.shared import config_argument, config_file, loaded
 from rsock_nf.errors import UnresolvedError
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def tell(finding: Finding) -> None:
         if not arguments.json and (arguments.verbose or not finding.quiet):
-            say(_told(finding))
+            say(fit_to_terminal(str(finding), sys.stdout))
             sys.stdout.flush()
 
     settings, unresolved = None, ""
@@ -43,14 +43,3 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(found.as_json(), indent=2))
     return 0 if found.well else 1
-
-
-def _told(finding: Finding) -> str:
-    """For a terminal cut to its width; for programs one line."""
-    import shutil
-    import textwrap
-
-    if not sys.stdout.isatty():
-        return str(finding)
-    width = max(shutil.get_terminal_size().columns, 40)
-    return textwrap.fill(str(finding), width, subsequent_indent=" " * 6, break_on_hyphens=False, break_long_words=False)

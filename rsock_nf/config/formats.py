@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from rsock_nf.config import misprints
 from rsock_nf.config.values import named, shown
 
 LENIENT_BYTES: Final = 64 << 10
@@ -55,8 +56,7 @@ def _json(text: str) -> Any:
 
 def _json5(text: str, strictly: json.JSONDecodeError) -> Any:
     """What a stricter reader has refused.  Raises ``FormError`` with the better of the two messages."""
-    plain = f"{strictly.msg[:1].lower()}{strictly.msg[1:]}"
-    said = f"not JSON: line {strictly.lineno}, column {strictly.colno}: {plain}"
+    said = f"not JSON: {_why(text, strictly.lineno, strictly.colno, strictly.msg)}"
     if len(text) > LENIENT_BYTES:
         raise FormError(f"{said} (with comments or trailing commas, 64 KiB is the most)")
     if not text.strip():
@@ -73,7 +73,15 @@ def _json5(text: str, strictly: json.JSONDecodeError) -> Any:
         if (line, column) <= (strictly.lineno, strictly.colno + 1):  # at the same place, in better words
             raise FormError(said) from None
         what = re.sub(r'Unexpected "(.*)"', lambda found: f"unexpected {shown(found[1])}", place[2], flags=re.DOTALL)
-        raise FormError(f"not JSON: line {line}, column {column}: {what[:1].lower()}{what[1:]}") from None
+        raise FormError(f"not JSON: {_why(text, line, column, what)}") from None
+
+
+def _why(text: str, line: int, column: int, said: str) -> str:
+    """Where a reader stopped, and what it ``said``; or which sign is missing, and where."""
+    if said == "Extra data":
+        return f"line {line}, column {column}: something stands behind the end"
+    plain = f"line {line}, column {column}: {said[:1].lower()}{said[1:]}"
+    return misprints.missing_sign(text, misprints.position(text, line, column)) or plain
 
 
 def _toml(text: str) -> Any:

@@ -3,8 +3,9 @@
     rsock-nf://SECRET@HOST/1?check=1a2b3c4d&server=HOST2&ports=10001-10010&type=tcp&app=wireguard&cipher=none#NAME
 
 A URI (RFC 3986).  ``/1`` is the version of this form.  ``check`` is a CRC-32 of all the rest, so that a line which was
-damaged on its way is told from one that means something else.  The secret is in base64url without padding (RFC 4648 section 5),
-because ``/`` and ``+`` mean something in a URI.  ``docs/invitation.md`` describes each field for other programs.
+damaged on its way is told from one that means something else.  The secret is in base64url without padding (RFC 4648
+section 5), because ``/`` and ``+`` mean something in a URI.  ``docs/invitation.md`` describes each field for other
+programs.
 
 Not here: the files that are made of it (``ops.new_files``).
 """

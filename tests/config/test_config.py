@@ -391,7 +391,7 @@ def test_one_line_for_each_missing_key(tmp_path: Path, base: dict[str, Any], key
             '{\n  "role": "server",\n  :}',
             "not JSON: line 3, column 3: expecting property name enclosed in double quotes",
         ),
-        ('{"role": "server"', "not JSON: line 1, column 18: expecting ',' delimiter"),
+        ('{"role": "server"', "not JSON: line 1, column 18: the file ends here: a bracket or a quote is missing"),
         ("", "not JSON: line 1, column 1: expecting value"),
         ("[1]", "a JSON object is wanted, not [1]"),
         ('{"role": "server", "role": "client"}', "role: given twice"),
