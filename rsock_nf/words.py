@@ -39,6 +39,11 @@ def vpn_numbers(largest: int) -> str:
     return f"WireGuard: MTU = {numbers['wireguard_mtu']}; OpenVPN: mssfix {numbers['openvpn_mssfix']}"
 
 
+def over_ipv4(largest: int) -> str:
+    """Where flows may come over IPv6, whose headers are larger: what is enough for those over IPv4."""
+    return f"over IPv4 alone {largest} bytes; {vpn_numbers(largest)}"
+
+
 def which_pump(why_python: str) -> str:
     """Which data path carries established flows.  ``why_python``: why it is Python's; "" = it is the native one."""
     return f"python: {why_python}" if why_python else "native"

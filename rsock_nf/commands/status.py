@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of ``status``."""
     instance_arguments(parser)
     parser.add_argument("--flows", action="store_true", help="also each flow, and what the instance holds of its host")
-    parser.add_argument("--watch", action="store_true", help="again every second, with rates; Ctrl-C ends it")
+    parser.add_argument("--watch", action="store_true", help="again every second, with rates; q or Ctrl-C ends it")
     for_programs = parser.add_mutually_exclusive_group()
     for_programs.add_argument("--brief", action="store_true", help="for scripts: a line for each session, with tabs")
     for_programs.add_argument("--metrics", action="store_true", help="for Prometheus: what the key metrics serves")
@@ -34,15 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show one instance or all, once or again and again."""
+    import time
+
     from rsock_nf.ops.instances.overview import runs
 
     named = named_instance(arguments)
     looks = _looks(named)
     found, before = next(looks)
     if arguments.watch and any(map(runs, found)) and _is_screen() and _is_for_people(arguments):
-        found, before = _watch(arguments, found, looks)
+        watched = _watch(arguments, found, looks)
+        if watched is None:
+            return 0
+        found, before = watched
     _print(arguments, found, before, one=named is not None)
     while arguments.watch and any(map(runs, found)):
+        time.sleep(_PERIOD)
         found, before = next(looks)
         _print(arguments, found, before, one=named is not None)
     return 0 if found and all(map(runs, found)) else 1
@@ -53,9 +59,7 @@ def _is_for_people(arguments: argparse.Namespace) -> bool:
 
 
 def _looks(named: Instance | None) -> Iterator[tuple[list[Snapshot], dict[str, Snapshot]]]:
-    """The instances, once a second, and those of the look before by name."""
-    import time
-
+    """The instances at each look, and those of the look before by name."""
     from rsock_nf.ops.instances.overview import overview
 
     before: dict[str, Snapshot] = {}
@@ -63,22 +67,24 @@ def _looks(named: Instance | None) -> Iterator[tuple[list[Snapshot], dict[str, S
         found = overview(named, find_lost=not before)
         yield found, before
         before = {snapshot["name"]: snapshot for snapshot in found}
-        time.sleep(_PERIOD)
 
 
 def _watch(
     arguments: argparse.Namespace,
     found: list[Snapshot],
     looks: Iterator[tuple[list[Snapshot], dict[str, Snapshot]]],
-) -> tuple[list[Snapshot], dict[str, Snapshot]]:
-    """On the whole terminal, until no instance runs any more; what was found then."""
+) -> tuple[list[Snapshot], dict[str, Snapshot]] | None:
+    """On the whole terminal, until no instance runs any more: what was found then.  None = somebody typed ``q``."""
     from rsock_nf.ops.instances.overview import runs
+    from rsock_nf.ops.signals import leaving_in_order
     from rsock_nf.ops.status.live import Screen
 
     before: dict[str, Snapshot] = {}
-    with Screen() as screen:
+    with leaving_in_order(), Screen() as screen:
         while any(map(runs, found)):
             screen.show(found, before, each_flow=arguments.flows)
+            if screen.left_within(_PERIOD):
+                return None
             found, before = next(looks)
     return found, before
 

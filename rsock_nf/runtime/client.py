@@ -478,7 +478,7 @@ class ClientSide:
             describe=self._describe,
             counters=self.endpoint.counters,
             troubles=self._troubles.counts,
-            version=max(address.version for address in self._cover.server),
+            versions=frozenset(address.version for address in self._cover.server),
             dialled=role.ports(),
         )
 

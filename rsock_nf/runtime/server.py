@@ -90,10 +90,10 @@ class Cover:
     place: RulesPlace = field(default_factory=RulesPlace)
 
     @property
-    def version(self) -> int:
-        """The IP version with the larger headers, of those that are served."""
+    def versions(self) -> frozenset[int]:
+        """The IP versions that are served."""
         served = self.settings.addresses or self.addresses
-        return max((address.version for address in served if not address.is_link_local), default=4)
+        return frozenset(address.version for address in served if not address.is_link_local) or frozenset({4})
 
     def policy(self) -> Policy:
         """What the kernel must not see."""
@@ -487,7 +487,7 @@ class ServerSide:
             targets=self._targets.refusals(),
             strangers=self.endpoint.role.strangers,
             troubles=self._troubles.counts,
-            version=self._cover.version,
+            versions=self._cover.versions,
             crowds=self.endpoint.role.crowds(self.driver.now()),
         )
 

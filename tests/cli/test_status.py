@@ -7,17 +7,19 @@ import io
 import json
 import os
 import re
+import signal
 import struct
 import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from rsock_nf import cli
+from rsock_nf.commands import status
 from rsock_nf.ops.instances import overview
 from tests.ops.metrics_snapshots import session, snapshot
 
@@ -114,6 +116,8 @@ class Terminal:
         self._slave = io.open(slave, "w", encoding="utf-8")  # noqa: SIM115, UP020 - closed by ``read``
         self._read = bytearray()
         self._text = ""
+        self._when_full: Callable[[], object] | None = None
+        """Called once, when something is shown on the whole screen."""
         self._reader = threading.Thread(target=self._drain)
         self._reader.start()
         self._monkeypatch = monkeypatch
@@ -123,6 +127,9 @@ class Terminal:
         try:
             while data := os.read(self._master, 1 << 16):
                 self._read += data
+                if self._when_full is not None and b"\x1b[?1049h" in self._read and b"edge" in self._read:
+                    self._when_full()
+                    self._when_full = None
         except OSError:  # EIO: nobody has the other end any more
             pass
 
@@ -131,6 +138,20 @@ class Terminal:
         with self._monkeypatch.context() as patched:  # here: pytest sets its own standard output before each test
             patched.setattr(sys, "stdout", self._slave)
             return cli.main(list(words))
+
+    def run_until(self, leave: str | signal.Signals, *words: str) -> int:
+        """The same; with a key, or a signal to this process, as soon as the screen is filled."""
+        if isinstance(leave, str):
+            self._when_full = lambda: os.write(self._master, leave.encode())
+        else:
+            self._when_full = lambda: os.kill(os.getpid(), leave)
+        before = termios.tcgetattr(self._slave)
+        with self._monkeypatch.context() as patched, os.fdopen(os.dup(self._slave.fileno())) as keys:
+            patched.setattr(sys, "stdin", keys)
+            try:
+                return self.run(*words)
+            finally:
+                assert termios.tcgetattr(self._slave) == before, "the terminal is as it was"
 
     def read(self) -> str:
         """All that was written to it; nothing more can be."""
@@ -190,6 +211,24 @@ def test_a_watcher_who_leaves_gets_the_screen_back(monkeypatch: pytest.MonkeyPat
     said = terminal.read()
     assert said.count("\x1b[?1049h") == said.count("\x1b[?1049l") == 1
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is back"
+
+
+@pytest.mark.parametrize(("leave", "expected"), [("q", 0), ("xQ", 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_key_or_a_signal_ends_the_live_view_at_once(
+    monkeypatch: pytest.MonkeyPatch, terminal: Terminal, leave: str | signal.Signals, expected: int
+) -> None:
+    find(monkeypatch, [full(0)], [GONE])
+    monkeypatch.setattr(status, "_PERIOD", 60.0)
+    ended: object = None
+    try:
+        ended = terminal.run_until(leave, "status", "--watch")
+    except SystemExit as left:
+        ended = left.code
+    assert ended == expected
+    said = terminal.read()
+    assert said.count("\x1b[?1049h") == said.count("\x1b[?1049l") == 1
+    assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is back"
+    assert "crashed" not in said, "there was no second look"
 
 
 def test_the_live_view_alone_takes_rich() -> None:

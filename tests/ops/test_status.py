@@ -231,6 +231,9 @@ def test_an_mtu_that_no_flow_has_measured_says_so() -> None:
     """Also an idle client has one."""
     lines = render({**SNAPSHOT, "mtu": 1432, "mtu_computed": True, "sessions": []}).splitlines()
     assert "  MTU       1432 bytes (computed: no flow); WireGuard: MTU = 1400; OpenVPN:" in lines
+    both = {**SNAPSHOT, "mtu": 1432, "mtu_computed": True, "mtu_ipv4": 1452, "sessions": []}
+    said = " ".join(render(both).split())
+    assert "mssfix 1432; over IPv4 alone 1452 bytes; WireGuard: MTU = 1420; OpenVPN: mssfix 1452" in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from rsock_nf.ops.status.brief import COLUMNS, brief
 from rsock_nf.ops.status.layout import plain
 from rsock_nf.ops.status.live import fit
+from rsock_nf.ops.status.render import view
 from tests.ops.test_status import FLOW, SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,29 @@ def test_a_live_view_fits_the_terminal(height: int, *, each_flow: bool) -> None:
     lines = fit(servers, {}, 80, height, each_flow=each_flow)
     assert len(lines) <= height
     assert all(len(line) <= 80 for line in plain(lines).splitlines())
+
+
+@pytest.mark.parametrize("noted", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_view_knows_its_height(count: int, *, noted: bool) -> None:
+    sessions = [{**one, "notes": ["a note"] * noted, "oversized": 0} for one in clients(count)]
+    made = view({**SNAPSHOT, "sessions": sessions}, width=80)
+    for most in range(-1, count + 2):
+        assert made.height(most) == len(made.lines(most, 0)), most
+
+
+def test_what_is_shown_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before: for each height that was tried, everything was made printable, sorted and laid out again."""
+    prepared: list[str] = []
+
+    def count(value: Any) -> Any:
+        prepared.append(value["name"])
+        return value
+
+    monkeypatch.setattr(sys.modules[view.__module__], "made_printable", count)
+    servers = [{**SNAPSHOT, "name": f"s{number}", "role": "server", "sessions": clients(50)} for number in range(9)]
+    assert len(fit(servers, {}, 80, 24)) == 24
+    assert prepared == [f"s{number}" for number in range(9)]
 
 
 def test_a_live_view_says_what_is_left_out() -> None:

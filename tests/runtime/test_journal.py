@@ -315,11 +315,19 @@ def test_a_path_that_becomes_smaller_is_told_with_the_session_and_the_numbers(
 )
 def test_there_is_always_an_mtu(version: int, link_mtu: int | None, expected: int) -> None:
     """Also without a flow, and without a device."""
-    view = dataclasses.replace(Fake().view(), version=version)
+    view = dataclasses.replace(Fake().view(), versions=frozenset({version}))
     told = snapshot(view, HostView(mtu=link_mtu), now=1.0, started=0.0)
     assert (told["mtu"], told["mtu_computed"]) == (expected, True)
+    assert told["mtu_ipv4"] is None, "there is no other version"
     assert told["vpn"] == {
         "wireguard_mtu": expected - 32,
         "openvpn_mssfix": expected,
         "openvpn_tun_mtu": expected - 28,
     }
+
+
+def test_what_serves_both_ip_versions_tells_both_numbers() -> None:
+    """Before: a server that nobody uses told that of IPv6, though all of its clients may come over IPv4."""
+    view = dataclasses.replace(Fake().view(), versions=frozenset({4, 6}))
+    told = snapshot(view, HostView(mtu=1500), now=1.0, started=0.0)
+    assert (told["mtu"], told["mtu_ipv4"]) == (1432, 1452)

@@ -29,7 +29,7 @@ from rsock_nf.ops.rules import policy_now
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 from rsock_nf.wire.largest import largest_datagram
-from rsock_nf.words import vpn_numbers, which_pump
+from rsock_nf.words import over_ipv4, vpn_numbers, which_pump
 
 
 def examine(settings: Settings | None) -> list[Finding]:
@@ -128,6 +128,8 @@ def _numbers(settings: Settings, device: str) -> Iterator[Finding]:
         largest = largest_datagram(mtu, version, tunnel, wire)
         which = f" (wire {wire.name.value})" if settings.second else ""
         text = f"{mtu} on the way out: datagrams of up to {largest} bytes are not cut{which}: {vpn_numbers(largest)}"
+        if (ipv4 := largest_datagram(mtu, 4, tunnel, wire)) != largest and any(one.version == 4 for one in served):
+            text = f"{text}; {over_ipv4(ipv4)}"
         yield Finding(Verdict.OK, "MTU", text)
 
 

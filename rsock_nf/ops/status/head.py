@@ -11,7 +11,7 @@ from typing import Any, Final
 from rsock_nf.ops.status.layout import Line, Span, folded
 from rsock_nf.ops.status.sessions import SICK, WITHOUT_FLOWS, Shown, Snapshot
 from rsock_nf.ops.status.units import about, counted, duration, megabits, size
-from rsock_nf.words import NOBODY_LISTENS, STRANGERS, vpn_numbers, which_pump, who_strangers_are
+from rsock_nf.words import NOBODY_LISTENS, STRANGERS, over_ipv4, vpn_numbers, which_pump, who_strangers_are
 
 _STYLES: Final = {"connected": "good", "serving": "good", "idle": "warn", "connecting": "warn", "waiting": "warn"}
 # What the snapshot counts as lost; ``ops.metrics`` has them, too.
@@ -169,7 +169,8 @@ def _each_wire(snapshot: Snapshot, key: str) -> str:
 def _mtu(snapshot: Snapshot) -> str:
     """For the application: the largest datagram, and what to set in a VPN."""
     computed = " (computed: no flow)" if snapshot.get("mtu_computed") else ""
-    return f"{_each_wire(snapshot, 'mtu')} bytes{computed}; {vpn_numbers(snapshot['mtu'])}"
+    text = f"{_each_wire(snapshot, 'mtu')} bytes{computed}; {vpn_numbers(snapshot['mtu'])}"
+    return f"{text}; {over_ipv4(snapshot['mtu_ipv4'])}" if snapshot.get("mtu_ipv4") else text
 
 
 # -- what its host tells: label, text, whether that is unusual

@@ -5,15 +5,16 @@ Counters only grow, so rates come from two snapshots of one instance, apart by t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rsock_nf.ops.status import flows, head, layout, sessions
 from rsock_nf.ops.status.layout import Line
-from rsock_nf.ops.status.sessions import Snapshot
+from rsock_nf.ops.status.sessions import Shown, Snapshot
 from rsock_nf.printable import printable
 
-__all__ = ["NOT_OF_THIS_VERSION", "Snapshot", "lines", "render"]
+__all__ = ["NOT_OF_THIS_VERSION", "Snapshot", "View", "render", "view"]
 
 NOT_OF_THIS_VERSION: Final = "answers what this version of rsock-nf cannot read"
 UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
@@ -32,51 +33,64 @@ def render(
 
     No line is longer than ``width`` columns (but 40).  ``paint``: with the escape sequences of a terminal.
     """
-    found = lines(snapshot, before, width=width, each_flow=each_flow)
+    found = view(snapshot, before, width=width, each_flow=each_flow).lines()
     return layout.painted(found) if paint else layout.plain(found)
 
 
-def lines(
-    snapshot: Snapshot,
-    before: Snapshot | None = None,
-    *,
-    width: int,
-    each_flow: bool = False,
-    most: int | None = None,
-    most_notes: int = sessions.MOST_NOTES,
-) -> list[Line]:
-    """The same as lines; at most ``most`` sessions, and ``most_notes`` notes on them.
+@dataclass(frozen=True, slots=True)
+class View:
+    """An instance as lines, of which the last ones can be left out."""
+
+    head: list[Line]
+    """What is always shown; of an instance with ``each_flow``, everything."""
+    listed: Sequence[Shown]
+    """The sessions below it."""
+    width: int
+
+    def lines(self, most: int | None = None, most_notes: int = sessions.MOST_NOTES) -> list[Line]:
+        """With at most ``most`` sessions, and ``most_notes`` notes on them."""
+        if not self.listed:
+            return self.head
+        below = [
+            *sessions.table(self.listed, self.width, most),
+            *sessions.notes(self.listed, self.width, most_notes),
+        ]
+        return [*self.head, layout.line(""), *layout.clipped(below, self.width)]
+
+    def height(self, most: int) -> int:
+        """How many lines ``lines(most, 0)`` has."""
+        if not self.listed:
+            return len(self.head)
+        rows = sessions.height(len(self.listed), most)
+        return len(self.head) + 1 + rows + any(session.notes for session in self.listed)
+
+
+def view(
+    snapshot: Snapshot, before: Snapshot | None = None, *, width: int = layout.WIDTH, each_flow: bool = False
+) -> View:
+    """All that can be shown of one instance.
 
     A snapshot may come from an instance of another version, and its strings from outside.  If it cannot be read, a line
     says so.
     """
     try:
-        found = list(_lines(made_printable(snapshot), before, width, each_flow, (most, most_notes)))
+        made = _view(made_printable(snapshot), before, width, each_flow=each_flow)
+        made.lines()  # what cannot be read, shows here
     except UNREADABLE:
         name = printable(str(snapshot.get("name", "?")))
         unread = f"{name}: {NOT_OF_THIS_VERSION}: rsock-nf down --name {name}, then up"
-        return list(layout.folded("", unread, width, "bad", indent=0))
-    return list(layout.clipped(found, width))
+        return View(list(layout.folded("", unread, width, "bad", indent=0)), (), width)
+    return made
 
 
-def _lines(
-    snapshot: Snapshot,
-    before: Snapshot | None,
-    width: int,
-    each_flow: bool,  # noqa: FBT001 - as above
-    most: tuple[int | None, int],
-) -> Iterator[Line]:
+def _view(snapshot: Snapshot, before: Snapshot | None, width: int, *, each_flow: bool) -> View:
     if "role" not in snapshot:  # it could not be asked (``overview``)
-        yield from head.outside(snapshot, width)
-        return
+        return View(list(layout.clipped(head.outside(snapshot, width), width)), (), width)
     shown = sessions.shown(snapshot, before)
-    yield from head.head(snapshot, shown, width, everything=each_flow)
+    above = [*head.head(snapshot, shown, width, everything=each_flow)]
     if each_flow:
-        yield from _blocks(snapshot, before, width)
-    elif shown:
-        yield layout.line("")
-        yield from sessions.table(shown, width, most[0])
-        yield from sessions.notes(shown, width, most[1])
+        above += _blocks(snapshot, before, width)
+    return View(list(layout.clipped(above, width)), () if each_flow else shown, width)
 
 
 def _blocks(snapshot: Snapshot, before: Snapshot | None, width: int) -> Iterator[Line]:

@@ -137,6 +137,12 @@ def table(sessions: Sequence[Shown], width: int, most: int | None = None) -> Ite
         yield line(f"  … {len(sessions) - len(told)} more", "dim")
 
 
+def height(count: int, most: int) -> int:
+    """How many lines ``table`` has of so many sessions."""
+    told = min(count, max(most, 0))
+    return bool(told) + told + (told < count)
+
+
 def notes(sessions: Sequence[Shown], width: int, most: int) -> Iterator[Line]:
     """What is unusual about each session; behind its name if there are several.  At most ``most`` of them."""
     found = [(session, note) for session in sessions for note in session.notes]

@@ -34,9 +34,10 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
     """Counters only grow, and ``uptime`` is the clock: rates are the reader's business."""
     settings = view.settings
     described = [_session(view, session, now) for session in view.sessions]
-    of_each_wire = wires(settings, described, host.mtu or ETHERNET_MTU, view.version)
+    of_each_wire = wires(settings, described, host.mtu or ETHERNET_MTU, max(view.versions))
     measured = [wire for wire in of_each_wire if not wire["mtu_computed"]]
     mtu = min(wire["mtu"] for wire in measured or of_each_wire)
+    over_ipv4 = min(wire["mtu"] for wire in wires(settings, [], host.mtu or ETHERNET_MTU, min(view.versions)))
     why = why_python(settings)
     return {
         "name": settings.name,
@@ -56,6 +57,7 @@ def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[
         "mtu": mtu,
         "vpn": vpn_settings(mtu),
         "mtu_computed": not measured,
+        "mtu_ipv4": None if measured or over_ipv4 == mtu else over_ipv4,
         "wires": of_each_wire,
         "sessions": described,
         "remote": view.remote,

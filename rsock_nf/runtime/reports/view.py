@@ -53,8 +53,8 @@ class View:
     """Server: who sends what does not authenticate."""
     troubles: Mapping[str, int] = field(default_factory=dict)
     """What failed, and how often."""
-    version: int = 4
-    """The IP version with the larger headers, of those by which flows may travel."""
+    versions: frozenset[int] = frozenset({4})
+    """The IP versions by which flows may travel."""
     dialled: Sequence[PortReport] = ()
     """Client: what became of the dials of each server port."""
     crowds: Sequence[Crowd] = ()
