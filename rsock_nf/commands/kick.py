@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import running_instances
 from rsock_nf.errors import InstanceError
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """End the sessions of one client.  It may come back at once."""
     from rsock_nf.ops.control_socket.ask import ask
+    from rsock_nf.ops.instances.running import running_instances
 
     named = None if arguments.name is None else _instance(arguments.name)
     ended = {one.name: ask(one, "kick", {"client": arguments.client})["ended"] for one in running_instances(named)}

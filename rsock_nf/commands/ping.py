@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import instance_arguments, named_instance, number, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, number
 
 if TYPE_CHECKING:
     from rsock_nf.ops.instances.instance import Instance
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ping, print what comes, and sum up.  1 = nothing was answered."""
+    from rsock_nf.ops.instances.running import only_running
     from rsock_nf.ops.ping import Wish
 
     instance = only_running(named_instance(arguments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import instance_arguments, named_instance, running_instances
+from rsock_nf.commands.shared import instance_arguments, named_instance
 from rsock_nf.errors import InstanceError
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Have one client or all replace every flow, without loss."""
     from rsock_nf.ops.control_socket.ask import ask
+    from rsock_nf.ops.instances.running import running_instances
 
     named = named_instance(arguments)
     dialling = [instance.name for instance in running_instances(named) if ask(instance, "reconnect")["dials"]]

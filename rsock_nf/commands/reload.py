@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rsock_nf.commands.output import complain, say
-from rsock_nf.commands.shared import instance_arguments, named_instance, running_instances, tell
+from rsock_nf.commands.shared import instance_arguments, named_instance, tell
 from rsock_nf.errors import InstanceError, RsockError
 from rsock_nf.ops.instances.instance import Instance
 
@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Have one instance or all follow their files."""
+    from rsock_nf.ops.instances.running import running_instances
+
     named = named_instance(arguments)
     worst = 0
     for instance in running_instances(named):

@@ -122,24 +122,6 @@ def _named_by_file(instance: Instance) -> Instance:
     return Instance(named.pop())
 
 
-def running_instances(named: Instance | None) -> list[Instance]:
-    """The named instance, or all that run.  Raises ``InstanceError`` when there is none."""
-    from rsock_nf.ops.instances.instance import instances
-
-    found = [instance for instance in ([named] if named else instances()) if instance.is_running()]
-    if not found:
-        raise InstanceError(f"instance {named.name} is not running" if named else "no instance is running")
-    return found
-
-
-def only_running(named: Instance | None) -> Instance:
-    """The named instance, or the only one that runs.  Raises ``InstanceError`` when there is none, or several."""
-    running = running_instances(named)
-    if len(running) > 1:
-        raise InstanceError(f"several instances run: name one of {', '.join(one.name for one in running)}")
-    return running[0]
-
-
 def require_privileges(command: str, remark: str = "", *, backend: str = "auto") -> None:
     """Raises ``InstanceError``: what this process lacks for ``command``."""
     from rsock_nf.ops.privileges import refusal

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsock_nf.commands.output import say
-from rsock_nf.commands.shared import instance_arguments, named_instance, number, only_running
+from rsock_nf.commands.shared import instance_arguments, named_instance, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from rsock_nf.ops import speedtest
+    from rsock_nf.ops.instances.running import only_running
 
     instance = only_running(named_instance(arguments))
     going = speedtest.test(instance, arguments.seconds)
@@ -39,11 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps(speedtest.as_json(instance.name, told), indent=2))
         return 0
-    rows = speedtest.rows(told)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        say("  ".join([first.ljust(widths[0]), *numbers]).rstrip())
+    say(speedtest.table(told))
     if remark := speedtest.remark(told):
         say(remark)
     return 0

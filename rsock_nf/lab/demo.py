@@ -140,7 +140,7 @@ def _show(version: int, datagrams: int, cipher: str) -> Evidence:
         before = {host.name: _state(host) for host in (lab.client, lab.server)}
         target = stack.enter_context(EchoTarget(lab))
         application = stack.enter_context(Application(lab))
-        tunnel = Tunnel(lab, scratch, version=version, client={"cipher": cipher}, server={"cipher": cipher})
+        tunnel = Tunnel(lab, scratch.path, version=version, client={"cipher": cipher}, server={"cipher": cipher})
         started = time.perf_counter()
         with tunnel:
             evidence.up_seconds = time.perf_counter() - started
@@ -152,22 +152,36 @@ def _show(version: int, datagrams: int, cipher: str) -> Evidence:
         evidence.router = lab.counters()
         for host in (lab.client, lab.server):
             evidence.left += sorted(_state(host) - before[host.name])
+        if evidence.problems():
+            scratch.keep()
     return evidence
 
 
+@dataclass(slots=True)
+class _Scratch:
+    """A directory for the files of both sides, with their logs."""
+
+    path: Path
+    kept: bool = False
+
+    def keep(self) -> None:
+        """It stays, and people are told so."""
+        self.kept = True
+        sys.stderr.write(f"rsock-nf demo: the files of both sides and their logs are kept in {self.path}\n")
+
+
 @contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A directory for the files of both sides.  When the demonstration fails it stays: the logs are in it."""
-    path = Path(tempfile.mkdtemp(prefix="rsock-nf-demo-"))
+def _scratch() -> Iterator[_Scratch]:
+    """When the demonstration fails, the directory stays."""
+    made = _Scratch(Path(tempfile.mkdtemp(prefix="rsock-nf-demo-")))
     try:
-        yield path
+        yield made
     except (CommandFailed, OSError, subprocess.TimeoutExpired):
-        sys.stderr.write(f"rsock-nf demo: the files of both sides and their logs are kept in {path}\n")
+        made.keep()
         raise
-    except BaseException:
-        shutil.rmtree(path)
-        raise
-    shutil.rmtree(path)
+    finally:
+        if not made.kept:
+            shutil.rmtree(made.path)
 
 
 def _eaten(host: Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
+from rsock_nf.ops.status.layout import Table
 
 Reply: TypeAlias = dict[str, Any]
 """As ``runtime.pings`` has it; ``rtt_ms`` is None where no answer came in time."""
@@ -156,19 +157,13 @@ def _totals(total: Tally, spent: int) -> list[str]:
 
 
 def _table(flows: Sequence[tuple[Reply, Tally]]) -> list[str]:
-    rows = [("flow", "type", "remote", "sent", "loss", "min", "avg", "max ms")]
+    rows = []
     for reply, tally in flows:
         spread = tally.spread()
         times = [_short(spread[name]) for name in ("min", "avg", "max")] if spread else ["-"] * 3
         rows.append((str(reply["flow"]), reply["type"], reply["remote"], str(tally.sent), f"{tally.loss:.0%}", *times))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column in (1, 2) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    head = ("flow", "type", "remote", "sent", "loss", "min", "avg", "max ms")
+    return Table(head, left=(1, 2), indent=0).text(rows).splitlines()
 
 
 def _short(milliseconds: float) -> str:

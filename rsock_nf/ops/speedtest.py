@@ -14,6 +14,7 @@ from rsock_nf.errors import ControlError, RsockError
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.ops.ping import Tally
+from rsock_nf.ops.status.layout import Table
 
 Told: TypeAlias = dict[str, Any]
 """As ``runtime.speedtest.asking`` tells it."""
@@ -61,15 +62,15 @@ def as_json(name: str, told: Told) -> dict[str, Any]:
     }
 
 
-def rows(told: Told) -> list[tuple[str, ...]]:
-    """The table for people: direction, rate, loss, round trips (min / avg / max ms)."""
-    made: list[tuple[str, ...]] = [("", "Mbit/s", "loss", "RTT min", "avg", "max ms")]
-    made.append(("idle", "", "", *_times(told["idle_rtt_ms"])))
+def table(told: Told) -> str:
+    """For people: direction, rate, loss, round trips (min / avg / max ms)."""
+    head = ("", "Mbit/s", "loss", "RTT min", "avg", "max ms")
+    rows: list[tuple[str, ...]] = [("idle", "", "", *_times(told["idle_rtt_ms"]))]
     for direction in DIRECTIONS:
         found = told["found"][direction]
         rate = f"{found['bits_per_second'] / 1e6:.1f}"
-        made.append((direction, rate, f"{found['loss']:.1%}", *_times(found["rtt_ms"])))
-    return made
+        rows.append((direction, rate, f"{found['loss']:.1%}", *_times(found["rtt_ms"])))
+    return Table(head, left=(0,), indent=0).text(rows)
 
 
 def remark(told: Told) -> str:

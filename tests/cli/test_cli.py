@@ -171,9 +171,7 @@ def test_reconnect_is_about_clients(
     out: str,
     err: str,
 ) -> None:
-    monkeypatch.setattr(
-        "rsock_nf.ops.instances.instance.instances", lambda: [instance.Instance(name) for name in roles]
-    )
+    monkeypatch.setattr("rsock_nf.ops.instances.running.instances", lambda: [instance.Instance(name) for name in roles])
     monkeypatch.setattr(instance.Instance, "is_running", lambda _: True)
     monkeypatch.setattr("rsock_nf.ops.control_socket.ask.ask", lambda asked, _: {"dials": roles[asked.name]})
     assert cli.main(["reconnect", *words]) == status

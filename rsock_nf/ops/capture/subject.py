@@ -16,7 +16,8 @@ from rsock_nf.link import LinkError, Watch, Watched, open_watch, own_addresses
 from rsock_nf.ops.capture.clear import Clear
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances import namespaces
-from rsock_nf.ops.instances.instance import Instance, instances
+from rsock_nf.ops.instances.instance import Instance
+from rsock_nf.ops.instances.running import only_running
 from rsock_nf.policy import MANY_ADDRESSES, carrier_ports, fake_tcp_ports
 from rsock_nf.settings import Settings
 from rsock_nf.wire.native.handshake import NativeHandshake
@@ -52,16 +53,14 @@ def find(instance: Instance | None, path: Path | None) -> Subject:
 
     Raises ``InstanceError``, ``ConfigError``, ``ControlError``.
     """
-    instance = instance or _only_one()
-    running = instance.is_running()
+    if path is None or instance is None:
+        instance = only_running(instance, otherwise="--config FILE captures all the same")
     if path is None:
-        if not running:
-            raise InstanceError(f"instance {instance.name} is not running: --config FILE captures all the same")
         _refuse_other_namespace(instance)
         path = Path(ask(instance, "status")["config"])
         if path == COMMAND_LINE:
             raise InstanceError(f"instance {instance.name} was started by flags: capture wants a configuration file")
-    return Subject(config.load(path, patient=True).settings, instance, running)
+    return Subject(config.load(path, patient=True).settings, instance, instance.is_running())
 
 
 def watch(subject: Subject, *, snap: int) -> Watch:
@@ -89,15 +88,6 @@ def clear(subject: Subject) -> Clear:
     )
     opened.learn()
     return opened
-
-
-def _only_one() -> Instance:
-    found = [instance for instance in instances() if instance.is_running()]
-    if not found:
-        raise InstanceError("no instance is running: --config FILE captures all the same")
-    if len(found) > 1:
-        raise InstanceError(f"several instances run: name one of {', '.join(one.name for one in found)}")
-    return found[0]
 
 
 def _refuse_other_namespace(instance: Instance) -> None:

@@ -44,7 +44,7 @@ def block(session: dict[str, Any], before: dict[str, Any] | None, elapsed: float
 
 def _table(flows: list[dict[str, Any]], width: int) -> Iterator[Line]:
     rows = [(_cells(flow), _STYLES.get(flow["state"], "warn")) for flow in flows]
-    table = Table(_HEAD, left=5, gives=_GIVES, indent=4)
+    table = Table(_HEAD, left=range(5), gives=_GIVES, indent=4)
     widest = list(table.lines(rows, 1 << 16))
     if max(len(span.text) for spans in widest for span in spans) <= width:
         yield from widest

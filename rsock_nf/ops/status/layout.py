@@ -6,8 +6,9 @@ Widths are counted in characters.  What is laid out here is printable already: o
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 WIDTH: Final = 80
@@ -105,14 +106,19 @@ def cut_middle(text: str, room: int) -> str:
 
 
 class Table:
-    """Rows below a head.  ``left``: how many columns are text and stand to the left; numbers stand to the right.
+    """Rows below a head.  ``left``: which columns are text and stand to the left; numbers stand to the right.
 
     ``gives``: which columns are cut, one after the other, where the table is too wide, and how narrow each may become;
     a column may be there again, narrower.
     """
 
     def __init__(
-        self, head: Sequence[str], *, left: int, gives: Sequence[tuple[int, int]], indent: int = INDENT
+        self,
+        head: Sequence[str],
+        *,
+        left: Collection[int],
+        gives: Sequence[tuple[int, int]] = (),
+        indent: int = INDENT,
     ) -> None:
         self._head = head
         self._left = left
@@ -134,6 +140,10 @@ class Table:
         for cells, style in rows:
             yield line(self._row(cells, widths), style)
 
+    def text(self, rows: Sequence[Sequence[str]]) -> str:
+        """The head and the rows as they are, however wide, without styles."""
+        return plain(self.lines([(row, "") for row in rows], width=sys.maxsize))
+
     @property
     def _columns(self) -> int:
         return len(self._head)
@@ -141,7 +151,7 @@ class Table:
     def _row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         fitted = [cut_middle(cell, room) for cell, room in zip(cells, widths, strict=True)]
         placed = [
-            cell.ljust(room) if at < self._left else cell.rjust(room)
+            cell.ljust(room) if at in self._left else cell.rjust(room)
             for at, (cell, room) in enumerate(zip(fitted, widths, strict=True))
         ]
         return " " * self._indent + "  ".join(placed).rstrip()

@@ -132,7 +132,7 @@ def table(sessions: Sequence[Shown], width: int, most: int | None = None) -> Ite
     head = ("session", "address", *(("wire",) if wires else ()), "flows", "loss", "RTT ms", *traffic, "seen")
     rows = [(_cells(session, wires=wires, live=live), _STYLES[session.trouble]) for session in told]
     if rows:
-        yield from Table(head, left=3 if wires else 2, gives=_GIVES).lines(rows, width)
+        yield from Table(head, left=range(3 if wires else 2), gives=_GIVES).lines(rows, width)
     if len(told) < len(sessions):
         yield line(f"  … {len(sessions) - len(told)} more", "dim")
 
