@@ -18,6 +18,9 @@ TEST_PACKAGES := $(RUN_PACKAGES) iptables conntrack tcpdump tshark socat curl \
 # A game that is played through the tunnel.
 TEST_PACKAGES += teeworlds-server
 
+# It evaluates what the dashboard asks for.
+TEST_PACKAGES += prometheus
+
 # libFuzzer, which looks at the coverage of the C files.
 FUZZ_PACKAGES := clang libclang-rt-dev
 
