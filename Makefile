@@ -34,7 +34,7 @@ FUZZ_SECONDS ?= 60
 SOAK ?= 30
 # Most tests wait for something, so more of them run at a time than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-PYTEST = $(PY) -m pytest --dist loadgroup --no-loadscope-reorder
+PYTEST = $(PY) -m pytest
 # Tests start hundreds of interpreters.  One that must not keep what it has compiled compiles everything each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -55,7 +55,7 @@ quick: $(VENV)/.develop ## the tests that need no root and no namespaces, fewer 
 	@$(PYTEST) --numprocesses $$(nproc) --quick $(PYTEST_ARGS)
 
 asan: $(VENV)/.develop ## the native data path under AddressSanitizer and UBSan: its own tests and those in namespaces (as root)
-	@.ci/sanitized --dist loadgroup --no-loadscope-reorder --numprocesses $(WORKERS) $(PYTEST_ARGS) tests/native tests/netns
+	@.ci/sanitized --numprocesses $(WORKERS) $(PYTEST_ARGS) tests/native tests/netns
 
 check: lint types imports scripts ## all of the static checks
 

@@ -1,24 +1,22 @@
-"""How the whole suite runs: order, workers, thoroughness, time limits, and what a failed test leaves behind.
+"""How the whole suite runs: order, thoroughness, and what a failed test leaves behind.
 
-Fixtures belong to the areas.
+Time limits are in ``limits.py``, workers in ``distribution.py``.  Fixtures belong to the areas.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import signal
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.distribution import Distributed
 from tests.evidence import FAILED, keep_evidence
+from tests.limits import Limits
 
 # The machine may be busy with other tests: no deadline for one example.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,8 +30,6 @@ SIMULATED = ("core", "wire", "property")
 """Areas whose tests have many cases, and whose cases take long: tunnels on a virtual clock, random packets."""
 QUICK_CASES = 2
 """How many cases of each test of the simulated areas ``--quick`` runs."""
-FIXTURES_LIMIT = int(os.environ.get("RSOCK_NF_TESTS_FIXTURES_LIMIT", "150"))
-"""Seconds for a test's set-up, and for its tear-down.  A tunnel is up within three on an idle machine."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Limits(config))
+    config.pluginmanager.register(Distributed(config))
     if config.getoption("pump") == "native":
         from tests.core import pair
         from tests.native.hot_end import HotEnd
@@ -69,7 +67,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("quick") and _area(collection_path) in NEED_ROOT else None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is quick and needs nothing comes first: a broken core is seen before a broken tunnel."""
     items.sort(key=_rank)
@@ -108,69 +105,15 @@ def _quick(items: list[pytest.Item]) -> set[pytest.Item]:
     return chosen
 
 
-# -- one at a time
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Where several workers run, a test that is marked ``alone`` waits until the others have finished theirs."""
-    with contextlib.ExitStack() as stack:
-        if "PYTEST_XDIST_WORKER" in os.environ:
-            # Before the time limit of the test begins, hence ``tryfirst``.
-            stack.enter_context(_place_to_run(alone=item.get_closest_marker("alone") is not None))
-        return (yield)
-
-
-@contextlib.contextmanager
-def _place_to_run(*, alone: bool) -> Iterator[None]:
-    """Hold the lock of this directory, which all workers use: exclusively, or together with others."""
-    lock = os.open(ROOT, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
-
-
-# -- time limits
-#
-# pytest-timeout limits the test itself (timeout_func_only): the alarm must not go off between set-up, call and
-# tear-down, where pytest would take it for an error of its own and end the run.  Fixtures have limits here.
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Generator[None, object, object]:
-    with _limited("set-up"):
-        return (yield)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    with _limited("tear-down"):
-        try:
-            return (yield)
-        finally:
-            if item.config.getoption("pump") == "native":
-                from tests.native.hot_end import HotEnd
-
-                HotEnd.close_all()
-
-
-@contextlib.contextmanager
-def _limited(phase: str) -> Iterator[None]:
-    """Fail what takes too long; of several fixtures that are torn down each has the whole time."""
-
-    def fail(_number: int, _frame: FrameType | None) -> None:
-        signal.alarm(FIXTURES_LIMIT)
-        pytest.fail(f"Timeout (>{FIXTURES_LIMIT} s) in the {phase} of fixtures")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(FIXTURES_LIMIT)
     try:
-        yield
+        return (yield)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        if item.config.getoption("pump") == "native":
+            from tests.native.hot_end import HotEnd
+
+            HotEnd.close_all()
 
 
 # -- failures

@@ -121,6 +121,10 @@ def keep_evidence(test: str) -> list[tuple[str, str]]:
     return sections
 
 
+def out_directory() -> Path:
+    """Where all runs leave what is worth looking at."""
+    return Path(os.environ.get(OUT_VARIABLE) or Path(__file__).parent / "out")
+
+
 def _directory_of(test: str) -> Path:
-    out = Path(os.environ.get(OUT_VARIABLE) or Path(__file__).parent / "out")
-    return out / re.sub(r"[^\w.=-]+", "-", test.removeprefix("tests/")).strip("-")
+    return out_directory() / re.sub(r"[^\w.=-]+", "-", test.removeprefix("tests/")).strip("-")

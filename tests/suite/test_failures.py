@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rsock_nf.lab.netns import NETNS_DIR
-from tests.evidence import OUT_VARIABLE
+from tests.suite.nested import run
 
-ROOT = Path(__file__).parents[2]
 A_TUNNEL = """
 import time
 
@@ -89,25 +84,6 @@ def test_whose_fixture_hangs_after(hangs_after):
 """
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Shorter than ``tmp_path``: the path of a Unix socket below it has 107 bytes at most."""
-    with tempfile.TemporaryDirectory(prefix="rsnf-suite-") as made:
-        yield Path(made)
-
-
-def run(directory: Path, code: str, *options: str, **variables: str) -> str:
-    """What a pytest of its own says of ``code``, with this suite's configuration and fixtures."""
-    (directory / "test_it.py").write_text(code)
-    argv = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(directory)]
-    argv += ["-p", "tests.conftest", "-p", "tests.netns.conftest", "-p", "no:cacheprovider"]
-    argv += ["--basetemp", str(directory / "tmp"), *options, str(directory / "test_it.py")]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of this run
-    own |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'firewall'}", OUT_VARIABLE: str(directory / "out"), **variables}
-    said = subprocess.run(argv, cwd=ROOT, env=own, capture_output=True, text=True, timeout=200, check=False)
-    return said.stdout + said.stderr
-
-
 def runs(process: str) -> bool:
     """One that ended, and that nobody has waited for yet, has no command line."""
     try:
@@ -141,7 +117,7 @@ def test_a_tunnel_whose_test_hangs_is_removed_and_its_capture_and_logs_are_kept(
     assert subprocess.run(syns, capture_output=True, text=True, check=True).stdout.count("\n") >= 10
 
 
-@pytest.mark.parametrize("options", [(), ("--numprocesses", "2", "--dist", "loadgroup")], ids=["one", "workers"])
+@pytest.mark.parametrize("options", [(), ("--numprocesses", "2")], ids=["one", "workers"])
 def test_what_hangs_fails_and_the_run_goes_on(directory: Path, options: tuple[str, ...]) -> None:
     said = run(directory, WAYS_TO_HANG, *options, RSOCK_NF_TESTS_FIXTURES_LIMIT="6")
     assert re.search(r"(?m)^=+ 3 failed, 2 passed, 2 errors in .* =+$", said), said
