@@ -193,3 +193,8 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
         assert time.monotonic() - started < seconds, f"waited {seconds} s for {what}"
         time.sleep(0.02)
     return time.monotonic() - started
+
+
+def forget_neighbours(host: Namespace) -> None:
+    """Empty the host's neighbour table.  ip(8) gives up when entries come back while it removes them."""
+    wait_until(lambda: host.run(["ip", "neigh", "flush", "all"], check=False).returncode == 0, "an empty table")

@@ -15,7 +15,7 @@ from rsock_nf.lab.netns import Namespace
 from rsock_nf.lab.traffic import Application, EchoTarget
 from rsock_nf.lab.tunnel import Role
 from tests.netns.conftest import FLOWS, Site
-from tests.netns.judges import wait_until
+from tests.netns.judges import forget_neighbours, wait_until
 
 PORTS = "40000-40999"
 """Within net.ipv4.ip_local_port_range."""
@@ -138,7 +138,7 @@ def test_with_manual_rules_a_packet_socket_is_all_that_is_asked_for(build: Calla
     site = build(up=False, version=version, server=manual, client=client)
     for role in roles:
         site.host(role).nft(site.tunnel.command(role, "rules", "--config", str(site.tunnel.config(role))).stdout)
-        site.host(role).run(["ip", "neigh", "flush", "all"])
+        forget_neighbours(site.host(role))
     with site.watch() as wires:
         try:
             for role in roles:
@@ -148,7 +148,7 @@ def test_with_manual_rules_a_packet_socket_is_all_that_is_asked_for(build: Calla
                 assert "CapEff:\t0000000000002000" in Path(f"/proc/{pid}/status").read_text()
             site.carries()
             for role in roles:  # who is forgotten is asked for again
-                site.host(role).run(["ip", "neigh", "flush", "all"])
+                forget_neighbours(site.host(role))
             site.carries()
         finally:
             for role in reversed(roles):
