@@ -1,4 +1,5 @@
-"""A file for each process of pytest, into which it writes the stacks of its threads when it is asked to or stands still.
+"""A file for each process of pytest, into which it writes the stacks of its threads when it is asked to or stands
+still.
 
 The first line tells which test runs.  A process that ends in order removes its file, so what is left in the directory
 is of processes that had to be ended.

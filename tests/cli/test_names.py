@@ -1,4 +1,5 @@
-"""Which tunnel a word of the command line means: a file, a name in the directory of configuration files, an instance."""
+"""Which tunnel a word of the command line means: a file, a name in the directory of configuration files, an
+instance."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The judge of every scenario on the virtual clock.  It follows ``nf_conntrack_tcp_packet`` and ``tcp_in_window``
 (net/netfilter/nf_conntrack_proto_tcp.c) as they were up to Linux 6.0, with ``tcp_loose=0`` and ``tcp_be_liberal=0``:
 what later kernels merely ignore (late ACKs, old data, a little beyond the window) is INVALID here, and the other way
-round, so who passes here passes there.  ``tests/netns/test_judge_model.py`` holds it against the running kernel.  The four bounds are those of G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter".
+round, so who passes here passes there.  ``tests/netns/test_judge_model.py`` holds it against the running kernel.  The
+four bounds are those of G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter".
 
 Written apart from ``rsock_nf``: it shares neither parser nor arithmetic with what it judges.  It is not a firewall's
 rule set: it tells, and the wire of the tests decides whether an INVALID packet is dropped.
@@ -61,7 +62,8 @@ _UNACKNOWLEDGED: Final = 300.0
 _NO, _SS, _SR, _ES, _FW, _CW, _LA, _TW, _CL, _S2, _IV, _IG = State
 _KINDS: Final = ("SYN", "SYN-ACK", "FIN", "ACK", "RST")
 _TABLE: Final = {
-    # In the columns of State: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2
+    # In the columns of State: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE,
+    # SYN_SENT2
     (_ORIGINAL, "SYN"): (_SS, _SS, _IG, _IG, _IG, _IG, _IG, _SS, _SS, _S2),
     (_ORIGINAL, "SYN-ACK"): (_IV, _IV, _SR, _IV, _IV, _IV, _IV, _IV, _IV, _SR),
     (_ORIGINAL, "FIN"): (_IV, _IV, _FW, _FW, _LA, _LA, _LA, _TW, _CL, _IV),

@@ -1,4 +1,5 @@
-"""``type: all`` means the better kind: what a path does to one kind costs seconds, whatever it is, in either direction."""
+"""``type: all`` means the better kind: what a path does to one kind costs seconds, whatever it is, in either
+direction."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def test_it_survives_the_loss_of_all_flows(cipher: Cipher) -> None:
 @pytest.mark.parametrize("on_probe", OnProbe)
 @pytest.mark.parametrize("new_address", [None, OTHER_PUBLIC])
 def test_a_nat_that_forgets_and_a_new_public_address(new_address: bytes | None, on_probe: OnProbe) -> None:
-    """What comes from the new place belongs to no flow; ``closed`` answers it with RST, which the client understands."""
+    """What comes from the new place belongs to no flow; ``closed`` answers it with RST, which the client
+    understands."""
     nat = Nat(PUBLIC)
     with Pair(nat=nat, server={"on_probe": on_probe}, resets_allowed=on_probe is OnProbe.CLOSED) as pair:
         pair.up()

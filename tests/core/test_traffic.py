@@ -150,7 +150,8 @@ class Watch:
 @pytest.mark.parametrize("strip", [(), tuple(Toward)])
 @pytest.mark.parametrize("answers_only", [False, True])
 def test_black_hole_of_one_flow_for_five_seconds(*, strip: tuple[Toward, ...], answers_only: bool) -> None:
-    """At full load, behind the judge, who sees all that is sent: bulk stops at three quarters of the window, probes go on.
+    """At full load, behind the judge, who sees all that is sent: bulk stops at three quarters of the window, probes go
+    on.
 
     The flow is replaced; nothing that was sent was out of window, before, in, and after it.
     """
@@ -205,7 +206,8 @@ def test_control_messages_stay_in_the_window_too() -> None:
 
 
 def test_what_finds_no_credit_waits_only_while_the_window_is_about_to_open() -> None:
-    """Kept longer, it would leave behind segments that the path still holds back: a strict firewall calls those INVALID."""
+    """Kept longer, it would leave behind segments that the path still holds back: a strict firewall calls those
+    INVALID."""
     with Pair(strip_scale=tuple(Toward), client={"flows": 1}) as pair:
         pair.start()
         pair.say("app", *numbered(400, 1200))

@@ -1,10 +1,10 @@
-"""A wire between two cores on a virtual clock: every segment on its own through delay, loss, duplication and reordering,
-past a judge in the middle, through a NAT if there is one, and merged again as GRO would.
+"""A wire between two cores on a virtual clock: every segment on its own through delay, loss, duplication and
+reordering, past a judge in the middle, through a NAT if there is one, and merged again as GRO would.
 
 Bursts are cut into segments at once (``rsock_nf.link.segmentation.cut``), as a NIC without TSO at the far end shows
 them.  The way of a packet: sender → first half → rewriting (MSS, window scale) → judge → NAT → second half → receiver.
-Half of all loss, duplication and reordering happens before the judge, half behind it.  The datagrams of UDP carriers take
-the same way, as IP packets, but for the judge, who looks at TCP only.
+Half of all loss, duplication and reordering happens before the judge, half behind it.  The datagrams of UDP carriers
+take the same way, as IP packets, but for the judge, who looks at TCP only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every command of README.md and of the guides in docs/ works, typed as it stands there, between two hosts.
 
-A line that cannot run here is in ``NOT_RUN``, with the reason.  A word in ``STANDS_FOR`` is one that the reader replaces
-by what another command printed; the test asks that command.
+A line that cannot run here is in ``NOT_RUN``, with the reason.  A word in ``STANDS_FOR`` is one that the reader
+replaces by what another command printed; the test asks that command.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def lab(directory: Path) -> Iterator[Lab]:
-    """UDP is blocked on the way; otherwise a router without opinions: a strict one would throw half of an original's away."""
+    """UDP is blocked on the way; otherwise a router without opinions: a strict one would throw half of an original's
+    away."""
     with Lab(Router(strict=False, block_udp=True), prefix="rski") as made, watched(made, directory):
         yield made
 
@@ -242,7 +243,8 @@ def test_our_client_sleeps_and_wakes_in_front_of_an_original_server(lab: Lab, di
 
 @pytest.mark.parametrize("blocked", [True, False], ids=["blocked", "refused"])
 def test_our_client_of_both_kinds_and_an_original_server_of_tcp_only(directory: Path, *, blocked: bool) -> None:
-    """No datagram goes where nothing has ever come back: UDP is lost on the way, or ICMP says that its port is closed."""
+    """No datagram goes where nothing has ever come back: UDP is lost on the way, or ICMP says that its port is
+    closed."""
     with (
         Lab(Router(strict=False, block_udp=blocked), prefix="rski") as lab,
         watched(lab, directory),

@@ -36,7 +36,8 @@ def load_programs() -> None:
 
 @pytest.fixture(scope="session")
 def soak() -> float:
-    """Seconds of each load that is there to find what appears with time only; ``RSOCK_NF_SOAK=60 make test`` for long."""
+    """Seconds of each load that is there to find what appears with time only; ``RSOCK_NF_SOAK=60 make test`` for
+    long."""
     return float(os.environ.get("RSOCK_NF_SOAK", "5"))
 
 

@@ -1,4 +1,5 @@
-"""UDP carriers, alone and beside fake TCP, through the strict NAT; and paths that let only one of the two kinds pass."""
+"""UDP carriers, alone and beside fake TCP, through the strict NAT; and paths that let only one of the two kinds
+pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A server with few conversations: a resolver that asks from a new port each time, and two clients, one of them greedy."""
+"""A server with few conversations: a resolver that asks from a new port each time, and two clients, one of them
+greedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The first ten minutes: ``init`` at the server, its line to ``join`` at the client, ``up`` by name on both, traffic."""
+"""The first ten minutes: ``init`` at the server, its line to ``join`` at the client, ``up`` by name on both,
+traffic."""
 
 from __future__ import annotations
 

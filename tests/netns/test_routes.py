@@ -22,7 +22,8 @@ DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 def second_uplink(lab: Lab, host: Namespace, version: int, *, router_device: str = "uplink") -> None:
-    """eth1 of ``host`` leads to the router.  Only packets from its address take it, by a rule and a table of its own."""
+    """eth1 of ``host`` leads to the router.  Only packets from its address take it, by a rule and a table of its
+    own."""
     address, gateway, bits = UPLINK[version]
     lab.router.ip(
         f"link add {router_device} type veth peer name eth1 netns {host.name}",

@@ -1,4 +1,5 @@
-"""Wire rsock between our own ends: what holds for the native wire in front of a strict stateful NAT holds for it too."""
+"""Wire rsock between our own ends: what holds for the native wire in front of a strict stateful NAT holds for it
+too."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def test_a_black_hole_of_one_flow_under_load(build: Build) -> None:
     found = flood(site.lab, 7, rate=2_000, during=swallow)
     assert site.lab.counters()["blackholed"] > 0
     site.no_offence()
-    # A tenth of 5.5 of 7 s would be 7.9 %; its keepalive is due after two seconds at the latest, and overdue after one more.
+    # A tenth of 5.5 of 7 s would be 7.9 %; its keepalive is due after two seconds at the latest, and overdue after one
+    # more.
     assert found.lost < 0.06
     assert before - {flow for flow in before if flow[1] == "10003"} <= tracked_flows(site.lab)
 

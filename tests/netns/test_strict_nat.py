@@ -76,7 +76,8 @@ def test_full_load_with_iptables(build: Build) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_black_hole_of_one_flow_at_full_load(share: Build, version: int) -> None:
-    """The tracker sees the flow's segments pass and nothing come back: who runs out of the window is INVALID for ever."""
+    """The tracker sees the flow's segments pass and nothing come back: who runs out of the window is INVALID for
+    ever."""
     site = share(KINDS["plain"], version=version)
     before = site.all_flows()
 
@@ -97,8 +98,8 @@ def test_a_black_hole_of_one_flow_at_full_load(share: Build, version: int) -> No
 
 
 def test_a_flow_that_loses_everything_is_avoided_within_two_seconds(build: Build) -> None:
-    """One flow in ten for 5 of 7 s would be 7 % of the datagrams, for 2 s 2.9 %: the probe of an active flow is due after a
-    second at the latest, and overdue after 200 ms, more on a busy machine."""
+    """One flow in ten for 5 of 7 s would be 7 % of the datagrams, for 2 s 2.9 %: the probe of an active flow is due
+    after a second at the latest, and overdue after 200 ms, more on a busy machine."""
     site = build()
 
     def swallow() -> None:

@@ -1,4 +1,5 @@
-"""The original's flags: ``rsock-nf server`` and ``rsock-nf client``, and the process that they start in the background."""
+"""The original's flags: ``rsock-nf server`` and ``rsock-nf client``, and the process that they start in the
+background."""
 
 from __future__ import annotations
 

@@ -145,7 +145,8 @@ def test_the_watchdog_of_another_process_is_not_ours(manager: Manager) -> None:
 
 @contextlib.contextmanager
 def journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Standard error is the journal, at ``path``.  No fixture: pytest gives each phase of a test an error of its own."""
+    """Standard error is the journal, at ``path``.  No fixture: pytest gives each phase of a test an error of its
+    own."""
     before = os.dup(2)
     with path.open("ab") as file, monkeypatch.context() as patched, os.fdopen(os.dup(file.fileno()), "w") as stream:
         os.dup2(file.fileno(), 2)

@@ -89,7 +89,8 @@ def test_openbsd(tmp_path: Path, verb: str, command: str) -> None:
 
 
 def test_launchd_runs_a_command_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ProgramArguments parse as our own command line, and ask for the foreground: launchd(8) wants its child to stay."""
+    """ProgramArguments parse as our own command line, and ask for the foreground: launchd(8) wants its child to
+    stay."""
     with (CONTRIB / "macos" / "io.github.rsock-nf.plist").open("rb") as file:
         job = plistlib.load(file)
     program, *arguments = job["ProgramArguments"]

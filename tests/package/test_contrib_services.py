@@ -1,4 +1,5 @@
-"""The start scripts for OpenRC and procd, as far as they can be run here: with stand-ins for what the systems provide."""
+"""The start scripts for OpenRC and procd, as far as they can be run here: with stand-ins for what the systems
+provide."""
 
 from __future__ import annotations
 

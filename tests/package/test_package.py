@@ -1,5 +1,5 @@
-"""The wheel: both packages, their type markers, the entry point, the compiled data path if it can be compiled, the unit,
-man pages, completions, start scripts, and nothing else; and it imports."""
+"""The wheel: both packages, their type markers, the entry point, the compiled data path if it can be compiled, the
+unit, man pages, completions, start scripts, and nothing else; and it imports."""
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import io
+import tokenize
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ DOCUMENTS = [
     path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("firewall/**/*.md"), *ROOT.glob("vagrant/*.md"))
     if path.name != "configuration.md"  # its sentences come from the program
 ]  # fmt: skip
-SOURCES = [*(ROOT / "rsock_nf").rglob("*.py"), *(ROOT / "firewall/rsock_firewall").rglob("*.py")]
+ROOMS = ("rsock_nf", "firewall/rsock_firewall", "tests", "bench", "contrib", "release")
+SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "out" not in path.relative_to(ROOT).parts]
 
 
 def prose(text: str) -> Iterator[str]:
@@ -34,16 +37,24 @@ def docstrings(text: str) -> Iterator[str]:
             yield from text.splitlines()[node.lineno - 1 : node.end_lineno]
 
 
+def comments(text: str) -> Iterator[str]:
+    """The lines that hold a comment and nothing else."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
+            yield token.line.rstrip()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents(document: Path) -> None:
     assert [line for line in prose(document.read_text()) if len(line) > COLUMNS] == []
 
 
-def test_docstrings() -> None:
-    assert len(SOURCES) > 200
+@pytest.mark.parametrize("lines", [docstrings, comments])
+def test_sources(lines: Callable[[str], Iterator[str]]) -> None:
+    assert len(SOURCES) > 600
     assert [
         (str(path.relative_to(ROOT)), line)
         for path in SOURCES
-        for line in docstrings(path.read_text())
+        for line in lines(path.read_text())
         if len(line) > COLUMNS
     ] == []

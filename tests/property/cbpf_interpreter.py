@@ -1,7 +1,7 @@
 """An interpreter of classic BPF: a judge of the assembler and of the filter, not part of the product.
 
-It runs the instructions that ``rsock_nf.link.cbpf`` names, and no others.  ``tests/link/bsd/machine.py`` is a second one: it
-knows the whole instruction set, and belongs to the simulated kernels.
+It runs the instructions that ``rsock_nf.link.cbpf`` names, and no others.  ``tests/link/bsd/machine.py`` is a second
+one: it knows the whole instruction set, and belongs to the simulated kernels.
 """
 
 from __future__ import annotations

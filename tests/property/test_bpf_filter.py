@@ -1,4 +1,5 @@
-"""The filter program against three judges: our interpreter, the kernel's machine, and libpcap's answer to the same question."""
+"""The filter program against three judges: our interpreter, the kernel's machine, and libpcap's answer to the same
+question."""
 
 from __future__ import annotations
 

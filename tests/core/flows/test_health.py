@@ -1,4 +1,5 @@
-"""What is a dead flow and what is only a slow one: time-outs with back-off, signs of life, long and growing round trips."""
+"""What is a dead flow and what is only a slow one: time-outs with back-off, signs of life, long and growing round
+trips."""
 
 import pytest
 

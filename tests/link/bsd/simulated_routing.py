@@ -276,7 +276,8 @@ class SimulatedRouting:
 
 
 class LinuxNews:
-    """What happens to interfaces, addresses and routes of this Linux network namespace, told on routing sockets at once.
+    """What happens to interfaces, addresses and routes of this Linux network namespace, told on routing sockets at
+    once.
 
     It is the kernel's part that acts by itself, so it has a thread.
     """

@@ -1,4 +1,5 @@
-"""What the kernel's WireGuard says of its socket.  The answers were recorded on Linux 6.1, between two virtual machines."""
+"""What the kernel's WireGuard says of its socket.  The answers were recorded on Linux 6.1, between two virtual
+machines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Golden vectors of every message, made by the independent peer from fixed input.
 
-``python -m tests.wire.native.vectors`` writes ``tests/golden/wire-vectors.json`` anew: only for a new version of the format.
+``python -m tests.wire.native.vectors`` writes ``tests/golden/wire-vectors.json`` anew: only for a new version of the
+format.
 """
 
 from __future__ import annotations

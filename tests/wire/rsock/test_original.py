@@ -492,7 +492,8 @@ def test_a_new_client_in_the_place_of_an_old_one_on_a_udp_carrier(server: Alone)
 
 
 def test_datagrams_in_other_peoples_names_cost_them_little(server: Alone) -> None:
-    """Over UDP one datagram makes a flow, wherever it says that it comes from: its address is asked once, not three times."""
+    """Over UDP one datagram makes a flow, wherever it says that it comes from: its address is asked once, not three
+    times."""
     received = 0
     for number in range(2000):
         source = (0x0A000000 + number).to_bytes(4, "big")

@@ -104,7 +104,8 @@ def test_a_flow_carries_traffic_as_soon_as_it_looks_established() -> None:
 
 
 def test_the_first_burst_waits_for_credit_and_loses_nothing() -> None:
-    """The window of a SYN-ACK is 64 kB, unscaled: ten flows have less than half of this, and the first alone a tenth."""
+    """The window of a SYN-ACK is 64 kB, unscaled: ten flows have less than half of this, and the first alone a
+    tenth."""
     with RsockPair(conditions=Conditions(delay=0.05)) as pair:
         sent = numbered(500, 1200)
         pair.say("app", *sent)
