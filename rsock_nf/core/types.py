@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -42,6 +42,16 @@ class FlowKey(NamedTuple):
     remote_port: int
     udp: bool = False
     """True = the flow travels over a UDP carrier; False = it is fake TCP."""
+
+    @property
+    def local_address(self) -> TransportAddress:
+        """Where it ends here."""
+        return TransportAddress(ip_address(self.local), self.local_port)
+
+    @property
+    def remote_address(self) -> TransportAddress:
+        """Where it ends at the other side."""
+        return TransportAddress(ip_address(self.remote), self.remote_port)
 
     def reversed(self) -> FlowKey:
         """The same flow as the other end sees it."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any, NamedTuple, Self
 
 from rsock_nf.core.events import PingAnswered
 from rsock_nf.core.flows.session import Established
-from rsock_nf.core.types import TransportAddress
 from rsock_nf.errors import ControlError
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.protocols import Endpoint
@@ -109,7 +107,7 @@ def _reply(flow: Established, took: float | None) -> dict[str, Any]:
         "session": f"{flow.session.session_id:016x}",
         "flow": flow.flow_id,
         "type": "udp" if flow.key.udp else "tcp",
-        "local": str(TransportAddress(ip_address(flow.key.local), flow.key.local_port)),
-        "remote": str(TransportAddress(ip_address(flow.key.remote), flow.key.remote_port)),
+        "local": str(flow.key.local_address),
+        "remote": str(flow.key.remote_address),
         "rtt_ms": None if took is None else round(took * 1000, 3),
     }

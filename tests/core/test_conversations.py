@@ -10,9 +10,9 @@ from rsock_nf.core.ends.applications import REFUSAL_LASTS
 from rsock_nf.core.ends.numbers import REST
 from rsock_nf.core.ends.waiting import MAX_AGE, MAX_BYTES, MAX_DATAGRAMS, Waiting
 from rsock_nf.core.events import ConversationClosed, ConversationOpened, FlowOpened, PortWanted
-from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.parameters import SPEEDTEST_TARGET, Cipher
 from rsock_nf.core.pump.fragments import HEADER, MAX_FRAGMENTS, Reassembly, parse_fragment, split
-from rsock_nf.core.types import Malformed, Run
+from rsock_nf.core.types import Malformed, OwnPeer, Run
 from tests.core.pair import Pair, numbered
 from tests.core.wire import Conditions, Merge, Toward
 
@@ -301,6 +301,20 @@ def test_a_refusal_ends_with_the_next_conversation_of_that_socket() -> None:
         pair.say("app", b"now there is room")
         pair.run(0.5)
         assert pair.client.role.reason == ""
+
+
+def test_a_speed_test_that_the_server_serves_ends_no_refusal() -> None:
+    """It has no local end.  The first of them, number 0, is refused as before."""
+    with Pair(client={"targets": (7,)}, server={"speedtest": 10}) as pair:
+        pair.up()
+        pair.say((0, "app"), b"hello")
+        pair.run(0.5)
+        refused = pair.client.role.reason
+        assert refused
+        pair.say(OwnPeer(SPEEDTEST_TARGET, 0), b"a test")
+        pair.run(0.5)
+        assert any(opened.target == SPEEDTEST_TARGET for opened in pair.server.sessions[0].group.conversations.values())
+        assert pair.client.role.reason == refused
 
 
 def test_a_refusal_is_not_told_for_ever() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -265,3 +266,21 @@ def test_questions_under_way_do_not_make_room() -> None:
                 pair.reply(peer, b"answer to " + said)
         pair.run(0.1)
         assert answered(pair) == 50 * 39
+
+
+def test_a_lowered_limit_holds_from_the_next_conversation_on() -> None:
+    with Pair(client={"flows": 1}, server={"max_conversations": 100}) as pair:
+        pair.up()
+        for peer in range(100):
+            pair.say(peer, b"%d" % peer)
+        pair.run(0.5)
+        role = pair.server.role
+        role.use_parameters(pair.now, [replace(role.parameters, max_conversations=3)])
+        pair.run(0.5)
+        assert len(pair.sockets) == 100, "nobody needs room"
+        pair.say("another", b"another")
+        pair.run(0.5)
+        assert len(pair.sockets) == 3
+        assert made_room(pair) == 98
+        assert len(role.crowding._targets) == 3 * KEPT
+        assert pair.heard()[-1] == b"another"

@@ -8,8 +8,9 @@ import pytest
 
 from rsock_nf.core.parameters import Cipher, Kinds
 from rsock_nf.core.types import PortRange
+from rsock_nf.wire.native.client import MEANT_HELLOS
 from rsock_nf.wire.parameters import NativeParameters
-from tests.core.pair import Pair
+from tests.core.pair import SERVER_ADDRESS, Pair
 from tests.core.wire import Conditions, Nat, Toward
 
 WRONG = {"secret": b"x" * 32}
@@ -108,6 +109,30 @@ def test_what_was_hopeless_is_over_when_the_server_answers() -> None:
         pair.server = right
         pair.run_until(lambda: not pair.client.role.reason, 40.0)
         assert not hopeless(pair)
+
+
+@pytest.mark.parametrize("what", ["secret", "address"])
+def test_what_has_changed_is_tried_as_often_as_what_was_there_first(what: str) -> None:
+    hellos: list[bytes] = []
+
+    def count(toward: Toward, packet: bytes) -> bool:
+        if toward is Toward.SERVER and len(packet) > 80:
+            hellos.append(packet)
+        return False
+
+    with Pair(client=WRONG) as pair:
+        pair.wire.drop.append(count)
+        pair.start()
+        pair.run_until(lambda: hopeless(pair), 3.0)
+        first = len(hellos)
+        if what == "secret":
+            pair.client.role.use_secrets(pair.now, NativeParameters(b"z" * 32))
+        else:
+            pair.client.role.use_addresses(pair.now, [SERVER_ADDRESS[4] + 50])
+        pair.flush()
+        hellos.clear()
+        pair.run_until(lambda: hopeless(pair), 5.0)
+        assert len(hellos) >= first >= MEANT_HELLOS
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -267,3 +267,7 @@ def test_conversations_of_one_client_give_way_to_its_own() -> None:
         pair.run(0.2)
         assert len(session.group.conversations) == 10
         assert len(pair.heard()) == 20
+        use(pair, limited)
+        pair.say("another app", b"11")
+        pair.run(0.2)
+        assert len(session.group.conversations) == 3

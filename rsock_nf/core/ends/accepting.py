@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
 from rsock_nf.core import messages
@@ -44,7 +43,7 @@ from rsock_nf.core.tcp.segment import (
     parse_syn_options,
 )
 from rsock_nf.core.tcp.sequence import add
-from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet, Run, TransportAddress
+from rsock_nf.core.types import Carried, FlowKey, Malformed, Outgoing, Packet, Run
 
 SESSION_LINGER = 600.0
 """Seconds for which a session without flows and conversations is kept."""
@@ -270,7 +269,7 @@ class Accepting:
         flow = Established(State.ESTABLISHED, session, pump, mss=mss, peer_isn=peer_isn)
         self.table.put(flow)
         self.moves.begin(flow)
-        session.peer = str(_endpoint(key))
+        session.peer = str(key.remote_address)
         if not key.udp:
             ends = (key.remote, key.local)
             self._followed[ends] += 1
@@ -376,8 +375,7 @@ class Accepting:
         if not session.openings.take(now):
             self.context.counters["conversations above a session's rate"] += 1
             return None
-        leaving = self.crowding.needed(now, session, self.sessions_by_id.values())
-        if leaving is not None:
+        while (leaving := self.crowding.needed(now, session, self.sessions_by_id.values())) is not None:
             self._end_conversation(leaving)
         self.crowding.take(session, number)
         peer = (session.session_id, number)
@@ -442,7 +440,7 @@ class Accepting:
     ) -> Session:
         """A client has authenticated: its session begins."""
         group = self.table.pump.states.group(None)
-        wire, cipher, peer = self._wire, self.parameters.cipher, str(_endpoint(key))
+        wire, cipher, peer = self._wire, self.parameters.cipher, str(key.remote_address)
         session = Session(session_id, keys, wire.name, wire.limits, cipher, group, now, peer=peer, identity=identity)
         group.owner = session
         self.sessions_by_id[session_id] = session
@@ -510,7 +508,3 @@ def session_of(conversation: PumpConversation) -> Session:
 def link_header(received: Packet | Carried) -> bytes:
     """The link header with which to answer ``received``; empty on a UDP carrier."""
     return received.link_header if isinstance(received, Packet) else b""
-
-
-def _endpoint(key: FlowKey) -> TransportAddress:
-    return TransportAddress(ip_address(key.remote), key.remote_port)

@@ -146,7 +146,8 @@ class Applications:
         conversation = self._group.conversations.get(number)
         if conversation is not None:
             conversation.opened()
-            self._refusals.pop(local_end(conversation.peer), None)
+            if not isinstance(conversation.peer, OwnPeer):
+                self._refusals.pop(local_end(conversation.peer), None)
 
     def refused(self, now: float, number: int, code: int) -> None:
         """The server does not serve the conversation."""

@@ -63,13 +63,14 @@ class Crowding:
         """(session id, number) of a conversation that made room → the index of its target."""
 
     def use_limit(self, limit: int) -> None:
-        """From now on there may be ``limit`` conversations.  Those that are too many end as others begin."""
+        """From now on there may be ``limit`` conversations.  Those that are too many end when the next one begins."""
         self._limit = limit
         self._full = limit, ""
 
     def needed(self, now: float, session: Session, sessions: Iterable[Session]) -> PumpConversation | None:
-        """The conversation that is to end before another one of ``session`` begins.  None = there is room.
+        """A conversation that is to end before another one of ``session`` begins.  None = there is room.
 
+        After a limit was lowered there may be several: ask until there is room.
         It belongs to a session with the most conversations.  If the client has a limit of its own, and has reached it,
         it is one of the client's.  ``sessions``: all of the server's.
         """
@@ -91,7 +92,7 @@ class Crowding:
         self._made_room += 1
         self._peer, self._last = owner.peer, now
         self._targets[owner.session_id, leaving.number] = leaving.target
-        if len(self._targets) > KEPT * self._limit:
+        while len(self._targets) > KEPT * self._limit:
             self._targets.popitem(last=False)
         return leaving
 

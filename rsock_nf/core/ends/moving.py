@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from ipaddress import ip_address
 from itertools import islice
 from typing import TypeAlias
 
@@ -33,7 +32,7 @@ from rsock_nf.core.flows.timers import Timer
 from rsock_nf.core.protocols import Kind
 from rsock_nf.core.pump.pump import Slow, SlowFrames
 from rsock_nf.core.tcp.segment import Segment
-from rsock_nf.core.types import FlowKey, Malformed, TransportAddress
+from rsock_nf.core.types import FlowKey, Malformed
 
 TRIALS = 16
 """On so many flows of the same client address one payload is tried, at most, and on as many of any address.  The next
@@ -235,7 +234,7 @@ class Moves:
         self._flows.remove(flow)
         self._table.move(flow, move.key)
         self._flows.add(flow)
-        flow.session.peer = str(TransportAddress(ip_address(move.key.remote), move.key.remote_port))
+        flow.session.peer = str(move.key.remote_address)
         self._context.outbox.tell(FlowMoved(flow.flow_id, old, move.key))
         self._probe(now, flow)
 

@@ -123,6 +123,10 @@ class Slots:
         """The server's address in use, as text."""
         return str(ip_address(self.remote))
 
+    def has_address(self, remote: bytes) -> bool:
+        """Whether ``remote``, packed, is an address of the server: in use, or one to try."""
+        return remote == self._remote or remote in self._addresses
+
     def sent(self, now: float) -> None:
         """A SYN or the first datagram of a flow leaves for the address in use."""
         self._last_dial = now

@@ -18,7 +18,7 @@ from rsock_nf.core.events import (
     SessionUp,
     TargetAnswers,
 )
-from rsock_nf.core.types import FlowKey, TransportAddress
+from rsock_nf.core.types import FlowKey
 
 
 def log_event(log: logging.Logger, event: Event) -> None:
@@ -42,7 +42,13 @@ def log_event(log: logging.Logger, event: Event) -> None:
         case FlowsDieAt(age=age):
             log.info("something on the way ends flows at an age of %.0f s: each is renewed before", age)
         case FlowMoved(flow_id=flow_id, old=old, key=key):
-            log.debug("flow %d, %s, follows its client from %s to %s", flow_id, _ports(key), *map(_remote, (old, key)))
+            log.debug(
+                "flow %d, %s, follows its client from %s to %s",
+                flow_id,
+                _ports(key),
+                old.remote_address,
+                key.remote_address,
+            )
         case FlowSick(flow_id=flow_id, key=key, reason=reason):
             log.info("flow %d, %s, will be replaced: it %s", flow_id, _ports(key), reason)
         case _:
@@ -56,10 +62,6 @@ def log_suspect(log: logging.Logger, remote: bytes) -> None:
 
 def _of(whose: str) -> str:
     return f" of {whose}" if whose else ""
-
-
-def _remote(key: FlowKey) -> TransportAddress:
-    return TransportAddress(ip_address(key.remote), key.remote_port)
 
 
 def _ports(key: FlowKey) -> str:

@@ -13,7 +13,7 @@ from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.core.flows.session import Established, Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.tcp.header import overhead
-from rsock_nf.core.types import FlowKey, PortRange, TransportAddress
+from rsock_nf.core.types import PortRange
 from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.policy import carrier_ports, fake_tcp_ports
 from rsock_nf.runtime.host.refusals import Target
@@ -236,8 +236,8 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
         "id": flow.flow_id,
         "state": "sick" if flow.sick else "retired" if flow.retired else flow.state.value,
         "type": "udp" if flow.key.udp else "tcp",
-        "local": _endpoint(flow.key, local=True),
-        "remote": _endpoint(flow.key, local=False),
+        "local": str(flow.key.local_address),
+        "remote": str(flow.key.remote_address),
         "age": round(now - flow.since, 3),
         "rtt_ms": None if health.srtt is None else round(health.srtt * 1000, 3),
         "loss_out": round(health.loss, 4),
@@ -256,8 +256,3 @@ def _flow(flow: Established, now: float) -> dict[str, Any]:
         "replayed": pump.replayed,
         "out_of_window": pump.out_of_window,
     }
-
-
-def _endpoint(key: FlowKey, *, local: bool) -> str:
-    address, port = (key.local, key.local_port) if local else (key.remote, key.remote_port)
-    return str(TransportAddress(ip_address(address), port))

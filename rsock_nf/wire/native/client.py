@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from rsock_nf.core import messages
 from rsock_nf.core.ends.dialling import Dialling
-from rsock_nf.core.ends.slots import Slot
+from rsock_nf.core.ends.slots import Slot, Slots
 from rsock_nf.core.ends.wire import Probing
 from rsock_nf.core.flows.context import Context
 from rsock_nf.core.flows.opening import Opening, Repeat
@@ -56,8 +56,11 @@ class Silence:
         self._hellos: dict[int, dict[FlowKey, int]] = {}
         """By port, how many of each flow were not answered in time; of no more flows than it takes to tell."""
 
-    def note(self, now: float, flow: Flow, repeat: Repeat) -> None:
-        """The hellos of ``flow`` so far have no answer; it is about to be repeated."""
+    def note(self, now: float, flow: Flow, repeat: Repeat, slots: Slots) -> None:
+        """The hellos of ``flow`` so far have no answer; it is about to be repeated.  Those to an address that the
+        server has no more do not count."""
+        for port, of_port in list(self._hellos.items()):
+            self._hellos[port] = {key: tries for key, tries in of_port.items() if slots.has_address(key.remote)}
         round_trip = SLOW_ROUND_TRIP if flow.health.srtt is None else flow.health.srtt
         if not flow.key.udp and now - repeat.since >= LATE * round_trip:
             of_port = self._hellos.setdefault(flow.key.remote_port, {})
@@ -68,7 +71,8 @@ class Silence:
         """Enough hellos on enough ports were not answered.  ``slots``: the client's."""
         ports = {slot.port for slot in slots if not slot.udp}
         told = sum(sum(of_port.values()) for of_port in self._hellos.values())
-        return len(self._hellos) >= min(MEANT_PORTS, len(ports)) and told >= MEANT_HELLOS
+        silent = sum(map(bool, self._hellos.values()))
+        return silent >= min(MEANT_PORTS, len(ports)) and told >= MEANT_HELLOS
 
 
 class NativeClientWire:
@@ -248,7 +252,7 @@ class NativeClientWire:
         repeat = flow.repeat
         if flow.state is not State.HELLO_SENT or repeat is None:
             return
-        self._silence.note(now, flow, repeat)
+        self._silence.note(now, flow, repeat, dialling.slots)
         if repeat.tries > 1:  # a single hello, or its answer, may be lost
             self._note_silence(now, dialling, flow)
 
@@ -307,7 +311,7 @@ class NativeClientWire:
         if not isinstance(parameters, NativeParameters):
             raise TypeError("parameters of another wire")
         self._handshake = NativeHandshake(parameters.secret)
-        self._form, self._ever_answered = Form.HOURLY, False
+        self._form, self._ever_answered, self._silence = Form.HOURLY, False, Silence()
         for opening in dialling.table.opening(State.HELLO_SENT, State.JOIN_SENT):
             dialling.table.step(now, opening, Input.TURNED_AWAY, "the secret has changed")
         dialling.table.settle()
