@@ -24,6 +24,7 @@ from ipaddress import IPv4Address
 from rsock_firewall.held import until_exit
 from rsock_firewall.nftables import messages as nf
 from rsock_firewall.nftables import text
+from rsock_firewall.nftables.counters import count
 from rsock_firewall.nftables.sockets import ChangeEvents, NfSocket, Refused
 from rsock_firewall.nftables.state import Installed, hooks_of, read
 from rsock_firewall.policy import (
@@ -318,7 +319,7 @@ def _rules(policy: Policy, before: Installed | None, *, ingress: bool) -> list[n
     for chain, drops in text.chains(policy, ingress=ingress).items():
         start = (0, 0)
         if before is not None:
-            start = before.counted.get("output", (0, 0)) if chain == "output" else before.counted_inbound
+            start = before.counted[2:] if chain == "output" else before.counted[:2]
         device = text.named_in_rules(policy, chain)
         for drop in drops:
             messages.append(nf.new_rule(table, chain, drop, device, text.COMMENTS[chain], start))
@@ -327,10 +328,10 @@ def _rules(policy: Policy, before: Installed | None, *, ingress: bool) -> list[n
 
 
 def _counters(netlink: NfSocket, table: str) -> Counters:
-    found = read(netlink, table)
+    found = count(netlink, table)
     if found is None:
-        raise FirewallError(f"there is no table inet {table}")
-    return Counters(*found.counted_inbound, *found.counted.get("output", (0, 0)))
+        raise FirewallError(f"there is no rule in a table inet {table}")
+    return found
 
 
 def _refusal(netlink: NfSocket, messages: list[nf.Message]) -> Refused:

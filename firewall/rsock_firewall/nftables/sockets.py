@@ -80,6 +80,10 @@ class NfSocket:
 
     def dump(self, request: Message) -> list[Message]:
         """Every object that answers ``request``, decoded; empty if what holds them is gone."""
+        return [decode(type(request), data) for data in self.dump_undecoded(request)]
+
+    def dump_undecoded(self, request: Message) -> list[bytes]:
+        """The same as the kernel's messages, each with its headers."""
         try:
             found, whole = self._netlink.dump(request, DUMPS)
         except OSError as error:
@@ -88,7 +92,7 @@ class NfSocket:
             raise _failed(error) from error
         if not whole:
             raise FirewallError("the firewall's rules keep changing while they are read")
-        return [decode(type(request), data) for data in found]
+        return found
 
     def get(self, request: Message) -> Message | None:
         """The one object that ``request`` names; None if there is none."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from rsock_firewall.nftables import messages as nf
 from rsock_firewall.nftables import text
+from rsock_firewall.nftables.counters import count
 from rsock_firewall.nftables.sockets import NfSocket
-from rsock_firewall.policy import Policy, PortRange, merged
+from rsock_firewall.policy import Counters, Policy, PortRange, merged
 
 
 class Hook(NamedTuple):
@@ -35,15 +36,9 @@ class Installed:
     sets: dict[str, list[PortRange]]
     rules: list[tuple[str, int]]
     """(chain, handle).  A rule never changes under its handle, and handles are not used twice."""
-    counted: dict[str, tuple[int, int]]
-    """Chain: (packets, bytes)."""
+    counted: Counters
     foreign: bool
     """It holds a rule that rsock-nf did not write."""
-
-    @property
-    def counted_inbound(self) -> tuple[int, int]:
-        """(packets, bytes) of the inbound rules, whichever chain has them."""
-        return next((self.counted[chain] for chain in text.INBOUND if chain in self.counted), (0, 0))
 
     def takes_chains_of(self, policy: Policy, *, ingress: bool) -> bool:
         """Whether chains of the policy can be put beside those that are there: no chain has another hook there."""
@@ -87,16 +82,13 @@ def read(netlink: NfSocket, table: str) -> Installed | None:
         if netlink.get(nf.get_set(table, name)) is not None
     }
     rules: list[tuple[str, int]] = []
-    counted: dict[str, tuple[int, int]] = {}
     foreign = False
     for rule in netlink.dump(nf.get_rules(table)):
         chain = str(rule.get_attr("NFTA_RULE_CHAIN"))
         rules.append((chain, int(rule.get_attr("NFTA_RULE_HANDLE"))))
         foreign |= rule.get_attr("NFTA_RULE_USERDATA") != text.COMMENTS.get(chain, "")
-        before = counted.get(chain, (0, 0))
-        packets, octets = _rule_counter(rule)
-        counted[chain] = (before[0] + packets, before[1] + octets)
-    return Installed(int(found.get_attr("NFTA_TABLE_FLAGS") or 0), hooks, sets, rules, counted, foreign)
+    flags = int(found.get_attr("NFTA_TABLE_FLAGS") or 0)
+    return Installed(flags, hooks, sets, rules, count(netlink, table) or Counters(), foreign)
 
 
 def _read_hook(chain: nf.Message) -> Hook:
@@ -122,11 +114,3 @@ def _ranges(messages: list[nf.Message]) -> list[PortRange]:
         elif result:  # an end without a start (nft writes one at 0) means nothing
             result[-1] = PortRange(result[-1].first, port - 1)
     return result
-
-
-def _rule_counter(rule: nf.Message) -> tuple[int, int]:
-    for expression in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ():
-        if expression.get_attr("NFTA_EXPR_NAME") == "counter":
-            data = expression.get_attr("NFTA_EXPR_DATA")
-            return int(data.get_attr("NFTA_COUNTER_PACKETS")), int(data.get_attr("NFTA_COUNTER_BYTES"))
-    return 0, 0
