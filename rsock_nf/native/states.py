@@ -7,6 +7,7 @@ same flow, one after the other.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -23,9 +24,12 @@ _UNKNOWN, _PLAIN, _AES, _CHACHA = range(4)
 
 def _stored(name: str, kind: type[int] = int) -> Any:
     """An attribute that is stored in the C structure ``c`` of its object, and is read as ``kind``: int or bool."""
+    if kind is int:
+        read: Any = operator.attrgetter(f"c.{name}")  # cffi makes an int of it, and no call of Python's is needed
+    else:
 
-    def read(self: Any) -> int:
-        return kind(getattr(self.c, name))
+        def read(self: Any) -> int:
+            return kind(getattr(self.c, name))
 
     def write(self: Any, value: int) -> None:
         setattr(self.c, name, value)

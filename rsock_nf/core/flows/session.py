@@ -125,6 +125,10 @@ class Hearing:
     said: int = 0
     """Frames that were sent until then."""
 
+    def follow(self, other: Hearing) -> None:
+        """The flows are the same as those of ``other``."""
+        self.heard, self.at, self.said = other.heard, other.at, other.said
+
 
 @dataclass(slots=True, eq=False)
 class Session:

@@ -106,7 +106,9 @@ class Watch:
         flows = list(session.flows.values())
         tcp = [flow for flow in flows if not flow.key.udp]
         quiet = self._is_quiet(now, session.hearing, flows)
-        if tcp:
+        if len(tcp) == len(flows):
+            session.hearing_tcp.follow(session.hearing)
+        elif tcp:
             quiet |= self._is_quiet(now, session.hearing_tcp, tcp)
         if quiet and now - session.alarmed > _LISTEN_PAUSE:
             self._alarm(now, session)

@@ -187,7 +187,10 @@ class LinkedDevice:
 
     def link_counters(self) -> dict[str, Any]:
         """See ``Device``."""
-        return dataclasses.asdict(self._link.counters()) if self._link is not None else {}
+        if self._link is None:
+            return {}
+        counters = self._link.counters()
+        return {field.name: getattr(counters, field.name) for field in dataclasses.fields(counters)}
 
     def rematch(self) -> None:
         """See ``Device``."""
