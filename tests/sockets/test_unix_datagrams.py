@@ -17,6 +17,7 @@ import pytest
 from rsock_nf.core.types import Run
 from rsock_nf.link import LinkError
 from rsock_nf.link.linux.system import Linux
+from rsock_nf.sockets import unix_path
 from rsock_nf.sockets.unix_datagrams import UnixListener
 from tests.netns.judges import wait_until
 
@@ -300,3 +301,28 @@ def test_a_link_of_ours_leads_to_the_directory(tmp_path: Path) -> None:
     os.lchown(tmp_path / "link", 65534, -1)
     with pytest.raises(LinkError, match="is a link that belongs to user nobody: choose another directory"):
         UnixListener(tmp_path / "link" / "s")
+
+
+def test_a_look_beforehand_says_what_bind_would_say_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tunnel.sock"
+    unix_path.check(path, directory=True)
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        holder.bind(str(path))
+        with pytest.raises(LinkError, match="in use"):
+            unix_path.check(path, directory=True)
+    unix_path.check(path, directory=True)
+    assert path.exists(), "what a dead process left stays"
+    path.unlink()
+    path.touch()
+    with pytest.raises(LinkError, match="a file that is not a socket is there"):
+        unix_path.check(path, directory=True)
+    with pytest.raises(LinkError, match="no such directory"):
+        unix_path.check(tmp_path / "none" / "tunnel.sock", directory=True)
+
+
+def test_a_look_for_another_user_does_not_judge_the_directory(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(LinkError, match="chmod"):
+        unix_path.check(tmp_path / "tunnel.sock", directory=True)
+    unix_path.check(tmp_path / "tunnel.sock", directory=False)
