@@ -1,7 +1,8 @@
 """What the rules of a table have counted.
 
 A running instance asks for this every few seconds, beside its traffic.  pyroute2 takes some 5 ms to decode the rules
-with all their expressions, and datagrams wait meanwhile.  So this walks over the attributes itself, down to the counters.
+with all their expressions, and datagrams wait meanwhile.  So this walks over the attributes itself, down to the
+counters.
 
 Sources: include/uapi/linux/netlink.h (struct nlattr), include/uapi/linux/netfilter/nf_tables.h.
 """
