@@ -23,6 +23,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -111,9 +112,21 @@ class Limits:
 
     # -- the process: from the last test until it has ended
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
         self._stacks.note("the end")
+        self._stacks.end_after(FIXTURES_LIMIT)
+        try:
+            return (yield)
+        finally:
+            self._stacks.call_off()
+
+    def pytest_unconfigure(self) -> None:
+        threading.Thread(target=self._limit_exit, daemon=True).start()
+
+    def _limit_exit(self) -> None:
+        """A worker that has nothing to do any more waits for the others.  It exits when the controller lets it."""
+        threading.main_thread().join()  # returns before the interpreter joins other threads
         self._stacks.end_after(FIXTURES_LIMIT)
 
     @pytest.hookimpl(optionalhook=True)

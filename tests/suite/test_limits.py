@@ -132,6 +132,19 @@ def test_leaves_a_thread():
 """
 
 
+ONE_WORKER_IS_LONG_DONE = """
+import time
+
+
+def test_quick():
+    pass
+
+
+def test_long():
+    time.sleep(7)
+"""
+
+
 def closing(said: str) -> str:
     """Pytest's closing line, without the time."""
     lines = re.findall(r"(?m)^=+ (.*) in [\d.]+s.* =+$", said)
@@ -196,6 +209,12 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(directory: Path, opt
     # A worker that does not end is killed by the controller, after ten seconds.
     told = r"gw\d, since [\d:]+: the end\n" if options else r"main, since [\d:]+: the end\nTimeout(.*\n)+.* in wait\n"
     assert re.match(told, left.read_text())
+
+
+def test_a_worker_that_waits_for_another_to_finish_does_not_stand_still(directory: Path) -> None:
+    said = run(directory, ONE_WORKER_IS_LONG_DONE, *WORKERS, RSOCK_NF_TESTS_FIXTURES_LIMIT="4")
+    assert closing(said) == "2 passed"
+    assert not list((directory / "out/stacks").iterdir())
 
 
 # -- .ci/limited
