@@ -55,10 +55,17 @@ class Carrier:
 
     def resident(self) -> float:
         """Bytes of memory of its processes (proc(5), VmRSS)."""
+        return self._memory("status", "VmRSS:")
+
+    def proportional(self) -> float:
+        """The same, where a page that several processes share counts once (proc(5), Pss)."""
+        return self._memory("smaps_rollup", "Pss:")
+
+    def _memory(self, file: str, word: str) -> float:
         total = 0
         for pid in self.pids():
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith(word))
         return total * 1024
 
 

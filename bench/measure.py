@@ -69,7 +69,7 @@ def measure_start(carrier: Carrier) -> dict[str, float]:
 
 def measure_memory(carrier: Carrier) -> dict[str, float]:
     """Bytes."""
-    return {"resident": carrier.resident()}
+    return {"resident": carrier.resident(), "proportional": carrier.proportional()}
 
 
 def settle() -> None:

@@ -148,16 +148,17 @@ def own_table(results: Results) -> str:
     """What a tunnel needs, whatever it carries; "" = not measured."""
     rows = []
     for carrier in TUNNELS:
-        memory, start = results.spread(Cell(Kind.MEMORY, carrier), "resident"), Cell(Kind.START, carrier)
-        if memory or results.has(start):
+        memory, start = Cell(Kind.MEMORY, carrier), Cell(Kind.START, carrier)
+        if results.has(memory) or results.has(start):
             times = [
                 median(results, start, f"{role}_{kind}", ".2f")
                 for role in ("server", "client")
                 for kind in ("wall", "cpu")
             ]
-            rows.append((carrier, f"{memory.median / 1e6:.0f}" if memory else NONE, *times))
-    head = "carrier | memory of both, MB | up of the server, s | CPU s | up of the client, s | CPU s"
-    return table(head, "lrrrrr", rows) if rows else ""
+            found = [results.spread(memory, kind) for kind in ("resident", "proportional")]
+            rows.append((carrier, *(f"{one.median / 1e6:.0f}" if one else NONE for one in found), *times))
+    head = "carrier | memory of both, MB | shared pages once | up of the server, s | CPU s | up of the client, s | CPU s"
+    return table(head, "lrrrrrr", rows) if rows else ""
 
 
 def in_order(cells: Iterable[Cell]) -> list[Cell]:
