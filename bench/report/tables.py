@@ -157,7 +157,9 @@ def own_table(results: Results) -> str:
             ]
             found = [results.spread(memory, kind) for kind in ("resident", "proportional")]
             rows.append((carrier, *(f"{one.median / 1e6:.0f}" if one else NONE for one in found), *times))
-    head = "carrier | memory of both, MB | shared pages once | up of the server, s | CPU s | up of the client, s | CPU s"
+    head = (
+        "carrier | memory of both, MB | shared pages once | up of the server, s | CPU s | up of the client, s | CPU s"
+    )
     return table(head, "lrrrrrr", rows) if rows else ""
 
 
