@@ -2,9 +2,9 @@
 
     python -m bench.packet_sockets [--rounds N] [--seconds S]
 
-The two ends of a veth pair, nothing but ``packet_socket.c`` at either.  The ways are measured in turn in each round, and
-each is compared with the first one of the same round.  CPU time is that of both processes: the kernel copies a packet
-into a ring while the sender's call goes on, and into a buffer within the receiver's call.  It needs root.
+The two ends of a veth pair, nothing but ``packet_socket.c`` at either.  The ways are measured in turn in each round,
+and each is compared with the first one of the same round.  CPU time is that of both processes: the kernel copies a
+packet into a ring while the sender's call goes on, and into a buffer within the receiver's call.  It needs root.
 """
 
 from __future__ import annotations
