@@ -1,11 +1,14 @@
 /* What the files of the native data path share.  The path of a datagram, in the order of the files:
  *
  *   loop.c     waits; serves what is hot, and returns to Python for everything else
- *   sockets.c  reads datagrams of applications and targets, and delivers datagrams to them
+ *   messages.c reads many messages from a UDP socket; who sent each
+ *   sockets.c  messages of applications and targets -> runs
  *   out.c      datagrams -> a usable flow with credit -> frames of equal size -> one burst, of several conversations
  *   plain.c, sealed.c   the bytes of data frames
  *   headers.c  IP and TCP headers, checksums
  *   in.c       packet -> flow -> acknowledgement -> frames -> conversation
+ *   carriers.c messages of UDP carriers -> the payload of a flow, as in in.c
+ *   deliver.c  datagrams of a conversation -> one sendmsg(2); what carriers send, too
  *   replay.c, waiting.c, table.c   the replay window; what is late; a hash table
  *
  * Each has a Python twin that says what it does: core/pump/pump.py, wire/native/frames.py, sockets/datagrams.py,
@@ -76,7 +79,7 @@ static inline uint32_t owned_key(uint8_t *key, const void *owner, const void *na
     return (uint32_t)sizeof owner + bytes;
 }
 
-/* -- a ring of buffers that recvmmsg(2) fills */
+/* -- messages.c: a ring of buffers that recvmmsg(2) fills */
 
 typedef struct {
     uint32_t buffer_bytes, stride;
@@ -93,6 +96,18 @@ int ring_init(ring *r, uint32_t buffer_bytes);
 void ring_free(ring *r);
 int ring_read(ring *r, int fd, uint32_t limit);
 static inline uint8_t *ring_buffer(ring *r, uint32_t index) { return r->data + (size_t)index * r->stride; }
+
+/* What the kernel said of a message: at which size to cut it, and to which address it came. */
+typedef struct {
+    uint32_t segment;
+    uint32_t source_bytes;
+    uint8_t source[20];
+} ancillary;
+
+void read_ancillary(struct msghdr *message, ancillary *told);
+uint32_t name_sender(ring *r, uint32_t index, const ancillary *told, const uint8_t **peer);
+void *look_up(const table *t, const hot_source *s, const uint8_t *peer, uint32_t bytes);
+uint32_t read_messages(hot_engine *e, hot_source *s, int64_t *waited);
 
 /* -- waiting.c */
 
@@ -210,7 +225,7 @@ uint32_t sealed_open(hot_engine *e, const hot_flow *flow, const uint8_t *payload
 
 hot_conversation *conversation_of(const hot_engine *e, const hot_group *group, uint16_t number);
 
-/* -- out.c, in.c, sockets.c */
+/* -- out.c, in.c, sockets.c, carriers.c, deliver.c */
 
 uint32_t send_run(hot_engine *e, hot_conversation *c, const hot_piece *pieces, uint32_t count, uint32_t size);
 void flush_burst(hot_engine *e);
