@@ -386,3 +386,15 @@ def shape(item: object) -> object:
 
 TestDifferential = Differential.TestCase
 TestDifferential.settings = settings(max_examples=300, stateful_step_count=40)
+
+
+def test_the_flow_of_a_conversation_is_chosen_once_though_its_first_datagram_is_too_large() -> None:
+    """C pins it, and leaves the datagram to Python.  The flow of the next conversation is another choice."""
+    state = Differential()
+    state.begin(cipher=Cipher.AES_256_GCM, family=4, udp=False, spread=Spread.CONVERSATION, initiator=False)
+    try:
+        state.says(said=[(7, 1, 1, 0)])
+        state.says(said=[(5, 1452, 1, 0), (6, 1, 1, 0)])
+        state.numbers_are_the_same()
+    finally:
+        state.teardown()

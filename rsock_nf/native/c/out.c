@@ -39,7 +39,8 @@ static hot_flow *pick(hot_engine *e, hot_conversation *c, uint32_t bytes)
         c->pinned = flow;
     if (has_credit(flow, bytes) && bytes <= least(flow->max_payload, MAX_PAYLOAD))
         return flow;
-    e->random = random;
+    if (!e->pin) /* what is pinned stays so: Python does not choose again */
+        e->random = random;
     return NULL;
 }
 
