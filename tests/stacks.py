@@ -55,12 +55,11 @@ class Stacks:
         faulthandler.cancel_dump_traceback_later()
 
     def remove(self) -> None:
-        """The process ends in order."""
+        """The process ends in order.  Another thread may still call ``end_after``, so the file stays open."""
         self.call_off()
         faulthandler.unregister(TELL)
         with contextlib.suppress(FileNotFoundError):
             Path(self._file.name).unlink()
-        self._file.close()
 
 
 def _open(path: Path) -> TextIO:
