@@ -51,7 +51,10 @@ class Tunnel(Protocol):
         """
 
     def snapshot(self) -> dict[str, Any]:
-        """Its state, for ``status``."""
+        """Its state."""
+
+    async def snapshot_in_steps(self) -> dict[str, Any]:
+        """The same, for ``status`` and metrics: they may be asked for at any time, and traffic goes on meanwhile."""
 
     def headline(self) -> str:
         """Its state in one line, for a service manager; asked once a second."""
@@ -338,8 +341,10 @@ class _Daemon:
     def _speedtest(self, question: dict[str, Any]) -> dict[str, Any]:
         return self._tunnel.speedtest(question)
 
-    def _status(self) -> dict[str, Any]:
-        found = {"pid": os.getpid(), **self._tunnel.snapshot()}
+    async def _status(self) -> dict[str, Any]:
+        return self._with_waiting({"pid": os.getpid(), **await self._tunnel.snapshot_in_steps()})
+
+    def _with_waiting(self, found: dict[str, Any]) -> dict[str, Any]:
         if self._waiting.reason and found["state"] == "starting":
             return {**found, "state": "waiting", "reason": self._waiting.reason}
         return found
@@ -362,7 +367,7 @@ class _Daemon:
 
     def _give_up(self, stop: asyncio.Event, patience: float) -> None:
         if not self._was_up:
-            reason = self._status()["reason"]
+            reason = self._with_waiting(self._tunnel.snapshot())["reason"]
             self._too_late = f"instance {self._settings.name} is not up within {patience:g} s: {reason}"
             stop.set()
 

@@ -61,6 +61,9 @@ class FakeTunnel:
                 ready()
                 await stop.wait()
 
+    async def snapshot_in_steps(self) -> dict[str, Any]:
+        return self.snapshot()
+
     def snapshot(self) -> dict[str, Any]:
         if self.behaviour == "secretive":
             raise FirewallError("nftables refused:\nno such table")

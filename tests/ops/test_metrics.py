@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rsock_nf.ops.metrics.clients import MOST_CLIENTS, OTHERS, Clients, client_of
-from rsock_nf.ops.metrics.exposition import text
+from rsock_nf.ops.metrics.exposition import AT_ONCE, pieces, text
 from rsock_nf.ops.metrics.names import METRICS, PREFIX, is_counter, samples
 from tests.ops.metrics_snapshots import session, snapshot
 
@@ -102,7 +102,7 @@ def test_labels_from_outside_do_not_break_the_text() -> None:
 
 
 def total(clients: Clients, found: dict[str, Any], client: str = "anna") -> int:
-    return clients.take(found)[client]["session_bytes_total", "sent"]
+    return dict(clients.take(found))[client]["session_bytes_total", "sent"]
 
 
 def test_a_client_has_one_count_over_its_sessions() -> None:
@@ -120,18 +120,18 @@ def test_at_a_client_what_conversations_count_outlives_the_session() -> None:
     for number, carried, bytes_sent in ((1, 10, 1000), (2, 15, 1500)):
         found = snapshot(session("", number=number, peer="192.0.2.1", carried=carried), role="client")
         assert total(clients, found, "192.0.2.1") == bytes_sent
-        clients.take(snapshot(role="client"))
-    frames = clients.take(snapshot(role="client"))["192.0.2.1"]["session_frames_total", "tcp", "sent"]
+        dict(clients.take(snapshot(role="client")))
+    frames = dict(clients.take(snapshot(role="client")))["192.0.2.1"]["session_frames_total", "tcp", "sent"]
     assert frames == 25, "frames are counted anew by each session"
 
 
 def test_the_number_of_clients_is_bounded_and_who_is_gone_makes_room() -> None:
     clients = Clients()
     for number in range(3 * MOST_CLIENTS):
-        assert len(clients.take(snapshot(session(f"client{number}", number=number)))) <= MOST_CLIENTS
-    assert f"client{3 * MOST_CLIENTS - 1}" in clients.take(snapshot())
+        assert len(dict(clients.take(snapshot(session(f"client{number}", number=number))))) <= MOST_CLIENTS
+    assert f"client{3 * MOST_CLIENTS - 1}" in dict(clients.take(snapshot()))
     crowd = [session(f"client{number}", number=number) for number in range(MOST_CLIENTS + 500)]
-    found = clients.take(snapshot(*crowd))
+    found = dict(clients.take(snapshot(*crowd)))
     assert len(found) == MOST_CLIENTS + 1
     before = found[OTHERS]["session_bytes_total", "sent"]
     assert before == 500 * 100_000
@@ -170,3 +170,26 @@ def test_the_dashboard_has_no_panel_twice_and_none_over_another() -> None:
         assert at["x"] + at["w"] <= 24
         assert not cells & covered, panel["title"]
         covered |= cells
+
+
+def test_a_piece_has_few_values_and_all_pieces_are_one_text() -> None:
+    crowd = snapshot(*(session(f"client{number}", number=number) for number in range(500)))
+    found = list(samples(crowd, Clients()))
+    made = list(pieces({"edge": found}))
+    of_each = [sum(not line.startswith(b"#") for line in piece.splitlines()) for piece in made]
+    assert max(of_each) == AT_ONCE
+    assert sum(of_each) == len(found)
+    exposed = b"".join(made).decode()
+    heads = [line for line in exposed.splitlines() if line.startswith("#")]
+    assert len(heads) == len(set(heads)) == 2 * len({sample.name for sample in found})
+    assert len(values(exposed)) == len(found)
+
+
+def test_clients_that_were_not_reached_are_counted_next_time() -> None:
+    clients = Clients()
+    crowd = [session(f"client{number}", number=number, carried=10) for number in range(3)]
+    begun = clients.take(snapshot(*crowd))
+    next(begun)
+    begun.close()
+    for client in ("client0", "client1", "client2"):
+        assert total(clients, snapshot(*crowd), client) == 1000

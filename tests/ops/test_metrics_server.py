@@ -34,7 +34,7 @@ class Served:
         self.looks = 0
         self.shown: Callable[[], dict[str, Any]] = lambda: snapshot(session("anna"))
 
-    def look(self) -> dict[str, Any]:
+    async def look(self) -> dict[str, Any]:
         self.looks += 1
         return self.shown()
 

@@ -8,8 +8,8 @@ share one name.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from rsock_nf.ops.status.units import host_of
@@ -39,21 +39,31 @@ class Clients:
         self._called: dict[str, str] = {}
         """The clients of the last look, and their names."""
 
-    def take(self, snapshot: Mapping[str, Any]) -> Mapping[str, Mapping[Key, int]]:
-        """Count what is new in ``snapshot``; the totals of each client."""
+    def take(self, snapshot: Mapping[str, Any]) -> Generator[tuple[str, Mapping[Key, int]], None, None]:
+        """Count what is new in ``snapshot``: each client, and its totals.
+
+        One step counts one client, so who serves others at the same time can pause between two.  If it is not gone
+        through to the end, the rest is counted next time.
+        """
         present = dict.fromkeys(map(client_of, snapshot["sessions"]))
-        last: dict[tuple[str, Key], int] = {}
         self._called = {client: self._admit(client, present) for client in present}
+        sessions: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for session in snapshot["sessions"]:
-            totals = self._totals[self.name_of(session)]
-            for place, key, count in _counted(session, snapshot["role"]):
-                before = self._last.get((place, key), 0)
-                totals[key] += count - before if count >= before else count
-                last[place, key] = count
-        if snapshot["role"] == "client":  # its conversations outlive its sessions
-            last = {**{at: count for at, count in self._last.items() if not at[0]}, **last}
-        self._last = last
-        return self._totals
+            sessions[self.name_of(session)].append(session)
+        outlives = snapshot["role"] == "client"  # its conversations outlive its sessions
+        last = {at: count for at, count in self._last.items() if outlives and not at[0]}
+        complete = False
+        try:
+            for client, totals in self._totals.items():
+                for session in sessions[client]:
+                    for place, key, count in _counted(session, snapshot["role"]):
+                        before = self._last.get((place, key), 0)
+                        totals[key] += count - before if count >= before else count
+                        last[place, key] = count
+                yield client, totals
+            complete = True
+        finally:
+            self._last = last if complete else {**self._last, **last}
 
     def name_of(self, session: Mapping[str, Any]) -> str:
         """How the client of a session of the last look is called."""

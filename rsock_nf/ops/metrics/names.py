@@ -149,7 +149,7 @@ def _flows(name: str, labels: tuple[str, ...], flows: list[dict[str, Any]]) -> I
 
 
 def _clients(snapshot: Mapping[str, Any], clients: Clients) -> Iterator[Sample]:
-    for client, totals in clients.take(snapshot).items():
+    for client, totals in clients.take(snapshot):
         for (name, *labels), count in totals.items():
             yield Sample(name, (client, *labels), count)
     by_client = defaultdict(list)

@@ -15,7 +15,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,7 +77,7 @@ def _why_not(where: TransportAddress | Path, error: OSError) -> str:
 
 
 async def serve_metrics(
-    listener: socket.socket, look: Callable[[], Mapping[str, Any]], log: logging.Logger
+    listener: socket.socket, look: Callable[[], Awaitable[Mapping[str, Any]]], log: logging.Logger
 ) -> ControlServer:
     """Answer scrapers that come to ``listener`` by what ``look`` finds: the snapshot of this instance."""
     page = _Page(look, log)
@@ -87,7 +87,7 @@ async def serve_metrics(
 class _Page:
     """The text, and the answers that carry it."""
 
-    def __init__(self, look: Callable[[], Mapping[str, Any]], log: logging.Logger) -> None:
+    def __init__(self, look: Callable[[], Awaitable[Mapping[str, Any]]], log: logging.Logger) -> None:
         self._look = look
         self._log = log
         self._clients = Clients()
@@ -116,7 +116,7 @@ class _Page:
         loop = asyncio.get_running_loop()
         async with self._making:
             if loop.time() - self._made_at >= FRESH:
-                snapshot = self._look()
+                snapshot = await self._look()
                 values: list[Sample] = []
                 for sample in samples(snapshot, self._clients):
                     values.append(sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -26,14 +26,33 @@ from rsock_nf.words import missing_kind, narrow_path, secret_in_use, vpn_setting
 
 _MAX_PORTS = 1024
 """The server's, of which a client tells what became of the dials."""
+AT_ONCE = 250
+"""Sessions, flows and conversations that are described in one step: some 3 ms on a small machine."""
 _MAX_CONVERSATIONS = 100
 """That are listed one by one."""
 
 
 def snapshot(view: View, host: HostView, *, now: float, started: float) -> dict[str, Any]:
     """Counters only grow, and ``uptime`` is the clock: rates are the reader's business."""
+    made = steps(view, host, now=now, started=started)
+    while True:
+        try:
+            next(made)
+        except StopIteration as end:
+            return dict(end.value)
+
+
+def steps(view: View, host: HostView, *, now: float, started: float) -> Generator[None, None, dict[str, Any]]:
+    """The same in steps of ``AT_ONCE``: between two of them traffic may go on, and sessions come and go."""
+    described: list[dict[str, Any]] = []
+    at_once = 0
+    for session in list(view.sessions):
+        described.append(_session(view, session, now))
+        at_once += 1 + len(session.flows) + min(len(session.group.conversations), _MAX_CONVERSATIONS)
+        if at_once >= AT_ONCE:
+            at_once = 0
+            yield
     settings = view.settings
-    described = [_session(view, session, now) for session in view.sessions]
     of_each_wire = wires(settings, described, host.mtu or ETHERNET_MTU, max(view.versions))
     measured = [wire for wire in of_each_wire if not wire["mtu_computed"]]
     mtu = min(wire["mtu"] for wire in measured or of_each_wire)
