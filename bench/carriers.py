@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.cells import DIRECT, RELAY, TUNNELS
 from rsock_nf.lab.lab import Lab
@@ -99,7 +100,7 @@ def relay() -> Iterator[Carrier]:
 
 
 @contextlib.contextmanager
-def tunnel(name: str, directory: Path, both: Mapping[str, str], other: Path | None) -> Iterator[Carrier]:
+def tunnel(name: str, directory: Path, both: Mapping[str, Any], other: Path | None) -> Iterator[Carrier]:
     """Both ends configured alike; its flows never go idle, so that a dial is no part of a measurement.
 
     ``other``: the checkout whose code they run; None = this one.

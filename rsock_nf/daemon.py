@@ -16,10 +16,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
@@ -35,14 +35,22 @@ from rsock_nf.printable import printable
 from rsock_nf.settings import Settings
 from rsock_nf.words import which_pump
 
+T = TypeVar("T")
+
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
 _SIGNALS = (*_STOP, signal.SIGHUP)
 _SLOW = 3.0
 """Seconds after which a resolver that has not answered is told of."""
 
 
+Answer: TypeAlias = dict[str, Any] | Awaitable[dict[str, Any]]
+
+
 class Tunnel(Protocol):
-    """What ``rsock_nf.runtime.make_tunnel`` makes, to this module."""
+    """What ``rsock_nf.runtime.make_tunnel`` makes, to this module; of several processes ``rsock_nf.workers.team.Team``.
+
+    What can be awaited instead of an answer has to ask other processes.
+    """
 
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Carry traffic until ``stop`` is set; call ``ready`` once it does.
@@ -50,31 +58,28 @@ class Tunnel(Protocol):
         Raises ``TunnelError``.  At the end everything that it made is gone.
         """
 
-    def snapshot(self) -> dict[str, Any]:
-        """Its state."""
-
     async def snapshot_in_steps(self) -> dict[str, Any]:
-        """The same, for ``status`` and metrics: they may be asked for at any time, and traffic goes on meanwhile."""
+        """Its state, for ``status`` and metrics: they may be asked for at any time, and traffic goes on meanwhile."""
 
     def headline(self) -> str:
         """Its state in one line, for a service manager; asked once a second."""
 
-    def reconnect(self) -> None:
+    def reconnect(self) -> Awaitable[None] | None:
         """Dial every flow anew."""
 
-    def keys(self) -> list[dict[str, Any]]:
+    def keys(self) -> list[dict[str, Any]] | Awaitable[list[dict[str, Any]]]:
         """What opens the frames of its flows now: ``runtime.reports.frame_keys``."""
 
     async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the other end for answers.  Raises ``ControlError``."""
 
-    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    def speedtest(self, question: Mapping[str, Any]) -> Answer:
         """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
 
-    def kick(self, name: str) -> int:
+    def kick(self, name: str) -> int | Awaitable[int]:
         """End the sessions of the client that has this name; returns how many."""
 
-    def adopt(self, settings: Settings) -> None:
+    def adopt(self, settings: Settings) -> Awaitable[None] | None:
         """Follow these settings, which differ from those before only in what a running instance can change.
 
         Raises ``TunnelError`` if it has not begun yet.
@@ -126,7 +131,8 @@ def run(
                 if make_tunnel is None:
                     log.logger.info("pump: %s", _which_pump(settings))
                 doors = Doors(listener, metrics)
-                daemon = _Daemon(settings, instance, doors, log, announcement, make_tunnel or _tunnel)
+                several = functools.partial(_team, lock=instance.lock) if settings.workers > 1 else None
+                daemon = _Daemon(settings, instance, doors, log, announcement, make_tunnel or several or _tunnel)
                 make_loop = functools.partial(_event_loop, settings) if make_tunnel is None else None
                 with asyncio.Runner(loop_factory=make_loop) as runner:
                     return runner.run(daemon.run(timeout, wait=wait))
@@ -271,15 +277,18 @@ class _Daemon:
             "speedtest": self._speedtest,
             "reload": self._asked_to_reload,
             "keys": lambda _: self._keys(),
-            "kick": lambda question: {"ended": self._tunnel.kick(str(question.get("client")))},
+            "kick": self._kick,
         }
         control = await serve_control(self._doors.control, handlers, self._log.logger)
         async with control, await self._serve_metrics():
-            if patience is not None:
-                asyncio.get_running_loop().call_later(patience, self._give_up, stop, patience)
-            while not await self._try(stop, wait=wait):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._waiting.pause)
+            giving_up = asyncio.ensure_future(self._give_up(stop, patience)) if patience is not None else None
+            try:
+                while not await self._try(stop, wait=wait):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), self._waiting.pause)
+            finally:
+                if giving_up is not None:
+                    giving_up.cancel()
 
     async def _serve_metrics(self) -> contextlib.AbstractAsyncContextManager[object]:
         if self._doors.metrics is None:
@@ -329,33 +338,34 @@ class _Daemon:
 
     # -- what the control socket asks of the present try
 
-    def _reconnect(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def _reconnect(self, _: dict[str, Any]) -> dict[str, Any]:
         dials = isinstance(self._settings.tunnel, ClientParameters)
         if dials:
-            self._tunnel.reconnect()
+            await _had(self._tunnel.reconnect())
         return {"dials": dials}
+
+    async def _kick(self, question: dict[str, Any]) -> dict[str, Any]:
+        return {"ended": await _had(self._tunnel.kick(str(question.get("client"))))}
 
     async def _ping(self, question: dict[str, Any]) -> dict[str, Any]:
         return await self._tunnel.ping(question)
 
-    def _speedtest(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _speedtest(self, question: dict[str, Any]) -> Answer:
         return self._tunnel.speedtest(question)
 
     async def _status(self) -> dict[str, Any]:
-        return self._with_waiting({"pid": os.getpid(), **await self._tunnel.snapshot_in_steps()})
-
-    def _with_waiting(self, found: dict[str, Any]) -> dict[str, Any]:
+        found = {"pid": os.getpid(), **await self._tunnel.snapshot_in_steps()}
         if self._waiting.reason and found["state"] == "starting":
             return {**found, "state": "waiting", "reason": self._waiting.reason}
         return found
 
-    def _keys(self) -> dict[str, Any]:
+    async def _keys(self) -> dict[str, Any]:
         """For ``capture --decrypt``.  Raises ``ControlError`` unless the configuration allows it."""
         if not self._settings.key_log:
             raise ControlError(
                 f'its keys are not handed out: set "key_log": true in {self._settings.path}, then reload'
             )
-        return {"flows": self._tunnel.keys()}
+        return {"flows": await _had(self._tunnel.keys())}
 
     def _headline(self) -> str:
         line = self._tunnel.headline()
@@ -365,9 +375,10 @@ class _Daemon:
         self._log.logger.warning("%s", line)
         self._announcement.waiting(line, said=self._log.on_stderr)
 
-    def _give_up(self, stop: asyncio.Event, patience: float) -> None:
+    async def _give_up(self, stop: asyncio.Event, patience: float) -> None:
+        await asyncio.sleep(patience)
         if not self._was_up:
-            reason = self._with_waiting(self._tunnel.snapshot())["reason"]
+            reason = (await self._status())["reason"]
             self._too_late = f"instance {self._settings.name} is not up within {patience:g} s: {reason}"
             stop.set()
 
@@ -400,7 +411,7 @@ class _Daemon:
                 logger.info("SIGHUP: log level %s", self._settings.log.level)
                 return
             found = await self._read_again(path)
-            self._follow("SIGHUP", found)
+            await self._follow("SIGHUP", found)
             for line in found.warnings:
                 logger.warning("%s", line)
         except RsockError as error:
@@ -419,12 +430,12 @@ class _Daemon:
             if before == self._reloads:  # else the command `reload` was faster
                 return found
 
-    def _asked_to_reload(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _asked_to_reload(self, question: dict[str, Any]) -> dict[str, Any]:
         """The command ``reload`` has read the file.  Raises ``RsockError``; then all is as before."""
-        made = self._follow("reload", handover.from_text(question.get("settings")))
+        made = await self._follow("reload", handover.from_text(question.get("settings")))
         return {"changed": made.changed, "left": made.left}
 
-    def _follow(self, asked_by: str, found: Configuration) -> reload.Plan:
+    async def _follow(self, asked_by: str, found: Configuration) -> reload.Plan:
         """Follow the file as far as a running instance can.  Raises ``RsockError``; then all is as before."""
         logger, before = self._log.logger, self._settings
         wanted = found.settings
@@ -435,7 +446,7 @@ class _Daemon:
         made = reload.plan(before, wanted)
         self._log.apply(made.settings.log)
         try:
-            self._tunnel.adopt(made.settings)
+            await _had(self._tunnel.adopt(made.settings))
         except RsockError:
             self._log.apply(before.log)
             raise
@@ -468,6 +479,11 @@ def _metrics_listener(settings: Settings) -> contextlib.AbstractContextManager[s
     return listening(settings.metrics)
 
 
+async def _had(answer: T | Awaitable[T]) -> T:
+    """An answer that is there, or comes."""
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
 def _which_pump(settings: Settings) -> str:
     from rsock_nf.runtime.pump_choice import why_python
 
@@ -477,7 +493,18 @@ def _which_pump(settings: Settings) -> str:
 def _event_loop(settings: Settings) -> asyncio.AbstractEventLoop:
     from rsock_nf.runtime.pump_choice import event_loop
 
-    return event_loop(settings)
+    loop = event_loop(settings)  # or it says why there is none
+    if settings.workers > 1:  # each worker has its own
+        loop.close()
+        return asyncio.SelectorEventLoop()
+    return loop
+
+
+def _team(settings: Settings, logger: logging.Logger, *, lock: int) -> Tunnel:
+    """``lock``: the descriptor of the instance's lock."""
+    from rsock_nf.workers.team import Team
+
+    return Team(settings, logger, [lock])
 
 
 def _tunnel(settings: Settings, logger: logging.Logger) -> Tunnel:

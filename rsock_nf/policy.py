@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsock_firewall import Policy
 from rsock_nf.core.parameters import ServerParameters
-from rsock_nf.core.types import IPAddress, PortRange
+from rsock_nf.core.types import ALL_PORTS, IPAddress, PortRange, Shard, ports_of
 from rsock_nf.settings import Settings
 
 MANY_ADDRESSES = 64
@@ -20,6 +20,11 @@ def fake_tcp_ports(settings: Settings) -> tuple[PortRange, ...]:
 def carrier_ports(settings: Settings) -> tuple[PortRange, ...]:
     """The server's ports on which UDP is carried, over both wires: ordinary sockets of its kernel."""
     return tuple(sorted(span for tunnel in settings.tunnels if tunnel.kinds.udp for span in tunnel.ports))
+
+
+def own_ports(ports: tuple[PortRange, ...], shard: Shard) -> tuple[PortRange, ...]:
+    """Those of ``ports`` that a server process with ``shard`` takes."""
+    return ports if shard == ALL_PORTS else ports_of(ports, shard)
 
 
 def served_ports(settings: Settings) -> tuple[PortRange, ...]:

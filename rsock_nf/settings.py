@@ -78,6 +78,8 @@ class Settings:
     has the address ``NO_ADDRESS``."""
     backend: str = "auto"
     """Firewall backend: auto | nftables | iptables | pf | ipfw | manual."""
+    workers: int = 1
+    """How many processes carry its traffic; 1 = the instance's own."""
     pump: str = "auto"
     """The data path: auto | native | python."""
     metrics: TransportAddress | Path | None = None

@@ -182,23 +182,23 @@ local function handshake_message(flow, source, size, salt)
         return message
     end
     if flow.stage == "start" then
-        if size >= 50 and size <= 160 then -- without a hint, as clients of before, from 50 on
+        if size >= 50 and size <= 162 then -- without a hint, as clients of before, from 50 on
             flow.client, flow.asked = source, size
-            return is(size < 97 and JOIN or size > 117 and HELLO or HELLO_OR_JOIN, "asked")
+            return is(size < 99 and JOIN or size > 117 and HELLO or HELLO_OR_JOIN, "asked")
         end
     elseif flow.stage == "confirmed" then
         return nil
     elseif source ~= flow.client then
-        if size == 93 then return is(ANSWER, "answered") end
+        if size == 95 then return is(ANSWER, "answered") end
         if size == 49 then
-            local message = flow.asked < 97 and JOIN_ANSWER or flow.asked > 117 and COOKIE or JOIN_ANSWER_OR_COOKIE
+            local message = flow.asked < 99 and JOIN_ANSWER or flow.asked > 117 and COOKIE or JOIN_ANSWER_OR_COOKIE
             return is(message, "answered")
         end
         if size == 33 then return is(GONE, "asked") end
     else
         if (size == 65 or size == 61) and flow.stage == "answered" then return is(CONFIRMATION, "confirmed") end
-        if size >= 93 and size <= 160 then -- a hello with the cookie that was wanted
-            flow.asked = 160
+        if size >= 95 and size <= 162 then -- a hello with the cookie that was wanted
+            flow.asked = 162
             return is(HELLO, "asked")
         end
     end
@@ -226,7 +226,7 @@ end
 local function find_out(flow, tvb, source)
     local size = tvb:reported_len()
     local frames, whole = frames_in(tvb, false)
-    if not whole and flow.plain > 2 * flow.sealed + 2 and size >= 50 and size <= 156 and looks_random(tvb) then
+    if not whole and flow.plain > 2 * flow.sealed + 2 and size >= 50 and size <= 158 and looks_random(tvb) then
         flow.stage = "start" -- the same ports serve another flow
     end
     if not whole and tvb:len() >= SALT then

@@ -6,7 +6,7 @@ lasts.  This package imports nothing of ``rsock_nf``, and no other part of the p
 """
 
 from rsock_firewall.policy import Counters, Firewall, FirewallError, Held, Policy, PortRange
-from rsock_firewall.select import keep_files, left_on_this_host, render_unprobed, select
+from rsock_firewall.select import keep_files, kept_by, left_on_this_host, render_unprobed, select
 
 __all__ = [
     "Counters",
@@ -16,6 +16,7 @@ __all__ = [
     "Policy",
     "PortRange",
     "keep_files",
+    "kept_by",
     "left_on_this_host",
     "render_unprobed",
     "select",

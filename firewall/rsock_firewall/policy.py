@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}(/[0-9]{1,3})?")
 _DEVICE = re.compile(r"[^\s/\"\\\x00-\x1f]{1,15}")  # dev_valid_name(), net/core/dev.c, less what would need quoting
 
 
@@ -62,7 +62,8 @@ class Policy:
     """
 
     name: str
-    """The instance: letters, digits, ``_``, ``-``, ``.``; at most 64."""
+    """The instance: letters, digits, ``_``, ``-``, ``.``; at most 64.  If it is several processes, ``/`` and the number
+    of one follow."""
     device: str | None
     """The device that the packet socket is bound to; None = any."""
     local_addresses: tuple[IPAddress, ...]
@@ -197,7 +198,9 @@ class Drop(NamedTuple):
 def check_name(name: str) -> str:
     """The name itself, if it can name an instance; else ``FirewallError``."""
     if not _NAME.fullmatch(name):
-        raise FirewallError(f"name: {name!r} must be 1 to 64 letters, digits, '_', '-' or '.'")
+        raise FirewallError(
+            f"name: {name!r} must be 1 to 64 letters, digits, '_', '-' or '.', or that with '/1' behind it"
+        )
     return name
 
 

@@ -53,15 +53,21 @@ def select(backend: str = "auto", *, platform: str = PLATFORM, run: Run = run) -
     raise FirewallError("no firewall backend works here: " + "; ".join(dict.fromkeys(reasons or [NETBSD])))
 
 
-def keep_files(firewall: Firewall) -> None:
+def keep_files(firewall: Firewall, workers: int = 0) -> None:
     """Open what ``firewall`` needs of root's files, for good: this process is about to become another user.
 
-    Raises ``FirewallError``.
+    ``workers``: how many processes it will fork that have rules of their own.  Raises ``FirewallError``.
     """
     if firewall.name == "iptables":
         from rsock_firewall.iptables import tables
 
-        tables.keep_files()
+        tables.keep_files(workers)
+
+
+def kept_by(worker: int) -> list[int]:
+    """The descriptors of ``keep_files`` that this process uses from now on, which was forked as that worker."""
+    tables = sys.modules.get("rsock_firewall.iptables.tables")
+    return tables.kept_by(worker) if tables is not None else []
 
 
 def render_unprobed(backend: str, policy: Policy, *, platform: str = PLATFORM, run: Run = run) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsock_nf.config import original, source, values
+from rsock_nf.config import original, source, values, workers
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.hosts import Hosts
 from rsock_nf.config.keys import ClientKeys, CommonKeys, KnownClientKeys, ServerKeys
@@ -130,6 +130,7 @@ def assemble(path: Path, raw: dict[str, Any], *, patient: bool = False) -> Confi
         server_hosts=hosts.servers,
         target_hosts=tuple(hosts.targets),
         backend=keys.backend,
+        workers=workers.how_many(path, keys),
         pump=keys.pump,
         metrics=_listen(path, "metrics", keys.metrics) if keys.metrics is not None else None,
         user=keys.user,

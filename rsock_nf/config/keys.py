@@ -39,6 +39,7 @@ from rsock_nf.config.kinds import (
     Secrets,
     User,
     Wanted,
+    Workers,
 )
 from rsock_nf.core.parameters import Cipher, ClientParameters, Kinds, OnProbe, ServerParameters, Spread
 from rsock_nf.settings import Log, Settings
@@ -156,6 +157,12 @@ class CommonKeys(Keys):
         description="The data path: `native` is compiled code (Linux), `python` needs none; `auto` takes the native "
         "one where there is one. `status --flows` tells which one runs, and why.",
     )
+    workers: Workers = Field(
+        default=_default(Settings, "workers"),
+        description="How many processes carry the traffic, each on a processor of its own: a server's have its ports "
+        "among them, a client's its flows and its applications. `auto`: one for each processor, at most 8, and on one "
+        "or two processors a single one. A client's workers have a session each. Linux; not with the original's wire.",
+    )
     user: OrAbsent[User] = Field(
         default=None,
         description="The system user that the instance becomes once it has opened what takes root. It keeps only the "
@@ -225,7 +232,8 @@ class KnownClientKeys(Keys):
     rate: OrAbsent[Rate] = Field(
         default=None,
         description="Bits a second of its datagrams, each way; what is above is dropped. It is moved by Python, also "
-        "where the data path is native. If not given: no limit.",
+        "where the data path is native. With several `workers` of the server, the limits of a client count for each of "
+        "its sessions that is at another worker. If not given: no limit.",
     )
 
 
@@ -269,11 +277,15 @@ class ServerKeys(CommonKeys):
         description="Mbit/s at which clients may test the tunnel by `rsock-nf speedtest`, each way, one client at a "
         "time; 0 = not at all.",
     )
-    max_sessions: Count = Field(default=_default(ServerParameters, "max_sessions"), description="Clients at a time.")
+    max_sessions: Count = Field(
+        default=_default(ServerParameters, "max_sessions"),
+        description="Clients at a time; each of several `workers` has its part of them.",
+    )
     max_conversations: Count = Field(
         default=_default(ServerParameters, "max_conversations"),
         description="Conversations over all sessions; each is a UDP socket. "
-        "If there are more, those make room that have their answers, then those nearest to their end.",
+        "If there are more, those make room that have their answers, then those nearest to their end. "
+        "Each of several `workers` has its part of them.",
     )
 
 
@@ -316,7 +328,7 @@ class ClientKeys(CommonKeys):
         ge=1,
         le=1024,
         description='At most so many flows (with `"type": "all"`: of each kind), and at most as many as the '
-        "server has ports.",
+        "server has ports. Several `workers` have them among them, and each has one at least.",
     )
     client_ports: Ports = Field(
         default=(), description="Where source ports come from, TCP's and UDP's. If not given: the kernel chooses."

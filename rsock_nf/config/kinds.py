@@ -145,4 +145,10 @@ Rate: TypeAlias = Annotated[
     ),
     Form('bits a second, also as `"20M"`'),
 ]
+Workers: TypeAlias = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(values.parse_workers),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": values.MOST_WORKERS}, {"const": "auto"}]}),
+    Form(f'1-{values.MOST_WORKERS}, or `"auto"`'),
+]
 RsockVersion: TypeAlias = Annotated[Literal[1, 2], BeforeValidator(_parse_version)]

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
 from rsock_nf.printable import printable
+from rsock_nf.shares import MOST_WORKERS
 
 SECRET_BYTES = 32
 MIN_RATE, MAX_RATE = 8_000.0, 100e9
@@ -47,6 +48,15 @@ class HostPort(NamedTuple):
 
     host: str
     port: int
+
+
+def parse_workers(value: object) -> int | Literal["auto"]:
+    """How many processes an instance is."""
+    if value == "auto":
+        return "auto"
+    if type(value) is int and 1 <= value <= MOST_WORKERS:
+        return value
+    raise ValueError(f'{shown(value)} is neither a number of processes (1-{MOST_WORKERS}) nor "auto"')
 
 
 def parse_name(value: object) -> str:

@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeVar
 
-from rsock_nf.core.types import IPAddress, IPNetwork, PortRange, TransportAddress
+from rsock_nf.core.types import ALL_PORTS, IPAddress, IPNetwork, PortRange, Shard, TransportAddress
 
 SPEEDTEST_TARGET = 0xFFFF
 """The target whose conversations end in the server's own process, where it allows that."""
@@ -75,6 +75,9 @@ class Common:
     kinds: Kinds = Kinds.TCP
     ports: tuple[PortRange, ...] = (PortRange(10001, 10010),)
     """The server's ports: merged, disjoint, ascending."""
+    shard: Shard = ALL_PORTS
+    """Which of its own host's ports this process uses, where an instance is several processes: of ``ports`` at a
+    server, of its source ports of fake TCP at a client."""
     cipher: Cipher = Cipher.NONE
     spread: Spread = Spread.BURST
     duration: float = 300.0
@@ -94,6 +97,8 @@ class ClientParameters(Common):
     the next one is used."""
     flows: int = 10
     """At most this many flows, and at most as many as there are server ports."""
+    first_port: int = 0
+    """The index in ``ports`` at which it begins to dial; it may be larger than their number."""
     idle_timeout: float = 60.0
     """Flows close when this time has passed since the last conversation ended.  0 = never."""
     flow_age: float = 0.0

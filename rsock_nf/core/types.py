@@ -8,10 +8,10 @@ the next ``receive`` on the object that made them: code that keeps a buffer copi
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 IPAddress: TypeAlias = IPv4Address | IPv6Address
@@ -136,6 +136,40 @@ class PortRange:
 
     def __len__(self) -> int:
         return self.last - self.first + 1
+
+
+class Shard(NamedTuple):
+    """A part of all ports: those that are ``number`` modulo ``of``.  One of several server processes has a shard."""
+
+    number: int
+    """``0 .. of - 1``."""
+    of: int
+    """1 = all ports."""
+
+    def has(self, port: int) -> bool:
+        """Whether ``port`` belongs to it."""
+        return port % self.of == self.number
+
+
+ALL_PORTS = Shard(0, 1)
+
+
+class _Span(Protocol):
+    """Ports ``first`` to ``last``, both included."""
+
+    @property
+    def first(self) -> int:
+        """The lowest."""
+
+    @property
+    def last(self) -> int:
+        """The highest."""
+
+
+def ports_of(spans: Iterable[_Span], shard: Shard) -> tuple[PortRange, ...]:
+    """Those ports of ``spans`` that belong to ``shard``, one by one."""
+    ports = (port for span in spans for port in range(span.first, span.last + 1) if shard.has(port))
+    return tuple(PortRange(port, port) for port in ports)
 
 
 class HostAddress(NamedTuple):

@@ -36,7 +36,7 @@ from rsock_nf.core.tcp.header import (
     TCP_FLAGS,
 )
 from rsock_nf.core.tcp.segment import ACK, SYN
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import ALL_PORTS, PortRange, Shard
 from rsock_nf.link.cbpf import (
     ADD_X,
     AND,
@@ -51,6 +51,7 @@ from rsock_nf.link.cbpf import (
     LD_W_X,
     LDX_HEADER_LENGTH,
     LSH,
+    MOD,
     RET,
     TAX,
     Assembler,
@@ -154,6 +155,8 @@ class Part(NamedTuple):
     """The label where it goes with the port in A."""
     missed: str = "reject"
     """The label where it goes with everything else."""
+    shard: Shard = ALL_PORTS
+    """Of our own port, which is the destination of what we receive."""
 
 
 _ONLY_PART: Final = Part()
@@ -166,6 +169,7 @@ def select_packets(
     ipv4 = [address.packed for address in match.addresses if address.version == 4]
     ipv6 = [address.packed for address in match.addresses if address.version == 6]
     anywhere = not match.addresses
+    part = part._replace(shard=match.shard)
     asm.emit(layout.load, layout.offset)
     if layout.mask:
         asm.emit(AND, layout.mask)
@@ -218,6 +222,14 @@ def _of_syns(asm: Assembler, load: int, offset: int, part: Part, syns: Syns) -> 
             asm.branch(JEQ, SYN, otherwise=part.missed)
 
 
+def _of_shard(asm: Assembler, load: int, offset: int, part: Part) -> None:
+    """Go to where what is missed goes unless our own port, which ``load`` reads at ``offset``, is in the shard."""
+    if part.shard.of > 1:
+        asm.emit(load, offset)
+        asm.emit(MOD, part.shard.of)
+        asm.branch(JEQ, part.shard.number, otherwise=part.missed)
+
+
 def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part: Part, syns: Syns) -> None:
     """TCP (or UDP) over IPv4, and the ICMP that quotes it."""
 
@@ -239,6 +251,7 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part
     asm.label(f"{part.prefix}tcp4 port")
     asm.emit(LDX_HEADER_LENGTH, net)
     _of_syns(asm, LD_B_X, net + TCP_FLAGS, part, syns)
+    _of_shard(asm, LD_H_X, net + DESTINATION_PORT, part)
     asm.emit(LD_H_X, net + _port(side))
     asm.goto(part.found)
 
@@ -261,6 +274,7 @@ def _ipv4(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part
     asm.emit(LSH, 2)
     asm.emit(ADD_X)
     asm.emit(TAX)
+    _of_shard(asm, LD_H_X, quoted + SOURCE_PORT, part)
     asm.emit(LD_H_X, quoted + _port(sent))
     asm.goto(part.found)
 
@@ -283,6 +297,7 @@ def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part
     _addresses(asm, LD_W, net + address(side), addresses, part._replace(found=f"{part.prefix}tcp6 port"))
     asm.label(f"{part.prefix}tcp6 port")
     _of_syns(asm, LD_B, net + IPV6_HEADER + TCP_FLAGS, part, syns)
+    _of_shard(asm, LD_H, net + IPV6_HEADER + DESTINATION_PORT, part)
     asm.emit(LD_H, net + IPV6_HEADER + _port(side))
     asm.goto(part.found)
 
@@ -297,6 +312,7 @@ def _ipv6(asm: Assembler, net: int, side: PortSide, addresses: list[bytes], part
     asm.branch(JEQ, part.protocol, otherwise=part.missed)
     _addresses(asm, LD_W, quoted + address(sent), addresses, part._replace(found=f"{part.prefix}icmp6 port"))
     asm.label(f"{part.prefix}icmp6 port")
+    _of_shard(asm, LD_H, quoted + IPV6_HEADER + SOURCE_PORT, part)
     asm.emit(LD_H, quoted + IPV6_HEADER + _port(sent))
     asm.goto(part.found)
 

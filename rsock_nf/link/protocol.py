@@ -16,7 +16,7 @@ from pathlib import Path
 from pwd import struct_passwd
 from typing import Final, NamedTuple, Protocol
 
-from rsock_nf.core.types import IPAddress, Outgoing, Packet, PortRange, TransportAddress
+from rsock_nf.core.types import ALL_PORTS, IPAddress, Outgoing, Packet, PortRange, Shard, TransportAddress
 from rsock_nf.link.checks import Finding
 from rsock_nf.link.udp import UdpSystem
 
@@ -44,6 +44,8 @@ class Match:
     the sources of what we receive."""
     ports: tuple[PortRange, ...]
     """The server's ports."""
+    shard: Shard = ALL_PORTS
+    """Of our own ports, be it the server's or a client's: the others are another process's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,9 @@ class System(Protocol):
 
     has_native_path: bool
     """The native data path can take the place of this system's link and UDP sockets."""
+    has_workers: bool
+    """Processes can share what comes to an instance: packets by a remainder in the filter, and the datagrams of
+    applications by what the kernel makes of their sources (SO_REUSEPORT)."""
     taps_every_device: bool
     """A link without a device takes packets from every device, and sends by the one that the route names.  Otherwise
     each link has one device."""

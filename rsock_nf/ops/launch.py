@@ -42,6 +42,7 @@ def running_alike(settings: Settings) -> bool:
     namespace, be it alive or dead, or by a process whose directory was deleted.
     """
     instance = Instance(settings.name)
+    instance.await_workers(_GRACE)
     if not instance.is_running():
         _refuse_remains(instance)
         return False

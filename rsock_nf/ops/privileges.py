@@ -171,7 +171,7 @@ def _load_firewall(settings: Settings) -> None:
         with contextlib.suppress(FirewallError):  # the tunnel's own start tells why
             chosen = select(settings.backend)
             if settings.user is not None:
-                keep_files(chosen)
+                keep_files(chosen, settings.workers if settings.workers > 1 else 0)
 
 
 def _keep(names: list[str], user: str) -> str:

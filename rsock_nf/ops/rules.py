@@ -12,6 +12,7 @@ from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.instances.instance import Instance
 from rsock_nf.policy import fake_tcp_ports, policy_for
 from rsock_nf.settings import Settings
+from rsock_nf.shares import shares
 
 
 def rules_for(settings: Settings) -> str:
@@ -23,7 +24,14 @@ def rules_for(settings: Settings) -> str:
     if not fake_tcp_ports(settings):
         return '# "type": "udp": no rules are needed, the flows are ordinary UDP sockets\n'
     try:
-        return _rendered(settings.backend, policy_now(settings, _held_ports(settings)))
+        if settings.backend == "manual":  # one set of rules is right for all processes
+            return _rendered(settings.backend, policy_now(settings, _held_ports(settings)))
+        held = _held_ports(settings)
+        mine = [tuple(span for span in held if one.tunnel.shard.has(span.first)) for one in shares(settings)]
+        texts = [
+            _rendered(one.backend, policy_now(one, ports)) for one, ports in zip(shares(settings), mine, strict=True)
+        ]
+        return "\n".join(texts)
     except (FirewallError, LinkError) as error:
         raise TunnelError(str(error)) from None
 

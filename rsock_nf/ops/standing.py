@@ -23,13 +23,13 @@ def summary(settings: Settings) -> str:
     if not isinstance(settings.tunnel, ClientParameters):
         kinds = {"tcp": "TCP", "udp": "UDP", "all": "TCP and UDP"}[settings.tunnel.kinds.value]
         return f"up: {kinds} ports {','.join(map(str, settings.tunnel.ports))}"
-    wanted = settings.tunnel.flows_wanted
     end = time.monotonic() + _PATIENCE
     while True:
         status = _status(settings.name)
         if not status:
             return "up"
         flows = _flows(status)
+        wanted = status.get("flows_wanted") or settings.tunnel.flows_wanted  # of all workers, where there are several
         if len(flows) >= wanted or time.monotonic() >= end:
             return ", ".join([f"up: {len(flows)}/{wanted} flows", *_numbers(status, flows)]) if flows else "up"
         time.sleep(_LOOK)

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.runtime.tunnel import Tunnel
 from rsock_nf.settings import Settings
+from rsock_nf.sockets.datagrams import Listener
 
 
-def make_tunnel(settings: Settings, log: logging.Logger, *, applications: bool = True) -> Tunnel:
-    """The tunnel that ``settings`` describe, not started yet.  ``applications``: False = a client takes none."""
+def make_tunnel(
+    settings: Settings, log: logging.Logger, *, applications: bool = True, listeners: Sequence[Listener] | None = None
+) -> Tunnel:
+    """The tunnel that ``settings`` describe, not started yet.  ``applications``: False = a client takes none.
+
+    ``listeners``: the client's sockets toward applications, open already; it closes them.
+    """
     if isinstance(settings.tunnel, ClientParameters):
         from rsock_nf.runtime import client  # one role is imported, not both: that takes time
 
-        build = functools.partial(client.build, settings, settings.tunnel, applications=applications)
+        ends = settings.listen if applications else ()
+        build = functools.partial(
+            client.build, settings, settings.tunnel, ends=ends if listeners is None else listeners
+        )
         return Tunnel(settings, build, log)
     from rsock_nf.runtime import server
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from os import urandom
+from pathlib import Path
 from typing import Any
 
 from rsock_firewall import FirewallError, select
@@ -27,7 +28,7 @@ from rsock_nf.core.events import (
 from rsock_nf.core.flows.session import Session
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.pump.state import PLAIN
-from rsock_nf.core.types import FlowKey, IPAddress, OwnPeer, Run, TransportAddress
+from rsock_nf.core.types import ALL_PORTS, FlowKey, IPAddress, OwnPeer, Run, TransportAddress
 from rsock_nf.errors import ControlError, NotYetError, TunnelError
 from rsock_nf.link import (
     OWN_ADDRESS,
@@ -72,7 +73,7 @@ from rsock_nf.runtime.speedtest.asking import Speedtest
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
 from rsock_nf.sockets.carriers import ClientCarrier, route_mtu
-from rsock_nf.sockets.datagrams import DatagramCounters
+from rsock_nf.sockets.datagrams import DatagramCounters, Listener
 from rsock_nf.wire.parameters import WireName
 from rsock_nf.words import looped
 
@@ -102,12 +103,12 @@ def build(
     start: Start,
     stack: contextlib.ExitStack,
     *,
-    applications: bool = True,
+    ends: Sequence[TransportAddress | Path | Listener],
 ) -> ClientSide:
-    """Open everything, rules before the link.  See ``tunnel.Build``.  ``applications``: open sockets for them."""
+    """Open everything, rules before the link.  See ``tunnel.Build``.  ``ends``: see ``LocalEnds.open``."""
     log, troubles = start.log, start.troubles
-    ends = LocalEnds.open(settings.listen if applications else (), log, stack)
-    ports = SourcePorts(settings.client_ports, urandom)
+    local = LocalEnds.open(ends, log, stack)
+    ports = SourcePorts(settings.client_ports, urandom, parameters.shard)
     stack.callback(ports.close)
     if parameters.kinds.tcp and (own := own_address(parameters.server)) is not None:
         raise TunnelError(f"server: {own} {OWN_ADDRESS}")
@@ -116,7 +117,7 @@ def build(
     device = settings.device or device_to(parameters.server, settings.fwmark)
     _refuse_foreign(settings)
     cover = Cover(settings, parameters, ports, settings.device if system().taps_every_device else device)
-    talkers = Talkers(ends)
+    talkers = Talkers(local)
     routing = talkers.routing(settings, cover.device)
     rules, link, routes = None, None, None
     if parameters.kinds.tcp:
@@ -134,9 +135,11 @@ def build(
         limits = Limits(_route_mtu(settings, parameters) or ETHERNET_MTU, 0)
     hot = hot_path(start.loop, settings)
     states = hot.states if hot is not None else PLAIN
-    endpoint = client_endpoint(replace(parameters, local_ends=ends.names), settings.wire, limits, states)
+    if parameters.shard == ALL_PORTS:  # clients of a server that is several processes are to begin at different ones
+        parameters = replace(parameters, first_port=int.from_bytes(urandom(2)))
+    endpoint = client_endpoint(replace(parameters, local_ends=local.names), settings.wire, limits, states)
     talkers.endpoint = endpoint
-    parts = Parts(ends, ports, cover, talkers, rules, link, routes, limits, endpoint, hot)
+    parts = Parts(local, ports, cover, talkers, rules, link, routes, limits, endpoint, hot)
     side = ClientSide(settings, parameters, start, parts)
     stack.callback(side.close)
     return side

@@ -46,7 +46,7 @@ from rsock_nf.link.ethernet import ETHERNET_MTU
 from rsock_nf.link.kernel_routes import KernelRoutes
 from rsock_nf.link.port_use import overlap_warning
 from rsock_nf.native.path import HotPath
-from rsock_nf.policy import carrier_ports, fake_tcp_ports, policy_for, served_ports
+from rsock_nf.policy import carrier_ports, fake_tcp_ports, own_ports, policy_for, served_ports
 from rsock_nf.runtime.driver import Driver
 from rsock_nf.runtime.endpoints import Limits, outer_peer, server_endpoint
 from rsock_nf.runtime.host import conversation_limit
@@ -102,7 +102,7 @@ class Cover:
 
     def match(self) -> Match:
         """What the link is to receive."""
-        return Match(PortSide.DESTINATION, self.addresses, fake_tcp_ports(self.settings))
+        return Match(PortSide.DESTINATION, self.addresses, fake_tcp_ports(self.settings), self.settings.tunnel.shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +128,19 @@ class Parts:
 def build(settings: Settings, parameters: ServerParameters, start: Start, stack: contextlib.ExitStack) -> ServerSide:
     """Open everything, rules before the link.  See ``tunnel.Build``."""
     fake_tcp = fake_tcp_ports(settings)
-    if warning := overlap_warning(served_ports(settings), system()):
+    shard = parameters.shard
+    if shard.number == 0 and (warning := overlap_warning(served_ports(settings), system())):
         start.log.warning("%s", warning)
     held: list[HeldPort] = []
     if fake_tcp:
         cover = _cover_fake_tcp(settings, start.log)
-        held = hold_ports(fake_tcp, settings.addresses)  # which nobody else may have
+        held = hold_ports(own_ports(fake_tcp, shard), settings.addresses)  # which nobody else may have
         for port in held:
             stack.callback(port.close)
     else:
         cover = Cover(settings, settings.device, settings.addresses)
-    served = serve_ports(carrier_ports(settings), settings.addresses, device=settings.device, mark=settings.fwmark)
+    carried = own_ports(carrier_ports(settings), shard)
+    served = serve_ports(carried, settings.addresses, device=settings.device, mark=settings.fwmark)
     for carrier in served:
         stack.callback(carrier.close)
     targets = Targets(all_targets(settings))

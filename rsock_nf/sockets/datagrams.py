@@ -270,13 +270,18 @@ class Listener(UdpSocket):
 
     A peer is bytes, opaque to others: the sender's sockaddr and, on a wildcard address, what ``UdpSystem.answer_from``
     needs for an answer from the address that was asked.
+    ``shared``: others of this user may be bound to it in the same way.  The kernel gives each of them some of the
+    peers, as long as none comes or goes (``System.has_workers``).
 
     Raises ``LinkError``.
     """
 
     _purpose = "listen on"
 
-    def __init__(self, endpoint: TransportAddress, *, buffers: ReceiveBuffers | None = None) -> None:
+    def __init__(
+        self, endpoint: TransportAddress, *, buffers: ReceiveBuffers | None = None, shared: bool = False
+    ) -> None:
+        self._shared = shared
         super().__init__(endpoint)
         self._buffers = buffers or shared_buffers(
             NAME_BYTES[self._family], self._udp.merge_ancillary_bytes + self._udp.destination_ancillary_bytes
@@ -290,6 +295,8 @@ class Listener(UdpSocket):
                 with contextlib.suppress(OSError):  # OpenBSD's IPv6 sockets never take IPv4
                     self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             self._udp.ask_destination(self._socket)
+        if self._shared:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._socket.bind(to_socket_address(endpoint))
 
     def receive(self) -> list[Run]:

@@ -24,11 +24,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from rsock_nf.core.types import IPAddress, PortRange, TransportAddress
+from rsock_nf.core.types import ALL_PORTS, IPAddress, PortRange, Shard, TransportAddress
 from rsock_nf.link import LinkError, system
 from rsock_nf.link.sockaddr import to_socket_address
+
+_NEAR: Final = 1000
+"""How many ports are tried near one that the kernel has chosen."""
+_FIRST_FREE: Final = 1024
 
 
 class HeldPort:
@@ -72,14 +76,16 @@ def hold_port(port: int, addresses: Sequence[IPAddress] = ()) -> HeldPort:
         raise LinkError(_why(port, error, addresses)) from error
 
 
-def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = os.urandom) -> HeldPort:
-    """Hold a port chosen by the kernel or, with ``ranges``, a random free one of those.
+def hold_any(
+    ranges: Sequence[PortRange] = (), shard: Shard = ALL_PORTS, *, rng: Callable[[int], bytes] = os.urandom
+) -> HeldPort:
+    """Hold a port of ``shard`` that the kernel has chosen or, with ``ranges``, a random free one of those.
 
     Every port of ``ranges`` is tried, in a cyclic order that begins at a random one.
     Raises ``LinkError`` when none is free.
     """
     if not ranges:
-        return hold_port(0)
+        return _hold_chosen(shard)
     taken = 0
     for port in _from_random_start(ranges, rng):
         try:
@@ -92,6 +98,22 @@ def hold_any(ranges: Sequence[PortRange] = (), *, rng: Callable[[int], bytes] = 
     raise LinkError(
         f"all {taken} ports of {names} are in use; widen the range, or see `{system().remedies.tcp_ports}` for who has them"
     )
+
+
+def _hold_chosen(shard: Shard) -> HeldPort:
+    """A port that the kernel has chosen, or one that is near it.
+
+    The kernel prefers odd ports as long as there are any (inet_csk_find_open_port), so asking again may not help.
+    """
+    held = hold_port(0)
+    if shard.has(held.port):
+        return held
+    held.close()
+    near = held.port - (held.port - shard.number) % shard.of
+    for port in range(near, max(near - _NEAR * shard.of, _FIRST_FREE), -shard.of):
+        with contextlib.suppress(LinkError):
+            return hold_port(port)
+    raise LinkError(f"no TCP port near {held.port} is free that is {shard.number} modulo {shard.of}")
 
 
 def hold_ports(ranges: Sequence[PortRange], addresses: Sequence[IPAddress] = ()) -> list[HeldPort]:

@@ -198,7 +198,11 @@ TARGETS: dict[str, Target] = {
     "insider_to_client": Target(run_to_client, to_client_seeds, 8, SHARE),
     "insider_answer": Target(
         run_answer,
-        lambda: [_ANSWER_BODY.pack(status, cipher, ID, 2) for status in Status for cipher in range(3)],
+        lambda: [
+            _ANSWER_BODY.pack(status, cipher, ID, 2, *shard)
+            for status in Status
+            for cipher, shard in enumerate(((0, 1), (3, 4), (0, 255)))
+        ],
         cost=16,
         share=SHARE,
     ),

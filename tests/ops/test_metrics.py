@@ -29,7 +29,8 @@ def values(exposed: str) -> dict[tuple[str, ...], float]:
 
 
 def test_every_metric_has_a_value_its_type_and_a_help() -> None:
-    exposed = text([snapshot(session()), snapshot(session(), role="client", name="other")])
+    several = {"workers": [{"worker": number, "processor_seconds": 2.5} for number in (1, 2)]}
+    exposed = text([snapshot(session()) | several, snapshot(session(), role="client", name="other")])
     families = {family.name: family for family in text_string_to_metric_families(exposed)}
     for name, described in METRICS.items():
         family = families[(PREFIX + name).removesuffix("_total")]

@@ -30,6 +30,8 @@ SOURCES = (
     "sockets/refusals.py",
     "wire/**/*.py",
     "words.py",
+    "workers/team.py",
+    "workers/worker.py",
 )
 """In ``rsock_nf``."""
 MUST_TELL = (

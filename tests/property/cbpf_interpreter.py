@@ -25,6 +25,7 @@ from rsock_nf.link.cbpf import (
     LD_W_X,
     LDX_HEADER_LENGTH,
     LSH,
+    MOD,
     RET,
     TAX,
     Instruction,
@@ -84,6 +85,7 @@ _LOADS: Final = {
 _ARITHMETIC: Final[dict[int, Callable[[int, int, int], int]]] = {
     AND: lambda a, k, _: a & k,
     LSH: lambda a, k, _: a << k,
+    MOD: lambda a, k, _: a % k,
     ADD_X: lambda a, _, x: a + x,
 }
 _BRANCHES: Final[dict[int, Callable[[int, int], bool]]] = {

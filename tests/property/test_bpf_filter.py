@@ -8,13 +8,14 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsock_nf.core.types import IPAddress, PortRange
+from rsock_nf.core.types import IPAddress, PortRange, Shard
 from rsock_nf.link import Match, PortSide
 from rsock_nf.link.bpf_filter import ETHERNET, RAW_IP, Layout, encode, null_layout, program
 from rsock_nf.link.cbpf import GOTO, JEQ, JSET, RET, Assembler, Instruction
@@ -301,6 +302,39 @@ def test_a_server_with_many_addresses_takes_any_of_this_host() -> None:
     assert len(tap) < 150
     with pytest.raises(ValueError, match="at least one address"):
         tap_program(Match(PortSide.SOURCE, (), (PortRange(10001, 10010),)))
+
+
+@pytest.mark.parametrize("of", [2, 3, 16])
+@pytest.mark.parametrize("layout", [ETHERNET, RAW_IP], ids=["ethernet", "raw"])
+def test_each_packet_goes_to_the_process_that_has_our_port(match: Match, layout: Layout, of: int) -> None:
+    """Our own port is the destination of a segment, and the source of one that ICMP quotes, on either end."""
+    whole = program(match, layout)
+    parts = [program(replace(match, shard=Shard(number, of)), layout) for number in range(of)]
+    kernel = Kernel(parts[0])
+    packets, taken = Packets(random.Random(f"{match}{of}"), match), 0
+    try:
+        for _ in range(1500):
+            packet = packets.packet()
+            frame = framed(packet, layout)
+            found = [bool(interpret(part, frame)) for part in parts]
+            assert kernel.accepts(frame) == found[0]
+            port = own_port(packet) if interpret(whole, frame) else None
+            assert found == [port is not None and port % of == number for number in range(of)], packet.hex()
+            taken += any(found)
+    finally:
+        kernel.close()
+    assert taken >= 3
+
+
+def own_port(packet: bytes) -> int | None:
+    """Of a packet that is ours; None = it was cut off before that."""
+    header = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else 40
+    protocol = packet[9] if packet[0] >> 4 == 4 else packet[6]
+    if protocol == 6:
+        return None if len(packet) < header + 4 else int.from_bytes(packet[header + 2 : header + 4], "big")
+    quoted = packet[header + 8 :]
+    inner = (quoted[0] & 15) * 4 if quoted[0] >> 4 == 4 else 40
+    return int.from_bytes(quoted[inner : inner + 2], "big")
 
 
 def test_null_layout_is_the_raw_one_behind_four_bytes(match: Match) -> None:

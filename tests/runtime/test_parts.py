@@ -15,7 +15,7 @@ import pytest
 from rsock_firewall import FirewallError, Policy
 from rsock_firewall import PortRange as FirewallPorts
 from rsock_nf.core.parameters import ClientParameters, ServerParameters
-from rsock_nf.core.types import PortRange, Run
+from rsock_nf.core.types import PortRange, Run, Shard
 from rsock_nf.errors import TunnelError
 from rsock_nf.link import Link, LinkError, LinkEvent, Match, PortSide, Routing
 from rsock_nf.runtime import make_tunnel
@@ -64,6 +64,24 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(source_ports, "hold_any", hold_any)
     monkeypatch.setattr(source_ports, "hold_port", hold_port)
     return found
+
+
+def test_source_ports_are_those_of_the_shard(closed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[PortRange, ...]] = []
+
+    def hold_any(ranges: tuple[PortRange, ...], shard: Shard, **_: object) -> Held:
+        asked.append(ranges)
+        assert shard == Shard(1, 2)
+        return Held(ranges[0].first if ranges else 8001, closed)
+
+    monkeypatch.setattr(source_ports, "hold_any", hold_any)
+    ports = SourcePorts((PortRange(10, 12), PortRange(15, 15)), bytes, Shard(1, 2))
+    assert ports.take(lambda: None) == 11
+    assert asked == [(PortRange(11, 11), PortRange(15, 15))]
+    assert SourcePorts((), bytes, Shard(1, 2)).take(lambda: None) == 8001
+    heir = SourcePorts((), bytes, Shard(1, 2))
+    heir.inherit([FirewallPorts(4, 9), FirewallPorts(11, 11)], 0.0)
+    assert heir.held == [5, 7, 11], "9 is somebody else's by now, and the even ones are another worker's"
 
 
 def test_a_port_lingers_after_its_flow(closed: list[int]) -> None:

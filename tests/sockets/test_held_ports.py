@@ -15,7 +15,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import PortRange, Shard
 from rsock_nf.lab.lab import DEVICE, Lab
 from rsock_nf.link import LinkError
 from rsock_nf.link.linux.system import Linux
@@ -94,7 +94,7 @@ def test_ephemeral_choice_passes_held_ports_by() -> None:
     """In a namespace with four ephemeral ports, all held but one, every connect gets that one."""
     program = """
 import pathlib, socket
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import PortRange, Shard
 from rsock_nf.link import LinkError
 from rsock_nf.sockets.held_ports import hold_any, hold_ports
 pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40003")
@@ -243,3 +243,14 @@ def test_the_kernel_answers_no_segment_to_a_held_port(addresses: bool) -> None: 
                 if TCP in packet and packet[TCP].dport == 5555:
                     answers.append((packet[TCP].sport, IP in packet))
         assert [one for one in answers if one[0] == 10001] == []
+
+
+@pytest.mark.parametrize("of", [2, 3, 4, 16])
+def test_a_port_of_a_shard_whichever_the_kernel_prefers(of: int) -> None:
+    """It prefers odd ports as long as there are any."""
+    for number in range(of):
+        held = [hold_any((), Shard(number, of)) for _ in range(20)]
+        assert [port.port % of for port in held] == [number] * 20
+        assert len({port.port for port in held}) == 20
+        for port in held:
+            port.close()

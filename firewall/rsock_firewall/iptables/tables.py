@@ -32,6 +32,8 @@ _NAMES = ((4, "ip_tables_names"), (6, "ip6_tables_names"))
 _NAMES_BYTES = 4096
 _kept: dict[str, int] = {}
 """Descriptors of files that only root can open, by their names (``keep_files``)."""
+_locks: list[int] = []
+"""The lock once more for each worker: a descriptor that processes share would not keep them apart."""
 
 
 class XtablesLock:
@@ -196,15 +198,23 @@ def _table_names(name: str) -> str:
     return (_NET / name).read_text()
 
 
-def keep_files() -> None:
+def keep_files(workers: int) -> None:
     """Open, for good, what only root can: the lock, and the lists of tables of this network namespace.
 
-    Raises ``FirewallError``.
+    ``workers``: see ``rsock_firewall.keep_files``.  Raises ``FirewallError``.
     """
     _kept[_lock_path()] = _open_lock(_lock_path())
+    _locks[:] = [_open_lock(_lock_path()) for _ in range(workers)]
     for _, name in _NAMES:
         with suppress(OSError):  # a kernel without IPv6
             _kept[name] = os.open(_NET / name, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def kept_by(worker: int) -> list[int]:
+    """Of what ``keep_files`` opened, what process ``worker`` is to use from now on: it has just been forked."""
+    if _locks:
+        _kept[_lock_path()] = _locks[worker]
+    return list(_kept.values())
 
 
 @contextmanager

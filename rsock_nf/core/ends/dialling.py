@@ -22,7 +22,7 @@ from rsock_nf.core.ends.parts import Parts
 from rsock_nf.core.ends.port_reports import Outcome, PortReport
 from rsock_nf.core.ends.reasons import Reasons
 from rsock_nf.core.ends.renewals import Renewals
-from rsock_nf.core.ends.slots import Slot, Slots
+from rsock_nf.core.ends.slots import SHARD_SILENT, Slot, Slots
 from rsock_nf.core.ends.wire import Wire
 from rsock_nf.core.events import (
     CarrierReleased,
@@ -45,7 +45,7 @@ from rsock_nf.core.pump.pump import ANY_NUMBER
 from rsock_nf.core.pump.state import PumpConversation, PumpFlow
 from rsock_nf.core.tcp.header import overhead
 from rsock_nf.core.tcp.segment import SYN, Segment
-from rsock_nf.core.types import Carried, FlowKey, IPAddress, OwnPeer, Packet, Run
+from rsock_nf.core.types import ALL_PORTS, Carried, FlowKey, IPAddress, OwnPeer, Packet, Run, Shard
 
 MAX_GIVEN_UP = 64
 
@@ -129,6 +129,8 @@ class Dialling:
         self._active = False
         """Whether flows are wanted."""
         self._unused_since = 0.0
+        self._flowless_since = 0.0
+        """Until when some flow was up, or could not be."""
         self._given_up: deque[int] = deque(maxlen=MAX_GIVEN_UP)
         """Flows that were given up.  Perhaps the server could not be told, and still sends on them."""
 
@@ -164,7 +166,7 @@ class Dialling:
         if self._active:
             return
         self._active = True
-        self._unused_since = now
+        self._unused_since = self._flowless_since = now
         self.why.dialling()
         for slot in self.slots:
             self.context.deadlines.set(Timer.DIAL, slot, now + slot.stagger)
@@ -313,7 +315,7 @@ class Dialling:
             self._release(key)
             return False
         slot.port_wanted = False
-        if slot.remote != self.slots.remote:  # meanwhile another address is in use
+        if slot.remote != self.slots.remote or slot.port != key.remote_port:  # meanwhile another one is in use
             self._release(key)
             self._dial(slot)
             return False
@@ -366,6 +368,14 @@ class Dialling:
         self.why.tell(reason)
         self._dial_all(now, reason)
 
+    def _leave_shard(self, now: float) -> None:
+        """The session is known at some of the ports only, and there is no flow: perhaps others pass."""
+        if self.group.usable or self.session is None or self.slots.shard == ALL_PORTS:
+            self._flowless_since = now
+        elif now - self._flowless_since >= SHARD_SILENT:
+            self._flowless_since = now
+            self.lose_session(now, "no answer from the ports at which the server knows the session")
+
     def _leave_old_address(self, now: float) -> None:
         """Leave the address in use if the server no longer has it."""
         reason = f"{self.remote_text} is no longer an address of the server"
@@ -411,6 +421,7 @@ class Dialling:
         if first:
             self.session = flow.session
             self.context.outbox.tell(SessionUp(flow.session.session_id, self.remote_text))
+            self._use_shard(now, _shard_of(flow), slot)
         self.table.carry(now, flow)
         self._probing.begin(now, flow)
         self.group.patient = all(_will_say_its_window(pump) for pump in self.group.usable)
@@ -419,6 +430,20 @@ class Dialling:
         self._wire.take_turns(now, self)
         self._send_waiting(now)
         self._tell_given_up(flow)
+
+    def _use_shard(self, now: float, shard: Shard, up: Slot | None = None) -> None:
+        """The session is known at the ports of ``shard``: give up what is being opened to others, and dial there.
+
+        ``up``: the slot whose flow has just come up."""
+        for slot in self.slots.use_shard(shard):
+            if slot is up or isinstance(slot.opening, Established):  # ``_open`` sees to a flow of another session
+                continue
+            flow, slot.opening = slot.opening, None
+            if flow is not None:
+                self.table.step(now, flow, Input.UNANSWERED)
+            slot.failures, slot.unanswered = 0, False
+            if self._active and slot.flow is None:
+                self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
 
     def _fill(self, now: float, slot: Slot, flow: Established) -> None:
         """Put ``flow`` into its slot.  The slot's previous flow closes; slots that got no answer dial again at once."""
@@ -592,6 +617,19 @@ class Dialling:
             self._wire.dismissed()
             self.lose_session(now, "the server ended the session", Input.CLOSE)
 
+    def gone(self, now: float, opening: Opening, reason: str) -> None:
+        """The server says on ``opening`` that it does not know the session.  This also turns away all flows that join.
+
+        But if the session is known at some of the ports only, and lives at another one, then the ports have other
+        numbers at the server, and from now on that one is used alone.
+        """
+        others = [pump.key.remote_port for pump in self.group.usable if pump.key.remote_port != opening.key.remote_port]
+        if others and self.slots.shard != ALL_PORTS:
+            self._use_shard(now, _one_port(others[0]))
+            self.table.settle()
+        else:
+            self.lose_session(now, reason)
+
     def lose_session(self, now: float, reason: str, event: Input = Input.DEAD) -> None:
         """The session is lost.  Its conversations stay; its flows get the input ``event``."""
         session, self.session = self.session, None
@@ -607,6 +645,7 @@ class Dialling:
                 self.table.step(now, flow, event, reason)
         for opening in self.table.opening(State.JOIN_SENT):
             self.table.step(now, opening, Input.TURNED_AWAY, reason)
+        self._use_shard(now, ALL_PORTS)
         self.table.settle()
         if self._active:
             self.slots.reset()
@@ -673,8 +712,21 @@ class Dialling:
         if self._active:
             self._wire.sweep(now, self)
             self._pass_over(now)
+            self._leave_shard(now)
             self._renew(now)
             self.context.deadlines.set_if_unset(Timer.SWEEP, None, now + SWEEP)
+
+
+def _shard_of(flow: Established) -> Shard:
+    """At which ports the server knows the session of ``flow``, as far as can be told."""
+    shard, port = flow.session.shard, flow.key.remote_port
+    if shard.has(port):
+        return shard
+    return _one_port(port)  # it has another number at the server, for it is translated on the way
+
+
+def _one_port(port: int) -> Shard:
+    return Shard(port, 1 << 16)
 
 
 def _will_say_its_window(pump: PumpFlow) -> bool:

@@ -12,6 +12,10 @@ A port without an answer gives its slot to another port: the server need not ser
 have no slot get their turn.  After that, or if there are none, the slot takes a port on which another flow stands.
 When a path comes back, one flow notices it, and the other slots end their back-off.
 
+A server may be several processes, each with some of its ports.  Its answer tells at which of them the session is known
+(``use_shard``): the slots dial these alone, several of them one port if there are too few, as long as there is the
+session.
+
 With ``type: all`` there are two slots for each port, one of each kind.  The server may not serve one kind, or a
 router may block it.  Such a kind is dialled less and less often while the other one carries traffic.
 
@@ -20,7 +24,7 @@ Not here: the steps of a dial (``dialling``, ``openings``).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -29,6 +33,7 @@ from rsock_nf.core.flows.session import Established
 from rsock_nf.core.flows.table import Flow
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.protocols import Rng
+from rsock_nf.core.types import ALL_PORTS, Shard
 
 STAGGER = 0.02
 """Seconds between the first dials of two slots."""
@@ -41,6 +46,8 @@ STEADY = 10.0
 counts as a failure."""
 URGENT = 2.0
 """Seconds.  While datagrams wait and no flow is up, a dial begins at least this often, whatever the back-off is."""
+SHARD_SILENT = 30.0
+"""Seconds without a flow after which a session is given up that is known at some of the ports only: others may pass."""
 SILENT = 2.0
 """Seconds without a SYN-ACK or an answer after which the next address is used.  Each port has had two or three SYNs
 then."""
@@ -58,6 +65,8 @@ class Slot:
     stagger: float
     udp: bool = False
     """True = its flow travels over a UDP carrier."""
+    home: int = 0
+    """Its first port."""
     flow: Established | None = None
     """The flow that fills it."""
     opening: Flow | None = None
@@ -94,24 +103,55 @@ class Slots:
         """When a flow was first dialled to the address in use.  None = none was dialled since that address came into
         use, or since ``reset``.  An answer does not change it: ``answered`` sets ``_untried`` to 0 instead, and then
         no address is passed over."""
-        ports = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
+        listed = [port for span in parameters.ports for port in range(span.first, span.last + 1)]
+        first = parameters.first_port % len(listed)
+        self._ports = ports = listed[first:] + listed[:first]
+        """The server's, in the order in which they are dialled."""
+        self._shard = ALL_PORTS
         count = min(parameters.flows, len(ports))
         # If there are more ports than flows, spread over the whole list.
-        chosen = [ports[at * len(ports) // count] for at in range(count)]
+        chosen = _spread(ports, count)
         kinds = [udp for udp, wanted in ((False, parameters.kinds.tcp), (True, parameters.kinds.udp)) if wanted]
-        self._spare = {udp: deque(sorted(set(ports).difference(chosen))) for udp in kinds}
+        self._spare = {udp: deque(port for port in ports if port not in chosen) for udp in kinds}
         """For each kind, the ports without a slot.  The first of them is tried next."""
         self._dead: dict[bool, set[int]] = {udp: set() for udp in kinds}
         """For each kind, the ports that did not answer when they were last dialled."""
         self._last_dial = 0.0
         places = [(at * STAGGER, port, udp) for at, port in enumerate(chosen) for udp in kinds]
-        self._slots = [Slot(index, port, stagger, udp) for index, (stagger, port, udp) in enumerate(places)]
+        self._slots = [Slot(index, port, stagger, udp, port) for index, (stagger, port, udp) in enumerate(places)]
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
 
     def __getitem__(self, index: int) -> Slot:
         return self._slots[index]
+
+    def use_shard(self, shard: Shard) -> list[Slot]:
+        """From now on the ports of ``shard`` alone are dialled, of those that there are.
+
+        Slots that have one of them keep it; the others get those that the fewest slots have.  With ``ALL_PORTS`` each
+        slot has its first port again.  Returns the slots that have another port now.
+        """
+        ports = [port for port in self._ports if shard.has(port)]
+        if shard == self._shard or not ports:
+            return []
+        self._shard = shard
+        before = {slot: slot.port for slot in self._slots}
+        for udp, dead in self._dead.items():
+            slots = [slot for slot in self._slots if slot.udp is udp]
+            moved = [slot for slot in slots if shard == ALL_PORTS or not shard.has(slot.port)]
+            had = Counter(slot.port for slot in slots if slot not in moved)
+            for slot in moved:
+                rarest = min(ports, key=lambda port: (port in dead, had[port]))
+                slot.port = slot.home if shard == ALL_PORTS else rarest
+                had[slot.port] += 1
+            self._spare[udp] = deque(port for port in ports if port not in had)
+        return [slot for slot, port in before.items() if slot.port != port]
+
+    @property
+    def shard(self) -> Shard:
+        """Whose ports are dialled."""
+        return self._shard
 
     @property
     def remote(self) -> bytes:
@@ -274,3 +314,8 @@ class Slots:
 
     def _jitter(self, seconds: float) -> float:
         return seconds * (0.75 + 0.5 * self._rng(1)[0] / 255)
+
+
+def _spread(ports: list[int], count: int) -> list[int]:
+    """``count`` of ``ports``, as evenly as can be; it is at most their number."""
+    return [ports[at * len(ports) // count] for at in range(count)]

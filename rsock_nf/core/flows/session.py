@@ -23,7 +23,7 @@ from rsock_nf.core.protocols import Limits, SessionKeys
 from rsock_nf.core.pump.fragments import Reassembly
 from rsock_nf.core.pump.replay import ReplayWindow
 from rsock_nf.core.pump.state import FlowGroup, PumpFlow
-from rsock_nf.core.types import FlowKey
+from rsock_nf.core.types import ALL_PORTS, FlowKey, Shard
 
 
 class Established:
@@ -142,6 +142,8 @@ class Session:
     cipher: Cipher
     group: FlowGroup
     created: float
+    shard: Shard = ALL_PORTS
+    """Client: the server's ports at which the session is known."""
     flows: dict[int, Established] = field(default_factory=dict)
     """The flows that carry traffic, by flow id."""
     reassembly: Reassembly = field(default_factory=Reassembly)

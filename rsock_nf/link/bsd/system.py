@@ -58,6 +58,7 @@ class Bsd:
     has_capabilities = False
     socket_path_bytes = 103
     has_native_path = False
+    has_workers = False
     taps_every_device = False
 
     def __init__(self, name: str, *, bpf: SystemCalls | None = None, routing: RoutingCalls | None = None) -> None:

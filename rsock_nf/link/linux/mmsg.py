@@ -86,7 +86,8 @@ class BatchReader:
         self.ancillary_stride = -(-ancillary // 8) * 8
         """Room for ancillary data in each buffer, rounded up to struct cmsghdr's alignment."""
         stride = -(-buffer_bytes // _CACHE_LINE) * _CACHE_LINE + _STAGGER
-        self._data = mmap.mmap(-1, buffers * stride)  # takes memory only where something was read
+        # It takes memory only where something was read.  Private: a worker is forked, and reads into its own.
+        self._data = mmap.mmap(-1, buffers * stride, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._names = bytearray(buffers * names)
         self._ancillary = bytearray(buffers * self.ancillary_stride)
         whole = memoryview(self._data)

@@ -38,6 +38,7 @@ class Linux:
     has_capabilities = True
     socket_path_bytes = 107
     has_native_path = True
+    has_workers = True
     taps_every_device = True
     remedies = REMEDIES
 

@@ -1,8 +1,9 @@
 """One instance's directory, ``/run/rsock-nf/<name>/``: who holds it, and since when.
 
 Whether an instance runs is told by one thing only: somebody holds an ``flock(2)`` on the directory.  The kernel drops
-it with its holder, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.  ``state.json`` says more about
-the holder, or about the last one, if that did not end in order.  The log outlives the instance, and ``down``.
+it with its holder and the workers of that, so a crash, ``kill -9`` or a reboot leaves files, but never a lock.
+``state.json`` says more about the holder, or about the last one, if that did not end in order.  The log outlives the
+instance, and ``down``.
 
 The directory is opened only where nobody else can change it (``trust``), and its files only by its descriptor.  A
 holder that root has started may have become another user, who can change nothing in there.  So its record stays open;
@@ -18,6 +19,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -32,7 +34,7 @@ from rsock_nf import trust
 from rsock_nf.errors import InstanceError
 from rsock_nf.link import system
 from rsock_nf.ops.instances import lock, namespaces
-from rsock_nf.ops.instances.processes import signal_and_wait, start_time
+from rsock_nf.ops.instances.processes import InstanceProcess, instance_processes, signal_and_wait, start_time
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE, run_dir
 
 _STATE = "state.json"
@@ -76,6 +78,8 @@ class Instance:
         self.control_path = self.directory / _CONTROL
         self.log_path = self.directory / "log"
         self.state_path = self.directory / _STATE
+        self.lock = -1
+        """Of the holder: the descriptor that holds the lock.  A child that has it holds it, too."""
         self._ended: str | None = None
         self._own: tuple[int, Record] | None = None
         """Of the holder: its record, and a descriptor of it."""
@@ -93,6 +97,7 @@ class Instance:
         record = Record(os.getpid(), start_time(os.getpid()), str(config), digest, namespaces.current())
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, descriptor)
+            self.lock = descriptor
             try:
                 _unlink(_CONTROL, descriptor)
                 written = _write(descriptor, record)
@@ -156,6 +161,24 @@ class Instance:
         """Whether somebody holds the lock at this moment."""
         with self._opened() as descriptor:
             return descriptor is not None and _is_locked(descriptor)
+
+    def await_workers(self, patience: float) -> None:
+        """Of an instance that was killed, wait for the end of its workers, at most ``patience`` seconds.
+
+        They hold the lock, too, and end by themselves.  Raises ``InstanceError`` if they do not.
+        """
+        deadline = time.monotonic() + patience
+        while self.is_running() and self._is_outlived():
+            if time.monotonic() > deadline:
+                raise InstanceError(
+                    f"instance {self.name}: its workers have not ended: rsock-nf down --name {self.name}"
+                )
+            time.sleep(_UNSETTLED)
+
+    def _is_outlived(self) -> bool:
+        """Whether the process that wrote the record has gone: who holds the lock now is a worker of it."""
+        record = self.record()
+        return record is not None and record.started is not None and start_time(record.pid) != record.started
 
     def record(self) -> Record | None:
         """What the holder wrote, or the last one; None when there is nothing, or when it makes no sense."""
@@ -231,6 +254,9 @@ class Instance:
     def _signal_and_wait(self, number: signal.Signals, timeout: float) -> None:
         """Signal the holder and wait for its end, at most ``timeout`` seconds; return early if it is not known yet."""
         pid = self._holder()
+        if number is signal.SIGKILL and self._is_outlived():  # a killed instance, of which workers hang
+            for worker in [found for found in instance_processes() if found.name == self.name]:
+                signal_and_wait(worker.pid, number, timeout, functools.partial(_is_there, worker))
         # ``signal_and_wait`` asks again once it has a descriptor of the process: so a reused pid cannot be hit.
         if pid in (None, os.getpid()) or not signal_and_wait(pid, number, timeout, lambda: self._holder() == pid):
             time.sleep(_UNSETTLED)
@@ -349,6 +375,10 @@ def _refusals_told(path: Path) -> Iterator[None]:
         denied = error.errno in (errno.EACCES, errno.EPERM)
         remedy = f" (are you root? Otherwise {elsewhere})" if denied else ""
         raise InstanceError(f"{path}: {error.strerror}{remedy}") from None
+
+
+def _is_there(process: InstanceProcess) -> bool:
+    return process in instance_processes()
 
 
 def _is_directory(parent: int, name: str) -> bool:

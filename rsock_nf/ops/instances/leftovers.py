@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from rsock_firewall import FirewallError, left_on_this_host
 from rsock_nf.errors import InstanceError
+from rsock_nf.link import system
 from rsock_nf.ops.instances.run_directory import RUN_DIR_VARIABLE
+from rsock_nf.shares import instance_of, names_of
 
 
 def clear_rules(name: str) -> list[str]:
@@ -16,15 +18,17 @@ def clear_rules(name: str) -> list[str]:
     Raises ``InstanceError`` naming what could not be removed, after trying every backend.
     """
     removed, refusals = [], []
+    names = names_of(name) if system().has_workers else [name]
     for backend in left_on_this_host():
-        try:
-            if backend.clear(name):
-                removed.append(backend.name)
-        except FirewallError as error:
-            refusals.append(str(error))
+        for one in names:
+            try:
+                if backend.clear(one):
+                    removed.append(backend.name)
+            except FirewallError as error:
+                refusals.append(str(error))
     if refusals:
-        raise InstanceError("; ".join(refusals))
-    return removed
+        raise InstanceError("; ".join(dict.fromkeys(refusals)))
+    return list(dict.fromkeys(removed))
 
 
 def clear_all_rules() -> list[str]:
@@ -33,7 +37,7 @@ def clear_all_rules() -> list[str]:
     refusals = []
     for backend in left_on_this_host():
         try:
-            removed.update(backend.clear_all())
+            removed.update(map(instance_of, backend.clear_all()))
         except FirewallError as error:
             refusals.append(str(error))
     if refusals:

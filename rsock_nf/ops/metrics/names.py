@@ -34,6 +34,8 @@ METRICS: Final[dict[str, Described]] = {
     "info": Described("The instance; the value is 1.", ("role", "version", "type", "pump")),
     "state": Described("1 for the state that the instance is in, 0 for the others.", ("state",)),
     "uptime_seconds": Described("Since the instance was started."),
+    "workers": Described("Processes that carry the traffic and answer."),
+    "worker_processor_seconds_total": Described("Processor time of each of several.", ("worker",)),
     "mtu_bytes": Described("The largest datagram of the application that needs no fragments."),
     "sessions": Described("Sessions that stand."),
     "conversations": Described("Conversations that are open."),
@@ -111,6 +113,10 @@ def _instance(snapshot: Mapping[str, Any]) -> Iterator[Sample]:
     yield Sample("mtu_bytes", (), snapshot["mtu"] or 0)
     yield Sample("sessions", (), len(sessions))
     yield Sample("conversations", (), sum(session["conversations"] for session in sessions))
+    workers = snapshot.get("workers")
+    yield Sample("workers", (), 1 if workers is None else len(workers))
+    for worker in workers or ():
+        yield Sample("worker_processor_seconds_total", (str(worker["worker"]),), worker["processor_seconds"])
     if snapshot.get("flows_wanted") is not None:
         yield Sample("flows_wanted", (), snapshot["flows_wanted"])
 

@@ -27,7 +27,8 @@ def block(session: dict[str, Any], before: dict[str, Any] | None, elapsed: float
     protection = "wire rsock" if session["wire"] == "rsock" else f"cipher {session['cipher']}"
     name = f"{session['name']}  " if session.get("name") else ""
     yield from folded("", f"session {name}{session['id']}  {session['peer']}", width, "bold")
-    yield from folded("", f"{protection}; {owns}", width, indent=4)
+    worker = f"worker {session['worker']}; " if session.get("worker") else ""
+    yield from folded("", f"{worker}{protection}; {owns}", width, indent=4)
     bits = rates(session, before, elapsed)
     for at, (label, way) in enumerate((("out", "tx"), ("in", "rx"))):
         datagrams, octets = session[f"{way}_datagrams"], session[f"{way}_bytes"]

@@ -65,11 +65,8 @@ def head(snapshot: Snapshot, sessions: Sequence[Shown], width: int, *, everythin
         yield from _labelled("now", now, width)
     if snapshot.get("mtu"):
         yield from _labelled("MTU", _mtu(snapshot), width)
-    if everything:
-        if snapshot.get("ports"):
-            yield from _labelled("ports", _each_wire(snapshot, "ports"), width)
-        if snapshot.get("pump"):
-            yield from _labelled("pump", which_pump(snapshot.get("pump_reason", "")), width)
+    for label, text in _details(snapshot) if everything else ():
+        yield from _labelled(label, text, width)
     for label, text, unusual in _host(snapshot):
         if everything or unusual:
             yield from _labelled(label, text, width, "warn" if unusual else "")
@@ -80,13 +77,29 @@ def _labelled(label: str, text: str, width: int, style: str = "") -> Iterator[Li
 
 
 def _first(snapshot: Snapshot) -> Line:
-    state = snapshot["state"]
+    state, workers = snapshot["state"], snapshot.get("workers_wanted")
     return (
         Span(str(snapshot["name"]), "bold"),
         Span(f": {snapshot['role']}, "),
         Span(str(state), _STYLES.get(state, "")),
+        Span(f", {workers} workers" if workers else ""),
         Span(f", up {duration(snapshot['uptime'])}"),
     )
+
+
+def _details(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What is as usual."""
+    if snapshot.get("ports"):
+        yield "ports", _each_wire(snapshot, "ports")
+    if snapshot.get("workers"):
+        yield "workers", "; ".join(map(_worker, snapshot["workers"]))
+    if snapshot.get("pump"):
+        yield "pump", which_pump(snapshot.get("pump_reason", ""))
+
+
+def _worker(worker: dict[str, Any]) -> str:
+    spent = f"{worker['processor_seconds']:.0f} s of processor time"
+    return f"{worker['worker']} is process {worker['pid']}, {counted(worker['sessions'], 'session')}, {spent}"
 
 
 def _carries(snapshot: Snapshot) -> bool:

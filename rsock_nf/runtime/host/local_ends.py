@@ -27,12 +27,12 @@ class LocalEnds:
 
     @classmethod
     def open(
-        cls, ends: Sequence[TransportAddress | Path], log: logging.Logger, stack: contextlib.ExitStack
+        cls, ends: Sequence[TransportAddress | Path | Listener], log: logging.Logger, stack: contextlib.ExitStack
     ) -> LocalEnds:
-        """Open a socket for each of ``ends``; ``stack`` closes them.  Raises ``LinkError``."""
+        """Open a socket for each of ``ends`` that is none yet; ``stack`` closes all.  Raises ``LinkError``."""
         listeners: list[Listener | UnixListener] = []
         for end in ends:
-            listener = UnixListener(end) if isinstance(end, Path) else Listener(end)
+            listener = _opened(end)
             stack.callback(listener.close)
             listeners.append(listener)
         return cls(listeners, log)
@@ -89,6 +89,12 @@ class LocalEnds:
                 self._told = True
                 remedy = "it must bind its socket to an absolute path or an abstract name"
                 self._log.warning("unix:%s: an application cannot be answered: %s", listener.local, remedy)
+
+
+def _opened(end: TransportAddress | Path | Listener) -> Listener | UnixListener:
+    if isinstance(end, Listener):
+        return end
+    return UnixListener(end) if isinstance(end, Path) else Listener(end)
 
 
 def _numbered(index: int, listener: Listener | UnixListener) -> Callable[[], list[Run]]:

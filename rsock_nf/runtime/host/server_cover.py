@@ -56,7 +56,7 @@ class Cover:
 
     def match(self) -> Match:
         """What the link is to receive."""
-        return Match(PortSide.SOURCE, self.server, self.parameters.ports)
+        return Match(PortSide.SOURCE, self.server, self.parameters.ports, self.parameters.shard)
 
 
 class ServerCover:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rsock_firewall import FirewallError
 from rsock_firewall import PortRange as FirewallPorts
-from rsock_nf.core.types import PortRange
+from rsock_nf.core.types import ALL_PORTS, PortRange, Shard, ports_of
 from rsock_nf.link import LinkError
 from rsock_nf.sockets.held_ports import HeldPort, hold_any, hold_port
 
@@ -22,9 +22,10 @@ PORT_LINGER = 60.0
 class SourcePorts:
     """See the module."""
 
-    def __init__(self, ranges: Sequence[PortRange], rng: Callable[[int], bytes]) -> None:
-        """``ranges``: where ports come from; empty = the kernel chooses."""
-        self._ranges = tuple(ranges)
+    def __init__(self, ranges: Sequence[PortRange], rng: Callable[[int], bytes], shard: Shard = ALL_PORTS) -> None:
+        """``ranges``: where ports come from; empty = the kernel chooses.  ``shard``: which of them it may take."""
+        self._ranges = tuple(ranges) if shard == ALL_PORTS else ports_of(ranges, shard)
+        self._shard = shard
         self._rng = rng
         self._held: dict[int, HeldPort] = {}
         self._released: dict[int, float] = {}
@@ -46,10 +47,10 @@ class SourcePorts:
 
     def inherit(self, ports: Iterable[FirewallPorts], now: float) -> None:
         """Ports of a killed predecessor, which its rules still cover: its server still probes them."""
-        for port in (port for span in ports for port in range(span.first, span.last + 1)):
+        for port in ports_of(ports, self._shard):
             with contextlib.suppress(LinkError):  # another program has it by now
-                self._held[port] = hold_port(port)
-                self._released[port] = now
+                self._held[port.first] = hold_port(port.first)
+                self._released[port.first] = now
 
     def take(self, cover: Callable[[], None]) -> int:
         """Hold another one, and call ``cover``, which makes the rules cover it.
@@ -68,12 +69,12 @@ class SourcePorts:
 
     def _hold_any(self) -> HeldPort:
         try:
-            return hold_any(self._ranges, rng=self._rng)
+            return hold_any(self._ranges, self._shard, rng=self._rng)
         except LinkError:
             if not self._released:
                 raise
             self._drop(list(self._released))  # a narrow range: those that linger give way
-            return hold_any(self._ranges, rng=self._rng)
+            return hold_any(self._ranges, self._shard, rng=self._rng)
 
     def release(self, port: int, now: float) -> None:
         """Its flow has ended."""

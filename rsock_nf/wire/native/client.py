@@ -31,7 +31,7 @@ from rsock_nf.wire.native.freshness import NO_COOKIE
 from rsock_nf.wire.native.handshake import NativeHandshake, hint_of, native_keys
 from rsock_nf.wire.native.hints import Form, Hinted, hour_of, no_clock
 from rsock_nf.wire.native.limits import LIMITS
-from rsock_nf.wire.native.opening import CookieMessage, Gone, Offer, Status
+from rsock_nf.wire.native.opening import Answer, CookieMessage, Gone, Offer, Status
 from rsock_nf.wire.native.rekeying import MAX_TRIES, Rekeyed, RekeyWanted
 from rsock_nf.wire.parameters import NativeParameters, WireName
 
@@ -216,7 +216,7 @@ class NativeClientWire:
             dialling.table.step(now, opening, Input.TURNED_AWAY, dialling.why.text)
             return None
         opening.challenge = challenge
-        return self._session(now, dialling, answer.session_id, keys)
+        return self._session(now, dialling, answer, keys)
 
     def _say_hello_again(self, now: float, dialling: Dialling, opening: Opening, wanted: CookieMessage) -> None:
         """Say a new hello with the server's cookie, or give the flow up if the server wants none at present."""
@@ -229,8 +229,9 @@ class NativeClientWire:
         message, opening.exchange = self._handshake.hello(offer, rng, wanted.cookie, wanted.place, hinted=hinted)
         dialling.openings.say(now, opening, message)
 
-    def _session(self, now: float, dialling: Dialling, session_id: int, keys: SessionKeys) -> Session:
-        return Session(session_id, keys, self.name, self.limits, dialling.parameters.cipher, dialling.group, now)
+    def _session(self, now: float, dialling: Dialling, answer: Answer, keys: SessionKeys) -> Session:
+        cipher, group = dialling.parameters.cipher, dialling.group
+        return Session(answer.session_id, keys, self.name, self.limits, cipher, group, now, shard=answer.shard)
 
     def _read_join_answer(self, now: float, dialling: Dialling, opening: Opening, segment: Segment) -> Session | None:
         """Read the answer to a join: the session that it joins.  None = that session is gone.  Raises ``Malformed``."""
@@ -239,8 +240,7 @@ class NativeClientWire:
             return None
         challenge = self._handshake.read_join_answer(session.keys, opening.flow_id, join, segment.payload)
         if isinstance(challenge, Gone):
-            # This also turns away all other flows that are joining.
-            dialling.lose_session(now, "the server was restarted")
+            dialling.gone(now, opening, "the server was restarted")
             return None
         opening.challenge = challenge
         return session

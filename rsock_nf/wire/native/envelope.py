@@ -48,14 +48,14 @@ class Lengths:
 
 FROM_CLIENT = Lengths(
     {
-        MessageKind.HELLO: range(93, 93 + MAX_PADDING + 1),
+        MessageKind.HELLO: range(95, 95 + MAX_PADDING + 1),
         MessageKind.JOIN: range(50, 50 + MAX_PADDING + 1),
         MessageKind.CONFIRM: range(61, 62),
     }
 )
 FROM_SERVER = Lengths(
     {
-        MessageKind.ANSWER: range(93, 94),
+        MessageKind.ANSWER: range(95, 96),
         MessageKind.JOIN_ANSWER: range(49, 50),
         MessageKind.GONE: range(33, 34),
         MessageKind.COOKIE: range(49, 50),

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import FlowCodec, Rng, SessionKeys
-from rsock_nf.core.types import Buffer, Malformed
+from rsock_nf.core.types import Buffer, Malformed, Shard
 from rsock_nf.wire.native.envelope import (
     ENVELOPE,
     FROM_CLIENT,
@@ -73,7 +73,7 @@ _TAG = 16
 _POINT = 32
 _OFFER = struct.Struct("!BBHB")
 _HELLO_HEAD = struct.Struct("!16sHH")
-_ANSWER_BODY = struct.Struct("!BBQH")
+_ANSWER_BODY = struct.Struct("!BBQHBB")
 _JOIN_HEAD = struct.Struct("!QI")
 _NONCE = struct.Struct("!8xI")
 _NO_SCALE = 255
@@ -170,11 +170,13 @@ class NativeHandshake:
         if kind != MessageKind.ANSWER or pending.noise.finished:
             raise Malformed("not an answer to a hello")
         payload = pending.noise.read_message(body[CHALLENGE:])
-        status, cipher, session_id, targets = _ANSWER_BODY.unpack(payload)  # the envelope has checked the length
-        if status not in list(Status) or cipher not in _CIPHER_OF:
-            raise Malformed(f"answer with status {status}, cipher {cipher}")
+        # the envelope has checked the length
+        status, cipher, session_id, targets, number, shards = _ANSWER_BODY.unpack(payload)
+        if status not in list(Status) or cipher not in _CIPHER_OF or number >= shards:
+            raise Malformed(f"answer with status {status}, cipher {cipher}, shard {number} of {shards}")
         keys = NativeKeys.derive(pending.cipher, *pending.noise.split())
-        return Answer(Status(status), _CIPHER_OF[cipher], session_id, targets), body[:CHALLENGE], keys
+        answer = Answer(Status(status), _CIPHER_OF[cipher], session_id, targets, Shard(number, shards))
+        return answer, body[:CHALLENGE], keys
 
     def join(self, keys: SessionKeys, session_id: int, number: int, offer: Offer, rng: Rng) -> bytes:
         """Client: make a join, which asks for another flow of a session.  ``number`` becomes the flow's id.
@@ -234,7 +236,8 @@ class NativeHandshake:
         """
         if not isinstance(hello, _Hello):
             raise TypeError("not what read_hello() returned")
-        payload = _ANSWER_BODY.pack(answer.status, _CIPHERS[answer.cipher], answer.session_id, answer.targets)
+        cipher = _CIPHERS[answer.cipher]
+        payload = _ANSWER_BODY.pack(answer.status, cipher, answer.session_id, answer.targets, *answer.shard)
         sealed = hello.noise.write_message(payload)
         return sealed, NativeKeys.derive(answer.cipher, *reversed(hello.noise.split()))
 

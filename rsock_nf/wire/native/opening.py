@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rsock_nf.core.parameters import Cipher
+from rsock_nf.core.types import ALL_PORTS, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Answer:
     session_id: int
     targets: int
     """The number of targets that the server has."""
+    shard: Shard = ALL_PORTS
+    """The server's ports at which the session is known."""
 
 
 class Place(NamedTuple):

@@ -188,7 +188,7 @@ class NativeServerWire:
         elif not accepting.has_room():
             status = Status.FULL
         session_id = accepting.context.random(8)
-        answer = Answer(status, parameters.cipher, session_id, len(parameters.targets))
+        answer = Answer(status, parameters.cipher, session_id, len(parameters.targets), parameters.shard)
         sealed, keys = holder.handshake.answer(hello, answer)
         return HalfOpen(
             payload,

@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,17 @@ def sender(receiver: socket.socket) -> Iterator[socket.socket]:
 def sockaddr(sock: socket.socket) -> bytes:
     host, port = sock.getsockname()
     return struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+
+
+def test_what_is_read_is_in_no_memory_that_a_fork_shares() -> None:
+    """Workers are forked from a process that may have such buffers already."""
+
+    def shared() -> int:
+        return Path("/proc/self/maps").read_text().count(" rw-s ")
+
+    before = shared()
+    assert BatchReader(64, 65536).views[63].nbytes == 65536
+    assert shared() == before
 
 
 def test_empty_socket_gives_zero(receiver: socket.socket) -> None:

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 NONE, AES_256_GCM, CHACHA20_POLY1305 = 0, 1, 2
 DATA, OPENING, FRAGMENT, CONTROL = 0, 1, 2, 3
 HELLO, ANSWER, JOIN, JOIN_ANSWER, CONFIRMATION, GONE, COOKIE = 1, 2, 3, 4, 5, 6, 7
-FROM_CLIENT = {HELLO: range(93, 157), JOIN: range(50, 114), CONFIRMATION: range(61, 62)}
-FROM_SERVER = {ANSWER: range(93, 94), JOIN_ANSWER: range(49, 50), GONE: range(33, 34), COOKIE: range(49, 50)}
+FROM_CLIENT = {HELLO: range(95, 159), JOIN: range(50, 114), CONFIRMATION: range(61, 62)}
+FROM_SERVER = {ANSWER: range(95, 96), JOIN_ANSWER: range(49, 50), GONE: range(33, 34), COOKIE: range(49, 50)}
 READY, PROBE, PROBE_ANSWER, FLOW_DOWN, CLOSE_FLOW, OPENED, CLOSE_CONVERSATION, REFUSED, CLOSE_SESSION = range(1, 10)
 SEEN_AS = 14
 REKEY, REKEYED = 10, 11
@@ -272,6 +272,7 @@ class Answer:
     session_id: int
     challenge: bytes
     targets: int
+    shard: tuple[int, int] = (0, 1)
 
 
 def offer(cipher: int, mss: int, scale: int | None) -> bytes:
@@ -288,7 +289,7 @@ def hello(
     """``again``: the server's cookie, and what was sent and received on this flow before."""
     noise = Noise(secret.psk, ephemeral)
     head = struct.pack("!16sHH", *again)
-    return secret.envelope(HELLO, head + noise.write_first(offered + bytes(3 + padding))), noise
+    return secret.envelope(HELLO, head + noise.write_first(offered + bytes(5 + padding))), noise
 
 
 def read_cookie(secret: Secret, hello_payload: bytes, payload: bytes) -> bytes:
@@ -302,8 +303,8 @@ def read_answer(secret: Secret, noise: Noise, payload: bytes) -> tuple[Answer, S
     kind, body = secret.open(payload)
     if kind != ANSWER:
         raise Garbage(f"kind {kind}")
-    status, cipher, session_id, targets = struct.unpack("!BBQH", noise.read_second(body[16:]))
-    return Answer(status, cipher, session_id, body[:16], targets), noise.split()
+    status, cipher, session_id, targets, *shard = struct.unpack("!BBQHBB", noise.read_second(body[16:]))
+    return Answer(status, cipher, session_id, body[:16], targets, (shard[0], shard[1])), noise.split()
 
 
 def answer(secret: Secret, payload: bytes, said: Answer, ephemeral: bytes) -> tuple[bytes, bytes, Session]:
@@ -313,7 +314,7 @@ def answer(secret: Secret, payload: bytes, said: Answer, ephemeral: bytes) -> tu
         raise Garbage(f"kind {kind}")
     noise = Noise(secret.psk, ephemeral)
     offered = noise.read_first(body[20:])[:5]
-    plain = struct.pack("!BBQH", said.status, said.cipher, said.session_id, said.targets)
+    plain = struct.pack("!BBQHBB", said.status, said.cipher, said.session_id, said.targets, *said.shard)
     return secret.envelope(ANSWER, said.challenge + noise.write_second(plain)), offered, noise.split()
 
 

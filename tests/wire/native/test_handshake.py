@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsock_nf.core.parameters import Cipher
 from rsock_nf.core.protocols import Kind, SessionKeys
-from rsock_nf.core.types import Malformed
+from rsock_nf.core.types import Malformed, Shard
 from rsock_nf.wire.native.handshake import NativeHandshake, NativeKeys
 from rsock_nf.wire.native.opening import (
     Answer,
@@ -30,9 +30,9 @@ from rsock_nf.wire.native.opening import (
 SECRET = bytes(range(32))
 SESSION_ID = 0x0123456789ABCDEF
 CHALLENGE = bytes(range(100, 116))
-HELLO_SIZES = range(93, 93 + 64)
+HELLO_SIZES = range(95, 95 + 64)
 JOIN_SIZES = range(50, 50 + 64)
-ANSWER_SIZE, JOIN_ANSWER_SIZE, CONFIRMATION_SIZE, GONE_SIZE = 93, 49, 61, 33
+ANSWER_SIZE, JOIN_ANSWER_SIZE, CONFIRMATION_SIZE, GONE_SIZE = 95, 49, 61, 33
 
 ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.value)
 offers = st.builds(Offer, st.sampled_from(Cipher), st.integers(0, 65535), st.one_of(st.none(), st.integers(0, 14)))
@@ -221,7 +221,7 @@ def test_flipped_bits_and_cuts_are_malformed(name: str, message: bytes, read: Ca
     read(message), name  # a failed attempt spoils nothing: the genuine one still opens
 
 
-@pytest.mark.parametrize("size", [0, 17, 32, 48, 157, 1400, 64_000])
+@pytest.mark.parametrize("size", [0, 17, 32, 48, 159, 1400, 64_000])
 def test_a_payload_of_another_length_is_not_even_hashed(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     server = NativeHandshake(SECRET)
     monkeypatch.setattr("rsock_nf.wire.native.envelope.hashlib", None)
@@ -281,6 +281,25 @@ def test_replayed_hello_gets_keys_that_the_first_pending_does_not_have() -> None
     confirm = ends.client.confirm(ends.client_keys, 5, 1, CHALLENGE)
     with pytest.raises(Malformed):
         ends.server.read_confirm(keys, read_confirm(ends.server, confirm))
+
+
+@pytest.mark.parametrize("shard", [Shard(0, 1), Shard(0, 255), Shard(254, 255), Shard(3, 4)])
+def test_an_answer_tells_at_which_ports_the_session_is_known(shard: Shard) -> None:
+    client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
+    hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
+    said = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, 3, shard)
+    answer, _ = say(server, read_hello(server, hello), said)
+    assert hear(client, pending, answer)[0] == said
+
+
+@pytest.mark.parametrize("shard", [Shard(0, 0), Shard(1, 1), Shard(4, 4), Shard(255, 3)])
+def test_an_answer_with_a_shard_that_there_cannot_be_is_garbage(shard: Shard) -> None:
+    client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
+    hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
+    said = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, 3, shard)
+    answer, _ = say(server, read_hello(server, hello), said)
+    with pytest.raises(Malformed):
+        client.read_answer(pending, answer)
 
 
 def test_hello_has_one_answer_and_the_answer_one_reading() -> None:

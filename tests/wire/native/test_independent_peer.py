@@ -316,7 +316,7 @@ def test_recorded_handshake_buys_nothing() -> None:
     site.events()
     for message, answered in ((confirmation, 0), (join, 0), (second, 0), (hello, 1), (hello, 1), (confirmation, 0)):
         flow = site.dial()
-        assert [len(segment.payload) for _, segment in site.send(flow.segment(message))] == [93] * answered
+        assert [len(segment.payload) for _, segment in site.send(flow.segment(message))] == [95] * answered
     assert list(site.server.role.sessions_by_id) == [session_id]
     assert list(site.server.pump.flows()) == []
     assert site.events() == []
