@@ -255,7 +255,8 @@ class Instance:
         """Signal the holder and wait for its end, at most ``timeout`` seconds; return early if it is not known yet."""
         pid = self._holder()
         if number is signal.SIGKILL and self._is_outlived():  # a killed instance, of which workers hang
-            for worker in [found for found in instance_processes() if found.name == self.name]:
+            own = os.getpid()
+            for worker in [one for one in instance_processes() if one.name == self.name and one.pid != own]:
                 signal_and_wait(worker.pid, number, timeout, functools.partial(_is_there, worker))
         # ``signal_and_wait`` asks again once it has a descriptor of the process: so a reused pid cannot be hit.
         if pid in (None, os.getpid()) or not signal_and_wait(pid, number, timeout, lambda: self._holder() == pid):
