@@ -13,7 +13,7 @@ from tests.netns.conftest import Site
 
 PORT = 9273
 ROLES: tuple[Role, ...] = ("client", "server")
-ONLY_SOMETIMES = ("carrier_", "target_", "endpoint_", "flows_wanted", "conversations_made")
+ONLY_SOMETIMES = ("carrier_", "target_", "endpoint_", "flows_wanted", "conversations_made", "worker_")
 """Of UDP flows; of targets that refuse; of what the protocol drops; at a client; at a server."""
 
 
