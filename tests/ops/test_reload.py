@@ -67,6 +67,7 @@ def _of_both(base: dict[str, Any]) -> dict[str, Change]:
         "addresses": _of(base, addresses=(None, "192.0.2.9")),
         "backend": _of(base, backend=("auto", "nftables")),
         "pump": _of(base, pump=("auto", "python")),
+        "workers": _of(base, workers=(1, 2)),
         "user": _of(base, user=(None, "nobody")),
         "key_log": _of(base, key_log=(False, True), followed=True),
         "metrics": _of(base, metrics=(None, "127.0.0.1:9273")),
