@@ -291,7 +291,8 @@ def test_it_runs_as_another_user(build: Callable[..., Site]) -> None:
         os.kill(pid_of(site, role, 1), signal.SIGKILL)
         wait_until(partial(complete, site, role, 2), "the worker to be there again")
     wait_until(lambda: site.tunnel.status("client")["state"] == "connected", "the sessions to be back", 90)
-    site.carries(500)
+    with EchoTarget(site.lab), Application(site.lab) as application:
+        wait_until(lambda: application.exchange(100).lost == 0, "it to carry again", 90)
     for role in ROLES:
         site.tunnel.down(role)
     assert unchanged(site, before)
