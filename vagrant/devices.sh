@@ -162,6 +162,15 @@ under_wireguard() {
 }
 
 wireguard_up() {
+    local role
+    wireguard_files
+    for role in server client; do
+        on "$role" "wg-quick up wg0 2>&1" </dev/null >"$work/wg-quick" || fail "wg-quick on $role: $(tail -n 1 "$work/wg-quick")"
+    done
+}
+
+# wireguard_files: /etc/wireguard/wg0.conf on both, with new keys.
+wireguard_files() {
     local role other
     declare -A private=() public=() interface=() peer=()
     for role in client server; do
@@ -185,7 +194,6 @@ ${interface[$role]}
 PublicKey = ${public[$other]}
 ${peer[$role]}
 CONF
-        on "$role" "wg-quick up wg0 2>&1" </dev/null >"$work/wg-quick" || fail "wg-quick on $role: $(tail -n 1 "$work/wg-quick")"
     done
 }
 

@@ -164,6 +164,7 @@ def exchange(address: tuple[str, int], count: int, window: int, allowed: int) ->
     return {
         "ok": harmed == 0 and lost <= allowed,
         "sent": count,
+        "lost": lost,
         "echoed": echoed,
         "at_target": there,
         "from_target": back,

@@ -256,3 +256,4 @@ def test_an_exchange_with_damage_is_no_success(
     assert not found["ok"]
     assert found["echoed"]["corrupted"] > 0
     assert found["at_target"] == {"arrived": 100, "lost": 0, "duplicates": 0, "corrupted": 0}
+    assert found["lost"] == found["echoed"]["lost"] > 0, "the scenario asks for the worst of the three"
