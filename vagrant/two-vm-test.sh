@@ -464,14 +464,14 @@ check 'GRO alone (TSO off)' gro_alone base
 check 'drop rules, no RST' drop_rules_count base
 check 'kcptun, a file' kcptun_file base
 check 'down' back_to_nothing base
-check 'systemd units' units_up systemd
+check 'systemd units' units_up systemd,vpn
 check 'reload, journal' reloaded systemd
 check 'watchdog' watchdog_bites systemd
 check 'server kill -9' server_killed systemd
 check 'server rebooted' server_reboots systemd
 check 'server crashed' server_crashes systemd
-check 'VPN behind the unit' vpn_behind systemd
-check 'units stopped' units_down systemd
+check 'VPN behind the unit' vpn_behind systemd,vpn
+check 'units stopped' units_down systemd,vpn
 check 'iptables backend' iptables_backend iptables
 check 'IPv6, aes-256-gcm' ipv6_sealed ipv6
 check 'up, any device' devices_up devices,vlan,bond,ppp,wireguard
