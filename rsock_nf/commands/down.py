@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Stop one instance or all, and remove what dead ones left."""
     named = named_instance(arguments)
     from rsock_nf.ops import launch, privileges
-    from rsock_nf.ops.instances.instance import Instance, instances
+    from rsock_nf.ops.instances.instance import Instance, clear_ended, instances, remove_run_dir
     from rsock_nf.ops.instances.leftovers import clear_all_rules, clear_rules
     from rsock_nf.ops.instances.processes import lost_processes
     from rsock_nf.ops.instances.run_directory import run_dir
@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
             failed = True
     if named:
         return 0
+    clear_ended()
+    remove_run_dir()
     orphans = [] if unprivileged else clear_all_rules()
     for name in orphans:
         say(f"{name}: was not running; removed the rules that it left")

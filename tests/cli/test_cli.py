@@ -393,6 +393,20 @@ def test_the_answer_to_down_when_nothing_ever_ran_is_0(
     assert capsys.readouterr().out == "nothing was running\nedge: was not running\n" * 2
 
 
+def test_down_of_everything_removes_what_an_instance_could_not_that_ended_in_order_as_another_user(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rsock_nf.ops.instances.leftovers.left_on_this_host", list)
+    left = run_dir() / "edge"
+    left.mkdir(mode=0o700, parents=True)
+    (left / "state.json").touch(0o600)
+    for name in ("control", "log"):
+        (left / name).touch(0o600)
+    assert cli.main(["down"]) == 0
+    assert capsys.readouterr().out == "nothing was running\n"
+    assert [path.name for path in left.iterdir()] == ["log"]
+
+
 def test_down_without_privileges_when_nothing_runs_says_so_and_what_it_cannot_see(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

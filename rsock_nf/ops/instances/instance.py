@@ -342,6 +342,15 @@ def forget_old_logs() -> None:
         Instance(name).forget()
 
 
+def clear_ended() -> None:
+    """Remove what instances left that have ended in order as another user, who can remove nothing.  Logs stay."""
+    with contextlib.suppress(OSError, InstanceError), _opened_run_dir() as parent:
+        for name in os.listdir(parent):  # noqa: PTH208 - of a descriptor
+            with contextlib.suppress(OSError, InstanceError):
+                if _is_directory(parent, name) and not (one := Instance(name)).exists():
+                    one.discard()
+
+
 def remove_run_dir() -> None:
     """Remove the parent directory when the last instance is gone."""
     with contextlib.suppress(OSError, InstanceError), _opened_run_dir():
