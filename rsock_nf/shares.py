@@ -29,7 +29,9 @@ def share(settings: Settings, number: int, first_port: int = 0) -> Settings:
     shard, name = Shard(number, of), worker_name(settings.name, number)
     if isinstance(tunnel, ClientParameters):
         wanted = min(tunnel.flows, sum(map(len, tunnel.ports)))
-        mine = dataclasses.replace(tunnel, shard=shard, flows=_part(wanted, of), first_port=first_port + number)
+        mine = dataclasses.replace(
+            tunnel, shard=shard, flows=_even_part(wanted, number, of), first_port=first_port + number
+        )
         return dataclasses.replace(settings, name=name, tunnel=mine)
     served = dataclasses.replace(
         tunnel,
@@ -60,6 +62,11 @@ def instance_of(name: str) -> str:
 def names_of(name: str) -> list[str]:
     """What rules of instance ``name`` can be found by, whatever number of workers it had."""
     return [name, *(worker_name(name, number) for number in range(MOST_WORKERS))]
+
+
+def _even_part(of_all: int, number: int, workers: int) -> int:
+    """Of worker ``number``; at least 1."""
+    return max(of_all * (number + 1) // workers - of_all * number // workers, 1)
 
 
 def _part(of_all: int, workers: int) -> int:

@@ -66,7 +66,5 @@ def _obstacles(keys: ServerKeys | ClientKeys, count: int) -> Iterator[tuple[str,
 
 
 def _without_port(ports: tuple[PortRange, ...], number: int, count: int) -> str:
-    which = (
-        f"one of {count} has those that are {number} modulo {count}, and of ports {','.join(map(str, ports))} none is"
-    )
+    which = f"none of the ports {','.join(map(str, ports))} is {number} modulo {count}, as those of one worker must be"
     return f"{which}: name {count} consecutive ports, or fewer workers"

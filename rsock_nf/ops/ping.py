@@ -139,9 +139,14 @@ def line(one: Round) -> list[str]:
         return [f"seq={one.number} no flow is up: {one.reason or 'nothing is known of the other end'}"]
     return [
         f"{'no answer from' if reply['rtt_ms'] is None else 'from'} {reply['remote']}: "
-        f"seq={one.number} flow={reply['flow']} {reply['type']}" + _time(reply["rtt_ms"])
+        f"seq={one.number} {_worker(reply)}flow={reply['flow']} {reply['type']}" + _time(reply["rtt_ms"])
         for reply in one.replies
     ]
+
+
+def _worker(reply: Reply) -> str:
+    """Flows of two workers may have the same number."""
+    return f"worker={reply['worker']} " if "worker" in reply else ""
 
 
 def _time(rtt_ms: float | None) -> str:
@@ -161,7 +166,8 @@ def _table(flows: Sequence[tuple[Reply, Tally]]) -> list[str]:
     for reply, tally in flows:
         spread = tally.spread()
         times = [_short(spread[name]) for name in ("min", "avg", "max")] if spread else ["-"] * 3
-        rows.append((str(reply["flow"]), reply["type"], reply["remote"], str(tally.sent), f"{tally.loss:.0%}", *times))
+        number = f"{reply['worker']}:{reply['flow']}" if "worker" in reply else str(reply["flow"])
+        rows.append((number, reply["type"], reply["remote"], str(tally.sent), f"{tally.loss:.0%}", *times))
     head = ("flow", "type", "remote", "sent", "loss", "min", "avg", "max ms")
     return Table(head, left=(1, 2), indent=0).text(rows).splitlines()
 

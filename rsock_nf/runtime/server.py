@@ -68,6 +68,7 @@ from rsock_nf.runtime.reports.view import View
 from rsock_nf.runtime.speedtest.serving import SpeedServer
 from rsock_nf.runtime.tunnel import Start
 from rsock_nf.settings import Settings
+from rsock_nf.shares import instance_of
 from rsock_nf.sockets.carriers import ServerCarrier, route_mtu, serve_ports
 from rsock_nf.sockets.datagrams import DatagramCounters
 from rsock_nf.sockets.held_ports import HeldPort, hold_ports
@@ -276,7 +277,7 @@ class ServerSide:
     def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Side``."""
         del question
-        raise ControlError(f"speedtest: {self._settings.name} is a server: run it at a client")
+        raise ControlError(f"speedtest: {instance_of(self._settings.name)} is a server: run it at a client")
 
     def kick(self, name: str) -> int:
         """See ``Side``."""

@@ -6,9 +6,11 @@ Counters of a worker that is started again begin anew, and so the sums may becom
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from rsock_nf.core.ends.port_reports import Outcome
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.settings import Settings
 from rsock_nf.words import vpn_settings
@@ -17,6 +19,8 @@ _WORST_FIRST: Final = ("starting", "waiting", "connecting", "connected", "idle",
 _SAME: Final = ("role", "version", "config", "cipher", "idle_timeout", "type", "pump", "pump_reason")
 """What is the same for all."""
 _STATES_ALONE: Final = ("wire", "ports", "type")
+_FAR: Final = {outcome.value: far for far, outcome in enumerate(Outcome)}
+"""How far a dial has come: an ``Outcome`` is further than those before it."""
 
 
 class Told(NamedTuple):
@@ -55,9 +59,13 @@ def merged_snapshot(settings: Settings, told: Sequence[Told], troubles: Sequence
         "vpn": vpn_settings(mtu),
         "mtu_computed": all(one["mtu_computed"] for one in found),
         "wires": [_wire(wires) for wires in zip(*(one["wires"] for one in found), strict=True)],
-        "sessions": [{**session, "worker": one.worker + 1} for one in told for session in one.answer["sessions"]],
+        "sessions": [
+            {**session, "worker": one.worker + 1, "flows_wanted": one.answer["flows_wanted"]}
+            for one in told
+            for session in one.answer["sessions"]
+        ],
         "remote": next(filter(None, _each(found, "remote")), ""),
-        "dialled": [dial for one in found for dial in one["dialled"]],
+        "dialled": _dialled(found),
         "flows_wanted": None if first["flows_wanted"] is None else sum(one["flows_wanted"] for one in found),
         "link": {
             **first["link"],
@@ -82,6 +90,16 @@ def merged_snapshot(settings: Settings, told: Sequence[Told], troubles: Sequence
         "workers": [_worker(one) for one in told],
         "workers_wanted": settings.workers,
     }
+
+
+def _dialled(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each port the best that a worker has found there: what one finds now, another may have found before."""
+    best: dict[Hashable, dict[str, Any]] = {}
+    for dial in (dial for one in found for dial in one["dialled"]):
+        port = dial["remote"], dial["port"], dial["type"]
+        if port not in best or _FAR[dial["outcome"]] > _FAR[best[port]["outcome"]]:
+            best[port] = dial
+    return list(best.values())
 
 
 def _worker(told: Told) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def merged_headline(lines: Iterable[str]) -> str:
 
 def merged_pings(told: Sequence[Told]) -> dict[str, Any]:
     """The answers of all, those of the first worker first."""
-    replies = [reply for one in told for reply in one.answer["replies"]]
+    replies = [{**reply, "worker": one.worker + 1} for one in told for reply in one.answer["replies"]]
     return {"replies": replies, "reason": "" if replies else _united(_each([one.answer for one in told], "reason"))}
 
 
@@ -135,7 +153,9 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _united(reasons: Iterable[str]) -> str:
-    return "; ".join(_distinct(filter(None, reasons)))
+    """Of reasons that differ in numbers only, a port's for example, the first."""
+    alike = {re.sub(r"\d+", "", reason): reason for reason in reversed([*filter(None, reasons)])}
+    return "; ".join(reversed(alike.values()))
 
 
 def _worst(states: Sequence[str]) -> str:

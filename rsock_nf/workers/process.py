@@ -133,12 +133,13 @@ class _Worker:
         return status
 
     async def _listen(self) -> None:
-        """Answer the supervisor; stop when it has gone."""
+        """Answer the supervisor.  When it was killed, end as it did: the rules stay, so the kernel answers nobody."""
         async for message in self._channel.messages():
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
-        self._stop.set()
+        if not self._stop.is_set():
+            os._exit(1)
 
     async def _tell_headline(self) -> None:
         while True:

@@ -44,6 +44,8 @@ def test_all_flows_lead_to_the_process_that_has_the_session(kinds: Kinds, family
         shard = of_shard(pair)
         assert shard.of == 4
         assert set(ports(pair)) == {port for port in range(10001, 10011) if shard.has(port)}
+        told = {(report.port, report.outcome) for report in pair.client.role.ports()}
+        assert told == {(port, Outcome.UP) for port in ports(pair)}, "nothing is told of ports that it does not use"
         assert ports(pair).total() == 10 * (kinds.tcp + kinds.udp)
         assert [len(sessions) for sessions in workers.sessions] == [number == shard.number for number in range(4)]
         pair.say("app", *numbered(200, 400))

@@ -205,6 +205,7 @@ def test_when_the_supervisor_is_killed_nothing_is_left_and_it_can_be_brought_up_
     site.tunnel.up(role)
     os.kill(supervisor(site, role), signal.SIGKILL)
     wait_until(lambda: not site.tunnel.pids(role), "the workers to end by themselves")
+    assert "rsock_nf_" in site.host(role).run(["nft", "list", "tables"]).stdout, "they stay, as after any crash"
     site.tunnel.up(role)
     wait_until(lambda: site.tunnel.status("client")["state"] == "connected", "the sessions to be back", 60)
     site.carries(200)

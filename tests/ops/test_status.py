@@ -15,6 +15,7 @@ from rsock_nf.config.values import format_secret
 from rsock_nf.core.flows.kinds import KindJudge
 from rsock_nf.native.library import NOT_BUILT, OTHER_SOURCES
 from rsock_nf.ops.status import duration, render, size
+from rsock_nf.ops.status.sessions import shown
 from rsock_nf.runtime.reports.snapshot import wires
 from rsock_nf.words import missing_kind
 
@@ -125,6 +126,12 @@ def test_a_server_of_two_wires_has_ports_and_an_mtu_for_each(tmp_path: Path) -> 
 
 def test_one_session_as_people_see_it() -> None:
     assert render(SNAPSHOT) == EXPECTED
+
+
+def test_a_workers_session_wants_its_part_of_the_flows_alone() -> None:
+    session = {**SNAPSHOT["sessions"][0], "worker": 1, "flows_wanted": 2}
+    (found,) = shown({**SNAPSHOT, "flows_wanted": 12, "sessions": [session]})
+    assert found.wanted == 2
 
 
 def test_each_flow_as_people_see_it() -> None:

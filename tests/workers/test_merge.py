@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rsock_nf.config import load
+from rsock_nf.core.ends.port_reports import Outcome, PortReport
 from rsock_nf.ops.metrics.clients import Clients
 from rsock_nf.ops.metrics.names import METRICS, samples
 from rsock_nf.ops.status.head import head
@@ -83,6 +85,24 @@ def test_reasons_are_told_once_each_and_those_of_workers_that_do_not_answer(sett
     assert merged["reason"] == "worker 3 does not answer; no route"
 
 
+def test_reasons_that_differ_in_numbers_only_are_one(settings: Settings) -> None:
+    reasons = [f"192.0.2.1 refuses port {port} (RST): does the server run?" for port in (10004, 10007)]
+    found = [
+        told(settings, number, "connecting", reason=reason) for number, reason in enumerate([*reasons, "no route"])
+    ]
+    assert merged_snapshot(settings, found, [], 1.0)["reason"] == f"{reasons[0]}; no route"
+
+
+def test_of_a_port_the_best_is_told_that_a_worker_has_found_there(settings: Settings) -> None:
+    server = ip_address("192.0.2.1").packed
+    one = [PortReport(server, 443, False, Outcome.REFUSED), PortReport(server, 444, False, Outcome.UP)]
+    other = [PortReport(server, 444, False, Outcome.OPEN), PortReport(server, 443, True, Outcome.SILENT)]
+    found = [told(settings, number, "connected", dialled=dialled) for number, dialled in enumerate((one, other))]
+    merged = merged_snapshot(settings, found, [], 1.0)["dialled"]
+    ports = [(dial["port"], dial["type"], dial["outcome"]) for dial in merged]
+    assert ports == [(443, "tcp", "refused"), (444, "tcp", "up"), (443, "udp", "silent")]
+
+
 def test_it_is_hopeless_only_if_all_are(settings: Settings) -> None:
     one, other = told(settings, 0, "connecting", hopeless=True), told(settings, 1, "connecting")
     assert merged_snapshot(settings, [one, other], [], 1.0)["hopeless"] is False
@@ -119,7 +139,7 @@ def test_a_single_process_counts_as_one_worker(settings: Settings) -> None:
 
 def test_pings_stand_one_after_the_other() -> None:
     asked = [Told(0, {"replies": [{"flow": 1}], "reason": ""}), Told(1, {"replies": [], "reason": "no flow"})]
-    assert merged_pings(asked) == {"replies": [{"flow": 1}], "reason": ""}
+    assert merged_pings(asked) == {"replies": [{"flow": 1, "worker": 1}], "reason": ""}
     assert merged_pings(asked[1:]) == {"replies": [], "reason": "no flow"}
 
 

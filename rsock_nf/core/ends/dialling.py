@@ -444,6 +444,7 @@ class Dialling:
             slot.failures, slot.unanswered = 0, False
             if self._active and slot.flow is None:
                 self.context.deadlines.hasten(Timer.DIAL, slot, now + slot.stagger)
+        self.openings.reports.keep_only(shard)
 
     def _fill(self, now: float, slot: Slot, flow: Established) -> None:
         """Put ``flow`` into its slot.  The slot's previous flow closes; slots that got no answer dial again at once."""

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rsock_nf.core.types import FlowKey
+from rsock_nf.core.types import FlowKey, Shard
 
 
 class Outcome(enum.Enum):
@@ -55,6 +55,10 @@ class PortReports:
 
     def __iter__(self) -> Iterator[PortReport]:
         return iter(self._reports.values())
+
+    def keep_only(self, shard: Shard) -> None:
+        """Only ports of ``shard`` are dialled from now on: what became of the others says nothing any more."""
+        self._reports = {name: report for name, report in self._reports.items() if shard.has(report.port)}
 
     def of(self, key: FlowKey) -> PortReport:
         """The report of the port to which the flow ``key`` goes."""

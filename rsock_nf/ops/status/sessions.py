@@ -71,7 +71,10 @@ def shown(snapshot: Snapshot, before: Snapshot | None = None) -> list[Shown]:
     earlier = {session["id"]: session for session in before["sessions"]} if before else {}
     elapsed = snapshot["uptime"] - before["uptime"] if before else 0.0
     wanted = snapshot.get("flows_wanted") or 0
-    found = [_shown(session, earlier.get(session["id"]), elapsed, wanted) for session in snapshot["sessions"]]
+    found = [
+        _shown(session, earlier.get(session["id"]), elapsed, session.get("flows_wanted", wanted) or 0)
+        for session in snapshot["sessions"]
+    ]
     return sorted(found, key=lambda session: session.rank)
 
 
