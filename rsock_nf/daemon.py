@@ -224,6 +224,9 @@ class _Daemon:
         self._supervisor = announcement.supervisor
         self._make = make
         self._reloads = 0
+        """How often a file was followed, or was to be."""
+        self._following = asyncio.Lock()
+        """One file at a time: the last one that was read is the last one that is followed."""
         self._reloading: set[asyncio.Task[None]] = set()
         """The tasks that answer a SIGHUP.  The event loop alone would not keep them alive."""
         self._was_up = False
@@ -405,13 +408,13 @@ class _Daemon:
         if told:
             self._supervisor.reloading()
         try:
-            self._log.apply(self._settings.log)
+            async with self._following:
+                self._log.apply(self._settings.log)
             path = self._settings.path
             if path == COMMAND_LINE:
                 logger.info("SIGHUP: log level %s", self._settings.log.level)
                 return
-            found = await self._read_again(path)
-            await self._follow("SIGHUP", found)
+            found = await self._follow_file(path)
             for line in found.warnings:
                 logger.warning("%s", line)
         except RsockError as error:
@@ -421,22 +424,30 @@ class _Daemon:
             if told:
                 self._supervisor.ready()
 
-    async def _read_again(self, path: Path) -> Configuration:
-        """The file as it is now.  Raises ``RsockError``."""
+    async def _follow_file(self, path: Path) -> Configuration:
+        """Read the file again, and follow it.  Raises ``RsockError``."""
         while True:
             before = self._reloads
             # In another process: the import of pydantic would hold up traffic.
             found = await asyncio.to_thread(handover.read_again, path)
-            if before == self._reloads:  # else the command `reload` was faster
-                return found
+            async with self._following:
+                if before == self._reloads:  # else somebody was faster, perhaps with a newer file
+                    await self._follow("SIGHUP", found)
+                    return found
 
     async def _asked_to_reload(self, question: dict[str, Any]) -> dict[str, Any]:
         """The command ``reload`` has read the file.  Raises ``RsockError``; then all is as before."""
-        made = await self._follow("reload", handover.from_text(question.get("settings")))
+        found = handover.from_text(question.get("settings"))
+        async with self._following:
+            made = await self._follow("reload", found)
         return {"changed": made.changed, "left": made.left}
 
     async def _follow(self, asked_by: str, found: Configuration) -> reload.Plan:
-        """Follow the file as far as a running instance can.  Raises ``RsockError``; then all is as before."""
+        """Follow the file as far as a running instance can.  Raises ``RsockError``; then all is as before.
+
+        Under ``_following``.
+        """
+        self._reloads += 1
         logger, before = self._log.logger, self._settings
         wanted = found.settings
         if wanted.user is None:  # `up --user` may have named one
@@ -447,11 +458,10 @@ class _Daemon:
         self._log.apply(made.settings.log)
         try:
             await _had(self._tunnel.adopt(made.settings))
-        except RsockError:
+        except BaseException:  # also if who has asked has lost patience
             self._log.apply(before.log)
             raise
         self._settings = made.settings
-        self._reloads += 1
         self._instance.renew(made.settings.digest)
         logger.log(
             logging.WARNING if made.left else logging.INFO,

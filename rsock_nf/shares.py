@@ -38,6 +38,8 @@ def share(settings: Settings, number: int, first_port: int = 0) -> Settings:
         shard=shard,
         max_sessions=_part(tunnel.max_sessions, of),
         max_conversations=_part(tunnel.max_conversations, of),
+        # Rounded down, so that all together do not send more; but 0 would be: not at all.
+        speedtest=max(tunnel.speedtest // of, min(tunnel.speedtest, 1)),
     )
     return dataclasses.replace(settings, name=name, tunnel=served)
 

@@ -275,7 +275,8 @@ class ServerKeys(CommonKeys):
         ge=0,
         le=100_000,
         description="Mbit/s at which clients may test the tunnel by `rsock-nf speedtest`, each way, one client at a "
-        "time; 0 = not at all.",
+        "time; 0 = not at all. Each of several `workers` has its part of the rate (1 Mbit/s at least), and tests with "
+        "one client at a time.",
     )
     max_sessions: Count = Field(
         default=_default(ServerParameters, "max_sessions"),

@@ -1,9 +1,10 @@
 """A worker: a process with a tunnel of its own, which the supervisor has forked.
 
 It is forked, not executed anew: so it has what the supervisor had opened as root, runs as the same user, with the same
-privileges and the same denied system calls, and needs no file that another user cannot read.  It shares nothing with
-the others.  It keeps its channel, its sockets toward applications, and the lock of the instance's directory: so the
-instance counts as running until the last worker has ended.  All other descriptors of the supervisor are closed.
+privileges and the same denied system calls, and needs no file that another user cannot read.  It keeps its channel, its
+sockets toward applications, and the lock of the instance's directory, which all share: so the instance counts as
+running until the last worker has ended.  It also keeps standard input, output and error, and what was opened as root
+for changes of iptables' rules (its own lock, the lists of tables).  All other descriptors of the supervisor are closed.
 
 A fork has no other thread than the one that forked.  The supervisor has others only while it reads its file again or
 asks for a name; a worker uses nothing of theirs.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import os
 import signal
@@ -61,6 +63,7 @@ def fork(settings: Settings, listeners: Sequence[Listener] | None, kept: Collect
         ours.close()
         raise
     finally:
+        gc.unfreeze()  # else the supervisor would keep for ever what is garbage now, or becomes so
         its.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid, ours
@@ -81,10 +84,26 @@ def _be(
         _close_all_but({channel.fileno(), *kept, *rules, *(listener.fileno() for listener in listeners or ())})
         with asyncio.Runner(loop_factory=lambda: event_loop(settings)) as runner:
             status = runner.run(_Worker(settings, listeners).run(channel))
-    except BaseException:  # noqa: BLE001 - nothing may return into the supervisor's frames
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - nothing may return into the supervisor's frames
+        _say_last(channel, error)
+        traceback.print_exc()  # in the foreground somebody sees it
     finally:
         os._exit(status)
+
+
+def _failed(error: BaseException) -> Answer:
+    """How the supervisor is told why this worker ends."""
+    reason = str(error)
+    if not isinstance(error, RsockError):
+        reason = f"unexpected {type(error).__name__}: {' '.join(reason.split())}"
+    return {"event": "failed", "reason": reason, "not_yet": isinstance(error, NotYetError)}
+
+
+def _say_last(channel: socket.socket, error: BaseException) -> None:
+    """The same where no event loop runs.  If it did run, the channel may be closed: then all has been said."""
+    with contextlib.suppress(OSError):
+        channel.settimeout(_LAST_WORDS)
+        channel.sendall(json.dumps(_failed(error)).encode() + b"\n")
 
 
 def _close_all_but(kept: Collection[int]) -> None:
@@ -114,18 +133,18 @@ class _Worker:
         logger = _logger(self._settings, self._channel)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        self._tunnel = make_tunnel(self._settings, logger, listeners=self._listeners)
-        attending = [loop.create_task(self._listen()), loop.create_task(self._tell_headline())]
+        attending: list[asyncio.Task[None]] = []
         status = 1
         try:
+            self._tunnel = make_tunnel(self._settings, logger, listeners=self._listeners)
+            attending += [loop.create_task(self._listen()), loop.create_task(self._tell_headline())]
             await self._tunnel.run(ready=lambda: self._channel.tell({"event": "ready"}), stop=self._stop)
             status = 0
         except RsockError as error:
-            self._channel.tell({"event": "failed", "reason": str(error), "not_yet": isinstance(error, NotYetError)})
+            self._channel.tell(_failed(error))
         except Exception as error:
             logger.exception("unexpected: this is a defect of rsock-nf")
-            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-            self._channel.tell({"event": "failed", "reason": reason, "not_yet": False})
+            self._channel.tell(_failed(error))
         finally:
             for task in (*attending, *self._answering):
                 task.cancel()

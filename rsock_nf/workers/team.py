@@ -26,7 +26,7 @@ from rsock_firewall import FirewallError, select
 from rsock_nf.config.configuration import Configuration
 from rsock_nf.core.parameters import ClientParameters
 from rsock_nf.core.types import TransportAddress
-from rsock_nf.errors import ControlError, NotYetError, TunnelError
+from rsock_nf.errors import ControlError, NotYetError, RsockError, TunnelError
 from rsock_nf.link import AbsentError, LinkError
 from rsock_nf.ops import handover
 from rsock_nf.policy import fake_tcp_ports
@@ -36,7 +36,7 @@ from rsock_nf.sockets.datagrams import Listener
 from rsock_nf.workers import process
 from rsock_nf.workers.channel import Channel
 from rsock_nf.workers.merge import Told, merged_headline, merged_pings, merged_snapshot
-from rsock_nf.workers.worker import End, Worker, reaped
+from rsock_nf.workers.worker import End, EndedError, Worker, reaped
 
 AGAIN: Final = 0.2
 """Seconds until a worker that has ended is started again; twice as long after each further time within ``WINDOW``."""
@@ -94,9 +94,16 @@ class Team:
                     task.cancel()
                 await self._end_all(lives)
                 self._clear_rules()
-            for life in lives:
-                if not life.cancelled():  # it hung, and was killed
-                    life.result()
+            done = (task for task in (*lives, *others) if task.done() and not task.cancelled())  # cancelled: it hung
+            self._raise_first([found for task in done if (found := task.exception()) is not None])
+
+    def _raise_first(self, errors: Sequence[BaseException]) -> None:
+        """The log has the others, if they say something else."""
+        for error in errors[1:]:
+            if str(error) != str(errors[0]):
+                self._log.error("%s", error, exc_info=None if isinstance(error, RsockError) else error)
+        if errors:
+            raise errors[0]
 
     def _open_ends(self, stack: contextlib.ExitStack) -> None:
         """Raises ``LinkError``, also if somebody else is bound to one of them, be it in the same way."""
@@ -161,14 +168,20 @@ class Team:
     def _catch_up(self, worker: Worker, begun_with: Settings) -> None:
         """Tell a worker what was adopted since it was forked, when it could not follow yet."""
         if begun_with is not self._settings:
-            task = asyncio.get_running_loop().create_task(self._tell_settings(worker))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            self._tell_soon(worker)
+
+    def _tell_soon(self, worker: Worker) -> None:
+        """Hand over the settings; what is asked later comes to the worker later."""
+        task = asyncio.get_running_loop().create_task(self._tell_settings(worker))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _tell_settings(self, worker: Worker) -> None:
         """Raises nothing: if it has ended meanwhile, the next one begins with them."""
         try:
             await self._hand_over(worker)
+        except EndedError:
+            pass
         except ControlError as error:
             self._log.error("%s does not follow the file: %s", worker.name, error)
 
@@ -256,14 +269,27 @@ class Team:
         return sum(told.answer["ended"] for told in await self._ask("kick", {"client": name}))
 
     async def adopt(self, settings: Settings) -> None:
-        """See ``rsock_nf.daemon.Tunnel``.  A worker that is being started again begins with these settings."""
+        """See ``rsock_nf.daemon.Tunnel``.  A worker that is being started again begins with these settings.
+
+        Raises ``TunnelError`` also if a worker refuses or does not answer in time: then all have the old ones.
+        """
         if not self._was_ready:
             raise TunnelError("the instance has not begun yet: down and up make it take its file anew")
-        self._settings = dataclasses.replace(settings, workers=self._settings.workers)
+        before, self._settings = self._settings, dataclasses.replace(settings, workers=self._settings.workers)
         asked = [self._hand_over(worker) for worker in self._workers if worker.alive and worker.ready]
-        for answer in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(answer, ControlError):
-                raise TunnelError(str(answer)) from answer
+        try:
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            self._raise_first(
+                [one for one in answers if isinstance(one, BaseException) and not isinstance(one, EndedError)]
+            )
+        except BaseException as error:  # also if the asker has lost patience
+            self._settings = before
+            for worker in self._workers:
+                if worker.alive and worker.ready:  # also who has refused, perhaps half-way, or is slow: it adopts later
+                    self._tell_soon(worker)
+            if isinstance(error, ControlError):
+                raise TunnelError(str(error)) from error
+            raise
 
 
 def _role(settings: Settings) -> str:

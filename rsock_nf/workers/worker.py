@@ -20,6 +20,10 @@ from rsock_nf.workers.merge import Told
 _LOOK: Final = 0.01
 
 
+class EndedError(ControlError):
+    """Who is asked has ended.  The next process begins with the settings that the instance has then."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
     """Why a process has ended."""
@@ -38,7 +42,7 @@ class Worker:
         self.headline = "starting"
         self.ready = False
         self.ended_badly = False
-        """Its last process could not remove its rules."""
+        """Its process has not told that it has removed its rules: it runs, or was killed."""
         self._log = log
         self._pid = 0
         self._channel: Channel | None = None
@@ -59,7 +63,7 @@ class Worker:
     async def begin(self, pid: int, channel: Channel) -> None:
         """It is this process from now on."""
         self._pid, self._channel = pid, channel
-        self.ready, self._failed = False, None
+        self.ready, self._failed, self.ended_badly = False, None, True
         self._silent = itertools.count()
 
     async def events(self) -> AsyncIterator[str]:
@@ -86,7 +90,7 @@ class Worker:
         await channel.close()
         for question in self._asked.values():
             if not question.done():
-                question.set_exception(ControlError(f"{self.name} has ended meanwhile"))
+                question.set_exception(EndedError(f"{self.name} has ended meanwhile"))
 
     def end(self, status: int) -> End:
         """Why it has ended; ``status``: as waitpid(2) gives it."""
@@ -126,9 +130,9 @@ class Worker:
             self._channel.tell({"verb": "stop"})
 
     async def ask(self, verb: str, fields: Mapping[str, Any], patience: float) -> dict[str, Any]:
-        """Its answer.  Raises ``ControlError``."""
+        """Its answer.  Raises ``ControlError``; ``EndedError`` if its process has ended."""
         if self._channel is None:
-            raise ControlError(f"{self.name} does not run now")
+            raise EndedError(f"{self.name} does not run now")
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer

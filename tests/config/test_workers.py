@@ -109,6 +109,12 @@ def test_a_servers_workers_have_its_ports_among_them(tmp_path: Path) -> None:
         assert part.wire == whole.wire
 
 
+@pytest.mark.parametrize(("allowed", "each"), [(0, 0), (1, 1), (3, 1), (4, 1), (7, 1), (8, 2), (100, 25)])
+def test_a_servers_workers_have_the_rate_of_speed_tests_among_them(tmp_path: Path, allowed: int, each: int) -> None:
+    parts = [part.tunnel for part in shares(load(tmp_path, SERVER, workers=4, speedtest=allowed))]
+    assert [isinstance(part, ServerParameters) and part.speedtest for part in parts] == [each] * 4
+
+
 def test_a_clients_workers_have_its_flows_among_them_and_begin_at_different_ports(tmp_path: Path) -> None:
     whole = load(tmp_path, CLIENT, workers=4, flows=100)
     for number in range(4):

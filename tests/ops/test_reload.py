@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from rsock_nf import cli, config
+from rsock_nf import cli, config, daemon
+from rsock_nf.config.configuration import Configuration
 from rsock_nf.config.keys import OBJECTS, ROLES
 from rsock_nf.config.values import format_secret
 from rsock_nf.errors import ControlError, InstanceError
-from rsock_nf.ops import launch
+from rsock_nf.ops import handover, launch
 from rsock_nf.ops.control_socket.ask import ask
 from rsock_nf.ops.reload import plan
 from rsock_nf.settings import Settings
@@ -269,6 +273,94 @@ def test_sighup_follows_the_file_too(host: Host) -> None:
     line = "SIGHUP: log level info; changed: keepalive; until down and up these stay as before: pump"
     while line not in instance.log_path.read_text():
         ask(instance, "status")
+
+
+class SlowTunnel:
+    """It adopts when ``may`` is set."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.adopted: list[float] = []
+
+    async def adopt(self, settings: Settings) -> None:
+        await self.may.wait()
+        self.adopted.append(settings.tunnel.keepalive)
+
+
+class Log:
+    logger = logging.getLogger("rsock_nf.test_reload")
+
+    def apply(self, settings: object) -> None:
+        pass
+
+
+async def turns() -> None:
+    """Let everybody do what is to be done now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("first", ["sighup adopts", "reload adopts", "the tunnel is free"])
+@pytest.mark.parametrize("newer", ["reload", "another sighup"])
+def test_a_file_that_was_read_before_never_replaces_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, newer: str
+) -> None:
+    running, older, last = (read(tmp_path / "edge.json", {**SERVER, "keepalive": value}) for value in (10, 11, 12))
+
+    async def follow() -> None:
+        may_read, on_disk = asyncio.Event(), [older]
+
+        async def reading(*_: object) -> Configuration:
+            found = on_disk[0]
+            await may_read.wait()
+            return Configuration(found, ())
+
+        monkeypatch.setattr(asyncio, "to_thread", reading)
+        instance: Any = SimpleNamespace(renew=lambda _: None)
+        doors, log, tunnel = cast("Any", None), cast("Any", Log()), cast("Any", SlowTunnel())
+        running_one = daemon._Daemon(running, instance, doors, log, daemon.Announcement(None), lambda *_: tunnel)
+        running_one._tunnel = tunnel
+        if first == "the tunnel is free":
+            tunnel.may.set()
+        running_one._hang_up()  # it reads the older file
+        await turns()
+        if first == "sighup adopts":
+            may_read.set()
+            await turns()
+        on_disk[0] = last
+        text = handover.as_text(Configuration(last, ()))
+        follows: Any = running_one._asked_to_reload({"settings": text}) if newer == "reload" else running_one._reload()
+        asked: asyncio.Future[Any] = asyncio.ensure_future(follows)
+        await turns()
+        may_read.set()
+        await turns()
+        tunnel.may.set()
+        await asyncio.gather(asked, *running_one._reloading)
+        assert tunnel.adopted[-1] == 12
+        assert running_one._settings.tunnel.keepalive == 12
+
+    asyncio.run(follow())
+
+
+def test_a_reload_whose_asker_loses_patience_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    running, wanted = (read(tmp_path / "edge.json", {**SERVER, "log": {"level": level}}) for level in ("info", "debug"))
+
+    async def follow() -> None:
+        log: Any = Log()
+        applied: list[str] = []
+        log.apply = lambda settings: applied.append(settings.level)
+        nothing, tunnel = cast("Any", None), cast("Any", SlowTunnel())
+        running_one = daemon._Daemon(running, nothing, nothing, log, daemon.Announcement(None), lambda *_: tunnel)
+        running_one._tunnel = tunnel
+        text = handover.as_text(Configuration(wanted, ()))
+        asked = asyncio.ensure_future(running_one._asked_to_reload({"settings": text}))
+        await turns()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert applied == ["debug", "info"]
+
+    asyncio.run(follow())
 
 
 @pytest.mark.usefixtures("host")
