@@ -66,7 +66,7 @@ def test_it_sees_the_tunnels_packets_and_no_others(share: Build, tmp_path: Path)
         Capture(site.lab.client, theirs, "tcp portrange 10001-10010"),
         capturing(site, "client", ours) as said,
     ):
-        site.carries(200)
+        site.carries(2000)  # 200 of them may be no more than 50 bursts
         site.lab.client.run(["ping", "-c", "1", site.lab.server_ip[4]], check=False)
         last = time.time_ns() // 1000
         # Flows are probed all the time.  tcpdump gets what the kernel saw up to a second later.
@@ -78,7 +78,7 @@ def test_it_sees_the_tunnels_packets_and_no_others(share: Build, tmp_path: Path)
     assert f"{len(own):,} packets; 0 lost" in said[-1]
     counted = [Counter(data for data, when in found if first <= when <= last) for found in (own, seen)]
     assert counted[0] == counted[1]
-    assert sum(counted[0].values()) > 20
+    assert sum(counted[0].values()) > 50
     argv = ["tshark", "-n", "-r", str(ours), "-T", "fields"]
     for field in ("frame.interface_name", "frame.packet_flags_direction", "ip.src"):
         argv += ["-e", field]
