@@ -16,10 +16,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rsock_nf.config.configuration import COMMAND_LINE, Configuration
 from rsock_nf.config.plausible import refuse_impossible
@@ -35,22 +35,15 @@ from rsock_nf.printable import printable
 from rsock_nf.settings import Settings
 from rsock_nf.words import which_pump
 
-T = TypeVar("T")
-
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: how the original is told to quit
 _SIGNALS = (*_STOP, signal.SIGHUP)
 _SLOW = 3.0
 """Seconds after which a resolver that has not answered is told of."""
 
 
-Answer: TypeAlias = dict[str, Any] | Awaitable[dict[str, Any]]
-
-
 class Tunnel(Protocol):
-    """What ``rsock_nf.runtime.make_tunnel`` makes, to this module; of several processes ``rsock_nf.workers.team.Team``.
-
-    What can be awaited instead of an answer has to ask other processes.
-    """
+    """What ``rsock_nf.runtime.make_tunnel`` makes, to this module; of several processes ``rsock_nf.workers.team.Team``,
+    which has to ask them."""
 
     async def run(self, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
         """Carry traffic until ``stop`` is set; call ``ready`` once it does.
@@ -64,22 +57,22 @@ class Tunnel(Protocol):
     def headline(self) -> str:
         """Its state in one line, for a service manager; asked once a second."""
 
-    def reconnect(self) -> Awaitable[None] | None:
+    async def reconnect(self) -> None:
         """Dial every flow anew."""
 
-    def keys(self) -> list[dict[str, Any]] | Awaitable[list[dict[str, Any]]]:
+    async def keys(self) -> list[dict[str, Any]]:
         """What opens the frames of its flows now: ``runtime.reports.frame_keys``."""
 
     async def ping(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Ask the other end for answers.  Raises ``ControlError``."""
 
-    def speedtest(self, question: Mapping[str, Any]) -> Answer:
+    async def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
 
-    def kick(self, name: str) -> int | Awaitable[int]:
+    async def kick(self, name: str) -> int:
         """End the sessions of the client that has this name; returns how many."""
 
-    def adopt(self, settings: Settings) -> Awaitable[None] | None:
+    async def adopt(self, settings: Settings) -> None:
         """Follow these settings, which differ from those before only in what a running instance can change.
 
         Raises ``TunnelError`` if it has not begun yet.
@@ -344,17 +337,17 @@ class _Daemon:
     async def _reconnect(self, _: dict[str, Any]) -> dict[str, Any]:
         dials = isinstance(self._settings.tunnel, ClientParameters)
         if dials:
-            await _had(self._tunnel.reconnect())
+            await self._tunnel.reconnect()
         return {"dials": dials}
 
     async def _kick(self, question: dict[str, Any]) -> dict[str, Any]:
-        return {"ended": await _had(self._tunnel.kick(str(question.get("client"))))}
+        return {"ended": await self._tunnel.kick(str(question.get("client")))}
 
     async def _ping(self, question: dict[str, Any]) -> dict[str, Any]:
         return await self._tunnel.ping(question)
 
-    def _speedtest(self, question: dict[str, Any]) -> Answer:
-        return self._tunnel.speedtest(question)
+    async def _speedtest(self, question: dict[str, Any]) -> dict[str, Any]:
+        return await self._tunnel.speedtest(question)
 
     async def _status(self) -> dict[str, Any]:
         found = {"pid": os.getpid(), **await self._tunnel.snapshot_in_steps()}
@@ -368,7 +361,7 @@ class _Daemon:
             raise ControlError(
                 f'its keys are not handed out: set "key_log": true in {self._settings.path}, then reload'
             )
-        return {"flows": await _had(self._tunnel.keys())}
+        return {"flows": await self._tunnel.keys()}
 
     def _headline(self) -> str:
         line = self._tunnel.headline()
@@ -457,7 +450,7 @@ class _Daemon:
         made = reload.plan(before, wanted)
         self._log.apply(made.settings.log)
         try:
-            await _had(self._tunnel.adopt(made.settings))
+            await self._tunnel.adopt(made.settings)
         except BaseException:  # also if who has asked has lost patience
             self._log.apply(before.log)
             raise
@@ -487,11 +480,6 @@ def _metrics_listener(settings: Settings) -> contextlib.AbstractContextManager[s
     from rsock_nf.ops.metrics.serve import listening
 
     return listening(settings.metrics)
-
-
-async def _had(answer: T | Awaitable[T]) -> T:
-    """An answer that is there, or comes."""
-    return await answer if isinstance(answer, Awaitable) else answer
 
 
 def _which_pump(settings: Settings) -> str:

@@ -28,9 +28,8 @@ def share(settings: Settings, number: int, first_port: int = 0) -> Settings:
     of, tunnel = settings.workers, settings.tunnel
     shard, name = Shard(number, of), worker_name(settings.name, number)
     if isinstance(tunnel, ClientParameters):
-        wanted = min(tunnel.flows, sum(map(len, tunnel.ports)))
         mine = dataclasses.replace(
-            tunnel, shard=shard, flows=_even_part(wanted, number, of), first_port=first_port + number
+            tunnel, shard=shard, flows=_even_part(tunnel.flows_of_a_kind, number, of), first_port=first_port + number
         )
         return dataclasses.replace(settings, name=name, tunnel=mine)
     served = dataclasses.replace(

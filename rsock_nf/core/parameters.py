@@ -109,9 +109,14 @@ class ClientParameters(Common):
     """The name of each local listening socket, for people."""
 
     @property
+    def flows_of_a_kind(self) -> int:
+        """How many flows of each kind it has if every port answers."""
+        return min(self.flows, sum(map(len, self.ports)))
+
+    @property
     def flows_wanted(self) -> int:
         """How many flows it has if every port answers."""
-        return min(self.flows, sum(map(len, self.ports))) * (self.kinds.tcp + self.kinds.udp)
+        return self.flows_of_a_kind * (self.kinds.tcp + self.kinds.udp)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,14 +184,14 @@ class Tunnel:
         while side.endpoint.closing and now() < end:  # noqa: ASYNC110 - the endpoint is polled, it calls nobody
             await asyncio.sleep(0.01)
 
-    # -- what an operator asks
+    # -- what an operator asks: of several processes, whoever answers has to ask them (``workers.team``), hence async
 
-    def reconnect(self) -> None:
+    async def reconnect(self) -> None:
         """A client replaces every flow, while traffic goes on."""
         if self._side is not None:
             self._side.reconnect()
 
-    def keys(self) -> list[dict[str, Any]]:
+    async def keys(self) -> list[dict[str, Any]]:
         """What opens the frames of its flows now."""
         return frame_keys(self._side.endpoint.sessions) if self._side is not None else []
 
@@ -205,18 +205,18 @@ class Tunnel:
         replies = await side.pings.ask(asked)
         return {"replies": replies, "reason": "" if replies else side.view().reason}
 
-    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    async def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Begin a speed test, or tell how it goes.  Raises ``ControlError``."""
         if self._side is None:
             raise ControlError("speedtest: it is still starting")
         self._side.wake()
         return self._side.speedtest(question)
 
-    def kick(self, name: str) -> int:
+    async def kick(self, name: str) -> int:
         """End the sessions of the client that has this name; returns how many."""
         return self._side.kick(name) if self._side is not None else 0
 
-    def adopt(self, settings: Settings) -> None:
+    async def adopt(self, settings: Settings) -> None:
         """Follow these settings, which differ from those before only in what a running instance can change.
 
         Raises ``TunnelError`` if it has not begun yet.

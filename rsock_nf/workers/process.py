@@ -47,7 +47,7 @@ _FIRST_INHERITED: Final = 3
 Answer: TypeAlias = dict[str, Any]
 
 
-def fork(settings: Settings, listeners: Sequence[Listener] | None, kept: Collection[int]) -> tuple[int, socket.socket]:
+def fork(settings: Settings, listeners: Sequence[Listener], kept: Collection[int]) -> tuple[int, socket.socket]:
     """Start a worker with ``settings``, which are its share.  Its process id, and our end of its channel.
 
     ``kept``: the descriptors that it keeps, besides those of ``listeners``.  Raises ``OSError``.
@@ -69,9 +69,7 @@ def fork(settings: Settings, listeners: Sequence[Listener] | None, kept: Collect
     return pid, ours
 
 
-def _be(
-    settings: Settings, channel: socket.socket, listeners: Sequence[Listener] | None, kept: Collection[int]
-) -> NoReturn:
+def _be(settings: Settings, channel: socket.socket, listeners: Sequence[Listener], kept: Collection[int]) -> NoReturn:
     """The whole life of a worker.  No code of the supervisor runs in it any more."""
     status = 1
     try:
@@ -81,7 +79,7 @@ def _be(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         rules = kept_by(settings.tunnel.shard.number)
-        _close_all_but({channel.fileno(), *kept, *rules, *(listener.fileno() for listener in listeners or ())})
+        _close_all_but({channel.fileno(), *kept, *rules, *(listener.fileno() for listener in listeners)})
         with asyncio.Runner(loop_factory=lambda: event_loop(settings)) as runner:
             status = runner.run(_Worker(settings, listeners).run(channel))
     except BaseException as error:  # noqa: BLE001 - nothing may return into the supervisor's frames
@@ -118,7 +116,7 @@ def _close_all_but(kept: Collection[int]) -> None:
 class _Worker:
     """See the module."""
 
-    def __init__(self, settings: Settings, listeners: Sequence[Listener] | None) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[Listener]) -> None:
         self._settings = settings
         self._listeners = listeners
         self._stop = asyncio.Event()
@@ -168,8 +166,7 @@ class _Worker:
     async def _answer(self, question: Mapping[str, Any]) -> None:
         number = question.get("number")
         try:
-            found = self._handler(str(question.get("verb")))(question)
-            answer = found if isinstance(found, dict) else await found
+            answer = await self._handler(str(question.get("verb")))(question)
         except RsockError as error:
             self._channel.tell({"number": number, "error": str(error)})
         except Exception as error:
@@ -178,15 +175,14 @@ class _Worker:
         else:
             self._channel.tell({"number": number, "answer": answer})
 
-    def _handler(self, verb: str) -> Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]:
-        tunnel = self._tunnel
-        handlers: dict[str, Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]] = {
+    def _handler(self, verb: str) -> Callable[[Mapping[str, Any]], Awaitable[Answer]]:
+        handlers: dict[str, Callable[[Mapping[str, Any]], Awaitable[Answer]]] = {
             "status": self._status,
             "reconnect": self._reconnect,
-            "ping": tunnel.ping,
-            "speedtest": tunnel.speedtest,
-            "keys": lambda _: {"flows": tunnel.keys()},
-            "kick": lambda question: {"ended": tunnel.kick(str(question.get("client")))},
+            "ping": self._tunnel.ping,
+            "speedtest": self._tunnel.speedtest,
+            "keys": self._keys,
+            "kick": self._kick,
             "adopt": self._adopt,
             "stop": self._end,
         }
@@ -196,17 +192,23 @@ class _Worker:
         found = await self._tunnel.snapshot_in_steps()
         return {**found, "pid": os.getpid(), "processor_seconds": _processor_seconds()}
 
-    def _reconnect(self, _: Mapping[str, Any]) -> Answer:
-        self._tunnel.reconnect()
+    async def _reconnect(self, _: Mapping[str, Any]) -> Answer:
+        await self._tunnel.reconnect()
         return {}
 
-    def _end(self, _: Mapping[str, Any]) -> Answer:
+    async def _keys(self, _: Mapping[str, Any]) -> Answer:
+        return {"flows": await self._tunnel.keys()}
+
+    async def _kick(self, question: Mapping[str, Any]) -> Answer:
+        return {"ended": await self._tunnel.kick(str(question.get("client")))}
+
+    async def _end(self, _: Mapping[str, Any]) -> Answer:
         self._stop.set()
         return {}
 
-    def _adopt(self, question: Mapping[str, Any]) -> Answer:
+    async def _adopt(self, question: Mapping[str, Any]) -> Answer:
         settings = handover.from_text(question.get("settings")).settings
-        self._tunnel.adopt(settings)
+        await self._tunnel.adopt(settings)
         self._settings = settings
         logging.getLogger(_named(settings)).setLevel(settings.log.level.upper())
         return {}

@@ -68,7 +68,7 @@ class Team:
         self._began = time.monotonic()
         self._workers = [Worker(number, log) for number in range(settings.workers)]
         self._listeners: dict[int, list[Listener]] = {}
-        """Of each worker, one for each local end; none of a server."""
+        """Of each worker, one for each local end; a server has none."""
         self._ending = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
         """The event loop alone would not keep them alive."""
@@ -110,12 +110,10 @@ class Team:
         ends = [end for end in self._settings.listen if isinstance(end, TransportAddress)]
         for end in ends:
             Listener(end).close()
-        for worker in self._workers if ends else ():
-            opened = self._listeners[worker.number] = []
-            for end in ends:
-                listener = Listener(end, shared=True)
-                stack.callback(listener.close)
-                opened.append(listener)
+        for worker in self._workers:
+            self._listeners[worker.number] = [
+                stack.enter_context(contextlib.closing(Listener(end, shared=True))) for end in ends
+            ]
 
     # -- the life of a worker
 
@@ -143,7 +141,7 @@ class Team:
         begun_with = self._settings
         settings = share(begun_with, worker.number, self._first_port)
         try:
-            pid, end = process.fork(settings, self._listeners.get(worker.number), self._kept)
+            pid, end = process.fork(settings, self._listeners[worker.number], self._kept)
         except OSError as error:
             return End(f"cannot be started: {error.strerror}")
         try:

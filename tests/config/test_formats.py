@@ -104,7 +104,10 @@ def test_every_form_means_the_same(tmp_path: Path, name: str, text: str) -> None
         (
             "a.json",
             "{" + " " * formats.LENIENT_BYTES + "}//",
-            "not JSON: line 1, column 65539: something stands behind the end (with comments or trailing commas, 64 KiB is the most)",
+            (
+                "not JSON: line 1, column 65539: something stands behind the end "
+                "(with comments or trailing commas, 64 KiB is the most)"
+            ),
         ),
         ("a.yaml", "a: 1\na: 2", "a: given twice"),
         ("a.yaml", "a: &x 1\nb: *x", "not YAML that is read here: line 2: an alias (*x): write it out"),

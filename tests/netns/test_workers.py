@@ -148,6 +148,10 @@ def test_it_carries_and_is_asked_and_leaves_nothing(
     assert unchanged(site, before)
 
 
+def carries_all(one: Application) -> bool:
+    return one.exchange(20).lost == 0
+
+
 def at_several_workers(site: Site, crowd: Crowd, end: int) -> dict[int, list[Application]]:
     """The crowd's applications by the worker that has their conversations; ``end``: 0 = the client's, 1 = the server's.
 
@@ -184,7 +188,7 @@ def test_who_is_at_another_worker_loses_nothing_when_one_is_killed(build: Callab
             thread.join()
         assert [one.lost for one in found] == [0] * len(others)
         for one in by[killed]:
-            wait_until(lambda one=one: one.exchange(20).lost == 0, "the killed worker's conversation to be back", 90)  # type: ignore[misc]
+            wait_until(partial(carries_all, one), "the killed worker's conversation to be back", 90)
     wait_until(lambda: len(workers(site, role)) == 4, "the worker to be there again")
     assert pid_of(site, role, killed) != victim
     assert f"worker {killed}: was killed by SIGKILL: it is started again" in site.tunnel.log(role)

@@ -81,22 +81,22 @@ class FakeTunnel:
         await asyncio.sleep(0)
         return {"replies": [], "reason": f"asked with {len(question)} keys"}
 
-    def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    async def speedtest(self, question: Mapping[str, Any]) -> dict[str, Any]:
         return {"phase": "failed", "error": f"asked with {len(question)} keys"}
 
     def headline(self) -> str:
         return "starting" if self.behaviour == "absent" else "connecting: no answer from 203.0.113.5"
 
-    def reconnect(self) -> None:
+    async def reconnect(self) -> None:
         self.reconnects += 1
 
-    def keys(self) -> list[dict[str, Any]]:
+    async def keys(self) -> list[dict[str, Any]]:
         return [{"flow": 1}]
 
-    def kick(self, name: str) -> int:
+    async def kick(self, name: str) -> int:
         return 2 if name == "alice" else 0
 
-    def adopt(self, settings: Settings) -> None:
+    async def adopt(self, settings: Settings) -> None:
         if self.behaviour == "unwilling":
             raise TunnelError("the instance has not begun yet")
         self.settings = settings

@@ -370,7 +370,7 @@ def test_before_it_runs_it_is_starting(parameters: ClientParameters | ServerPara
     shown = tunnel.snapshot()
     assert (shown["role"], shown["state"], shown["reason"]) == (role, "starting", reason)
     assert (shown["sessions"], shown["link"]["up"], shown["firewall"]["backend"]) == ([], False, "")
-    tunnel.reconnect()  # nothing is there yet: nothing happens
+    asyncio.run(tunnel.reconnect())  # nothing is there yet: nothing happens
 
 
 def test_what_was_opened_before_a_failure_is_closed() -> None:

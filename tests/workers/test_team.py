@@ -280,7 +280,7 @@ def test_a_supervisor_that_has_forked_collects_its_garbage_as_before(
 ) -> None:
     monkeypatch.setattr(os, "fork", lambda: 4711)
     before = gc.get_freeze_count()
-    pid, ours = process.fork(settings, None, [])
+    pid, ours = process.fork(settings, (), [])
     ours.close()
     assert pid == 4711
     assert gc.get_freeze_count() == before
@@ -297,7 +297,7 @@ def broken(*_, **__):
 
 from pathlib import Path
 setattr(process, sys.argv[1], broken)
-pid, ours = process.fork(share(load(Path(sys.argv[2])).settings, 0), None, [])
+pid, ours = process.fork(share(load(Path(sys.argv[2])).settings, 0), (), [])
 print(ours.makefile().read(), end="")
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

@@ -13,7 +13,8 @@ from rsock_nf.core.types import FlowKey, Shard
 
 
 class Outcome(enum.Enum):
-    """How far the last dial of a port has come.  A dial that has just begun leaves the word of the one before."""
+    """How far the last dial of a port has come: each further than those before it.  A dial that has just begun leaves
+    the word of the one before."""
 
     DIALLED = "dialled"
     """Nothing came back yet."""

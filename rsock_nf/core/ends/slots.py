@@ -108,7 +108,7 @@ class Slots:
         self._ports = ports = listed[first:] + listed[:first]
         """The server's, in the order in which they are dialled."""
         self._shard = ALL_PORTS
-        count = min(parameters.flows, len(ports))
+        count = parameters.flows_of_a_kind
         # If there are more ports than flows, spread over the whole list.
         chosen = _spread(ports, count)
         kinds = [udp for udp, wanted in ((False, parameters.kinds.tcp), (True, parameters.kinds.udp)) if wanted]

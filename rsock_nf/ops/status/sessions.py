@@ -70,7 +70,7 @@ def shown(snapshot: Snapshot, before: Snapshot | None = None) -> list[Shown]:
     """The sessions of an instance in the order of their ranks; with the snapshot ``before``, rates too."""
     earlier = {session["id"]: session for session in before["sessions"]} if before else {}
     elapsed = snapshot["uptime"] - before["uptime"] if before else 0.0
-    wanted = snapshot.get("flows_wanted") or 0
+    wanted = snapshot.get("flows_wanted")
     found = [
         _shown(session, earlier.get(session["id"]), elapsed, session.get("flows_wanted", wanted) or 0)
         for session in snapshot["sessions"]

@@ -283,21 +283,24 @@ def test_replayed_hello_gets_keys_that_the_first_pending_does_not_have() -> None
         ends.server.read_confirm(keys, read_confirm(ends.server, confirm))
 
 
-@pytest.mark.parametrize("shard", [Shard(0, 1), Shard(0, 255), Shard(254, 255), Shard(3, 4)])
-def test_an_answer_tells_at_which_ports_the_session_is_known(shard: Shard) -> None:
+def answered(shard: Shard) -> tuple[NativeHandshake, object, Answer, bytes]:
+    """A client with the hello that it has said, and a server's answer: what it tells, and its bytes."""
     client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
     hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
-    said = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, 3, shard)
-    answer, _ = say(server, read_hello(server, hello), said)
-    assert hear(client, pending, answer)[0] == said
+    told = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, 3, shard)
+    answer, _ = say(server, read_hello(server, hello), told)
+    return client, pending, told, answer
+
+
+@pytest.mark.parametrize("shard", [Shard(0, 1), Shard(0, 255), Shard(254, 255), Shard(3, 4)])
+def test_an_answer_tells_at_which_ports_the_session_is_known(shard: Shard) -> None:
+    client, pending, told, answer = answered(shard)
+    assert hear(client, pending, answer)[0] == told
 
 
 @pytest.mark.parametrize("shard", [Shard(0, 0), Shard(1, 1), Shard(4, 4), Shard(255, 3)])
 def test_an_answer_with_a_shard_that_there_cannot_be_is_garbage(shard: Shard) -> None:
-    client, server = NativeHandshake(SECRET), NativeHandshake(SECRET)
-    hello, pending = client.hello(Offer(Cipher.NONE, 1460, 7), seeded(1))
-    said = Answer(Status.WELCOME, Cipher.NONE, SESSION_ID, 3, shard)
-    answer, _ = say(server, read_hello(server, hello), said)
+    client, pending, _, answer = answered(shard)
     with pytest.raises(Malformed):
         client.read_answer(pending, answer)
 
